@@ -1,0 +1,45 @@
+# Every target sets itself up: a fresh machine needs Python 3.11 with pip and venv, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := .tools
+# uv links packages from its cache, so that a second environment costs seconds and no disk; it is fetched where it is missing.
+UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
+export DS_BUILD_OPS := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(TOOLS)/bin/uv:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(if $(findstring $(TOOLS),$(UV)),$(TOOLS)/bin/uv)
+	@echo "Setting up $(VENV) (about 7 GB the first time, hard links afterwards)"
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 6 minutes on 2 cores, then a table and a picture in ./runs
+	$(BIN)/wsss demo
+
+test: $(VENV)/.installed  ## All tests of the default run
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench  ## Benchmarks against their named rivals (needs a C++ compiler)
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the environment and caches, never ./runs
+	rm -rf $(VENV) $(TOOLS) .pytest_cache .mypy_cache .ruff_cache *.egg-info

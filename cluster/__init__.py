@@ -1,0 +1,1 @@
+"""Where does it run? Runtimes, the training engine, checkpoints and tracking."""

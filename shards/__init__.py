@@ -1,0 +1,1 @@
+"""What do we read? Records, shards and layers; no torch here."""

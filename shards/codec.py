@@ -1,0 +1,131 @@
+"""Record <-> members of a tar file: image files, PNG masks, npz arrays and JSON; never pickle.
+
+Members of a record share the key as their name and differ in their extension:
+
+| record | members |
+|---|---|
+| `Sample` | `img` (the image file's own bytes), `json`, `mask.png` where a mask is known |
+| `CamRecord`, `ScoreRecord` | `npz`, `json` |
+| `SeedRecord` | `label.png` |
+| `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png` |
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from shards.images import decode_index_png, encode_png
+from shards.records import (
+    CamRecord,
+    Prediction,
+    PseudoLabel,
+    Record,
+    Sample,
+    ScoreRecord,
+    SeedRecord,
+)
+
+Members = dict[str, bytes]
+
+
+def member_name(key: str) -> str:
+    """A key as a tar member's stem. webdataset cuts names at the first dot, so dots are percent-encoded."""
+    return quote(key, safe="/-_ ()+,=@~").replace(".", "%2E")
+
+
+def key_of(stem: str) -> str:
+    """The inverse of `member_name`."""
+    return unquote(stem)
+
+
+def to_json(value: object) -> bytes:
+    """JSON that is the same bytes for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _to_npz(**arrays: np.ndarray) -> bytes:
+    # Uncompressed maps would be larger than need be; numpy stamps every member with 1980, so bytes repeat.
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _from_npz(data: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def encode(record: Record) -> Members:
+    """A record to its members, extension -> bytes. Equal records give equal bytes."""
+    if isinstance(record, Sample):
+        meta = {
+            "classes": list(record.classes),
+            "unknown": list(record.unknown),
+            "size": list(record.size),
+            "position": record.position,
+            "source": record.source,
+        }
+        members = {"img": record.encoded, "json": to_json(meta)}
+        if record.mask is not None:
+            members["mask.png"] = encode_png(record.mask)
+        return members
+    if isinstance(record, CamRecord):
+        arrays = {"classes": record.classes, "maps": record.maps}
+        if record.peak is not None:
+            arrays["peak"] = record.peak
+        return {"json": to_json({"size": list(record.size)}), "npz": _to_npz(**arrays)}
+    if isinstance(record, ScoreRecord):
+        arrays = {"classes": record.classes, "scores": record.scores}
+        return {"json": to_json({"size": list(record.size)}), "npz": _to_npz(**arrays)}
+    if isinstance(record, SeedRecord):
+        return {"label.png": encode_png(record.label)}
+    return {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
+
+
+def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
+    """Members to the record of that kind. Raises ValueError naming the member that is missing or unreadable."""
+    try:
+        return _decode(kind, key, members)
+    except KeyError as error:
+        raise ValueError(f"record {key!r} has no member {error.args[0]!r}; it has {sorted(members)}") from error
+
+
+def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
+    if kind == Sample.kind:
+        meta = json.loads(members["json"])
+        mask = members.get("mask.png")
+        return Sample(
+            key=key,
+            encoded=members["img"],
+            size=_size(meta),
+            classes=tuple(meta["classes"]),
+            unknown=tuple(meta["unknown"]),
+            mask=None if mask is None else decode_index_png(mask),
+            position=meta["position"],
+            source=meta["source"],
+        )
+    if kind in (CamRecord.kind, ScoreRecord.kind):
+        arrays, size = _from_npz(members["npz"]), _size(json.loads(members["json"]))
+        if kind == ScoreRecord.kind:
+            return ScoreRecord(key=key, classes=arrays["classes"], scores=arrays["scores"], size=size)
+        return CamRecord(
+            key=key, classes=arrays["classes"], maps=arrays["maps"], peak=arrays.get("peak"), size=size
+        )
+    if kind == SeedRecord.kind:
+        return SeedRecord(key=key, label=decode_index_png(members["label.png"]))
+    if kind in (PseudoLabel.kind, Prediction.kind):
+        record = PseudoLabel if kind == PseudoLabel.kind else Prediction
+        mask, confidence = decode_index_png(members["mask.png"]), decode_index_png(members["confidence.png"])
+        return record(key=key, mask=mask, confidence=confidence)
+    raise ValueError(f"unknown record kind {kind!r}")
+
+
+def _size(meta: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = meta["size"]
+    return int(height), int(width)

@@ -1,0 +1,57 @@
+"""Image codecs: bytes to arrays and back, with one error for everything that does not decode."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+"""Above this an image is refused as a decompression bomb (PIL only warns at 89 million)."""
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
+    return image
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(H, W) as decoded, read from the header alone; EXIF rotation is taken into account."""
+    image = _open(data)
+    rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if rotated else (image.height, image.width)
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Bytes of any image file to u8[H, W, 3] RGB, upright. Raises ValueError with the reason."""
+    image = _open(data)
+    try:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the image does not decode: {error}") from error
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """u8[H, W] or u8[H, W, 3] to PNG bytes; the same array always gives the same bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_index_png(data: bytes) -> np.ndarray:
+    """An index PNG (grey or palette) to its indices, u8[H, W]: a palette is never turned into colours."""
+    image = _open(data)
+    if image.mode not in ("L", "P", "1"):
+        raise ValueError(f"a mask must be a PNG of indices (mode L or P), this one is of mode {image.mode}")
+    try:
+        return np.asarray(image).astype(np.uint8, copy=True)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the mask does not decode: {error}") from error

@@ -1,0 +1,98 @@
+"""Reading layers: a shard from front to back through webdataset, one record by its offset, and joins of layers."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import webdataset as wds
+
+from shards.codec import decode, key_of
+from shards.layer import Entry, Layer, ShardError
+from shards.records import Missing, Record
+
+
+def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
+    """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
+    row = layer.row(shard)
+    path = layer.tar_path(shard)
+    count = 0
+    try:
+        with path.open("rb") as stream:
+            files = wds.tariterators.tar_file_expander(iter([{"url": str(path), "stream": stream}]))
+            for sample in wds.tariterators.group_by_keys(files, lcase=False):
+                key = key_of(sample["__key__"])
+                members = {name: data for name, data in sample.items() if not name.startswith("__")}
+                yield decode(layer.kind, key, members)
+                count += 1
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{path} is damaged after {count} records: {error}; delete it and run its stage again") from error
+    if count != row.count:
+        raise ShardError(f"{path} holds {count} records, its row names {row.count}; delete it and run its stage again")
+
+
+def read_entry(layer: Layer, shard: str, entry: Entry) -> Record:
+    """One record by its place in the tar: a seek and a read, the rest of the shard is not touched."""
+    path = layer.tar_path(shard)
+    with path.open("rb") as stream:
+        stream.seek(entry.offset)
+        data = stream.read(entry.length)
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for info in tar:
+                content = tar.extractfile(info)
+                assert content is not None, "a shard holds plain files only"
+                members[info.name.partition(".")[2]] = content.read()
+    except tarfile.TarError as error:
+        raise ShardError(f"{path} is damaged at {entry.key!r}: {error}; delete it and run its stage again") from error
+    return decode(layer.kind, entry.key, members)
+
+
+Joined = Mapping[str, Record]
+
+
+def join_shard(
+    layers: Mapping[str, Layer], shard: str, *, how: Literal["inner", "strict"]
+) -> Iterator[Joined | Missing]:
+    """Records of the same key from several layers, side by side, in the order of the first layer.
+
+    Where a key of the first layer is missing from another, `inner` yields a `Missing` that repeats that layer's
+    reason; `strict` raises ValueError. Keys that only the later layers have are an error in both.
+    """
+    (first, *others) = layers
+    streams = {name: _Lookahead(read_shard(layers[name], shard)) for name in others}
+    reasons = {name: {entry.key: entry.reason for entry in layers[name].row(shard).missing} for name in layers}
+    yield from (Missing(key=key, reason=reason) for key, reason in reasons[first].items())
+    for record in read_shard(layers[first], shard):
+        found = {name: stream.take(record.key) for name, stream in streams.items()}
+        absent = [name for name, other in found.items() if other is None]
+        if not absent:
+            yield {first: record, **{name: other for name, other in found.items() if other is not None}}
+            continue
+        reason = "; ".join(f"{name}: {reasons[name].get(record.key, 'not in the layer')}" for name in absent)
+        if how == "strict":
+            raise ValueError(f"{shard}: {record.key!r} is missing ({reason}); this join allows no missing record")
+        yield Missing(key=record.key, reason=reason)
+    for name, stream in streams.items():
+        if (extra := stream.peek()) is not None:
+            raise ValueError(f"{shard}: layer {name!r} holds {extra.key!r}, which layer {first!r} does not hold")
+
+
+class _Lookahead:
+    """A stream of records from which the next one is taken only if its key is the one asked for."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self._next: Record | None = next(records, None)
+
+    def peek(self) -> Record | None:
+        return self._next
+
+    def take(self, key: str) -> Record | None:
+        if self._next is None or self._next.key != key:
+            return None
+        taken, self._next = self._next, next(self._records, None)
+        return taken

@@ -1,0 +1,162 @@
+"""The records that flow between stages: one frozen dataclass per kind of layer.
+
+Shape letters: `H W` pixels, `h w` the stride-4 grid (h = ceil(H / 4)), `K` classes present in the image.
+Class ids: 0 = background, 1..C = foreground, 255 = undecided or ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from shards.images import decode_image
+
+BACKGROUND = 0
+IGNORE = 255
+MAX_CLASSES = 254
+"""Class ids and 255 (ignored) share one byte."""
+GRID_STRIDE = 4
+"""CAMs, scores and confidences live on a grid of this stride."""
+
+
+def grid_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The stride-4 grid of an image: (ceil(H / 4), ceil(W / 4))."""
+    return math.ceil(size[0] / GRID_STRIDE), math.ceil(size[1] / GRID_STRIDE)
+
+
+class BadSampleError(ValueError):
+    """One sample cannot be used; the message is the reason that the manifest records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Stands in for a record that could not be made: recorded and counted in the manifest, never silently dropped."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with what is known about it.
+
+    `encoded` holds the image file's own bytes (JPEG or PNG), so that building shards never re-encodes;
+    `image` decodes them. `position` is the sample's place in its split's list (two-fold scoring splits by it).
+    """
+
+    kind: ClassVar[str] = "sample"
+    key: str
+    encoded: bytes
+    size: tuple[int, int]
+    """(H, W) in pixels, as decoded."""
+    classes: tuple[int, ...]
+    """Foreground classes known to be present, ascending."""
+    unknown: tuple[int, ...] = ()
+    """Foreground classes whose presence was never checked."""
+    mask: np.ndarray | None = None
+    """u8[H, W], class ids, or None."""
+    position: int = 0
+    source: str = ""
+    """Where the sample came from, relative to the data root."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """u8[H, W, 3], RGB. Raises `BadSampleError` where the bytes do not decode."""
+        try:
+            return decode_image(self.encoded)
+        except ValueError as error:
+            raise BadSampleError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamRecord:
+    """Class activation maps of the classes present, each in [0, 1], on the stride-4 grid."""
+
+    kind: ClassVar[str] = "cam"
+    key: str
+    classes: np.ndarray
+    """i16[K], foreground class ids."""
+    maps: np.ndarray
+    """f16[K, h, w]."""
+    peak: np.ndarray | None = None
+    """f16[K, h, w]: pixel-wise maximum of stochastic maps, or None."""
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRecord:
+    """Confident pixels: class ids, 255 = undecided."""
+
+    kind: ClassVar[str] = "seed"
+    key: str
+    label: np.ndarray
+    """u8[H, W]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRecord:
+    """Class scores after propagation, before any threshold or CRF, each in [0, 1], on the stride-4 grid."""
+
+    kind: ClassVar[str] = "score"
+    key: str
+    classes: np.ndarray
+    """i16[K], foreground class ids."""
+    scores: np.ndarray
+    """f16[K, h, w]."""
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabel:
+    """A label map made from image-level labels, with its confidence."""
+
+    kind: ClassVar[str] = "pseudo_label"
+    key: str
+    mask: np.ndarray
+    """u8[H, W]."""
+    confidence: np.ndarray
+    """u8[h, w]: 255 x the probability of the chosen class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A segmentation made by a trained segmenter."""
+
+    kind: ClassVar[str] = "prediction"
+    key: str
+    mask: np.ndarray
+    """u8[H, W]."""
+    confidence: np.ndarray
+    """u8[h, w]: 255 x the probability of the chosen class."""
+
+
+Record = Sample | CamRecord | SeedRecord | ScoreRecord | PseudoLabel | Prediction
+RECORD_KINDS: dict[str, type] = {
+    cls.kind: cls for cls in (Sample, CamRecord, SeedRecord, ScoreRecord, PseudoLabel, Prediction)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What one stage instance did: the unit that tracking delivers and the leaderboard reads."""
+
+    recipe: str
+    instance: str
+    kind: str
+    fingerprint: str
+    settings: dict[str, object]
+    """Dotted name -> value, every setting of the instance."""
+    upstream: dict[str, str]
+    """Upstream instance -> fingerprint."""
+    git_commit: str
+    metrics: dict[str, float]
+    tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    """Name -> rows, for what is too large for metrics (per-class IoU)."""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """Name -> path of a file made by the stage."""
+    seconds: float = 0.0
+    finished: float = 0.0
+    """Unix time in seconds."""

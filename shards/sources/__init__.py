@@ -1,0 +1,1 @@
+"""Data sets on disk, each read into an iterator of samples."""

@@ -1,0 +1,139 @@
+"""The layout of PASCAL VOC's devkit: JPEGImages, SegmentationClassAug or SegmentationClass, Annotations, ImageSets.
+
+Image-level labels come from a JSON file `{key: [names]}` where one is given, else from the objects of the XML
+annotations (difficult ones included: they are visible in the image). Masks never serve as image-level labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from shards.images import decode_image, decode_index_png
+from shards.records import BACKGROUND, IGNORE, BadSampleError, Sample
+from shards.sources.source import Listed
+from shards.taxonomy import VOC_20, Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocSource:
+    """A data set in VOC's layout. Lists hold one key a line; masks are index PNGs with VOC's ids."""
+
+    root: Path
+    lists: dict[str, Path]
+    """Split -> file of keys, one a line."""
+    labels: Path | None
+    """JSON file of image-level labels; None reads the XML annotations."""
+    masks: str
+    """Folder of masks below the root."""
+    masked_splits: tuple[str, ...]
+    """Splits whose masks are read at all."""
+    class_names: tuple[str, ...] = ()
+    """A subset of VOC's classes, numbered in this order; all 20 where empty."""
+    other_classes_as: int = BACKGROUND
+    """What pixels of classes outside the subset become: 0 or 255."""
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return VOC_20.subset(self.class_names)
+
+    def list_split(self, split: str) -> list[Listed]:
+        path = self.lists.get(split)
+        if path is None:
+            raise ValueError(f"no list for split {split!r}; lists are given for {sorted(self.lists)}")
+        if not path.exists():
+            raise ValueError(f"the list of split {split!r} does not exist: {path}")
+        keys = path.read_text().split()
+        if not keys:
+            raise ValueError(f"the list of split {split!r} is empty: {path}")
+        return [Listed(key=key, split=split, position=position) for position, key in enumerate(keys)]
+
+    def read(self, listed: Listed) -> Sample:
+        path = self.root / "JPEGImages" / f"{listed.key}.jpg"
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise BadSampleError(f"cannot read {path.relative_to(self.root)}: {error.strerror}") from error
+        try:
+            height, width = decode_image(encoded).shape[:2]
+        except ValueError as error:
+            raise BadSampleError(f"{path.relative_to(self.root)}: {error}") from error
+        return Sample(
+            key=listed.key,
+            encoded=encoded,
+            size=(height, width),
+            classes=self._classes(listed.key),
+            mask=self._mask(listed.key, (height, width)) if listed.split in self.masked_splits else None,
+            position=listed.position,
+            source=str(path.relative_to(self.root)),
+        )
+
+    def _classes(self, key: str) -> tuple[int, ...]:
+        names = self._label_file[key] if self.labels and key in self._label_file else None
+        if self.labels is None:
+            names = self._names_from_xml(key)
+        if names is None:
+            raise BadSampleError(f"no image-level labels for {key!r} in {self.labels}")
+        if unknown := sorted(set(names) - set(VOC_20.names)):
+            raise BadSampleError(f"label {unknown[0]!r} is not in the class list")
+        wanted = self.taxonomy.names
+        return tuple(sorted({wanted.index(name) + 1 for name in names if name in wanted}))
+
+    @cached_property
+    def _label_file(self) -> dict[str, list[str]]:
+        assert self.labels is not None
+        if not self.labels.exists():
+            raise ValueError(f"the file of image-level labels does not exist: {self.labels}")
+        return json.loads(self.labels.read_bytes())
+
+    def _names_from_xml(self, key: str) -> list[str]:
+        path = self.root / "Annotations" / f"{key}.xml"
+        try:
+            tree = ElementTree.parse(path)
+        except (OSError, ElementTree.ParseError) as error:
+            raise BadSampleError(f"cannot read the labels in {path.relative_to(self.root)}: {error}") from error
+        return [name.text or "" for name in tree.iterfind("object/name")]
+
+    def _mask(self, key: str, size: tuple[int, int]) -> np.ndarray:
+        path = self.root / self.masks / f"{key}.png"
+        name = path.relative_to(self.root)
+        try:
+            raw = decode_index_png(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise BadSampleError(f"cannot read the mask {name}: {error}") from error
+        if raw.shape != size:
+            raise BadSampleError(f"the mask {name} is {raw.shape[1]}x{raw.shape[0]}, its image {size[1]}x{size[0]}")
+        known = self._mask_ids
+        if (known[raw] < 0).any():
+            bad = sorted(set(np.unique(raw[known[raw] < 0]).tolist()))
+            raise BadSampleError(f"the mask {name} holds the value {bad[0]}, which is no class (0..20 and 255 are)")
+        return known[raw].astype(np.uint8)
+
+    @cached_property
+    def _mask_ids(self) -> np.ndarray:
+        """VOC's mask value -> our class id, -1 where a value means nothing."""
+        table = np.full(256, -1, dtype=np.int64)
+        table[BACKGROUND], table[IGNORE] = BACKGROUND, IGNORE
+        table[1 : len(VOC_20) + 1] = self.other_classes_as
+        for class_id, name in enumerate(self.taxonomy.names, start=1):
+            table[VOC_20.id_of(name)] = class_id
+        return table
+
+    def signature(self) -> str:
+        """Hash of the lists, the labels and the size of every image and mask."""
+        digest = hashlib.sha256()
+        for split in sorted(self.lists):
+            for listed in self.list_split(split):
+                image = self.root / "JPEGImages" / f"{listed.key}.jpg"
+                mask = self.root / self.masks / f"{listed.key}.png"
+                sizes = [path.stat().st_size if path.exists() else -1 for path in (image, mask)]
+                digest.update(f"{split} {listed.key} {sizes}\n".encode())
+        if self.labels is not None and self.labels.exists():
+            digest.update(self.labels.read_bytes())
+        return digest.hexdigest()

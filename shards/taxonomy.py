@@ -1,0 +1,87 @@
+"""Class lists, in the order of their mask ids: 0 = background, 1..C = foreground; and the palette that draws them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+from shards.records import MAX_CLASSES
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """The foreground classes of a data set; class id = place in `names` + 1."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= MAX_CLASSES:
+            raise ValueError(f"a class list holds 1 to {MAX_CLASSES} names, this one {len(self.names)}")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"class names must be unique; named twice: {', '.join(twice)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def id_of(self, name: str) -> int:
+        """Class id of a name. Raises ValueError with the nearest names."""
+        if name not in self.names:
+            near = difflib.get_close_matches(name, self.names, n=3) or self.names[:3]
+            raise ValueError(f"unknown class {name!r}; did you mean {', '.join(near)}? ({len(self)} classes)")
+        return self.names.index(name) + 1
+
+    def name_of(self, class_id: int) -> str:
+        """Name of a class id, `background` for 0."""
+        return "background" if class_id == 0 else self.names[class_id - 1]
+
+    def subset(self, names: Sequence[str]) -> Taxonomy:
+        """Some of the classes, numbered anew in the order given; all of them where `names` is empty."""
+        for name in names:
+            self.id_of(name)
+        return Taxonomy(tuple(names) or self.names)
+
+
+VOC_20 = Taxonomy(
+    tuple(
+        "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+        "pottedplant sheep sofa train tvmonitor".split()
+    )
+)
+"""PASCAL VOC in the order of its mask indices."""
+
+
+@cache
+def _det_rows() -> list[dict[str, str]]:
+    text = resources.files("shards").joinpath("ilsvrc_det.tsv").read_text()
+    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
+
+
+@cache
+def ilsvrc_det_200() -> Taxonomy:
+    """ILSVRC DET in the order of its class ids, which is LID's: person = 124."""
+    return Taxonomy(tuple(row["name"] for row in _det_rows()))
+
+
+@cache
+def ilsvrc_det_synsets() -> dict[str, int]:
+    """WordNet id -> class id of ILSVRC DET."""
+    return {row["wnid"]: int(row["id"]) for row in _det_rows()}
+
+
+@cache
+def palette() -> np.ndarray:
+    """u8[256, 3]: the colour of each class id, VOC's bit-interleaved scheme; 255 is drawn in off-white."""
+    ids = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    colours[255] = (224, 224, 192)
+    return colours

@@ -1,0 +1,1 @@
+"""With which values, and who won? Recipes, sweeps and the leaderboard."""

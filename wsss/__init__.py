@@ -1,0 +1,1 @@
+"""What do we compute? Operations, losses, models, tasks and stages."""

@@ -1,0 +1,220 @@
+"""Encoders: timm networks without their classifier, at a chosen output stride, from a weight file or from scratch.
+
+Shape letters: B batch, D channels, H W pixels, h w strided pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.layers.conv2d_same import Conv2dSame
+from timm.models import is_model_pretrained
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+OUTPUT_STRIDES = (8, 16, 32)
+_NATIVE_STRIDE = 32
+_NUM_NAMED = 4  # keys or names quoted in an error: enough to see the pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """Which encoder, at which output stride, with which weights."""
+
+    name: str
+    """timm's name of the network."""
+    output_stride: int
+    """Input pixels per pixel of the last feature map: 8, 16 or 32."""
+    dilated: bool
+    """True: dilation in place of the strides left out (DeepLab). False: the strides are left out and nothing else (IRN)."""
+    pretrained: str
+    """"imagenet" (timm's own weights), "none" (from scratch), or the path of a .safetensors file."""
+    pad_type: str = ""
+    """"same" for networks converted from TensorFlow, empty for timm's own padding."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth at the last block, in [0, 1)."""
+    reparameterised: bool = False
+    """True: the branches of a MobileOne or RepVGG are fused, as the weight file has them."""
+
+    def __post_init__(self) -> None:
+        if self.output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride is {self.output_stride}; allowed: {', '.join(map(str, OUTPUT_STRIDES))}")
+        if self.pad_type not in ("", "same"):
+            raise ValueError(f'pad_type is {self.pad_type!r}; allowed: "" (timm\'s own) or "same"')
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path is {self.drop_path}; allowed: at least 0 and below 1")
+
+    @property
+    def weight_file(self) -> Path | None:
+        """The weight file, where the weights come from one."""
+        return None if self.pretrained in ("imagenet", "none") else Path(self.pretrained)
+
+    @property
+    def timm_arguments(self) -> dict[str, Any]:
+        """What timm.create_model is given besides the name; options left at rest are not passed, few networks take all."""
+        arguments: dict[str, Any] = {}
+        if self.output_stride != _NATIVE_STRIDE:
+            arguments["output_stride"] = self.output_stride
+        if self.pad_type:
+            arguments["pad_type"] = self.pad_type
+        if self.drop_path:
+            arguments["drop_path_rate"] = self.drop_path
+        return arguments
+
+
+class Encoder(nn.Module):
+    """A timm network that gives feature maps; made by `build_encoder`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+        levels = [level for level in self.network.feature_info if level["reduction"] > 1][-5:]
+        self._level_indices = [self.network.feature_info.index(level) for level in levels]
+        self.num_features: int = self.network.num_features
+        self.pyramid_channels: tuple[int, ...] = tuple(level["num_chs"] for level in levels)
+        self.pyramid_strides: tuple[int, ...] = tuple(level["reduction"] for level in levels)
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        """Return the last feature map [B,D,h,w], D = `num_features`, with what the network puts behind its last stage."""
+        features: torch.Tensor = self.network.forward_features(image_B3HW)
+        return features
+
+    def pyramid(self, image_B3HW: torch.Tensor) -> list[torch.Tensor]:
+        """Return the map at the end of each stage, fine to coarse: `pyramid_channels` at `pyramid_strides`."""
+        maps: list[torch.Tensor] = self.network.forward_intermediates(
+            image_B3HW, indices=self._level_indices, intermediates_only=True
+        )
+        return maps
+
+
+def build_encoder(spec: EncoderSpec) -> Encoder:
+    """Make the encoder of `spec`.
+
+    The maps have ceil(H / stride) x ceil(W / stride) pixels for convolutional networks padded as usual.
+
+    Raises: ValueError for an unknown name (with the nearest names), a network that cannot take the output stride, padding
+    or stochastic depth asked for, a weight file that is missing or does not fit (with the keys), or one without
+    published weights for "imagenet".
+    Source: output stride 16 by leaving out the last stride without dilation: IRN, Ahn, Cho and Kwak, CVPR 2019, section 5.
+    Differs: any timm network, not ResNet-50 alone.
+    """
+    arguments = {"num_classes": 0, "global_pool": ""}
+    network = create_network(spec, **arguments)
+    reduction = network.feature_info[-1]["reduction"]
+    if reduction != spec.output_stride:
+        raise ValueError(f"encoder {spec.name!r} has output stride {reduction} and cannot be given {spec.output_stride}")
+    network = settle_network(network, spec=spec, **arguments)
+    if spec.weight_file is not None:
+        load_weight_file(network, path=spec.weight_file, described=f"encoder {spec.name!r}")
+    return Encoder(network)
+
+
+def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
+    """timm.create_model with refusals that say what to change; "imagenet" weights are loaded by timm."""
+    check_name(spec.name)
+    pretrained = spec.pretrained == "imagenet"
+    if pretrained and not is_model_pretrained(spec.name):
+        raise ValueError(f'timm has no weights for {spec.name!r}; give pretrained = "none" or a .safetensors file')
+    passed = spec.timm_arguments
+    try:
+        return timm.create_model(spec.name, pretrained=pretrained, **passed, **arguments)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        if not passed:
+            raise
+        refused = [key for key in passed if f"'{key}'" in str(error)] or list(passed)
+        asked = " and ".join(f"{key} = {passed[key]!r}" for key in refused)
+        raise ValueError(f"encoder {spec.name!r} does not support {asked}; leave that out or choose another") from error
+
+
+def settle_network(network: nn.Module, *, spec: EncoderSpec, **arguments: Any) -> Any:
+    """Undo the dilation and fuse the branches, where `spec` asks for it; `arguments` as given to `create_network`."""
+    if not spec.dilated and spec.output_stride != _NATIVE_STRIDE:
+        native_arguments = {key: value for key, value in spec.timm_arguments.items() if key != "output_stride"}
+        undo_dilation(network, native=timm.create_model(spec.name, **native_arguments, **arguments))
+    if not spec.reparameterised:
+        return network
+    fused = reparameterize_model(network.eval())
+    if fused.state_dict().keys() == network.state_dict().keys():
+        raise ValueError(f"encoder {spec.name!r} has no branches to fuse; set reparameterised = False")
+    return fused.train()
+
+
+def undo_dilation(network: nn.Module, *, native: nn.Module) -> None:
+    """Give every convolution the dilation it has in `native`, and the padding that keeps its output grid."""
+    native_convolutions = dict(native.named_modules())
+    for name, layer in network.named_modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        dilation: tuple[int, ...] = native_convolutions[name].dilation
+        # Conv2dSame works its padding out at every call; the others pad less by what the window loses on each side.
+        if not isinstance(layer, Conv2dSame) and layer.dilation != dilation:
+            lost = [
+                (now - then) * (size - 1)
+                for now, then, size in zip(layer.dilation, dilation, layer.kernel_size, strict=True)
+            ]
+            if isinstance(layer.padding, str) or any(pixels % 2 for pixels in lost):
+                raise ValueError(
+                    f"dilated = False is not to be had: {name}, {list(layer.kernel_size)} pixels, would shift the grid; "
+                    "set dilated = True or choose another encoder"
+                )
+            layer.padding = tuple(padding - pixels // 2 for padding, pixels in zip(layer.padding, lost, strict=True))
+        layer.dilation = dilation
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know, with the nearest ones."""
+    if timm.is_model(name):
+        return
+    nearest = difflib.get_close_matches(name, timm.list_models(), n=_NUM_NAMED, cutoff=0.5)
+    hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models()"
+    raise ValueError(f"no encoder is called {name!r}; {hint}")
+
+
+def load_weight_file(network: nn.Module, *, path: Path, described: str) -> None:
+    """Load a whole timm state dict into `network`, strictly, except for the classifier it may carry."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f'pretrained is {str(path)!r}; allowed: "imagenet", "none" or the path of a .safetensors file')
+    if not path.is_file():
+        raise ValueError(f"there is no weight file {path}; give the path of a .safetensors file")
+    state = drop_classifier(load_file(path), network=network)
+    load_state(network, state=state, described=described, origin=str(path))
+
+
+def drop_classifier(state: Mapping[str, torch.Tensor], *, network: Any) -> dict[str, torch.Tensor]:
+    """Leave out the keys of the classifier, which `network` says the name of."""
+    named = network.default_cfg.get("classifier") or ()
+    heads = (named,) if isinstance(named, str) else tuple(named)
+    return {key: value for key, value in state.items() if not any(key.startswith(f"{head}.") for head in heads)}
+
+
+def load_state(network: nn.Module, *, state: Mapping[str, torch.Tensor], described: str, origin: str) -> None:
+    """Load `state`, or raise ValueError that names the keys that are missing, unexpected or of another shape."""
+    expected = network.state_dict()
+    # num_batches_tracked plays no part with a fixed momentum, and older files lack it.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    misshapen = [
+        f"{key} {list(state[key].shape)} where {list(value.shape)} is expected"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(faults.values()):
+        found = "; ".join(f"{len(keys)} {kind} ({_quote(keys)})" for kind, keys in faults.items() if keys)
+        raise ValueError(
+            f"{origin} does not fit {described}, which expects {len(expected)} tensors besides the classifier's: {found}. "
+            "Check the encoder's name and whether the file is reparameterised"
+        )
+    network.load_state_dict(dict(state), strict=False)
+
+
+def _quote(keys: list[str]) -> str:
+    rest = len(keys) - _NUM_NAMED
+    return ", ".join(keys[:_NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")

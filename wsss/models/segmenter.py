@@ -1,0 +1,111 @@
+"""The segmentation network: DeepLabv3+ on any timm encoder, for images of any size and batches of one.
+
+Shape letters: B batch, C classes with background, D channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
+from torch import nn
+
+from wsss.models.encoder import Encoder, EncoderSpec, build_encoder, load_state, settle_network
+
+_SEGMENTER_STRIDES = (8, 16)
+_NUM_LEVELS = 5
+
+
+class Segmenter(nn.Module):
+    """DeepLabv3+: logits [B,C,H,W] at the size of the image [B,3,H,W], whatever that size; made by `build_segmenter`."""
+
+    def __init__(self, network: nn.Module, *, output_stride: int) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.output_stride = output_stride
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part that may carry pre-trained weights."""
+        encoder: nn.Module = self.network.encoder
+        return encoder
+
+    @property
+    def decoder_parts(self) -> tuple[nn.Module, nn.Module]:
+        """The parts that start from scratch: the decoder and the segmentation head."""
+        return self.network.decoder, self.network.segmentation_head
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B,C,H,W]; the image is extended by its last row and column and the logits cropped back."""
+        height, width = image_B3HW.shape[-2:]
+        extra_rows, extra_columns = -height % self.output_stride, -width % self.output_stride
+        if extra_rows or extra_columns:
+            image_B3HW = F.pad(image_B3HW, (0, extra_columns, 0, extra_rows), mode="replicate")
+        logits_BCHW: torch.Tensor = self.network(image_B3HW)
+        return logits_BCHW[..., :height, :width]
+
+
+def build_segmenter(
+    spec: EncoderSpec,
+    *,
+    num_classes: int,
+    decoder_channels: int = 256,
+    atrous_rates: tuple[int, int, int] = (12, 24, 36),
+    dropout: float = 0.5,
+) -> Segmenter:
+    """Make a DeepLabv3+ of `num_classes` (background counted) on the encoder of `spec`.
+
+    The weights of `spec` go into the encoder, less what stands behind its last stage. The normalisation of the image
+    pooling works on one pixel per image and cannot take its statistics from a batch of one; it is a GroupNorm over all
+    channels here. The rest keeps its BatchNorm, which needs an image of more than one output-stride pixel.
+
+    Raises: ValueError for another output stride than 8 or 16, fewer than two classes, an encoder without five levels, and
+    as `build_encoder` does.
+    Source: Chen et al., ECCV 2018 (DeepLabv3+), section 3; decoder of segmentation_models_pytorch.
+    Differs: the normalisation above; sides that are no multiple of the output stride.
+    """
+    if spec.output_stride not in _SEGMENTER_STRIDES:
+        allowed = " or ".join(map(str, _SEGMENTER_STRIDES))
+        raise ValueError(f"output_stride is {spec.output_stride}; the segmenter allows {allowed}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
+    # First, for its errors: it settles whether the network takes these settings and whether the file fits.
+    encoder = build_encoder(spec)
+    network = smp.DeepLabV3Plus(
+        encoder_name=f"tu-{spec.name}",
+        encoder_depth=_NUM_LEVELS,
+        encoder_weights=None,
+        encoder_output_stride=spec.output_stride,
+        decoder_channels=decoder_channels,
+        decoder_atrous_rates=atrous_rates,
+        decoder_aspp_dropout=dropout,
+        classes=num_classes,
+        **{key: value for key, value in spec.timm_arguments.items() if key != "output_stride"},
+    )
+    network.encoder.model = settle_network(network.encoder.model, spec=spec, features_only=True)
+    _copy_weights(encoder, into=network.encoder.model, name=spec.name)
+    _replace_pooling_norm(network.decoder)
+    return Segmenter(network, output_stride=spec.output_stride)
+
+
+def _copy_weights(encoder: Encoder, *, into: nn.Module, name: str) -> None:
+    """Carry the weights over to timm's features-only form, which lacks the head and flattens some names."""
+    wanted = into.state_dict().keys()
+    state: dict[str, torch.Tensor] = {}
+    for key, value in encoder.network.state_dict().items():
+        flattened = key.replace(".", "_", 1)  # "stages.0.x" is "stages_0.x" there
+        if key in wanted:
+            state[key] = value
+        elif flattened in wanted:
+            state[flattened] = value
+    load_state(into, state=state, described=f"the features of encoder {name!r}", origin="the whole encoder")
+
+
+def _replace_pooling_norm(decoder: nn.Module) -> None:
+    for pooling in [module for module in decoder.modules() if isinstance(module, ASPPPooling)]:
+        for position, layer in enumerate(pooling):
+            if isinstance(layer, nn.BatchNorm2d):
+                pooling[position] = nn.GroupNorm(1, layer.num_features)
