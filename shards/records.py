@@ -120,6 +120,14 @@ class PseudoLabel:
     confidence: np.ndarray
     """u8[h, w]: 255 x the probability of the chosen class."""
 
+    def confident_mask(self, threshold: float) -> np.ndarray:
+        """The mask with 255 where the probability is below `threshold` (in [0, 1], on the stride-4 grid)."""
+        if threshold <= 0:
+            return self.mask
+        height, width = self.mask.shape
+        doubtful = np.kron(self.confidence < 255 * threshold, np.ones((GRID_STRIDE, GRID_STRIDE), dtype=bool))
+        return np.where(doubtful[:height, :width], np.uint8(IGNORE), self.mask)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:

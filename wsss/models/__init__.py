@@ -1,1 +1,1 @@
-"""The networks: encoders, the heads on top of them and the decoders; only here are timm and segmentation_models_pytorch."""
+"""The networks: encoders, the heads on top of them and the decoders; timm and segmentation_models_pytorch end here."""

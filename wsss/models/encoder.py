@@ -33,7 +33,7 @@ class EncoderSpec:
     output_stride: int
     """Input pixels per pixel of the last feature map: 8, 16 or 32."""
     dilated: bool
-    """True: dilation in place of the strides left out (DeepLab). False: the strides are left out and nothing else (IRN)."""
+    """True: dilation in place of the strides left out (DeepLab). False: they are left out and nothing else (IRN)."""
     pretrained: str
     """"imagenet" (timm's own weights), "none" (from scratch), or the path of a .safetensors file."""
     pad_type: str = ""
@@ -58,7 +58,7 @@ class EncoderSpec:
 
     @property
     def timm_arguments(self) -> dict[str, Any]:
-        """What timm.create_model is given besides the name; options left at rest are not passed, few networks take all."""
+        """What timm.create_model is given besides the name; nothing for options left at rest: few networks take all."""
         arguments: dict[str, Any] = {}
         if self.output_stride != _NATIVE_STRIDE:
             arguments["output_stride"] = self.output_stride
@@ -72,17 +72,22 @@ class EncoderSpec:
 class Encoder(nn.Module):
     """A timm network that gives feature maps; made by `build_encoder`."""
 
+    network: Any
+    num_features: int
+    pyramid_channels: tuple[int, ...]
+    pyramid_strides: tuple[int, ...]
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network = network
         levels = [level for level in self.network.feature_info if level["reduction"] > 1][-5:]
         self._level_indices = [self.network.feature_info.index(level) for level in levels]
-        self.num_features: int = self.network.num_features
-        self.pyramid_channels: tuple[int, ...] = tuple(level["num_chs"] for level in levels)
-        self.pyramid_strides: tuple[int, ...] = tuple(level["reduction"] for level in levels)
+        self.num_features = self.network.num_features
+        self.pyramid_channels = tuple(level["num_chs"] for level in levels)
+        self.pyramid_strides = tuple(level["reduction"] for level in levels)
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        """Return the last feature map [B,D,h,w], D = `num_features`, with what the network puts behind its last stage."""
+        """Return the last feature map [B,D,h,w], D = `num_features`, after what follows the last stage."""
         features: torch.Tensor = self.network.forward_features(image_B3HW)
         return features
 
@@ -99,17 +104,17 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
 
     The maps have ceil(H / stride) x ceil(W / stride) pixels for convolutional networks padded as usual.
 
-    Raises: ValueError for an unknown name (with the nearest names), a network that cannot take the output stride, padding
-    or stochastic depth asked for, a weight file that is missing or does not fit (with the keys), or one without
-    published weights for "imagenet".
-    Source: output stride 16 by leaving out the last stride without dilation: IRN, Ahn, Cho and Kwak, CVPR 2019, section 5.
+    Raises: ValueError for an unknown name (with the nearest names), a network that cannot take the output stride,
+    padding, stochastic depth, missing dilation or fusion asked for, one without published weights for "imagenet", and a
+    weight file that is missing or does not fit (with the keys).
+    Source: a stride left out without dilation: Ahn, Cho and Kwak, CVPR 2019 (IRN), the published classifier.
     Differs: any timm network, not ResNet-50 alone.
     """
     arguments = {"num_classes": 0, "global_pool": ""}
     network = create_network(spec, **arguments)
     reduction = network.feature_info[-1]["reduction"]
     if reduction != spec.output_stride:
-        raise ValueError(f"encoder {spec.name!r} has output stride {reduction} and cannot be given {spec.output_stride}")
+        raise ValueError(f"encoder {spec.name!r} has output stride {reduction}; it cannot be {spec.output_stride}")
     network = settle_network(network, spec=spec, **arguments)
     if spec.weight_file is not None:
         load_weight_file(network, path=spec.weight_file, described=f"encoder {spec.name!r}")
@@ -161,8 +166,8 @@ def undo_dilation(network: nn.Module, *, native: nn.Module) -> None:
             ]
             if isinstance(layer.padding, str) or any(pixels % 2 for pixels in lost):
                 raise ValueError(
-                    f"dilated = False is not to be had: {name}, {list(layer.kernel_size)} pixels, would shift the grid; "
-                    "set dilated = True or choose another encoder"
+                    f"dilated = False is impossible here: {name} with its {list(layer.kernel_size)} kernel would shift "
+                    "the grid; set dilated = True or choose another encoder"
                 )
             layer.padding = tuple(padding - pixels // 2 for padding, pixels in zip(layer.padding, lost, strict=True))
         layer.dilation = dilation
@@ -209,8 +214,8 @@ def load_state(network: nn.Module, *, state: Mapping[str, torch.Tensor], describ
     if any(faults.values()):
         found = "; ".join(f"{len(keys)} {kind} ({_quote(keys)})" for kind, keys in faults.items() if keys)
         raise ValueError(
-            f"{origin} does not fit {described}, which expects {len(expected)} tensors besides the classifier's: {found}. "
-            "Check the encoder's name and whether the file is reparameterised"
+            f"{origin} does not fit {described}, which expects {len(expected)} tensors besides the classifier's: "
+            f"{found}. Check the encoder's name and whether the file is reparameterised"
         )
     network.load_state_dict(dict(state), strict=False)
 

@@ -59,7 +59,7 @@ class EdgeBranch(nn.Module):
 
 
 class DisplacementBranch(nn.Module):
-    """Five levels, joined top-down: the three coarse ones at stride 8, their result with the two fine ones at stride 4."""
+    """Five levels: the three coarse ones are joined at stride 8, the result with the two fine ones at stride 4."""
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:
         super().__init__()
@@ -91,14 +91,14 @@ class DisplacementBranch(nn.Module):
 class IRNet(nn.Module):
     """Boundary logits and displacement field of an image, on the grid of ceil(H / 4) x ceil(W / 4) pixels.
 
-    image [B,3,H,W] float -> edge logits [B,1,h,w], displacement [B,2,h,w] in grid pixels, channel 0 rows, 1 columns. The
-    encoder is frozen: no gradient, always in evaluation mode. `mean_shift` [2], the mean of the field over the training
-    images, is subtracted in evaluation mode; it is zero until the training task fills it.
+    image [B,3,H,W] float -> edge logits [B,1,h,w], displacement [B,2,h,w] in grid pixels, channel 0 rows, 1 columns.
+    The encoder given is frozen from then on: no gradient, always in evaluation mode. `mean_shift` [2], the mean of the
+    field over the training images, is subtracted in evaluation mode; it is zero until the training task fills it.
 
     Raises: ValueError for an encoder without five levels of strides 2, 4, 8 and so on.
     Source: Ahn, Cho and Kwak, CVPR 2019, section 4.1 and figure 3.
-    Differs: any encoder with five levels; every level is resized to its target grid rather than magnified by a fixed factor
-    and cropped, so images of any size pass, also above 512 pixels; the published stem is at stride 4, ours at 2.
+    Differs: any encoder with five levels; every level is resized to its grid rather than magnified by a fixed factor
+    and cropped, so images of any size pass, above 512 pixels too; the published first level is at stride 4, ours at 2.
     """
 
     mean_shift: torch.Tensor

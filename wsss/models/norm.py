@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
 from timm.layers import BatchNormAct2d
+from torch import nn
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -28,7 +28,7 @@ class FrozenBatchNormAct2d(BatchNormAct2d):
         return self
 
 
-_FROZEN_CLASS: dict[type[nn.Module], type[nn.Module]] = {
+_FROZEN_CLASS: dict[type[nn.Module], type[nn.BatchNorm2d]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
     BatchNormAct2d: FrozenBatchNormAct2d,
 }
@@ -37,8 +37,8 @@ _FROZEN_CLASS: dict[type[nn.Module], type[nn.Module]] = {
 def freeze_batch_norm(module: nn.Module) -> int:
     """Freeze every batch normalisation inside `module`, in place, and return how many layers there are frozen.
 
-    Statistics no longer follow the batch, `weight` and `bias` become buffers: they are no parameters any more, so neither
-    `.train()` nor `.requires_grad_(True)` thaws them. Call it before an optimiser collects the parameters.
+    Statistics no longer follow the batch; `weight` and `bias` become buffers, so neither `.train()` nor
+    `.requires_grad_(True)` thaws them. Call it before an optimiser collects the parameters.
 
     Raises: ValueError for a batch normalisation of another kind, or one that keeps no statistics.
     Source: the fixed batch normalisation of Ahn, Cho and Kwak, CVPR 2019 (IRN), in its classifier and its IRNet.

@@ -20,11 +20,13 @@ _NUM_LEVELS = 5
 
 
 class Segmenter(nn.Module):
-    """DeepLabv3+: logits [B,C,H,W] at the size of the image [B,3,H,W], whatever that size; made by `build_segmenter`."""
+    """DeepLabv3+: logits [B,C,H,W] at the size of the image [B,3,H,W], any size; made by `build_segmenter`."""
+
+    network: Any
 
     def __init__(self, network: nn.Module, *, output_stride: int) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network = network
         self.output_stride = output_stride
 
     @property
@@ -62,8 +64,7 @@ def build_segmenter(
     pooling works on one pixel per image and cannot take its statistics from a batch of one; it is a GroupNorm over all
     channels here. The rest keeps its BatchNorm, which needs an image of more than one output-stride pixel.
 
-    Raises: ValueError for another output stride than 8 or 16, fewer than two classes, an encoder without five levels, and
-    as `build_encoder` does.
+    Raises: ValueError for another output stride than 8 or 16, for fewer than two classes, and as `build_encoder` does.
     Source: Chen et al., ECCV 2018 (DeepLabv3+), section 3; decoder of segmentation_models_pytorch.
     Differs: the normalisation above; sides that are no multiple of the output stride.
     """

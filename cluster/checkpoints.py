@@ -1,0 +1,54 @@
+"""Checkpoints of a training in progress: DeepSpeed's own files, and a pointer that is only ever whole.
+
+    checkpoints/step-00000120/     what DeepSpeed writes (its pickles are read from the run's own folder only)
+    checkpoints/latest.json        written after every rank has finished writing; the step and the history so far
+
+A folder that no pointer names is a half-written leftover and is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from shards.files import write_bytes
+
+POINTER = "latest.json"
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands."""
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One row per finished epoch."""
+
+
+def save(engine: Any, folder: Path, state: TrainingState) -> None:
+    """Save on all ranks; the pointer moves when all have written, and the checkpoint before it is removed."""
+    tag = f"step-{state.step:08d}"
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        write_bytes(folder / POINTER, json.dumps({"tag": tag, "step": state.step, "history": state.history}).encode())
+        for old in folder.glob("step-*"):
+            if old.name != tag:
+                shutil.rmtree(old, ignore_errors=True)
+    dist.barrier()
+
+
+def restore(engine: Any, folder: Path) -> TrainingState:
+    """Load the latest checkpoint into the engine; a fresh state where there is none."""
+    try:
+        pointer = json.loads((folder / POINTER).read_bytes())
+    except FileNotFoundError:
+        return TrainingState()
+    loaded, _ = engine.load_checkpoint(str(folder), tag=pointer["tag"])
+    if loaded is None:
+        raise RuntimeError(f"{folder / pointer['tag']} does not load; delete {folder} to train from the start")
+    return TrainingState(step=pointer["step"], history=pointer["history"])

@@ -1,0 +1,22 @@
+"""Training settings -> DeepSpeed's JSON configuration; pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wsss.stages.fit import Fit
+
+
+def deepspeed_config(stage: Fit) -> dict[str, Any]:
+    """The configuration of one training. The optimiser and the schedule are torch's own and handed over as objects."""
+    return {
+        "train_micro_batch_size_per_gpu": stage.batch_size // stage.num_ranks,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": stage.gradient_clipping,
+        "zero_optimization": {"stage": stage.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        # `bf16.enabled` would cast the weights and fails on BatchNorm; autocast keeps them in fp32.
+        "torch_autocast": {"enabled": stage.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

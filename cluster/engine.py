@@ -1,0 +1,283 @@
+"""The one training loop: DeepSpeed around a task, for one rank or many.
+
+Determinism on CPUs: the order of examples is a function of (seed, epoch), an example of (seed, epoch, key), and
+random draws inside the network are seeded anew at every step, so that a training that was killed and goes on from
+its last checkpoint ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from shards.assign import num_batches, rank_share
+from shards.files import replacing
+from torch.utils.data import DataLoader, Dataset
+
+from cluster import checkpoints
+from cluster.checkpoints import TrainingState
+from cluster.deepspeed_config import deepspeed_config
+from cluster.fit_files import OUTCOME, write_outcome, write_progress
+from cluster.sync_norm import synchronise_norms
+from wsss.stages.fit import Fit, TrainingSet, weights_path
+from wsss.stages.stage import Instance, Outcome
+from wsss.tasks.task import Task, combine
+
+PROGRESS_INTERVAL = 1.0
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Which rank this process is, and what it may use."""
+
+    rank: int
+    num_ranks: int
+    local_rank: int
+    threads: int
+    gpus: int
+    address: str | None
+    """HOST:PORT to meet the other ranks at; None where a process group exists already (Ray Train makes one)."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is not a number any more."""
+
+
+def run_rank(instance: Instance, place: RankPlace) -> None:
+    """Train one instance as one rank; rank 0 leaves weights and outcome in the instance's folder."""
+    if (instance.path / OUTCOME).exists():
+        return
+    stage = instance.stage
+    assert isinstance(stage, Fit)
+    device = _prepare_process(place)
+    torch.manual_seed(instance.seed)
+    task = stage.task(instance)
+    if place.num_ranks > 1 and getattr(task, "synchronise_norms", False):
+        _synchronise(task, device)
+    trainer = _Trainer(instance, stage, task, place, device)
+    trainer.run()
+
+
+def _prepare_process(place: RankPlace) -> torch.device:
+    os.environ["DS_ACCELERATOR"] = "cuda" if place.gpus else "cpu"
+    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    torch.set_num_threads(place.threads)
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("WARNING")
+    # Without a C++ compiler, DeepSpeed 0.19 dies while it builds this operator for gloo; it is only a speed-up.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if place.address is not None:
+        host, _, port = place.address.rpartition(":")
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.num_ranks))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if place.gpus else "gloo", rank=place.rank, world_size=place.num_ranks)
+    deepspeed.init_distributed(dist_backend="nccl" if place.gpus else "gloo", auto_mpi_discovery=False, verbose=False)
+    return torch.device("cuda", place.local_rank) if place.gpus else torch.device("cpu")
+
+
+def _synchronise(task: Task, device: torch.device) -> None:
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        task.network = convert_sync_batchnorm(task.network)
+    else:
+        synchronise_norms(task.network)
+
+
+class _Examples(Dataset[dict[str, Any]]):
+    """A training set behind torch's loader; an item is asked for as (index, epoch)."""
+
+    def __init__(self, examples: TrainingSet) -> None:
+        self._examples = examples
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        return self._examples.example(*place)
+
+
+class _Trainer:
+    """State of one rank's training."""
+
+    def __init__(self, instance: Instance, stage: Fit, task: Task, place: RankPlace, device: torch.device) -> None:
+        import deepspeed
+
+        self.instance, self.stage, self.task, self.place, self.device = instance, stage, task, place, device
+        self.examples = stage.training_set(instance)
+        if len(self.examples) == 0:
+            raise ValueError(f"{instance.name}: there is nothing to train on")
+        # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
+        self.orders = [self.examples.order(epoch) for epoch in range(stage.num_epochs)]
+        self.steps = [num_batches(len(order), global_batch=stage.batch_size) for order in self.orders]
+        self.num_steps = sum(self.steps)
+        optimizer = _optimizer(task, stage)
+        self.engine, *_ = deepspeed.initialize(
+            model=task,
+            optimizer=optimizer,
+            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate),
+            config=deepspeed_config(stage),
+            dist_init_required=False,
+        )
+        self.folder = instance.path / "checkpoints"
+        self.state = checkpoints.restore(self.engine, self.folder)
+        self.last_progress = 0.0
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / self.stage.warmup_steps) if self.stage.warmup_steps else 1.0
+        return warm * max(0.0, 1.0 - step / self.num_steps) ** self.stage.poly_power
+
+    def run(self) -> None:
+        first = 0
+        self.engine.train()
+        for epoch, steps in enumerate(self.steps):
+            if self.state.step < first + steps:
+                self._run_epoch(epoch, first)
+            first += steps
+        self._finish()
+
+    def _run_epoch(self, epoch: int, first: int) -> None:
+        done_before = self.state.step - first
+        begun, sums, seen = time.monotonic(), {}, 0  # type: tuple[float, dict[str, float], int]
+        for batch, present in self._batches(epoch, done_before):
+            terms = self._step(batch, present, epoch)
+            seen += 1
+            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+            self.state = replace(self.state, step=self.state.step + 1)
+            self._report(epoch, terms["loss"])
+            every = self.stage.checkpoint_every
+            if every and self.state.step % every == 0 and self.state.step < first + self.steps[epoch]:
+                self._save()
+        rate = len(self.orders[epoch]) / self.steps[epoch] * seen / max(time.monotonic() - begun, 1e-9)
+        means = {name: total / max(seen, 1) for name, total in sums.items()}
+        row = {"epoch": epoch + 1, "step": self.state.step, **means, "images_per_second": rate}
+        self.state = TrainingState(step=self.state.step, history=[*self.state.history, row])
+        self._save()
+
+    def _batches(self, epoch: int, skip: int) -> Iterator[tuple[dict[str, Any], bool]]:
+        """This rank's batches of an epoch from the `skip`-th on, and whether the rank has a share in each."""
+        order, shares = self.orders[epoch], []
+        for batch in range(skip, self.steps[epoch]):
+            share = rank_share(
+                len(order),
+                batch=batch,
+                global_batch=self.stage.batch_size,
+                rank=self.place.rank,
+                num_ranks=self.place.num_ranks,
+            )
+            # A last batch shorter than the number of ranks leaves some without a share: they compute on the batch's
+            # first example, so that nobody waits for them, and it counts for nothing.
+            shares.append((list(share) or [batch * self.stage.batch_size], len(share) > 0))
+        sampler = [[(int(order[position]), epoch) for position in positions] for positions, _ in shares]
+        workers = self.stage.loader_workers
+        loader = DataLoader(
+            _Examples(self.examples),
+            batch_sampler=sampler,
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            pin_memory=self.device.type == "cuda",
+        )
+        for batch_data, (_, present) in zip(loader, shares, strict=True):
+            yield {name: self._to_device(value) for name, value in batch_data.items()}, present
+
+    def _to_device(self, value: Any) -> Any:
+        return value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+    def _step(self, batch: dict[str, Any], present: bool, epoch: int) -> dict[str, float]:
+        """One optimisation step; returns the loss and its terms over all ranks."""
+        torch.manual_seed((self.instance.seed * 1_000_003 + self.state.step) * 1009 + self.place.rank)
+        self.task.set_step(step=self.state.step, seed=self.instance.seed)
+        output = self.engine(batch)
+        names = list(output.terms)
+        share = 1.0 if present else 0.0
+        counts = torch.stack([output.terms[name].count.detach().float() * share for name in names])
+        if self.place.num_ranks > 1:
+            dist.all_reduce(counts)
+        by_name = dict(zip(names, counts, strict=True))
+        loss = combine(output.terms, by_name, output.weights, output.eps) * share
+        # DeepSpeed averages gradients over ranks; the terms are already divided by the counts of all ranks.
+        self.engine.backward(loss * self.place.num_ranks)
+        self.engine.step()
+        parts = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
+        values = torch.stack([loss, *parts]).detach()
+        if self.place.num_ranks > 1:
+            dist.all_reduce(values)
+        if not torch.isfinite(values[0]):
+            raise TrainingDivergedError(
+                f"{self.instance.name}: the loss is {float(values[0])} at step {self.state.step} "
+                f"(epoch {epoch + 1}, batch of {', '.join(batch.get('key', ['?'])[:8])}); "
+                f"the checkpoint before it stands in {self.folder}; try a lower learning_rate"
+            )
+        return dict(zip(["loss", *names], values.tolist(), strict=True))
+
+    def _report(self, epoch: int, loss: float) -> None:
+        now = time.monotonic()
+        if self.place.rank == 0 and now - self.last_progress > PROGRESS_INTERVAL:
+            self.last_progress = now
+            state = f"epoch {epoch + 1} of {self.stage.num_epochs}, loss {loss:.4f}"
+            write_progress(self.instance.path, step=self.state.step, num_steps=self.num_steps, state=state)
+
+    def _save(self) -> None:
+        self._share_buffers()
+        checkpoints.save(self.engine, self.folder, self.state)
+
+    def _share_buffers(self) -> None:
+        """Every rank takes rank 0's buffers: DeepSpeed keeps parameters equal, running statistics it does not."""
+        if self.place.num_ranks > 1:
+            for buffer in self.task.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def _finish(self) -> None:
+        with _whole_parameters(self.task, self.stage):
+            if self.place.rank == 0:
+                self.task.eval()
+                with torch.no_grad():
+                    outcome = self.stage.finish(self.task, self.instance)
+                state = {name: value.detach().cpu().contiguous().clone() for name, value in self.task.network.state_dict().items()}
+                with replacing(weights_path(self.instance)) as file:
+                    temporary = file.name
+                    save_file(state, temporary)
+                write_outcome(self.instance.path, _with_history(outcome, self.state.history))
+        dist.barrier()
+
+
+def _with_history(outcome: Outcome, history: list[dict[str, Any]]) -> Outcome:
+    last = {f"train.{name}": float(value) for name, value in history[-1].items() if name not in ("epoch", "step")}
+    return Outcome(
+        metrics={**last, **outcome.metrics}, tables={**outcome.tables, "history": history}, artifacts=outcome.artifacts
+    )
+
+
+def _whole_parameters(task: Task, stage: Fit) -> Any:
+    """ZeRO 3 keeps a part of every parameter on each rank; inside this context they are whole."""
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(task.parameters()), enabled=stage.zero_stage == 3)
+
+
+def _optimizer(task: Task, stage: Fit) -> torch.optim.Optimizer:
+    """Four groups: given or new parameters, decayed or not (norms and biases are not)."""
+    new = {id(parameter) for parameter in task.new_parameters()}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter in task.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in new, parameter.ndim > 1), []).append(parameter)
+    parts = [
+        {
+            "params": parameters,
+            "lr": stage.learning_rate * (stage.head_rate_factor if is_new else 1.0),
+            "weight_decay": stage.weight_decay if decayed else 0.0,
+        }
+        for (is_new, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    if not parts or not math.isfinite(stage.learning_rate):
+        raise ValueError("the task has no parameter to train")
+    if stage.optimizer == "sgd":
+        return torch.optim.SGD(parts, lr=stage.learning_rate, momentum=stage.momentum)
+    return torch.optim.AdamW(parts, lr=stage.learning_rate, betas=(stage.momentum, 0.999))

@@ -1,0 +1,116 @@
+"""LocalRuntime: everything in this process, no Ray; for tests, debugging and small machines."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch.multiprocessing as multiprocessing
+
+from cluster.engine import RankPlace, run_rank
+from cluster.fit_files import read_outcome, watch_progress
+from cluster.shard_work import ShardBench, add_counts, pending_shards
+from wsss.recipe import RuntimeSettings
+from wsss.runtime import Progress
+from wsss.stages.fit import Fit
+from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+
+
+class LocalRuntime:
+    """Shards one after the other in this process; training ranks as processes of this machine."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._bench: ShardBench | None = None
+
+    def _shard_bench(self) -> ShardBench:
+        if self._bench is None:
+            self._bench = ShardBench(threads=self._settings.threads)
+        return self._bench
+
+    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+        pending, total = pending_shards(instance, stage)
+        for number, shard in enumerate(pending):
+            progress(total - len(pending) + number, total, f"{total - len(pending) + number} of {total} shards")
+            self._shard_bench().make_shard(instance, shard)
+
+    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+        counts: Counts = {}
+        shards = stage.shards(instance)
+        for number, shard in enumerate(shards):
+            progress(number, len(shards), f"{number} of {len(shards)} shards")
+            counts = add_counts(counts, self._shard_bench().count_shard(instance, shard))
+        return counts
+
+    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+        """Every rank is a process of its own, also a single one: DeepSpeed's state must not outlive a training."""
+        address = f"127.0.0.1:{_free_port()}"
+        context = multiprocessing.get_context("spawn")
+        ranks: list[SpawnProcess] = []
+        with tempfile.TemporaryDirectory() as folder, watch_progress(instance.path, progress):
+            for rank in range(stage.num_ranks):
+                place = RankPlace(rank, stage.num_ranks, rank, self._settings.threads, self._settings.rank_gpus, address)
+                error_file = Path(folder) / f"rank-{rank}.txt"
+                ranks.append(context.Process(target=_rank_process, args=(instance, place, error_file), daemon=True))
+            _run_all(ranks)
+            for rank, process in enumerate(ranks):
+                error_file = Path(folder) / f"rank-{rank}.txt"
+                if error_file.exists():
+                    raise RuntimeError(f"{instance.name}: training failed in rank {rank}:\n{error_file.read_text()}")
+                if process.exitcode != 0 and not any((Path(folder) / f"rank-{r}.txt").exists() for r in range(len(ranks))):
+                    raise RuntimeError(f"{instance.name}: rank {rank} ended with exit code {process.exitcode}")
+        return read_outcome(instance.path)
+
+    def close(self) -> None:
+        self._bench = None
+
+
+def _run_all(ranks: list[SpawnProcess]) -> None:
+    """Start all ranks and wait; where one fails the others are ended, since they would wait for it for ever."""
+    for process in ranks:
+        process.start()
+    try:
+        while any(process.is_alive() for process in ranks):
+            for process in ranks:
+                process.join(0.2)
+            if any(process.exitcode not in (None, 0) for process in ranks):
+                break
+    finally:
+        for process in ranks:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def _rank_process(instance: Instance, place: RankPlace, error_file: Path) -> None:
+    _end_with_parent(os.getppid())
+    try:
+        run_rank(instance, place)
+    except Exception as error:
+        error_file.write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _end_with_parent(parent: int) -> None:
+    """A rank whose driver was killed ends too, instead of training on without it."""
+
+    def watch() -> None:
+        pause = threading.Event()
+        while os.getppid() == parent:
+            pause.wait(0.5)
+        os._exit(1)
+
+    start: Callable[[], None] = threading.Thread(target=watch, daemon=True).start
+    start()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

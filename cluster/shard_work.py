@@ -1,0 +1,53 @@
+"""The work on one shard, the same for every runtime: in this process or in a Ray actor."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from shards.writer import write_shard
+
+from wsss.stages.stage import Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
+
+
+class ShardBench:
+    """Works on shards of one instance after another; what an instance needs is loaded once."""
+
+    def __init__(self, *, threads: int) -> None:
+        # Equal bytes need equal threads: sums of floats are grouped by thread.
+        torch.set_num_threads(threads)
+        # A tensor made from a read-only array is never written to here.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        self._instance: Instance | None = None
+        self._worker: ShardWorker | ShardCounter | None = None
+
+    def make_shard(self, instance: Instance, shard: str) -> None:
+        """Make one shard of a `Map` instance's layer."""
+        assert isinstance(instance.stage, Map)
+        if not self._is_ready(instance):
+            self._worker = instance.stage.worker(instance)
+        write_shard(instance.layer, shard, self._worker(shard))  # type: ignore[misc, arg-type]
+
+    def count_shard(self, instance: Instance, shard: str) -> Counts:
+        """The counts of one shard for a `Reduce` instance."""
+        assert isinstance(instance.stage, Reduce)
+        if not self._is_ready(instance):
+            self._worker = instance.stage.counter(instance)
+        counts: Counts = self._worker(shard)  # type: ignore[misc, assignment]
+        return counts
+
+    def _is_ready(self, instance: Instance) -> bool:
+        ready = self._instance is not None and self._instance.path == instance.path
+        self._instance = instance
+        return ready
+
+
+def pending_shards(instance: Instance, stage: Map) -> tuple[list[str], int]:
+    """The shards that are still to be made, and how many there are in all."""
+    shards = stage.shards(instance)
+    return [shard for shard in shards if not instance.layer.is_finished(shard)], len(shards)
+
+
+def add_counts(total: Counts, part: Counts) -> Counts:
+    """Add one shard's counts to a sum; an empty sum takes the part as it is."""
+    return {name: total[name] + array for name, array in part.items()} if total else dict(part)

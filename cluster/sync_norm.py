@@ -1,0 +1,65 @@
+"""Batch normalisation over the batches of all ranks, on gloo too (torch's own refuses CPU tensors)."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+
+
+class SynchronisedBatchNorm(nn.Module):
+    """Batch normalisation with mean and variance of the global batch.
+
+    One differentiable all-reduce of (sum, sum of squares, count) per layer: mean = S1 / n, var = S2 / n - mean^2.
+    State-dict keys are those of `nn.BatchNorm2d`; the activation of timm's fused norms is kept.
+    Input and output f32[B, D, H, W]. Running statistics are equal on all ranks by construction.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.eps, self.momentum = norm.eps, norm.momentum
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name))
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def forward(self, x_BDHW: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            mean, variance = self._global_moments(x_BDHW)
+            scale = self.weight * torch.rsqrt(variance + self.eps)
+            y = x_BDHW * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        else:
+            y = F.batch_norm(x_BDHW, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        result: torch.Tensor = self.act(self.drop(y))
+        return result
+
+    def _global_moments(self, x_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = x_BDHW.new_full((1,), x_BDHW.numel() / x_BDHW.shape[1])
+        sums = torch.cat([x_BDHW.sum((0, 2, 3)), x_BDHW.square().sum((0, 2, 3)), count])
+        sums = all_reduce(sums) if dist.is_initialized() and dist.get_world_size() > 1 else sums
+        first, second, total = sums[: x_BDHW.shape[1]], sums[x_BDHW.shape[1] : -1], sums[-1]
+        mean = first / total
+        variance = (second / total - mean.square()).clamp_min(0.0)
+        with torch.no_grad():
+            momentum = 0.1 if self.momentum is None else self.momentum
+            unbiased = variance * total / (total - 1).clamp_min(1.0)
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(unbiased.detach(), momentum)
+            self.num_batches_tracked += 1
+        return mean, variance
+
+
+def synchronise_norms(module: nn.Module) -> None:
+    """Replace every trainable `nn.BatchNorm2d` inside `module`, in place, keeping its parameters and buffers."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, SynchronisedBatchNorm(child))
+        else:
+            synchronise_norms(child)

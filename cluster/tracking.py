@@ -1,0 +1,325 @@
+"""Run records into MLflow; nothing else writes there.
+
+A pipeline is a run, its stage instances are runs nested in it, and a sweep is a run around its pipelines:
+
+| run | `wsss.kind` | found again by |
+|---|---|---|
+| sweep | `sweep` | `wsss.sweep` |
+| pipeline | `pipeline` | `wsss.recipe`, `wsss.pipeline` (the fingerprint), `wsss.sweep` |
+| stage instance | the stage's kind | `mlflow.parentRunId`, `wsss.instance`, `wsss.fingerprint` |
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from cluster.outbox import Event, Outbox, RejectedError
+from shards.records import RunRecord
+from wsss.runtime import PipelineRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "wsss"
+KIND, RECIPE, PIPELINE, SWEEP = "wsss.kind", "wsss.recipe", "wsss.pipeline", "wsss.sweep"
+INSTANCE, FINGERPRINT, COMMIT, UPSTREAM = "wsss.instance", "wsss.fingerprint", "wsss.git_commit", "wsss.upstream"
+PARENT_RUN = "mlflow.parentRunId"
+
+PARAMS_PER_BATCH = 100
+METRICS_PER_BATCH = 1000
+LONGEST_PARAM = 6000
+"""MLflow's limits."""
+FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
+"""Seconds without another attempt after one failed; doubled every time."""
+
+_DEFAULT_ENVIRONMENT = {
+    # A server that is down must cost seconds, not the minutes of MLflow's own defaults. Retrying is the outbox's
+    # work: MLflow would repeat a request that did arrive, and make a second run of it.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def tracking_uri(uri: str, *, runs: Path) -> str:
+    """The address in use: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{runs / 'mlflow.db'}"
+
+
+def open_command(uri: str, *, runs: Path) -> str:
+    """The shell command that shows the runs in a browser; a page it serves is for this machine only."""
+    address = tracking_uri(uri, runs=runs)
+    if address.startswith(("http://", "https://")):
+        return f"python -m webbrowser -t {shlex.quote(address)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client that gives up soon and does not chatter. What the user's environment sets, stays."""
+    for name, value in _DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str]) -> list[Run]:
+    """All runs with these tags, in the order of their start; an empty value also fits a tag that is not set."""
+    filters = [f"tags.`{name}` = '{value}'" for name, value in tags.items() if re.fullmatch(r"[\w.-]+", value)]
+    found: list[Run] = []
+    token: str | None = None
+    while token is None or token:
+        page = client.search_runs(
+            [experiment], " and ".join(filters), order_by=["attributes.start_time ASC"], page_token=token
+        )
+        found += page
+        token = page.token or ""
+    return [run for run in found if all(run.data.tags.get(name, "") == value for name, value in tags.items())]
+
+
+class MlflowTracker:
+    """Reports finished stages to MLflow. What cannot be delivered waits in `runs/outbox` and goes out later, once.
+
+    Delivery is tried when a stage finishes (after a failure not before a pause), when a pipeline finishes, on
+    `flush`, and for what an earlier process left behind as soon as a tracker is made.
+    """
+
+    def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
+        runs = runs.absolute()
+        self._uri = tracking_uri(uri, runs=runs)
+        self._artifacts = runs / "mlartifacts"
+        self._console = console
+        self._opened = time.time()
+        self._outbox = Outbox(runs / "outbox")
+        self._writer: _Writer | None = None
+        self._pause = 0.0
+        self._paused_until = 0.0
+        if (left := len(self._outbox.waiting())) and self.flush():
+            self._say(f"{left} records of earlier runs are now in MLflow")
+
+    def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
+        """Report one stage instance. A run of it that is already there is left alone."""
+        artifacts = _absolute(record.artifacts)
+        self._report(pipeline, {"record": asdict(record) | {"artifacts": artifacts}})
+        if time.monotonic() >= self._paused_until:
+            self.flush()
+
+    def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
+        """Report the end of a pipeline, with what is said of it as a whole."""
+        plain = {name: float(value) for name, value in metrics.items()}
+        self._report(pipeline, {"metrics": plain, "artifacts": _absolute(artifacts)})
+        self.flush()
+
+    def flush(self) -> bool:
+        """Try to deliver all that waits; True where nothing is left."""
+        if not self._outbox.waiting():
+            return True
+        try:
+            if self._writer is None:
+                self._writer = _Writer(connect(self._uri), artifacts=self._artifacts, console=self._console)
+            delivered, rejected = self._outbox.deliver(self._writer.deliver)
+        except Exception as error:  # whatever goes wrong here, the work that is being recorded must go on
+            self._wait(error)
+            return False
+        for reason in rejected:
+            self._say(f"MLflow refused a record, now in {self._outbox.folder / 'rejected'}: {reason}")
+        if self._pause:
+            self._say(f"MLflow can be reached again: {delivered} records delivered")
+        self._pause = self._paused_until = 0.0
+        return True
+
+    def _report(self, pipeline: PipelineRecord, event: Event) -> None:
+        try:
+            self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
+        except OSError as error:
+            self._say(f"a record for MLflow is lost, it could not be written: {error}")
+
+    def _wait(self, error: Exception) -> None:
+        self._writer = None
+        if not self._pause:
+            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            self._say(
+                f"MLflow at {self._uri} takes no records ({reason}); the work goes on, "
+                f"{len(self._outbox.waiting())} of them wait in {self._outbox.folder}"
+            )
+        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
+        self._paused_until = time.monotonic() + self._pause
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Writer:
+    """Turns events into runs. An event may come twice, after half of it arrived: each step finds what is there."""
+
+    def __init__(self, client: MlflowClient, *, artifacts: Path, console: Console) -> None:
+        self._client = client
+        self._console = console
+        self._experiment = self._find_experiment(artifacts)
+
+    def deliver(self, event: Event) -> None:
+        """Raises `RejectedError` where MLflow can never take the event."""
+        from mlflow.exceptions import MlflowException
+
+        pipeline = PipelineRecord(**event["pipeline"])
+        try:
+            parent = self._pipeline_run(pipeline, opened=event["opened"])
+            if "record" in event:
+                self._write_stage(parent, RunRecord(**event["record"]), reported=event["time"])
+            else:
+                self._finish_pipeline(parent, event)
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise RejectedError(str(error)) from error
+            raise
+
+    def _find_experiment(self, artifacts: Path) -> str:
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            # A server says itself where artifacts go; beside a database file, nobody else would.
+            served = self._client.tracking_uri.startswith(("http://", "https://", "databricks"))
+            try:
+                return str(self._client.create_experiment(EXPERIMENT, None if served else str(artifacts)))
+            except MlflowException as error:
+                experiment = self._client.get_experiment_by_name(EXPERIMENT)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
+                    raise
+        return str(experiment.experiment_id)
+
+    def _find(self, tags: Mapping[str, str]) -> list[Run]:
+        return find_runs(self._client, experiment=self._experiment, tags=tags)
+
+    def _create(self, name: str, tags: Mapping[str, str], *, start: float) -> Run:
+        tags = {tag: value for tag, value in tags.items() if value}
+        return self._client.create_run(self._experiment, start_time=_milliseconds(start), tags=tags, run_name=name)
+
+    def _pipeline_run(self, pipeline: PipelineRecord, *, opened: float) -> Run:
+        """The pipeline's run, inside its sweep's run where it has one."""
+        identity = {
+            KIND: "pipeline",
+            RECIPE: pipeline.recipe,
+            PIPELINE: pipeline.fingerprint,
+            SWEEP: pipeline.parent,
+        }
+        if found := self._find(identity):
+            return found[0]
+        if pipeline.parent:
+            around = {KIND: "sweep", SWEEP: pipeline.parent}
+            sweeps = self._find(around) or [self._create(pipeline.parent, around, start=opened)]
+            identity[PARENT_RUN] = sweeps[0].info.run_id
+        return self._create(f"{pipeline.recipe} {pipeline.fingerprint[:8]}", identity, start=opened)
+
+    def _write_stage(self, parent: Run, record: RunRecord, *, reported: float) -> None:
+        identity = {PARENT_RUN: parent.info.run_id, INSTANCE: record.instance, FINGERPRINT: record.fingerprint}
+        found = self._find(identity)
+        if any(run.info.status == "FINISHED" for run in found):
+            return
+        finished = record.finished or reported
+        facts = _stage_tags(record)
+        run = found[0] if found else self._create(record.instance, identity | facts, start=finished - record.seconds)
+        run_id = run.info.run_id
+        self._log_params(run_id, record.settings)
+        self._log_metrics(run_id, record.metrics, when=finished)
+        for name, rows in record.tables.items():
+            self._client.log_dict(run_id, _as_table(rows), f"{name}.json")
+        if record.tables:
+            # With this tag the UI shows the files as tables, as it does for `mlflow.log_table`, which only appends.
+            listed = [{"path": f"{name}.json", "type": "table"} for name in record.tables]
+            self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(listed))
+        self._log_artifacts(run_id, record.artifacts)
+        self._client.set_terminated(run_id, end_time=_milliseconds(finished))
+
+    def _finish_pipeline(self, run: Run, event: Event) -> None:
+        run_id, when = run.info.run_id, event["time"]
+        new = {name: value for name, value in event["metrics"].items() if run.data.metrics.get(_key(name)) != value}
+        self._log_metrics(run_id, new, when=when)
+        self._log_artifacts(run_id, event["artifacts"])
+        if run.info.status != "FINISHED":
+            self._client.set_terminated(run_id, end_time=_milliseconds(when))
+            if PARENT_RUN in run.data.tags:
+                # Nothing announces the end of a sweep: it ends, so far, with its latest pipeline.
+                self._client.set_terminated(run.data.tags[PARENT_RUN], end_time=_milliseconds(when))
+
+    def _log_params(self, run_id: str, settings: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(_key(name), _param_value(value)) for name, value in settings.items()]
+        for batch in _batches(params, PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=batch)
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], *, when: float) -> None:
+        from mlflow.entities import Metric
+
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        points = [Metric(_key(name), float(value), _milliseconds(when), 0) for name, value in finite.items()]
+        for batch in _batches(points, METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=batch)
+
+    def _log_artifacts(self, run_id: str, artifacts: Mapping[str, str]) -> None:
+        for name, path in artifacts.items():
+            try:
+                if not Path(path).exists():
+                    raise FileNotFoundError("it is no longer there")
+                self._client.log_artifact(run_id, path)
+            except (FileNotFoundError, PermissionError) as error:
+                # Waiting would not help: the file is gone, or the store is not for this machine to write.
+                text = f"MLflow goes without the artifact {name} ({path}): {error}"
+                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _stage_tags(record: RunRecord) -> dict[str, str]:
+    tags = {KIND: record.kind, RECIPE: record.recipe, COMMIT: record.git_commit}
+    if record.git_commit != "unknown":
+        tags["mlflow.source.git.commit"] = record.git_commit.removesuffix("-dirty")
+    return tags | {_key(f"{UPSTREAM}.{name}"): fingerprint for name, fingerprint in record.upstream.items()}
+
+
+def _absolute(artifacts: Mapping[str, str]) -> dict[str, str]:
+    """Another process, in another folder, may be the one that delivers."""
+    return {name: str(Path(path).absolute()) for name, path in artifacts.items()}
+
+
+def _as_table(rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
+    """Rows in the form of MLflow's table files; JSON has no NaN, so null stands for it."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {"columns": columns, "data": [[_no_nan(row.get(column)) for column in columns] for row in rows]}
+
+
+def _no_nan(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _param_value(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - 1] + "…"
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes: letters, digits and `_ / . - : space`."""
+    return re.sub(r"[^\w/.\- :]", "_", name)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    starts: Iterable[int] = range(0, len(items), size)
+    return (items[start : start + size] for start in starts)

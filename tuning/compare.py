@@ -1,0 +1,118 @@
+"""Two evaluations beside each other, class by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tuning.leaderboard import METRICS, Row, leaderboard, percent, table_of
+
+PER_CLASS = "per_class"
+"""The table that `evaluate` records: class, class_id, iou, accuracy."""
+
+
+class CompareError(ValueError):
+    """The two cannot be compared; the message says why and what there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassDifference:
+    """IoU of one class on both sides; None where the class occurs in neither prediction nor ground truth."""
+
+    name: str
+    a: float | None
+    b: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """b - a, or None where a side has no IoU."""
+        return None if self.a is None or self.b is None else self.b - self.a
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two evaluations, their classes by falling |difference|, and what had to be chosen to find them."""
+
+    a: Row
+    b: Row
+    classes: tuple[ClassDifference, ...]
+    notes: tuple[str, ...]
+
+
+def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
+    """Compare two evaluations, each named by run id (or its beginning), `RECIPE` or `RECIPE:INSTANCE`.
+
+    A name that fits several means the latest of them, and of a recipe's evaluations one without given labels; the
+    comparison's notes say so. Raises `CompareError`.
+    """
+    rows = leaderboard(runs, uri=uri, all=True)
+    notes: list[str] = []
+    first, second = (_choose(name, rows, notes) for name in (a, b))
+    if first.run_id == second.run_id:
+        raise CompareError(f"{a} and {b} are the same evaluation ({first.name}, run {first.run_id[:8]})")
+    if first.image_set != second.image_set:
+        notes.append(f"different images: {first.name} on {first.image_set}, {second.name} on {second.image_set}")
+    classes = _differences(*(_ious(row, runs=runs, uri=uri) for row in (first, second)))
+    return Comparison(a=first, b=second, classes=classes, notes=tuple(notes))
+
+
+def render(comparison: Comparison) -> Table:
+    """The comparison as a person reads it: the overall numbers, then the classes; percent and percentage points."""
+    a, b = comparison.a, comparison.b
+    table = Table(title=f"A {_label(a)}  against  B {_label(b)}", caption="\n".join(comparison.notes) or None)
+    table.add_column("class")
+    for title in ("A", "B", "B - A"):
+        table.add_column(title, justify="right")
+    for name, title in METRICS.items():
+        both = ClassDifference(name=title, a=a.metrics.get(name), b=b.metrics.get(name))
+        table.add_row(f"[bold]{title}[/]", *_cells(both))
+    table.add_section()
+    for one in comparison.classes:
+        table.add_row(one.name, *_cells(one))
+    return table
+
+
+def _label(row: Row) -> str:
+    return f"{row.name} ({row.run_id[:8]})"
+
+
+def _cells(one: ClassDifference) -> tuple[str, str, str]:
+    return percent(one.a), percent(one.b), percent(one.difference, sign="+")
+
+
+def _choose(name: str, rows: list[Row], notes: list[str]) -> Row:
+    """The row that a name means; a note where it had to be chosen from several."""
+    fitting = [row for row in rows if name in (row.run_id, row.name, row.recipe)]
+    if not fitting and len(name) >= 6:
+        fitting = [row for row in rows if row.run_id.startswith(name)]
+    if not fitting:
+        there = ", ".join(sorted({row.name for row in rows})) or "none yet"
+        raise CompareError(
+            f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE or run id; there are: {there}"
+        )
+    without_labels = [row for row in fitting if not row.labels_given]
+    latest = max(without_labels or fitting, key=lambda row: row.finished)
+    if len(fitting) > 1:
+        notes.append(f"{name} fits {len(fitting)} evaluations; taken is the latest, {_label(latest)}")
+    return latest
+
+
+def _ious(row: Row, *, runs: Path, uri: str) -> dict[str, float | None]:
+    table: list[dict[str, Any]] | None = table_of(row.run_id, PER_CLASS, runs=runs, uri=uri)
+    if table is None:
+        raise CompareError(f"{_label(row)} has no table {PER_CLASS!r} in MLflow; evaluate it again")
+    return {line["class"]: line["iou"] for line in table}
+
+
+def _differences(a: dict[str, float | None], b: dict[str, float | None]) -> tuple[ClassDifference, ...]:
+    if not a.keys() & b.keys():
+        raise CompareError(f"the two have no class in common: {_some(a)} against {_some(b)}")
+    both = [ClassDifference(name=name, a=a.get(name), b=b.get(name)) for name in dict.fromkeys([*a, *b])]
+    return tuple(sorted(both, key=lambda one: -1.0 if one.difference is None else abs(one.difference), reverse=True))
+
+
+def _some(classes: dict[str, float | None]) -> str:
+    return ", ".join(list(classes)[:5])

@@ -1,0 +1,186 @@
+"""Who won: the evaluated runs that MLflow holds, best first."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.tracking import (
+    EXPERIMENT,
+    FINGERPRINT,
+    INSTANCE,
+    KIND,
+    PARENT_RUN,
+    PIPELINE,
+    RECIPE,
+    SWEEP,
+    connect,
+    find_runs,
+    tracking_uri,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+METRICS = {"mean_iou": "mean IoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixel accuracy"}
+"""The three numbers of LID's own leaderboard, the first of which decides."""
+
+
+class UnreadableError(RuntimeError):
+    """The tracking store cannot be read; the message says which one and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One evaluation: an instance of `evaluate` in the latest pipeline that has it."""
+
+    run_id: str
+    recipe: str
+    instance: str
+    pipeline: str
+    """Fingerprint of the whole pipeline."""
+    fingerprint: str
+    """Fingerprint of the evaluation, which names all that went into its numbers."""
+    sweep: str
+    metrics: Mapping[str, float]
+    """`mean_iou` and, where measured, `mean_accuracy` and `pixel_accuracy`; each in [0, 1]."""
+    image_set: str
+    labels_given: bool
+    """True where image-level labels of the evaluated images were used, as for pseudo labels; no competitor has them."""
+    finished: float
+    """Unix time in seconds."""
+
+    @property
+    def name(self) -> str:
+        """What `compare` takes."""
+        return f"{self.recipe}:{self.instance}"
+
+
+def leaderboard(runs: Path, *, uri: str = "", all: bool = False) -> list[Row]:
+    """Every evaluation that MLflow holds, by mean IoU; without `all`, only where no labels were given.
+
+    One result is one row, in however many pipelines of a recipe it stands. Raises `UnreadableError`.
+    """
+    with _Store(runs, uri=uri) as store:
+        rows = store.rows()
+    chosen = [row for row in rows if all or not row.labels_given]
+    return sorted(chosen, key=lambda row: (-row.metrics["mean_iou"], row.finished))
+
+
+def table_of(run_id: str, name: str, *, runs: Path, uri: str = "") -> list[dict[str, Any]] | None:
+    """The rows of a table that a stage recorded, or None where it recorded none of that name."""
+    with _Store(runs, uri=uri) as store:
+        return store.table(run_id, name)
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """The leaderboard as a person reads it; scores in percent."""
+    caption = None if rows else "no evaluated runs yet: wsss run RECIPE makes one"
+    table = Table(title="Leaderboard", caption=caption)
+    table.add_column("", justify="right")
+    for title in ("recipe", "instance", "pipeline"):
+        table.add_column(title, overflow="fold")
+    for title in METRICS.values():
+        table.add_column(f"{title} %", justify="right")
+    for title in ("images", "labels given", "finished"):
+        table.add_column(title)
+    for place, row in enumerate(rows, start=1):
+        table.add_row(
+            str(place),
+            f"{row.recipe} ({row.sweep})" if row.sweep else row.recipe,
+            row.instance,
+            row.pipeline[:8],
+            *(percent(row.metrics.get(name)) for name in METRICS),
+            row.image_set,
+            "yes" if row.labels_given else "no",
+            f"{datetime.fromtimestamp(row.finished):%Y-%m-%d %H:%M}",
+        )
+    return table
+
+
+def percent(value: float | None, *, sign: str = "") -> str:
+    """A share as percent with two decimals; `sign="+"` always writes the sign."""
+    return "–" if value is None else f"{100 * value:{sign}.2f}"
+
+
+class _Store:
+    """MLflow, for reading. Whatever MLflow raises becomes one `UnreadableError`."""
+
+    def __init__(self, runs: Path, *, uri: str) -> None:
+        self._uri = tracking_uri(uri, runs=runs)
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+
+    def __enter__(self) -> _Store:
+        # Opening a SQLite file that is not there would make one.
+        file = self._uri.removeprefix("sqlite:///")
+        if file != self._uri and not Path(file).exists():
+            return self
+        try:
+            client = connect(self._uri)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+        except Exception as error:  # every store has errors of its own
+            raise self._unreadable(error) from error
+        if experiment is not None:
+            self._client, self._experiment = client, str(experiment.experiment_id)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UnreadableError):
+            raise self._unreadable(error) from error
+
+    def rows(self) -> list[Row]:
+        """The evaluations, one per recipe, instance and fingerprint: the latest."""
+        if self._client is None:
+            return []
+        pipelines = {run.info.run_id: run.data.tags for run in self._find({KIND: "pipeline"})}
+        latest: dict[tuple[str, str, str], Row] = {}
+        for run in self._find({KIND: "evaluate"}):
+            pipeline = pipelines.get(run.data.tags.get(PARENT_RUN, ""))
+            # A run still being written, or one whose pipeline was deleted by hand, is no result.
+            if pipeline is not None and run.info.status == "FINISHED" and "mean_iou" in run.data.metrics:
+                row = _row(run, pipeline)
+                latest[row.recipe, row.instance, row.fingerprint] = row
+        return list(latest.values())
+
+    def table(self, run_id: str, name: str) -> list[dict[str, Any]] | None:
+        """A table artifact as rows."""
+        if self._client is None or f"{name}.json" not in {file.path for file in self._client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            content = json.loads(Path(self._client.download_artifacts(run_id, f"{name}.json", folder)).read_bytes())
+        return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
+
+    def _find(self, tags: Mapping[str, str]) -> list[Run]:
+        assert self._client is not None
+        return find_runs(self._client, experiment=self._experiment, tags=tags)
+
+    def _unreadable(self, error: Exception) -> UnreadableError:
+        return UnreadableError(
+            f"MLflow at {self._uri} cannot be read: {error}; start its server, or give another address with "
+            "runtime.tracking_uri or MLFLOW_TRACKING_URI"
+        )
+
+
+def _row(run: Run, pipeline: Mapping[str, str]) -> Row:
+    tags, params = run.data.tags, run.data.params
+    instance = tags[INSTANCE]
+    return Row(
+        run_id=run.info.run_id,
+        recipe=tags[RECIPE],
+        instance=instance,
+        pipeline=pipeline[PIPELINE],
+        fingerprint=tags[FINGERPRINT],
+        sweep=pipeline.get(SWEEP, ""),
+        metrics={name: run.data.metrics[name] for name in METRICS if name in run.data.metrics},
+        image_set=params.get(f"{instance}.image_set", ""),
+        labels_given=params.get(f"{instance}.labels_given", "false") == "true",
+        finished=(run.info.end_time or run.info.start_time) / 1000,
+    )

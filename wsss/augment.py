@@ -1,0 +1,56 @@
+"""Random changes of training pictures, by albumentations; the same (seed, epoch, key) always gives the same change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from shards.records import IGNORE
+
+# albumentations asks its home page for a newer version at import; a training does not call home.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Resize, pad, crop, flip and colour changes for images of any size.
+
+    An image's longer side becomes a random multiple of 16 within `resize_long`, then a `crop_size` square is cut at
+    random; what sticks out of the image is filled with `fill` (the encoder's mean, hence 0 after normalisation) and 255 in the mask.
+    """
+
+    crop_size: int
+    resize_long: tuple[int, int]
+    colour_jitter: float
+    """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
+    fill: tuple[int, int, int]
+
+    def compose(self) -> A.Compose:
+        """albumentations' pipeline of these settings; it is not thread-safe and holds its own random state."""
+        low, high = self.resize_long
+        sizes = list(range(low, high + 1, 16))
+        side, jitter = self.crop_size, self.colour_jitter
+        steps = [
+            A.LongestMaxSize(max_size=sizes, area_for_downscale="image"),
+            A.HorizontalFlip(p=0.5),
+            A.PadIfNeeded(side, side, position="random", border_mode=0, fill=self.fill, fill_mask=IGNORE),
+            A.RandomCrop(side, side),
+        ]
+        if jitter > 0:
+            steps.append(A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 4, p=0.8))
+        return A.Compose(steps)
+
+
+def augment(
+    compose: A.Compose, image_HW3: np.ndarray, *, mask_HW: np.ndarray | None, seed: int, epoch: int, key: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size."""
+    digest = hashlib.sha256(f"{seed} {epoch} {key}".encode()).digest()
+    compose.set_random_seed(int.from_bytes(digest[:4], "big"))
+    if mask_HW is None:
+        return compose(image=image_HW3)["image"], None
+    changed = compose(image=image_HW3, mask=mask_HW)
+    return changed["image"], changed["mask"]

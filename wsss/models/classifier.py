@@ -1,0 +1,129 @@
+"""Image classifiers whose last layer makes class activation maps: linear (IRN) or with hidden units left out (FickleNet).
+
+Shape letters: B batch, C classes without background, D channels, H W pixels, h w strided pixels, s kernel size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from wsss.models.encoder import Encoder
+from wsss.ops.stochastic_cam import draw_masks, stochastic_scores
+
+HEADS = ("linear", "stochastic")
+
+
+class LinearHead(nn.Module):
+    """logits = W mean_hw(x): global average pooling and a linear layer without bias, W: [C,D]."""
+
+    def __init__(self, num_features: int, *, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features))
+        _initialise(self.weight)
+
+    def forward(self, features_BDhw: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B,C]."""
+        return features_BDhw.mean(dim=(2, 3)) @ self.weight.T
+
+
+class StochasticHead(nn.Module):
+    """logits = mean_hw(W * (masked x)): an s x s convolution over randomly chosen units, then pooling, W: [C,D,s,s]."""
+
+    def __init__(self, num_features: int, *, num_classes: int, kernel_size: int, drop_rate: float) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers from 1, so that a window has a centre")
+        if not 0.0 <= drop_rate < 1.0:
+            raise ValueError(f"drop_rate is {drop_rate}; allowed: at least 0 and below 1")
+        self.kernel_size = kernel_size
+        self.drop_rate = drop_rate
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features, kernel_size, kernel_size))
+        _initialise(self.weight)
+
+    def forward(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None) -> torch.Tensor:
+        """Return the logits [B,C]; in training mode every image has masks of its own, drawn from `generator`."""
+        size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
+        if not self.training or self.drop_rate == 0.0:
+            everything = features_BDhw.new_ones(1, self.kernel_size**2, *size_hw)
+            return self._scores(features_BDhw, masks=everything)
+        if generator is None:
+            raise ValueError(
+                "a stochastic head draws masks in training mode and was given no generator; pass generator = a "
+                "torch.Generator seeded for this step, or call .eval()"
+            )
+        masks = draw_masks(
+            size_hw,
+            kernel_size=self.kernel_size,
+            drop_rate=self.drop_rate,
+            num_samples=len(features_BDhw),
+            generator=generator,
+        ).to(features_BDhw)
+        return torch.cat(
+            [
+                self._scores(features_BDhw[image : image + 1], masks=masks[image : image + 1])
+                for image in range(len(features_BDhw))
+            ]
+        )
+
+    def _scores(self, features_BDhw: torch.Tensor, *, masks: torch.Tensor) -> torch.Tensor:
+        """Scores [B,C] under one set of masks."""
+        scores: torch.Tensor = stochastic_scores(features_BDhw, weights_CDss=self.weight, masks=masks)
+        return scores.reshape(len(features_BDhw), len(self.weight))
+
+
+class Classifier(nn.Module):
+    """Multi-label classifier: image [B,3,H,W] -> logits [B,C], column = class id - 1, before the sigmoid.
+
+    head "linear": `kernel_size` and `drop_rate` play no part. head "stochastic": a window of `kernel_size` squared around
+    each pixel, each unit but the centre left out with probability `drop_rate` in training mode, none in evaluation mode.
+
+    Raises: ValueError for another head, an even kernel, a rate outside [0, 1), fewer than one class, and in training mode
+    for a stochastic head without a generator.
+    Source: Ahn, Cho and Kwak, CVPR 2019 (linear); Lee et al., CVPR 2019 (FickleNet), section 3 (stochastic).
+    Differs: as published (linear); the stochastic scores come in closed form, without the expanded map (same values),
+    and like there are not rescaled by 1 / (1 - drop_rate), so logits without dropout are larger than in training.
+    """
+
+    def __init__(
+        self, encoder: Encoder, *, num_classes: int, head: str, kernel_size: int = 1, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head is {head!r}; allowed: {', '.join(HEADS)}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; at least 1, the background is not counted")
+        self.encoder = encoder
+        self.head: LinearHead | StochasticHead
+        if head == "linear":
+            self.head = LinearHead(encoder.num_features, num_classes=num_classes)
+        else:
+            self.head = StochasticHead(
+                encoder.num_features, num_classes=num_classes, kernel_size=kernel_size, drop_rate=drop_rate
+            )
+
+    def forward(self, image_B3HW: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return the logits [B,C]; `generator` (on the CPU) is read by a stochastic head in training mode only."""
+        features_BDhw = self.features(image_B3HW)
+        if isinstance(self.head, StochasticHead):
+            stochastic_BC: torch.Tensor = self.head(features_BDhw, generator=generator)
+            return stochastic_BC
+        linear_BC: torch.Tensor = self.head(features_BDhw)
+        return linear_BC
+
+    def features(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        """Return the map [B,D,h,w] that the head reads."""
+        features_BDhw: torch.Tensor = self.encoder(image_B3HW)
+        return features_BDhw
+
+    @property
+    def cam_weights(self) -> torch.Tensor:
+        """The head's weights: [C,D] (linear) or [C,D,s,s] (stochastic), attached to the graph."""
+        return self.head.weight
+
+
+def _initialise(weight: torch.Tensor) -> None:
+    # What torch gives a convolution of this shape.
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: CAMs, seeds, walks, refinement, counts."""

@@ -1,0 +1,116 @@
+"""The confusion matrix and the scores read off it.
+
+Shape letters: C classes with background, H W pixels. Rows are the truth, columns the prediction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_UNDECIDED = 255
+
+
+def confusion_matrix(
+    truth_HW: Tensor,
+    prediction_HW: Tensor,
+    *,
+    num_classes: int,
+    ignore_index: int,
+    undecided_as: int | None = None,
+) -> Tensor:
+    """Pixels by true and predicted class, N_tp = #{pixels with truth t, prediction p}, truth `ignore_index` left out.
+
+    Shapes: two label maps of the same shape, any integer dtype; result int64 [C,C], to be added over images.
+    `num_classes` counts the background. `undecided_as` names the class that a prediction of 255 counts as.
+
+    Raises: ValueError for different shapes, for labels outside 0..C-1, and for 255 in a prediction where
+    `undecided_as` is not given: the usual bincount would put such a pixel into some other cell without a word.
+
+    Source: the protocol of PASCAL VOC.  Differs: irn counts 255 as background silently; here that is
+    `undecided_as=0`.
+    """
+    if truth_HW.shape != prediction_HW.shape:
+        raise ValueError(
+            f"truth is {list(truth_HW.shape)}, prediction {list(prediction_HW.shape)}; "
+            "resize the prediction to the truth, which is never resized"
+        )
+    counted = truth_HW != ignore_index
+    truth = truth_HW[counted].to(torch.int64)
+    prediction = prediction_HW[counted].to(torch.int64)
+    if undecided_as is not None:
+        prediction = torch.where(prediction == _UNDECIDED, undecided_as, prediction)
+    elif num_classes <= _UNDECIDED and bool((prediction == _UNDECIDED).any()):
+        raise ValueError(
+            "the prediction has 255 (undecided); decide every pixel, or give undecided_as "
+            "(0 counts such pixels as background)"
+        )
+    require_labels(truth, num_classes=num_classes, name="truth")
+    require_labels(prediction, num_classes=num_classes, name="prediction")
+    return torch.bincount(truth * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def require_labels(labels: Tensor, *, num_classes: int, name: str) -> None:
+    """ValueError where a label is outside 0..num_classes-1."""
+    if labels.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(labels))
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name} has labels from {low} to {high}; allowed: 0..{num_classes - 1} "
+            f"(num_classes is {num_classes}, background counted)"
+        )
+
+
+def class_iou(hits: Tensor, *, in_truth: Tensor, in_prediction: Tensor) -> Tensor:
+    """Hits over union, TP / (truth + prediction - TP), float64; NaN where a class is in neither."""
+    union = (in_truth + in_prediction - hits).to(torch.float64)
+    return torch.where(union > 0, hits / union, torch.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a confusion matrix over a whole data set says. All in [0, 1], NaN where nothing is defined."""
+
+    iou_per_class: Tensor
+    """Intersection over union, float64; NaN for a class in neither truth nor prediction."""
+    accuracy_per_class: Tensor
+    """Recall, float64; NaN for a class that is not in the truth."""
+    mean_iou: float
+    """Mean of `iou_per_class` without NaN: a class that is only predicted counts as 0, an absent one not at all."""
+    mean_accuracy: float
+    """Mean of `accuracy_per_class` without NaN."""
+    pixel_accuracy: float
+    freq_weighted_iou: float
+    """sum_c (share of c in the truth) * IoU_c."""
+    num_absent_classes: int
+    """Classes in neither truth nor prediction, which the mean leaves out."""
+
+    @classmethod
+    def from_confusion(cls, confusion_CC: Tensor) -> Self:
+        """Scores of int64 [C,C], rows = truth; merge matrices by addition first, never scores by averaging.
+
+        Raises: ValueError for a matrix that is not square.
+
+        Source: Long et al., CVPR 2015, section 5.  Differs: classes absent from both are left out of the mean.
+        """
+        if confusion_CC.ndim != 2 or confusion_CC.shape[0] != confusion_CC.shape[1]:
+            raise ValueError(f"the confusion matrix is {list(confusion_CC.shape)}; allowed: square, [C,C]")
+        hits = confusion_CC.diagonal()
+        in_truth, in_prediction = confusion_CC.sum(dim=1), confusion_CC.sum(dim=0)
+        iou = class_iou(hits, in_truth=in_truth, in_prediction=in_prediction)
+        accuracy = torch.where(in_truth > 0, hits.to(torch.float64) / in_truth, torch.nan)
+        total = int(in_truth.sum())
+        weighted = float((in_truth * iou.nan_to_num(0.0)).sum())
+        return cls(
+            iou_per_class=iou,
+            accuracy_per_class=accuracy,
+            mean_iou=float(iou.nanmean()),
+            mean_accuracy=float(accuracy.nanmean()),
+            pixel_accuracy=int(hits.sum()) / total if total else float("nan"),
+            freq_weighted_iou=weighted / total if total else float("nan"),
+            num_absent_classes=int(iou.isnan().sum()),
+        )

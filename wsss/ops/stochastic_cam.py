@@ -1,0 +1,269 @@
+"""FickleNet's stochastic maps and scores, without its expanded feature map and without back-propagation.
+
+FickleNet hides part of every s x s window of the feature map x, convolves with W, pools globally; a map is
+ReLU(sum_d x_d dS/dx_d). Convolution and pooling are linear, so with offsets o of the window's taps from its centre,
+masks m_o(p) of the window at p, and q = p + o the position that is read,
+
+    S_c    = 1/hw sum_p sum_o m_o(p) W_c,o . x(p + o) = 1/hw sum_o W_c,o . sum_q m_o(q - o) x(q)
+    M_c(q) = ReLU(x(q) . dS_c/dx(q))                  = ReLU(1/hw sum_o m_o(q - o) P_c,o(q)),   P_c,o(q) = W_c,o . x(q).
+
+P is one matrix product per image, whatever the number of samples; what is left of a sample is a sum of masked planes.
+The sigmoid behind S changes M by a positive factor per map only, which normalisation takes out.
+
+Shape letters: S samples, B batch, C classes, K classes asked for, D channels, s window, T = s*s taps (row-major),
+h w strided pixels.
+
+Source: Lee et al., CVPR 2019 (FickleNet), sections 3.1-3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from wsss.ops.cam import class_rows
+
+# Samples whose masks are held at once. Small enough for the planes to stay in cache.
+_CHUNK = 8
+_LEVELS = 1 << 16
+_UNDECIDED = 255
+
+
+def draw_masks(
+    size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float, num_samples: int, generator: torch.Generator
+) -> Tensor:
+    """Keep masks m_o(p) ~ Bernoulli(1 - drop_rate), independent for every sample, tap and window; the centre is kept.
+
+    Result: bool [S,T,h,w] on the CPU; `masks[n, dy*s+dx, i, j]` is for the window around (i, j) and hides the input at
+    (i+dy-s//2, j+dx-s//2) for all channels alike. Drawing 3 and then 4 samples gives the same masks as drawing 7.
+
+    Raises: ValueError for an even or non-positive kernel, a drop rate outside [0, 1), a size without pixels.
+
+    Source: Lee et al., CVPR 2019, section 3.1 ("center-fixed").  Differs: the drop rate is rounded to a multiple of
+    1/65536 (error below 8e-6, 0.9 becomes 0.899994): sixteen bits a draw cost a quarter of a float's.
+    """
+    aligned_STN = _draw_aligned(
+        size_hw, kernel_size=kernel_size, drop_rate=drop_rate, num_samples=num_samples, generator=generator
+    )
+    return _roll_taps(aligned_STN.unflatten(-1, size_hw), kernel_size=kernel_size, direction=-1)
+
+
+@torch.no_grad()
+def stochastic_maps(
+    features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int], masks: Tensor, kept_scale: float = 1.0
+) -> Tensor:
+    """One localisation map per sample and class, M_k = ReLU(sum_d x_d dS_k/dx_d), in closed form (see above).
+
+    Shapes: features [D,h,w], weights [C,D,s,s], `classes` ids 1..C, masks [S,T,h,w] in `draw_masks`' order, bool or
+    plain multipliers; result [S,K,h,w] of the features' dtype, not normalised. `kept_scale` multiplies every tap but
+    the centre: 1 as published, 1/(1 - drop_rate) for inverted dropout.
+
+    Raises: ValueError for shapes that do not fit, and for ids outside 1..C.
+
+    Source: Lee et al., CVPR 2019, eq. 3.  Differs: closed form instead of expansion and autograd; equal up to rounding.
+    """
+    _require_shapes(features_Dhw.shape, weights_CDss=weights_CDss, masks=masks)
+    planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes, kept_scale=kept_scale)
+    size_hw = features_Dhw.shape[-2:]
+    maps_SKN = features_Dhw.new_empty((masks.shape[0], planes_KTN.shape[0], planes_KTN.shape[-1]))
+    for start in range(0, masks.shape[0], _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        aligned = _roll_taps(masks[rows], kernel_size=weights_CDss.shape[-1], direction=1).flatten(-2)
+        maps_SKN[rows] = _masked_sums(planes_KTN, masks_STN=aligned)
+    return maps_SKN.unflatten(-1, size_hw)
+
+
+@torch.no_grad()
+def stochastic_cam(
+    features_Dhw: Tensor,
+    *,
+    weights_CDss: Tensor,
+    classes: Sequence[int],
+    num_samples: int,
+    drop_rate: float,
+    generator: torch.Generator,
+    kept_scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Mean and pixel-wise maximum over samples of the maps, each divided by its own spatial maximum.
+
+    Shapes: as `stochastic_maps`; results [K,h,w] in [0, 1]. A map that is zero everywhere stays zero. The masks are
+    those that `draw_masks` would draw from `generator` (on the CPU, wherever the features are). Memory does not grow
+    with `num_samples`.
+
+    Raises: ValueError as `draw_masks` and `stochastic_maps` do, and for fewer than one sample.
+
+    Source: Lee et al., CVPR 2019, section 3.3.  Differs: the paper does not say whether a map is normalised before its
+    threshold of 0.35; that number only makes sense if it is.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; at least 1 (the paper draws 200)")
+    _require_shapes(features_Dhw.shape, weights_CDss=weights_CDss, masks=None)
+    size_hw = (features_Dhw.shape[1], features_Dhw.shape[2])
+    planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes, kept_scale=kept_scale)
+    total_KN = torch.zeros_like(planes_KTN[:, 0])
+    peak_KN = torch.zeros_like(total_KN)
+    for chunk in _chunks(num_samples):
+        aligned_STN = _draw_aligned(
+            size_hw,
+            kernel_size=weights_CDss.shape[-1],
+            drop_rate=drop_rate,
+            num_samples=chunk,
+            generator=generator,
+        )
+        maps_SKN = _by_own_maximum(_masked_sums(planes_KTN, masks_STN=aligned_STN.to(planes_KTN.device)))
+        total_KN += maps_SKN.sum(dim=0)
+        peak_KN = torch.maximum(peak_KN, maps_SKN.amax(dim=0))
+    return (total_KN / num_samples).unflatten(-1, size_hw), peak_KN.unflatten(-1, size_hw)
+
+
+def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Tensor, kept_scale: float = 1.0) -> Tensor:
+    """Training scores before the sigmoid, S_c = 1/hw sum_o W_c,o . (x m_o^T), one mask per image.
+
+    Shapes: features [B,D,h,w], weights [C,D,s,s], masks [B,T,h,w] as in `stochastic_maps`; result [B,C]. Differentiable
+    in features and weights. `kept_scale` as in `stochastic_maps`.
+
+    Raises: ValueError for shapes that do not fit.
+
+    Source: Lee et al., CVPR 2019, section 3.2.  Differs: no [D,sh,sw] expansion (279 MB per image at the paper's
+    sizes); equal up to rounding.
+    """
+    _require_shapes(features_BDhw.shape, weights_CDss=weights_CDss, masks=masks)
+    size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
+    kernel_size = weights_CDss.shape[-1]
+    aligned_BThw = _roll_taps(masks, kernel_size=kernel_size, direction=1).to(features_BDhw)
+    aligned_BThw = aligned_BThw * _inside(size_hw, kernel_size=kernel_size).to(features_BDhw)
+    visible_BDT = torch.bmm(features_BDhw.flatten(-2), aligned_BThw.flatten(-2).transpose(1, 2))
+    scaled_CDT = _scaled_taps(weights_CDss, kept_scale=kept_scale)
+    return visible_BDT.flatten(1) @ scaled_CDT.flatten(1).T / (size_hw[0] * size_hw[1])
+
+
+def fickle_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int], theta: float) -> Tensor:
+    """Label of each position: among classes whose peak is above theta, the one with the highest mean; 255 if none.
+
+    Shapes: mean and peak [K,h,w] of `stochastic_cam`, `classes` K class ids; result int64 [h,w]. "Some sample's map is
+    above theta" is "the maximum over samples is above theta" (strictly), so theta needs no new samples. Equal means:
+    the class listed first.
+
+    Raises: ValueError where the shapes or the number of classes differ.
+
+    Source: Lee et al., CVPR 2019, section 3.3.  Differs: the mean is of normalised maps; the paper does not say.
+    """
+    if mean_Khw.shape != peak_Khw.shape or mean_Khw.shape[0] != len(classes):
+        raise ValueError(
+            f"mean is {list(mean_Khw.shape)}, peak {list(peak_Khw.shape)}, with {len(classes)} classes; "
+            "allowed: both [K,h,w] with K classes"
+        )
+    label_hw = torch.full(mean_Khw.shape[1:], _UNDECIDED, dtype=torch.int64, device=mean_Khw.device)
+    best_hw = torch.full_like(label_hw, -torch.inf, dtype=mean_Khw.dtype)
+    for class_id, mean_hw, peak_hw in zip(classes, mean_Khw, peak_Khw, strict=True):
+        wins = (peak_hw > theta) & (mean_hw > best_hw)
+        label_hw = torch.where(wins, int(class_id), label_hw)
+        best_hw = torch.where(wins, mean_hw, best_hw)
+    return label_hw
+
+
+def _draw_aligned(
+    size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float, num_samples: int, generator: torch.Generator
+) -> Tensor:
+    """Draws laid out by the input position q that a tap reads instead of by its window p; bool [S,T,N].
+
+    All draws are independent, so the layout is free, and in this one the sums need no shifting. Taps that read outside
+    the image are wrapped round to where none is needed: the layout is a permutation of the windows' (`_roll_taps`).
+    """
+    _require_draw(size_hw, kernel_size=kernel_size, drop_rate=drop_rate)
+    num_taps, num_pixels = kernel_size**2, size_hw[0] * size_hw[1]
+    num_words = -(-num_taps * num_pixels // 4)
+    words = torch.empty((num_samples, num_words), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    draws_STN = words.view(torch.int16)[:, : num_taps * num_pixels].unflatten(1, (num_taps, num_pixels))
+    first_kept = min(round(drop_rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
+    kept_STN = draws_STN >= first_kept
+    kept_STN[:, num_taps // 2] = True
+    return kept_STN
+
+
+def _project(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int], kept_scale: float) -> Tensor:
+    """P_k,o(q) / hw as [K,T,N], zero where no window reads q through tap o."""
+    size_hw = (features_Dhw.shape[1], features_Dhw.shape[2])
+    rows = class_rows(classes, num_rows=weights_CDss.shape[0]).to(weights_CDss.device)
+    weights_KTD = _scaled_taps(weights_CDss.index_select(0, rows), kept_scale=kept_scale).transpose(1, 2)
+    planes_KTN = weights_KTD.to(features_Dhw.dtype) @ features_Dhw.flatten(-2) / (size_hw[0] * size_hw[1])
+    inside_TN = _inside(size_hw, kernel_size=weights_CDss.shape[-1]).flatten(-2)
+    return planes_KTN * inside_TN.to(planes_KTN)
+
+
+def _masked_sums(planes_KTN: Tensor, *, masks_STN: Tensor) -> Tensor:
+    """ReLU(sum_o m_o P_k,o) as [S,K,N]; a loop over taps, because an einsum would copy both sides first."""
+    num_classes, num_taps, num_pixels = planes_KTN.shape
+    multipliers = masks_STN.to(planes_KTN.dtype).unsqueeze(1)
+    sums_SKN = planes_KTN.new_zeros((masks_STN.shape[0], num_classes, num_pixels))
+    for tap in range(num_taps):
+        sums_SKN.addcmul_(multipliers[:, :, tap], planes_KTN[:, tap])
+    return sums_SKN.relu_()
+
+
+def _by_own_maximum(maps_SKN: Tensor) -> Tensor:
+    largest = maps_SKN.amax(dim=-1, keepdim=True)
+    return maps_SKN / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def _roll_taps(masks_SThw: Tensor, *, kernel_size: int, direction: int) -> Tensor:
+    """From windows to input positions, m'_o(q) = m_o(q - o) on the torus (direction 1), or back (-1)."""
+    rolled = torch.empty_like(masks_SThw, memory_format=torch.contiguous_format)
+    for tap, (dy, dx) in enumerate(_offsets(kernel_size)):
+        rolled[:, tap] = masks_SThw[:, tap].roll((direction * dy, direction * dx), dims=(-2, -1))
+    return rolled
+
+
+def _inside(size_hw: tuple[int, int], *, kernel_size: int) -> Tensor:
+    """Whether the window q - o that reads q through tap o lies in the image; bool [T,h,w]."""
+    height, width = size_hw
+    offsets = torch.tensor(list(_offsets(kernel_size)))
+    rows_Th = torch.arange(height) - offsets[:, :1]
+    columns_Tw = torch.arange(width) - offsets[:, 1:]
+    rows_fit = (rows_Th >= 0) & (rows_Th < height)
+    columns_fit = (columns_Tw >= 0) & (columns_Tw < width)
+    return rows_fit[:, :, None] & columns_fit[:, None, :]
+
+
+def _scaled_taps(weights_CDss: Tensor, *, kept_scale: float) -> Tensor:
+    """Weights as [C,D,T], all taps but the centre multiplied."""
+    weights_CDT = weights_CDss.flatten(-2)
+    scale_T = torch.full_like(weights_CDT[0, 0], kept_scale)
+    scale_T[scale_T.numel() // 2] = 1.0
+    return weights_CDT * scale_T
+
+
+def _offsets(kernel_size: int) -> Iterator[tuple[int, int]]:
+    reach = kernel_size // 2
+    return ((dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1))
+
+
+def _chunks(num_samples: int) -> Iterator[int]:
+    return (min(_CHUNK, num_samples - start) for start in range(0, num_samples, _CHUNK))
+
+
+def _require_draw(size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers from 1, so that a window has a centre")
+    if not 0 <= drop_rate < 1:
+        raise ValueError(f"drop_rate is {drop_rate}; allowed: from 0 to below 1 (the paper drops 0.9)")
+    if min(size_hw) < 1:
+        raise ValueError(f"size_hw is {tuple(size_hw)}; allowed: at least one row and one column")
+
+
+def _require_shapes(shape: Sequence[int], *, weights_CDss: Tensor, masks: Tensor | None) -> None:
+    """Features' shape against weights and masks; names what differs."""
+    height, width = shape[-2:]
+    _, channels, kernel_size, other = weights_CDss.shape
+    if kernel_size != other or kernel_size % 2 == 0:
+        raise ValueError(f"weights are {list(weights_CDss.shape)}; allowed: [C,D,s,s] with an odd s")
+    if shape[-3] != channels:
+        raise ValueError(f"features have {shape[-3]} channels, the weights read {channels}; give the same number")
+    if masks is None:
+        return
+    first = shape[0] if len(shape) == 4 else masks.shape[0]
+    wanted = [first, kernel_size**2, height, width]
+    if list(masks.shape) != wanted:
+        raise ValueError(f"masks are {list(masks.shape)}; allowed: {wanted}, one plane for each tap of a window")

@@ -1,0 +1,96 @@
+"""What a person sees while a recipe runs: one bar for the stage at work, and an estimate of what is left in all."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+DEFAULT_EXPECTED = 30.0
+"""Seconds assumed for a stage whose recipe does not say."""
+PLAIN_INTERVAL = 20.0
+"""Seconds between lines where the output is no terminal."""
+
+
+class Reporter:
+    """Bars on a terminal, a line now and then elsewhere; `quiet` says nothing."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
+        self._quiet = quiet
+        self._expected: dict[str, float] = {}
+        self._waiting: list[str] = []
+        self._spent_expected = 0.0
+        self._spent = 0.0
+        self._name = ""
+        self._began = 0.0
+        self._last_line = 0.0
+        self._bars: Progress | None = None
+        self._bar: TaskID | None = None
+
+    def start(self, names: list[str], expected: dict[str, float]) -> None:
+        """Announce the instances that are about to run, with the seconds they took elsewhere."""
+        self._waiting = list(names)
+        self._expected = {name: expected.get(name, DEFAULT_EXPECTED) for name in names}
+        if self.console.is_terminal and not self._quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+            self._bars = Progress(*columns, console=self.console, transient=True)
+            self._bars.start()
+
+    def begin(self, name: str) -> None:
+        """An instance starts to work."""
+        self._name, self._began, self._last_line = name, time.monotonic(), time.monotonic()
+        if self._bars is not None:
+            self._bar = self._bars.add_task(name, total=1.0, state="starting")
+        else:
+            self.console.print(f"{name}: starting ({_clock(self._left(0.0))} left in all)")
+
+    def progress(self, done: float, total: float, state: str) -> None:
+        """The instance at work has done `done` of `total`."""
+        share = done / total if total else 1.0
+        text = f"{state}, {_clock(self._left(share))} left in all"
+        if self._bars is not None and self._bar is not None:
+            self._bars.update(self._bar, completed=share, state=text)
+        elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
+            self._last_line = time.monotonic()
+            self.console.print(f"{self._name}: {share:.0%}, {text}")
+
+    def end(self, name: str, seconds: float) -> None:
+        """The instance finished."""
+        self._spent += seconds
+        self._spent_expected += self._expected.get(name, 0.0)
+        self._close(name)
+        self.console.print(f"[green]done[/]   {name} in {_clock(seconds)}")
+
+    def reused(self, name: str) -> None:
+        """The instance was done before."""
+        self._close(name)
+        self.console.print(f"[dim]kept   {name}[/]")
+
+    def stop(self) -> None:
+        """Take the bars down."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _close(self, name: str) -> None:
+        if self._bars is not None and self._bar is not None:
+            self._bars.remove_task(self._bar)
+            self._bar = None
+        if name in self._waiting:
+            self._waiting.remove(name)
+
+    def _left(self, share: float) -> float:
+        """Expected seconds of what waits, scaled by how this machine compares so far."""
+        expected_left = sum(self._expected[name] for name in self._waiting) - share * self._expected.get(self._name, 0.0)
+        spent, expected = self._spent, self._spent_expected
+        if self._name in self._waiting and share > 0.05:
+            spent += time.monotonic() - self._began
+            expected += share * self._expected[self._name]
+        return max(expected_left, 0.0) * (spent / expected if expected > 1 else 1.0)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

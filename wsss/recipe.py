@@ -1,0 +1,276 @@
+"""Recipes: one TOML file per experiment, `--set dotted.name=value` on top, nothing else.
+
+    [recipe]                 name, seed, supervision
+    [runtime]                where and how: never part of a fingerprint
+    [stages.NAME]            instances in order; `kind` where NAME is not itself a kind, `inputs` where not the obvious
+
+A string value `$NAME` is read from the environment variable NAME, so that a committed recipe holds no path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from shards.codec import to_json
+
+from wsss.settings import hashed_values, setting_values, settings
+from wsss.stages.registry import STAGES
+from wsss.stages.stage import Instance, Stage
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message names the setting, what came and what is allowed."""
+
+
+@settings
+class RecipeSettings:
+    """The table `[recipe]`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    """Names the run in MLflow and its folder of results."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Everything random is drawn from this and the sample's key."""
+    supervision: Literal["image", "semi", "full"] = "image"
+    """Which labels training may use: image-level labels, masks of some images, masks of all."""
+    expected_seconds: dict[str, float] = Field(default_factory=dict)
+    """Instance -> seconds it took where the recipe was measured; the estimate of what is left starts from these."""
+
+
+@settings
+class RuntimeSettings:
+    """The table `[runtime]`: where and how things run. It changes no result on CPUs."""
+
+    runs: Path = Path("runs")
+    """Folder of everything that is written; on a cluster, one that all nodes share."""
+    num_actors: Annotated[int, Field(ge=0)] = 0
+    """Actors that work through shards; 0 takes one per CPU of the cluster (per GPU where `actor_gpus` is set)."""
+    actor_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per actor."""
+    rank_gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs per training rank: 0 or 1."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads of every worker and rank; equal bytes need equal threads."""
+    placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    """How training ranks are placed on nodes."""
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of a layer's records that may be missing before the run stops."""
+    rank_retries: Annotated[int, Field(ge=0)] = 3
+    """How often a training goes on from its last checkpoint after a rank died."""
+    tracking_uri: str = ""
+    """MLflow's tracking address; `MLFLOW_TRACKING_URI` where empty, else SQLite in `runs`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with its instances in order, resolved and fingerprinted."""
+
+    path: Path
+    settings: RecipeSettings
+    runtime: RuntimeSettings
+    instances: tuple[Instance, ...]
+    origins: Mapping[str, str]
+    """Dotted name -> where its value came from; names that are not here hold their default."""
+
+    def instance(self, name: str) -> Instance:
+        """The instance of that name. Raises `RecipeError` with the names there are."""
+        for instance in self.instances:
+            if instance.name == name:
+                return instance
+        raise RecipeError(_unknown("instance", name, [i.name for i in self.instances]))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the whole chain: equal where every instance is equal."""
+        return _digest([self.settings.name, [(i.name, i.fingerprint) for i in self.instances]])
+
+    @property
+    def results(self) -> Path:
+        """Folder of what a person looks at: table, pictures, submission."""
+        return self.runtime.runs / self.settings.name
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply `NAME=VALUE` overrides. Raises `RecipeError` for anything it cannot mean."""
+    tables, origins = _read_tables(path)
+    for override in overrides:
+        _apply_override(tables, origins, override)
+    tables = _from_environment(tables, origins)
+    if unknown := sorted(set(tables) - {"recipe", "runtime", "stages"}):
+        raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has [recipe], [runtime] and [stages.NAME]")
+    recipe = _build(RecipeSettings, tables.get("recipe", {}), prefix="recipe")
+    runtime = _build(RuntimeSettings, tables.get("runtime", {}), prefix="runtime")
+    instances: list[Instance] = []
+    for name, table in tables.get("stages", {}).items():
+        instances.append(_resolve(name, table, instances, recipe=recipe, runtime=runtime))
+    if not instances:
+        raise RecipeError(f"{path}: a recipe needs at least one [stages.NAME] table")
+    return Recipe(path, recipe, runtime, tuple(instances), origins)
+
+
+def _read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"the recipe does not exist: {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    origins = {}
+    for section, table in tables.items():
+        groups = table if section == "stages" else {section: table}
+        if not all(isinstance(group, dict) for group in groups.values()):
+            raise RecipeError(f"{path}: [{section}] must hold tables, one per instance")
+        for group, values in groups.items():
+            origins.update({f"{group}.{name}": path.name for name in values})
+    return tables, origins
+
+
+def _apply_override(tables: dict[str, Any], origins: dict[str, str], override: str) -> None:
+    name, equals, text = override.partition("=")
+    group, dot, setting = name.strip().partition(".")
+    if not equals or not dot:
+        raise RecipeError(f"--set {override}: write --set INSTANCE.SETTING=VALUE, e.g. --set recipe.seed=3")
+    if group in ("recipe", "runtime"):
+        target = tables.setdefault(group, {})
+    elif group in tables.get("stages", {}):
+        target = tables["stages"][group]
+    else:
+        raise RecipeError("--set: " + _unknown("instance", group, ["recipe", "runtime", *tables.get("stages", {})]))
+    *parents, last = setting.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"--set {override}: {group}.{parent} is not a table")
+    target[last] = _parse_value(text)
+    origins[f"{group}.{(parents or [last])[0]}"] = "--set"
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value; what is not one is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _from_environment(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+    def expand(value: Any, dotted: str) -> Any:
+        if isinstance(value, dict):
+            return {key: expand(item, f"{dotted}.{key}" if dotted else key) for key, item in value.items()}
+        if isinstance(value, str) and value.startswith("$"):
+            return from_variable(value, dotted.removeprefix("stages."))
+        return value
+
+    def from_variable(value: str, dotted: str) -> str:
+        variable, slash, rest = value[1:].partition("/")
+        if variable not in os.environ:
+            raise RecipeError(
+                f"{dotted} is read from the environment variable {variable}, which is not set; "
+                f"set it, or give --set {dotted}=VALUE"
+            )
+        origins[".".join(dotted.split(".")[:2])] = f"environment {variable}"
+        return os.environ[variable] + slash + rest
+
+    expanded: dict[str, Any] = expand(tables, "")
+    return expanded
+
+
+def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
+    """A settings object from a table; pydantic's complaints in terms of dotted names."""
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for name in table:
+        if name not in known:
+            raise RecipeError(f"{prefix}.{name}: " + _unknown("setting", name, known))
+    try:
+        return cls(**table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join([prefix, *(str(part) for part in first["loc"])])
+        came = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        raise RecipeError(f"{where}: {first['msg'].removeprefix('Value error, ')}{came}") from None
+
+
+def _resolve(
+    name: str, table: Mapping[str, Any], earlier: list[Instance], *, recipe: RecipeSettings, runtime: RuntimeSettings
+) -> Instance:
+    values = dict(table)
+    kind = values.pop("kind", name)
+    chosen = values.pop("inputs", {})
+    if kind not in STAGES:
+        raise RecipeError(f"[stages.{name}]: " + _unknown("kind", kind, list(STAGES)) + "; give it with kind = ...")
+    stage: Stage = _build(STAGES[kind], values, prefix=name)
+    inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
+    if extra := sorted(set(chosen) - set(inputs)):
+        raise RecipeError(f"{name}.inputs.{extra[0]}: " + _unknown("input", extra[0], list(inputs)))
+    present = {slot: instance for slot, instance in inputs.items() if instance is not None}
+    try:
+        digest = _digest(
+            [
+                kind,
+                stage.revision,
+                hashed_values(stage),
+                recipe.seed,
+                stage.signature(),
+                {slot: instance.fingerprint for slot, instance in present.items()},
+            ]
+        )
+        instance = Instance(
+            name=name,
+            stage=stage,
+            seed=recipe.seed,
+            inputs=present,
+            fingerprint=digest,
+            path=runtime.runs.absolute() / "store" / f"{kind}-{digest[:16]}",
+        )
+        stage.check(instance)
+    except RecipeError:
+        raise
+    except ValueError as error:
+        raise RecipeError(f"[stages.{name}]: {error}") from error
+    return instance
+
+
+def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[Instance]) -> Instance | None:
+    """The instance that fills a slot: the one named, else the latest earlier one of a fitting kind."""
+    kinds = stage.slots[slot]
+    fitting = [instance for instance in earlier if instance.stage.kind in kinds]
+    if chosen is None:
+        if fitting:
+            return fitting[-1]
+        if slot in stage.optional_slots:
+            return None
+        raise RecipeError(f"{name} reads {slot} from {' or '.join(kinds)}, but no such instance stands before it")
+    for instance in earlier:
+        if instance.name == chosen:
+            if instance not in fitting:
+                raise RecipeError(
+                    f"{name}.inputs.{slot} names {chosen}, a {instance.stage.kind}; it takes {' or '.join(kinds)}"
+                )
+            return instance
+    raise RecipeError(f"{name}.inputs.{slot}: " + _unknown("earlier instance", chosen, [i.name for i in earlier]))
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(to_json(value)).hexdigest()
+
+
+def dotted_settings(instance: Instance) -> dict[str, object]:
+    """Every setting of an instance under its dotted name, and which instances it reads."""
+    values = {f"{instance.name}.{name}": value for name, value in setting_values(instance.stage).items()}
+    reads = {f"{instance.name}.inputs.{slot}": upstream.name for slot, upstream in instance.inputs.items()}
+    return values | reads

@@ -1,0 +1,72 @@
+"""How a setting is declared: frozen keyword-only dataclasses validated by pydantic, a docstring under every field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field
+from shards.files import sha256_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks a setting that names a place on this machine: it never enters a fingerprint."""
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """Marks a setting that may name a file: the file's content enters the fingerprint, not its path."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+def settings(cls: type[T]) -> type[T]:
+    """Class decorator: every field becomes a validated setting; unknown names and wrong types are refused."""
+    make: Callable[[type[T]], type[T]] = pydantic.dataclasses.dataclass(  # type: ignore[assignment]
+        frozen=True,
+        kw_only=True,
+        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True),
+    )
+    return make(cls)
+
+
+def _field_info(cls: type) -> dict[str, Any]:
+    return cls.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def setting_docs(cls: type) -> dict[str, str]:
+    """Name of every setting -> its docstring."""
+    return {name: info.description or "" for name, info in _field_info(cls).items()}
+
+
+def setting_values(stage: object) -> dict[str, object]:
+    """Name -> value of every setting, in JSON's types."""
+    return {field.name: _plain(getattr(stage, field.name)) for field in fields(stage)}  # type: ignore[arg-type]
+
+
+def hashed_values(stage: object) -> dict[str, object]:
+    """The settings as they enter a fingerprint: places left out, files by their content."""
+    values = setting_values(stage)
+    for name, info in _field_info(type(stage)).items():
+        if any(isinstance(mark, Place) for mark in info.metadata):
+            del values[name]
+        elif any(isinstance(mark, FileContent) for mark in info.metadata):
+            path = Path(str(values[name]))
+            if path.is_file():
+                values[name] = f"sha256:{sha256_of(path)}"
+    return values
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,104 @@
+"""build_shards: a data set on disk -> the layer `samples`, which all other layers stand beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from shards.layer import shard_name, split_of
+from shards.records import BadSampleError, Missing, Record
+from shards.sources.source import Source
+from shards.sources.toy import ToySource
+from shards.sources.voc import VocSource
+from shards.taxonomy import Taxonomy
+
+from wsss.settings import Place, settings
+from wsss.stages.stage import Instance, Map, ShardWorker
+
+LISTS = Path(__file__).resolve().parents[2] / "tuning" / "recipes" / "lists"
+
+
+@settings
+class BuildShards(Map):
+    """Copy a data set's images, labels and masks into shards; image bytes are not re-encoded."""
+
+    kind: ClassVar[str] = "build_shards"
+    record_kind: ClassVar[str] = "sample"
+
+    source: Literal["toy", "voc"]
+    """How the data set lies on disk: `voc` is the devkit's layout, `toy` is drawn in code."""
+    shard_size: Annotated[int, Field(ge=1)] = 128
+    """Samples per shard."""
+    root: Annotated[str, Place()] = ""
+    """voc: the folder that holds JPEGImages."""
+    lists: dict[str, str] = Field(default_factory=dict)
+    """voc: split -> file of keys, one a line; a bare name is looked up in tuning/recipes/lists."""
+    labels: Annotated[str, Place()] = ""
+    """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
+    masks: str = "SegmentationClassAug"
+    """voc: folder of masks below the root."""
+    masked_splits: tuple[str, ...] = ("train", "val")
+    """voc: splits whose masks are read (they only measure, unless a stage says that it trains on them)."""
+    class_names: tuple[str, ...] = ()
+    """voc: the classes to keep, numbered in this order; all 20 where empty."""
+    other_classes_as: Literal[0, 255] = 0
+    """voc: what mask pixels of other classes become: background or ignored."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """toy: split -> number of pictures."""
+    size: Annotated[int, Field(ge=32)] = 128
+    """toy: mean side of a picture in pixels."""
+    draw_seed: Annotated[int, Field(ge=0)] = 0
+    """toy: which pictures are drawn."""
+
+    @cached_property
+    def data(self) -> Source:
+        """The data set behind these settings."""
+        if self.source == "toy":
+            return ToySource(counts={split: self.counts.get(split, 0) for split in self.splits}, seed=self.draw_seed, size=self.size)
+        if not self.root:
+            raise ValueError("root is not set; it names the folder that holds JPEGImages")
+        root = Path(self.root)
+        if not (root / "JPEGImages").is_dir():
+            raise ValueError(f"root = {self.root!r} holds no folder JPEGImages")
+        if absent := [split for split in self.splits if split not in self.lists]:
+            raise ValueError(f"lists.{absent[0]} is not set; it names the file of that split's keys, one a line")
+        return VocSource(
+            root=root,
+            lists={split: self._list_path(self.lists[split]) for split in self.splits},
+            labels=root / self.labels if self.labels else None,
+            masks=self.masks,
+            masked_splits=self.masked_splits,
+            class_names=self.class_names,
+            other_classes_as=self.other_classes_as,
+        )
+
+    def _list_path(self, given: str) -> Path:
+        return LISTS / given if "/" not in given else Path(given)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.data.taxonomy
+
+    def signature(self) -> str:
+        return self.data.signature()
+
+    def shards(self, instance: Instance) -> list[str]:
+        names = []
+        for split in self.splits:
+            count = -(-len(self.data.list_split(split)) // self.shard_size)
+            names.extend(shard_name(split, number) for number in range(count)[: self.max_shards])
+        return names
+
+    def worker(self, instance: Instance) -> ShardWorker:
+        def build(shard: str) -> Iterator[Record | Missing]:
+            split, number = split_of(shard), int(shard.rpartition("-")[2])
+            for listed in self.data.list_split(split)[number * self.shard_size : (number + 1) * self.shard_size]:
+                try:
+                    yield self.data.read(listed)
+                except BadSampleError as error:
+                    yield Missing(key=listed.key, reason=str(error))
+
+        return build

@@ -1,0 +1,45 @@
+"""The settings of an encoder, shared by all stages that train a network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from wsss.models.encoder import EncoderSpec
+from wsss.settings import FileContent, settings
+
+
+@settings
+class EncoderSettings:
+    """Which encoder, with which weights, on which kind of input."""
+
+    encoder: str = "resnet50"
+    """timm's name of the network."""
+    pretrained: Annotated[str, FileContent()] = "imagenet"
+    """`imagenet` (timm's own weights), `none`, or the path of a .safetensors file with timm's names."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Pixels of the image per pixel of the last feature map."""
+    dilated: bool = True
+    """Dilation in place of the strides left out; without it they are left out and nothing else, as irn has it."""
+    pad_type: Literal["", "same"] = ""
+    """`same` for networks converted from TensorFlow."""
+    reparameterised: bool = False
+    """The branches of a MobileOne or RepVGG are fused, as its weight file has them."""
+    norm: Literal["frozen", "batch", "synchronised"] = "frozen"
+    """BatchNorm: fixed as given, per rank, or over the batches of all ranks."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the input's channels, of the range [0, 1]."""
+    std: Annotated[tuple[float, float, float], Field()] = (0.229, 0.224, 0.225)
+    """Standard deviation of the input's channels, of the range [0, 1]."""
+
+    def encoder_spec(self, *, pretrained: bool) -> EncoderSpec:
+        """The encoder of these settings; without `pretrained` its weights are random (trained ones follow)."""
+        return EncoderSpec(
+            name=self.encoder,
+            output_stride=self.output_stride,
+            dilated=self.dilated,
+            pretrained=self.pretrained if pretrained else "none",
+            pad_type=self.pad_type,
+            reparameterised=self.reparameterised,
+        )

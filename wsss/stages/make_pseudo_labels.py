@@ -1,0 +1,80 @@
+"""make_pseudo_labels: class scores -> label maps, by a background threshold and a dense CRF.
+
+Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from shards.reader import join_shard
+from shards.records import BadSampleError, Missing, PseudoLabel, Record, Sample, ScoreRecord, grid_size
+
+from wsss.crf_settings import CrfSettings
+from wsss.device import worker_device
+from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
+from wsss.ops.multi_scale import resize_bilinear
+from wsss.settings import settings
+from wsss.stages.make_seeds import upsample
+from wsss.stages.stage import Instance, Map, ShardWorker
+
+
+@settings
+class MakePseudoLabels(CrfSettings, Map):
+    """The class of the highest score where it reaches the background threshold, then the dense CRF."""
+
+    kind: ClassVar[str] = "make_pseudo_labels"
+    record_kind: ClassVar[str] = "pseudo_label"
+    aligned_with: ClassVar[str] = "scores"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "scores": ("make_scores",)}
+
+    background_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Pixels whose scores all stay below this are background."""
+    refine: Literal["crf", "none"] = "crf"
+    """Refine by the dense CRF, or leave the labels as the threshold makes them."""
+    crf_start: Literal["labels", "scores"] = "labels"
+    """What the CRF starts from: the labels, or the scores themselves with the threshold as the background's score."""
+
+    def worker(self, instance: Instance) -> ShardWorker:
+        layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
+
+        def make(shard: str) -> Iterator[Record | Missing]:
+            for joined in join_shard(layers, shard, how="inner"):
+                if isinstance(joined, Missing):
+                    yield joined
+                    continue
+                sample, scores = cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"])
+                try:
+                    yield self._pseudo_label(sample, scores)
+                except BadSampleError as error:
+                    yield Missing(key=sample.key, reason=str(error))
+
+        return make
+
+    @torch.inference_mode()
+    def _pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
+        device = worker_device()
+        scores_KHW = upsample(scores.scores, sample.size, device=device)
+        background_1HW = torch.full((1, *sample.size), self.background_threshold, device=device)
+        planes_LHW = torch.cat([background_1HW, scores_KHW])  # L = K + 1: the background first
+        share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
+        if self.refine == "crf" and len(scores.classes):
+            share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
+        confidence_HW, index_HW = share_LHW.max(0)
+        ids_L = torch.tensor([0, *scores.classes.tolist()], dtype=torch.uint8, device=device)
+        confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
+        return PseudoLabel(
+            key=sample.key,
+            mask=ids_L[index_HW].cpu().numpy(),
+            confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
+        )
+
+    def _energy(self, planes_LHW: torch.Tensor, share_LHW: torch.Tensor) -> torch.Tensor:
+        if self.crf_start == "scores":
+            return unary_from_probabilities(share_LHW)
+        return unary_from_labels(
+            planes_LHW.argmax(0), num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence
+        )

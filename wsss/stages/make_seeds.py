@@ -1,0 +1,110 @@
+"""make_seeds: activation maps -> confident pixels, 255 for the rest.
+
+Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from shards.reader import join_shard
+from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
+
+from wsss.crf_settings import CrfSettings
+from wsss.device import worker_device
+from wsss.ops.dense_crf import unary_from_labels
+from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.seeds import two_threshold_seeds
+from wsss.ops.stochastic_cam import fickle_label
+from wsss.settings import settings
+from wsss.stages.stage import Instance, Map, ShardWorker
+
+
+@settings
+class MakeSeeds(CrfSettings, Map):
+    """Confident foreground, confident background, and nothing in between."""
+
+    kind: ClassVar[str] = "make_seeds"
+    record_kind: ClassVar[str] = "seed"
+    aligned_with: ClassVar[str] = "cams"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "cams": ("make_cams",)}
+
+    rule: Literal["two_thresholds", "ficklenet"] = "two_thresholds"
+    """`two_thresholds`: irn's; `ficklenet`: a class where any stochastic map is above the foreground threshold."""
+    foreground_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.30
+    """A pixel whose map reaches this is confident foreground."""
+    background_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """A pixel whose maps all stay below this is confident background."""
+    refine: Literal["crf", "none"] = "crf"
+    """two_thresholds: refine both label maps by the dense CRF before they are compared."""
+
+    def check(self, instance: Instance) -> None:
+        if self.foreground_threshold <= self.background_threshold:
+            raise ValueError(
+                f"{instance.name}.foreground_threshold = {self.foreground_threshold} must be above "
+                f"{instance.name}.background_threshold = {self.background_threshold}; the band between them stays undecided"
+            )
+        method = getattr(instance.inputs["cams"].stage, "method", "cam")
+        if self.rule == "ficklenet" and method != "stochastic":
+            raise ValueError(
+                f"{instance.name}.rule = 'ficklenet' needs the maximum of stochastic maps; "
+                f"{instance.inputs['cams'].name}.method is {method!r}"
+            )
+
+    def worker(self, instance: Instance) -> ShardWorker:
+        layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
+
+        def make(shard: str) -> Iterator[Record | Missing]:
+            for joined in join_shard(layers, shard, how="inner"):
+                if isinstance(joined, Missing):
+                    yield joined
+                    continue
+                sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
+                try:
+                    yield SeedRecord(key=sample.key, label=self._label(sample, cams))
+                except BadSampleError as error:
+                    yield Missing(key=sample.key, reason=str(error))
+
+        return make
+
+    @torch.inference_mode()
+    def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:
+        """u8[H, W] of one image."""
+        device, classes = worker_device(), cams.classes.tolist()
+        maps_KHW = upsample(cams.maps, sample.size, device=device)
+        if self.rule == "ficklenet" and classes:
+            assert cams.peak is not None
+            peak_KHW = upsample(cams.peak, sample.size, device=device)
+            label_HW = fickle_label(maps_KHW, peak_KHW, classes=classes, theta=self.foreground_threshold)
+            label_HW[(peak_KHW.amax(0) < self.background_threshold) & (label_HW == IGNORE)] = 0
+            return label_HW.to(torch.uint8).cpu().numpy()
+        image = sample.image if self.refine == "crf" else None
+
+        def refine(indices_BHW: torch.Tensor) -> torch.Tensor:
+            assert image is not None
+            energies = [
+                unary_from_labels(index_HW, num_labels=len(classes) + 1, gt_prob=self.crf_label_confidence)
+                for index_HW in indices_BHW
+            ]
+            return self.refine_energy(torch.stack(energies), image).argmax(1)
+
+        seeds = two_threshold_seeds(
+            maps_KHW,
+            classes=classes,
+            foreground_threshold=self.foreground_threshold,
+            background_threshold=self.background_threshold,
+            refine=refine if self.refine == "crf" else None,
+        )
+        return seeds.cpu().numpy()
+
+
+def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:
+    """f16[K, h, w] of the stride-4 grid to f32[K, H, W]."""
+    if len(maps_Khw) == 0:
+        return torch.zeros((0, *size), device=device)
+    maps = torch.from_numpy(maps_Khw).to(device).float()
+    return resize_bilinear(maps[None], size=size)[0]

@@ -1,0 +1,173 @@
+"""The contract of a stage, and of an instance: a stage with its place in a recipe.
+
+A stage is a frozen dataclass: its fields are its settings, its class attributes say what it reads, its methods say
+how. Three kinds, one verb of the runtime each:
+
+| kind | offers | the runtime's verb |
+|---|---|---|
+| `Fit` | a training task and its data | `fit` |
+| `Map` | a worker: one shard in, records of one shard out | `map` |
+| `Reduce` | a counter: one shard in, integer counts out; and what to make of their sum | `reduce` |
+
+Stages never see Ray, DeepSpeed, MLflow or a rank.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from shards.files import write_bytes
+from shards.layer import Layer, split_of
+from shards.records import Missing, Record, RunRecord
+from shards.taxonomy import Taxonomy
+
+from wsss.settings import settings
+
+if TYPE_CHECKING:
+    from wsss.stages.build_shards import BuildShards
+
+RUN_RECORD = "run.json"
+Counts = dict[str, np.ndarray]
+ShardWorker = Callable[[str], Iterator[Record | Missing]]
+ShardCounter = Callable[[str], Counts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage found out, apart from the records or weights it wrote."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+
+@settings
+class Stage:
+    """A named step with settings. `slots` says, for every input, which kinds of stage may fill it."""
+
+    kind: ClassVar[str]
+    revision: ClassVar[int] = 1
+    """Raised by hand whenever the same settings would give another result: it enters the fingerprint."""
+    slots: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    optional_slots: ClassVar[frozenset[str]] = frozenset()
+
+    def used_slots(self) -> tuple[str, ...]:
+        """The slots that these settings read; the others stay empty."""
+        return tuple(self.slots)
+
+    def signature(self) -> str:
+        """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run."""
+        return ""
+
+    def check(self, instance: Instance) -> None:
+        """Raise ValueError where settings and inputs do not fit together, before anything runs."""
+
+
+@settings
+class Map(Stage):
+    """A stage that makes one record (or a `Missing`) for every record it is given, shard by shard."""
+
+    record_kind: ClassVar[str]
+    aligned_with: ClassVar[str] = "samples"
+    """The slot whose shards this stage's shards stand beside."""
+
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to work on."""
+    max_shards: int | None = None
+    """At most this many shards of each split, from the front; all of them where not given."""
+
+    def shards(self, instance: Instance) -> list[str]:
+        """The shards this stage writes, in order."""
+        upstream = instance.inputs[self.aligned_with].layer.shards()
+        chosen = [_first([s for s in upstream if split_of(s) == split], self.max_shards) for split in self.splits]
+        if empty := [split for split, names in zip(self.splits, chosen, strict=True) if not names]:
+            have = sorted({split_of(shard) for shard in upstream})
+            raise ValueError(f"{instance.name}.splits names {empty[0]!r}; {self.aligned_with} has {', '.join(have)}")
+        return [name for names in chosen for name in names]
+
+    @abstractmethod
+    def worker(self, instance: Instance) -> ShardWorker:
+        """Load what the work needs (once per actor) and return the function from a shard's name to its records."""
+
+
+def _first(names: list[str], limit: int | None) -> list[str]:
+    return names if limit is None else names[:limit]
+
+
+@settings
+class Reduce(Stage):
+    """A stage that turns every shard into integer counts, which the driver adds up."""
+
+    @abstractmethod
+    def shards(self, instance: Instance) -> list[str]:
+        """The shards to count."""
+
+    @abstractmethod
+    def counter(self, instance: Instance) -> ShardCounter:
+        """The function from a shard's name to its counts, i64 arrays of the same shapes for every shard."""
+
+    @abstractmethod
+    def finish(self, instance: Instance, counts: Counts) -> Outcome:
+        """What the summed counts say; files go into `instance.path`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A stage as it stands in a recipe: its name, its inputs, its fingerprint and the folder of what it makes."""
+
+    name: str
+    stage: Stage
+    seed: int
+    inputs: Mapping[str, Instance]
+    fingerprint: str
+    path: Path
+
+    @property
+    def layer(self) -> Layer:
+        """The layer that this instance writes. Only for `Map` stages."""
+        assert isinstance(self.stage, Map), f"{self.name} writes no layer"
+        return Layer(self.path, self.stage.record_kind)
+
+    @cached_property
+    def samples(self) -> Instance:
+        """The build_shards instance that this one descends from."""
+        if self.stage.kind == "build_shards":
+            return self
+        return next(iter(self.inputs.values())).samples
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The class list of the data set."""
+        stage: BuildShards = self.samples.stage  # type: ignore[assignment]
+        return stage.taxonomy
+
+    def run_record(self) -> RunRecord | None:
+        """What the finished stage recorded, or None where it is not finished."""
+        try:
+            return RunRecord(**json.loads((self.path / RUN_RECORD).read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def is_done(self) -> bool:
+        """True where the stage finished and, for a layer, every shard is still there in its full size."""
+        if self.run_record() is None:
+            return False
+        if isinstance(self.stage, Map):
+            return self.layer.is_complete(self.stage.shards(self))
+        return True
+
+    def write_run_record(self, record: RunRecord) -> None:
+        """Mark the stage as finished."""
+        write_bytes(self.path / RUN_RECORD, json.dumps(record.__dict__, indent=1, sort_keys=True).encode())
+
+
+def as_settings(stage: Any, *names: str) -> dict[str, Any]:
+    """Some settings of a stage as keyword arguments."""
+    return {name: getattr(stage, name) for name in names}

@@ -1,0 +1,122 @@
+"""train_affinity: seeds -> IRNet, which tells boundaries and displacements from the affinity of pixel pairs.
+
+Shape letters: `B` batch, `H W` pixels, `h w` the stride-4 grid.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from shards.records import GRID_STRIDE, SeedRecord
+from torch import nn
+
+from wsss.augment import Augmentation, augment
+from wsss.examples import JoinedRecords
+from wsss.images import fill_colour, to_tensor
+from wsss.models.classifier import Classifier
+from wsss.models.encoder import build_encoder
+from wsss.models.irnet import IRNet
+from wsss.models.norm import freeze_batch_norm
+from wsss.settings import settings
+from wsss.stages.encoder_settings import EncoderSettings
+from wsss.stages.fit import Fit, TrainingSet, load_trained
+from wsss.stages.stage import Instance, Outcome
+from wsss.tasks.affinity import AffinityTask
+from wsss.tasks.task import Task
+
+
+@settings
+class TrainAffinity(EncoderSettings, Fit):
+    """Train IRNet's two branches on a frozen encoder."""
+
+    kind: ClassVar[str] = "train_affinity"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "seeds": ("make_seeds",),
+        "classifier": ("train_classifier",),
+    }
+
+    encoder_from: Literal["pretrained", "classifier"] = "pretrained"
+    """The frozen encoder: as given by `pretrained` (irn takes ImageNet's weights), or the trained classifier's."""
+    radius: Annotated[int, Field(ge=2)] = 10
+    """Pixel pairs nearer than this are compared, in pixels of the stride-4 grid."""
+    crop_size: Annotated[int, Field(ge=32, multiple_of=GRID_STRIDE)] = 512
+    """Side of the training crops in pixels."""
+    resize_long: tuple[int, int] = (256, 768)
+    """Range of the longer side before cropping."""
+    mean_shift_images: Annotated[int, Field(ge=0)] = 100
+    """Training images over which the mean of the displacement field is taken after training."""
+
+    def used_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")
+
+    def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from_file = pretrained and self.encoder_from == "pretrained"
+        encoder = build_encoder(self.encoder_spec(pretrained=from_file))
+        freeze_batch_norm(encoder)
+        if pretrained and self.encoder_from == "classifier":
+            classifier = load_trained(instance.inputs["classifier"])
+            assert isinstance(classifier, Classifier)
+            try:
+                encoder.load_state_dict(classifier.encoder.state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{instance.name}.encoder = {self.encoder!r} does not fit the encoder of "
+                    f"{instance.inputs['classifier'].name}: {error}"
+                ) from error
+        return IRNet(encoder)
+
+    def task(self, instance: Instance) -> Task:
+        network = self.model(instance, pretrained=True)
+        return AffinityTask(cast(IRNet, network), radius=self.radius, num_classes=len(instance.taxonomy))
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
+        return _SeededImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
+
+    def finish(self, task: Task, instance: Instance) -> Outcome:
+        """Set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""
+        examples, network = self.training_set(instance), cast(IRNet, task.network)
+        device, total, count = network.mean_shift.device, torch.zeros(2), 0
+        for index in range(min(self.mean_shift_images, len(examples))):
+            image_13HW = examples.example(index, self.num_epochs)["image"][None].to(device)
+            total += network(image_13HW)[1].mean((0, 2, 3)).cpu()
+            count += 1
+        network.mean_shift.add_((total / max(count, 1)).to(device))
+        return Outcome(metrics={"mean_shift.rows": float(network.mean_shift[0]), "mean_shift.columns": float(network.mean_shift[1])})
+
+
+class _SeededImages:
+    """Augmented images with seeds on the stride-4 grid."""
+
+    def __init__(self, stage: TrainAffinity, records: JoinedRecords, *, seed: int) -> None:
+        self._stage, self._records, self._seed = stage, records, seed
+
+    @cached_property
+    def _compose(self) -> Any:
+        stage = self._stage
+        fill = fill_colour(stage.mean)
+        augmentation = Augmentation(
+            crop_size=stage.crop_size, resize_long=stage.resize_long, colour_jitter=0.0, fill=fill
+        )
+        return augmentation.compose()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._records.order(epoch)
+
+    def example(self, index: int, epoch: int) -> dict[str, Any]:
+        sample, seeds = self._records.sample(index), cast(SeedRecord, self._records.record(index, "seeds"))
+        image, label = augment(
+            self._compose, sample.image, mask_HW=seeds.label, seed=self._seed, epoch=epoch, key=sample.key
+        )
+        assert label is not None
+        middle = GRID_STRIDE // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
+        label_hw = torch.from_numpy(label[middle::GRID_STRIDE, middle::GRID_STRIDE].astype(np.int64))
+        return {"key": sample.key, "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std), "label": label_hw}

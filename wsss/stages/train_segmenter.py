@@ -1,0 +1,100 @@
+"""train_segmenter: pseudo labels -> a segmentation network that needs no labels at all.
+
+Shape letters: `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from shards.records import PseudoLabel
+from torch import nn
+
+from wsss.augment import Augmentation, augment
+from wsss.examples import JoinedRecords
+from wsss.images import fill_colour, to_tensor
+from wsss.models.norm import freeze_batch_norm
+from wsss.models.segmenter import Segmenter, build_segmenter
+from wsss.settings import settings
+from wsss.stages.encoder_settings import EncoderSettings
+from wsss.stages.fit import Fit, TrainingSet
+from wsss.stages.stage import Instance
+from wsss.tasks.segmentation import SegmentationTask
+from wsss.tasks.task import Task
+
+
+@settings
+class TrainSegmenter(EncoderSettings, Fit):
+    """Train DeepLabv3+ by cross entropy on pseudo labels."""
+
+    kind: ClassVar[str] = "train_segmenter"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "pseudo_labels": ("make_pseudo_labels",),
+    }
+
+    decoder_channels: Annotated[int, Field(ge=8)] = 256
+    """Channels of the ASPP branches and the decoder."""
+    crop_size: Annotated[int, Field(ge=32)] = 352
+    """Side of the training crops in pixels."""
+    resize_long: tuple[int, int] = (256, 704)
+    """Range of the longer side before cropping."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Strength of random colour changes."""
+    confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Pixels of the pseudo labels less confident than this are ignored."""
+
+    def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        network = build_segmenter(
+            self.encoder_spec(pretrained=pretrained),
+            num_classes=len(instance.taxonomy) + 1,
+            decoder_channels=self.decoder_channels,
+        )
+        if self.norm == "frozen":
+            freeze_batch_norm(network.encoder)
+        return network
+
+    def task(self, instance: Instance) -> Task:
+        network = cast(Segmenter, self.model(instance, pretrained=True))
+        # A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised.
+        return SegmentationTask(network, synchronise_norms=self.norm != "batch")
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        layers = {slot: instance.inputs[slot].layer for slot in ("samples", "pseudo_labels")}
+        return _PseudoLabelledImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
+
+
+class _PseudoLabelledImages:
+    """Augmented images with pseudo labels."""
+
+    def __init__(self, stage: TrainSegmenter, records: JoinedRecords, *, seed: int) -> None:
+        self._stage, self._records, self._seed = stage, records, seed
+
+    @cached_property
+    def _compose(self) -> Any:
+        stage = self._stage
+        return Augmentation(
+            crop_size=stage.crop_size,
+            resize_long=stage.resize_long,
+            colour_jitter=stage.colour_jitter,
+            fill=fill_colour(stage.mean),
+        ).compose()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._records.order(epoch)
+
+    def example(self, index: int, epoch: int) -> dict[str, Any]:
+        sample = self._records.sample(index)
+        labels = cast(PseudoLabel, self._records.record(index, "pseudo_labels"))
+        mask = labels.confident_mask(self._stage.confidence_threshold)
+        image, label = augment(self._compose, sample.image, mask_HW=mask, seed=self._seed, epoch=epoch, key=sample.key)
+        assert label is not None
+        label_HW = torch.from_numpy(label.astype(np.int64))
+        return {"key": sample.key, "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std), "label": label_HW}

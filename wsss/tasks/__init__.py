@@ -1,0 +1,1 @@
+"""Training objectives: a network and its losses, one task each."""

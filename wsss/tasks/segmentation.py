@@ -1,0 +1,40 @@
+"""Segmentation by cross entropy on label maps.
+
+Shape letters: `B` batch, `C` classes with background, `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shards.records import IGNORE
+from torch import nn
+from torch.nn import functional as F
+
+from wsss.losses.masked_mean import MaskedSum
+from wsss.models.segmenter import Segmenter
+from wsss.tasks.task import Batch, Task, TaskOutput
+
+
+class SegmentationTask(Task):
+    """Mean over labelled pixels of -log softmax(logits)[label]; pixels of 255 count for nothing.
+
+    Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W].
+    """
+
+    network: Segmenter
+
+    def __init__(self, network: Segmenter, *, synchronise_norms: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.synchronise_norms = synchronise_norms
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        logits_BCHW, label_BHW = self.network(batch["image"]).float(), batch["label"]
+        total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
+        term = MaskedSum(total, (label_BHW != IGNORE).sum())
+        return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        for part in self.network.decoder_parts():
+            yield from part.parameters()

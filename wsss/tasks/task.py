@@ -1,0 +1,60 @@
+"""A task: a network with one training objective. It knows no rank; every loss is a sum and a count.
+
+The engine adds the counts of all ranks before it divides, so that one rank, two or eight minimise the same mean
+(a mean of per-rank means is another loss wherever ranks count differently).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from wsss.losses.masked_mean import MaskedSum
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskOutput:
+    """The terms of a loss: loss = sum over terms of weight * numerator / (count + eps), counts summed over ranks."""
+
+    terms: dict[str, MaskedSum]
+    weights: dict[str, float]
+    eps: float = 0.0
+
+    def total(self) -> torch.Tensor:
+        """The loss of one rank by itself."""
+        return combine(self.terms, {name: term.count for name, term in self.terms.items()}, self.weights, self.eps)
+
+
+def combine(
+    terms: dict[str, MaskedSum], counts: dict[str, torch.Tensor], weights: dict[str, float], eps: float
+) -> torch.Tensor:
+    """sum_i w_i * numerator_i / (count_i + eps), 0 where a count and eps are both 0."""
+    parts = []
+    for name, term in terms.items():
+        divisor = counts[name] + eps
+        parts.append(weights[name] * term.numerator / torch.where(divisor > 0, divisor, torch.ones_like(divisor)))
+    return torch.stack(parts).sum()
+
+
+class Task(nn.Module):
+    """`forward(batch)` gives the terms of the loss; `network` is what is trained and exported."""
+
+    network: nn.Module
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> TaskOutput:
+        """The loss terms of a batch of examples."""
+
+    @abstractmethod
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that start at random: they learn at the head's rate."""
+
+    def set_step(self, *, step: int, seed: int) -> None:
+        """Called before every step: where a task draws at random, it seeds itself from these."""
