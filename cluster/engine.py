@@ -192,7 +192,6 @@ class _Trainer:
     def _step(self, batch: dict[str, Any], present: bool, epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss and its terms over all ranks."""
         torch.manual_seed((self.instance.seed * 1_000_003 + self.state.step) * 1009 + self.place.rank)
-        self.task.set_step(step=self.state.step, seed=self.instance.seed)
         output = self.engine(batch)
         names = list(output.terms)
         share = 1.0 if present else 0.0

@@ -30,6 +30,11 @@ def image_size(data: bytes) -> tuple[int, int]:
     return (image.width, image.height) if rotated else (image.height, image.width)
 
 
+def image_mode(data: bytes) -> str:
+    """PIL's mode of an image file: L grey, P palette, RGB and so on."""
+    return _open(data).mode
+
+
 def decode_image(data: bytes) -> np.ndarray:
     """Bytes of any image file to u8[H, W, 3] RGB, upright. Raises ValueError with the reason."""
     image = _open(data)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tuning.leaderboard import METRICS, Row, leaderboard, percent, table_of
 
@@ -71,7 +72,7 @@ def render(comparison: Comparison) -> Table:
         table.add_row(f"[bold]{title}[/]", *_cells(both))
     table.add_section()
     for one in comparison.classes:
-        table.add_row(one.name, *_cells(one))
+        table.add_row(Text(one.name), *_cells(one))
     return table
 
 

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from cluster.tracking import (
     EXPERIMENT,
     FINGERPRINT,
@@ -23,7 +25,6 @@ from cluster.tracking import (
     find_runs,
     tracking_uri,
 )
-from rich.table import Table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -142,7 +143,9 @@ class _Store:
             return []
         pipelines = {run.info.run_id: run.data.tags for run in self._find({KIND: "pipeline"})}
         latest: dict[tuple[str, str, str], Row] = {}
-        for run in self._find({KIND: "evaluate"}):
+        order = {run_id: place for place, run_id in enumerate(pipelines)}
+        evaluations = self._find({KIND: "evaluate"})
+        for run in sorted(evaluations, key=lambda run: order.get(run.data.tags.get(PARENT_RUN, ""), -1)):
             pipeline = pipelines.get(run.data.tags.get(PARENT_RUN, ""))
             # A run still being written, or one whose pipeline was deleted by hand, is no result.
             if pipeline is not None and run.info.status == "FINISHED" and "mean_iou" in run.data.metrics:

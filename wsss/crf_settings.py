@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
+from wsss.ops.seeds import Refine, crf_refinement
 from wsss.settings import settings
 
 
 @settings
 class CrfSettings:
-    """Mean field over all pixel pairs; the defaults are irn's. A field here is a setting of the stage that holds it."""
+    """Mean field over all pixel pairs; the defaults are irn's."""
 
     crf_iterations: Annotated[int, Field(ge=0)] = 10
     """Steps of mean field."""
@@ -23,14 +24,26 @@ class CrfSettings:
     crf_bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
     """Appearance kernel: standard deviation in pixels, in grey levels, weight."""
     crf_label_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """Probability given to the label that a pixel starts with, where the CRF starts from labels."""
+    """Probability of the label that a pixel starts with, where the CRF starts from labels."""
 
-    def refine_energy(self, energy: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
-        """Energies f32[K, H, W] or f32[B, K, H, W] of one image to probabilities of the same shape."""
-        return dense_crf(
-            energy,
-            image_HW3=torch.from_numpy(np.ascontiguousarray(image_HW3)).to(energy.device),
-            num_iterations=self.crf_iterations,
-            gaussian=GaussianKernel(*self.crf_gaussian),
-            bilateral=BilateralKernel(*self.crf_bilateral),
-        )
+    def _arguments(self) -> dict[str, Any]:
+        gaussian_sxy, gaussian_weight = self.crf_gaussian
+        bilateral_sxy, bilateral_srgb, bilateral_weight = self.crf_bilateral
+        return {
+            "num_iterations": self.crf_iterations,
+            "gaussian": GaussianKernel(sxy=gaussian_sxy, compat=gaussian_weight),
+            "bilateral": BilateralKernel(sxy=bilateral_sxy, srgb=bilateral_srgb, compat=bilateral_weight),
+        }
+
+    def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
+        """Energies f32[K, H, W] to probabilities of the same shape."""
+        return dense_crf(energy_KHW, image_HW3=_image(image_HW3, energy_KHW.device), **self._arguments())
+
+    def label_refinement(self, image_HW3: np.ndarray, *, num_labels: int, device: torch.device) -> Refine:
+        """The function that refines index maps of one image."""
+        image, confidence = _image(image_HW3, device), self.crf_label_confidence
+        return crf_refinement(image, num_labels=num_labels, gt_prob=confidence, **self._arguments())
+
+
+def _image(image_HW3: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(image_HW3.copy()).to(device)

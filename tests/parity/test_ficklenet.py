@@ -1,4 +1,4 @@
-"""FickleNet against a naive transcription of the paper: expansion and automatic differentiation, in double precision."""
+"""FickleNet against a naive transcription of the paper: expansion and autograd, in double precision."""
 
 from __future__ import annotations
 

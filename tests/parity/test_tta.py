@@ -30,7 +30,7 @@ def network(case: int) -> Callable[[Tensor], Tensor]:
 
     def logits(view: Tensor) -> Tensor:
         hidden = F.conv2d(view, weight["c1"], bias["c1"], padding=1).relu()
-        hidden = F.conv2d(hidden, weight["c2"], bias["c2"], stride=2, padding=1)
+        hidden = F.conv2d(hidden, weight["c2"], bias["c2"], stride=2, padding=1).relu()
         return F.conv2d(hidden, weight["c3"], bias["c3"])
 
     return logits

@@ -48,7 +48,7 @@ def affinity_displacement_sums(
     dp_fg: |D_i - D_j - (x_j - x_i)|_1;  dp_bg: |D_i - D_j|_1
 
     edge logits [B, 1, h, w] float; displacement [B, 2, h, w] float, channels (dy, dx) in strided pixels; label
-    [B, h, w] integer, 0 = background, 1..num_classes foreground, anything else (255) = ignore, such a pixel is in no pair.
+    [B, h, w] integer, 0 = background, 1..num_classes foreground, anything else (255) = ignore: in no pair.
     Numerators are scalars with a gradient, in the inputs' dtype but at least float32; counts are int64 scalars.
     The gradient of an affinity goes to one pixel of its path, the strongest boundary. First derivatives only for dp.
     Raises: ValueError if shapes disagree or the map is too small for the radius.
@@ -133,9 +133,7 @@ class _DisplacementSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, displacement_B2hw: Tensor, kind_PBuv: Tensor, radius: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, displacement_B2hw: Tensor, kind_PBuv: Tensor, radius: int) -> tuple[Tensor, Tensor]:
         h, w = displacement_B2hw.shape[2:]
         window = interior_window((h, w), radius=radius)
         offsets = half_plane_offsets(radius)
@@ -168,6 +166,6 @@ def _check_shapes(edge_logits_B1hw: Tensor, *, displacement_B2hw: Tensor, label_
     if edge_logits_B1hw.shape != (batch, 1, *grid) or displacement_B2hw.shape != (batch, 2, *grid):
         raise ValueError(
             f"edge logits have shape {tuple(edge_logits_B1hw.shape)}, displacement {tuple(displacement_B2hw.shape)} "
-            f"and label {tuple(label_Bhw.shape)}; they must be [B, 1, h, w], [B, 2, h, w] and [B, h, w]: reduce the label "
-            "to the grid of the network's output"
+            f"and label {tuple(label_Bhw.shape)}; they must be [B, 1, h, w], [B, 2, h, w] and [B, h, w]: reduce the "
+            "label to the grid of the network's output"
         )

@@ -1,6 +1,6 @@
-"""Image classifiers whose last layer makes class activation maps: linear (IRN) or with hidden units left out (FickleNet).
+"""Image classifiers whose last layer makes class activation maps: linear (IRN) or stochastic (FickleNet).
 
-Shape letters: B batch, C classes without background, D channels, H W pixels, h w strided pixels, s kernel size.
+Shape letters: B batch, C classes without background, D channels, H W pixels, h w strided pixels, s kernel size, T = s * s taps.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StochasticHead(nn.Module):
     def __init__(self, num_features: int, *, num_classes: int, kernel_size: int, drop_rate: float) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers from 1, so that a window has a centre")
+            raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers, so that a window has a centre")
         if not 0.0 <= drop_rate < 1.0:
             raise ValueError(f"drop_rate is {drop_rate}; allowed: at least 0 and below 1")
         self.kernel_size = kernel_size
@@ -46,42 +46,38 @@ class StochasticHead(nn.Module):
     def forward(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None) -> torch.Tensor:
         """Return the logits [B,C]; in training mode every image has masks of its own, drawn from `generator`."""
         size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
-        if not self.training or self.drop_rate == 0.0:
-            everything = features_BDhw.new_ones(1, self.kernel_size**2, *size_hw)
-            return self._scores(features_BDhw, masks=everything)
+        if self.training and self.drop_rate > 0.0:
+            masks_BThw = self._draw(size_hw, num_images=len(features_BDhw), generator=generator)
+        else:
+            masks_BThw = torch.ones(len(features_BDhw), self.kernel_size**2, *size_hw, dtype=torch.bool)
+        return stochastic_scores(
+            features_BDhw, weights_CDss=self.weight, masks=masks_BThw.to(features_BDhw.device, non_blocking=True)
+        )
+
+    def _draw(self, size_hw: tuple[int, int], *, num_images: int, generator: torch.Generator | None) -> torch.Tensor:
         if generator is None:
             raise ValueError(
                 "a stochastic head draws masks in training mode and was given no generator; pass generator = a "
                 "torch.Generator seeded for this step, or call .eval()"
             )
-        masks = draw_masks(
+        return draw_masks(
             size_hw,
             kernel_size=self.kernel_size,
             drop_rate=self.drop_rate,
-            num_samples=len(features_BDhw),
+            num_samples=num_images,
             generator=generator,
-        ).to(features_BDhw)
-        return torch.cat(
-            [
-                self._scores(features_BDhw[image : image + 1], masks=masks[image : image + 1])
-                for image in range(len(features_BDhw))
-            ]
         )
-
-    def _scores(self, features_BDhw: torch.Tensor, *, masks: torch.Tensor) -> torch.Tensor:
-        """Scores [B,C] under one set of masks."""
-        scores: torch.Tensor = stochastic_scores(features_BDhw, weights_CDss=self.weight, masks=masks)
-        return scores.reshape(len(features_BDhw), len(self.weight))
 
 
 class Classifier(nn.Module):
     """Multi-label classifier: image [B,3,H,W] -> logits [B,C], column = class id - 1, before the sigmoid.
 
-    head "linear": `kernel_size` and `drop_rate` play no part. head "stochastic": a window of `kernel_size` squared around
-    each pixel, each unit but the centre left out with probability `drop_rate` in training mode, none in evaluation mode.
+    head "linear": `kernel_size` and `drop_rate` play no part. head "stochastic": a window of `kernel_size` squared
+    pixels around each pixel, of which all but the centre are left out with probability `drop_rate` in training mode,
+    none in evaluation mode.
 
-    Raises: ValueError for another head, an even kernel, a rate outside [0, 1), fewer than one class, and in training mode
-    for a stochastic head without a generator.
+    Raises: ValueError for another head, an even kernel, a rate outside [0, 1), fewer than one class, and in training
+    mode for a stochastic head without a generator.
     Source: Ahn, Cho and Kwak, CVPR 2019 (linear); Lee et al., CVPR 2019 (FickleNet), section 3 (stochastic).
     Differs: as published (linear); the stochastic scores come in closed form, without the expanded map (same values),
     and like there are not rescaled by 1 / (1 - drop_rate), so logits without dropout are larger than in training.

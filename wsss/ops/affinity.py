@@ -24,9 +24,7 @@ class RunMinima:
 
     def along(self, path: PathRuns, *, window: SourceWindow, out: Tensor) -> None:
         """Write the minimum over `path` from every source of `window` into `out` [..., height, width]."""
-        views = [
-            self.by_dim[path.dim][length - 1][(..., *window.shifted((y, x)))] for y, x, length in path.runs
-        ]
+        views = [self.by_dim[path.dim][length - 1][(..., *window.shifted((y, x)))] for y, x, length in path.runs]
         if len(views) == 1:
             out.copy_(views[0])
             return

@@ -30,7 +30,7 @@ class GaussianKernel:
 
 @dataclass(frozen=True, kw_only=True)
 class BilateralKernel:
-    """The appearance kernel: standard deviations in pixels (`sxy`) and in grey levels 0..255 (`srgb`), and its weight."""
+    """The appearance kernel: standard deviations in pixels (`sxy`) and grey levels 0..255 (`srgb`), and its weight."""
 
     sxy: float
     srgb: float
@@ -54,15 +54,16 @@ def dense_crf(
 
         Q_0 = softmax(-U);   Q_(t+1) = softmax(-U + sum_m compat_m n_m K_m n_m Q_t)
 
-    `unary` holds energies (minus log probabilities), float [K,H,W], or [B,K,H,W] for several unaries of one image: they
-    share the lattices and one pass over them, so two cost little more than one. `image_HW3` is uint8 on the same device.
-    Returns Q, float32, of the unary's shape; it sums to one over K (K = 1 gives ones). `bilateral_lattice` saves building
-    the lattice when an image is refined in several calls: give `bilateral_lattice_of(image, kernel=bilateral)`.
+    `unary` holds energies (minus log probabilities), float [K,H,W], or [B,K,H,W] for several unaries of one image:
+    they share the lattices and one pass over them, so two cost little more than one. `image_HW3` is uint8 on the same
+    device. Returns Q, float32, of the unary's shape; it sums to one over K (K = 1 gives ones). `bilateral_lattice`
+    saves building the lattice when an image is refined in several calls: give
+    `bilateral_lattice_of(image, kernel=bilateral)`.
 
     Raises ValueError for shapes or a dtype other than these, or num_iterations < 0.
 
-    Source: Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011,
-    algorithm 1 with the Potts model and symmetrically normalised kernels, filtered on the permutohedral lattice.
+    Source: Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS
+    2011, algorithm 1 with the Potts model and symmetrically normalised kernels, filtered on the permutohedral lattice.
     Differs: since Q sums to one, so do the K messages up to a constant, and only K - 1 of them are filtered.
     """
     _refuse_bad_input(unary, image_HW3, num_iterations)
@@ -107,7 +108,8 @@ def unary_from_labels(label_HW: Tensor, *, num_labels: int, gt_prob: float) -> T
     label_HW = label_HW.long()
     if label_HW.numel() and not 0 <= int(label_HW.min()) <= int(label_HW.max()) < num_labels:
         raise ValueError(
-            f"labels span {int(label_HW.min())}..{int(label_HW.max())}; give indices 0..{num_labels - 1} (num_labels - 1)"
+            f"labels span {int(label_HW.min())}..{int(label_HW.max())}; "
+            f"give indices 0..{num_labels - 1} (num_labels = {num_labels})"
         )
     if num_labels == 1:
         return torch.zeros(1, *label_HW.shape, device=label_HW.device)

@@ -177,7 +177,8 @@ def _strides(nearest: list[Tensor]) -> tuple[list[int], int, list[int]]:
         span *= high + margin - low + 1
     if span * len(nearest) >= 2**63:
         raise ValueError(
-            f"the features span {span:.1e} lattice cells, more than 63 bits can number; use wider kernels (larger sxy, srgb)"
+            f"the features span {float(span):.1e} lattice cells, more than 63 bits can number; "
+            "use wider kernels (larger sxy, srgb)"
         )
     return [*strides, 0], span, [*lows, 0]
 

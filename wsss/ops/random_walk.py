@@ -30,9 +30,7 @@ class Neighbourhood(NamedTuple):
 
 
 @torch.no_grad()
-def random_walk(
-    scores_Khw: Tensor, *, edge_hw: Tensor, radius: int, beta: float, num_steps_log2: int
-) -> Tensor:
+def random_walk(scores_Khw: Tensor, *, edge_hw: Tensor, radius: int, beta: float, num_steps_log2: int) -> Tensor:
     """Spread class scores over pixels that no boundary separates.
 
     A_ij = 1 - max over path(i, j) of edge, A_ii = 1;  T = A^beta / column sums of A^beta;
@@ -41,8 +39,8 @@ def random_walk(
     scores [K, h, w] float, K >= 0, any size from one pixel; edge [h, w] float, boundary probability in [0, 1], same
     device -> [K, h, w], the dtype of scores but at least float32. Each output is a weighted mean of its plane of
     scores * (1 - edge). No gradient. Linear memory: at its peak about 40 bytes for each of the at most N (2P + 1)
-    entries of T, of which 12 stay for each of the last few grid sizes. Computed in float64, which costs the same for few
-    classes; 256 steps in float32 would be off by up to 1e-4 of the maximum.
+    entries of T, of which 12 stay for each of the last few grid sizes. Computed in float64, which costs the same for a
+    few classes; 256 steps in float32 would be off by up to 1e-4 of the maximum.
 
     Raises: ValueError if shapes disagree, `radius` < 1, `beta` <= 0 or `num_steps_log2` < 0.
     Source: Ahn et al., CVPR 2019 (IRNet), eq. 4 and 14; Ahn & Kwak, CVPR 2018 (AffinityNet), eq. 5 and 6.

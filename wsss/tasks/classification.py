@@ -34,7 +34,9 @@ class ClassificationTask(Task):
         self._loss = loss
 
     def forward(self, batch: Batch) -> TaskOutput:
-        logits_BC, target_BC, known_BC = self.network(batch["image"]).float(), batch["target"], batch["known"]
+        # The engine seeds torch's generator at every step, so a training that goes on draws what it would have drawn.
+        logits_BC = self.network(batch["image"], generator=torch.default_generator).float()
+        target_BC, known_BC = batch["target"], batch["known"]
         loss_BC = F.binary_cross_entropy_with_logits(logits_BC, target_BC, reduction="none")
         if self._loss == "focal":
             loss_BC = loss_BC * (1 - torch.exp(-loss_BC)).square()
@@ -43,6 +45,3 @@ class ClassificationTask(Task):
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         return self.network.head_parameters()
-
-    def set_step(self, *, step: int, seed: int) -> None:
-        self.network.set_step(step=step, seed=seed)

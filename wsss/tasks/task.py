@@ -55,6 +55,3 @@ class Task(nn.Module):
     @abstractmethod
     def new_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that start at random: they learn at the head's rate."""
-
-    def set_step(self, *, step: int, seed: int) -> None:
-        """Called before every step: where a task draws at random, it seeds itself from these."""

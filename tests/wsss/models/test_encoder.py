@@ -60,7 +60,7 @@ def test_dilation_is_in_place_of_strides_only_where_asked(name: str, pad_type: s
 
 
 def test_a_stride_left_out_computes_the_native_map_between_its_own_pixels() -> None:
-    """One 3x3 layer behind the stride: at stride 1 without dilation it is the plain convolution, sampled at every pixel."""
+    """The 3x3 layer that lost its stride has the values of the strided one at every second pixel, others between."""
     encoder = build_encoder(_spec("resnet10t", dilated=False)).eval()
     native = build_encoder(_spec("resnet10t", dilated=False, output_stride=32)).eval()
     native.load_state_dict(encoder.state_dict())

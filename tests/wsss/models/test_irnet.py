@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from wsss.models.encoder import EncoderSpec, build_encoder
 from wsss.models.irnet import IRNet
@@ -31,12 +32,14 @@ def test_both_outputs_lie_on_the_stride_4_grid(size: tuple[int, int], output_str
 
 def test_branches_have_the_published_widths() -> None:
     irnet = _irnet()
-    assert [level[0].out_channels for level in irnet.edge.levels] == [32] * 5
-    assert {level[1].num_groups for level in irnet.edge.levels} == {4}
-    assert (irnet.edge.join.in_channels, irnet.edge.join.out_channels) == (160, 1)
-    assert [level[0].out_channels for level in irnet.displacement.levels] == [64, 128, 256, 256, 256]
-    assert [layer[0].in_channels for layer in (irnet.displacement.coarse, irnet.displacement.fine)] == [768, 448]
-    assert irnet.displacement.join.out_channels == 2
+    edge, displacement = dict(irnet.edge.named_parameters()), dict(irnet.displacement.named_parameters())
+    assert [len(edge[f"levels.{level}.0.weight"]) for level in range(5)] == [32] * 5
+    assert edge["join.weight"].shape == (1, 160, 1, 1)
+    assert {layer.num_groups for layer in irnet.edge.modules() if isinstance(layer, nn.GroupNorm)} == {4}
+    assert [len(displacement[f"levels.{level}.0.weight"]) for level in range(5)] == [64, 128, 256, 256, 256]
+    assert displacement["coarse.0.weight"].shape == (256, 768, 1, 1)
+    assert displacement["fine.0.weight"].shape == (256, 448, 1, 1)
+    assert displacement["join.weight"].shape == (2, 256, 1, 1)
 
 
 def test_gradient_reaches_every_parameter_of_the_branches_and_none_of_the_encoder() -> None:

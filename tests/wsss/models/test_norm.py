@@ -17,10 +17,9 @@ def _network() -> nn.Sequential:
     )
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.running_mean, -1, 1)
-            nn.init.uniform_(layer.running_var, 0.5, 2)
-            nn.init.uniform_(layer.weight, -1, 1)
-            nn.init.uniform_(layer.bias, -1, 1)
+            for key, value in layer.state_dict().items():
+                if key != "num_batches_tracked":
+                    nn.init.uniform_(value, *((0.5, 2.0) if key == "running_var" else (-1.0, 1.0)))
     return network
 
 

@@ -30,7 +30,10 @@ def test_each_unordered_pair_once_and_none_at_the_radius(radius: int) -> None:
 def test_paths_by_hand() -> None:
     assert path_pixels((0, 3)) == ((0, 0), (0, 1), (0, 2), (0, 3))
     assert path_pixels((1, 1)) == ((0, 0), (0, 1), (1, 0), (1, 1))
-    assert path_pixels((1, -2)) == ((0, -1), (0, 0), (1, -2), (1, -1))
+    # Distance of the corners (0, 2) and (2, 0) from the diagonal: the square root of two.
+    assert path_pixels((2, 2)) == ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2, 2))
+    # On a slope of one half every pixel of the box is nearer than one.
+    assert path_pixels((1, -2)) == ((0, -2), (0, -1), (0, 0), (1, -2), (1, -1), (1, 0))
 
 
 @pytest.mark.parametrize("radius", [5, 10])

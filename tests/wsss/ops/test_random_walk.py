@@ -108,9 +108,7 @@ def test_no_class_gives_no_plane_and_half_precision_gives_float32() -> None:
 def test_repeating_gives_the_same_bits_and_leaves_the_inputs_alone() -> None:
     scores_Khw, edge_hw = random_map(2, 13, 17), random_map(13, 17, seed=1)
     before = scores_Khw.clone(), edge_hw.clone()
-    first, second = (
-        random_walk(scores_Khw, edge_hw=edge_hw, radius=5, beta=10.0, num_steps_log2=6) for _ in range(2)
-    )
+    first, second = (random_walk(scores_Khw, edge_hw=edge_hw, radius=5, beta=10.0, num_steps_log2=6) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(scores_Khw, before[0]) and torch.equal(edge_hw, before[1])
 

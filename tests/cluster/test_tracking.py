@@ -1,0 +1,346 @@
+"""The tracker against real stores: a SQLite file, and a server that is not there at first."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from rich.console import Console
+
+from cluster.outbox import Outbox, RejectedError
+from cluster.tracking import MlflowTracker, connect, find_runs, open_command, tracking_uri
+from shards.records import RunRecord
+from wsss.runtime import PipelineRecord
+
+PIPELINE = PipelineRecord("toy", "f" * 64)
+CAMS = RunRecord(
+    recipe="toy",
+    instance="make_cams",
+    kind="make_cams",
+    fingerprint="c" * 64,
+    settings={
+        **{f"make_cams.setting_{i}": i for i in range(230)},
+        "make_cams.scales": [0.5, 1.0],
+        "make_cams.flip": True,
+        "make_cams.note": "x" * 9000,
+    },
+    upstream={"train_classifier": "a" * 64},
+    git_commit="0123abc-dirty",
+    metrics={"records.cam": 7.0, "undefined": float("nan"), "per-class/cat's": 0.25},
+    seconds=12.5,
+    finished=1_700_000_000.25,
+)
+SCORED = RunRecord(
+    recipe="toy",
+    instance="evaluate",
+    kind="evaluate",
+    fingerprint="e" * 64,
+    settings={"evaluate.labels_given": False},
+    upstream={"make_cams": "c" * 64},
+    git_commit="unknown",
+    metrics={"mean_iou": 0.5},
+    tables={"per_class": [{"class": "cat", "iou": 0.5}, {"class": "dog", "iou": float("nan"), "class_id": 2}]},
+    finished=1_700_000_100.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose database has its tables already: making them takes seconds."""
+    schema = tmp_path_factory.getbasetemp() / "mlflow-schema.db"
+    if not schema.exists():
+        connect(f"sqlite:///{schema}").get_experiment_by_name("wsss")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copy(schema, folder / "mlflow.db")
+    return folder
+
+
+def make_tracker(runs: Path, *, uri: str = "") -> tuple[MlflowTracker, io.StringIO]:
+    said = io.StringIO()
+    return MlflowTracker(uri=uri, runs=runs, console=Console(file=said, width=1000)), said
+
+
+def all_runs(uri: str) -> list[Run]:
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("wsss")
+    return [] if experiment is None else find_runs(client, experiment=experiment.experiment_id, tags={})
+
+
+def stored(runs: Path) -> dict[str, Run]:
+    """Name -> run, after checking that no name is there twice."""
+    found = all_runs(f"sqlite:///{runs / 'mlflow.db'}")
+    by_name = {run.info.run_name: run for run in found}
+    assert len(by_name) == len(found), f"a run is there twice: {sorted(run.info.run_name for run in found)}"
+    return by_name
+
+
+def test_stages_are_runs_nested_in_their_pipelines_run(runs: Path) -> None:
+    tracker, said = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, CAMS)
+    tracker.stage_finished(PIPELINE, SCORED)
+    assert said.getvalue() == ""
+    assert not list((runs / "outbox").glob("*.json"))
+    by_name = stored(runs)
+    assert set(by_name) == {"toy ffffffff", "make_cams", "evaluate"}
+    parent, child = by_name["toy ffffffff"], by_name["make_cams"]
+    assert parent.info.status == "RUNNING"
+    tags = parent.data.tags
+    assert (tags["wsss.recipe"], tags["wsss.pipeline"], tags["wsss.kind"]) == ("toy", "f" * 64, "pipeline")
+    assert "mlflow.parentRunId" not in tags
+    for run in (child, by_name["evaluate"]):
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.info.status == "FINISHED"
+    assert child.info.end_time == 1_700_000_000_250
+    assert child.info.start_time == 1_700_000_000_250 - 12_500
+
+
+def test_a_stages_run_holds_settings_metrics_and_lineage(runs: Path) -> None:
+    make_tracker(runs)[0].stage_finished(PIPELINE, CAMS)
+    run = stored(runs)["make_cams"]
+    params, tags = run.data.params, run.data.tags
+    assert set(params) == set(CAMS.settings)
+    assert params["make_cams.setting_229"] == "229"
+    assert params["make_cams.scales"] == "[0.5, 1.0]"
+    assert params["make_cams.flip"] == "true"
+    assert params["make_cams.note"] == "x" * 5999 + "…"
+    assert run.data.metrics == {"records.cam": 7.0, "per-class/cat_s": 0.25}
+    assert tags["wsss.git_commit"] == "0123abc-dirty"
+    assert tags["mlflow.source.git.commit"] == "0123abc"
+    assert tags["wsss.upstream.train_classifier"] == "a" * 64
+    assert (tags["wsss.instance"], tags["wsss.fingerprint"]) == ("make_cams", "c" * 64)
+
+
+def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "sheet.png"
+    picture.write_bytes(b"not really a picture")
+    tracker, said = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, replace(SCORED, artifacts={"sheet": str(picture), "gone": str(tmp_path / "gone")}))
+    run = stored(runs)["evaluate"]
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert folder.is_relative_to(runs / "mlartifacts")
+    assert json.loads((folder / "per_class.json").read_bytes()) == {
+        "columns": ["class", "iou", "class_id"],
+        "data": [["cat", 0.5, None], ["dog", None, 2]],
+    }
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "per_class.json", "type": "table"}]
+    assert (folder / "sheet.png").read_bytes() == b"not really a picture"
+    assert "goes without the artifact gone" in said.getvalue()
+
+
+def test_the_end_of_a_pipeline_is_recorded_on_its_run(runs: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    table.write_text("| class | IoU |")
+    tracker, _ = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, SCORED)
+    tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {"table": str(table)})
+    run = stored(runs)["toy ffffffff"]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"mean_iou": 0.5}
+    assert (Path(run.info.artifact_uri.removeprefix("file://")) / "table.md").read_text() == "| class | IoU |"
+
+
+def test_a_second_run_of_the_same_recipe_adds_nothing(runs: Path) -> None:
+    for _ in range(2):
+        tracker, _said = make_tracker(runs)
+        tracker.stage_finished(PIPELINE, CAMS)
+        tracker.stage_finished(PIPELINE, SCORED)
+        tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {})
+    by_name = stored(runs)
+    assert set(by_name) == {"toy ffffffff", "make_cams", "evaluate"}
+    client = connect(f"sqlite:///{runs / 'mlflow.db'}")
+    for name in ("toy ffffffff", "evaluate"):
+        assert len(client.get_metric_history(by_name[name].info.run_id, "mean_iou")) == 1
+
+
+def test_instances_with_equal_fingerprints_are_two_runs_and_a_changed_pipeline_is_another(runs: Path) -> None:
+    tracker, _ = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, CAMS)
+    tracker.stage_finished(PIPELINE, replace(CAMS, instance="person_cams"))
+    tracker.stage_finished(replace(PIPELINE, fingerprint="9" * 64), replace(SCORED, fingerprint="8" * 64))
+    by_name = stored(runs)
+    assert set(by_name) == {"toy ffffffff", "make_cams", "person_cams", "toy 99999999", "evaluate"}
+    assert by_name["evaluate"].data.tags["mlflow.parentRunId"] == by_name["toy 99999999"].info.run_id
+
+
+def test_a_delivery_that_broke_off_is_completed_not_repeated(runs: Path) -> None:
+    tracker, _ = make_tracker(runs)
+    client = connect(f"sqlite:///{runs / 'mlflow.db'}")
+    tracker.stage_finished(PIPELINE, CAMS)
+    parent = stored(runs)["toy ffffffff"].info.run_id
+    identity = {"wsss.instance": "evaluate", "wsss.fingerprint": "e" * 64, "mlflow.parentRunId": parent}
+    experiment = client.get_experiment_by_name("wsss").experiment_id
+    half = client.create_run(experiment, tags=identity, run_name="evaluate").info.run_id
+    client.log_param(half, "evaluate.labels_given", "false")
+    tracker.stage_finished(PIPELINE, SCORED)
+    run = stored(runs)["evaluate"]
+    assert (run.info.run_id, run.info.status, run.data.metrics) == (half, "FINISHED", {"mean_iou": 0.5})
+
+
+def test_pipelines_of_a_sweep_are_nested_in_one_run(runs: Path) -> None:
+    tracker, _ = make_tracker(runs)
+    for digit in "12":
+        trial = PipelineRecord("toy", digit * 64, "sweep of 'θ'")
+        tracker.stage_finished(trial, replace(SCORED, instance=f"evaluate_{digit}", fingerprint=digit * 64))
+        tracker.pipeline_finished(trial, {}, {})
+    tracker.stage_finished(replace(PIPELINE, fingerprint="1" * 64), replace(SCORED, fingerprint="7" * 64))
+    found = all_runs(f"sqlite:///{runs / 'mlflow.db'}")
+    sweeps = [run for run in found if run.data.tags["wsss.kind"] == "sweep"]
+    assert [run.info.run_name for run in sweeps] == ["sweep of 'θ'"]
+    pipelines = [run for run in found if run.data.tags["wsss.kind"] == "pipeline"]
+    around = [run.data.tags.get("mlflow.parentRunId") for run in pipelines]
+    assert sorted(around, key=str) == sorted([sweeps[0].info.run_id] * 2 + [None], key=str)
+
+
+def test_trackers_of_concurrent_trials_make_each_run_once(runs: Path) -> None:
+    def trial(digit: str) -> None:
+        tracker, _ = make_tracker(runs)
+        pipeline = PipelineRecord("toy", digit * 64, "sweep")
+        tracker.stage_finished(pipeline, replace(SCORED, instance=f"evaluate_{digit}", fingerprint=digit * 64))
+
+    threads = [threading.Thread(target=trial, args=(digit,)) for digit in "123"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {"sweep"} | {f"{name}" for digit in "123" for name in (f"evaluate_{digit}", f"toy {digit * 8}")}
+    assert set(stored(runs)) == expected
+
+
+def test_a_record_that_mlflow_refuses_does_not_hold_up_the_next(runs: Path) -> None:
+    tracker, said = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, replace(CAMS, settings={"x" * 9000: 1}))
+    tracker.stage_finished(PIPELINE, SCORED)
+    assert "evaluate" in stored(runs)
+    assert "MLflow refused a record" in said.getvalue()
+    assert len(list((runs / "outbox" / "rejected").glob("*.json"))) == 1
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(folder: Path, *, port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "served")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
+    try:
+        for _ in range(600):
+            if server.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        assert server.poll() is None, (folder / "server.log").read_text()
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(runs: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "sheet.png"
+    picture.write_bytes(b"not really a picture")
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    own = tmp_path / "own"
+    tracker, said = make_tracker(own, uri=uri)
+    began = time.monotonic()
+    tracker.stage_finished(PIPELINE, CAMS)
+    tracker.stage_finished(PIPELINE, SCORED)
+    tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {"sheet": str(picture)})
+    assert time.monotonic() - began < 20
+    assert said.getvalue().count("\n") == 1, "one line, however often it fails"
+    assert "takes no records" in said.getvalue()
+    assert len(list((own / "outbox").glob("*.json"))) == 3
+    assert not tracker.flush()
+    with mlflow_server(runs, port=port):
+        other, greeting = make_tracker(own, uri=uri)  # the next run's tracker delivers what the first one left
+        assert greeting.getvalue() == "3 records of earlier runs are now in MLflow\n"
+        other.stage_finished(PIPELINE, SCORED)
+        assert tracker.flush()
+        found = all_runs(uri)
+        assert sorted(run.info.run_name for run in found) == ["evaluate", "make_cams", "toy ffffffff"]
+        assert {run.info.status for run in found} == {"FINISHED"}
+        parent = next(run for run in found if run.info.run_name == "toy ffffffff")
+        assert [file.path for file in connect(uri).list_artifacts(parent.info.run_id)] == ["sheet.png"]
+    assert not list((own / "outbox").glob("*.json"))
+
+
+def test_after_a_failure_stages_do_not_try_again_until_the_pause_is_over(tmp_path: Path) -> None:
+    tracker, said = make_tracker(tmp_path / "runs", uri=f"sqlite:///{tmp_path}")  # a folder is no database
+    tracker.stage_finished(PIPELINE, CAMS)
+    assert "takes no records" in said.getvalue()
+    began = time.monotonic()
+    tracker.stage_finished(PIPELINE, SCORED)
+    assert time.monotonic() - began < 0.5
+    assert len(list((tmp_path / "runs" / "outbox").glob("*.json"))) == 2
+
+
+def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    connect("http://127.0.0.1:9")
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    assert logging.getLogger("alembic").level == logging.WARNING
+    assert tracking_uri("", runs=Path("runs")) == "sqlite:///runs/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert tracking_uri("", runs=Path("runs")) == "http://tracking:5000"
+    assert tracking_uri("sqlite:///given.db", runs=Path("runs")) == "sqlite:///given.db"
+
+
+def test_the_command_that_opens_the_runs_serves_this_machine_only() -> None:
+    command = open_command("", runs=Path("my runs"))
+    assert command == "mlflow ui --backend-store-uri 'sqlite:///my runs/mlflow.db' --host 127.0.0.1 --port 5000"
+    assert open_command("https://ml.example/x", runs=Path("runs")) == "python -m webbrowser -t https://ml.example/x"
+
+
+def test_the_outbox_keeps_order_and_keeps_what_could_not_be_sent(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    for number in range(5):
+        outbox.put({"number": number})
+    sent: list[int] = []
+
+    def send(event: dict[str, int]) -> None:
+        if event["number"] == 1:
+            raise RejectedError("never")
+        if event["number"] == 3:
+            raise ConnectionError("not now")
+        sent.append(event["number"])
+
+    with pytest.raises(ConnectionError):
+        outbox.deliver(send)
+    assert sent == [0, 2]
+    assert len(outbox.waiting()) == 2
+    assert outbox.deliver(lambda event: sent.append(event["number"])) == (2, [])
+    assert sent == [0, 2, 3, 4]

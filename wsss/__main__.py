@@ -1,0 +1,206 @@
+"""The command line. It alone sees all four folders; it imports on use, so that `wsss show` never loads Ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.arguments import STAGE_COMMANDS, parser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wsss.pipeline import RunSummary
+    from wsss.recipe import Recipe
+    from wsss.runtime import Runtime
+
+TOY_RECIPE = Path(__file__).resolve().parents[1] / "tuning" / "recipes" / "toy.toml"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _runtime(recipe: Recipe, place: str) -> Runtime:
+    if place == "local":
+        from cluster.local import LocalRuntime
+
+        return LocalRuntime(recipe.runtime)
+    from cluster.ray_runtime import RayRuntime
+
+    return RayRuntime(recipe.runtime, address=None if place == "ray" else place)
+
+
+def _run(options: argparse.Namespace) -> int:
+    return _run_chain(options, first=options.first, last=options.last)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    options.recipe = TOY_RECIPE
+    return _run_chain(options, first=None, last=None)
+
+
+def _stage(options: argparse.Namespace) -> int:
+    """Run every instance of one kind, each by itself: what stands before it must be done."""
+    from wsss.recipe import RecipeError, load_recipe
+
+    kind = options.command.replace("-", "_")
+    recipe = load_recipe(options.recipe, options.overrides)
+    names = [instance.name for instance in recipe.instances if instance.stage.kind == kind]
+    if not names:
+        raise RecipeError(f"{options.recipe} has no instance of kind {kind}")
+    return max(_run_chain(options, first=name, last=name) for name in names)
+
+
+def _run_chain(options: argparse.Namespace, *, first: str | None, last: str | None) -> int:
+    from cluster.tracking import MlflowTracker
+    from wsss.pipeline import run_recipe
+    from wsss.progress import Reporter
+    from wsss.recipe import load_recipe
+
+    recipe, console = load_recipe(options.recipe, options.overrides), _console()
+    tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
+    runtime = _runtime(recipe, options.on)
+    try:
+        summary = run_recipe(
+            recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last
+        )
+        _present(recipe, summary, tracker, console)
+    finally:
+        runtime.close()
+    return 0
+
+
+def _present(recipe: Recipe, summary: RunSummary, tracker: object, console: Console) -> None:
+    """Table, pictures and the command that opens MLflow; the same files go to MLflow."""
+    from rich.console import Console
+    from shards.files import write_bytes
+
+    from cluster.tracking import MlflowTracker, open_command
+    from wsss.contact_sheet import contact_sheet
+    from wsss.report import markdown, render, result_rows
+    from wsss.runtime import PipelineRecord
+
+    assert isinstance(tracker, MlflowTracker)
+    rows, artifacts = result_rows(recipe, summary.records), {}
+    if rows:
+        write_bytes(recipe.results / "results.md", markdown(rows).encode())
+        artifacts["results.md"] = str(recipe.results / "results.md")
+        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(render(rows, title=recipe.settings.name))
+    if (sheet := contact_sheet(recipe)) is not None:
+        write_bytes(recipe.results / "contact_sheet.png", sheet)
+        artifacts["contact_sheet.png"] = str(recipe.results / "contact_sheet.png")
+        console.print(f"pictures     {recipe.results / 'contact_sheet.png'}")
+    for record in summary.records.values():
+        if "results.zip" in record.artifacts:
+            write_bytes(recipe.results / "results.zip", Path(record.artifacts["results.zip"]).read_bytes())
+            console.print(f"submission   {recipe.results / 'results.zip'}")
+    for name, count in summary.missing.items():
+        console.print(f"[yellow]missing      {count} records of {name}; the reasons stand in its index.json[/]")
+    metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
+    tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, artifacts)
+    console.print(f"runs         {open_command(recipe.runtime.tracking_uri, recipe.runtime.runs)}")
+
+
+def _show(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from wsss.recipe import load_recipe
+    from wsss.show import render_recipe
+
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    render_recipe(load_recipe(options.recipe, options.overrides), out)
+    return 0
+
+
+def _shards(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from shards.inspect import info, lint, preview
+
+    out = Console(highlight=False)
+    if options.action == "preview":
+        path = Path(f"{options.path.name}.preview.png")
+        path.write_bytes(preview(options.path))
+        out.print(f"{path}")
+        return 0
+    lines = info(options.path) if options.action == "info" else lint(options.path)
+    faults = 0
+    for line in lines:
+        out.print(line, markup=False)
+        faults += 1
+    if options.action == "lint" and faults == 0:
+        out.print("no fault found")
+    return 1 if options.action == "lint" and faults else 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from tuning.sweep import run_sweep
+
+    return run_sweep(options.sweep, overrides=options.overrides, place=options.on, console=_console())
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tuning.leaderboard import leaderboard, render
+
+    rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(render(rows))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tuning.compare import compare, render
+
+    result = compare(options.first, options.second, uri=options.tracking_uri, runs=options.runs)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(render(result))
+    return 0
+
+
+def _check_submission(options: argparse.Namespace) -> int:
+    from wsss.stages.submit import check_submission, expected_images
+
+    expected = expected_images(options.samples, options.split) if options.samples else None
+    faults = 0
+    for fault in check_submission(options.file, num_classes=options.num_classes, expected=expected):
+        print(fault)
+        faults += 1
+    print(f"{faults} faults" if faults else "in order")
+    return 1 if faults else 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "demo": _demo,
+    "show": _show,
+    "shards": _shards,
+    "sweep": _sweep,
+    "leaderboard": _leaderboard,
+    "compare": _compare,
+    "check-submission": _check_submission,
+    **dict.fromkeys(STAGE_COMMANDS, _stage),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"wsss: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The words of the command line; `wsss.__main__` says what they do. A test freezes them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+STAGE_COMMANDS = (
+    "build-shards",
+    "train-classifier",
+    "make-cams",
+    "make-seeds",
+    "train-affinity",
+    "make-scores",
+    "make-pseudo-labels",
+    "train-segmenter",
+    "predict",
+    "evaluate",
+    "submit",
+)
+"""One per kind of stage; a test holds them equal to the registry, which would take torch to import."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands and options."""
+    top = argparse.ArgumentParser(prog="wsss", description="Image-level labels into segmentations.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a recipe; what is done is kept")
+    _add_recipe(run)
+    run.add_argument("--from", dest="first", metavar="NAME", help="first instance to run")
+    run.add_argument("--to", dest="last", metavar="NAME", help="last instance to run")
+    _add_place(run)
+    show = commands.add_parser("show", help="instances, settings and where each came from, what is done, what would run")
+    _add_recipe(show)
+    demo = commands.add_parser("demo", help="the toy recipe with everything on defaults")
+    demo.set_defaults(recipe=None)
+    _add_overrides(demo)
+    _add_place(demo)
+    for name in STAGE_COMMANDS:
+        stage = commands.add_parser(name, help=f"run the {name.replace('-', '_')} instances of a recipe")
+        _add_recipe(stage)
+        _add_place(stage)
+    _add_shards(commands.add_parser("shards", help="look into shards"))
+    sweep = commands.add_parser("sweep", help="search settings with Ray Tune")
+    sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a file of tuning/sweeps")
+    _add_overrides(sweep)
+    _add_place(sweep)
+    _add_reading(commands)
+    return top
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe's TOML file")
+    _add_overrides(command)
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="change one dotted setting"
+    )
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--on", default="ray", metavar="PLACE", help="ray (this machine, the default), local (this process), or an address"
+    )
+
+
+def _add_shards(shards: argparse.ArgumentParser) -> None:
+    actions = shards.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("info", "counts and sizes"), ("lint", "read and check everything"), ("preview", "a picture")):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("path", type=Path, metavar="PATH", help="a layer's folder")
+
+
+def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    board = commands.add_parser("leaderboard", help="all evaluated runs, best first")
+    board.add_argument("--all", action="store_true", help="also rows that were given image labels")
+    compare = commands.add_parser("compare", help="two submissions, class by class")
+    compare.add_argument("first", metavar="A", help="run id, recipe, or recipe:instance")
+    compare.add_argument("second", metavar="B", help="the other one")
+    for command in (board, compare):
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+        command.add_argument("--tracking-uri", default="", help="MLflow's address; the one in the runs folder if not given")
+    check = commands.add_parser("check-submission", help="say what is wrong with a results.zip")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--samples", type=Path, metavar="LAYER", help="the samples layer whose images are expected")
+    check.add_argument("--split", default="val", help="split of that layer (default: val)")
+    check.add_argument("--num-classes", type=int, default=200, help="highest class id allowed (default: 200)")

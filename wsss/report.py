@@ -1,0 +1,99 @@
+"""The table at the end of a run: one row per `evaluate` instance and split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from shards.records import RunRecord
+
+from wsss.recipe import Recipe
+from wsss.stages.evaluate import Evaluate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Shares are in [0, 1]; None where the figure does not apply."""
+
+    title: str
+    split: str
+    labels_given: bool
+    mean_iou: float | None = None
+    mean_accuracy: float | None = None
+    pixel_accuracy: float | None = None
+    note: str = ""
+
+
+def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
+    """Rows of all evaluations in the recipe's order, as far as they are done."""
+    rows: list[Row] = []
+    for instance in recipe.instances:
+        record, stage = records.get(instance.name), instance.stage
+        if record is None or not isinstance(stage, Evaluate):
+            continue
+        for split in stage.splits:
+            rows.append(_row(stage.title or instance.name, split, record.metrics))
+    return _with_shares(rows)
+
+
+def _row(title: str, split: str, metrics: dict[str, float]) -> Row:
+    def of_split(name: str) -> float | None:
+        return metrics.get(f"{split}.{name}")
+
+    notes = []
+    if (coverage := of_split("coverage")) is not None:
+        notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them right")
+    if (threshold := of_split("threshold_a")) is not None:
+        notes.append(f"thresholds {threshold:.3f} and {of_split('threshold_b') or 0:.3f}, two-fold")
+    if missing := of_split("missing"):
+        notes.append(f"{missing:.0f} images missing")
+    return Row(
+        title=title,
+        split=split,
+        labels_given=bool(metrics["labels_given"]),
+        mean_iou=of_split("mean_iou"),
+        mean_accuracy=of_split("mean_accuracy"),
+        pixel_accuracy=of_split("pixel_accuracy"),
+        note="; ".join(notes),
+    )
+
+
+def _with_shares(rows: Sequence[Row]) -> list[Row]:
+    """Say of every segmentation which share of the pseudo labels' mean IoU it reaches, on the same split."""
+    shared = []
+    for row in rows:
+        pseudo = [r.mean_iou for r in rows if r.labels_given and r.split == row.split and r.mean_iou and not r.note]
+        if not row.labels_given and row.mean_iou is not None and pseudo:
+            share = f"{row.mean_iou / pseudo[-1]:.0%} of the pseudo labels' mean IoU"
+            row = Row(**{**row.__dict__, "note": "; ".join(filter(None, [share, row.note]))})
+        shared.append(row)
+    return shared
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def render(rows: Iterable[Row], *, title: str) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title, title_justify="left")
+    for header in ("step", "images", "labels given", "mean IoU", "mean acc.", "pixel acc.", ""):
+        table.add_column(header, justify="right" if "." in header or "IoU" in header else "left")
+    for row in rows:
+        given = "yes" if row.labels_given else "no"
+        figures = (_percent(value) for value in (row.mean_iou, row.mean_accuracy, row.pixel_accuracy))
+        table.add_row(row.title, row.split, given, *figures, row.note)
+    return table
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The table for a file."""
+    lines = [
+        "| step | images | labels given | mean IoU | mean acc. | pixel acc. | |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        figures = " | ".join(_percent(value) for value in (row.mean_iou, row.mean_accuracy, row.pixel_accuracy))
+        lines.append(f"| {row.title} | {row.split} | {'yes' if row.labels_given else 'no'} | {figures} | {row.note} |")
+    return "\n".join(lines) + "\n"

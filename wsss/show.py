@@ -1,0 +1,51 @@
+"""`wsss show`: the instances of a recipe in order, what is done, what would run, and every setting with its origin."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from shards.layer import ShardError
+
+from wsss.recipe import Recipe, dotted_settings
+from wsss.settings import setting_values
+from wsss.stages.stage import Instance, Map
+
+
+def render_recipe(recipe: Recipe, out: Console) -> None:
+    """Print the recipe's state and settings; nothing is run or written."""
+    chain = Table(title=f"{recipe.settings.name}: {recipe.path}", title_justify="left")
+    for header in ("instance", "kind", "reads", "state", "fingerprint"):
+        chain.add_column(header)
+    for instance in recipe.instances:
+        reads = ", ".join(f"{slot}: {up.name}" for slot, up in instance.inputs.items())
+        chain.add_row(instance.name, instance.stage.kind, reads, state_of(instance), instance.fingerprint[:16])
+    out.print(chain)
+    settings = Table(title="settings", title_justify="left")
+    for header in ("name", "value", "from"):
+        settings.add_column(header)
+    for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
+        for name, value in setting_values(group).items():
+            settings.add_row(f"{prefix}.{name}", str(value), recipe.origins.get(f"{prefix}.{name}", "default"))
+    for instance in recipe.instances:
+        settings.add_section()
+        for dotted, value in dotted_settings(instance).items():
+            origin = recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
+            settings.add_row(dotted, str(value), origin)
+    out.print(settings)
+
+
+def state_of(instance: Instance) -> str:
+    """`done`, `12 of 40 shards done`, or `would run`."""
+    if instance.is_done():
+        record = instance.run_record()
+        return f"done in {record.seconds:.0f} s" if record else "done"
+    if isinstance(instance.stage, Map):
+        try:
+            shards = instance.stage.shards(instance)
+        except ShardError:
+            return "would run"
+        finished = sum(instance.layer.is_finished(shard) for shard in shards)
+        return f"would run: {finished} of {len(shards)} shards done" if finished else "would run"
+    if (instance.path / "checkpoints" / "latest.json").exists():
+        return "would go on from its checkpoint"
+    return "would run"

@@ -1,0 +1,113 @@
+"""submit: predictions -> results.zip as the LID server takes it, and the check of such a file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, cast
+
+import numpy as np
+from shards.files import replacing
+from shards.images import decode_index_png, encode_png, image_mode
+from shards.layer import Layer, split_of
+from shards.reader import read_shard
+from shards.records import Prediction, Sample
+
+from wsss.settings import settings
+from wsss.stages.stage import Counts, Instance, Outcome, Reduce, ShardCounter
+
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+"""A fixed date, so that the same predictions give the same file."""
+
+
+@settings
+class Submit(Reduce):
+    """Pack one split's predictions: a flat zip with one uint8 single-channel PNG per image, at its original size."""
+
+    kind: ClassVar[str] = "submit"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "predictions": ("predict",)}
+
+    split: str = "val"
+    """Split to submit."""
+
+    def check(self, instance: Instance) -> None:
+        made = instance.inputs["predictions"].stage.splits  # type: ignore[attr-defined]
+        if self.split not in made:
+            raise ValueError(f"{instance.name}.split = {self.split!r}; {instance.inputs['predictions'].name} predicts {', '.join(made)}")
+
+    def shards(self, instance: Instance) -> list[str]:
+        return [shard for shard in instance.inputs["predictions"].layer.shards() if split_of(shard) == self.split]
+
+    def counter(self, instance: Instance) -> ShardCounter:
+        layer = instance.inputs["predictions"].layer
+
+        def count(shard: str) -> Counts:
+            row = layer.row(shard)
+            return {"images": np.array(row.count, dtype=np.int64), "missing": np.array(len(row.missing), dtype=np.int64)}
+
+        return count
+
+    def finish(self, instance: Instance, counts: Counts) -> Outcome:
+        if counts["missing"]:
+            raise ValueError(
+                f"{instance.name}: {int(counts['missing'])} predictions of split {self.split!r} are missing, and a submission "
+                f"needs every image; the reasons stand in {instance.inputs['predictions'].path / 'index.json'}"
+            )
+        path = instance.path / "results.zip"
+        with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for shard in self.shards(instance):
+                for record in read_shard(instance.inputs["predictions"].layer, shard):
+                    name = f"{PurePosixPath(record.key).name}.png"
+                    archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), encode_png(cast(Prediction, record).mask))
+        return Outcome(metrics={"images": float(counts["images"])}, artifacts={"results.zip": str(path)})
+
+
+def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
+    """Basename -> (H, W) of every image of one split of a samples layer."""
+    layer = Layer(samples, Sample.kind)
+    sizes = {PurePosixPath(e.key).name: tuple(e.facts["size"]) for row in layer.rows(split) for e in row.entries}
+    if not sizes:
+        raise ValueError(f"{samples} holds no split {split!r}")
+    return cast(dict[str, tuple[int, int]], sizes)
+
+
+def check_submission(path: Path, *, num_classes: int, expected: dict[str, tuple[int, int]] | None = None) -> Iterator[str]:
+    """What is wrong with a submission, one line per fault; nothing where it is in order.
+
+    `expected` maps each image's basename to its (H, W); without it only the form is checked. Members are read one by
+    one. Raises ValueError where the file is no zip at all.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable zip file: {error}") from error
+    seen: set[str] = set()
+    with archive:
+        for info in archive.infolist():
+            name = PurePosixPath(info.filename)
+            if len(name.parts) != 1 or name.suffix != ".png":
+                yield f"{info.filename}: the zip must hold <basename>.png files only, no folders"
+                continue
+            if name.stem in seen:
+                yield f"{info.filename}: appears twice"
+            seen.add(name.stem)
+            yield from _check_png(info.filename, archive.read(info), num_classes, (expected or {}).get(name.stem))
+            if expected is not None and name.stem not in expected:
+                yield f"{info.filename}: no such image in the list"
+    for stem in sorted(set(expected or {}) - seen):
+        yield f"{stem}.png: missing"
+
+
+def _check_png(name: str, data: bytes, num_classes: int, size: tuple[int, int] | None) -> Iterator[str]:
+    try:
+        mask = decode_index_png(data)
+    except ValueError as error:
+        yield f"{name}: {error}"
+        return
+    if (mode := image_mode(data)) != "L":
+        yield f"{name}: of mode {mode}; a palette is not allowed, write one grey channel of class ids"
+    if size is not None and mask.shape != size:
+        yield f"{name}: is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}"
+    if (highest := int(mask.max(initial=0))) > num_classes:
+        yield f"{name}: holds the value {highest}; allowed are 0..{num_classes}"
