@@ -20,11 +20,11 @@ $(TOOLS)/bin/uv:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(if $(findstring $(TOOLS),$(UV)),$(TOOLS)/bin/uv)
 	@echo "Setting up $(VENV) (about 7 GB the first time, hard links afterwards)"
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.installed
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 6 minutes on 2 cores, then a table and a picture in ./runs

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+
 from shards.files import write_bytes
 
 POINTER = "latest.json"
@@ -27,6 +28,8 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row per finished epoch."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Loss and terms, added up over the steps of the epoch that is under way."""
 
 
 def save(engine: Any, folder: Path, state: TrainingState) -> None:
@@ -35,7 +38,7 @@ def save(engine: Any, folder: Path, state: TrainingState) -> None:
     engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
     dist.barrier()
     if dist.get_rank() == 0:
-        write_bytes(folder / POINTER, json.dumps({"tag": tag, "step": state.step, "history": state.history}).encode())
+        write_bytes(folder / POINTER, json.dumps({"tag": tag, **asdict(state)}).encode())
         for old in folder.glob("step-*"):
             if old.name != tag:
                 shutil.rmtree(old, ignore_errors=True)
@@ -51,4 +54,4 @@ def restore(engine: Any, folder: Path) -> TrainingState:
     loaded, _ = engine.load_checkpoint(str(folder), tag=pointer["tag"])
     if loaded is None:
         raise RuntimeError(f"{folder / pointer['tag']} does not load; delete {folder} to train from the start")
-    return TrainingState(step=pointer["step"], history=pointer["history"])
+    return TrainingState(step=pointer["step"], history=pointer["history"], sums=pointer["sums"])

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
-from shards.assign import num_batches, rank_share
-from shards.files import replacing
+from safetensors.torch import save
 from torch.utils.data import DataLoader, Dataset
 
 from cluster import checkpoints
-from cluster.checkpoints import TrainingState
 from cluster.deepspeed_config import deepspeed_config
 from cluster.fit_files import OUTCOME, write_outcome, write_progress
-from cluster.sync_norm import synchronise_norms
+from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
+from shards.assign import num_batches, rank_share
+from shards.files import write_bytes
 from wsss.stages.fit import Fit, TrainingSet, weights_path
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.task import Task, combine
 
 PROGRESS_INTERVAL = 1.0
+COLLECTIVE_SECONDS = 7200
+"""Ranks wait this long for one another: rank 0 validates while the others wait. A rank that dies is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,16 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
     device = _prepare_process(place)
     torch.manual_seed(instance.seed)
     task = stage.task(instance)
-    if place.num_ranks > 1 and getattr(task, "synchronise_norms", False):
-        _synchronise(task, device)
-    trainer = _Trainer(instance, stage, task, place, device)
-    trainer.run()
+    together = place.num_ranks > 1 and getattr(task, "synchronise_norms", False)
+    norms = synchronise_norms(task.network) if together else []
+    _Trainer(instance, stage, task, norms, place, device).run()
 
 
 def _prepare_process(place: RankPlace) -> torch.device:
     os.environ["DS_ACCELERATOR"] = "cuda" if place.gpus else "cpu"
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
     torch.set_num_threads(place.threads)
-    import deepspeed
+    deepspeed = _import_deepspeed()
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
@@ -78,19 +80,30 @@ def _prepare_process(place: RankPlace) -> torch.device:
     if place.address is not None:
         host, _, port = place.address.rpartition(":")
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.num_ranks))
+    if place.gpus:
+        torch.cuda.set_device(place.local_rank)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if place.gpus else "gloo", rank=place.rank, world_size=place.num_ranks)
+        dist.init_process_group(
+            "nccl" if place.gpus else "gloo",
+            rank=place.rank,
+            world_size=place.num_ranks,
+            timeout=timedelta(seconds=COLLECTIVE_SECONDS),
+        )
     deepspeed.init_distributed(dist_backend="nccl" if place.gpus else "gloo", auto_mpi_discovery=False, verbose=False)
     return torch.device("cuda", place.local_rank) if place.gpus else torch.device("cpu")
 
 
-def _synchronise(task: Task, device: torch.device) -> None:
-    if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
-
-        task.network = convert_sync_batchnorm(task.network)
-    else:
-        synchronise_norms(task.network)
+def _import_deepspeed() -> Any:
+    """DeepSpeed without MLflow, which only its autotuner uses: importing that takes as long as torch itself."""
+    absent = "mlflow" not in sys.modules
+    if absent:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+    finally:
+        if absent:
+            del sys.modules["mlflow"]
+    return deepspeed
 
 
 class _Examples(Dataset[dict[str, Any]]):
@@ -103,13 +116,30 @@ class _Examples(Dataset[dict[str, Any]]):
         return self._examples.example(*place)
 
 
+class _Lazy:
+    """What torch's loader asks of a batch sampler: it is iterated over once, after the checkpoint is restored."""
+
+    def __init__(self, places: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._places()
+
+
 class _Trainer:
     """State of one rank's training."""
 
-    def __init__(self, instance: Instance, stage: Fit, task: Task, place: RankPlace, device: torch.device) -> None:
-        import deepspeed
-
+    def __init__(
+        self,
+        instance: Instance,
+        stage: Fit,
+        task: Task,
+        norms: list[SynchronisedBatchNorm],
+        place: RankPlace,
+        device: torch.device,
+    ) -> None:
         self.instance, self.stage, self.task, self.place, self.device = instance, stage, task, place, device
+        self.norms = norms
         self.examples = stage.training_set(instance)
         if len(self.examples) == 0:
             raise ValueError(f"{instance.name}: there is nothing to train on")
@@ -118,7 +148,7 @@ class _Trainer:
         self.steps = [num_batches(len(order), global_batch=stage.batch_size) for order in self.orders]
         self.num_steps = sum(self.steps)
         optimizer = _optimizer(task, stage)
-        self.engine, *_ = deepspeed.initialize(
+        self.engine, *_ = _import_deepspeed().initialize(
             model=task,
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate),
@@ -134,57 +164,68 @@ class _Trainer:
         return warm * max(0.0, 1.0 - step / self.num_steps) ** self.stage.poly_power
 
     def run(self) -> None:
-        first = 0
         self.engine.train()
+        batches = self._batches()
+        end = 0
         for epoch, steps in enumerate(self.steps):
-            if self.state.step < first + steps:
-                self._run_epoch(epoch, first)
-            first += steps
+            end += steps
+            if self.state.step < end:
+                self._run_epoch(epoch, end, batches)
         self._finish()
 
-    def _run_epoch(self, epoch: int, first: int) -> None:
-        done_before = self.state.step - first
-        begun, sums, seen = time.monotonic(), {}, 0  # type: tuple[float, dict[str, float], int]
-        for batch, present in self._batches(epoch, done_before):
-            terms = self._step(batch, present, epoch)
-            seen += 1
-            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-            self.state = replace(self.state, step=self.state.step + 1)
+    def _run_epoch(self, epoch: int, end: int, batches: Iterator[tuple[dict[str, Any], bool]]) -> None:
+        begun, first = time.monotonic(), self.state.step
+        state = self.state
+        while state.step < end:
+            terms = self._step(*next(batches), epoch)
+            state.step += 1
+            state.sums = {name: state.sums.get(name, 0.0) + value for name, value in terms.items()}
             self._report(epoch, terms["loss"])
             every = self.stage.checkpoint_every
-            if every and self.state.step % every == 0 and self.state.step < first + self.steps[epoch]:
+            if every and state.step % every == 0 and state.step < end:
                 self._save()
-        rate = len(self.orders[epoch]) / self.steps[epoch] * seen / max(time.monotonic() - begun, 1e-9)
-        means = {name: total / max(seen, 1) for name, total in sums.items()}
-        row = {"epoch": epoch + 1, "step": self.state.step, **means, "images_per_second": rate}
-        self.state = TrainingState(step=self.state.step, history=[*self.state.history, row])
+        rate = len(self.orders[epoch]) / self.steps[epoch] * (end - first) / max(time.monotonic() - begun, 1e-9)
+        means = {name: total / self.steps[epoch] for name, total in state.sums.items()}
+        state.history.append({"epoch": epoch + 1, "step": state.step, **means, "images_per_second": rate})
+        state.sums = {}
         self._save()
 
-    def _batches(self, epoch: int, skip: int) -> Iterator[tuple[dict[str, Any], bool]]:
-        """This rank's batches of an epoch from the `skip`-th on, and whether the rank has a share in each."""
-        order, shares = self.orders[epoch], []
-        for batch in range(skip, self.steps[epoch]):
-            share = rank_share(
-                len(order),
-                batch=batch,
-                global_batch=self.stage.batch_size,
-                rank=self.place.rank,
-                num_ranks=self.place.num_ranks,
-            )
-            # A last batch shorter than the number of ranks leaves some without a share: they compute on the batch's
-            # first example, so that nobody waits for them, and it counts for nothing.
-            shares.append((list(share) or [batch * self.stage.batch_size], len(share) > 0))
-        sampler = [[(int(order[position]), epoch) for position in positions] for positions, _ in shares]
+    def _batches(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """This rank's batches of all steps that are left, and whether the rank has a share in each.
+
+        One loader for all epochs: its processes would take seconds to start anew.
+        """
         workers = self.stage.loader_workers
         loader = DataLoader(
             _Examples(self.examples),
-            batch_sampler=sampler,
+            batch_sampler=_Lazy(self._places),  # type: ignore[arg-type]
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
             pin_memory=self.device.type == "cuda",
         )
-        for batch_data, (_, present) in zip(loader, shares, strict=True):
-            yield {name: self._to_device(value) for name, value in batch_data.items()}, present
+        for batch, (_, present) in zip(loader, self._shares(self.state.step), strict=True):
+            yield {name: self._to_device(value) for name, value in batch.items()}, present
+
+    def _places(self) -> Iterator[list[tuple[int, int]]]:
+        return (places for places, _ in self._shares(self.state.step))
+
+    def _shares(self, first: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+        """The (index, epoch) of this rank's examples, step by step from `first` on; False where none is its own.
+
+        A last batch shorter than the number of ranks leaves some without a share: they compute on the batch's first
+        example, so that nobody waits for them, and it counts for nothing.
+        """
+        step = 0
+        for epoch, order in enumerate(self.orders):
+            for batch in range(self.steps[epoch]):
+                step += 1
+                if step <= first:
+                    continue
+                size, place = self.stage.batch_size, self.place
+                share = rank_share(
+                    len(order), batch=batch, global_batch=size, rank=place.rank, num_ranks=place.num_ranks
+                )
+                yield [(int(order[i]), epoch) for i in (share or [batch * size])], len(share) > 0
 
     def _to_device(self, value: Any) -> Any:
         return value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
@@ -192,6 +233,8 @@ class _Trainer:
     def _step(self, batch: dict[str, Any], present: bool, epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss and its terms over all ranks."""
         torch.manual_seed((self.instance.seed * 1_000_003 + self.state.step) * 1009 + self.place.rank)
+        for norm in self.norms:
+            norm.present = present
         output = self.engine(batch)
         names = list(output.terms)
         share = 1.0 if present else 0.0
@@ -208,12 +251,18 @@ class _Trainer:
         if self.place.num_ranks > 1:
             dist.all_reduce(values)
         if not torch.isfinite(values[0]):
-            raise TrainingDivergedError(
-                f"{self.instance.name}: the loss is {float(values[0])} at step {self.state.step} "
-                f"(epoch {epoch + 1}, batch of {', '.join(batch.get('key', ['?'])[:8])}); "
-                f"the checkpoint before it stands in {self.folder}; try a lower learning_rate"
-            )
+            self._stop(float(values[0]), batch if present else {}, epoch)
         return dict(zip(["loss", *names], values.tolist(), strict=True))
+
+    def _stop(self, loss: float, batch: dict[str, Any], epoch: int) -> None:
+        """Called by all ranks together, since the loss is the same on all."""
+        keys: list[list[str]] = [[] for _ in range(self.place.num_ranks)]
+        dist.all_gather_object(keys, list(batch.get("key", [])))
+        names = ", ".join(key for part in keys for key in part[:8]) or "unnamed examples"
+        raise TrainingDivergedError(
+            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {names}); "
+            f"the checkpoint before it stands in {self.folder}; try a lower learning_rate"
+        )
 
     def _report(self, epoch: int, loss: float) -> None:
         now = time.monotonic()
@@ -238,10 +287,11 @@ class _Trainer:
                 self.task.eval()
                 with torch.no_grad():
                     outcome = self.stage.finish(self.task, self.instance)
-                state = {name: value.detach().cpu().contiguous().clone() for name, value in self.task.network.state_dict().items()}
-                with replacing(weights_path(self.instance)) as file:
-                    temporary = file.name
-                    save_file(state, temporary)
+                state = {
+                    name: value.detach().cpu().contiguous().clone()
+                    for name, value in self.task.network.state_dict().items()
+                }
+                write_bytes(weights_path(self.instance), save(state))
                 write_outcome(self.instance.path, _with_history(outcome, self.state.history))
         dist.barrier()
 

@@ -1,4 +1,4 @@
-"""Files through which a training's ranks speak to their driver, wherever they run: progress and outcome."""
+"""Files through which a training's ranks speak to their driver, wherever they run: progress, errors and outcome."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from shards.files import write_bytes
+import torch
+import torch.distributed as dist
 
+from shards.files import write_bytes
 from wsss.runtime import Progress
 from wsss.stages.stage import Outcome
 
@@ -58,3 +60,35 @@ def read_outcome(folder: Path) -> Outcome:
         return Outcome(**json.loads((folder / OUTCOME).read_bytes()))
     except FileNotFoundError:
         raise RuntimeError(f"the training in {folder} ended without a result") from None
+
+
+class RankError(RuntimeError):
+    """A training failed; the message holds what its ranks said."""
+
+
+def is_final(error: Exception) -> bool:
+    """False for what the death of another rank or a lost connection looks like: those are worth another attempt.
+
+    gloo raises plain RuntimeErrors where a peer is gone.
+    """
+    passing = (OSError, dist.DistError, torch.AcceleratorError)
+    return not isinstance(error, passing) and type(error) is not RuntimeError
+
+
+def write_rank_error(folder: Path, rank: int, error: Exception) -> None:
+    """Leave a rank's error for the driver."""
+    kind = "final" if is_final(error) else "passing"
+    write_bytes(folder / f"rank-{rank}.{kind}.txt", f"{type(error).__name__}: {error}".encode())
+
+
+def has_failed_for_good(folder: Path) -> bool:
+    """True where a rank met an error that it would meet again."""
+    return any(folder.glob("rank-*.final.txt"))
+
+
+def raise_rank_errors(folder: Path, name: str) -> None:
+    """Raise `RankError` where ranks left errors: the causes, or the rest where only consequences are to be had."""
+    files = sorted(folder.glob("rank-*.final.txt")) or sorted(folder.glob("rank-*.txt"))
+    words = dict.fromkeys(file.read_text() for file in files)
+    if words:
+        raise RankError(f"{name}: training failed: " + "; ".join(words))

@@ -9,16 +9,20 @@ import threading
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from cluster.engine import RankPlace, run_rank
-from cluster.fit_files import read_outcome, watch_progress
+from cluster.fit_files import RankError, raise_rank_errors, read_outcome, watch_progress, write_rank_error
 from cluster.shard_work import ShardBench, add_counts, pending_shards
-from wsss.recipe import RuntimeSettings
 from wsss.runtime import Progress
 from wsss.stages.fit import Fit
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+
+if TYPE_CHECKING:
+    from wsss.recipe import RuntimeSettings
 
 
 class LocalRuntime:
@@ -54,16 +58,14 @@ class LocalRuntime:
         ranks: list[SpawnProcess] = []
         with tempfile.TemporaryDirectory() as folder, watch_progress(instance.path, progress):
             for rank in range(stage.num_ranks):
-                place = RankPlace(rank, stage.num_ranks, rank, self._settings.threads, self._settings.rank_gpus, address)
-                error_file = Path(folder) / f"rank-{rank}.txt"
-                ranks.append(context.Process(target=_rank_process, args=(instance, place, error_file), daemon=True))
+                place = RankPlace(
+                    rank, stage.num_ranks, rank, self._settings.threads, self._settings.rank_gpus, address
+                )
+                ranks.append(context.Process(target=_rank_process, args=(instance, place, Path(folder))))
             _run_all(ranks)
-            for rank, process in enumerate(ranks):
-                error_file = Path(folder) / f"rank-{rank}.txt"
-                if error_file.exists():
-                    raise RuntimeError(f"{instance.name}: training failed in rank {rank}:\n{error_file.read_text()}")
-                if process.exitcode != 0 and not any((Path(folder) / f"rank-{r}.txt").exists() for r in range(len(ranks))):
-                    raise RuntimeError(f"{instance.name}: rank {rank} ended with exit code {process.exitcode}")
+            raise_rank_errors(Path(folder), instance.name)
+        if codes := [process.exitcode for process in ranks if process.exitcode != 0]:
+            raise RankError(f"{instance.name}: training failed: a rank ended with exit code {codes[0]}")
         return read_outcome(instance.path)
 
     def close(self) -> None:
@@ -87,13 +89,14 @@ def _run_all(ranks: list[SpawnProcess]) -> None:
             process.join()
 
 
-def _rank_process(instance: Instance, place: RankPlace, error_file: Path) -> None:
+def _rank_process(instance: Instance, place: RankPlace, folder: Path) -> None:
     _end_with_parent(os.getppid())
     try:
         run_rank(instance, place)
     except Exception as error:
-        error_file.write_text(f"{type(error).__name__}: {error}")
-        raise
+        write_rank_error(folder, place.rank, error)
+        os._exit(1)  # the driver tells; no traceback per rank
+    dist.destroy_process_group()
 
 
 def _end_with_parent(parent: int) -> None:

@@ -31,7 +31,7 @@ class PoolError(RuntimeError):
     """The pool cannot finish its shards; the message says which, and why."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     """A place for one actor. It is starting, at work on a shard, or idle."""
 

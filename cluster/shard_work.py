@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 
 import torch
-from shards.writer import write_shard
 
+from shards.writer import write_shard
 from wsss.stages.stage import Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
 
 

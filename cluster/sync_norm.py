@@ -1,12 +1,29 @@
-"""Batch normalisation over the batches of all ranks, on gloo too (torch's own refuses CPU tensors)."""
+"""Batch normalisation over the batches of all ranks, on any backend (torch's own refuses CPU tensors)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over all ranks; its gradient is the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
+        total = local.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SynchronisedBatchNorm(nn.Module):
@@ -25,6 +42,8 @@ class SynchronisedBatchNorm(nn.Module):
             self.register_buffer(name, getattr(norm, name))
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
+        self.present = True
+        """False on a rank whose batch counts for nothing: it is normalised like the others' and adds nothing."""
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
@@ -34,16 +53,18 @@ class SynchronisedBatchNorm(nn.Module):
         if self.training:
             mean, variance = self._global_moments(x_BDHW)
             scale = self.weight * torch.rsqrt(variance + self.eps)
-            y = x_BDHW * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+            y = (x_BDHW * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(x_BDHW.dtype)
         else:
             y = F.batch_norm(x_BDHW, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         result: torch.Tensor = self.act(self.drop(y))
         return result
 
     def _global_moments(self, x_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x_BDHW = x_BDHW.float()  # sums of bf16 would lose the variance
         count = x_BDHW.new_full((1,), x_BDHW.numel() / x_BDHW.shape[1])
-        sums = torch.cat([x_BDHW.sum((0, 2, 3)), x_BDHW.square().sum((0, 2, 3)), count])
-        sums = all_reduce(sums) if dist.is_initialized() and dist.get_world_size() > 1 else sums
+        sums = torch.cat([x_BDHW.sum((0, 2, 3)), x_BDHW.square().sum((0, 2, 3)), count]) * float(self.present)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            sums = _SumOverRanks.apply(sums)
         first, second, total = sums[: x_BDHW.shape[1]], sums[x_BDHW.shape[1] : -1], sums[-1]
         mean = first / total
         variance = (second / total - mean.square()).clamp_min(0.0)
@@ -56,10 +77,16 @@ class SynchronisedBatchNorm(nn.Module):
         return mean, variance
 
 
-def synchronise_norms(module: nn.Module) -> None:
-    """Replace every trainable `nn.BatchNorm2d` inside `module`, in place, keeping its parameters and buffers."""
+def synchronise_norms(module: nn.Module) -> list[SynchronisedBatchNorm]:
+    """Replace every trainable `nn.BatchNorm2d` inside `module`, in place, and return the layers that took their places.
+
+    Parameters and buffers are kept. A frozen one, whose weight is no parameter, has nothing to synchronise and stays.
+    """
+    made = []
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, SynchronisedBatchNorm(child))
-        else:
-            synchronise_norms(child)
+        if not isinstance(child, nn.BatchNorm2d):
+            made += synchronise_norms(child)
+        elif isinstance(child.weight, nn.Parameter):
+            made.append(SynchronisedBatchNorm(child))
+            setattr(module, name, made[-1])
+    return made

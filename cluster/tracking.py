@@ -44,6 +44,11 @@ LONGEST_PARAM = 6000
 """MLflow's limits."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds without another attempt after one failed; doubled every time."""
+DATABASE_ATTEMPTS = 4
+"""Attempts at opening a database, about a second in all."""
+
+_SERVED = ("http://", "https://", "databricks")
+"""Addresses of servers, which say themselves where artifacts go; others are databases opened from here."""
 
 _DEFAULT_ENVIRONMENT = {
     # A server that is down must cost seconds, not the minutes of MLflow's own defaults. Retrying is the outbox's
@@ -74,7 +79,12 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not uri.startswith(_SERVED):
+        from mlflow.store.db import utils as database
+
+        # MLflow offers no setting for this: ten attempts at a database that is down would hold a stage for 100 s.
+        database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
     return MlflowClient(tracking_uri=uri)
 
 
@@ -193,10 +203,9 @@ class _Writer:
 
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            # A server says itself where artifacts go; beside a database file, nobody else would.
-            served = self._client.tracking_uri.startswith(("http://", "https://", "databricks"))
+            location = None if self._client.tracking_uri.startswith(_SERVED) else str(artifacts)
             try:
-                return str(self._client.create_experiment(EXPERIMENT, None if served else str(artifacts)))
+                return str(self._client.create_experiment(EXPERIMENT, location))
             except MlflowException as error:
                 experiment = self._client.get_experiment_by_name(EXPERIMENT)
                 if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
@@ -251,7 +260,7 @@ class _Writer:
         new = {name: value for name, value in event["metrics"].items() if run.data.metrics.get(_key(name)) != value}
         self._log_metrics(run_id, new, when=when)
         self._log_artifacts(run_id, event["artifacts"])
-        if run.info.status != "FINISHED":
+        if new or run.info.status != "FINISHED":
             self._client.set_terminated(run_id, end_time=_milliseconds(when))
             if PARENT_RUN in run.data.tags:
                 # Nothing announces the end of a sweep: it ends, so far, with its latest pipeline.

@@ -49,7 +49,7 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
     A name that fits several means the latest of them, and of a recipe's evaluations one without given labels; the
     comparison's notes say so. Raises `CompareError`.
     """
-    rows = leaderboard(runs, uri=uri, all=True)
+    rows = leaderboard(runs, uri=uri, everything=True)
     notes: list[str] = []
     first, second = (_choose(name, rows, notes) for name in (a, b))
     if first.run_id == second.run_id:

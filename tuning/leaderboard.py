@@ -53,6 +53,7 @@ class Row:
     metrics: Mapping[str, float]
     """`mean_iou` and, where measured, `mean_accuracy` and `pixel_accuracy`; each in [0, 1]."""
     image_set: str
+    """The split that the numbers are of: the last one that was evaluated."""
     labels_given: bool
     """True where image-level labels of the evaluated images were used, as for pseudo labels; no competitor has them."""
     finished: float
@@ -64,14 +65,14 @@ class Row:
         return f"{self.recipe}:{self.instance}"
 
 
-def leaderboard(runs: Path, *, uri: str = "", all: bool = False) -> list[Row]:
-    """Every evaluation that MLflow holds, by mean IoU; without `all`, only where no labels were given.
+def leaderboard(runs: Path, *, uri: str = "", everything: bool = False) -> list[Row]:
+    """Every evaluation that MLflow holds, by mean IoU; without `everything`, only where no labels were given.
 
     One result is one row, in however many pipelines of a recipe it stands. Raises `UnreadableError`.
     """
     with _Store(runs, uri=uri) as store:
         rows = store.rows()
-    chosen = [row for row in rows if all or not row.labels_given]
+    chosen = [row for row in rows if everything or not row.labels_given]
     return sorted(chosen, key=lambda row: (-row.metrics["mean_iou"], row.finished))
 
 
@@ -183,7 +184,7 @@ def _row(run: Run, pipeline: Mapping[str, str]) -> Row:
         fingerprint=tags[FINGERPRINT],
         sweep=pipeline.get(SWEEP, ""),
         metrics={name: run.data.metrics[name] for name in METRICS if name in run.data.metrics},
-        image_set=params.get(f"{instance}.image_set", ""),
-        labels_given=params.get(f"{instance}.labels_given", "false") == "true",
+        image_set=json.loads(params.get(f"{instance}.splits", '[""]'))[-1],
+        labels_given=bool(run.data.metrics.get("labels_given", 0.0)),
         finished=(run.info.end_time or run.info.start_time) / 1000,
     )

@@ -104,7 +104,7 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: object, console: Cons
         console.print(f"[yellow]missing      {count} records of {name}; the reasons stand in its index.json[/]")
     metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
     tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, artifacts)
-    console.print(f"runs         {open_command(recipe.runtime.tracking_uri, recipe.runtime.runs)}")
+    console.print(f"runs         {open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)}")
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from shards.records import IGNORE
 
+if TYPE_CHECKING:
+    import albumentations as A
+
 # albumentations asks its home page for a newer version at import; a training does not call home.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class Augmentation:
 
     def compose(self) -> A.Compose:
         """albumentations' pipeline of these settings; it is not thread-safe and holds its own random state."""
+        import albumentations as A
+
         low, high = self.resize_long
         sizes = list(range(low, high + 1, 16))
         side, jitter = self.crop_size, self.colour_jitter

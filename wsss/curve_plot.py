@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 
 def draw_curve(mean_iou_N: Sequence[float], *, chosen: Sequence[float], title: str) -> bytes:
     """A PNG: the curve over thresholds i / N, and the thresholds chosen on either half."""
+    from matplotlib.figure import Figure  # takes seconds to import
+
     figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot([i / len(mean_iou_N) for i in range(len(mean_iou_N))], [100 * value for value in mean_iou_N], color="#20639b")

@@ -129,7 +129,7 @@ def _draw_object(generator: np.random.Generator, canvas: np.ndarray, mask: np.nd
     mask[body] = TOY.id_of(name)
     shift = generator.uniform(-0.45, 0.45) * long
     at_row, at_column = row + shift * np.sin(angle), column + shift * np.cos(angle)
-    _draw_emblem(generator, canvas, body, name, (at_row, at_column), radius=side * generator.uniform(0.075, 0.095))
+    _draw_emblem(generator, canvas, body, name, (at_row, at_column), radius=side * generator.uniform(0.095, 0.115))
 
 
 def _draw_emblem(

@@ -19,7 +19,9 @@ from torch import Tensor
 from wsss.ops.random_walk import random_walk, transition
 
 RADIUS, BETA, NUM_STEPS_LOG2 = 5, 10.0, 8
-ERROR_BAR = 1e-4
+ERROR_BAR = 5e-4
+"""Of the maximum. Most of it is the rival's: squaring in float32 lets the column sums drift (1.6e-4 here); ours is
+within 1e-6 of float64 (tests/parity/test_irn.py)."""
 SECONDS_BAR = 0.2
 GIB_BAR = 1.0
 
@@ -41,9 +43,10 @@ def dense_walk(scores_Khw: Tensor, edge_hw: Tensor, dense_NN: Tensor) -> Tensor:
 
 
 def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    start = time.perf_counter()
+    """Seconds of this thread, which does all the work: wall time on an idle machine, blind to a busy one."""
+    start = time.thread_time()
     result = call()
-    return time.perf_counter() - start, result
+    return time.thread_time() - start, result
 
 
 def peak_gib() -> float:
@@ -71,6 +74,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="alternating runs; the dense one takes about 15 s")
     repetitions = parser.parse_args().repetitions
     torch.set_num_threads(1)
+    # Weak affinities underflow when the dense matrix is squared, which would slow the rival down several times.
+    torch.set_flush_denormal(True)
 
     walk(*make_inputs(16, 12))
     before = peak_gib()

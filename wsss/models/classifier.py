@@ -1,6 +1,7 @@
 """Image classifiers whose last layer makes class activation maps: linear (IRN) or stochastic (FickleNet).
 
-Shape letters: B batch, C classes without background, D channels, H W pixels, h w strided pixels, s kernel size, T = s * s taps.
+Shape letters: B batch, C classes without background, D channels, H W pixels, h w strided pixels, s kernel size,
+T = s * s taps.
 """
 
 from __future__ import annotations

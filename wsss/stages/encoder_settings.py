@@ -1,13 +1,18 @@
-"""The settings of an encoder, shared by all stages that train a network."""
+"""The settings of an encoder, shared by all stages that train a network.
+
+Stages import `wsss.models` on use: timm takes seconds to import, and a recipe is read without it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from wsss.models.encoder import EncoderSpec
 from wsss.settings import FileContent, settings
+
+if TYPE_CHECKING:
+    from wsss.models.encoder import EncoderSpec
 
 
 @settings
@@ -35,6 +40,8 @@ class EncoderSettings:
 
     def encoder_spec(self, *, pretrained: bool) -> EncoderSpec:
         """The encoder of these settings; without `pretrained` its weights are random (trained ones follow)."""
+        from wsss.models.encoder import EncoderSpec
+
         return EncoderSpec(
             name=self.encoder,
             output_stride=self.output_stride,

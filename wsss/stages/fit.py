@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import nn
 
 from wsss.settings import settings
@@ -107,6 +106,8 @@ def load_trained(instance: Instance, *, device: torch.device | str = "cpu") -> A
     """
     assert isinstance(instance.stage, Fit)
     model = instance.stage.model(instance, pretrained=False)
+    from safetensors.torch import load_file
+
     state = load_file(weights_path(instance))
     missing, unexpected = _difference(state, model.state_dict())
     if missing or unexpected:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, g
 
 from wsss.device import worker_device
 from wsss.images import resize_image, to_tensor
-from wsss.models.classifier import Classifier
 from wsss.ops.cam import class_activation_map, normalise_per_class
 from wsss.ops.multi_scale import merge_views, resize_bilinear, view_sizes
 from wsss.ops.stochastic_cam import stochastic_cam
@@ -25,6 +24,9 @@ from wsss.settings import settings
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker
 from wsss.stages.train_classifier import TrainClassifier
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
 
 
 @settings

@@ -6,7 +6,7 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, S
 
 from wsss.device import worker_device
 from wsss.images import to_tensor
-from wsss.models.irnet import IRNet
 from wsss.ops.random_walk import random_walk
 from wsss.settings import settings
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker
+
+if TYPE_CHECKING:
+    from wsss.models.irnet import IRNet
 
 
 @settings

@@ -6,7 +6,7 @@ Shape letters: `B` batch, `H W` pixels, `h w` the stride-4 grid.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -17,16 +17,16 @@ from torch import nn
 from wsss.augment import Augmentation, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
-from wsss.models.classifier import Classifier
-from wsss.models.encoder import build_encoder
-from wsss.models.irnet import IRNet
-from wsss.models.norm import freeze_batch_norm
 from wsss.settings import settings
 from wsss.stages.encoder_settings import EncoderSettings
 from wsss.stages.fit import Fit, TrainingSet, load_trained
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.affinity import AffinityTask
 from wsss.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
+    from wsss.models.irnet import IRNet
 
 
 @settings
@@ -55,12 +55,15 @@ class TrainAffinity(EncoderSettings, Fit):
         return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.encoder import build_encoder
+        from wsss.models.irnet import IRNet
+        from wsss.models.norm import freeze_batch_norm
+
         from_file = pretrained and self.encoder_from == "pretrained"
         encoder = build_encoder(self.encoder_spec(pretrained=from_file))
         freeze_batch_norm(encoder)
         if pretrained and self.encoder_from == "classifier":
-            classifier = load_trained(instance.inputs["classifier"])
-            assert isinstance(classifier, Classifier)
+            classifier: Classifier = load_trained(instance.inputs["classifier"])
             try:
                 encoder.load_state_dict(classifier.encoder.state_dict())
             except RuntimeError as error:
@@ -72,7 +75,7 @@ class TrainAffinity(EncoderSettings, Fit):
 
     def task(self, instance: Instance) -> Task:
         network = self.model(instance, pretrained=True)
-        return AffinityTask(cast(IRNet, network), radius=self.radius, num_classes=len(instance.taxonomy))
+        return AffinityTask(cast("IRNet", network), radius=self.radius, num_classes=len(instance.taxonomy))
 
     def training_set(self, instance: Instance) -> TrainingSet:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
@@ -80,13 +83,14 @@ class TrainAffinity(EncoderSettings, Fit):
 
     def finish(self, task: Task, instance: Instance) -> Outcome:
         """Set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""
-        examples, network = self.training_set(instance), cast(IRNet, task.network)
+        examples, network = self.training_set(instance), cast("IRNet", task.network)
         device, total, count = network.mean_shift.device, torch.zeros(2), 0
         for index in range(min(self.mean_shift_images, len(examples))):
             image_13HW = examples.example(index, self.num_epochs)["image"][None].to(device)
             total += network(image_13HW)[1].mean((0, 2, 3)).cpu()
             count += 1
-        network.mean_shift.add_((total / max(count, 1)).to(device))
+        # The pass itself subtracted the mean so far, which is 0 before it.
+        network.mean_shift.copy_(total / max(count, 1))
         return Outcome(metrics={"mean_shift.rows": float(network.mean_shift[0]), "mean_shift.columns": float(network.mean_shift[1])})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -15,18 +15,17 @@ from shards.records import BadSampleError, Sample
 from torch import nn
 
 from wsss.augment import Augmentation, augment
-from wsss.classification_metrics import classification_metrics
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
-from wsss.models.classifier import Classifier
-from wsss.models.encoder import build_encoder
-from wsss.models.norm import freeze_batch_norm
 from wsss.settings import settings
 from wsss.stages.encoder_settings import EncoderSettings
 from wsss.stages.fit import Fit, TrainingSet
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.classification import ClassificationTask
 from wsss.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
 
 
 @settings
@@ -65,6 +64,10 @@ class TrainClassifier(EncoderSettings, Fit):
             raise ValueError(f"{instance.name}.resize_long is {self.resize_long}; its first number is the smaller one")
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.classifier import Classifier
+        from wsss.models.encoder import build_encoder
+        from wsss.models.norm import freeze_batch_norm
+
         encoder = build_encoder(self.encoder_spec(pretrained=pretrained))
         if self.norm == "frozen":
             freeze_batch_norm(encoder)
@@ -77,8 +80,7 @@ class TrainClassifier(EncoderSettings, Fit):
         )
 
     def task(self, instance: Instance) -> Task:
-        network = self.model(instance, pretrained=True)
-        assert isinstance(network, Classifier)
+        network = cast("Classifier", self.model(instance, pretrained=True))
         return ClassificationTask(network, loss=self.loss, synchronise_norms=self.norm == "synchronised")
 
     def training_set(self, instance: Instance) -> TrainingSet:
@@ -95,6 +97,8 @@ class TrainClassifier(EncoderSettings, Fit):
 
     def finish(self, task: Task, instance: Instance) -> Outcome:
         """F1 and mean average precision on the validation split, class by class."""
+        from wsss.classification_metrics import classification_metrics
+
         if not self.validation_split:
             return Outcome()
         scores_NC, truth_NC = _validate(task.network, self, instance)

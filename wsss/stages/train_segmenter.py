@@ -6,7 +6,7 @@ Shape letters: `H W` pixels.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from torch import nn
 from wsss.augment import Augmentation, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
-from wsss.models.norm import freeze_batch_norm
-from wsss.models.segmenter import Segmenter, build_segmenter
 from wsss.settings import settings
 from wsss.stages.encoder_settings import EncoderSettings
 from wsss.stages.fit import Fit, TrainingSet
 from wsss.stages.stage import Instance
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wsss.models.segmenter import Segmenter
 
 
 @settings
@@ -49,6 +50,9 @@ class TrainSegmenter(EncoderSettings, Fit):
     """Pixels of the pseudo labels less confident than this are ignored."""
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.norm import freeze_batch_norm
+        from wsss.models.segmenter import build_segmenter
+
         network = build_segmenter(
             self.encoder_spec(pretrained=pretrained),
             num_classes=len(instance.taxonomy) + 1,
@@ -59,7 +63,7 @@ class TrainSegmenter(EncoderSettings, Fit):
         return network
 
     def task(self, instance: Instance) -> Task:
-        network = cast(Segmenter, self.model(instance, pretrained=True))
+        network = cast("Segmenter", self.model(instance, pretrained=True))
         # A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised.
         return SegmentationTask(network, synchronise_norms=self.norm != "batch")
 

@@ -6,13 +6,16 @@ Shape letters: `B` batch, `h w` the stride-4 grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from wsss.losses.affinity_displacement import affinity_displacement_sums
 from wsss.losses.masked_mean import MaskedSum
-from wsss.models.irnet import IRNet
 from wsss.tasks.task import Batch, Task, TaskOutput
+
+if TYPE_CHECKING:
+    from wsss.models.irnet import IRNet
 
 WEIGHTS = {"bg_pos": 0.25, "fg_pos": 0.25, "neg": 0.5, "dp_fg": 0.5, "dp_bg": 0.5}
 """(bg / 2 + fg / 2 + neg) / 2 + (dp_fg + dp_bg) / 2, as irn's public code adds its terms."""

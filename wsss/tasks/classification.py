@@ -6,15 +6,17 @@ Shape letters: `B` batch, `C` foreground classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from wsss.losses.masked_mean import MaskedSum
-from wsss.models.classifier import Classifier
 from wsss.tasks.task import Batch, Task, TaskOutput
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
 
 
 class ClassificationTask(Task):
@@ -44,4 +46,4 @@ class ClassificationTask(Task):
         return TaskOutput(terms={"classification": term}, weights={"classification": 1.0})
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
-        return self.network.head_parameters()
+        return self.network.head.parameters()

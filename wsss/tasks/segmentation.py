@@ -6,14 +6,17 @@ Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from shards.records import IGNORE
 from torch import nn
 from torch.nn import functional as F
 
 from wsss.losses.masked_mean import MaskedSum
-from wsss.models.segmenter import Segmenter
 from wsss.tasks.task import Batch, Task, TaskOutput
+
+if TYPE_CHECKING:
+    from wsss.models.segmenter import Segmenter
 
 
 class SegmentationTask(Task):
@@ -36,5 +39,5 @@ class SegmentationTask(Task):
         return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
-        for part in self.network.decoder_parts():
+        for part in self.network.decoder_parts:
             yield from part.parameters()

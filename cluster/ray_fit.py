@@ -1,0 +1,121 @@
+"""Training ranks under Ray Train.
+
+Ray Train places the ranks, joins them to a process group and starts the whole group anew where one dies. The engine
+then goes on from its own checkpoint in the instance's folder; Ray Train's folder holds only its book-keeping.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from cluster.engine import COLLECTIVE_SECONDS, RankPlace, run_rank
+from cluster.fit_files import (
+    RankError,
+    has_failed_for_good,
+    raise_rank_errors,
+    read_outcome,
+    watch_progress,
+    write_rank_error,
+)
+from wsss.runtime import Progress
+from wsss.stages.fit import Fit
+from wsss.stages.stage import Instance, Outcome
+
+if TYPE_CHECKING:
+    from wsss.recipe import RuntimeSettings
+
+FOLDER = "ray_train"
+
+
+def fit_with_ray_train(
+    instance: Instance, stage: Fit, settings: RuntimeSettings, progress: Progress, *, here: bool
+) -> Outcome:
+    """Train with `stage.num_ranks` Ray Train workers, `here` where they all share this machine.
+
+    Raises `RankError` with the words of the rank that failed.
+    """
+    folder = instance.path.absolute() / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    trainer = TorchTrainer(
+        _train_rank,
+        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
+        torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        scaling_config=_scaling(stage, settings, here),
+        run_config=RunConfig(
+            # A name that was used before would silently go on with that run's state.
+            name=f"attempt-{uuid.uuid4().hex[:12]}",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=settings.rank_retries),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with watch_progress(instance.path, progress), _own_interrupt_handler():
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise_rank_errors(folder, instance.name)
+            raise RankError(f"{instance.name}: training failed: {error}") from error
+    if has_failed_for_good(folder):  # errors of attempts that others made good do not count
+        raise_rank_errors(folder, instance.name)
+    outcome = read_outcome(instance.path)
+    shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
+    # On a machine with fewer CPUs than ranks they share: Ray would wait for ever for CPUs that never come.
+    room = ray.cluster_resources().get("CPU", 0.0) / stage.num_ranks
+    resources = {"CPU": min(1.0, room) if here else 1.0}
+    if settings.rank_gpus:
+        resources["GPU"] = float(settings.rank_gpus)
+    return ScalingConfig(
+        num_workers=stage.num_ranks,
+        use_gpu=bool(settings.rank_gpus),
+        resources_per_worker=resources,
+        placement_strategy=settings.placement,
+    )
+
+
+def _train_rank(config: dict[str, object]) -> None:
+    """One rank, in a Ray Train worker."""
+    instance, threads, gpus = config["instance"], config["threads"], config["gpus"]
+    assert isinstance(instance, Instance) and isinstance(threads, int) and isinstance(gpus, int)
+    folder = instance.path.absolute() / FOLDER
+    if has_failed_for_good(folder):
+        return  # the driver reads why
+    context = get_context()
+    rank = context.get_world_rank()
+    # Where ranks of one node see all of its GPUs, Ray knows which of them is this rank's.
+    local_rank = get_device().index if gpus else context.get_local_rank()
+    try:
+        run_rank(instance, RankPlace(rank, context.get_world_size(), local_rank, threads, gpus, address=None))
+    except Exception as error:
+        write_rank_error(folder, rank, error)
+        raise
+
+
+@contextmanager
+def _own_interrupt_handler() -> Iterator[None]:
+    """Ray Train leaves its handler for Ctrl-C behind; take it away again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

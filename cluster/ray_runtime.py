@@ -1,0 +1,115 @@
+"""RayRuntime: shards by a pool of Ray actors, training ranks by Ray Train; on this machine or a cluster."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from cluster.pool import ActorPool
+from cluster.ray_fit import fit_with_ray_train
+from cluster.ray_session import connect
+from cluster.shard_work import ShardBench, add_counts, pending_shards
+from wsss.runtime import Progress
+from wsss.stages.fit import Fit
+from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+
+if TYPE_CHECKING:
+    from wsss.recipe import RuntimeSettings
+
+START_SECONDS_HERE = 180.0
+START_SECONDS_CLUSTER = 1200.0
+
+
+class RayRuntime:
+    """Implements `wsss.runtime.Runtime`. Actors stay alive from one shard stage to the next."""
+
+    def __init__(self, settings: RuntimeSettings, *, address: str | None) -> None:
+        """Connect as `cluster.ray_session.connect` does. On several nodes `settings.runs` must be shared by all."""
+        self._settings = settings
+        self._address = address
+        self._owns_session = connect(address)
+        self._pool: ActorPool | None = None
+
+    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+        pending, total = pending_shards(instance, stage)
+        finished = total - len(pending)
+
+        def done(shard: str, result: Any) -> None:
+            nonlocal finished
+            finished += 1
+            progress(finished, total, f"{finished} of {total} shards")
+
+        if pending:
+            progress(finished, total, f"{finished} of {total} shards")
+            known = ray.put(instance)
+            self._actors().run(pending, submit=lambda actor, shard: actor.make_shard.remote(known, shard), done=done)
+
+    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+        shards = stage.shards(instance)
+        counts: Counts = {}
+        finished = 0
+
+        def done(shard: str, result: Counts) -> None:
+            nonlocal counts, finished
+            counts = add_counts(counts, result)
+            finished += 1
+            progress(finished, len(shards), f"{finished} of {len(shards)} shards")
+
+        progress(0, len(shards), f"0 of {len(shards)} shards")
+        known = ray.put(instance)
+        self._actors().run(shards, submit=lambda actor, shard: actor.count_shard.remote(known, shard), done=done)
+        return counts
+
+    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+        # Actors that wait for shards would hold the CPUs that the ranks need.
+        self._release_actors()
+        have = ray.cluster_resources().get("GPU", 0.0)
+        if self._address is None and self._settings.rank_gpus * stage.num_ranks > have:
+            raise ValueError(
+                f"runtime.rank_gpus = {self._settings.rank_gpus} for {stage.num_ranks} ranks, but this machine has "
+                f"{have:.0f} GPUs; set it to 0 to train on CPUs"
+            )
+        return fit_with_ray_train(instance, stage, self._settings, progress, here=self._address is None)
+
+    def close(self) -> None:
+        self._release_actors()
+        if self._owns_session:
+            ray.shutdown()
+            self._owns_session = False
+
+    def _release_actors(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _actors(self) -> ActorPool:
+        if self._pool is None:
+            here = self._owns_session and self._address is None
+            self._pool = ActorPool(
+                self._make_actor,
+                size=self._num_actors(),
+                start_seconds=START_SECONDS_HERE if here else START_SECONDS_CLUSTER,
+            )
+        return self._pool
+
+    def _num_actors(self) -> int:
+        """As set; else what the cluster has room for now, one at least so that an autoscaler sees a demand."""
+        settings, has = self._settings, ray.cluster_resources()
+        if settings.actor_gpus and self._address is None and settings.actor_gpus > has.get("GPU", 0.0):
+            raise ValueError(
+                f"runtime.actor_gpus = {settings.actor_gpus}, but this machine has {has.get('GPU', 0.0):.0f} GPUs; "
+                "set it to 0 to work on CPUs"
+            )
+        if settings.num_actors:
+            return settings.num_actors
+        room = has.get("GPU", 0.0) / settings.actor_gpus if settings.actor_gpus else has.get("CPU", 0.0)
+        return max(1, math.floor(room))
+
+    def _make_actor(self) -> Any:
+        threads = self._settings.threads
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self._settings.actor_gpus, "max_restarts": 0}
+        if threads != 1:  # Ray itself sets one thread per reserved CPU
+            options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        return ray.remote(ShardBench).options(**options).remote(threads=threads)

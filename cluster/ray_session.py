@@ -1,0 +1,62 @@
+"""Connecting to Ray: a session on this machine, a running cluster, or the session that is open already."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+from ray._raylet import Config
+
+# What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
+_ENVIRONMENT = {
+    # A session whose workers do not ask for a token runs code for anybody on the network.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Ray Train would move ranks into a folder of its own, and paths relative to the driver's would not resolve.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Without a limit a rank that never reports stops the others for ever; 60 s are too few for a machine to come up.
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
+
+def prepare_environment() -> None:
+    """Set Ray's variables where the user has not."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Ray read the variables when it was imported; this is how it takes in its own later changes of them.
+    Config.initialize("")
+
+
+def connect(address: str | None) -> bool:
+    """Join the cluster at `address`, or start a session on this machine where there is none given.
+
+    `address`: `auto` (from a node of the cluster), HOST:PORT, `ray://HOST:PORT` (from outside). On a cluster, workers
+    import this package from their own environment: install it there, as `ray_cluster.yaml` does. On this machine they
+    import what the driver imports.
+
+    Returns False where a session is open already: it is used as it is, and left open.
+    Raises ValueError where no cluster answers at `address`.
+    """
+    if ray.is_initialized():
+        return False
+    prepare_environment()
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init(num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
+        return True
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, TimeoutError) as error:
+        raise ValueError(
+            f"no Ray cluster answers at {address} ({error}); "
+            "give auto on one of its nodes, HOST:PORT or ray://HOST:10001, or --on ray for this machine alone"
+        ) from error
+    return True

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cluster.fit_files import RankError
+from cluster.local import LocalRuntime
+from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
+from tests.cluster.tiny import TinyFit, instance_of
+from wsss.models.norm import freeze_batch_norm
+from wsss.recipe import RuntimeSettings
+from wsss.stages.fit import WEIGHTS
+from wsss.stages.stage import Outcome
+
+SETTINGS = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
+
+
+def train(path: Path, stage: TinyFit) -> Outcome:
+    path.mkdir(exist_ok=True)
+    runtime = LocalRuntime(RuntimeSettings(runs=path))
+    return runtime.fit(instance_of(stage, path), stage, lambda done, total, state: None)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    path = tmp_path_factory.mktemp("two_ranks")
+    return path, train(path, TinyFit(**SETTINGS, num_ranks=2))
+
+
+def losses(outcome: Outcome) -> list[object]:
+    return [row["loss"] for row in outcome.tables["history"]]
+
+
+def test_two_ranks_train_as_one_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
+    one = train(tmp_path, TinyFit(**SETTINGS, num_ranks=1))
+    path, two = two_ranks
+    assert len(losses(one)) == 2
+    assert losses(two) == pytest.approx(losses(one), abs=1e-6)
+    ones, twos = load_file(tmp_path / WEIGHTS), load_file(path / WEIGHTS)
+    assert ones.keys() == twos.keys() == TinyFit().model(None, pretrained=False).state_dict().keys()  # type: ignore[arg-type]
+    for name, value in ones.items():
+        torch.testing.assert_close(twos[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    assert ones["1.num_batches_tracked"] == 6
+    assert one.metrics["tiny.parameters"] == two.metrics["tiny.parameters"] == 125.0
+
+
+def test_killed_and_resumed_gives_the_same_bytes(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
+    stage = TinyFit(**SETTINGS, num_ranks=2, die=True)
+    with pytest.raises(RankError, match="tiny: training failed"):
+        train(tmp_path, stage)
+    assert not (tmp_path / WEIGHTS).exists()
+    assert json.loads((tmp_path / "checkpoints" / "latest.json").read_bytes())["step"] == 4
+    outcome = train(tmp_path, stage)
+    assert losses(outcome) == losses(two_ranks[1])
+    assert (tmp_path / WEIGHTS).read_bytes() == (two_ranks[0] / WEIGHTS).read_bytes()
+
+
+def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match=r"TrainingDivergedError: the loss is nan at step \d") as caught:
+        train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, poison=5))
+    assert "k5" in str(caught.value)
+    assert "learning_rate" in str(caught.value)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_norm_alone_equals_torchs_and_leaves_frozen_layers() -> None:
+    make: Callable[[], nn.Sequential] = lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3)))  # noqa: E731
+    torch.manual_seed(0)
+    reference, ours = make(), make()
+    for network in (reference, ours):
+        freeze_batch_norm(network[1])
+    layers = synchronise_norms(ours)
+    assert [type(layer) for layer in layers] == [SynchronisedBatchNorm]
+    assert ours[0] is layers[0]
+    x_BDHW = torch.randn(2, 3, 5, 7) * 3 + 1
+    torch.testing.assert_close(ours(x_BDHW), reference(x_BDHW), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.state_dict(), reference.state_dict(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.eval()(x_BDHW), reference.eval()(x_BDHW))

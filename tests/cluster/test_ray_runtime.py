@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.fit_files import RankError
+from cluster.local import LocalRuntime
+from cluster.pool import PoolError
+from cluster.ray_runtime import RayRuntime
+from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, instance_of
+from wsss.recipe import RuntimeSettings
+from wsss.stages.fit import WEIGHTS
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1, "num_ranks": 2}
+
+
+def ignore(done: float, total: float, state: str) -> None:
+    return
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[RayRuntime]:
+    made = RayRuntime(RuntimeSettings(num_actors=2), address=None)
+    yield made
+    made.close()
+    made.close()
+
+
+def test_map_survives_a_killed_actor_with_the_bytes_of_the_local_runtime(runtime: RayRuntime, tmp_path: Path) -> None:
+    here = instance_of(TinyMap(), tmp_path / "local")
+    LocalRuntime(RuntimeSettings()).map(here, here.stage, ignore)  # type: ignore[arg-type]
+    stage = TinyMap(die_once_in=SHARDS[2])
+    there = instance_of(stage, tmp_path / "ray")
+    there.path.mkdir()
+    seen: list[float] = []
+    runtime.map(there, stage, lambda done, total, state: seen.append(done / total))
+    assert (there.path / "died").exists()
+    assert seen == sorted(seen) and seen[-1] == 1.0
+    for shard in SHARDS:
+        assert there.layer.tar_path(shard).read_bytes() == here.layer.tar_path(shard).read_bytes()
+    changed = [there.layer.tar_path(shard).stat().st_mtime_ns for shard in SHARDS]
+    runtime.map(there, stage, ignore)
+    assert [there.layer.tar_path(shard).stat().st_mtime_ns for shard in SHARDS] == changed
+
+
+def test_map_tells_the_shard_and_the_error(runtime: RayRuntime, tmp_path: Path) -> None:
+    stage = TinyMap(raise_in=SHARDS[1])
+    with pytest.raises(PoolError, match=f"{SHARDS[1]}: ValueError: this shard holds nonsense"):
+        runtime.map(instance_of(stage, tmp_path), stage, ignore)
+
+
+def test_reduce_adds_all_shards(runtime: RayRuntime, tmp_path: Path) -> None:
+    counts = runtime.reduce(instance_of(TinyReduce(), tmp_path), TinyReduce(), ignore)
+    np.testing.assert_array_equal(counts["counts"], [5, 11111])
+
+
+def test_fit_goes_on_after_a_killed_rank_with_the_bytes_of_the_local_runtime(
+    runtime: RayRuntime, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "local", tmp_path / "ray"
+    here.mkdir()
+    there.mkdir()
+    LocalRuntime(RuntimeSettings()).fit(instance_of(TinyFit(**FIT), here), TinyFit(**FIT), ignore)
+    stage = TinyFit(**FIT, die=True)
+    begun = time.monotonic()
+    outcome = runtime.fit(instance_of(stage, there), stage, ignore)
+    print(f"fit with one restart: {time.monotonic() - begun:.1f} s")
+    assert (there / "died").exists()
+    assert outcome.metrics["tiny.parameters"] == 125.0
+    assert (there / WEIGHTS).read_bytes() == (here / WEIGHTS).read_bytes()
+    assert not (there / "ray_train").exists()
+
+
+def test_fit_gives_a_hopeless_training_up_and_tells_why(runtime: RayRuntime, tmp_path: Path) -> None:
+    stage = TinyFit(batch_size=4, refuse=True)
+    with pytest.raises(RankError, match=r"^tiny: training failed: ValueError: these settings cannot be trained with$"):
+        runtime.fit(instance_of(stage, tmp_path), stage, ignore)
+    assert (tmp_path / "starts.txt").read_text().count("start") == 1, "an error that would come again is not retried"
+
+
+def test_open_session_is_used_and_left_open(runtime: RayRuntime) -> None:
+    other = RayRuntime(RuntimeSettings(), address=None)
+    other.close()
+    assert ray.is_initialized()
+
+
+def test_more_gpus_than_there_are(tmp_path: Path, runtime: RayRuntime) -> None:
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    greedy = RayRuntime(RuntimeSettings(actor_gpus=1, rank_gpus=1), address=None)
+    with pytest.raises(ValueError, match=r"runtime\.actor_gpus = 1.0, but this machine has 0 GPUs"):
+        greedy.reduce(instance_of(TinyReduce(), tmp_path), TinyReduce(), ignore)
+    with pytest.raises(ValueError, match=r"runtime\.rank_gpus = 1 .* this machine has 0 GPUs"):
+        greedy.fit(instance_of(TinyFit(), tmp_path), TinyFit(), ignore)

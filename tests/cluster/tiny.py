@@ -1,0 +1,143 @@
+"""Stages of a few numbers, for tests of runtimes: they run in other processes, which import them from here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from shards.records import Missing, Record, SeedRecord
+from wsss.losses.masked_mean import MaskedSum
+from wsss.settings import settings
+from wsss.stages.fit import Fit
+from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, ShardWorker, Stage
+from wsss.tasks.task import Batch, Task, TaskOutput
+
+SHARDS = [f"train-{number:06d}" for number in range(5)]
+
+
+def instance_of(stage: Stage, path: Path) -> Instance:
+    return Instance(name="tiny", stage=stage, seed=3, inputs={}, fingerprint="0" * 64, path=path)
+
+
+def die_once(marker: Path) -> None:
+    """End this process as the kernel would, the first time only."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TinyTask(Task):
+    """Squared error over the pixels that are not masked out; every example masks another share of them."""
+
+    synchronise_norms = True
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        error = (self.network(batch["image"]) - batch["target"]).square() * batch["valid"]
+        return TaskOutput({"square": MaskedSum(error.sum(), batch["valid"].sum().long())}, {"square": 0.5})
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        return iter(())
+
+
+class TinySet:
+    """Nine examples: batches of 4, 4 and 1, so that the second of two ranks has no share in the last."""
+
+    def __init__(self, stage: TinyFit, marker: Path) -> None:
+        self._stage, self._marker = stage, marker
+
+    def __len__(self) -> int:
+        return 9
+
+    def order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng(epoch).permutation(9)
+
+    def example(self, index: int, epoch: int) -> dict[str, Any]:
+        if self._stage.die and epoch == 1 and index == self.order(epoch)[5]:
+            die_once(self._marker)
+        generator = torch.Generator().manual_seed(100 * epoch + index)
+        image = torch.randn(3, 5, 7, generator=generator)
+        valid = (torch.rand(1, 5, 7, generator=generator) < (index + 1) / 10).float()
+        if index == self._stage.poison:
+            image = image * float("nan")
+        return {"key": f"k{index}", "image": image, "target": image.sum(0, keepdim=True), "valid": valid}
+
+
+@settings
+class TinyFit(Fit):
+    """A convolution, a batch normalisation and a convolution."""
+
+    kind: ClassVar[str] = "tiny_fit"
+    die: bool = False
+    """A rank dies in the second batch of the second epoch: four steps are done."""
+    poison: int = -1
+    """This example's loss is no number."""
+    refuse: bool = False
+    """The task cannot be made."""
+
+    def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+    def task(self, instance: Instance) -> Task:
+        with (instance.path / "starts.txt").open("a") as file:
+            file.write("start\n")
+        if self.refuse:
+            raise ValueError("these settings cannot be trained with")
+        return TinyTask(self.model(instance, pretrained=True))
+
+    def training_set(self, instance: Instance) -> TinySet:
+        return TinySet(self, instance.path / "died")
+
+    def finish(self, task: Task, instance: Instance) -> Outcome:
+        return Outcome(metrics={"tiny.parameters": float(sum(p.numel() for p in task.parameters()))})
+
+
+@settings
+class TinyMap(Map):
+    """One record per shard; may die once in the middle of a shard, always, or raise."""
+
+    kind: ClassVar[str] = "tiny_map"
+    record_kind: ClassVar[str] = "seed"
+    die_once_in: str = ""
+    raise_in: str = ""
+
+    def shards(self, instance: Instance) -> list[str]:
+        return SHARDS
+
+    def worker(self, instance: Instance) -> ShardWorker:
+        def work(shard: str) -> Iterator[Record | Missing]:
+            number = SHARDS.index(shard)
+            yield SeedRecord(key=f"{shard}-a", label=np.full((3, 5), number, np.uint8))
+            if shard == self.die_once_in:
+                die_once(instance.path / "died")
+            if shard == self.raise_in:
+                raise ValueError("this shard holds nonsense")
+            yield SeedRecord(key=f"{shard}-b", label=np.full((2, 7), number + 1, np.uint8))
+
+        return work
+
+
+@settings
+class TinyReduce(Reduce):
+    """Counts that are different for every shard."""
+
+    kind: ClassVar[str] = "tiny_reduce"
+
+    def shards(self, instance: Instance) -> list[str]:
+        return SHARDS
+
+    def counter(self, instance: Instance) -> ShardCounter:
+        return lambda shard: {"counts": np.array([1, 10 ** SHARDS.index(shard)], np.int64)}
+
+    def finish(self, instance: Instance, counts: Counts) -> Outcome:
+        return Outcome()

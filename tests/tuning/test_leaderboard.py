@@ -1,0 +1,126 @@
+"""The leaderboard over a store that the tracker itself filled."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster.tracking import MlflowTracker, connect
+from shards.records import RunRecord
+from tuning.leaderboard import UnreadableError, leaderboard, render, table_of
+from wsss.runtime import PipelineRecord
+
+
+def evaluation(recipe: str, *, iou: float, digit: str, labels_given: bool = False, name: str = "evaluate") -> RunRecord:
+    return RunRecord(
+        recipe=recipe,
+        instance=name,
+        kind="evaluate",
+        fingerprint=digit * 64,
+        settings={f"{name}.splits": ["train", "val"]},
+        upstream={"predict": "0" * 64},
+        git_commit="unknown",
+        metrics={
+            "mean_iou": iou,
+            "mean_accuracy": iou + 0.1,
+            "pixel_accuracy": iou + 0.2,
+            "labels_given": float(labels_given),
+        },
+        tables={"per_class": [{"class": "cat", "class_id": 1, "iou": iou, "accuracy": None}]},
+        finished=1_700_000_000.0 + int(digit),
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with three recipes, pseudo labels, a sweep, a stage that is no evaluation, one reused result."""
+    folder = tmp_path_factory.mktemp("leaderboard") / "runs"
+    folder.mkdir()
+    schema = tmp_path_factory.getbasetemp() / "mlflow-schema.db"
+    if not schema.exists():
+        connect(f"sqlite:///{schema}").get_experiment_by_name("wsss")
+    shutil.copy(schema, folder / "mlflow.db")
+    tracker = MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))
+    irn = PipelineRecord("irn", "1" * 64)
+    tracker.stage_finished(irn, evaluation("irn", iou=0.3, digit="1"))
+    tracker.stage_finished(irn, evaluation("irn", iou=0.9, digit="2", labels_given=True, name="evaluate_pseudo_labels"))
+    other_kind = replace(evaluation("irn", iou=0.99, digit="3", name="train_segmenter"), kind="train_segmenter")
+    tracker.stage_finished(irn, other_kind)
+    later = MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))
+    later.stage_finished(PipelineRecord("irn", "4" * 64), evaluation("irn", iou=0.3, digit="1"))
+    tracker.stage_finished(PipelineRecord("fickle", "5" * 64), evaluation("fickle", iou=0.6125, digit="5"))
+    tracker.stage_finished(PipelineRecord("toy", "6" * 64, "thresholds"), evaluation("toy", iou=0.4, digit="6"))
+    unscored = replace(
+        evaluation("toy", iou=0.0, digit="7", name="evaluate_nothing"), metrics={"mean_iou": float("nan")}
+    )
+    tracker.stage_finished(PipelineRecord("toy", "6" * 64, "thresholds"), unscored)
+    return folder
+
+
+@pytest.fixture
+def uri(runs: Path) -> str:
+    return f"sqlite:///{runs / 'mlflow.db'}"
+
+
+def test_segmentations_stand_best_first_and_a_reused_result_stands_once(runs: Path, uri: str) -> None:
+    rows = leaderboard(runs, uri=uri)
+    assert [(row.name, row.metrics["mean_iou"]) for row in rows] == [
+        ("fickle:evaluate", 0.6125),
+        ("toy:evaluate", 0.4),
+        ("irn:evaluate", 0.3),
+    ]
+    assert [row.pipeline[0] for row in rows] == ["5", "6", "4"], "a reused result counts for the latest pipeline"
+    best = rows[0]
+    assert best.metrics == {"mean_iou": 0.6125, "mean_accuracy": 0.7125, "pixel_accuracy": 0.8125}
+    assert (best.image_set, best.labels_given, best.finished) == ("val", False, 1_700_000_005.0)
+    assert [row.sweep for row in rows] == ["", "thresholds", ""]
+
+
+def test_everything_adds_what_was_made_with_given_labels(runs: Path, uri: str) -> None:
+    rows = leaderboard(runs, uri=uri, everything=True)
+    assert [row.name for row in rows][:2] == ["irn:evaluate_pseudo_labels", "fickle:evaluate"]
+    assert rows[0].labels_given
+    assert len(rows) == 4
+
+
+def test_the_table_is_ranked_and_in_percent(runs: Path, uri: str) -> None:
+    text = rendered(runs, uri)
+    lines = [re.split(r"\s*│\s*", line.strip(" │")) for line in text.splitlines() if "evaluate" in line]
+    assert lines[0][:8] == ["1", "fickle", "evaluate", "55555555", "61.25", "71.25", "81.25", "val"]
+    assert lines[1][:2] == ["2", "toy (thresholds)"]
+    assert lines[2][8] == "no"
+
+
+def rendered(runs: Path, uri: str) -> str:
+    out = io.StringIO()
+    Console(file=out, width=250).print(render(leaderboard(runs, uri=uri)))
+    return out.getvalue()
+
+
+def test_tables_come_back_as_the_rows_that_were_recorded(runs: Path, uri: str) -> None:
+    row = leaderboard(runs, uri=uri)[0]
+    expected = [{"class": "cat", "class_id": 1, "iou": 0.6125, "accuracy": None}]
+    assert table_of(row.run_id, "per_class", runs=runs, uri=uri) == expected
+    assert table_of(row.run_id, "per_planet", runs=runs, uri=uri) is None
+
+
+def test_without_any_run_the_board_is_empty_says_so_and_makes_no_file(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert leaderboard(tmp_path, uri=uri) == []
+    assert "no evaluated runs yet" in rendered(tmp_path, uri)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(UnreadableError, match=f"MLflow at {uri} cannot be read.*start its server"):
+        leaderboard(tmp_path, uri=uri)
