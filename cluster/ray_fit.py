@@ -29,6 +29,7 @@ from cluster.fit_files import (
     watch_progress,
     write_rank_error,
 )
+from cluster.ray_session import thread_environment
 from wsss.runtime import Progress
 from wsss.stages.fit import Fit
 from wsss.stages.stage import Instance, Outcome
@@ -59,7 +60,7 @@ def fit_with_ray_train(
             name=f"attempt-{uuid.uuid4().hex[:12]}",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=settings.rank_retries),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
+            worker_runtime_env=thread_environment(settings.threads),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -9,7 +9,7 @@ import ray
 
 from cluster.pool import ActorPool
 from cluster.ray_fit import fit_with_ray_train
-from cluster.ray_session import connect
+from cluster.ray_session import connect, thread_environment
 from cluster.shard_work import ShardBench, add_counts, pending_shards
 from wsss.runtime import Progress
 from wsss.stages.fit import Fit
@@ -109,7 +109,6 @@ class RayRuntime:
 
     def _make_actor(self) -> Any:
         threads = self._settings.threads
-        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self._settings.actor_gpus, "max_restarts": 0}
-        if threads != 1:  # Ray itself sets one thread per reserved CPU
-            options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
-        return ray.remote(ShardBench).options(**options).remote(threads=threads)
+        options = {"num_cpus": 1, "num_gpus": self._settings.actor_gpus, "max_restarts": 0}
+        environment = thread_environment(threads)
+        return ray.remote(ShardBench).options(**options, runtime_env=environment).remote(threads=threads)

@@ -60,3 +60,11 @@ def connect(address: str | None) -> bool:
             "give auto on one of its nodes, HOST:PORT or ray://HOST:10001, or --on ray for this machine alone"
         ) from error
     return True
+
+
+def thread_environment(threads: int) -> dict[str, dict[str, str]]:
+    """The runtime environment of a worker with so many threads.
+
+    Ray sets one thread per reserved CPU by itself, and an empty environment lets it use a process that is there already.
+    """
+    return {} if threads == 1 else {"env_vars": {"OMP_NUM_THREADS": str(threads)}}

@@ -22,7 +22,9 @@ def epoch_order(counts: Sequence[int], *, seed: int, epoch: int, window: int = S
     shards = generator.permutation(len(counts))
     blocks = []
     for start in range(0, len(shards), window):
-        block = [np.stack([np.full(counts[s], s), np.arange(counts[s])], axis=1) for s in shards[start : start + window]]
+        block = [
+            np.stack([np.full(counts[s], s), np.arange(counts[s])], axis=1) for s in shards[start : start + window]
+        ]
         blocks.append(generator.permutation(np.concatenate(block)))
     return np.concatenate(blocks).astype(np.int64) if blocks else np.zeros((0, 2), dtype=np.int64)
 

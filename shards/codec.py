@@ -99,14 +99,14 @@ def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
 def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
     if kind == Sample.kind:
         meta = json.loads(members["json"])
-        mask = members.get("mask.png")
+        encoded_mask = members.get("mask.png")
         return Sample(
             key=key,
             encoded=members["img"],
             size=_size(meta),
             classes=tuple(meta["classes"]),
             unknown=tuple(meta["unknown"]),
-            mask=None if mask is None else decode_index_png(mask),
+            mask=None if encoded_mask is None else decode_index_png(encoded_mask),
             position=meta["position"],
             source=meta["source"],
         )
@@ -114,9 +114,7 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
         arrays, size = _from_npz(members["npz"]), _size(json.loads(members["json"]))
         if kind == ScoreRecord.kind:
             return ScoreRecord(key=key, classes=arrays["classes"], scores=arrays["scores"], size=size)
-        return CamRecord(
-            key=key, classes=arrays["classes"], maps=arrays["maps"], peak=arrays.get("peak"), size=size
-        )
+        return CamRecord(key=key, classes=arrays["classes"], maps=arrays["maps"], peak=arrays.get("peak"), size=size)
     if kind == SeedRecord.kind:
         return SeedRecord(key=key, label=decode_index_png(members["label.png"]))
     if kind in (PseudoLabel.kind, Prediction.kind):

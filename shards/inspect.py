@@ -25,7 +25,9 @@ def open_layer(path: Path) -> Layer:
     try:
         kind = json.loads((path / INDEX).read_bytes())["record"]
     except FileNotFoundError:
-        raise ShardError(f"{path} holds no complete layer ({INDEX} is missing); name the folder of a finished layer") from None
+        raise ShardError(
+            f"{path} holds no complete layer ({INDEX} is missing); name the folder of a finished layer"
+        ) from None
     return Layer(path, kind)
 
 
@@ -41,9 +43,10 @@ def info(path: Path) -> Iterator[str]:
         classes.update(c for entry in row.entries for c in entry.facts.get("classes", ()))
     yield f"{path}: {layer.kind} records"
     for split, counter in splits.items():
+        masks = f", {counter['masks']} with a mask" if layer.kind == Sample.kind else ""
         yield (
-            f"{split}: {counter['records']} records in {counter['shards']} shards, {counter['num_bytes'] / 1e6:.1f} MB, "
-            f"{counter['missing']} missing" + (f", {counter['masks']} with a mask" if layer.kind == Sample.kind else "")
+            f"{split}: {counter['records']} records in {counter['shards']} shards, "
+            f"{counter['num_bytes'] / 1e6:.1f} MB, {counter['missing']} missing{masks}"
         )
     most = max(classes.values(), default=1)
     for class_id, count in sorted(classes.items()):
@@ -55,9 +58,9 @@ def lint(path: Path) -> Iterator[str]:
     layer = open_layer(path)
     for shard in layer.shards():
         try:
-            row = layer.row(shard)
-            if sha256_of(layer.tar_path(shard)) != row.sha256:
-                yield f"{layer.tar_path(shard)}: its bytes are not the ones that were written; delete it and run its stage again"
+            row, tar = layer.row(shard), layer.tar_path(shard)
+            if sha256_of(tar) != row.sha256:
+                yield f"{tar}: its bytes are not the ones that were written; delete it and run its stage again"
                 continue
             for record in read_shard(layer, shard):
                 if isinstance(record, Sample):

@@ -115,7 +115,9 @@ class Layer:
         try:
             return list(json.loads((self.path / INDEX).read_bytes())["shards"])
         except FileNotFoundError:
-            raise ShardError(f"the layer {self.path} is not complete: {INDEX} is missing; run its stage again") from None
+            raise ShardError(
+                f"the layer {self.path} is not complete: {INDEX} is missing; run its stage again"
+            ) from None
 
     def is_complete(self, expected: list[str]) -> bool:
         """True where the index is written for exactly these shards and each of them is finished."""

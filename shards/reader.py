@@ -28,7 +28,9 @@ def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
                 yield decode(layer.kind, key, members)
                 count += 1
     except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{path} is damaged after {count} records: {error}; delete it and run its stage again") from error
+        raise ShardError(
+            f"{path} is damaged after {count} records: {error}; delete it and run its stage again"
+        ) from error
     if count != row.count:
         raise ShardError(f"{path} holds {count} records, its row names {row.count}; delete it and run its stage again")
 

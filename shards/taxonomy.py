@@ -49,9 +49,27 @@ class Taxonomy:
 
 
 VOC_20 = Taxonomy(
-    tuple(
-        "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-        "pottedplant sheep sofa train tvmonitor".split()
+    (
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
     )
 )
 """PASCAL VOC in the order of its mask indices."""

@@ -79,9 +79,9 @@ def _run_chain(options: argparse.Namespace, *, first: str | None, last: str | No
 def _present(recipe: Recipe, summary: RunSummary, tracker: object, console: Console) -> None:
     """Table, pictures and the command that opens MLflow; the same files go to MLflow."""
     from rich.console import Console
-    from shards.files import write_bytes
 
     from cluster.tracking import MlflowTracker, open_command
+    from shards.files import write_bytes
     from wsss.contact_sheet import contact_sheet
     from wsss.report import markdown, render, result_rows
     from wsss.runtime import PipelineRecord
@@ -91,7 +91,9 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: object, console: Cons
     if rows:
         write_bytes(recipe.results / "results.md", markdown(rows).encode())
         artifacts["results.md"] = str(recipe.results / "results.md")
-        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(render(rows, title=recipe.settings.name))
+        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(
+            render(rows, title=recipe.settings.name)
+        )
     if (sheet := contact_sheet(recipe)) is not None:
         write_bytes(recipe.results / "contact_sheet.png", sheet)
         artifacts["contact_sheet.png"] = str(recipe.results / "contact_sheet.png")
@@ -120,6 +122,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _shards(options: argparse.Namespace) -> int:
     from rich.console import Console
+
     from shards.inspect import info, lint, preview
 
     out = Console(highlight=False)

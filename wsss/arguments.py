@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="first", metavar="NAME", help="first instance to run")
     run.add_argument("--to", dest="last", metavar="NAME", help="last instance to run")
     _add_place(run)
-    show = commands.add_parser("show", help="instances, settings and where each came from, what is done, what would run")
+    show = commands.add_parser(
+        "show", help="instances, settings and where each came from, what is done, what would run"
+    )
     _add_recipe(show)
     demo = commands.add_parser("demo", help="the toy recipe with everything on defaults")
     demo.set_defaults(recipe=None)
@@ -62,7 +64,10 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
 
 def _add_place(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--on", default="ray", metavar="PLACE", help="ray (this machine, the default), local (this process), or an address"
+        "--on",
+        default="ray",
+        metavar="PLACE",
+        help="ray (this machine, the default), local (this process), or an address",
     )
 
 
@@ -81,7 +86,9 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare.add_argument("second", metavar="B", help="the other one")
     for command in (board, compare):
         command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
-        command.add_argument("--tracking-uri", default="", help="MLflow's address; the one in the runs folder if not given")
+        command.add_argument(
+            "--tracking-uri", default="", help="MLflow's address; the one in the runs folder if not given"
+        )
     check = commands.add_parser("check-submission", help="say what is wrong with a results.zip")
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--samples", type=Path, metavar="LAYER", help="the samples layer whose images are expected")

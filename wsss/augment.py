@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from shards.records import IGNORE
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class Augmentation:
     """Resize, pad, crop, flip and colour changes for images of any size.
 
     An image's longer side becomes a random multiple of 16 within `resize_long`, then a `crop_size` square is cut at
-    random; what sticks out of the image is filled with `fill` (the encoder's mean, hence 0 after normalisation) and 255 in the mask.
+    random; what sticks out of the image is filled with `fill` (the encoder's mean, hence 0 after normalisation),
+    and with 255 in the mask.
     """
 
     crop_size: int

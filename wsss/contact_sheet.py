@@ -9,11 +9,11 @@ from typing import cast
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
+
 from shards.layer import Layer, split_of
 from shards.reader import read_shard
 from shards.records import CamRecord, Prediction, PseudoLabel, Record, Sample
 from shards.taxonomy import Taxonomy, palette
-
 from wsss.recipe import Recipe
 
 TILE = 160
@@ -49,7 +49,11 @@ def _layers(recipe: Recipe) -> dict[str, Layer] | None:
 def _first_records(layers: Mapping[str, Layer], split: str) -> Iterator[dict[str, Record]]:
     shards = [shard for shard in layers["predictions"].shards() if split_of(shard) == split][:1]
     for shard in shards:
-        have = {name: {r.key: r for r in read_shard(layer, shard)} for name, layer in layers.items() if layer.is_finished(shard)}
+        have = {
+            name: {r.key: r for r in read_shard(layer, shard)}
+            for name, layer in layers.items()
+            if layer.is_finished(shard)
+        }
         keys = [key for key in have["predictions"] if all(key in records for records in have.values())]
         # Images with more than one class say more about a method than others.
         keys.sort(key=lambda key: -min(len(cast(Sample, have["samples"][key]).classes), 2))

@@ -12,7 +12,9 @@ def draw_curve(mean_iou_N: Sequence[float], *, chosen: Sequence[float], title: s
 
     figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.plot([i / len(mean_iou_N) for i in range(len(mean_iou_N))], [100 * value for value in mean_iou_N], color="#20639b")
+    axes.plot(
+        [i / len(mean_iou_N) for i in range(len(mean_iou_N))], [100 * value for value in mean_iou_N], color="#20639b"
+    )
     for threshold in chosen:
         axes.axvline(threshold, color="#ed553b", linewidth=0.8, linestyle="--")
     axes.set_xlabel("background threshold (dashed: chosen on either half)")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from shards.assign import epoch_order
 from shards.balance import draws
 from shards.layer import Entry, Layer, split_of

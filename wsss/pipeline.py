@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.files import write_bytes
+from shards.layer import INDEX
 from shards.records import RunRecord
-
 from wsss.progress import Reporter
 from wsss.recipe import Recipe, RecipeError, dotted_settings
 from wsss.runtime import PipelineRecord, Runtime, Tracker
@@ -62,7 +62,9 @@ def run_recipe(
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
     for instance in _upstream(chosen):
         if not instance.is_done():
-            raise RecipeError(f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}")
+            raise RecipeError(
+                f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
+            )
     summary = RunSummary()
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
@@ -104,9 +106,7 @@ def run_instance(
     return record
 
 
-def _execute(
-    recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Reporter, summary: RunSummary
-) -> Outcome:
+def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Reporter, summary: RunSummary) -> Outcome:
     stage = instance.stage
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
     if isinstance(stage, Fit):
@@ -141,7 +141,7 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
     if missing:
         summary.missing[instance.name] = missing
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
-        index = instance.layer.path / "index.json"
+        index = instance.layer.path / INDEX
         raise TooManyMissingError(
             f"{instance.name}: {missing} of {total} records are missing, more than runtime.max_missing = "
             f"{recipe.runtime.max_missing} allows; the reasons stand in {index}"

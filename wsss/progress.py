@@ -34,7 +34,12 @@ class Reporter:
         self._waiting = list(names)
         self._expected = {name: expected.get(name, DEFAULT_EXPECTED) for name in names}
         if self.console.is_terminal and not self._quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeElapsedColumn(),
+            )
             self._bars = Progress(*columns, console=self.console, transient=True)
             self._bars.start()
 
@@ -83,7 +88,9 @@ class Reporter:
 
     def _left(self, share: float) -> float:
         """Expected seconds of what waits, scaled by how this machine compares so far."""
-        expected_left = sum(self._expected[name] for name in self._waiting) - share * self._expected.get(self._name, 0.0)
+        expected_left = sum(self._expected[name] for name in self._waiting) - share * self._expected.get(
+            self._name, 0.0
+        )
         spent, expected = self._spent, self._spent_expected
         if self._name in self._waiting and share > 0.05:
             spent += time.monotonic() - self._began

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
-from shards.codec import to_json
 
+from shards.codec import to_json
 from wsss.settings import hashed_values, setting_values, settings
 from wsss.stages.registry import STAGES
 from wsss.stages.stage import Instance, Stage

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
-from shards.records import RunRecord
 
+from shards.records import RunRecord
 from wsss.recipe import Recipe
 from wsss.stages.evaluate import Evaluate
 

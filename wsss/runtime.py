@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shards.records import RunRecord
-
 from wsss.stages.fit import Fit
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
 
@@ -50,4 +49,6 @@ class Tracker(Protocol):
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None: ...
 
-    def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None: ...
+    def pipeline_finished(
+        self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]
+    ) -> None: ...

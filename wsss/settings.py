@@ -9,6 +9,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field
+
 from shards.files import sha256_of
 
 T = TypeVar("T")

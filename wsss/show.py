@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
-from shards.layer import ShardError
 
+from shards.layer import ShardError
 from wsss.recipe import Recipe, dotted_settings
 from wsss.settings import setting_values
 from wsss.stages.stage import Instance, Map

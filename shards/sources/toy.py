@@ -64,7 +64,9 @@ class ToySource:
         )
 
     def signature(self) -> str:
-        return hashlib.sha256(f"toy {REVISION} {self.seed} {self.size} {sorted(self.counts.items())}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"toy {REVISION} {self.seed} {self.size} {sorted(self.counts.items())}".encode()
+        ).hexdigest()
 
 
 def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray, np.ndarray]:

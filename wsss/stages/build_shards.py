@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+
 from shards.layer import shard_name, split_of
 from shards.records import BadSampleError, Missing, Record
 from shards.sources.source import Source
 from shards.sources.toy import ToySource
 from shards.sources.voc import VocSource
 from shards.taxonomy import Taxonomy
-
 from wsss.settings import Place, settings
 from wsss.stages.stage import Instance, Map, ShardWorker
 
@@ -57,7 +57,9 @@ class BuildShards(Map):
     def data(self) -> Source:
         """The data set behind these settings."""
         if self.source == "toy":
-            return ToySource(counts={split: self.counts.get(split, 0) for split in self.splits}, seed=self.draw_seed, size=self.size)
+            return ToySource(
+                counts={split: self.counts.get(split, 0) for split in self.splits}, seed=self.draw_seed, size=self.size
+            )
         if not self.root:
             raise ValueError("root is not set; it names the folder that holds JPEGImages")
         root = Path(self.root)
@@ -86,7 +88,7 @@ class BuildShards(Map):
         return self.data.signature()
 
     def shards(self, instance: Instance) -> list[str]:
-        names = []
+        names: list[str] = []
         for split in self.splits:
             count = -(-len(self.data.list_split(split)) // self.shard_size)
             names.extend(shard_name(split, number) for number in range(count)[: self.max_shards])

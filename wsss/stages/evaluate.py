@@ -15,11 +15,11 @@ from typing import Annotated, ClassVar, cast
 import numpy as np
 import torch
 from pydantic import Field
+
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
 from shards.records import IGNORE, CamRecord, Missing, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
-
 from wsss.curve_plot import draw_curve
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, curve, curve_counts, two_fold_threshold
@@ -86,14 +86,17 @@ class Evaluate(Reduce):
         artifacts: dict[str, str] = {}
         for split in self.splits:
             if counts[f"{split}.images"] == 0:
+                unmasked = int(counts[f"{split}.unmasked"])
                 raise ValueError(
-                    f"{instance.name}: no image of split {split!r} has a mask ({int(counts[f'{split}.unmasked'])} without); "
+                    f"{instance.name}: no image of split {split!r} has a mask ({unmasked} without); "
                     f"there is nothing to measure, take {split!r} out of {instance.name}.splits"
                 )
             folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
             found, rows, files = _summarise(records.layer.kind, folds, instance, split)
             metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
-            metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in ("images", "missing", "unmasked")}
+            metrics |= {
+                f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in ("images", "missing", "unmasked")
+            }
             artifacts |= files
             if rows:
                 tables[f"per_class.{split}"] = tables["per_class"] = rows
@@ -143,7 +146,7 @@ def _summarise(
     """Metrics, the table per class and the files of one split."""
     tensors = [torch.from_numpy(fold) for fold in folds]
     if kind == SeedRecord.kind:
-        return _seed_metrics(sum(folds)), [], {}
+        return _seed_metrics(np.sum(folds, axis=0)), [], {}
     metrics, files = {}, {}
     if kind in (CamRecord.kind, ScoreRecord.kind):
         chosen = two_fold_threshold(tensors[0], tensors[1])

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+
 from shards.reader import read_shard
 from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, grid_size
-
 from wsss.device import worker_device
 from wsss.images import resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_per_class

@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
+
 from shards.reader import join_shard
 from shards.records import BadSampleError, Missing, PseudoLabel, Record, Sample, ScoreRecord, grid_size
-
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
@@ -75,6 +75,4 @@ class MakePseudoLabels(CrfSettings, Map):
     def _energy(self, planes_LHW: torch.Tensor, share_LHW: torch.Tensor) -> torch.Tensor:
         if self.crf_start == "scores":
             return unary_from_probabilities(share_LHW)
-        return unary_from_labels(
-            planes_LHW.argmax(0), num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence
-        )
+        return unary_from_labels(planes_LHW.argmax(0), num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 import torch
 from pydantic import Field
+
 from shards.reader import join_shard
 from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, ScoreRecord
-
 from wsss.device import worker_device
 from wsss.images import to_tensor
 from wsss.ops.random_walk import random_walk

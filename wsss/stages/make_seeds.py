@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar, Literal, cast
 import numpy as np
 import torch
 from pydantic import Field
+
 from shards.reader import join_shard
 from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
-
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.multi_scale import resize_bilinear
@@ -45,7 +45,8 @@ class MakeSeeds(CrfSettings, Map):
         if self.foreground_threshold <= self.background_threshold:
             raise ValueError(
                 f"{instance.name}.foreground_threshold = {self.foreground_threshold} must be above "
-                f"{instance.name}.background_threshold = {self.background_threshold}; the band between them stays undecided"
+                f"{instance.name}.background_threshold = {self.background_threshold}; "
+                "the band between them stays undecided"
             )
         method = getattr(instance.inputs["cams"].stage, "method", "cam")
         if self.rule == "ficklenet" and method != "stochastic":

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+
 from shards.reader import read_shard
 from shards.records import BadSampleError, Missing, Prediction, Record, Sample, grid_size
-
 from wsss.device import worker_device
 from wsss.images import long_side_size, resize_image, to_tensor
 from wsss.ops.multi_scale import resize_bilinear

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
 from shards.files import write_bytes
 from shards.layer import Layer, split_of
 from shards.records import Missing, Record, RunRecord
 from shards.taxonomy import Taxonomy
-
 from wsss.settings import settings
 
 if TYPE_CHECKING:

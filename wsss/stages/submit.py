@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, cast
 
 import numpy as np
+
 from shards.files import replacing
 from shards.images import decode_index_png, encode_png, image_mode
-from shards.layer import Layer, split_of
+from shards.layer import INDEX, Layer, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
-
 from wsss.settings import settings
 from wsss.stages.stage import Counts, Instance, Outcome, Reduce, ShardCounter
 
@@ -34,7 +34,8 @@ class Submit(Reduce):
     def check(self, instance: Instance) -> None:
         made = instance.inputs["predictions"].stage.splits  # type: ignore[attr-defined]
         if self.split not in made:
-            raise ValueError(f"{instance.name}.split = {self.split!r}; {instance.inputs['predictions'].name} predicts {', '.join(made)}")
+            predict = instance.inputs["predictions"].name
+            raise ValueError(f"{instance.name}.split = {self.split!r}; {predict} predicts {', '.join(made)}")
 
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["predictions"].layer.shards() if split_of(shard) == self.split]
@@ -44,15 +45,18 @@ class Submit(Reduce):
 
         def count(shard: str) -> Counts:
             row = layer.row(shard)
-            return {"images": np.array(row.count, dtype=np.int64), "missing": np.array(len(row.missing), dtype=np.int64)}
+            return {
+                "images": np.array(row.count, dtype=np.int64),
+                "missing": np.array(len(row.missing), dtype=np.int64),
+            }
 
         return count
 
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
         if counts["missing"]:
             raise ValueError(
-                f"{instance.name}: {int(counts['missing'])} predictions of split {self.split!r} are missing, and a submission "
-                f"needs every image; the reasons stand in {instance.inputs['predictions'].path / 'index.json'}"
+                f"{instance.name}: {int(counts['missing'])} predictions of split {self.split!r} are missing, and a "
+                f"submission needs every image; the reasons stand in {instance.inputs['predictions'].path / INDEX}"
             )
         path = instance.path / "results.zip"
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -72,7 +76,9 @@ def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
     return cast(dict[str, tuple[int, int]], sizes)
 
 
-def check_submission(path: Path, *, num_classes: int, expected: dict[str, tuple[int, int]] | None = None) -> Iterator[str]:
+def check_submission(
+    path: Path, *, num_classes: int, expected: dict[str, tuple[int, int]] | None = None
+) -> Iterator[str]:
     """What is wrong with a submission, one line per fault; nothing where it is in order.
 
     `expected` maps each image's basename to its (H, W); without it only the form is checked. Members are read one by

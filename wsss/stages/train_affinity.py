@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 import torch
 from pydantic import Field
-from shards.records import GRID_STRIDE, SeedRecord
 from torch import nn
 
+from shards.records import GRID_STRIDE, SeedRecord
 from wsss.augment import Augmentation, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
@@ -91,7 +91,12 @@ class TrainAffinity(EncoderSettings, Fit):
             count += 1
         # The pass itself subtracted the mean so far, which is 0 before it.
         network.mean_shift.copy_(total / max(count, 1))
-        return Outcome(metrics={"mean_shift.rows": float(network.mean_shift[0]), "mean_shift.columns": float(network.mean_shift[1])})
+        return Outcome(
+            metrics={
+                "mean_shift.rows": float(network.mean_shift[0]),
+                "mean_shift.columns": float(network.mean_shift[1]),
+            }
+        )
 
 
 class _SeededImages:
@@ -123,4 +128,8 @@ class _SeededImages:
         assert label is not None
         middle = GRID_STRIDE // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
         label_hw = torch.from_numpy(label[middle::GRID_STRIDE, middle::GRID_STRIDE].astype(np.int64))
-        return {"key": sample.key, "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std), "label": label_hw}
+        return {
+            "key": sample.key,
+            "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),
+            "label": label_hw,
+        }

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
+
 from shards.balance import class_counts, repeat_factors
 from shards.layer import split_of
 from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
-from torch import nn
-
 from wsss.augment import Augmentation, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
@@ -59,7 +59,10 @@ class TrainClassifier(EncoderSettings, Fit):
     def check(self, instance: Instance) -> None:
         super().check(instance)
         if self.stochastic_kernel % 2 == 0:
-            raise ValueError(f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; windows have a centre, so it must be odd")
+            raise ValueError(
+                f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; "
+                "windows have a centre, so it must be odd"
+            )
         if self.resize_long[0] > self.resize_long[1]:
             raise ValueError(f"{instance.name}.resize_long is {self.resize_long}; its first number is the smaller one")
 
@@ -105,11 +108,19 @@ class TrainClassifier(EncoderSettings, Fit):
         if len(scores_NC) == 0:
             return Outcome()
         precision_C, f1_C, micro = classification_metrics(scores_NC, truth_NC=truth_NC)
-        rows = [
-            {"class": name, "average_precision": _number(ap), "f1": _number(f1), "images": int(truth_NC[:, column].sum())}
+        rows: list[dict[str, object]] = [
+            {
+                "class": name,
+                "average_precision": _number(ap),
+                "f1": _number(f1),
+                "images": int(truth_NC[:, column].sum()),
+            }
             for column, (name, ap, f1) in enumerate(zip(instance.taxonomy.names, precision_C, f1_C, strict=True))
         ]
-        metrics = {"val.mean_average_precision": float(np.nanmean(precision_C)), "val.f1_macro": float(np.nanmean(f1_C))}
+        metrics = {
+            "val.mean_average_precision": float(np.nanmean(precision_C)),
+            "val.f1_macro": float(np.nanmean(f1_C)),
+        }
         return Outcome(metrics=metrics | {"val.f1_micro": micro}, tables={"per_class": rows})
 
 
@@ -141,9 +152,7 @@ class _LabelledImages:
 
     def example(self, index: int, epoch: int) -> dict[str, Any]:
         sample = self._records.sample(index)
-        image, _ = augment(
-            self._compose, sample.image, mask_HW=None, seed=self._seed, epoch=epoch, key=sample.key
-        )
+        image, _ = augment(self._compose, sample.image, mask_HW=None, seed=self._seed, epoch=epoch, key=sample.key)
         target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
         target[[c - 1 for c in sample.classes]] = 1.0
         known[[c - 1 for c in sample.unknown]] = 0.0

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import numpy as np
 import torch
 from pydantic import Field
-from shards.records import PseudoLabel
 from torch import nn
 
+from shards.records import PseudoLabel
 from wsss.augment import Augmentation, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
@@ -101,4 +101,8 @@ class _PseudoLabelledImages:
         image, label = augment(self._compose, sample.image, mask_HW=mask, seed=self._seed, epoch=epoch, key=sample.key)
         assert label is not None
         label_HW = torch.from_numpy(label.astype(np.int64))
-        return {"key": sample.key, "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std), "label": label_HW}
+        return {
+            "key": sample.key,
+            "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),
+            "label": label_HW,
+        }

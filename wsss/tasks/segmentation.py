@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shards.records import IGNORE
 from torch import nn
 from torch.nn import functional as F
 
+from shards.records import IGNORE
 from wsss.losses.masked_mean import MaskedSum
 from wsss.tasks.task import Batch, Task, TaskOutput
 
