@@ -198,7 +198,7 @@ class _Trainer:
         workers = self.stage.loader_workers
         loader = DataLoader(
             _Examples(self.examples),
-            batch_sampler=_Lazy(self._places),  # type: ignore[arg-type]
+            batch_sampler=_Lazy(self._places),
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
             pin_memory=self.device.type == "cuda",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import ray
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 # What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
 _ENVIRONMENT = {
@@ -53,8 +54,9 @@ def connect(address: str | None) -> bool:
         ray.init(num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
         return True
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, TimeoutError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster answers at {address} ({error}); "
             "give auto on one of its nodes, HOST:PORT or ray://HOST:10001, or --on ray for this machine alone"
@@ -62,9 +64,16 @@ def connect(address: str | None) -> bool:
     return True
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def thread_environment(threads: int) -> dict[str, dict[str, str]]:
     """The runtime environment of a worker with so many threads.
 
-    Ray sets one thread per reserved CPU by itself, and an empty environment lets it use a process that is there already.
+    Ray sets one thread per reserved CPU by itself, and without an environment it takes a process that is there already.
     """
     return {} if threads == 1 else {"env_vars": {"OMP_NUM_THREADS": str(threads)}}

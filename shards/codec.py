@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
@@ -35,8 +37,14 @@ Members = dict[str, bytes]
 
 
 def member_name(key: str) -> str:
-    """A key as a tar member's stem. webdataset cuts names at the first dot, so dots are percent-encoded."""
-    return quote(key, safe="/-_ ()+,=@~").replace(".", "%2E")
+    """A key as a tar member's stem. Raises ValueError for a key that names no file.
+
+    webdataset cuts names at the first dot and skips those that begin with two underscores: both are percent-encoded.
+    """
+    if not key or key.endswith("/"):
+        raise ValueError(f"{key!r} is no key: it must hold a name after its last slash")
+    stem = quote(key, safe="/-_ ()+,=@~").replace(".", "%2E")
+    return "%5F" + stem[1:] if stem.startswith("__") else stem
 
 
 def key_of(stem: str) -> str:
@@ -89,11 +97,13 @@ def encode(record: Record) -> Members:
 
 
 def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
-    """Members to the record of that kind. Raises ValueError naming the member that is missing or unreadable."""
+    """Members to the record of that kind. Raises ValueError where a member is missing or unreadable."""
     try:
         return _decode(kind, key, members)
     except KeyError as error:
         raise ValueError(f"record {key!r} has no member {error.args[0]!r}; it has {sorted(members)}") from error
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"record {key!r} is not readable: {error}") from error
 
 
 def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:

@@ -23,13 +23,6 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """(H, W) as decoded, read from the header alone; EXIF rotation is taken into account."""
-    image = _open(data)
-    rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if rotated else (image.height, image.width)
-
-
 def image_mode(data: bytes) -> str:
     """PIL's mode of an image file: L grey, P palette, RGB and so on."""
     return _open(data).mode
@@ -39,7 +32,11 @@ def decode_image(data: bytes) -> np.ndarray:
     """Bytes of any image file to u8[H, W, 3] RGB, upright. Raises ValueError with the reason."""
     image = _open(data)
     try:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            # PIL would clip 16-bit grey at 255 and give an almost white picture.
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"the image does not decode: {error}") from error
 
@@ -54,8 +51,10 @@ def encode_png(array: np.ndarray) -> bytes:
 def decode_index_png(data: bytes) -> np.ndarray:
     """An index PNG (grey or palette) to its indices, u8[H, W]: a palette is never turned into colours."""
     image = _open(data)
-    if image.mode not in ("L", "P", "1"):
-        raise ValueError(f"a mask must be a PNG of indices (mode L or P), this one is of mode {image.mode}")
+    if image.format != "PNG" or image.mode not in ("L", "P", "1"):
+        raise ValueError(
+            f"a mask must be a PNG of indices (mode L or P), this one is a {image.format} of mode {image.mode}"
+        )
     try:
         return np.asarray(image).astype(np.uint8, copy=True)
     except (OSError, SyntaxError, ValueError) as error:

@@ -27,7 +27,7 @@ def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
                 members = {name: data for name, data in sample.items() if not name.startswith("__")}
                 yield decode(layer.kind, key, members)
                 count += 1
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise ShardError(
             f"{path} is damaged after {count} records: {error}; delete it and run its stage again"
         ) from error
@@ -38,19 +38,19 @@ def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
 def read_entry(layer: Layer, shard: str, entry: Entry) -> Record:
     """One record by its place in the tar: a seek and a read, the rest of the shard is not touched."""
     path = layer.tar_path(shard)
-    with path.open("rb") as stream:
-        stream.seek(entry.offset)
-        data = stream.read(entry.length)
     members: dict[str, bytes] = {}
     try:
+        with path.open("rb") as stream:
+            stream.seek(entry.offset)
+            data = stream.read(entry.length)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for info in tar:
                 content = tar.extractfile(info)
                 assert content is not None, "a shard holds plain files only"
                 members[info.name.partition(".")[2]] = content.read()
-    except tarfile.TarError as error:
+        return decode(layer.kind, entry.key, members)
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise ShardError(f"{path} is damaged at {entry.key!r}: {error}; delete it and run its stage again") from error
-    return decode(layer.kind, entry.key, members)
 
 
 Joined = Mapping[str, Record]

@@ -50,21 +50,20 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -
     seen: set[str] = set()
     with replacing(layer.tar_path(shard)) as file:
         hashing = _HashingFile(file)
-        writer = wds.TarWriter(cast(Any, hashing), encoder=False, mtime=0, user="wsss", group="wsss")
-        for record in records:
-            if record.key in seen:
-                raise ValueError(f"key {record.key!r} appears twice in {shard}; keys must be unique")
-            seen.add(record.key)
-            if isinstance(record, Missing):
-                missing.append(record)
-                continue
-            if not isinstance(record, expected):
-                raise ValueError(f"{layer.path} holds {expected.__name__} records, got {type(record).__name__}")
-            start = writer.tarstream.offset
-            writer.write({"__key__": member_name(record.key), **dict(sorted(encode(record).items()))})
-            length = writer.tarstream.offset - start
-            entries.append(Entry(key=record.key, offset=start, length=length, facts=_facts(record)))
-        writer.close()
+        with wds.TarWriter(cast(Any, hashing), encoder=False, mtime=0, user="wsss", group="wsss") as writer:
+            for record in records:
+                if record.key in seen:
+                    raise ValueError(f"key {record.key!r} appears twice in {shard}; keys must be unique")
+                seen.add(record.key)
+                if isinstance(record, Missing):
+                    missing.append(record)
+                    continue
+                if not isinstance(record, expected):
+                    raise ValueError(f"{layer.path} holds {expected.__name__} records, got {type(record).__name__}")
+                start = writer.tarstream.offset
+                writer.write({"__key__": member_name(record.key), **dict(sorted(encode(record).items()))})
+                length = writer.tarstream.offset - start
+                entries.append(Entry(key=record.key, offset=start, length=length, facts=_facts(record)))
     row = ShardRow(
         shard=shard,
         num_bytes=hashing.num_bytes,

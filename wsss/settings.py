@@ -31,7 +31,7 @@ def settings(cls: type[T]) -> type[T]:
     make: Callable[[type[T]], type[T]] = pydantic.dataclasses.dataclass(  # type: ignore[assignment]
         frozen=True,
         kw_only=True,
-        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True),
+        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False),
     )
     return make(cls)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, instance_of
 from wsss.recipe import RuntimeSettings
 from wsss.stages.fit import WEIGHTS
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1, "num_ranks": 2}
 
@@ -82,6 +85,12 @@ def test_fit_gives_a_hopeless_training_up_and_tells_why(runtime: RayRuntime, tmp
     with pytest.raises(RankError, match=r"^tiny: training failed: ValueError: these settings cannot be trained with$"):
         runtime.fit(instance_of(stage, tmp_path), stage, ignore)
     assert (tmp_path / "starts.txt").read_text().count("start") == 1, "an error that would come again is not retried"
+
+
+def test_cluster_that_is_not_there() -> None:
+    code = "from cluster.ray_session import connect; connect('127.0.0.1:9')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "ValueError: no Ray cluster answers at 127.0.0.1:9" in ended.stderr
 
 
 def test_open_session_is_used_and_left_open(runtime: RayRuntime) -> None:

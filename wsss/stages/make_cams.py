@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from shards.reader import read_shard
+from shards.reader import join_shard
 from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, grid_size
 from wsss.device import worker_device
 from wsss.images import resize_image, to_tensor
@@ -62,8 +62,11 @@ class MakeCams(Map):
         samples = instance.inputs["samples"].layer
 
         def make(shard: str) -> Iterator[Record | Missing]:
-            for sample in read_shard(samples, shard):
-                assert isinstance(sample, Sample)
+            for joined in join_shard({"samples": samples}, shard, how="inner"):
+                if isinstance(joined, Missing):
+                    yield joined
+                    continue
+                sample = cast(Sample, joined["samples"])
                 try:
                     yield maker.cams(sample)
                 except BadSampleError as error:

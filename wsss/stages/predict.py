@@ -6,12 +6,12 @@ Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 
-from shards.reader import read_shard
+from shards.reader import join_shard
 from shards.records import BadSampleError, Missing, Prediction, Record, Sample, grid_size
 from wsss.device import worker_device
 from wsss.images import long_side_size, resize_image, to_tensor
@@ -30,7 +30,7 @@ class Predict(Map):
     record_kind: ClassVar[str] = "prediction"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "segmenter": ("train_segmenter",)}
 
-    splits: tuple[str, ...] = ("val",)
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
     """Splits to segment."""
     scales: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)
     """Sizes of the image, as factors."""
@@ -47,8 +47,11 @@ class Predict(Map):
         samples = instance.inputs["samples"].layer
 
         def make(shard: str) -> Iterator[Record | Missing]:
-            for sample in read_shard(samples, shard):
-                assert isinstance(sample, Sample)
+            for joined in join_shard({"samples": samples}, shard, how="inner"):
+                if isinstance(joined, Missing):
+                    yield joined
+                    continue
+                sample = cast(Sample, joined["samples"])
                 try:
                     yield self._prediction(sample, network, trained.stage)
                 except BadSampleError as error:

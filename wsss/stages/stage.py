@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from shards.files import write_bytes
-from shards.layer import Layer, split_of
+from shards.layer import Layer, ShardError, split_of
 from shards.records import Missing, Record, RunRecord
 from shards.taxonomy import Taxonomy
 from wsss.settings import settings
@@ -78,9 +79,9 @@ class Map(Stage):
     aligned_with: ClassVar[str] = "samples"
     """The slot whose shards this stage's shards stand beside."""
 
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "val")
     """Splits to work on."""
-    max_shards: int | None = None
+    max_shards: Annotated[int, Field(ge=1)] | None = None
     """At most this many shards of each split, from the front; all of them where not given."""
 
     def shards(self, instance: Instance) -> list[str]:
@@ -152,22 +153,19 @@ class Instance:
         """What the finished stage recorded, or None where it is not finished."""
         try:
             return RunRecord(**json.loads((self.path / RUN_RECORD).read_bytes()))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def is_done(self) -> bool:
-        """True where the stage finished and, for a layer, every shard is still there in its full size."""
-        if self.run_record() is None:
+        """True where the stage finished, its files are there and, for a layer, every shard in its full size."""
+        record = self.run_record()
+        if record is None or not all(Path(path).exists() for path in record.artifacts.values()):
             return False
-        if isinstance(self.stage, Map):
-            return self.layer.is_complete(self.stage.shards(self))
-        return True
+        try:
+            return not isinstance(self.stage, Map) or self.layer.is_complete(self.stage.shards(self))
+        except ShardError:  # what it reads is not complete any more
+            return False
 
     def write_run_record(self, record: RunRecord) -> None:
         """Mark the stage as finished."""
         write_bytes(self.path / RUN_RECORD, json.dumps(record.__dict__, indent=1, sort_keys=True).encode())
-
-
-def as_settings(stage: Any, *names: str) -> dict[str, Any]:
-    """Some settings of a stage as keyword arguments."""
-    return {name: getattr(stage, name) for name in names}

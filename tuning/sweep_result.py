@@ -1,0 +1,193 @@
+"""What came out of a sweep: the trials, the two-fold choice among them, as a table and as files.
+
+Shape letters: `C` classes with background.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from shards.files import write_bytes
+from torch import Tensor
+
+from tuning.leaderboard import percent
+from wsss.ops.confusion import Scores
+from wsss.stages.evaluate import FOLDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One setting that was tried."""
+
+    number: int
+    values: Mapping[str, Any]
+    """Dotted setting -> value."""
+    state: str
+    reason: str = ""
+    executed: tuple[str, ...] = ()
+    """Stage instances that this trial ran; the rest of its chain was there."""
+    reused: tuple[str, ...] = ()
+    folds: tuple[Tensor, ...] = ()
+    """Confusion matrix of every fold, i64[C, C]; empty where the trial has no result."""
+
+    @property
+    def fold_iou(self) -> tuple[float, ...]:
+        """Mean IoU of every fold by itself."""
+        return tuple(Scores.from_confusion(fold).mean_iou for fold in self.folds)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean IoU over all images."""
+        return Scores.from_confusion(torch.stack(self.folds).sum(0)).mean_iou if self.folds else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFoldChoice:
+    """A setting chosen on images other than those it is scored on."""
+
+    best: Trial
+    """Best over all images: the one to go on with."""
+    chosen: tuple[Trial, ...]
+    """Best on each fold."""
+    mean_iou: float
+    """Of the sum of the confusion matrices, every fold with the setting that was chosen on the other one."""
+
+
+def choose(trials: Sequence[Trial]) -> TwoFoldChoice | None:
+    """Choose on either fold, score on the other, add the confusion matrices; None without a finished trial.
+
+    Equal mean IoU: the earlier trial. Fold matrices are i64[C, C].
+
+    Source: two-fold cross-validation. Differs: the search itself was led by all images, so what it proposed is not
+    blind to the fold that a choice is scored on; the choice among its proposals is.
+    """
+    finished = [trial for trial in trials if trial.folds]
+    if not finished:
+        return None
+    chosen = tuple(max(finished, key=lambda trial, fold=fold: trial.fold_iou[fold]) for fold in range(FOLDS))  # type: ignore[misc]
+    crossed = sum((chosen[1 - fold].folds[fold] for fold in range(FOLDS)), torch.zeros_like(finished[0].folds[0]))
+    best = max(finished, key=lambda trial: trial.mean_iou or 0.0)
+    return TwoFoldChoice(best=best, chosen=chosen, mean_iou=Scores.from_confusion(crossed).mean_iou)
+
+
+def read_folds(folder: Path, *, split: str) -> tuple[Tensor, ...]:
+    """The confusion matrices that an evaluate instance left, one per fold, i64[C, C]."""
+    return tuple(_read_matrix(folder / f"confusion.{split}.fold{fold}.csv") for fold in range(FOLDS))
+
+
+def _read_matrix(path: Path) -> Tensor:
+    rows = [[int(cell) for cell in line.split(",")] for line in path.read_text().splitlines()]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """A whole sweep, for people and for programs."""
+
+    name: str
+    recipe: str
+    metric: str
+    split: str
+    trials: tuple[Trial, ...]
+    base_executed: tuple[str, ...]
+    """Stage instances that were run once, for all trials."""
+    base_reused: tuple[str, ...]
+    choice: TwoFoldChoice | None
+    best_overrides: tuple[str, ...]
+
+    @property
+    def executed(self) -> int:
+        """Stage instances that were run in all, those before the trials included."""
+        return len(self.base_executed) + sum(len(trial.executed) for trial in self.trials)
+
+    @property
+    def asked(self) -> int:
+        """Stage instances that the trials would have run without reuse."""
+        return sum(len(trial.executed) + len(trial.reused) for trial in self.trials)
+
+    @property
+    def best_command(self) -> str:
+        """The best setting as arguments of the command line."""
+        return " ".join(f"--set '{one}'" if '"' in one or " " in one else f"--set {one}" for one in self.best_overrides)
+
+    def sentences(self) -> list[str]:
+        """What is to be said under the table."""
+        lines = [
+            f"stages: {self.executed} executed for {len(self.trials)} trials that stand for {self.asked} "
+            f"({len(self.base_executed)} of them once, before the trials; {len(self.base_reused)} were there)"
+        ]
+        if without := [trial for trial in self.trials if not trial.folds]:
+            states = ", ".join(f"{trial.number} {trial.state}" for trial in without)
+            lines.append(f"trials without a result: {states}; the first: {without[0].reason}")
+        if self.choice is not None:
+            a, b = self.choice.chosen
+            lines += [
+                f"two-fold mean IoU: {percent(self.choice.mean_iou)} (trial {a.number} was chosen on fold 0 and scored "
+                f"on fold 1, trial {b.number} the reverse; the search was led by both)",
+                f"best: trial {self.choice.best.number}, {self.best_command}",
+            ]
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, in JSON's types."""
+        content: dict[str, Any] = {
+            "sweep": self.name,
+            "recipe": self.recipe,
+            "metric": self.metric,
+            "split": self.split,
+            "executed": self.executed,
+            "asked": self.asked,
+            "base": {"executed": self.base_executed, "reused": self.base_reused},
+            "trials": [_trial_json(trial) for trial in self.trials],
+        }
+        if self.choice is not None:
+            content["best"] = {"trial": self.choice.best.number, "set": self.best_overrides}
+            content["two_fold"] = {
+                "mean_iou": self.choice.mean_iou,
+                "chosen_on_fold": [trial.number for trial in self.choice.chosen],
+            }
+        return content
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table, best trial first."""
+        settings = list(self.trials[0].values) if self.trials else []
+        head = ["trial", *settings, "mean IoU %", *(f"fold {fold} %" for fold in range(FOLDS)), "executed", "reused"]
+        order = sorted(self.trials, key=lambda trial: (-(trial.mean_iou or 0.0), trial.number))
+        rows = []
+        for trial in order:
+            scores = [percent(trial.mean_iou), *map(percent, trial.fold_iou)] if trial.folds else [trial.state, "–", "–"]
+            counts = [str(len(trial.executed)), str(len(trial.reused))]
+            rows.append([str(trial.number), *(json.dumps(trial.values[name]) for name in settings), *scores, *counts])
+        return head, rows
+
+    def render(self) -> Table:
+        """The trials as a person reads them."""
+        head, rows = self.rows()
+        table = Table(title=f"{self.name}: {self.metric} on {self.split}")
+        for title in head:
+            table.add_column(title.replace(".", ".\n"), justify="right")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Write `sweep.md` and `sweep.json`; file name -> path."""
+        head, rows = self.rows()
+        lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---:"] * len(head), *rows)]
+        said = "".join(f"- {line}\n" for line in self.sentences())
+        text = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}\n\n" + "\n".join(lines) + f"\n\n{said}"
+        contents = {"sweep.md": text, "sweep.json": json.dumps(self.as_json(), indent=1)}
+        for name, content in contents.items():
+            write_bytes(folder / name, content.encode())
+        return {name: str(folder / name) for name in contents}
+
+
+def _trial_json(trial: Trial) -> dict[str, Any]:
+    plain = {name: value for name, value in asdict(trial).items() if name != "folds"}
+    return plain | {"mean_iou": trial.mean_iou, "fold_iou": trial.fold_iou}

@@ -1,0 +1,161 @@
+"""What runs inside Ray for one trial of a sweep.
+
+Tune starts a trial as an actor in a placement group without CPUs and would put everything that the trial starts in
+there too. So the trial hands its recipe to a task outside of that group, which takes no CPU itself: it only waits for
+the actors and training ranks that it starts, and they must find the CPUs free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+if TYPE_CHECKING:
+    # Imported on use below: the actor that only waits needs no torch.
+    from shards.records import RunRecord
+
+    from tuning.search_space import Sweep
+    from wsss.recipe import Recipe, RuntimeSettings
+    from wsss.runtime import PipelineRecord, Progress, Runtime
+    from wsss.stages.fit import Fit
+    from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+
+WORST = 0.0
+"""What the search is told of a trial without a result: the lowest mean IoU there is."""
+SCORE = "mean_iou"
+DRIVER_MEMORY = 64 * 2**20
+"""Bytes reserved for a waiting trial: Tune wants some resource, and it must be none that the work needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """How a trial ended."""
+
+    state: str
+    """`done`, `refused` where its settings do not fit together, `failed` where a stage did."""
+    reason: str = ""
+    executed: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function that Tune calls with a suggestion."""
+    task = ray.remote(run_trial).options(
+        num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
+    )
+    known = ray.put(sweep)
+
+    def trial(suggestion: dict[str, Any]) -> dict[str, Any]:
+        report: dict[str, Any] = ray.get(task.remote(known, suggestion, place))
+        return report
+
+    return trial
+
+
+def run_trial(sweep: Sweep, suggestion: dict[str, Any], place: str) -> dict[str, Any]:
+    """Run the recipe with the suggested values; what is done already is not done again."""
+    from rich.console import Console
+    from wsss.pipeline import run_recipe
+    from wsss.progress import Reporter
+    from wsss.recipe import RecipeError
+
+    values = sweep.space.values(suggestion)
+    try:
+        recipe = sweep.trial_recipe(sweep.trial_overrides(values))
+    except RecipeError as error:
+        return _report(TrialResult(state="refused", reason=str(error)))
+    runtime = open_runtime(recipe, place=place, max_concurrent=sweep.settings.max_concurrent)
+    try:
+        summary = run_recipe(
+            recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(Console(quiet=True), quiet=True)
+        )
+    except Exception as error:  # one trial that fails must not end the others; the sweep tells
+        return _report(TrialResult(state="failed", reason=f"{type(error).__name__}: {error}"))
+    finally:
+        runtime.close()
+    result = TrialResult(
+        state="done",
+        executed=tuple(summary.executed),
+        reused=tuple(summary.reused),
+        seconds=sum(summary.records[name].seconds for name in summary.executed),
+    )
+    metric = summary.records[sweep.settings.metric].metrics
+    return _report(result, score=metric[f"{sweep.settings.split}.{SCORE}"])
+
+
+def _report(result: TrialResult, *, score: float = WORST) -> dict[str, Any]:
+    return {SCORE: score, "result": result}
+
+
+def open_runtime(recipe: Recipe, *, place: str, max_concurrent: int = 1) -> Runtime:
+    """Where the stages of a sweep run: `local` in the calling process, else by the Ray session that is open."""
+    if place == "local":
+        from cluster.local import LocalRuntime
+
+        return LocalRuntime(recipe.runtime)
+    from cluster.ray_runtime import RayRuntime
+
+    address = None if place == "ray" else place
+    if max_concurrent == 1:
+        return RayRuntime(recipe.runtime, address=address)
+    return SharingRuntime(RayRuntime(_share(recipe.runtime, max_concurrent), address=address))
+
+
+def _share(settings: RuntimeSettings, max_concurrent: int) -> RuntimeSettings:
+    """As many actors as leave some for the other trials, where the recipe does not say."""
+    if settings.num_actors or settings.actor_gpus:
+        return settings
+    room = int(ray.cluster_resources().get("CPU", 1.0))
+    return replace(settings, num_actors=max(1, room // max_concurrent))
+
+
+class SharingRuntime:
+    """Gives all CPUs back after every stage.
+
+    A trial that waits for a stage that another one is making must hold nothing which that other one may wait for.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+        """Train, then give everything back."""
+        try:
+            return self._runtime.fit(instance, stage, progress)
+        finally:
+            self.close()
+
+    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+        """Make the shards, then give everything back."""
+        try:
+            self._runtime.map(instance, stage, progress)
+        finally:
+            self.close()
+
+    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+        """Count the shards, then give everything back."""
+        try:
+            return self._runtime.reduce(instance, stage, progress)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release processes."""
+        self._runtime.close()
+
+
+class Unrecorded:
+    """A tracker that reports nothing: trials run in many processes, and only the sweep's own writes to MLflow."""
+
+    def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
+        """Say nothing."""
+
+    def pipeline_finished(
+        self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]
+    ) -> None:
+        """Say nothing."""
