@@ -34,7 +34,7 @@ class LocalRuntime:
 
     def _shard_bench(self) -> ShardBench:
         if self._bench is None:
-            self._bench = ShardBench(threads=self._settings.threads)
+            self._bench = ShardBench(threads=self._settings.threads, gpu=self._settings.actor_gpus > 0)
         return self._bench
 
     def map(self, instance: Instance, stage: Map, progress: Progress) -> None:

@@ -7,13 +7,15 @@ import warnings
 import torch
 
 from shards.writer import write_shard
+from wsss.device import choose_device
 from wsss.stages.stage import Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
 class ShardBench:
     """Works on shards of one instance after another; what an instance needs is loaded once."""
 
-    def __init__(self, *, threads: int) -> None:
+    def __init__(self, *, threads: int, gpu: bool = False) -> None:
+        choose_device(gpu=gpu)
         # Equal bytes need equal threads: sums of floats are grouped by thread.
         torch.set_num_threads(threads)
         # A tensor made from a read-only array is never written to here.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.codec import to_json
-from shards.files import remove_leftovers, write_bytes
+from shards.files import write_bytes
 from shards.records import Missing
 
 INDEX = "index.json"
@@ -141,7 +141,6 @@ class Layer:
             "sha256": {row.shard: row.sha256 for row in rows},
             "missing": {entry.key: entry.reason for row in rows for entry in row.missing},
         }
-        remove_leftovers(self.path)
         write_bytes(self.path / INDEX, to_json(index))
 
     def counts(self) -> dict[str, int]:

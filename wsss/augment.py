@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import AfterValidator
 
 from shards.records import IGNORE
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 # albumentations asks its home page for a newer version at import; a training does not call home.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def _ascending(sizes: tuple[int, int]) -> tuple[int, int]:
+    if not 0 < sizes[0] <= sizes[1]:
+        raise ValueError("the first number is the smaller one, and at least 1")
+    return sizes
+
+
+SizeRange = Annotated[tuple[int, int], AfterValidator(_ascending)]
+"""A setting: the smallest and the largest longer side in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
+from shards.images import encode_png
 from shards.layer import Layer, split_of
 from shards.reader import read_shard
 from shards.records import CamRecord, Prediction, PseudoLabel, Record, Sample
@@ -113,9 +113,7 @@ def _compose(rows: list[list[Image.Image]], taxonomy: Taxonomy) -> bytes:
         top += height + GAP
     if legend:
         _draw_legend(draw, taxonomy, top)
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encode_png(np.asarray(sheet))
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, taxonomy: Taxonomy, top: int) -> None:

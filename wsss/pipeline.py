@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.files import write_bytes
+from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
 from shards.records import RunRecord
 from wsss.progress import Reporter
@@ -108,6 +108,7 @@ def run_instance(
 
 def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Reporter, summary: RunSummary) -> Outcome:
     stage = instance.stage
+    remove_leftovers(instance.path)  # of a driver or worker that was killed
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
     if isinstance(stage, Fit):
         return runtime.fit(instance, stage, reporter.progress)

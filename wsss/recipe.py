@@ -126,10 +126,12 @@ def _read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
     origins = {}
     for section, table in tables.items():
-        groups = table if section == "stages" else {section: table}
-        if not all(isinstance(group, dict) for group in groups.values()):
-            raise RecipeError(f"{path}: [{section}] must hold tables, one per instance")
+        groups = table if section == "stages" and isinstance(table, dict) else {section: table}
         for group, values in groups.items():
+            if not isinstance(values, dict):
+                raise RecipeError(
+                    f"{path}: {group} stands outside of any table; a recipe has [recipe], [runtime] and [stages.NAME]"
+                )
             origins.update({f"{group}.{name}": path.name for name in values})
     return tables, origins
 
@@ -203,10 +205,12 @@ def _resolve(
     name: str, table: Mapping[str, Any], earlier: list[Instance], *, recipe: RecipeSettings, runtime: RuntimeSettings
 ) -> Instance:
     values = dict(table)
-    kind = values.pop("kind", name)
+    kind = str(values.pop("kind", name))
     chosen = values.pop("inputs", {})
     if kind not in STAGES:
         raise RecipeError(f"[stages.{name}]: " + _unknown("kind", kind, list(STAGES)) + "; give it with kind = ...")
+    if not isinstance(chosen, dict) or not all(isinstance(upstream, str) for upstream in chosen.values()):
+        raise RecipeError(f'{name}.inputs is {chosen!r}; write inputs = {{ SLOT = "INSTANCE" }}')
     stage: Stage = _build(STAGES[kind], values, prefix=name)
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):

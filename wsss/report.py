@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
@@ -23,6 +23,8 @@ class Row:
     mean_accuracy: float | None = None
     pixel_accuracy: float | None = None
     note: str = ""
+    kind: str = ""
+    """Kind of the stage that was measured."""
 
 
 def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
@@ -33,11 +35,12 @@ def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
         if record is None or not isinstance(stage, Evaluate):
             continue
         for split in stage.splits:
-            rows.append(_row(stage.title or instance.name, split, record.metrics))
+            measured = instance.inputs["records"].stage.kind
+            rows.append(_row(stage.title or instance.name, split, record.metrics, kind=measured))
     return _with_shares(rows)
 
 
-def _row(title: str, split: str, metrics: dict[str, float]) -> Row:
+def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row:
     def of_split(name: str) -> float | None:
         return metrics.get(f"{split}.{name}")
 
@@ -56,6 +59,7 @@ def _row(title: str, split: str, metrics: dict[str, float]) -> Row:
         mean_accuracy=of_split("mean_accuracy"),
         pixel_accuracy=of_split("pixel_accuracy"),
         note="; ".join(notes),
+        kind=kind,
     )
 
 
@@ -63,10 +67,10 @@ def _with_shares(rows: Sequence[Row]) -> list[Row]:
     """Say of every segmentation which share of the pseudo labels' mean IoU it reaches, on the same split."""
     shared = []
     for row in rows:
-        pseudo = [r.mean_iou for r in rows if r.labels_given and r.split == row.split and r.mean_iou and not r.note]
-        if not row.labels_given and row.mean_iou is not None and pseudo:
+        pseudo = [r.mean_iou for r in rows if r.kind == "make_pseudo_labels" and r.split == row.split and r.mean_iou]
+        if row.kind == "predict" and row.mean_iou is not None and pseudo:
             share = f"{row.mean_iou / pseudo[-1]:.0%} of the pseudo labels' mean IoU"
-            row = Row(**{**row.__dict__, "note": "; ".join(filter(None, [share, row.note]))})
+            row = replace(row, note="; ".join(filter(None, [share, row.note])))
         shared.append(row)
     return shared
 

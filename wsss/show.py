@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shards.layer import ShardError
@@ -25,12 +26,12 @@ def render_recipe(recipe: Recipe, out: Console) -> None:
         settings.add_column(header)
     for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
         for name, value in setting_values(group).items():
-            settings.add_row(f"{prefix}.{name}", str(value), recipe.origins.get(f"{prefix}.{name}", "default"))
+            settings.add_row(f"{prefix}.{name}", escape(str(value)), recipe.origins.get(f"{prefix}.{name}", "default"))
     for instance in recipe.instances:
         settings.add_section()
         for dotted, value in dotted_settings(instance).items():
             origin = recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
-            settings.add_row(dotted, str(value), origin)
+            settings.add_row(dotted, escape(str(value)), origin)
     out.print(settings)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,9 @@ class VocSource:
         keys = path.read_text().split()
         if not keys:
             raise ValueError(f"the list of split {split!r} is empty: {path}")
+        if len(set(keys)) < len(keys):
+            twice = next(key for key, count in Counter(keys).items() if count > 1)
+            raise ValueError(f"the list of split {split!r} names {twice!r} more than once: {path}")
         return [Listed(key=key, split=split, position=position) for position, key in enumerate(keys)]
 
     def read(self, listed: Listed) -> Sample:
@@ -90,7 +94,11 @@ class VocSource:
         assert self.labels is not None
         if not self.labels.exists():
             raise ValueError(f"the file of image-level labels does not exist: {self.labels}")
-        return json.loads(self.labels.read_bytes())
+        try:
+            found: dict[str, list[str]] = json.loads(self.labels.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"the file of image-level labels is not valid JSON: {self.labels}: {error}") from error
+        return found
 
     def _names_from_xml(self, key: str) -> list[str]:
         path = self.root / "Annotations" / f"{key}.xml"

@@ -67,10 +67,13 @@ class BuildShards(Map):
             raise ValueError(f"root = {self.root!r} holds no folder JPEGImages")
         if absent := [split for split in self.splits if split not in self.lists]:
             raise ValueError(f"lists.{absent[0]} is not set; it names the file of that split's keys, one a line")
+        labels = root / self.labels if self.labels else None
+        if labels is not None and not labels.is_file():
+            raise ValueError(f"labels = {self.labels!r} names no file below the root ({labels})")
         return VocSource(
             root=root,
             lists={split: self._list_path(self.lists[split]) for split in self.splits},
-            labels=root / self.labels if self.labels else None,
+            labels=labels,
             masks=self.masks,
             masked_splits=self.masked_splits,
             class_names=self.class_names,

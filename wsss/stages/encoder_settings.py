@@ -5,9 +5,10 @@ Stages import `wsss.models` on use: timm takes seconds to import, and a recipe i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import field_validator
 
 from wsss.settings import FileContent, settings
 
@@ -35,8 +36,15 @@ class EncoderSettings:
     """BatchNorm: fixed as given, per rank, or over the batches of all ranks."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of the input's channels, of the range [0, 1]."""
-    std: Annotated[tuple[float, float, float], Field()] = (0.229, 0.224, 0.225)
+    std: tuple[_Positive, _Positive, _Positive] = (0.229, 0.224, 0.225)
     """Standard deviation of the input's channels, of the range [0, 1]."""
+
+    @field_validator("pretrained")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        if value not in ("imagenet", "none") and not Path(value).is_file():
+            raise ValueError("there is no such weight file; allowed are imagenet, none, or a .safetensors file's path")
+        return value
 
     def encoder_spec(self, *, pretrained: bool) -> EncoderSpec:
         """The encoder of these settings; without `pretrained` its weights are random (trained ones follow)."""

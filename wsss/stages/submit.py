@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, cast
@@ -98,7 +99,12 @@ def check_submission(
             if name.stem in seen:
                 yield f"{info.filename}: appears twice"
             seen.add(name.stem)
-            yield from _check_png(info.filename, archive.read(info), num_classes, (expected or {}).get(name.stem))
+            try:
+                data = archive.read(info)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                yield f"{info.filename}: cannot be read: {error}"
+                continue
+            yield from _check_png(info.filename, data, num_classes, (expected or {}).get(name.stem))
             if expected is not None and name.stem not in expected:
                 yield f"{info.filename}: no such image in the list"
     for stem in sorted(set(expected or {}) - seen):

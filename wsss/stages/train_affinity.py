@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from shards.records import GRID_STRIDE, SeedRecord
-from wsss.augment import Augmentation, augment
+from wsss.augment import Augmentation, SizeRange, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
@@ -46,7 +46,7 @@ class TrainAffinity(EncoderSettings, Fit):
     """Pixel pairs nearer than this are compared, in pixels of the stride-4 grid."""
     crop_size: Annotated[int, Field(ge=32, multiple_of=GRID_STRIDE)] = 512
     """Side of the training crops in pixels."""
-    resize_long: tuple[int, int] = (256, 768)
+    resize_long: SizeRange = (256, 768)
     """Range of the longer side before cropping."""
     mean_shift_images: Annotated[int, Field(ge=0)] = 100
     """Training images over which the mean of the displacement field is taken after training."""

@@ -14,7 +14,7 @@ from shards.balance import class_counts, repeat_factors
 from shards.layer import split_of
 from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
-from wsss.augment import Augmentation, augment
+from wsss.augment import Augmentation, SizeRange, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
 from wsss.settings import settings
@@ -47,7 +47,7 @@ class TrainClassifier(EncoderSettings, Fit):
     """LVIS repeat factors: images of classes rarer than this share are drawn more often; 0 draws all once."""
     crop_size: Annotated[int, Field(ge=32)] = 512
     """Side of the training crops in pixels."""
-    resize_long: tuple[int, int] = (320, 640)
+    resize_long: SizeRange = (320, 640)
     """Range of the longer side before cropping."""
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Strength of random colour changes."""
@@ -63,8 +63,6 @@ class TrainClassifier(EncoderSettings, Fit):
                 f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; "
                 "windows have a centre, so it must be odd"
             )
-        if self.resize_long[0] > self.resize_long[1]:
-            raise ValueError(f"{instance.name}.resize_long is {self.resize_long}; its first number is the smaller one")
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.classifier import Classifier

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from shards.records import PseudoLabel
-from wsss.augment import Augmentation, augment
+from wsss.augment import Augmentation, SizeRange, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
@@ -42,7 +42,7 @@ class TrainSegmenter(EncoderSettings, Fit):
     """Channels of the ASPP branches and the decoder."""
     crop_size: Annotated[int, Field(ge=32)] = 352
     """Side of the training crops in pixels."""
-    resize_long: tuple[int, int] = (256, 704)
+    resize_long: SizeRange = (256, 704)
     """Range of the longer side before cropping."""
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Strength of random colour changes."""
