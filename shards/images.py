@@ -16,7 +16,10 @@ def _open(data: bytes) -> Image.Image:
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        # PIL's own words hold a memory address: a reason in a manifest must be the same in every run.
+        raise ValueError("not a readable image: of no known format") from None
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image: {error}") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")

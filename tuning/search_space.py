@@ -1,8 +1,8 @@
 """Sweep files: a base recipe, what to measure, and a space over dotted settings.
 
-    [sweep]     name, recipe, metric, split, num_trials, max_concurrent, seed, to
-    [fixed]     dotted setting = value, the same in every trial (to leave out splits that the metric does not read)
-    [space]     dotted setting = { low, high, step, log } or { choices }
+[sweep]     name, recipe, metric, split, num_trials, max_concurrent, seed, to
+[fixed]     dotted setting = value, the same in every trial (to leave out splits that the metric does not read)
+[space]     dotted setting = { low, high, step, log } or { choices }
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from shards.records import Prediction, PseudoLabel
 
+from shards.records import Prediction, PseudoLabel
 from wsss.recipe import Recipe, RecipeError, dotted_settings, load_recipe
 from wsss.settings import settings
 from wsss.stages.evaluate import Evaluate
@@ -140,8 +141,15 @@ class Sweep:
         return self.base.runtime.runs.absolute() / self.settings.name
 
     def trial_overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """All overrides of one trial."""
-        return [*self.overrides, *self.space.apply(values)]
+        """All overrides of one trial; the folder of runs is the driver's, wherever the trial is."""
+        runs = json.dumps(str(self.base.runtime.runs.absolute()))
+        return [*self.overrides, f"runtime.runs={runs}", *self.space.apply(values)]
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that the recipe reads."""
+        read = [origin.split(" ")[1] for origin in self.base.origins.values() if origin.startswith("environment ")]
+        return {name: os.environ[name] for name in read}
 
     def trial_recipe(self, overrides: Iterable[str]) -> Recipe:
         """The part of the recipe that the metric needs. Raises `RecipeError` for settings that do not fit together."""
@@ -192,10 +200,13 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     dimensions = {}
     for name, table in _by_setting(tables.get("space", {}), "space").items():
         if name in {override.partition("=")[0].strip() for override in shared}:
-            raise RecipeError(f"space.{name}: it is also fixed or given by --set; a setting is searched or given, not both")
+            raise RecipeError(f"space.{name}: it is also given by [fixed] or --set; it is either searched or given")
         dimensions[name] = _dimension(name, table, whole, base)
     if not dimensions:
-        raise RecipeError(f"{path}: [space] names no setting to search; e.g. make_seeds.foreground_threshold = {{ low = 0.2, high = 0.5 }}")
+        raise RecipeError(
+            f"{path}: [space] names no setting to search; write e.g. "
+            "make_seeds.foreground_threshold = { low = 0.2, high = 0.5 }"
+        )
     return Sweep(
         settings=chosen, space=SearchSpace(dimensions), recipe_path=recipe_path, overrides=tuple(shared), base=base
     )
@@ -257,7 +268,8 @@ def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> 
     good = [one.name for one in recipe.instances if _measures_labels(one)]
     if not _measures_labels(instance):
         raise RecipeError(
-            f"sweep.metric = {instance.name!r} is no evaluate instance of label maps; there are {', '.join(good) or 'none'}"
+            f"sweep.metric = {instance.name!r} is no evaluate instance of label maps; "
+            f"there are {', '.join(good) or 'none'}"
         )
     assert isinstance(instance.stage, Evaluate)
     if chosen.split not in instance.stage.splits:

@@ -12,28 +12,30 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 import ray
 from ray import tune
-from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from cluster.ray_session import connect
 from cluster.tracking import MlflowTracker, open_command
+from tuning.distinct_search import DistinctSearch
 from tuning.leaderboard import percent
-from tuning.search_space import Range, SearchSpace, Sweep, load_sweep
+from tuning.search_space import Sweep, load_sweep
 from tuning.sweep_result import SweepResult, Trial, choose, read_folds
-from tuning.sweep_trial import DRIVER_MEMORY, SCORE, WORST, TrialResult, open_runtime, trainable
+from tuning.sweep_trial import DRIVER_MEMORY, RESULT, SCORE, WORST, TrialResult, open_runtime, trainable
 from wsss.pipeline import RunSummary, run_recipe
 from wsss.progress import Reporter
 from wsss.runtime import PipelineRecord
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune's newer output prints its banner even where it is told to be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # With Tune's own handler Ctrl-C would wait for the trial that is at work.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Its results are ours to keep; a state of the experiment that nobody restores need not be saved often.
@@ -97,7 +99,12 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     tuner = tune.Tuner(
         tune.with_resources(trainable(sweep, place=place), {"CPU": 0, "memory": DRIVER_MEMORY}),
         tune_config=tune.TuneConfig(
-            search_alg=_search(sweep),
+            search_alg=DistinctSearch(
+                sweep.space,
+                metric=SCORE,
+                seed=sweep.settings.seed,
+                num_random=(sweep.settings.num_trials + 1) // 2,
+            ),
             num_samples=sweep.settings.num_trials,
             max_concurrent_trials=sweep.settings.max_concurrent,
             reuse_actors=True,
@@ -110,12 +117,91 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
         ),
     )
     results = tuner.fit()
-    return [_trial(sweep, number, one) for number, one in enumerate(results, start=1)]
+    return [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
 
 
-def _search(sweep: Sweep) -> OptunaSearch:
-    """A seeded tree-structured Parzen estimator; the first third of the trials is drawn at random."""
-    sampler = optuna.samplers.TPESampler(
-        seed=sweep.settings.seed, n_startup_trials=max(1, sweep.settings.num_trials // 3)
+class _Watch(tune.Callback):
+    """A line and a record for every trial that ends."""
+
+    def __init__(self, sweep: Sweep, tracker: MlflowTracker, console: Console) -> None:
+        self._sweep, self._tracker, self._console = sweep, tracker, console
+        self._began = time.monotonic()
+        self._ended = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune saves its callbacks to restore a search; ours is never restored, and consoles hold locks.
+        return tune.Callback, ()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune."""
+        ended = _trial(self._sweep, trials.index(trial) + 1, trial.config, trial.last_result)
+        self._ended += 1
+        self._say(ended)
+        if ended.state == "done":
+            _record(self._sweep, ended, self._tracker, {})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune."""
+        self._ended += 1
+        self._console.print(f"trial {trials.index(trial) + 1}: lost, its process ended", highlight=False)
+
+    def _say(self, trial: Trial) -> None:
+        total = self._sweep.settings.num_trials
+        left = (time.monotonic() - self._began) / self._ended * (total - self._ended)
+        found = f"mean IoU {percent(trial.mean_iou)}" if trial.folds else f"{trial.state}: {trial.reason}"
+        settings = " ".join(f"{name}={value}" for name, value in trial.values.items())
+        self._console.print(
+            f"trial {trial.number} of {total}: {found}, {len(trial.executed)} stages executed, {len(trial.reused)} "
+            f"reused, about {left:.0f} s left; {settings}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _trial(sweep: Sweep, number: int, suggestion: Mapping[str, Any], report: Mapping[str, Any] | None) -> Trial:
+    """A trial from what Tune kept of it; its confusion matrices from where evaluate left them."""
+    values = sweep.space.values(suggestion)
+    if not report or RESULT not in report:
+        return Trial(number=number, values=values, state="failed", reason="its process ended")
+    result = TrialResult(**report[RESULT])
+    folds: tuple[Any, ...] = ()
+    if result.state == "done":
+        metric = sweep.trial_recipe(sweep.trial_overrides(values)).instance(sweep.settings.metric)
+        folds = read_folds(metric.path, split=sweep.settings.split)
+    return Trial(
+        number=number,
+        values=values,
+        state=result.state,
+        reason=result.reason,
+        executed=tuple(result.executed),
+        reused=tuple(result.reused),
+        folds=folds,
     )
-    return OptunaSearch(distributions(sweep.space), metric=SCORE, mode="max", sampler=sampler)
+
+
+def _record(sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[str, str]) -> None:
+    """Report a trial's own stages and its scores; what all trials share stands in a run of its own beside it."""
+    recipe = sweep.trial_recipe(sweep.trial_overrides(trial.values))
+    pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, sweep.settings.name)
+    for instance in recipe.instances:
+        record = instance.run_record()
+        if instance.name in sweep.changed and record is not None:
+            tracker.stage_finished(pipeline, record)
+    scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
+    tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
+
+
+def _result(sweep: Sweep, base: RunSummary, trials: list[Trial]) -> SweepResult:
+    choice = choose(trials)
+    return SweepResult(
+        name=sweep.settings.name,
+        recipe=sweep.base.settings.name,
+        metric=sweep.settings.metric,
+        split=sweep.settings.split,
+        trials=tuple(trials),
+        base_executed=tuple(base.executed),
+        base_reused=tuple(base.reused),
+        choice=choice,
+        best_overrides=tuple(sweep.space.apply(choice.best.values)) if choice else (),
+    )

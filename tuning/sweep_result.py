@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from shards.files import write_bytes
 from torch import Tensor
 
+from shards.files import write_bytes
 from tuning.leaderboard import percent
 from wsss.ops.confusion import Scores
 from wsss.stages.evaluate import FOLDS
@@ -119,8 +119,8 @@ class SweepResult:
     def sentences(self) -> list[str]:
         """What is to be said under the table."""
         lines = [
-            f"stages: {self.executed} executed for {len(self.trials)} trials that stand for {self.asked} "
-            f"({len(self.base_executed)} of them once, before the trials; {len(self.base_reused)} were there)"
+            f"stages: {self.executed} executed, {len(self.base_executed)} of them once before the trials; "
+            f"without reuse the {len(self.trials)} trials would have executed {self.asked}"
         ]
         if without := [trial for trial in self.trials if not trial.folds]:
             states = ", ".join(f"{trial.number} {trial.state}" for trial in without)
@@ -161,7 +161,9 @@ class SweepResult:
         order = sorted(self.trials, key=lambda trial: (-(trial.mean_iou or 0.0), trial.number))
         rows = []
         for trial in order:
-            scores = [percent(trial.mean_iou), *map(percent, trial.fold_iou)] if trial.folds else [trial.state, "–", "–"]
+            scores = [trial.state, *["–"] * FOLDS]
+            if trial.folds:
+                scores = [percent(trial.mean_iou), *map(percent, trial.fold_iou)]
             counts = [str(len(trial.executed)), str(len(trial.reused))]
             rows.append([str(trial.number), *(json.dumps(trial.values[name]) for name in settings), *scores, *counts])
         return head, rows
@@ -181,7 +183,8 @@ class SweepResult:
         head, rows = self.rows()
         lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---:"] * len(head), *rows)]
         said = "".join(f"- {line}\n" for line in self.sentences())
-        text = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}\n\n" + "\n".join(lines) + f"\n\n{said}"
+        title = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}"
+        text = "\n\n".join([title, "\n".join(lines), said])
         contents = {"sweep.md": text, "sweep.json": json.dumps(self.as_json(), indent=1)}
         for name, content in contents.items():
             write_bytes(folder / name, content.encode())

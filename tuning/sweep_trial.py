@@ -7,17 +7,19 @@ the actors and training ranks that it starts, and they must find the CPUs free.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from shards.files import write_bytes
+
 if TYPE_CHECKING:
     # Imported on use below: the actor that only waits needs no torch.
     from shards.records import RunRecord
-
     from tuning.search_space import Sweep
     from wsss.recipe import Recipe, RuntimeSettings
     from wsss.runtime import PipelineRecord, Progress, Runtime
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 WORST = 0.0
 """What the search is told of a trial without a result: the lowest mean IoU there is."""
 SCORE = "mean_iou"
+RESULT = "result"
+"""Names in what a trial reports to Tune."""
 DRIVER_MEMORY = 64 * 2**20
 """Bytes reserved for a waiting trial: Tune wants some resource, and it must be none that the work needs."""
 
@@ -36,7 +40,7 @@ class TrialResult:
     """How a trial ended."""
 
     state: str
-    """`done`, `refused` where its settings do not fit together, `failed` where a stage did."""
+    """`done`, `pruned` where its settings do not fit together, `failed` where a stage failed."""
     reason: str = ""
     executed: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
@@ -48,27 +52,32 @@ def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[st
     task = ray.remote(run_trial).options(
         num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
     )
-    known = ray.put(sweep)
+    # Other nodes have neither this one's files nor its environment; the folder of runs they share.
+    copy = sweep.folder / "recipe.toml"
+    write_bytes(copy, sweep.recipe_path.read_bytes())
+    known, environment = ray.put(replace(sweep, recipe_path=copy)), sweep.environment
 
     def trial(suggestion: dict[str, Any]) -> dict[str, Any]:
-        report: dict[str, Any] = ray.get(task.remote(known, suggestion, place))
+        report: dict[str, Any] = ray.get(task.remote(known, suggestion, place, environment))
         return report
 
     return trial
 
 
-def run_trial(sweep: Sweep, suggestion: dict[str, Any], place: str) -> dict[str, Any]:
+def run_trial(sweep: Sweep, suggestion: dict[str, Any], place: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run the recipe with the suggested values; what is done already is not done again."""
     from rich.console import Console
+
     from wsss.pipeline import run_recipe
     from wsss.progress import Reporter
     from wsss.recipe import RecipeError
 
+    os.environ.update(environment)
     values = sweep.space.values(suggestion)
     try:
         recipe = sweep.trial_recipe(sweep.trial_overrides(values))
     except RecipeError as error:
-        return _report(TrialResult(state="refused", reason=str(error)))
+        return _report(TrialResult(state="pruned", reason=str(error)))
     runtime = open_runtime(recipe, place=place, max_concurrent=sweep.settings.max_concurrent)
     try:
         summary = run_recipe(
@@ -89,7 +98,7 @@ def run_trial(sweep: Sweep, suggestion: dict[str, Any], place: str) -> dict[str,
 
 
 def _report(result: TrialResult, *, score: float = WORST) -> dict[str, Any]:
-    return {SCORE: score, "result": result}
+    return {SCORE: score, RESULT: asdict(result)}
 
 
 def open_runtime(recipe: Recipe, *, place: str, max_concurrent: int = 1) -> Runtime:
@@ -155,7 +164,5 @@ class Unrecorded:
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
         """Say nothing."""
 
-    def pipeline_finished(
-        self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]
-    ) -> None:
+    def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
         """Say nothing."""

@@ -41,8 +41,14 @@ def _field_info(cls: type) -> dict[str, Any]:
 
 
 def setting_docs(cls: type) -> dict[str, str]:
-    """Name of every setting -> its docstring."""
-    return {name: info.description or "" for name, info in _field_info(cls).items()}
+    """Name of every setting -> its docstring, also where the setting is inherited (pydantic forgets it there)."""
+    written = {
+        name: info.description
+        for base in reversed(cls.__mro__)
+        for name, info in getattr(base, "__pydantic_fields__", {}).items()
+        if info.description
+    }
+    return {name: written.get(name, "") for name in _field_info(cls)}
 
 
 def setting_values(stage: object) -> dict[str, object]:

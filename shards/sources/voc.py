@@ -63,7 +63,7 @@ class VocSource:
         try:
             encoded = path.read_bytes()
         except OSError as error:
-            raise BadSampleError(f"cannot read {path.relative_to(self.root)}: {error.strerror}") from error
+            raise BadSampleError(f"cannot read {path.relative_to(self.root)}: {_words(error)}") from error
         try:
             height, width = decode_image(encoded).shape[:2]
         except ValueError as error:
@@ -105,7 +105,7 @@ class VocSource:
         try:
             tree = ElementTree.parse(path)
         except (OSError, ElementTree.ParseError) as error:
-            raise BadSampleError(f"cannot read the labels in {path.relative_to(self.root)}: {error}") from error
+            raise BadSampleError(f"cannot read the labels in {path.relative_to(self.root)}: {_words(error)}") from error
         return [name.text or "" for name in tree.iterfind("object/name")]
 
     def _mask(self, key: str, size: tuple[int, int]) -> np.ndarray:
@@ -114,7 +114,7 @@ class VocSource:
         try:
             raw = decode_index_png(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise BadSampleError(f"cannot read the mask {name}: {error}") from error
+            raise BadSampleError(f"cannot read the mask {name}: {_words(error)}") from error
         if raw.shape != size:
             raise BadSampleError(f"the mask {name} is {raw.shape[1]}x{raw.shape[0]}, its image {size[1]}x{size[0]}")
         known = self._mask_ids
@@ -134,14 +134,22 @@ class VocSource:
         return table
 
     def signature(self) -> str:
-        """Hash of the lists, the labels and the size of every image and mask."""
+        """Hash of the lists, the label file, and the size of every image, mask and, where labels come from it, XML."""
         digest = hashlib.sha256()
         for split in sorted(self.lists):
             for listed in self.list_split(split):
                 image = self.root / "JPEGImages" / f"{listed.key}.jpg"
                 mask = self.root / self.masks / f"{listed.key}.png"
-                sizes = [path.stat().st_size if path.exists() else -1 for path in (image, mask)]
+                files = [image, mask]
+                if self.labels is None:
+                    files.append(self.root / "Annotations" / f"{listed.key}.xml")
+                sizes = [path.stat().st_size if path.exists() else -1 for path in files]
                 digest.update(f"{split} {listed.key} {sizes}\n".encode())
         if self.labels is not None and self.labels.exists():
             digest.update(self.labels.read_bytes())
         return digest.hexdigest()
+
+
+def _words(error: Exception) -> str:
+    """An error without the path that the system's own words hold: a reason does not depend on the root's place."""
+    return error.strerror or "not readable" if isinstance(error, OSError) else str(error)

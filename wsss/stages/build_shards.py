@@ -90,6 +90,11 @@ class BuildShards(Map):
     def signature(self) -> str:
         return self.data.signature()
 
+    def check(self, instance: Instance) -> None:
+        _ = self.taxonomy  # raises where a class name is unknown
+        for split in self.splits:
+            self.data.list_split(split)
+
     def shards(self, instance: Instance) -> list[str]:
         names: list[str] = []
         for split in self.splits:

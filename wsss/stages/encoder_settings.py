@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from wsss.settings import FileContent, settings
 
 if TYPE_CHECKING:
     from wsss.models.encoder import EncoderSpec
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 @settings

@@ -1,0 +1,93 @@
+"""Sizes, names, annotations, and what must not appear anywhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from shards.records import RECORD_KINDS
+from tests.architecture.sources import ROOT, trees
+from wsss.settings import setting_docs
+from wsss.stages.registry import STAGES
+
+MAX_FILE, MAX_FUNCTION = 350, 50
+FORBIDDEN_NAMES = {"utils", "util", "misc", "common", "helpers", "helper", "core"}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+MACHINE_PATH = re.compile(r"(?<![\w.<{}$])/(home|root|Users|work|mnt|data|scratch|tmp)/")
+
+each_file = pytest.mark.parametrize("path", list(trees()))
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@each_file
+def test_sizes(path: str) -> None:
+    assert len((ROOT / path).read_text().splitlines()) <= MAX_FILE
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(trees()[path]) if f.end_lineno is not None}
+    assert not {name: lines for name, lines in long.items() if lines > MAX_FUNCTION}
+
+
+@each_file
+def test_names(path: str) -> None:
+    assert not FORBIDDEN_NAMES & set(path.removesuffix(".py").split("/"))
+
+
+@each_file
+def test_module_docstring_and_annotations(path: str) -> None:
+    tree = trees()[path]
+    assert ast.get_docstring(tree), f"{path} does not say what it is for"
+    for function in functions(tree):
+        arguments = function.args
+        given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        bare = [a.arg for a in given if a is not None and a.annotation is None and a.arg not in ("self", "cls")]
+        assert not bare, f"{path}: {function.name} leaves {bare} without a type"
+        assert function.returns is not None or function.name == "__init__", f"{path}: {function.name} returns what?"
+
+
+@each_file
+def test_no_pickle_and_no_shell(path: str) -> None:
+    for node in ast.walk(trees()[path]):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+            assert not {name.split(".")[0] for name in names} & PICKLES
+        if isinstance(node, ast.Attribute):
+            called = f"{getattr(node.value, 'id', '')}.{node.attr}"
+            assert called not in ("torch.load", "torch.save", "os.system", "os.popen", "np.save", "pandas.read_pickle")
+        if isinstance(node, ast.keyword):
+            value = getattr(node.value, "value", None)
+            assert not (node.arg in ("shell", "allow_pickle") and value is not False), f"{path}:{node.value.lineno}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+            assert "allow_pickle" in {keyword.arg for keyword in node.keywords}, "say allow_pickle=False"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert "pipe:" not in node.value, "webdataset would run it in a shell"
+
+
+@each_file
+def test_no_path_of_one_machine(path: str) -> None:
+    found = MACHINE_PATH.search((ROOT / path).read_text())
+    assert found is None, f"{path} holds {found and found.group()}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tuning").rglob("*.toml")), ids=lambda path: path.name)
+def test_no_path_of_one_machine_in_recipes(path: object) -> None:
+    assert MACHINE_PATH.search(path.read_text()) is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", list(STAGES))
+def test_every_setting_is_documented(kind: str) -> None:
+    undocumented = [name for name, text in setting_docs(STAGES[kind]).items() if not text]
+    assert not undocumented
+
+
+def test_kinds_and_names_of_stages_agree() -> None:
+    for kind, stage in STAGES.items():
+        assert stage.kind == kind
+        assert stage.__name__ == "".join(word.capitalize() for word in kind.split("_"))
+        assert stage.__module__ == f"wsss.stages.{kind}"
+        assert getattr(stage, "record_kind", "sample") in RECORD_KINDS
+        assert all(reads in STAGES for kinds in stage.slots.values() for reads in kinds)

@@ -1,0 +1,79 @@
+"""Imports point one way: shards <- wsss <- cluster <- tuning, and inside wsss from operations to the command line."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.architecture.sources import FOLDERS, imported, trees
+
+COMMAND_LINE = "wsss/__main__.py"
+"""The only file that may see all four folders."""
+
+ALLOWED = {
+    "webdataset": ("shards/",),
+    # contact_sheet.py and inspect.py draw; encoding and decoding of images is in shards/images.py alone.
+    "PIL": ("shards/", "wsss/contact_sheet.py"),
+    "cv2": (),
+    "imageio": (),
+    "skimage": (),
+    # The sweep adds confusion matrices, which wsss.ops takes as tensors.
+    "torch": ("wsss/", "cluster/", "tuning/sweep_result.py"),
+    "timm": ("wsss/models/",),
+    "segmentation_models_pytorch": ("wsss/models/",),
+    "albumentations": ("wsss/augment.py",),
+    "ray": ("cluster/", "tuning/"),
+    "deepspeed": ("cluster/engine.py", "cluster/deepspeed_config.py", "cluster/checkpoints.py"),
+    "mlflow": ("cluster/tracking.py", "tuning/leaderboard.py"),
+}
+"""Third party -> the files and folders that may import it."""
+
+ORDER = (
+    ("ops", "losses", "settings", "device", "arguments", "curve_plot", "progress", "classification_metrics"),
+    ("models", "images", "augment", "examples", "crf_settings"),
+    ("tasks",),
+    ("stages",),
+    ("recipe", "runtime"),
+    ("pipeline", "show", "report", "contact_sheet"),
+    ("__main__",),
+)
+"""Parts of wsss: a part imports from its own row and from rows above it."""
+RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path != COMMAND_LINE])
+def test_folders_import_only_what_stands_to_their_left(path: str) -> None:
+    allowed = FOLDERS[: FOLDERS.index(path.split("/")[0]) + 1]
+    ours = {name for name in imported(trees()[path]) if top(name) in (*FOLDERS, "tests")}
+    assert not [name for name in ours if top(name) not in allowed]
+
+
+@pytest.mark.parametrize("path", list(trees()))
+def test_third_parties_stay_in_their_places(path: str) -> None:
+    third = {top(name) for name in imported(trees()[path])}
+    wrong = [name for name in third if name in ALLOWED and not path.startswith(ALLOWED[name] or ("nowhere",))]
+    assert not wrong, f"{path} imports {wrong}; allowed in {[ALLOWED[name] for name in wrong]}"
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path.startswith(("wsss/ops/", "wsss/losses/"))])
+def test_ops_and_losses_import_torch_alone(path: str) -> None:
+    names = {name for name in imported(trees()[path]) if top(name) not in sys.stdlib_module_names}
+    assert not [n for n in names if top(n) != "torch" and not n.startswith(("wsss.ops", "wsss.losses"))]
+
+
+def test_no_part_of_wsss_is_without_a_rank() -> None:
+    parts = {path.split("/")[1].removesuffix(".py") for path in trees() if path.startswith("wsss/")} - {"__init__"}
+    assert parts == set(RANK), "a new part of wsss needs its place in ORDER, and a removed one leaves it"
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/") and path != "wsss/__init__.py"])
+def test_order_inside_wsss(path: str) -> None:
+    own = RANK[path.split("/")[1].removesuffix(".py")]
+    read = {name.split(".")[1] for name in imported(trees()[path]) if name.startswith("wsss.")}
+    later = sorted(part for part in read if RANK[part] > own)
+    assert not later, f"{path} imports {later}, which stand after it"

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.images import decode_index_png, encode_png
+from shards.records import BadSampleError, Sample
+from shards.sources.voc import VocSource
+from tests.shards.sources.voc_folder import LABELS, jpeg, make_voc
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_voc(tmp_path / "voc")
+
+
+def source(root: Path, **changes: Any) -> VocSource:
+    settings: dict[str, Any] = {
+        "root": root,
+        "lists": {split: root / "lists" / f"{split}.txt" for split in ("train", "val")},
+        "labels": root / "labels.json",
+        "masks": "SegmentationClassAug",
+        "masked_splits": ("train", "val"),
+    }
+    return VocSource(**(settings | changes))
+
+
+def read(data: VocSource, number: int) -> Sample:
+    listed = [*data.list_split("train"), *data.list_split("val")]
+    return data.read(listed[number])
+
+
+def test_sample_holds_the_files_own_bytes(root: Path) -> None:
+    sample = read(source(root), 1)
+    assert (sample.key, sample.position, sample.source) == ("2007_2", 1, "JPEGImages/2007_2.jpg")
+    assert sample.encoded == (root / "JPEGImages" / "2007_2.jpg").read_bytes()
+    assert sample.size == sample.image.shape[:2] == (38, 53)
+    np.testing.assert_array_equal(
+        sample.mask, decode_index_png((root / "SegmentationClassAug" / "2007_2.png").read_bytes())
+    )
+
+
+@pytest.mark.parametrize("labels", ["json", "xml"])
+def test_labels_from_json_and_from_xml(root: Path, labels: str) -> None:
+    data = source(root, labels=root / "labels.json" if labels == "json" else None)
+    assert [read(data, number).classes for number in range(4)] == [(8, 15), (12,), (8, 18), ()]
+
+
+def test_masks_never_serve_as_labels(root: Path) -> None:
+    data = source(root, masked_splits=("val",))
+    assert read(data, 0).mask is None and read(data, 3).mask is not None
+    (root / "labels.json").write_text(json.dumps({**LABELS, "2007_1": ["boat"]}))
+    assert read(source(root), 0).classes == (4,)
+
+
+@pytest.mark.parametrize("other", [0, 255])
+def test_subset_of_classes_is_numbered_anew(root: Path, other: int) -> None:
+    data = source(root, class_names=("dog", "cat"), other_classes_as=other)
+    assert data.taxonomy.names == ("dog", "cat")
+    assert [read(data, number).classes for number in range(4)] == [(2,), (1,), (2,), ()]
+    mask = read(data, 2).mask
+    assert mask is not None
+    assert (mask[5, 7], mask[12, 3], mask[25, 25], mask[0, 0]) == (2, 255, other, 0)
+
+
+def test_mask_of_another_size(root: Path) -> None:
+    (root / "SegmentationClassAug" / "2007_1.png").write_bytes(encode_png(np.zeros((53, 37), np.uint8)))
+    with pytest.raises(BadSampleError, match=r"the mask SegmentationClassAug/2007_1.png is 37x53, its image 53x37"):
+        read(source(root), 0)
+
+
+def test_mask_with_a_value_that_is_no_class(root: Path) -> None:
+    (root / "SegmentationClassAug" / "2007_1.png").write_bytes(encode_png(np.full((37, 53), 21, np.uint8)))
+    with pytest.raises(BadSampleError, match=r"holds the value 21, which is no class \(0..20 and 255 are\)"):
+        read(source(root), 0)
+
+
+def test_label_outside_the_class_list(root: Path) -> None:
+    (root / "labels.json").write_text(json.dumps({**LABELS, "2007_1": ["cat", "unicorn"]}))
+    with pytest.raises(BadSampleError, match="label 'unicorn' is not in the class list"):
+        read(source(root), 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("JPEGImages/2007_1.jpg", None, r"cannot read JPEGImages/2007_1\.jpg: No such file"),
+        ("JPEGImages/2007_1.jpg", b"", r"JPEGImages/2007_1\.jpg: the file is empty"),
+        ("JPEGImages/2007_1.jpg", jpeg(37, 53, seed=0)[:700], r"JPEGImages/2007_1\.jpg: the image does not decode"),
+        ("SegmentationClassAug/2007_1.png", None, "cannot read the mask SegmentationClassAug/2007_1.png"),
+        ("SegmentationClassAug/2007_1.png", b"text", "cannot read the mask SegmentationClassAug/2007_1.png"),
+    ],
+)
+def test_missing_and_unreadable_files_are_bad_samples(
+    root: Path, file: str, content: bytes | None, message: str
+) -> None:
+    if content is None:
+        (root / file).unlink()
+    else:
+        (root / file).write_bytes(content)
+    with pytest.raises(BadSampleError, match=message) as caught:
+        read(source(root), 0)
+    assert str(root) not in str(caught.value), "a reason in a manifest does not depend on the root's place"
+    assert read(source(root), 1).key == "2007_2"
+
+
+def test_missing_labels_of_one_image(root: Path) -> None:
+    (root / "labels.json").write_text(json.dumps({"2007_2": ["dog"]}))
+    with pytest.raises(BadSampleError, match="no image-level labels for '2007_1'"):
+        read(source(root), 0)
+    (root / "Annotations" / "2007_1.xml").write_text("<annotation><object>")
+    with pytest.raises(BadSampleError, match=r"cannot read the labels in Annotations/2007_1.xml"):
+        read(source(root, labels=None), 0)
+
+
+def test_missing_and_broken_label_file(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"the file of image-level labels does not exist: .*/none.json"):
+        read(source(root, labels=root / "none.json"), 0)
+    (root / "labels.json").write_text("{")
+    with pytest.raises(ValueError, match=r"is not valid JSON: .*/labels\.json"):
+        read(source(root), 0)
+
+
+def test_lists(root: Path) -> None:
+    data = source(root)
+    assert [listed.key for listed in data.list_split("train")] == ["2007_1", "2007_2", "2007_3"]
+    with pytest.raises(ValueError, match=r"no list for split 'test'; lists are given for \['train', 'val'\]"):
+        data.list_split("test")
+    (root / "lists" / "val.txt").write_text(" \n")
+    with pytest.raises(ValueError, match=r"the list of split 'val' is empty: .*/val.txt"):
+        data.list_split("val")
+    (root / "lists" / "val.txt").write_text("a\nb\na\n")
+    with pytest.raises(ValueError, match="the list of split 'val' names 'a' more than once"):
+        data.list_split("val")
+    (root / "lists" / "val.txt").unlink()
+    with pytest.raises(ValueError, match=r"the list of split 'val' does not exist: .*/val.txt"):
+        data.list_split("val")
+
+
+def test_signature_follows_the_annotations_where_labels_come_from_them(root: Path) -> None:
+    before = {labels: source(root, labels=labels).signature() for labels in (None, root / "labels.json")}
+    (root / "Annotations" / "2007_3.xml").write_text("<annotation/>")
+    after = {labels: source(root, labels=labels).signature() for labels in before}
+    assert [before[labels] != after[labels] for labels in before] == [True, False]
+
+
+def test_signature_does_not_depend_on_the_roots_place(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "a" / "copy"
+    shutil.copytree(root, elsewhere)
+    assert source(root).signature() == source(elsewhere).signature()
+
+
+@pytest.mark.parametrize("file", ["JPEGImages/2007_3.jpg", "SegmentationClassAug/2007_3.png", "labels.json"])
+def test_signature_follows_the_files(root: Path, file: str) -> None:
+    before = source(root).signature()
+    (root / file).write_bytes((root / file).read_bytes() + b" ")
+    changed = source(root).signature()
+    (root / "lists" / "val.txt").write_text("2007_4\n2007_3\n")
+    assert len({before, changed, source(root).signature()}) == 3

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards import images
+from shards.images import decode_image, decode_index_png, encode_png, image_mode
+
+
+def as_file(array: np.ndarray, *, mode: str | None = None, format: str = "PNG", **options: object) -> bytes:
+    image = Image.fromarray(array)
+    buffer = io.BytesIO()
+    (image.convert(mode) if mode else image).save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+
+
+def test_colours_stay(picture: np.ndarray) -> None:
+    decoded = decode_image(encode_png(picture))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, picture)
+
+
+def test_grey_becomes_three_equal_channels(picture: np.ndarray) -> None:
+    decoded = decode_image(as_file(picture[..., 0]))
+    np.testing.assert_array_equal(decoded, np.repeat(picture[..., :1], 3, axis=2))
+
+
+def test_alpha_is_left_out(picture: np.ndarray) -> None:
+    rgba = np.concatenate([picture, np.full((7, 11, 1), 128, np.uint8)], axis=2)
+    np.testing.assert_array_equal(decode_image(as_file(rgba)), picture)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    red = np.zeros((8, 16, 3), np.uint8)
+    red[..., 0] = 255
+    decoded = decode_image(as_file(red, mode="CMYK", format="JPEG", quality=95))
+    assert decoded.shape == (8, 16, 3)
+    assert np.abs(decoded.astype(int) - red).max() < 8
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    deep = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
+    np.testing.assert_array_equal(decode_image(as_file(deep))[..., 1], [[0, 0, 1], [128, 254, 255]])
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, 3), (8, 1)])
+def test_exif_rotation_is_applied(picture: np.ndarray, orientation: int, turns: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode_image(as_file(picture, exif=exif)), np.rot90(picture, turns))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_cut_short(picture: np.ndarray, format: str) -> None:
+    data = as_file(picture, format=format)
+    for length in (1, 9, len(data) // 2, len(data) * 4 // 5):
+        with pytest.raises(ValueError, match=r"not a readable image|does not decode"):
+            decode_image(data[:length])
+
+
+def test_reasons_are_the_same_in_every_run() -> None:
+    for decoder in (decode_image, decode_index_png):
+        with pytest.raises(ValueError, match=r"^not a readable image: of no known format$"):
+            decoder(b"nothing")
+
+
+def test_no_bytes_and_no_image() -> None:
+    for decoder in (decode_image, decode_index_png, image_mode):
+        with pytest.raises(ValueError, match="the file is empty"):
+            decoder(b"")
+        with pytest.raises(ValueError, match="not a readable image"):
+            decoder(b"<html>404</html>")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_damaged_bytes_never_raise_anything_else(picture: np.ndarray) -> None:
+    random = np.random.default_rng(1)
+    for format in ("PNG", "JPEG", "BMP", "GIF"):
+        data = as_file(picture, format=format)
+        for _ in range(100):
+            damaged = bytearray(data)
+            for place in random.integers(0, len(data), 3):
+                damaged[place] = random.integers(0, 256)
+            for decoder in (decode_image, decode_index_png):
+                try:
+                    decoder(bytes(damaged))
+                except ValueError as error:
+                    assert str(error)
+
+
+def test_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch, picture: np.ndarray) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 7 * 11)
+    assert decode_image(encode_png(picture)).shape == (7, 11, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 7 * 11 - 1)
+    with pytest.raises(ValueError, match="11 x 7 pixels, more than the 76 allowed"):
+        decode_image(encode_png(picture))
+
+
+def test_bomb_that_pil_itself_refuses() -> None:
+    huge = bytearray(encode_png(np.zeros((1, 1), np.uint8)))
+    huge[16:24] = (60000).to_bytes(4, "big") * 2
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode_image(bytes(huge))
+
+
+def test_palette_gives_indices_not_colours() -> None:
+    indices = np.array([[0, 1, 20], [255, 3, 0]], np.uint8)
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette(list(range(255, -1, -1)) * 3)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    assert image_mode(buffer.getvalue()) == "P"
+    np.testing.assert_array_equal(decode_index_png(buffer.getvalue()), indices)
+    np.testing.assert_array_equal(decode_index_png(encode_png(indices)), indices)
+
+
+def test_masks_that_are_no_index_pngs(picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a PNG of mode RGB"):
+        decode_index_png(encode_png(picture))
+    with pytest.raises(ValueError, match="a JPEG of mode L"):
+        decode_index_png(as_file(picture[..., 0], format="JPEG"))
+    with pytest.raises(ValueError, match="a PNG of mode I;16"):
+        decode_index_png(as_file(picture[..., 0].astype(np.uint16)))
+
+
+def test_png_bytes_repeat(picture: np.ndarray) -> None:
+    assert encode_png(picture) == encode_png(picture.copy())

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shards.layer import Layer, ShardError, shard_name, split_of
+from shards.records import Missing
+from shards.writer import write_shard
+from tests.shards.example_records import seed_record
+
+SHARDS = ["train-000000", "train-000001", "val-000000"]
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Layer:
+    made = Layer(tmp_path / "layer", "seed")
+    for number, shard in enumerate(SHARDS):
+        gone = [Missing(key="lost", reason="no class")] if number == 1 else []
+        write_shard(made, shard, [*(seed_record(f"{shard}-{n}") for n in range(number + 1)), *gone])
+    return made
+
+
+def test_names() -> None:
+    assert shard_name("train", 17) == "train-000017"
+    assert split_of(shard_name("train-extra", 3)) == "train-extra"
+
+
+def test_layer_is_complete_when_its_index_is_written(layer: Layer) -> None:
+    assert not layer.is_complete(SHARDS)
+    with pytest.raises(ShardError, match=r"is not complete: index.json is missing; run its stage again"):
+        layer.shards()
+    layer.complete(SHARDS)
+    assert layer.is_complete(SHARDS) and layer.shards() == SHARDS
+    assert not layer.is_complete(SHARDS[:2]) and not layer.is_complete(SHARDS[::-1])
+    assert layer.counts() == {"train": 3, "val": 3, "missing": 1}
+    assert [row.shard for row in layer.rows("train")] == SHARDS[:2]
+    index = json.loads((layer.path / "index.json").read_bytes())
+    assert index["missing"] == {"lost": "no class"} and index["counts"]["val-000000"] == 3
+
+
+def test_index_bytes_repeat(layer: Layer) -> None:
+    layer.complete(SHARDS)
+    first = (layer.path / "index.json").read_bytes()
+    layer.complete(SHARDS)
+    assert (layer.path / "index.json").read_bytes() == first
+
+
+def test_cut_shard_undoes_completeness(layer: Layer) -> None:
+    layer.complete(SHARDS)
+    tar = layer.tar_path(SHARDS[1])
+    tar.write_bytes(tar.read_bytes()[:100])
+    assert not layer.is_complete(SHARDS)
+    assert [layer.is_finished(shard) for shard in SHARDS] == [True, False, True]
+
+
+def test_layer_with_an_unfinished_shard_cannot_be_completed(layer: Layer) -> None:
+    with pytest.raises(ShardError, match=r"val-000001.tar is not finished"):
+        layer.complete([*SHARDS, "val-000001"])
+    assert not (layer.path / "index.json").exists()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shards.layer import Layer
+from shards.records import Missing, Record
+from shards.writer import write_shard
+from tests.shards.example_records import one_of_each, sample, seed_record
+
+SHARD = "train-000000"
+
+
+def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    for record in one_of_each("a/b.c"):
+        one, two = Layer(tmp_path / "one", record.kind), Layer(tmp_path / "two", record.kind)
+        rows = [write_shard(layer, SHARD, [record]) for layer in (one, two)]
+        assert one.tar_path(SHARD).read_bytes() == two.tar_path(SHARD).read_bytes()
+        assert one.row_path(SHARD).read_bytes() == two.row_path(SHARD).read_bytes()
+        assert rows[0] == rows[1] == one.row(SHARD)
+        again = write_shard(one, SHARD, [record])
+        assert again == rows[0]
+
+
+def test_row_tells_size_hash_facts_and_missing(tmp_path: Path) -> None:
+    layer = Layer(tmp_path, "sample")
+    write_shard(layer, SHARD, [sample("a", position=4), Missing(key="b", reason="gone"), sample("c", masked=False)])
+    row, data = layer.row(SHARD), layer.tar_path(SHARD).read_bytes()
+    assert (row.num_bytes, row.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert row.missing == (Missing(key="b", reason="gone"),)
+    assert [entry.key for entry in row.entries] == ["a", "c"] and row.count == 2
+    assert row.entries[0].facts == {"classes": [2, 5], "size": [13, 19], "position": 4, "has_mask": True}
+    assert row.entries[1].facts["has_mask"] is False
+
+
+def test_headers_carry_no_time_and_no_user(tmp_path: Path) -> None:
+    layer = Layer(tmp_path, "seed")
+    write_shard(layer, SHARD, [seed_record("a")])
+    with tarfile.open(layer.tar_path(SHARD)) as tar:
+        assert {(info.mtime, info.uid, info.gid, info.uname) for info in tar} == {(0, 0, 0, "wsss")}
+
+
+@pytest.mark.parametrize("num_before", [0, 3])
+def test_nothing_is_left_where_the_records_raise(tmp_path: Path, num_before: int) -> None:
+    def records() -> Iterator[Record]:
+        yield from (seed_record(f"k{number}") for number in range(num_before))
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        write_shard(Layer(tmp_path, "seed"), SHARD, records())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_shard_survives_a_failed_rewrite(tmp_path: Path) -> None:
+    layer = Layer(tmp_path, "seed")
+    write_shard(layer, SHARD, [seed_record("a")])
+    before = layer.tar_path(SHARD).read_bytes()
+    with pytest.raises(ValueError, match="'b' appears twice in train-000000; keys must be unique"):
+        write_shard(layer, SHARD, [seed_record("b"), Missing(key="b", reason="twice")])
+    assert layer.tar_path(SHARD).read_bytes() == before and layer.is_finished(SHARD)
+
+
+def test_record_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds SeedRecord records, got Sample"):
+        write_shard(Layer(tmp_path, "seed"), SHARD, [sample("a")])
+    assert list(tmp_path.iterdir()) == []

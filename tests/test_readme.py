@@ -1,0 +1,46 @@
+"""The README's commands are commands, and its paths exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from wsss.arguments import parser
+from wsss.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)).replace("\\\n", " ")
+COMMANDS = [line.partition("  #")[0] for line in BLOCKS.splitlines() if re.search(r"(^|\s|/)wsss [a-z]", line)]
+
+
+def wsss_arguments(command: str) -> list[str]:
+    words = shlex.split(command)
+    start = next(number for number, word in enumerate(words) if word.endswith("wsss"))
+    return words[start + 1 :]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = parser().parse_args(wsss_arguments(command))
+    recipe = getattr(options, "recipe", None)
+    if recipe is not None and "toy" in str(recipe):
+        load_recipe(ROOT / recipe, options.overrides)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:tuning|wsss|shards|tests|cluster)/[\w./-]*\w", README))))
+def test_path_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_targets(target: str) -> None:
+    assert f"make {target}" in README
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)

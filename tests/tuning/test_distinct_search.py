@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from tuning.distinct_search import DistinctSearch
+from tuning.search_space import Choices, Range, SearchSpace
+
+SPACE = SearchSpace({"a.x": Range(low=0.1, high=0.5, step=0.1), "a.y": Choices(choices=(1, "b", [1, 2]))})
+
+
+def suggestions(count: int, *, seed: int = 1) -> list[str]:
+    search = DistinctSearch(SPACE, metric="score", seed=seed, num_random=4)
+    found = []
+    for number in range(count):
+        suggestion = search.suggest(f"trial{number}")
+        assert suggestion is not None
+        values = SPACE.values(suggestion)
+        found.append(" ".join(SPACE.apply(values)))
+        report = {"score": values["a.x"], "training_iteration": 1}
+        search.on_trial_result(f"trial{number}", report)
+        search.on_trial_complete(f"trial{number}", result=report)
+    return found
+
+
+def test_a_small_space_is_tried_out_before_anything_comes_twice() -> None:
+    found = suggestions(16)
+    assert len(set(found[:15])) == 15
+    assert found[15] in found[:15], "nothing else is left, and the search still goes on"
+
+
+def test_the_same_seed_and_scores_bring_the_same_settings() -> None:
+    assert suggestions(9) == suggestions(9)
+    assert suggestions(9) != suggestions(9, seed=2)

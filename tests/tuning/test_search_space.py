@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tuning.search_space import Choices, Range, SearchSpace, Sweep, load_sweep, needed
+from wsss.recipe import RecipeError, load_recipe
+
+SWEEPS = Path(__file__).parents[2] / "tuning" / "sweeps"
+RECIPE = """
+[recipe]
+name = "base"
+[stages.build_shards]
+source = "toy"
+counts = { train = 8, val = 4 }
+[stages.train_classifier]
+[stages.make_cams]
+[stages.make_seeds]
+[stages.train_affinity]
+[stages.make_scores]
+[stages.make_pseudo_labels]
+[stages.train_segmenter]
+[stages.predict]
+[stages.evaluate_walk]
+kind = "evaluate"
+inputs = { records = "make_scores" }
+[stages.evaluate_pseudo_labels]
+kind = "evaluate"
+inputs = { records = "make_pseudo_labels" }
+"""
+SWEEP = """
+[sweep]
+name = "search"
+recipe = "base.toml"
+metric = "evaluate_pseudo_labels"
+"""
+THRESHOLD = "make_pseudo_labels.background_threshold"
+
+
+def written(folder: Path, space: str, *, sweep: str = SWEEP) -> Path:
+    (folder / "base.toml").write_text(RECIPE)
+    (folder / "search.toml").write_text(sweep + space)
+    return folder / "search.toml"
+
+
+def loaded(folder: Path, space: str, *, sweep: str = SWEEP, overrides: tuple[str, ...] = ()) -> Sweep:
+    return load_sweep(written(folder, space, sweep=sweep), overrides)
+
+
+def test_apply_writes_overrides_that_the_recipe_reads_back(tmp_path: Path) -> None:
+    sweep = loaded(
+        tmp_path,
+        """
+[space]
+make_seeds.foreground_threshold = { low = 0.2, high = 0.5, step = 0.1 }
+make_seeds.refine = { choices = ["crf", "none"] }
+"make_cams.scales" = { choices = [[1.0], [0.5, 1.0]] }
+make_scores.radius = { low = 3, high = 9 }
+""",
+    )
+    suggestion = {
+        "make_seeds.foreground_threshold": 0.2 + 0.1,
+        "make_seeds.refine": '"none"',
+        "make_cams.scales": "[0.5, 1.0]",
+        "make_scores.radius": 7,
+    }
+    overrides = sweep.space.apply(sweep.space.values(suggestion))
+    assert overrides == [
+        "make_seeds.foreground_threshold=0.3",
+        'make_seeds.refine="none"',
+        "make_cams.scales=[0.5, 1.0]",
+        "make_scores.radius=7",
+    ]
+    recipe = load_recipe(sweep.recipe_path, overrides)
+    seeds, scores = recipe.instance("make_seeds").stage, recipe.instance("make_scores").stage
+    assert (seeds.foreground_threshold, seeds.refine, scores.radius) == (0.3, "none", 7)  # type: ignore[attr-defined]
+    assert recipe.instance("make_cams").stage.scales == (0.5, 1.0)  # type: ignore[attr-defined]
+
+
+def test_values_are_tidy_and_stay_in_their_range() -> None:
+    assert Range(low=0.1, high=0.5, step=0.1).tidy(0.1 + 0.2) == 0.3
+    assert Range(low=0.1, high=0.5).tidy(0.1234567) == 0.1235
+    assert Range(low=0.12342, high=0.5).tidy(0.123421) == 0.12342, "rounding must not leave the range"
+    tidy = Range(low=1e-5, high=1e-2, log=True).tidy(3.14159e-5)
+    assert tidy == 3.142e-5
+    assert SearchSpace({"a.b": Range(low=1e-5, high=1e-2, log=True)}).apply({"a.b": tidy}) == ["a.b=3.142e-05"]
+    whole = Range(low=2, high=9).tidy(7)
+    assert whole == 7 and isinstance(whole, int)
+
+
+def test_the_chain_is_what_the_metric_reads_and_changed_is_what_the_space_reaches(tmp_path: Path) -> None:
+    sweep = loaded(tmp_path, "[space]\nmake_scores.beta = { choices = [5.0, 10.0] }")
+    names = [instance.name for instance in sweep.base.instances]
+    assert "train_segmenter" not in names and "evaluate_walk" not in names
+    assert sweep.changed == {"make_scores", "make_pseudo_labels", "evaluate_pseudo_labels"}
+    unchanged = ["build_shards", "train_classifier", "make_cams", "make_seeds", "train_affinity"]
+    assert [instance.name for instance in sweep.unchanged().instances] == unchanged
+    other = sweep.trial_recipe(sweep.trial_overrides({"make_scores.beta": 5.0}))
+    for instance in sweep.base.instances:
+        same = other.instance(instance.name).fingerprint == instance.fingerprint
+        assert same == (instance.name not in sweep.changed), instance.name
+    assert [one.name for one in needed(load_recipe(sweep.recipe_path), "make_cams").instances] == unchanged[:3]
+
+
+def test_to_adds_an_instance(tmp_path: Path) -> None:
+    space = "[space]\nmake_scores.beta = { choices = [5.0, 10.0] }"
+    sweep = loaded(tmp_path, space, sweep=SWEEP + 'to = "evaluate_walk"\n')
+    assert "evaluate_walk" in sweep.changed
+
+
+def test_fixed_and_the_command_line_hold_for_all_trials(tmp_path: Path) -> None:
+    space = f"[fixed]\nmake_scores.radius = 4\n[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
+    sweep = loaded(tmp_path, space, overrides=("make_cams.scales=[2.0]", "sweep.num_trials=3", "runtime.runs=there"))
+    assert sweep.settings.num_trials == 3
+    assert sweep.folder == Path("there/search").absolute()
+    recipe = sweep.trial_recipe(sweep.trial_overrides({THRESHOLD: 0.4}))
+    assert recipe.instance("make_scores").stage.radius == 4  # type: ignore[attr-defined]
+    assert recipe.instance("make_cams").stage.scales == (2.0,)  # type: ignore[attr-defined]
+    assert recipe.instance("make_pseudo_labels").stage.background_threshold == 0.4  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "make_pseudo_labels.backgruond_threshold = { low = 0.1, high = 0.5 }",
+            "space.make_pseudo_labels.backgruond_threshold: unknown setting 'make_pseudo_labels.backgruond_threshold'; "
+            f"did you mean {THRESHOLD}",
+        ),
+        ("make_sedes.refine = { choices = [1] }", "did you mean make_seeds.refine"),
+        (f"{THRESHOLD} = {{ low = 0.5, high = 0.1 }}", f"space.{THRESHOLD}: low = 0.5 must be below high = 0.1"),
+        (f"{THRESHOLD} = {{ low = 0.1, high = 1.5 }}", f"space.{THRESHOLD}: Input should be less than 1 (got 1.5)"),
+        (f"{THRESHOLD} = {{ choices = [0.1, -1.0] }}", f"space.{THRESHOLD}: Input should be greater than 0 (got -1.0)"),
+        (f"{THRESHOLD} = {{ low = 0.1, high = 0.5, step = 0.15 }}", f"space.{THRESHOLD}: step = 0.15 does not lead"),
+        (f"{THRESHOLD} = {{ low = 0.1, high = 0.5, step = 0.1, log = true }}", f"space.{THRESHOLD}: log = true needs"),
+        (f"{THRESHOLD} = {{ lo = 0.1, high = 0.5 }}", f"space.{THRESHOLD}.lo: unknown setting 'lo'; did you mean lo"),
+        (f"{THRESHOLD} = 0.3", f"space.{THRESHOLD}: write {{ low"),
+        (f"{THRESHOLD} = {{ choices = [] }}", f"space.{THRESHOLD}.choices: "),
+        (
+            "make_scores.radius = { low = 2, high = 9, step = 0.5 }",
+            "space.make_scores.radius: step = 0.5 must be",
+        ),
+        (
+            "train_segmenter.num_epochs = { low = 1, high = 3 }",
+            "train_segmenter does not enter the metric; what does",
+        ),
+        ("", "[space] names no setting to search"),
+    ],
+)
+def test_a_space_that_cannot_be_searched(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        loaded(tmp_path, f"[space]\n{line}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"evaluate_pseudo_labels"',
+            '"evaluate_walk"',
+            "no evaluate instance of label maps; there are evaluate",
+        ),
+        ('"evaluate_pseudo_labels"', '"evaluate_pseudo"', "did you mean evaluate_pseudo_labels"),
+        ('"search"', '"base"', "sweep.name = 'base' is the recipe's own name"),
+        ('"base.toml"', '"bose.toml"', "the recipe does not exist"),
+        ("metric =", "metrics =", "sweep.metrics: unknown setting 'metrics'; did you mean metric"),
+        ('"base.toml"', '"base.toml"\nsplit = "train"', "sweep.split = 'train', but evaluate_pseudo_labels.splits"),
+        ('"base.toml"', '"base.toml"\nnum_trials = 0', "sweep.num_trials: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_sweep_that_cannot_be_run(tmp_path: Path, old: str, new: str, message: str) -> None:
+    space = f"[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        loaded(tmp_path, space, sweep=SWEEP.replace(old, new, 1))
+
+
+def test_a_setting_is_searched_or_given(tmp_path: Path) -> None:
+    space = f"[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
+    with pytest.raises(RecipeError, match=f"space.{THRESHOLD}: it is also given by"):
+        loaded(tmp_path, space, overrides=(f"{THRESHOLD}=0.2",))
+
+
+def test_a_sweep_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the sweep does not exist"):
+        load_sweep(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_sweeps_load_and_are_worth_a_search(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.settings.num_trials >= 12
+    sizes = [len(one.choices) for one in sweep.space.dimensions.values() if isinstance(one, Choices)]
+    assert all(size > 1 for size in sizes)

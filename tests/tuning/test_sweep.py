@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from rich.console import Console
+
+from cluster.ray_session import connect as connect_ray
+from cluster.tracking import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connect, find_runs, tracking_uri
+from tuning.sweep import run_sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+RECIPE = """
+[recipe]
+name = "tiny"
+seed = 1
+[runtime]
+runs = "RUNS"
+[stages.build_shards]
+source = "toy"
+counts = { train = 16, val = 8 }
+size = 64
+shard_size = 4
+[stages.train_classifier]
+encoder = "test_efficientnet"
+pretrained = "none"
+crop_size = 64
+resize_long = [56, 72]
+batch_size = 8
+num_epochs = 1
+[stages.make_cams]
+scales = [1.0]
+[stages.make_seeds]
+refine = "none"
+[stages.train_affinity]
+encoder = "test_efficientnet"
+encoder_from = "classifier"
+pretrained = "none"
+radius = 3
+crop_size = 64
+resize_long = [56, 72]
+batch_size = 8
+num_epochs = 1
+mean_shift_images = 4
+[stages.make_scores]
+radius = 3
+[stages.make_pseudo_labels]
+refine = "none"
+[stages.train_segmenter]
+[stages.evaluate]
+inputs = { records = "make_pseudo_labels" }
+"""
+SWEEP_FILE = """
+[sweep]
+name = "thresholds"
+recipe = "tiny.toml"
+metric = "evaluate"
+num_trials = 6
+seed = 3
+[space]
+make_seeds.foreground_threshold = { choices = [0.04, 0.3] }
+make_pseudo_labels.background_threshold = { low = 0.1, high = 0.3, step = 0.1 }
+"""
+"""Six settings in all. Three of them are impossible: the background threshold of the seeds is 0.05."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    """One Ray session for all sweeps of this file."""
+    started = connect_ray(None)
+    yield
+    if started:
+        ray.shutdown()
+
+
+def swept(folder: Path, *, place: str, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    """What the sweep wrote, and what it said on the way."""
+    said = io.StringIO()
+    status = run_sweep(
+        folder / "thresholds.toml", overrides=overrides, place=place, console=Console(file=said, width=200)
+    )
+    assert status == 0
+    content: dict[str, Any] = json.loads((folder / "runs" / "thresholds" / "sweep.json").read_text())
+    return content, said.getvalue()
+
+
+def by_setting(content: dict[str, Any]) -> dict[str, Any]:
+    return {json.dumps(trial["values"]): (trial["state"], trial["mean_iou"]) for trial in content["trials"]}
+
+
+def test_trials_share_what_their_settings_leave_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
+    (tmp_path / "thresholds.toml").write_text(SWEEP_FILE)
+
+    first, said = swept(tmp_path, place="local")
+    assert len(by_setting(first)) == 6, "every setting is tried once"
+    pruned = [trial for trial in first["trials"] if trial["state"] == "pruned"]
+    assert len(pruned) == 3
+    assert all("foreground_threshold = 0.04 must be above" in trial["reason"] for trial in pruned)
+    # Three stages before the trials; five in the first that is possible; two in each of the other two.
+    assert first["base"]["executed"] == ["build_shards", "train_classifier", "make_cams"]
+    assert sorted(len(trial["executed"]) for trial in first["trials"]) == [0, 0, 0, 2, 2, 5]
+    assert (first["executed"], first["asked"]) == (12, 24)
+    assert not list((tmp_path / "runs" / "store").glob("train_segmenter-*")), "the metric does not read it"
+    assert said.count("trial ") == 6
+    printed = capsys.readouterr().out
+    assert "--set make_seeds.foreground_threshold=0.3 --set make_pseudo_labels.background_threshold=" in printed
+    assert "two-fold mean IoU" in printed
+
+    again, _ = swept(tmp_path, place="local")
+    assert again["executed"] == 0, "started again, everything is found"
+    assert again["trials"][0]["values"] == first["trials"][0]["values"]
+    assert by_setting(again) == by_setting(first)
+    assert again["two_fold"] == first["two_fold"]
+
+    for folder in (tmp_path / "runs" / "store").glob("make_pseudo_labels-*"):
+        shutil.rmtree(folder)
+    beside, _ = swept(tmp_path, place="ray", overrides=("sweep.max_concurrent=2",))
+    assert beside["executed"] == 3, "only the layers that were taken away"
+    # With two at work at once the search may repeat a setting; whatever it tries must score as before.
+    assert by_setting(beside).items() <= by_setting(first).items()
+
+    client = connect(tracking_uri("", runs=tmp_path / "runs"))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    sweeps = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "sweep"})
+    pipelines = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "pipeline"})
+    assert [run.data.tags[SWEEP] for run in sweeps] == ["thresholds"], "one run around all, however often it is started"
+    assert len(pipelines) == 1 + 3, "what all trials share, and the three that could run"
+    assert {run.data.tags[PARENT_RUN] for run in pipelines} == {sweeps[0].info.run_id}

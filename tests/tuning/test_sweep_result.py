@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuning.sweep_result import SweepResult, Trial, choose, read_folds
+
+
+def trial(number: int, *folds: list[list[int]], state: str = "done") -> Trial:
+    matrices = tuple(torch.tensor(fold) for fold in folds)
+    return Trial(number=number, values={"a.b": number / 10}, state=state, reason="why", executed=("x",), folds=matrices)
+
+
+# Mean IoU of [[a, b], [c, d]]: (a / (a + b + c) + d / (d + b + c)) / 2.
+GOOD_ON_0 = trial(1, [[9, 1], [0, 10]], [[5, 5], [5, 5]])
+GOOD_ON_1 = trial(2, [[6, 4], [4, 6]], [[7, 3], [0, 10]])
+EVEN = trial(3, [[8, 2], [2, 8]], [[7, 3], [3, 7]])
+PRUNED = trial(4, state="pruned")
+
+
+def test_a_setting_is_scored_on_the_fold_that_did_not_choose_it() -> None:
+    choice = choose([PRUNED, GOOD_ON_0, GOOD_ON_1, EVEN])
+    assert choice is not None
+    assert [one.number for one in choice.chosen] == [1, 2]
+    # Fold 0 with trial 2, fold 1 with trial 1: [[6, 4], [4, 6]] + [[5, 5], [5, 5]] = [[11, 9], [9, 11]].
+    assert choice.mean_iou == pytest.approx(11 / 29)
+    # Over all images: [[14, 6], [5, 15]], [[13, 7], [4, 16]] and [[15, 5], [5, 15]].
+    assert choice.best.number == 3
+    assert choice.best.mean_iou == pytest.approx(15 / 25)
+    assert choice.mean_iou < min(one.mean_iou or 0 for one in (GOOD_ON_0, GOOD_ON_1, EVEN)), "no best case is reported"
+
+
+def test_equal_trials_give_the_earlier_one_and_its_own_score() -> None:
+    choice = choose([EVEN, trial(7, *(fold.tolist() for fold in EVEN.folds))])
+    assert choice is not None
+    assert {choice.best.number, *(one.number for one in choice.chosen)} == {3}
+    assert choice.mean_iou == EVEN.mean_iou
+
+
+def test_without_a_finished_trial_there_is_no_choice() -> None:
+    assert choose([PRUNED]) is None
+
+
+def test_folds_are_read_from_the_files_of_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "confusion.val.fold0.csv").write_text("1,2,3\n4,5,6\n7,8,9")
+    (tmp_path / "confusion.val.fold1.csv").write_text("0,0,0\n0,12345678901,0\n0,0,0")
+    first, second = read_folds(tmp_path, split="val")
+    assert first.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert second[1, 1] == 12345678901
+
+
+def test_files_say_what_the_table_says(tmp_path: Path) -> None:
+    trials = (GOOD_ON_0, GOOD_ON_1, EVEN, PRUNED)
+    result = SweepResult(
+        name="search",
+        recipe="base",
+        metric="evaluate",
+        split="val",
+        trials=trials,
+        base_executed=("build_shards", "make_cams"),
+        base_reused=(),
+        choice=choose(trials),
+        best_overrides=("a.b=0.2", 'a.c="none"'),
+    )
+    assert result.executed == 2 + 4
+    assert result.best_command == "--set a.b=0.2 --set 'a.c=\"none\"'"
+    files = result.write(tmp_path)
+    text = Path(files["sweep.md"]).read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert [row.split(" | ")[0] for row in rows] == ["| 3", "| 1", "| 2", "| 4"], "best first"
+    assert "| pruned | – | – |" in rows[-1]
+    assert "trial 1 was chosen on fold 0 and scored on fold 1, trial 2 the reverse" in text
+    content = json.loads(Path(files["sweep.json"]).read_text())
+    assert content["two_fold"] == {"mean_iou": pytest.approx(11 / 29), "chosen_on_fold": [1, 2]}
+    assert content["best"] == {"trial": 3, "set": ["a.b=0.2", 'a.c="none"']}
+    assert content["trials"][3]["mean_iou"] is None

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.records import CamRecord, Missing, Prediction, PseudoLabel, Record, Sample, ScoreRecord, SeedRecord
+from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.stages.evaluate import Evaluate
+from wsss.stages.make_cams import MakeCams
+from wsss.stages.make_pseudo_labels import MakePseudoLabels
+from wsss.stages.make_scores import MakeScores
+from wsss.stages.make_seeds import MakeSeeds
+from wsss.stages.predict import Predict
+from wsss.stages.stage import Instance, Map, Outcome
+
+STAGES: dict[str, type[Map]] = {
+    stage.record_kind: stage for stage in (MakeCams, MakeScores, MakeSeeds, MakePseudoLabels, Predict)
+}
+
+
+def rectangles(*parts: tuple[int, slice, slice], size: tuple[int, int] = (8, 12)) -> np.ndarray:
+    mask = np.zeros(size, np.uint8)
+    for class_id, rows, columns in parts:
+        mask[rows, columns] = class_id
+    return mask
+
+
+def prepared(tmp_path: Path, truths: list[Sample], records: list[Record | Missing], **settings: Any) -> Instance:
+    """An evaluate instance over two shards of the split val (and one of train that does not count)."""
+    lost = [Missing(key="lost", reason="unreadable")]
+    kind = next(record.kind for record in records if not isinstance(record, Missing))
+    half = len(truths) // 2
+    shards = {"train-000000": (0, 0), "val-000000": (0, half), "val-000001": (half, len(truths))}
+    samples = samples_of(
+        tmp_path, {shard: [*truths[a:b], *(lost if shard == "val-000001" else [])] for shard, (a, b) in shards.items()}
+    )
+    stage = STAGES[kind](splits=("train", "val"))
+    made = records_of(stage, tmp_path, samples, {shard: records[a:b] for shard, (a, b) in shards.items()})
+    return instance_of(Evaluate(**settings), tmp_path, samples=samples, records=made)
+
+
+def evaluate(instance: Instance) -> Outcome:
+    stage = instance.stage
+    assert isinstance(stage, Evaluate)
+    count = stage.counter(instance)
+    total: dict[str, np.ndarray] = {}
+    assert stage.shards(instance) == ["val-000000", "val-000001"]
+    for shard in stage.shards(instance):
+        counts = count(shard)
+        assert all(array.dtype == np.int64 for array in counts.values())
+        total = {name: total[name] + array for name, array in counts.items()} if total else counts
+    return stage.finish(instance, total)
+
+
+def test_label_maps_by_hand(tmp_path: Path) -> None:
+    left, right = slice(0, 6), slice(6, 12)
+    every = slice(0, 8)
+    truths = [
+        sample("a", rectangles((1, every, left)), position=0),
+        sample("b", rectangles((2, every, right), (255, slice(0, 4), right)), position=1),
+        sample("none", None, position=2),
+    ]
+    grid = np.zeros((2, 3), np.uint8)
+    records: list[Record | Missing] = [
+        Prediction(key="a", mask=rectangles((1, slice(0, 4), left)), confidence=grid),
+        Prediction(key="b", mask=rectangles((2, every, slice(3, 12))), confidence=grid),
+        Prediction(key="none", mask=rectangles(), confidence=grid),
+    ]
+    outcome = evaluate(prepared(tmp_path, truths, records))
+    # Pixels: background 48 + 48 true, of which 48 + 24 are found; class 1: 24 of 48; class 2: 24 of 24, 24 too many.
+    background, one, two = 72 / (96 + 24), 24 / 48, 24 / 48
+    assert outcome.metrics["mean_iou"] == pytest.approx((background + one + two) / 3)
+    assert outcome.metrics["mean_accuracy"] == pytest.approx((72 / 96 + 24 / 48 + 1) / 3)
+    assert outcome.metrics["pixel_accuracy"] == pytest.approx((72 + 24 + 24) / (96 + 48 + 24))
+    assert outcome.metrics["val.mean_iou"] == outcome.metrics["mean_iou"]
+    assert {name: outcome.metrics[f"val.{name}"] for name in ("images", "unmasked", "missing")} == {
+        "images": 2,
+        "unmasked": 1,
+        "missing": 1,
+    }
+    assert outcome.metrics["labels_given"] == 0
+    assert outcome.metrics["absent_classes"] == 3
+    rows = outcome.tables["per_class"]
+    assert [row["class"] for row in rows] == ["background", "walker", "wheel", "crate", "fin", "bloom"]
+    assert rows[1]["iou"] == pytest.approx(one) and rows[4]["iou"] is None
+    folds = [np.loadtxt(outcome.artifacts[f"confusion.val.fold{fold}.csv"], delimiter=",") for fold in (0, 1)]
+    assert (folds[0][1, 1], folds[0][1, 0], folds[1][0, 2], folds[1][2, 2]) == (24, 24, 24, 24)
+
+
+def test_pseudo_labels_had_labels(tmp_path: Path) -> None:
+    truth = rectangles((3, slice(0, 4), slice(0, 4)))
+    records: list[Record | Missing] = [
+        PseudoLabel(key=key, mask=truth, confidence=np.zeros((2, 3), np.uint8)) for key in "ab"
+    ]
+    outcome = evaluate(prepared(tmp_path, [sample("a", truth), sample("b", truth, position=1)], records))
+    assert outcome.metrics["labels_given"] == 1
+    assert outcome.metrics["mean_iou"] == 1
+
+
+def test_seeds_by_hand(tmp_path: Path) -> None:
+    truth = rectangles((1, slice(0, 8), slice(0, 6)), (255, slice(0, 8), slice(11, 12)))
+    label = rectangles((1, slice(0, 8), slice(0, 9)), (255, slice(0, 8), slice(0, 3)))
+    outcome = evaluate(
+        prepared(tmp_path, [sample("a", truth), sample("b", truth)], [SeedRecord(key=k, label=label) for k in "ab"])
+    )
+    # Of the 11 columns that count: 3 undecided, 3 rightly class 1, 3 wrongly class 1, 2 rightly background.
+    assert outcome.metrics["coverage"] == pytest.approx(8 / 11)
+    assert outcome.metrics["precision"] == pytest.approx(5 / 8)
+    assert outcome.metrics["foreground_precision"] == pytest.approx(3 / 6)
+    assert "mean_iou" not in outcome.metrics and "per_class" not in outcome.tables
+
+
+@pytest.mark.parametrize("kind", ["cam", "score"])
+def test_score_maps_are_cut_at_the_other_halfs_threshold(tmp_path: Path, kind: str) -> None:
+    # On the even image 0.6 separates, on the odd one 0.2; whole 4 x 4 blocks, so that the resize leaves them whole.
+    size, rows = (16, 16), slice(0, 16)
+    truth = rectangles((2, rows, slice(0, 8)), size=size)
+    truths = [sample("even", truth, position=0), sample("odd", truth, position=1)]
+    records: list[Record | Missing] = []
+    for key, (low, high) in (("even", (0.5, 0.7)), ("odd", (0.1, 0.3))):
+        maps = np.full((1, 16, 16), low, np.float16)
+        maps[:, :, :8] = high
+        fields: dict[str, Any] = {"key": key, "classes": np.array([2], np.int16), "size": size}
+        records.append(CamRecord(**fields, maps=maps) if kind == "cam" else ScoreRecord(**fields, scores=maps))
+    outcome = evaluate(prepared(tmp_path, truths, records))
+    low, high = sorted((outcome.metrics["threshold_a"], outcome.metrics["threshold_b"]))
+    assert 0.1 < low <= 0.3 and 0.5 < high <= 0.7
+    # Even at the odd one's threshold is all foreground; odd at the even one's is all background.
+    assert outcome.metrics["mean_iou"] == pytest.approx(128 / (128 + 256))
+    assert outcome.metrics["best_mean_iou"] > outcome.metrics["mean_iou"]
+    assert Path(outcome.artifacts["threshold_curve.val.png"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_split_without_masks(tmp_path: Path) -> None:
+    truths = [sample("a", None), sample("b", None)]
+    records: list[Record | Missing] = [SeedRecord(key=key, label=rectangles()) for key in "ab"]
+    with pytest.raises(
+        ValueError, match=r"evaluate: no image of split 'val' has a mask \(2 without\); there is nothing"
+    ):
+        evaluate(prepared(tmp_path, truths, records))

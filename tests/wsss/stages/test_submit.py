@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.images import decode_index_png, encode_png
+from shards.records import Missing, Prediction, Record
+from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.stages.predict import Predict
+from wsss.stages.stage import Instance, Outcome
+from wsss.stages.submit import Submit, check_submission, expected_images
+
+MASKS = {
+    "ILSVRC/val_1": np.full((8, 12), 200, np.uint8),
+    "ILSVRC/val_2": np.arange(35, dtype=np.uint8).reshape(5, 7),
+    "val_3": np.zeros((3, 2), np.uint8),
+}
+
+
+def prepared(path: Path, *, missing: tuple[Missing, ...] = ()) -> Instance:
+    truths = [sample(key, None, size=(mask.shape[0], mask.shape[1])) for key, mask in MASKS.items()]
+    samples = samples_of(path, {"val-000000": truths[:2], "val-000001": truths[2:]})
+    grid = np.zeros((1, 1), np.uint8)
+    made: list[Record | Missing] = [Prediction(key=key, mask=mask, confidence=grid) for key, mask in MASKS.items()]
+    predictions = records_of(Predict(), path, samples, {"val-000000": made[:2], "val-000001": [*made[2:], *missing]})
+    return instance_of(Submit(), path, samples=samples, predictions=predictions)
+
+
+def submit(instance: Instance) -> Outcome:
+    stage = instance.stage
+    assert isinstance(stage, Submit)
+    counts = [stage.counter(instance)(shard) for shard in stage.shards(instance)]
+    return stage.finish(instance, {name: counts[0][name] + counts[1][name] for name in counts[0]})
+
+
+def test_zip_is_flat_exact_and_the_same_every_time(tmp_path: Path) -> None:
+    outcome = submit(prepared(tmp_path / "one"))
+    path = Path(outcome.artifacts["results.zip"])
+    assert outcome.metrics == {"images": 3.0}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["val_1.png", "val_2.png", "val_3.png"]
+        for name, mask in zip(archive.namelist(), MASKS.values(), strict=True):
+            with Image.open(io.BytesIO(archive.read(name))) as image:
+                assert image.mode == "L"
+            np.testing.assert_array_equal(decode_index_png(archive.read(name)), mask)
+    again = submit(prepared(tmp_path / "two")).artifacts["results.zip"]
+    assert Path(again).read_bytes() == path.read_bytes()
+    expected = expected_images(tmp_path / "one" / "build_shards", "val")
+    assert expected == {"val_1": (8, 12), "val_2": (5, 7), "val_3": (3, 2)}
+    assert list(check_submission(path, num_classes=200, expected=expected)) == []
+
+
+def test_missing_predictions_are_no_submission(tmp_path: Path) -> None:
+    instance = prepared(tmp_path, missing=(Missing(key="val_4", reason="unreadable"),))
+    with pytest.raises(
+        ValueError, match="submit: 1 predictions of split 'val' are missing, and a submission needs every"
+    ):
+        submit(instance)
+    assert not (instance.path / "results.zip").exists()
+
+
+def test_expected_images_of_a_split_that_is_not_there(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    with pytest.raises(ValueError, match="holds no split 'test'"):
+        expected_images(tmp_path / "build_shards", "test")
+
+
+def faults(tmp_path: Path, members: dict[str, bytes], expected: dict[str, tuple[int, int]] | None = None) -> list[str]:
+    path = tmp_path / "results.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return list(check_submission(path, num_classes=20, expected=expected))
+
+
+def as_png(mode: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (4, 3)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+GOOD = encode_png(np.zeros((3, 4), np.uint8))
+
+
+def test_form_alone(tmp_path: Path) -> None:
+    assert faults(tmp_path, {"a.png": GOOD, "b.png": GOOD}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "fault"),
+    [
+        ("folder/a.png", GOOD, "folder/a.png: the zip must hold <basename>.png files only, no folders"),
+        ("a.jpg", GOOD, "a.jpg: the zip must hold <basename>.png files only, no folders"),
+        ("a.png", as_png("RGB"), "a.png: a mask must be a PNG of indices (mode L or P), this one is a PNG of mode RGB"),
+        ("a.png", as_png("I;16"), "a.png: a mask must be a PNG of indices (mode L or P), this one is a PNG of mode I;16"),
+        ("a.png", as_png("P"), "a.png: of mode P; a palette is not allowed, write one grey channel of class ids"),
+        ("a.png", as_png("1"), "a.png: of mode 1; a palette is not allowed, write one grey channel of class ids"),
+        ("a.png", b"", "a.png: the file is empty"),
+        ("a.png", b"text", "a.png: not a readable image: of no known format"),
+        ("a.png", encode_png(np.full((3, 4), 21, np.uint8)), "a.png: holds the value 21; allowed are 0..20"),
+        ("a.png", encode_png(np.full((3, 4), 255, np.uint8)), "a.png: holds the value 255; allowed are 0..20"),
+    ],
+)  # fmt: skip
+def test_every_fault_is_told(tmp_path: Path, name: str, data: bytes, fault: str) -> None:
+    assert faults(tmp_path, {name: data, "good.png": GOOD}) == [fault]
+
+
+def test_images_against_the_list(tmp_path: Path) -> None:
+    found = faults(tmp_path, {"a.png": GOOD, "c.png": GOOD}, {"a": (4, 3), "b": (3, 4)})
+    assert found == ["a.png: is 4x3, its image 3x4", "c.png: no such image in the list", "b.png: missing"]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_image_that_stands_in_it_twice(tmp_path: Path) -> None:
+    path = tmp_path / "results.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", GOOD)
+        archive.writestr("a.png", GOOD)
+    assert list(check_submission(path, num_classes=20)) == ["a.png: appears twice"]
+
+
+def test_damaged_member(tmp_path: Path) -> None:
+    faults(tmp_path, {"a.png": GOOD, "b.png": GOOD})
+    path = tmp_path / "results.zip"
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+    (fault,) = check_submission(path, num_classes=20)
+    assert fault.startswith("a.png: cannot be read: ")
+
+
+def test_file_that_is_no_zip(tmp_path: Path) -> None:
+    (tmp_path / "results.zip").write_bytes(GOOD)
+    for name in ("results.zip", "none.zip"):
+        with pytest.raises(ValueError, match=rf"{name} is not a readable zip file"):
+            list(check_submission(tmp_path / name, num_classes=20))

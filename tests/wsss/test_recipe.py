@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.shards.sources.voc_folder import make_voc
+from wsss.recipe import Recipe, RecipeError, dotted_settings, load_recipe
+
+CHAIN = """
+[recipe]
+name = "small"
+seed = 3
+
+[stages.build_shards]
+source = "toy"
+counts = { train = 5, val = 2 }
+
+[stages.train_classifier]
+pretrained = "none"
+
+[stages.make_cams]
+
+[stages.make_seeds]
+
+[stages.train_affinity]
+pretrained = "none"
+
+[stages.make_scores]
+
+[stages.make_pseudo_labels]
+
+[stages.train_segmenter]
+pretrained = "none"
+
+[stages.predict]
+
+[stages.evaluate]
+"""
+ORDER = [line[8:-1] for line in CHAIN.splitlines() if line.startswith("[stages.")]
+
+Load = Callable[..., Recipe]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def make(text: str = CHAIN, *overrides: str) -> Recipe:
+        path = tmp_path / "small.toml"
+        path.write_text(text)
+        return load_recipe(path, overrides)
+
+    return make
+
+
+def fails(load: Load, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(text, *overrides)
+    return str(caught.value)
+
+
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    return {instance.name: instance.fingerprint for instance in recipe.instances}
+
+
+def changed(load: Load, *overrides: str, text: str = CHAIN) -> list[str]:
+    """The instances whose fingerprint is another one with these overrides."""
+    before, after = fingerprints(load(text)), fingerprints(load(text, *overrides))
+    return [name for name in before if before[name] != after[name]]
+
+
+def test_instances_in_order_with_their_inputs(load: Load) -> None:
+    recipe = load()
+    assert [instance.name for instance in recipe.instances] == ORDER
+    reads = {i.name: {slot: up.name for slot, up in i.inputs.items()} for i in recipe.instances}
+    assert reads["make_scores"] == {"samples": "build_shards", "cams": "make_cams", "affinity": "train_affinity"}
+    assert reads["train_affinity"] == {"samples": "build_shards", "seeds": "make_seeds"}
+    assert reads["evaluate"] == {"samples": "build_shards", "records": "predict"}
+    assert recipe.instance("predict").taxonomy.names == recipe.instance("build_shards").taxonomy.names
+
+
+def test_latest_earlier_instance_is_read_unless_another_is_named(load: Load) -> None:
+    text = CHAIN + '[stages.others]\nkind = "make_cams"\n[stages.late]\nkind = "make_seeds"\n'
+    assert load(text).instance("late").inputs["cams"].name == "others"
+    named = load(text, "late.inputs.cams=make_cams").instance("late")
+    assert named.inputs["cams"].name == "make_cams"
+    assert named.fingerprint == load().instance("make_seeds").fingerprint, "a name is no setting"
+
+
+def test_values_and_where_they_came_from(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDE", "80")
+    text = CHAIN.replace('source = "toy"', 'source = "toy"\nsize = "$SIDE"')
+    overrides = ["make_cams.scales=[1.0, 0.5]", "make_seeds.rule=two_thresholds", "build_shards.counts.train=9"]
+    recipe = load(text, *overrides, "runtime.threads=2", "make_cams.flip=false")
+    cams, shards = recipe.instance("make_cams"), recipe.instance("build_shards")
+    assert dotted_settings(cams)["make_cams.scales"] == [1.0, 0.5]
+    assert dotted_settings(cams)["make_cams.flip"] is False
+    assert dotted_settings(shards)["build_shards.counts"] == {"train": 9, "val": 2}
+    assert dotted_settings(shards)["build_shards.size"] == 80
+    assert recipe.runtime.threads == 2
+    assert recipe.origins["build_shards.size"] == "environment SIDE"
+    assert recipe.origins["build_shards.counts"] == "--set"
+    assert recipe.origins["recipe.seed"] == "small.toml"
+    assert "make_cams.num_samples" not in recipe.origins
+
+
+def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE", "/somewhere")
+    assert load(CHAIN, "runtime.runs=$SPACE/runs").runtime.runs == Path("/somewhere/runs")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("make_seeds.forground_threshold=0.3", "make_seeds.forground_threshold: unknown setting 'forground_threshold'; "
+         "did you mean foreground_threshold"),
+        ("make_sedes.rule=ficklenet", "--set: unknown instance 'make_sedes'; did you mean make_seeds"),
+        ("runtime.treads=1", "runtime.treads: unknown setting 'treads'; did you mean threads"),
+        ("recipe.owner=me", "recipe.owner: unknown setting 'owner'; there are name, seed"),
+        ("make_seeds", "--set make_seeds: write --set INSTANCE.SETTING=VALUE"),
+        ("seed=3", "--set seed=3: write --set INSTANCE.SETTING=VALUE"),
+        ("make_cams.flip.x=1", "make_cams.flip: Input should be a valid boolean"),
+        ("make_seeds.foreground_threshold=1.5", "make_seeds.foreground_threshold: Input should be less than 1 "
+         "(got 1.5)"),
+        ("make_seeds.foreground_threshold=nan", "make_seeds.foreground_threshold: Input should be a finite number"),
+        ("train_classifier.learning_rate=inf", "train_classifier.learning_rate: Input should be a finite number"),
+        ("train_classifier.batch_size=many", "train_classifier.batch_size: Input should be a valid integer"),
+        ("make_seeds.rule=best", "make_seeds.rule: Input should be 'two_thresholds' or 'ficklenet' (got 'best')"),
+        ("train_classifier.resize_long=[640, 320]", "train_classifier.resize_long: the first number is the smaller"),
+        ("train_segmenter.resize_long=[640, 320]", "train_segmenter.resize_long: the first number is the smaller"),
+        ("train_affinity.resize_long=[0, 320]", "train_affinity.resize_long: the first number is the smaller"),
+        ("train_classifier.std=[0.2, 0, 0.2]", "train_classifier.std.1: Input should be greater than 0 (got 0)"),
+        ("make_cams.max_shards=0", "make_cams.max_shards: Input should be greater than or equal to 1 (got 0)"),
+        ("predict.splits=[]", "predict.splits: "),
+        ("make_seeds.foreground_threshold=0.05", "make_seeds.foreground_threshold = 0.05 must be above "
+         "make_seeds.background_threshold = 0.05"),
+        ("make_seeds.rule=ficklenet", "make_seeds.rule = 'ficklenet' needs the maximum of stochastic maps; "
+         "make_cams.method is 'cam'"),
+        ("make_cams.method=stochastic", "method = 'stochastic' needs a classifier with head = 'stochastic'"),
+        ("train_classifier.num_ranks=3", "train_classifier.batch_size = 16 is no multiple of num_ranks = 3; "
+         "15 or 18 would be"),
+        ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; windows have a centre"),
+        ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', which predict does not make; it makes val"),
+        ("evaluate.inputs.record=predict", "evaluate.inputs.record: unknown input 'record'; did you mean records"),
+        ("evaluate.inputs.records=predicts", "unknown earlier instance 'predicts'; did you mean predict"),
+        ("evaluate.inputs.records=build_shards", "evaluate.inputs.records names build_shards, a build_shards; "
+         "it takes predict or"),
+        ("evaluate.inputs=predict", "evaluate.inputs is 'predict'; write inputs = { SLOT = \"INSTANCE\" }"),
+        ("evaluate.inputs.records=3", "evaluate.inputs is {'records': 3}; write inputs"),
+        ("evaluate.kind=evalute", "[stages.evaluate]: unknown kind 'evalute'; did you mean evaluate"),
+        ("evaluate.kind=3", "[stages.evaluate]: unknown kind '3'; there are build_shards"),
+        ("make_cams.inputs.classifier=train_segmenter", "unknown earlier instance 'train_segmenter'"),
+        ("recipe.name=a b", "recipe.name: String should match pattern"),
+        ("recipe.seed=-1", "recipe.seed: Input should be greater than or equal to 0 (got -1)"),
+        ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
+        ("train_classifier.pretrained=none.safetensors", "train_classifier.pretrained: there is no such weight file; "
+         "allowed are imagenet, none, or a .safetensors file's path (got 'none.safetensors')"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_told_by_their_dotted_names(load: Load, override: str, message: str) -> None:
+    assert message in fails(load, CHAIN, override)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[recipe]\nname = "x"\n', "a recipe needs at least one [stages.NAME] table"),
+        ("[recipe", "is not valid TOML"),
+        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime] and [stages.NAME]"),
+        ("stages = 3", "stages stands outside of any table"),
+        ('[stages]\nmake_cams = "yes"\n', "make_cams stands outside of any table"),
+        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime] and [stages.NAME]"),
+        (CHAIN + "[stages.train_classifer]\n", "[stages.train_classifer]: unknown kind 'train_classifer'; did you mean "
+         "train_classifier"),
+        ('[recipe]\nname = "x"\n[stages.make_cams]\n', "make_cams reads samples from build_shards, but no such "
+         "instance stands before it"),
+        ("[stages.build_shards]\nsource = 'toy'\n", "recipe.name: "),
+        ('[recipe]\nname = "x"\n[stages.build_shards]\n', "build_shards.source: "),
+    ],
+)  # fmt: skip
+def test_bad_files(load: Load, text: str, message: str) -> None:
+    assert message in fails(load, text)
+
+
+def test_recipe_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"the recipe does not exist: .*none.toml"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="is not valid TOML"):
+        load_recipe(tmp_path / "binary.toml")
+
+
+def test_variable_that_is_not_set(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    message = fails(load, CHAIN, "build_shards.root=$NOWHERE")
+    assert message == (
+        "build_shards.root is read from the environment variable NOWHERE, which is not set; "
+        "set it, or give --set build_shards.root=VALUE"
+    )
+
+
+def test_instance_by_name(load: Load) -> None:
+    with pytest.raises(RecipeError, match="unknown instance 'make_camps'; did you mean make_cams"):
+        load().instance("make_camps")
+
+
+# Fingerprints.
+
+
+def test_equal_recipes_have_equal_fingerprints(load: Load) -> None:
+    assert fingerprints(load()) == fingerprints(load())
+    assert len(set(fingerprints(load()).values())) == len(ORDER)
+
+
+@pytest.mark.parametrize(
+    ("override", "from_here_on"),
+    [
+        ("make_pseudo_labels.background_threshold=0.3", "make_pseudo_labels"),
+        ("make_pseudo_labels.crf_iterations=3", "make_pseudo_labels"),
+        ("predict.flip=false", "predict"),
+        ("train_segmenter.num_ranks=2", "train_segmenter"),
+        ("build_shards.shard_size=3", "build_shards"),
+        ("recipe.seed=4", "build_shards"),
+    ],
+)
+def test_a_changed_setting_changes_only_what_stands_after_it(load: Load, override: str, from_here_on: str) -> None:
+    assert changed(load, override) == ORDER[ORDER.index(from_here_on) :]
+
+
+def test_branches_that_do_not_read_a_setting_keep_their_fingerprint(load: Load) -> None:
+    after_seeds = ["make_seeds", "train_affinity", "make_scores", "make_pseudo_labels", "train_segmenter", "predict"]
+    assert changed(load, "make_seeds.background_threshold=0.1") == [*after_seeds, "evaluate"]
+    text = CHAIN + '[stages.evaluate_cam]\nkind = "evaluate"\ninputs = { records = "make_cams" }\n'
+    assert "evaluate_cam" not in changed(load, "make_seeds.background_threshold=0.1", text=text)
+
+
+def test_writing_a_default_down_changes_nothing(load: Load) -> None:
+    assert changed(load, "make_seeds.foreground_threshold=0.30", "make_cams.method=cam") == []
+
+
+def test_runtime_never_enters(load: Load, tmp_path: Path) -> None:
+    overrides = ["threads=3", "num_actors=5", "max_missing=0.5", "placement=SPREAD", f"runs={tmp_path}", "rank_gpus=1"]
+    assert changed(load, *(f"runtime.{override}" for override in overrides)) == []
+    assert load(CHAIN, f"runtime.runs={tmp_path}").instance("make_cams").path.parent == tmp_path / "store"
+
+
+def test_recipes_name_does_not_enter_an_instance(load: Load) -> None:
+    assert changed(load, "recipe.name=other") == []
+    assert load(CHAIN, "recipe.name=other").fingerprint != load().fingerprint
+
+
+def test_unused_inputs_do_not_enter(load: Load) -> None:
+    without = load(CHAIN, "make_scores.propagation=none").instance("make_scores")
+    assert set(without.inputs) == {"samples", "cams"}
+    assert "make_scores" not in [
+        name
+        for name, value in fingerprints(load(CHAIN, "make_scores.propagation=none")).items()
+        if value != fingerprints(load(CHAIN, "make_scores.propagation=none", "train_affinity.num_epochs=9"))[name]
+    ]
+
+
+def test_weight_files_content_enters_and_its_place_does_not(load: Load, tmp_path: Path) -> None:
+    one, copy, other = (tmp_path / name for name in ("one.safetensors", "copy.safetensors", "other.safetensors"))
+    one.write_bytes(b"weights")
+    shutil.copy(one, copy)
+    other.write_bytes(b"others!")
+
+    def of(path: Path) -> str:
+        return load(CHAIN, f"train_classifier.pretrained={path}").instance("train_classifier").fingerprint
+
+    assert of(one) == of(copy)
+    assert of(one) != of(other)
+    assert of(one) != load().instance("train_classifier").fingerprint
+
+
+VOC = """
+[recipe]
+name = "voc"
+[stages.build_shards]
+source = "voc"
+root = "$VOC_FOLDER"
+labels = "labels.json"
+[stages.build_shards.lists]
+train = "$VOC_FOLDER/lists/train.txt"
+val = "$VOC_FOLDER/lists/val.txt"
+"""
+
+
+@pytest.fixture
+def voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = make_voc(tmp_path / "voc")
+    monkeypatch.setenv("VOC_FOLDER", str(root))
+    return root
+
+
+def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path) -> None:
+    before = load(VOC).instances[0].fingerprint
+    elsewhere = shutil.copytree(voc, tmp_path / "elsewhere")
+    assert load(VOC, f"build_shards.root={elsewhere}").instances[0].fingerprint == before
+    (elsewhere / "JPEGImages" / "2007_1.jpg").write_bytes(b"changed")
+    assert load(VOC, f"build_shards.root={elsewhere}").instances[0].fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("root=\"\"", "[stages.build_shards]: root is not set; it names the folder that holds JPEGImages"),
+        ("root=/nowhere", "root = '/nowhere' holds no folder JPEGImages"),
+        ("labels=none.json", "labels = 'none.json' names no file below the root"),
+        ("lists.train=none.txt", "the list of split 'train' does not exist: "),
+        ("splits=[\"train\", \"test\"]", "lists.test is not set; it names the file of that split's keys"),
+        ("class_names=[\"catt\"]", "unknown class 'catt'; did you mean cat"),
+    ],
+)  # fmt: skip
+def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, message: str) -> None:
+    text = VOC + "[stages.train_classifier]\npretrained = 'none'\n[stages.make_cams]\n"
+    assert message in fails(load, text, f"build_shards.{override}")
+
+
+def test_empty_data_set(load: Load, voc: Path) -> None:
+    (voc / "lists" / "train.txt").write_text("")
+    assert "the list of split 'train' is empty" in fails(load, VOC)

@@ -1,0 +1,62 @@
+"""Optuna under Ray Tune, without trying the same setting twice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import optuna
+from ray.tune.search.optuna import OptunaSearch
+
+from tuning.search_space import Choices, Range, SearchSpace
+
+MAX_DRAWS = 50
+"""Draws for a setting that was not tried before."""
+
+
+def distributions(space: SearchSpace) -> dict[str, Any]:
+    """The space in Optuna's terms; a choice stands as JSON, since a setting may be a list."""
+    return {name: _distribution(one) for name, one in space.dimensions.items()}
+
+
+def _distribution(one: Range | Choices) -> Any:
+    if isinstance(one, Choices):
+        return optuna.distributions.CategoricalDistribution([json.dumps(choice) for choice in one.choices])
+    if one.whole:
+        return optuna.distributions.IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
+    return optuna.distributions.FloatDistribution(float(one.low), float(one.high), log=one.log, step=one.step)
+
+
+class DistinctSearch(OptunaSearch):
+    """Draws again where a setting was tried before, and tells the sampler once more what is known of it."""
+
+    def __init__(self, space: SearchSpace, *, metric: str, seed: int, num_random: int) -> None:
+        """A seeded tree-structured Parzen estimator, the first `num_random` settings drawn at random."""
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random)
+        super().__init__(distributions(space), metric=metric, mode="max", sampler=sampler)
+        self._tried: dict[str, str] = {}
+        self._draw_of: dict[str, str] = {}
+        self._reports: dict[str, dict[str, Any]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next setting; one that was tried before only where `MAX_DRAWS` bring no other."""
+        for number in range(MAX_DRAWS):
+            draw = f"{trial_id}.{number}"
+            suggestion: dict[str, Any] | None = super().suggest(draw)
+            before = self._tried.setdefault(json.dumps(suggestion, sort_keys=True), trial_id)
+            if before == trial_id or number == MAX_DRAWS - 1:
+                break
+            known = self._reports.get(before)
+            super().on_trial_complete(draw, result=known, error=known is None)
+        self._draw_of[trial_id] = draw
+        return suggestion
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Called by Tune."""
+        super().on_trial_result(self._draw_of[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Called by Tune."""
+        if result is not None:
+            self._reports[trial_id] = result
+        super().on_trial_complete(self._draw_of[trial_id], result=result, error=error)
