@@ -141,11 +141,7 @@ def test_bytes_do_not_depend_on_the_roots_place(
     recipe = recipe_for(tmp_path)
     run(recipe, last="build_shards")
     moved = photographs.rename(tmp_path / "moved")
-    again = tiny(tmp_path / "other", f"build_shards.root={moved}", path=_with_lists(tmp_path, moved, monkeypatch))
+    monkeypatch.setenv("PHOTOGRAPHS", str(moved))
+    again = tiny(tmp_path / "other", path=tmp_path / "missing.toml")
     run(again, last="build_shards")
     assert files(again.instance("build_shards")) == files(recipe.instance("build_shards"))
-
-
-def _with_lists(tmp_path: Path, moved: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PHOTOGRAPHS", str(moved))
-    return tmp_path / "missing.toml"

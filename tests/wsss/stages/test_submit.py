@@ -84,6 +84,7 @@ def as_png(mode: str) -> bytes:
     return buffer.getvalue()
 
 
+NO_INDICES = "a mask must be a PNG of indices (mode L or P), this one is a PNG of mode"
 GOOD = encode_png(np.zeros((3, 4), np.uint8))
 
 
@@ -96,8 +97,8 @@ def test_form_alone(tmp_path: Path) -> None:
     [
         ("folder/a.png", GOOD, "folder/a.png: the zip must hold <basename>.png files only, no folders"),
         ("a.jpg", GOOD, "a.jpg: the zip must hold <basename>.png files only, no folders"),
-        ("a.png", as_png("RGB"), "a.png: a mask must be a PNG of indices (mode L or P), this one is a PNG of mode RGB"),
-        ("a.png", as_png("I;16"), "a.png: a mask must be a PNG of indices (mode L or P), this one is a PNG of mode I;16"),
+        ("a.png", as_png("RGB"), f"a.png: {NO_INDICES} RGB"),
+        ("a.png", as_png("I;16"), f"a.png: {NO_INDICES} I;16"),
         ("a.png", as_png("P"), "a.png: of mode P; a palette is not allowed, write one grey channel of class ids"),
         ("a.png", as_png("1"), "a.png: of mode 1; a palette is not allowed, write one grey channel of class ids"),
         ("a.png", b"", "a.png: the file is empty"),

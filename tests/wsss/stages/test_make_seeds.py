@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.records import CamRecord, SeedRecord
+from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.stages.make_cams import MakeCams
+from wsss.stages.make_seeds import MakeSeeds
+from wsss.stages.stage import Instance
+
+SIZE = (16, 16)
+
+
+def prepared(path: Path, cams: list[CamRecord], *, method: str = "cam", **settings: Any) -> Instance:
+    samples = samples_of(path, {"train-000000": [sample(cam.key, None, size=SIZE) for cam in cams]})
+    made = records_of(MakeCams(method=method), path, samples, {"train-000000": cams})
+    return instance_of(MakeSeeds(splits=("train",), **settings), path, samples=samples, cams=made)
+
+
+def seeds_of(instance: Instance) -> list[np.ndarray]:
+    assert isinstance(instance.stage, MakeSeeds)
+    instance.stage.check(instance)
+    made = list(instance.stage.worker(instance)("train-000000"))
+    assert all(isinstance(record, SeedRecord) for record in made)
+    return [record.label for record in made]  # type: ignore[union-attr]
+
+
+def cam(maps: np.ndarray, classes: list[int], *, peak: np.ndarray | None = None) -> CamRecord:
+    peak16 = None if peak is None else peak.astype(np.float16)
+    classes16 = np.array(classes, np.int16)
+    return CamRecord(key="a", classes=classes16, maps=maps.astype(np.float16), peak=peak16, size=SIZE)
+
+
+def blocks(*values: float) -> np.ndarray:
+    """One map of the stride-4 grid's size at stride 1, so that nothing is interpolated: columns of equal values."""
+    return np.repeat(np.array(values), 16 // len(values))[None].repeat(16, axis=0)[None]
+
+
+def columns(label: np.ndarray, count: int) -> list[int]:
+    assert (label == label[0]).all()
+    return label[0, :: 16 // count].tolist()
+
+
+@pytest.mark.parametrize(("foreground", "background"), [(0.3, 0.3), (0.2, 0.5)])
+def test_foreground_must_stand_above_background(tmp_path: Path, foreground: float, background: float) -> None:
+    thresholds = {"foreground_threshold": foreground, "background_threshold": background}
+    instance = prepared(tmp_path, [cam(blocks(0.5), [3])], **thresholds)
+    with pytest.raises(ValueError, match=rf"make_seeds.foreground_threshold = {foreground} must be above"):
+        instance.stage.check(instance)
+
+
+def test_two_thresholds_by_hand(tmp_path: Path) -> None:
+    maps = np.concatenate([blocks(0.01, 0.1, 0.4, 0.4), blocks(0.0, 0.0, 0.0, 0.9)])
+    instance = prepared(tmp_path, [cam(maps, [2, 5])], refine="none")
+    assert columns(seeds_of(instance)[0], 4) == [0, 255, 2, 5]
+
+
+def test_any_stochastic_map_above_the_threshold_is_foreground(tmp_path: Path) -> None:
+    mean, peak = blocks(0.0, 0.1, 0.1, 0.3), blocks(0.01, 0.2, 0.4, 0.8)
+    instance = prepared(tmp_path, [cam(mean, [4], peak=peak)], method="stochastic", rule="ficklenet")
+    assert columns(seeds_of(instance)[0], 4) == [0, 255, 4, 4]
+
+
+def test_ficklenet_needs_stochastic_maps(tmp_path: Path) -> None:
+    instance = prepared(tmp_path, [cam(blocks(0.5), [3])], rule="ficklenet")
+    with pytest.raises(
+        ValueError, match=r"rule = 'ficklenet' needs the maximum of stochastic maps; make_cams.method is"
+    ):
+        instance.stage.check(instance)
+
+
+@pytest.mark.parametrize("rule", ["two_thresholds", "ficklenet"])
+def test_image_without_classes_is_all_background(tmp_path: Path, rule: str) -> None:
+    empty = np.zeros((0, 4, 4))
+    method = "stochastic" if rule == "ficklenet" else "cam"
+    instance = prepared(tmp_path, [cam(empty, [], peak=empty)], method=method, rule=rule)
+    np.testing.assert_array_equal(seeds_of(instance)[0], np.zeros(SIZE, np.uint8))
+
+
+def test_dense_crf_snaps_seeds_to_the_image(tmp_path: Path) -> None:
+    maps = blocks(0.0, 0.0, 0.6, 0.6)
+    maps[0, 7, 3] = 0.6
+    raw, refined = (
+        seeds_of(prepared(tmp_path / refine, [cam(maps, [1])], refine=refine))[0] for refine in ("none", "crf")
+    )
+    assert raw[7, 3] == 1 and refined[7, 3] != 1, "a lone pixel in a flat image is no seed"

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wsss.augment import Augmentation, augment
+
+FILL = (124, 116, 104)
+
+
+def pipeline(**changes: Any) -> Any:
+    settings: dict[str, Any] = {"crop_size": 40, "resize_long": (32, 64), "colour_jitter": 0.0, "fill": FILL}
+    return Augmentation(**(settings | changes)).compose()
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+def apply(compose: Any, image: np.ndarray, **changes: Any) -> np.ndarray:
+    arguments: dict[str, Any] = {"mask_HW": None, "seed": 1, "epoch": 2, "key": "a"}
+    changed, mask = augment(compose, image, **(arguments | changes))
+    assert mask is None
+    return changed
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_same_seed_epoch_and_key_same_picture(image: np.ndarray, jitter: float) -> None:
+    compose = pipeline(colour_jitter=jitter)
+    first = apply(compose, image)
+    for _ in range(3):
+        apply(compose, image, key="others in between")
+    np.testing.assert_array_equal(apply(compose, image), first)
+    np.testing.assert_array_equal(apply(pipeline(colour_jitter=jitter), image), first)
+    others = [{"seed": 2}, {"epoch": 3}, {"key": "b"}]
+    assert all((apply(compose, image, **other) != first).any() for other in others)
+    assert first.shape == (40, 40, 3) and first.dtype == np.uint8
+
+
+def test_mask_moves_with_the_image_and_never_mixes_classes() -> None:
+    # Every class has its colour; large areas, so that the image's interpolation blurs few pixels.
+    mask = np.repeat(np.repeat(np.arange(12, dtype=np.uint8).reshape(3, 4), 20, axis=0), 20, axis=1)
+    image = np.stack([20 * mask, 255 - 20 * mask, np.full_like(mask, 50)], axis=2)
+    compose, flipped, padded = pipeline(crop_size=48, resize_long=(48, 128)), 0, 0
+    for key in map(str, range(40)):
+        changed, label = augment(compose, image, mask_HW=mask, seed=0, epoch=0, key=key)
+        assert label is not None and label.shape == (48, 48) and label.dtype == np.uint8
+        assert set(np.unique(label)) <= {*range(12), 255}
+        outside, inside = label == 255, label != 255
+        assert (changed[outside] == FILL).all()
+        agree = np.abs(changed[inside].astype(int)[:, 0] - 20 * label[inside].astype(int)) <= 10
+        assert agree.mean() > 0.85
+        row = label[24][inside[24]].astype(int)
+        flipped += bool(len(row) and row[0] > row[-1])
+        padded += bool(outside.any())
+    assert 8 < flipped < 32 and 0 < padded < 40
+
+
+def test_same_geometry_with_and_without_a_mask(image: np.ndarray) -> None:
+    mask = np.zeros(image.shape[:2], np.uint8)
+    changed, _ = augment(pipeline(), image, mask_HW=mask, seed=1, epoch=2, key="a")
+    np.testing.assert_array_equal(changed, apply(pipeline(), image))
+
+
+def test_longer_side_varies_within_its_range() -> None:
+    white = np.full((50, 100, 3), 255, np.uint8)
+    compose = pipeline(crop_size=128, resize_long=(32, 96))
+    widths = {int((apply(compose, white, key=str(key))[..., 0] > 200).any(axis=0).sum()) for key in range(60)}
+    assert widths == {32, 48, 64, 80, 96}

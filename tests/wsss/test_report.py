@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shards.records import RunRecord
+from wsss.recipe import Recipe, load_recipe
+from wsss.report import Row, markdown, render, result_rows
+
+RECIPE = """
+[recipe]
+name = "report"
+[stages.build_shards]
+source = "toy"
+counts = { train = 4, val = 2 }
+[stages.train_classifier]
+pretrained = "none"
+[stages.make_cams]
+[stages.make_seeds]
+[stages.make_scores]
+propagation = "none"
+[stages.make_pseudo_labels]
+[stages.train_segmenter]
+pretrained = "none"
+[stages.predict]
+[stages.evaluate_cam]
+kind = "evaluate"
+title = "CAM"
+inputs = { records = "make_cams" }
+[stages.evaluate_seeds]
+kind = "evaluate"
+inputs = { records = "make_seeds" }
+splits = ["train", "val"]
+[stages.evaluate_pseudo_labels]
+kind = "evaluate"
+inputs = { records = "make_pseudo_labels" }
+[stages.evaluate]
+title = "segmentation"
+inputs = { records = "predict" }
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    path = tmp_path / "report.toml"
+    path.write_text(RECIPE)
+    return load_recipe(path)
+
+
+def record(instance: str, **metrics: float) -> RunRecord:
+    named = {name.replace("__", "."): value for name, value in metrics.items()}
+    return RunRecord(
+        recipe="report",
+        instance=instance,
+        kind="evaluate",
+        fingerprint="",
+        settings={},
+        upstream={},
+        git_commit="",
+        metrics=named,
+    )
+
+
+def records() -> dict[str, RunRecord]:
+    made = [
+        record("evaluate_cam", labels_given=1, val__mean_iou=0.4, val__threshold_a=0.2, val__threshold_b=0.25),
+        record("evaluate_seeds", labels_given=1, train__coverage=0.5, train__precision=0.9, val__coverage=0.25),
+        record("evaluate_pseudo_labels", labels_given=1, val__mean_iou=0.5, val__missing=2),
+        record("evaluate", labels_given=0, val__mean_iou=0.35, val__mean_accuracy=0.45, val__pixel_accuracy=0.6),
+    ]
+    return {made_of.instance: made_of for made_of in made}
+
+
+def test_a_row_for_every_evaluation_and_split(recipe: Recipe) -> None:
+    rows = result_rows(recipe, records())
+    assert [(row.title, row.split, row.labels_given, row.mean_iou, row.note) for row in rows] == [
+        ("CAM", "val", True, 0.4, "thresholds 0.200 and 0.250, two-fold"),
+        ("evaluate_seeds", "train", True, None, "50.0% of the pixels are seeds, 90.0% of them right"),
+        ("evaluate_seeds", "val", True, None, "25.0% of the pixels are seeds, 0.0% of them right"),
+        ("evaluate_pseudo_labels", "val", True, 0.5, "2 images missing"),
+        ("segmentation", "val", False, 0.35, "70% of the pseudo labels' mean IoU"),
+    ]
+
+
+def test_only_what_is_done_is_told(recipe: Recipe) -> None:
+    assert result_rows(recipe, {}) == []
+    (row,) = result_rows(recipe, {"evaluate": records()["evaluate"]})
+    assert row.note == "", "without pseudo labels there is nothing to compare with"
+
+
+def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
+    rows = result_rows(recipe, records())
+    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(rows, title="report"))
+    shown = console.export_text()
+    written = markdown(rows)
+    assert "| segmentation | val | no | 35.0 | 45.0 | 60.0 | 70% of the pseudo labels' mean IoU |" in written
+    for word in ("segmentation", "35.0", "45.0", "60.0", "evaluate_seeds", "2 images missing"):
+        assert word in shown
+    assert len(written.splitlines()) == 2 + len(rows)
+    assert markdown([Row(title="t", split="s", labels_given=True)]).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
