@@ -46,7 +46,7 @@ def test_estimate_follows_the_recipe_and_then_this_machine(clock: Clock) -> None
     assert lines(out) == [
         "a: starting (6:00 left in all)",
         "a: 25%, 1 of 4 shards, 11:10 left in all",
-        "done    a in 3:20",
+        "done   a in 3:20",
         "b: starting (8:40 left in all)",
         "kept   b",
         "c: starting (2:00 left in all)",
