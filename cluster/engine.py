@@ -55,7 +55,7 @@ class TrainingDivergedError(RuntimeError):
 
 def run_rank(instance: Instance, place: RankPlace) -> None:
     """Train one instance as one rank; rank 0 leaves weights and outcome in the instance's folder."""
-    if (instance.path / OUTCOME).exists():
+    if (instance.path / OUTCOME).exists() and weights_path(instance).exists():
         return
     stage = instance.stage
     assert isinstance(stage, Fit)

@@ -111,4 +111,8 @@ class RayRuntime:
         threads = self._settings.threads
         options = {"num_cpus": 1, "num_gpus": self._settings.actor_gpus, "max_restarts": 0}
         environment = thread_environment(threads)
-        return ray.remote(ShardBench).options(**options, runtime_env=environment).remote(threads=threads, gpu=self._settings.actor_gpus > 0)
+        return (
+            ray.remote(ShardBench)
+            .options(**options, runtime_env=environment)
+            .remote(threads=threads, gpu=self._settings.actor_gpus > 0)
+        )

@@ -13,6 +13,7 @@ from wsss.arguments import STAGE_COMMANDS, parser
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cluster.tracking import MlflowTracker
     from wsss.pipeline import RunSummary
     from wsss.recipe import Recipe
     from wsss.runtime import Runtime
@@ -37,12 +38,12 @@ def _runtime(recipe: Recipe, place: str) -> Runtime:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return _run_chain(options, first=options.first, last=options.last)
+    return _run_chain(options, [(options.first, options.last)])
 
 
 def _demo(options: argparse.Namespace) -> int:
     options.recipe = TOY_RECIPE
-    return _run_chain(options, first=None, last=None)
+    return _run_chain(options, [(None, None)])
 
 
 def _stage(options: argparse.Namespace) -> int:
@@ -54,10 +55,11 @@ def _stage(options: argparse.Namespace) -> int:
     names = [instance.name for instance in recipe.instances if instance.stage.kind == kind]
     if not names:
         raise RecipeError(f"{options.recipe} has no instance of kind {kind}")
-    return max(_run_chain(options, first=name, last=name) for name in names)
+    return _run_chain(options, [(name, name) for name in names])
 
 
-def _run_chain(options: argparse.Namespace, *, first: str | None, last: str | None) -> int:
+def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
+    """Run one span of instances after the other, each from its first to its last, in one session."""
     from cluster.tracking import MlflowTracker
     from wsss.pipeline import run_recipe
     from wsss.progress import Reporter
@@ -67,27 +69,29 @@ def _run_chain(options: argparse.Namespace, *, first: str | None, last: str | No
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
     runtime = _runtime(recipe, options.on)
     try:
-        summary = run_recipe(
-            recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last
-        )
+        for first, last in spans:
+            summary = run_recipe(
+                recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last
+            )
         _present(recipe, summary, tracker, console)
     finally:
         runtime.close()
     return 0
 
 
-def _present(recipe: Recipe, summary: RunSummary, tracker: object, console: Console) -> None:
+def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, console: Console) -> None:
     """Table, pictures and the command that opens MLflow; the same files go to MLflow."""
     from rich.console import Console
 
-    from cluster.tracking import MlflowTracker, open_command
+    from cluster.tracking import open_command
     from shards.files import write_bytes
     from wsss.contact_sheet import contact_sheet
     from wsss.report import markdown, render, result_rows
     from wsss.runtime import PipelineRecord
 
-    assert isinstance(tracker, MlflowTracker)
-    rows, artifacts = result_rows(recipe, summary.records), {}
+    # The table shows all that is known of the recipe, also what an earlier command measured.
+    known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
+    rows, artifacts = result_rows(recipe, known), {}
     if rows:
         write_bytes(recipe.results / "results.md", markdown(rows).encode())
         artifacts["results.md"] = str(recipe.results / "results.md")

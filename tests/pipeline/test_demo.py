@@ -26,7 +26,7 @@ FLOORS = {
     ("segmentation, one view", "val"): 45.0,
     ("segmentation, flip x scales", "val"): 45.0,
 }
-"""Mean IoU, per cent. Well under what was measured, since another machine rounds differently and trains other weights."""
+"""Mean IoU, per cent: well under what was measured, since another machine rounds differently."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,23 @@ def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Dem
 def test_without_the_walk_or_without_the_crf_the_table_is_worse(demo: Demo) -> None:
     complete = demo.mean_iou()["walk + CRF (pseudo labels)", "val"]
     for ablation in ("make_scores.propagation=none", "make_pseudo_labels.refine=none"):
-        settings = ["--on", "local", "--set", f"runtime.runs={demo.runs}", "--set", f"recipe.name=without-{ablation[5:11]}"]
-        restricted = [*settings, "--set", ablation, "--set", 'make_scores.splits=["val"]', "--set", 'make_pseudo_labels.splits=["val"]']
+        settings = [
+            "--on",
+            "local",
+            "--set",
+            f"runtime.runs={demo.runs}",
+            "--set",
+            f"recipe.name=without-{ablation[5:11]}",
+        ]
+        restricted = [
+            *settings,
+            "--set",
+            ablation,
+            "--set",
+            'make_scores.splits=["val"]',
+            "--set",
+            'make_pseudo_labels.splits=["val"]',
+        ]
         for name in ("make-scores", "make-pseudo-labels"):
             wsss(name, str(TOY_RECIPE), *restricted)
         wsss(

@@ -77,6 +77,9 @@ class Fit(Stage):
                 f"{valid} would be"
             )
 
+    def is_intact(self, instance: Instance) -> bool:
+        return weights_path(instance).exists()
+
     @abstractmethod
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         """The network; `pretrained` loads the encoder's starting weights, without it weights are random."""

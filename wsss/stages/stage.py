@@ -67,6 +67,10 @@ class Stage:
         """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run."""
         return ""
 
+    def is_intact(self, instance: Instance) -> bool:
+        """True where what the finished stage made is still whole, as far as a look at names and sizes tells."""
+        return True
+
     def check(self, instance: Instance) -> None:
         """Raise ValueError where settings and inputs do not fit together, before anything runs."""
 
@@ -92,6 +96,12 @@ class Map(Stage):
             have = sorted({split_of(shard) for shard in upstream})
             raise ValueError(f"{instance.name}.splits names {empty[0]!r}; {self.aligned_with} has {', '.join(have)}")
         return [name for names in chosen for name in names]
+
+    def is_intact(self, instance: Instance) -> bool:
+        try:
+            return instance.layer.is_complete(self.shards(instance))
+        except ShardError:  # what it reads is not complete any more
+            return False
 
     @abstractmethod
     def worker(self, instance: Instance) -> ShardWorker:
@@ -157,14 +167,11 @@ class Instance:
             return None
 
     def is_done(self) -> bool:
-        """True where the stage finished, its files are there and, for a layer, every shard in its full size."""
+        """True where the stage finished and what it made is still there."""
         record = self.run_record()
         if record is None or not all(Path(path).exists() for path in record.artifacts.values()):
             return False
-        try:
-            return not isinstance(self.stage, Map) or self.layer.is_complete(self.stage.shards(self))
-        except ShardError:  # what it reads is not complete any more
-            return False
+        return self.stage.is_intact(self)
 
     def write_run_record(self, record: RunRecord) -> None:
         """Mark the stage as finished."""
