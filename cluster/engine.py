@@ -228,7 +228,11 @@ class _Trainer:
                 yield [(int(order[i]), epoch) for i in (share or [batch * size])], len(share) > 0
 
     def _to_device(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        # Channels last is what convolutions compute in. The weights stay as they are: DeepSpeed views them as bytes.
+        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+        return value.to(self.device, non_blocking=True, memory_format=layout)
 
     def _step(self, batch: dict[str, Any], present: bool, epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss and its terms over all ranks."""

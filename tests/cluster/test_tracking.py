@@ -327,9 +327,9 @@ def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_the_command_that_opens_the_runs_serves_this_machine_only() -> None:
-    command = open_command("", Path("my runs"))
+    command = open_command("", runs=Path("my runs"))
     assert command == "mlflow ui --backend-store-uri 'sqlite:///my runs/mlflow.db' --host 127.0.0.1 --port 5000"
-    assert open_command("https://ml.example/x", Path("runs")) == "python -m webbrowser -t https://ml.example/x"
+    assert open_command("https://ml.example/x", runs=Path("runs")) == "python -m webbrowser -t https://ml.example/x"
 
 
 def test_the_outbox_keeps_order_and_keeps_what_could_not_be_sent(tmp_path: Path) -> None:

@@ -94,31 +94,17 @@ def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Dem
 @pytest.mark.timeout(600)
 def test_without_the_walk_or_without_the_crf_the_table_is_worse(demo: Demo) -> None:
     complete = demo.mean_iou()["walk + CRF (pseudo labels)", "val"]
+    val_only = ("make_scores", "make_pseudo_labels", "evaluate_walk", "evaluate_pseudo_labels")
     for ablation in ("make_scores.propagation=none", "make_pseudo_labels.refine=none"):
-        settings = [
-            "--on",
-            "local",
-            "--set",
-            f"runtime.runs={demo.runs}",
-            "--set",
-            f"recipe.name=without-{ablation[5:11]}",
-        ]
-        restricted = [
-            *settings,
-            "--set",
-            ablation,
-            "--set",
-            'make_scores.splits=["val"]',
-            "--set",
-            'make_pseudo_labels.splits=["val"]',
-        ]
-        for name in ("make-scores", "make-pseudo-labels"):
-            wsss(name, str(TOY_RECIPE), *restricted)
-        wsss(
-            "run", str(TOY_RECIPE), *restricted, "--set", 'evaluate_pseudo_labels.splits=["val"]',
-            "--from", "evaluate_pseudo_labels", "--to", "evaluate_pseudo_labels",
-        )  # fmt: skip
-        without = read_table((demo.runs / f"without-{ablation[5:11]}" / "results.md").read_text())
+        name = "without-" + ablation.split(".")[0].removeprefix("make_")
+        words = [ablation, f"runtime.runs={demo.runs}", f"recipe.name={name}"]
+        words += [f'{instance}.splits=["val"]' for instance in val_only]
+        settings = ["--on", "local", *(word for setting in words for word in ("--set", setting))]
+        wsss("make-scores", str(TOY_RECIPE), *settings)
+        wsss("make-pseudo-labels", str(TOY_RECIPE), *settings)
+        evaluate = ["--from", "evaluate_pseudo_labels", "--to", "evaluate_pseudo_labels"]
+        wsss("run", str(TOY_RECIPE), *settings, *evaluate)
+        without = read_table((demo.runs / name / "results.md").read_text())
         assert without["walk + CRF (pseudo labels)", "val"] < complete - 1, ablation
 
 

@@ -54,15 +54,17 @@ def build_segmenter(
     spec: EncoderSpec,
     *,
     num_classes: int,
+    encoder: Encoder | None = None,
     decoder_channels: int = 256,
     atrous_rates: tuple[int, int, int] = (12, 24, 36),
     dropout: float = 0.5,
 ) -> Segmenter:
     """Make a DeepLabv3+ of `num_classes` (background counted) on the encoder of `spec`.
 
-    The weights of `spec` go into the encoder, less what stands behind its last stage. The normalisation of the image
-    pooling works on one pixel per image and cannot take its statistics from a batch of one; it is a GroupNorm over all
-    channels here. The rest keeps its BatchNorm, which needs an image of more than one output-stride pixel.
+    The weights of `encoder`, or where that is None those that `spec` names, go into the encoder, less what stands
+    behind its last stage. The normalisation of the image pooling works on one pixel per image and cannot take its
+    statistics from a batch of one; it is a GroupNorm over all channels here. The rest keeps its BatchNorm, which needs
+    an image of more than one output-stride pixel.
 
     Raises: ValueError for another output stride than 8 or 16, for fewer than two classes, and as `build_encoder` does.
     Source: Chen et al., ECCV 2018 (DeepLabv3+), section 3; decoder of segmentation_models_pytorch.
@@ -74,7 +76,7 @@ def build_segmenter(
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
     # First, for its errors: it settles whether the network takes these settings and whether the file fits.
-    encoder = build_encoder(spec)
+    encoder = build_encoder(spec) if encoder is None else encoder
     network = smp.DeepLabV3Plus(
         encoder_name=f"tu-{spec.name}",
         encoder_depth=_NUM_LEVELS,

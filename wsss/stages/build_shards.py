@@ -34,7 +34,7 @@ class BuildShards(Map):
     """Samples per shard."""
     root: Annotated[str, Place()] = ""
     """voc: the folder that holds JPEGImages."""
-    lists: dict[str, str] = Field(default_factory=dict)
+    lists: Annotated[dict[str, str], Place()] = Field(default_factory=dict)
     """voc: split -> file of keys, one a line; a bare name is looked up in tuning/recipes/lists."""
     labels: Annotated[str, Place()] = ""
     """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from wsss.settings import FileContent, settings
+from wsss.stages.fit import Fit, load_trained
+from wsss.stages.stage import Instance
 
 if TYPE_CHECKING:
-    from wsss.models.encoder import EncoderSpec
+    from wsss.models.classifier import Classifier
+    from wsss.models.encoder import Encoder, EncoderSpec
 
 _Positive = Annotated[float, Field(gt=0)]
 
@@ -60,3 +63,36 @@ class EncoderSettings:
             pad_type=self.pad_type,
             reparameterised=self.reparameterised,
         )
+
+
+@settings
+class EncoderSource(EncoderSettings, Fit):
+    """A training whose encoder starts as another training left it, where that is asked for.
+
+    A class with a slot `classifier`.
+    """
+
+    encoder_from: Literal["pretrained", "classifier"] = "pretrained"
+    """The encoder at the start: as `pretrained` gives it (the published way), or the trained classifier's."""
+
+    def used_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")
+
+    def first_encoder(self, instance: Instance, *, pretrained: bool) -> Encoder:
+        """The encoder that training starts from; random where trained weights follow (`pretrained` false).
+
+        Raises: ValueError where the settings of the encoder do not fit the classifier's.
+        """
+        from wsss.models.encoder import build_encoder
+
+        encoder = build_encoder(self.encoder_spec(pretrained=pretrained and self.encoder_from == "pretrained"))
+        if pretrained and self.encoder_from == "classifier":
+            classifier: Classifier = load_trained(instance.inputs["classifier"])
+            try:
+                encoder.load_state_dict(classifier.encoder.state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{instance.name}.encoder = {self.encoder!r} does not fit the encoder of "
+                    f"{instance.inputs['classifier'].name}: {error}"
+                ) from error
+        return encoder

@@ -6,7 +6,7 @@ Shape letters: `B` batch, `H W` pixels, `h w` the stride-4 grid.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,19 +18,18 @@ from wsss.augment import Augmentation, SizeRange, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
-from wsss.stages.encoder_settings import EncoderSettings
-from wsss.stages.fit import Fit, TrainingSet, load_trained
+from wsss.stages.encoder_settings import EncoderSource
+from wsss.stages.fit import TrainingSet
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.affinity import AffinityTask
 from wsss.tasks.task import Task
 
 if TYPE_CHECKING:
-    from wsss.models.classifier import Classifier
     from wsss.models.irnet import IRNet
 
 
 @settings
-class TrainAffinity(EncoderSettings, Fit):
+class TrainAffinity(EncoderSource):
     """Train IRNet's two branches on a frozen encoder."""
 
     kind: ClassVar[str] = "train_affinity"
@@ -40,8 +39,6 @@ class TrainAffinity(EncoderSettings, Fit):
         "classifier": ("train_classifier",),
     }
 
-    encoder_from: Literal["pretrained", "classifier"] = "pretrained"
-    """The frozen encoder: as given by `pretrained` (irn takes ImageNet's weights), or the trained classifier's."""
     radius: Annotated[int, Field(ge=2)] = 10
     """Pixel pairs nearer than this are compared, in pixels of the stride-4 grid."""
     crop_size: Annotated[int, Field(ge=32, multiple_of=GRID_STRIDE)] = 512
@@ -51,26 +48,12 @@ class TrainAffinity(EncoderSettings, Fit):
     mean_shift_images: Annotated[int, Field(ge=0)] = 100
     """Training images over which the mean of the displacement field is taken after training."""
 
-    def used_slots(self) -> tuple[str, ...]:
-        return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")
-
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
-        from wsss.models.encoder import build_encoder
         from wsss.models.irnet import IRNet
         from wsss.models.norm import freeze_batch_norm
 
-        from_file = pretrained and self.encoder_from == "pretrained"
-        encoder = build_encoder(self.encoder_spec(pretrained=from_file))
+        encoder = self.first_encoder(instance, pretrained=pretrained)
         freeze_batch_norm(encoder)
-        if pretrained and self.encoder_from == "classifier":
-            classifier: Classifier = load_trained(instance.inputs["classifier"])
-            try:
-                encoder.load_state_dict(classifier.encoder.state_dict())
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{instance.name}.encoder = {self.encoder!r} does not fit the encoder of "
-                    f"{instance.inputs['classifier'].name}: {error}"
-                ) from error
         return IRNet(encoder)
 
     def task(self, instance: Instance) -> Task:

@@ -18,8 +18,8 @@ from wsss.augment import Augmentation, SizeRange, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
-from wsss.stages.encoder_settings import EncoderSettings
-from wsss.stages.fit import Fit, TrainingSet
+from wsss.stages.encoder_settings import EncoderSource
+from wsss.stages.fit import TrainingSet
 from wsss.stages.stage import Instance
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import Task
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 
 @settings
-class TrainSegmenter(EncoderSettings, Fit):
+class TrainSegmenter(EncoderSource):
     """Train DeepLabv3+ by cross entropy on pseudo labels."""
 
     kind: ClassVar[str] = "train_segmenter"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "pseudo_labels": ("make_pseudo_labels",),
+        "classifier": ("train_classifier",),
     }
 
     decoder_channels: Annotated[int, Field(ge=8)] = 256
@@ -54,7 +55,8 @@ class TrainSegmenter(EncoderSettings, Fit):
         from wsss.models.segmenter import build_segmenter
 
         network = build_segmenter(
-            self.encoder_spec(pretrained=pretrained),
+            self.encoder_spec(pretrained=False),
+            encoder=self.first_encoder(instance, pretrained=pretrained),
             num_classes=len(instance.taxonomy) + 1,
             decoder_channels=self.decoder_channels,
         )
