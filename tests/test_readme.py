@@ -35,7 +35,10 @@ def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch, tm
         load_recipe(ROOT / recipe, options.overrides)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?<![\w/])(?:tuning|wsss|shards|tests|cluster)/[\w./-]*\w", README))))
+PATHS = sorted(set(re.findall(r"(?<![\w/])(?:tuning|wsss|shards|tests|cluster)/[\w./-]*\w", README)))
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_path_exists(path: str) -> None:
     assert (ROOT / path).exists()
 

@@ -118,7 +118,7 @@ def load_trained(instance: Instance, *, device: torch.device | str = "cpu") -> A
             f"{weights_path(instance)} does not fit {instance.name}: it lacks {missing[:3]} and has {unexpected[:3]}"
         )
     model.load_state_dict(state)
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def _difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> tuple[Sequence[str], Sequence[str]]:

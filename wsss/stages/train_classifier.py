@@ -18,8 +18,8 @@ from wsss.augment import Augmentation, SizeRange, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
 from wsss.settings import settings
-from wsss.stages.encoder_settings import EncoderSettings
-from wsss.stages.fit import Fit, TrainingSet
+from wsss.stages.encoder_settings import EncoderSource
+from wsss.stages.fit import TrainingSet
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.classification import ClassificationTask
 from wsss.tasks.task import Task
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 @settings
-class TrainClassifier(EncoderSettings, Fit):
+class TrainClassifier(EncoderSource):
     """Train a multi-label classifier on image-level labels."""
 
     kind: ClassVar[str] = "train_classifier"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",)}
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "classifier": ("train_classifier",)}
 
     head: Literal["linear", "stochastic"] = "linear"
     """`linear`: global average pooling and a linear layer; `stochastic`: FickleNet's random choice of hidden units."""
@@ -66,10 +66,9 @@ class TrainClassifier(EncoderSettings, Fit):
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.classifier import Classifier
-        from wsss.models.encoder import build_encoder
         from wsss.models.norm import freeze_batch_norm
 
-        encoder = build_encoder(self.encoder_spec(pretrained=pretrained))
+        encoder = self.first_encoder(instance, pretrained=pretrained)
         if self.norm == "frozen":
             freeze_batch_norm(encoder)
         return Classifier(
