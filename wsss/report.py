@@ -37,7 +37,7 @@ def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
         for split in stage.splits:
             measured = instance.inputs["records"].stage.kind
             rows.append(_row(stage.title or instance.name, split, record.metrics, kind=measured))
-    return _with_shares(rows)
+    return _with_losses(_with_shares(rows))
 
 
 def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row:
@@ -73,6 +73,18 @@ def _with_shares(rows: Sequence[Row]) -> list[Row]:
             row = replace(row, note="; ".join(filter(None, [share, row.note])))
         shared.append(row)
     return shared
+
+
+def _with_losses(rows: Sequence[Row]) -> list[Row]:
+    """Say where a variant (more views, stochastic maps) falls behind the first one of its kind, on the same split."""
+    told = []
+    for row in rows:
+        first = next(r for r in rows if (r.kind, r.split) == (row.kind, row.split))
+        if row.mean_iou is not None and first.mean_iou is not None and row.mean_iou < first.mean_iou:
+            loss = f"{_percent(first.mean_iou - row.mean_iou)} below {first.title}: no help here"
+            row = replace(row, note="; ".join(filter(None, [row.note, loss])))
+        told.append(row)
+    return told
 
 
 def _percent(value: float | None) -> str:

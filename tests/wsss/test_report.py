@@ -101,3 +101,15 @@ def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
         assert word in shown
     assert len(written.splitlines()) == 2 + len(rows)
     assert markdown([Row(title="t", split="s", labels_given=True)]).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
+
+
+def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "views.toml"
+    more = '[stages.evaluate_views]\nkind = "evaluate"\ntitle = "views"\ninputs = { records = "predict" }\n'
+    path.write_text(RECIPE + more)
+    worse, better = (record("evaluate_views", labels_given=0, val__mean_iou=iou) for iou in (0.31, 0.4))
+    notes = [result_rows(load_recipe(path), records() | {"evaluate_views": r})[-1].note for r in (worse, better)]
+    assert notes == [
+        "62% of the pseudo labels' mean IoU; 4.0 below segmentation: no help here",
+        "80% of the pseudo labels' mean IoU",
+    ]

@@ -59,11 +59,17 @@ class Submit(Reduce):
                 f"{instance.name}: {int(counts['missing'])} predictions of split {self.split!r} are missing, and a "
                 f"submission needs every image; the reasons stand in {instance.inputs['predictions'].path / INDEX}"
             )
-        path = instance.path / "results.zip"
+        path, keys = instance.path / "results.zip", dict[str, str]()
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for shard in self.shards(instance):
                 for record in read_shard(instance.inputs["predictions"].layer, shard):
                     name = f"{PurePosixPath(record.key).name}.png"
+                    if name in keys:
+                        raise ValueError(
+                            f"{instance.name}: {keys[name]} and {record.key} would both be {name}; a submission "
+                            "is flat, so the images of a split need different file names"
+                        )
+                    keys[name] = record.key
                     archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), encode_png(cast(Prediction, record).mask))
         return Outcome(metrics={"images": float(counts["images"])}, artifacts={"results.zip": str(path)})
 

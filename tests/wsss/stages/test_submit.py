@@ -22,12 +22,12 @@ MASKS = {
 }
 
 
-def prepared(path: Path, *, missing: tuple[Missing, ...] = ()) -> Instance:
+def prepared(path: Path, *, also: tuple[Record | Missing, ...] = ()) -> Instance:
     truths = [sample(key, None, size=(mask.shape[0], mask.shape[1])) for key, mask in MASKS.items()]
     samples = samples_of(path, {"val-000000": truths[:2], "val-000001": truths[2:]})
     grid = np.zeros((1, 1), np.uint8)
     made: list[Record | Missing] = [Prediction(key=key, mask=mask, confidence=grid) for key, mask in MASKS.items()]
-    predictions = records_of(Predict(), path, samples, {"val-000000": made[:2], "val-000001": [*made[2:], *missing]})
+    predictions = records_of(Predict(), path, samples, {"val-000000": made[:2], "val-000001": [*made[2:], *also]})
     return instance_of(Submit(), path, samples=samples, predictions=predictions)
 
 
@@ -56,10 +56,18 @@ def test_zip_is_flat_exact_and_the_same_every_time(tmp_path: Path) -> None:
 
 
 def test_missing_predictions_are_no_submission(tmp_path: Path) -> None:
-    instance = prepared(tmp_path, missing=(Missing(key="val_4", reason="unreadable"),))
+    instance = prepared(tmp_path, also=(Missing(key="val_4", reason="unreadable"),))
     with pytest.raises(
         ValueError, match="submit: 1 predictions of split 'val' are missing, and a submission needs every"
     ):
+        submit(instance)
+    assert not (instance.path / "results.zip").exists()
+
+
+def test_images_of_equal_names_are_no_submission(tmp_path: Path) -> None:
+    same = Prediction(key="other/val_1", mask=MASKS["val_3"], confidence=np.zeros((1, 1), np.uint8))
+    instance = prepared(tmp_path, also=(same,))
+    with pytest.raises(ValueError, match=r"submit: .*/val_1 and other/val_1 would both be val_1\.png"):
         submit(instance)
     assert not (instance.path / "results.zip").exists()
 
