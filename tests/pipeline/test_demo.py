@@ -20,11 +20,11 @@ from wsss.recipe import Recipe, load_recipe
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 README = Path(__file__).resolve().parents[2] / "README.md"
 FLOORS = {
-    ("CAM", "val"): 50.0,
-    ("walk", "val"): 55.0,
-    ("walk + CRF (pseudo labels)", "val"): 68.0,
-    ("segmentation, one view", "val"): 45.0,
-    ("segmentation, flip x scales", "val"): 45.0,
+    ("CAM", "val"): 48.0,
+    ("walk", "val"): 52.0,
+    ("walk + CRF (pseudo labels)", "val"): 56.0,
+    ("segmentation, one view", "val"): 50.0,
+    ("segmentation, flip x scales", "val"): 30.0,
 }
 """Mean IoU, per cent: well under what was measured, since another machine rounds differently."""
 
@@ -86,7 +86,7 @@ def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Dem
     assert (demo.runs / "toy" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     assert "mlflow ui" in demo.output
     with zipfile.ZipFile(demo.runs / "toy" / "results.zip") as archive:
-        assert len(archive.namelist()) == 96
+        assert len(archive.namelist()) == 80
     checked = wsss("check-submission", str(demo.runs / "toy" / "results.zip"), "--num-classes", "5")
     assert "in order" in checked
 
