@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 
 import ray
@@ -26,6 +27,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
 
 
 def prepare_environment() -> None:
@@ -44,7 +46,7 @@ def connect(address: str | None) -> bool:
     import what the driver imports.
 
     Returns False where a session is open already: it is used as it is, and left open.
-    Raises ValueError where no cluster answers at `address`.
+    Raises ValueError where `address` is of no such form, or no cluster answers there.
     """
     if ray.is_initialized():
         return False
@@ -53,6 +55,11 @@ def connect(address: str | None) -> bool:
     if address is None:
         ray.init(num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
         return True
+    if not _ADDRESS.fullmatch(address):
+        raise ValueError(
+            f"--on {address}: allowed are ray (this machine), local (without Ray), auto (on a node of a cluster), "
+            "HOST:PORT and ray://HOST:PORT"
+        )
     try:
         _knock(address)
         ray.init(address=address, **quiet)
@@ -68,7 +75,7 @@ def _knock(address: str) -> None:
     """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def thread_environment(threads: int) -> dict[str, dict[str, str]]:

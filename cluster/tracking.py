@@ -17,6 +17,8 @@ import math
 import os
 import re
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -56,6 +58,7 @@ _DEFAULT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -69,7 +72,15 @@ def open_command(uri: str, *, runs: Path) -> str:
     address = tracking_uri(uri, runs=runs)
     if address.startswith(("http://", "https://")):
         return f"python -m webbrowser -t {shlex.quote(address)}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
+    return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
+
+
+def _mlflow() -> str:
+    """The command as this shell finds it; beside the interpreter where the environment is not activated."""
+    beside = Path(sys.executable).with_name("mlflow")
+    if shutil.which("mlflow") or not beside.exists():
+        return "mlflow"
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
 
 
 def connect(uri: str) -> MlflowClient:

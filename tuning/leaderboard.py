@@ -124,6 +124,10 @@ class _Store:
         # Opening a SQLite file that is not there would make one.
         file = self._uri.removeprefix("sqlite:///")
         if file != self._uri and not Path(file).exists():
+            if not Path(file).parent.exists():
+                raise UnreadableError(
+                    f"there is no folder {Path(file).parent}; wsss run makes one, --runs names another"
+                )
             return self
         try:
             client = connect(self._uri)

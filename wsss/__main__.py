@@ -101,16 +101,16 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, consol
     if (sheet := contact_sheet(recipe)) is not None:
         write_bytes(recipe.results / "contact_sheet.png", sheet)
         artifacts["contact_sheet.png"] = str(recipe.results / "contact_sheet.png")
-        console.print(f"pictures     {recipe.results / 'contact_sheet.png'}")
+        console.print(f"pictures     {recipe.results / 'contact_sheet.png'}", soft_wrap=True)
     for record in summary.records.values():
         if "results.zip" in record.artifacts:
             write_bytes(recipe.results / "results.zip", Path(record.artifacts["results.zip"]).read_bytes())
-            console.print(f"submission   {recipe.results / 'results.zip'}")
+            console.print(f"submission   {recipe.results / 'results.zip'}", soft_wrap=True)
     for name, count in summary.missing.items():
         console.print(f"[yellow]missing      {count} records of {name}; the reasons stand in its index.json[/]")
     metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
     tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, artifacts)
-    console.print(f"runs         {open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)}")
+    console.print(f"runs         {open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)}", soft_wrap=True)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -127,22 +127,24 @@ def _show(options: argparse.Namespace) -> int:
 def _shards(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from shards.files import write_bytes
     from shards.inspect import info, lint, preview
 
-    out = Console(highlight=False)
-    if options.action == "preview":
-        path = Path(f"{options.path.name}.preview.png")
-        path.write_bytes(preview(options.path))
-        out.print(f"{path}")
-        return 0
-    lines = info(options.path) if options.action == "info" else lint(options.path)
-    faults = 0
-    for line in lines:
-        out.print(line, markup=False)
-        faults += 1
-    if options.action == "lint" and faults == 0:
-        out.print("no fault found")
-    return 1 if options.action == "lint" and faults else 0
+    out, faults = Console(highlight=False), 0
+    for folder in options.paths:
+        if options.action == "preview":
+            path = Path(f"{folder.name}.preview.png")
+            write_bytes(path, preview(folder))
+            out.print(f"{path}", markup=False, soft_wrap=True)
+        elif options.action == "info":
+            for line in info(folder):
+                out.print(line, markup=False, soft_wrap=True)
+        else:
+            found = list(lint(folder))
+            for line in found or [f"{folder}: no fault found"]:
+                out.print(line, markup=False, soft_wrap=True)
+            faults += len(found)
+    return 1 if faults else 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -172,15 +174,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _check_submission(options: argparse.Namespace) -> int:
-    from wsss.stages.submit import check_submission, expected_images
+    from wsss.stages.submit import check_submission, expected_images, tell_faults
 
     expected = expected_images(options.samples, options.split) if options.samples else None
-    faults = 0
-    for fault in check_submission(options.file, num_classes=options.num_classes, expected=expected):
-        print(fault)
-        faults += 1
-    print(f"{faults} faults" if faults else "in order")
-    return 1 if faults else 0
+    line = ""
+    for line in tell_faults(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
+        print(line)
+    return 0 if line == "in order" else 1
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

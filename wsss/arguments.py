@@ -75,7 +75,7 @@ def _add_shards(shards: argparse.ArgumentParser) -> None:
     actions = shards.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("info", "counts and sizes"), ("lint", "read and check everything"), ("preview", "a picture")):
         action = actions.add_parser(name, help=text)
-        action.add_argument("path", type=Path, metavar="PATH", help="a layer's folder")
+        action.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="folders of layers")
 
 
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -65,6 +65,8 @@ def run_recipe(
             raise RecipeError(
                 f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
             )
+    for instance in chosen:
+        _check_environment(instance)
     summary = RunSummary()
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
@@ -82,6 +84,16 @@ def _upstream(chosen: tuple[Instance, ...]) -> list[Instance]:
     names = {instance.name for instance in chosen}
     outside = {up.name: up for instance in chosen for up in instance.inputs.values() if up.name not in names}
     return list(outside.values())
+
+
+def _check_environment(instance: Instance) -> None:
+    """An encoder that nobody knows must not cost the hours of the stages before it."""
+    if instance.is_done():
+        return
+    try:
+        instance.stage.check_environment()
+    except ValueError as error:
+        raise RecipeError(f"{instance.name}.{error}") from error
 
 
 def run_instance(

@@ -122,6 +122,8 @@ def _read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise RecipeError(f"the recipe does not exist: {path}") from None
+    except OSError as error:
+        raise RecipeError(f"the recipe cannot be read: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
     origins = {}

@@ -31,9 +31,9 @@ FROZEN = {
     "predict": STAGE,
     "evaluate": STAGE,
     "submit": STAGE,
-    "shards info": ["path"],
-    "shards lint": ["path"],
-    "shards preview": ["path"],
+    "shards info": ["paths"],
+    "shards lint": ["paths"],
+    "shards preview": ["paths"],
     "sweep": ["sweep", "--set", "--on"],
     "leaderboard": ["--all", "--runs", "--tracking-uri"],
     "compare": ["first", "second", "--runs", "--tracking-uri"],
@@ -92,7 +92,27 @@ def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["shards", "info", str(tmp_path)]) == 1
     assert "holds no complete layer" in capsys.readouterr().err
     assert main(["check-submission", str(tmp_path / "none.zip")]) == 1
-    assert "is not a readable zip file" in capsys.readouterr().err
-    recipe = ROOT / "tuning" / "recipes" / "toy.toml"
-    assert main(["show", str(recipe), "--set", "make_cams.flp=true"]) == 1
+    assert f"there is no file {tmp_path}/none.zip" in capsys.readouterr().err
+    assert main(["show", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"wsss: the recipe cannot be read: {tmp_path}: Is a directory\n"
+    assert main(["leaderboard", "--runs", str(tmp_path / "none")]) == 1
+    assert f"there is no folder {tmp_path}/none" in capsys.readouterr().err
+    recipe = str(ROOT / "tuning" / "recipes" / "toy.toml")
+    assert main(["show", recipe, "--set", "make_cams.flp=true"]) == 1
     assert "did you mean flip?" in capsys.readouterr().err
+    assert main(["show", recipe, "--set", "make_cams.scales=[]"]) == 1
+    assert "make_cams.scales" in capsys.readouterr().err
+
+
+def test_a_place_that_is_none_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, runs = str(ROOT / "tuning" / "recipes" / "toy.toml"), tmp_path / "runs"
+    assert main(["run", recipe, "--set", f"runtime.runs={runs}", "--on", "nowhere"]) == 1
+    assert "--on nowhere: allowed are ray (this machine), local" in capsys.readouterr().err
+
+
+def test_an_unknown_encoder_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, runs = str(ROOT / "tuning" / "recipes" / "toy.toml"), tmp_path / "runs"
+    overrides = ["--set", f"runtime.runs={runs}", "--set", "train_segmenter.encoder=resnet_50"]
+    assert main(["run", recipe, *overrides, "--on", "local"]) == 1
+    assert "train_segmenter.encoder: no encoder is called 'resnet_50'; did you mean" in capsys.readouterr().err
+    assert not list(runs.glob("store/*/run.json"))

@@ -326,10 +326,21 @@ def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert tracking_uri("sqlite:///given.db", runs=Path("runs")) == "sqlite:///given.db"
 
 
-def test_the_command_that_opens_the_runs_serves_this_machine_only() -> None:
+def test_the_command_that_opens_the_runs_serves_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = tmp_path / "mlflow"
+    found.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     command = open_command("", runs=Path("my runs"))
     assert command == "mlflow ui --backend-store-uri 'sqlite:///my runs/mlflow.db' --host 127.0.0.1 --port 5000"
     assert open_command("https://ml.example/x", runs=Path("runs")) == "python -m webbrowser -t https://ml.example/x"
+    found.unlink()
+    beside = Path(sys.executable).with_name("mlflow")
+    monkeypatch.chdir(beside.parent.parent)
+    assert open_command("", runs=Path("runs")).startswith("bin/mlflow ui"), "where no environment is activated"
+    monkeypatch.chdir(tmp_path)
+    assert open_command("", runs=Path("runs")).startswith(f"{beside} ui")
 
 
 def test_the_outbox_keeps_order_and_keeps_what_could_not_be_sent(tmp_path: Path) -> None:

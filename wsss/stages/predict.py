@@ -32,7 +32,7 @@ class Predict(Map):
 
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
     """Splits to segment."""
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""

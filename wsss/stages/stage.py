@@ -74,6 +74,12 @@ class Stage:
     def check(self, instance: Instance) -> None:
         """Raise ValueError where settings and inputs do not fit together, before anything runs."""
 
+    def check_environment(self) -> None:
+        """Raise ValueError where this machine's libraries cannot do what the settings ask.
+
+        Asked before anything runs, and only of stages that would run: unlike `check` it may import what takes seconds.
+        """
+
 
 @settings
 class Map(Stage):

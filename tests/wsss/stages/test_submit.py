@@ -13,7 +13,7 @@ from shards.records import Missing, Prediction, Record
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.stages.predict import Predict
 from wsss.stages.stage import Instance, Outcome
-from wsss.stages.submit import Submit, check_submission, expected_images
+from wsss.stages.submit import Submit, check_submission, expected_images, tell_faults
 
 MASKS = {
     "ILSVRC/val_1": np.full((8, 12), 200, np.uint8),
@@ -83,7 +83,7 @@ def faults(tmp_path: Path, members: dict[str, bytes], expected: dict[str, tuple[
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-    return list(check_submission(path, num_classes=20, expected=expected))
+    return [str(fault) for fault in check_submission(path, num_classes=20, expected=expected)]
 
 
 def as_png(mode: str) -> bytes:
@@ -130,7 +130,7 @@ def test_image_that_stands_in_it_twice(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", GOOD)
         archive.writestr("a.png", GOOD)
-    assert list(check_submission(path, num_classes=20)) == ["a.png: appears twice"]
+    assert [str(fault) for fault in check_submission(path, num_classes=20)] == ["a.png: appears twice"]
 
 
 def test_damaged_member(tmp_path: Path) -> None:
@@ -140,11 +140,34 @@ def test_damaged_member(tmp_path: Path) -> None:
     data[50] ^= 1
     path.write_bytes(data)
     (fault,) = check_submission(path, num_classes=20)
-    assert fault.startswith("a.png: cannot be read: ")
+    assert str(fault).startswith("a.png: cannot be read: ")
+
+
+def test_a_few_of_each_kind_and_the_rest_counted(tmp_path: Path) -> None:
+    path = tmp_path / "results.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(9):
+            archive.writestr(f"{number}.png", as_png("RGB"))
+        archive.writestr("folder/a.png", GOOD)
+    lines = list(tell_faults(check_submission(path, num_classes=20), examples=2))
+    assert lines == [
+        f"0.png: {NO_INDICES} RGB",
+        f"1.png: {NO_INDICES} RGB",
+        "folder/a.png: the zip must hold <basename>.png files only, no folders",
+        "9 files in all: no mask",
+        "10 faults",
+    ]
+    assert list(tell_faults([])) == ["in order"]
+
+
+def test_submission_of_another_split(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none of the 2 images expected; is it of another split"):
+        faults(tmp_path, {"x.png": GOOD}, {"a": (3, 4), "b": (3, 4)})
 
 
 def test_file_that_is_no_zip(tmp_path: Path) -> None:
     (tmp_path / "results.zip").write_bytes(GOOD)
-    for name in ("results.zip", "none.zip"):
-        with pytest.raises(ValueError, match=rf"{name} is not a readable zip file"):
-            list(check_submission(tmp_path / name, num_classes=20))
+    with pytest.raises(ValueError, match=r"results.zip is not a readable zip file"):
+        list(check_submission(tmp_path / "results.zip", num_classes=20))
+    with pytest.raises(ValueError, match=r"there is no file .*none.zip"):
+        list(check_submission(tmp_path / "none.zip", num_classes=20))
