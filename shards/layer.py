@@ -150,3 +150,8 @@ class Layer:
         for shard, count in index["counts"].items():
             totals[split_of(shard)] = totals.get(split_of(shard), 0) + count
         return totals | {"missing": len(index["missing"])}
+
+    def missing(self) -> dict[str, str]:
+        """Key -> reason of every sample that a complete layer has no record of."""
+        reasons: dict[str, str] = json.loads((self.path / INDEX).read_bytes())["missing"]
+        return reasons

@@ -155,9 +155,11 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
         summary.missing[instance.name] = missing
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         index = instance.layer.path / INDEX
+        example = next((f", as of {key}: {why}" for key, why in instance.layer.missing().items()), "")
         raise TooManyMissingError(
             f"{instance.name}: {missing} of {total} records are missing, more than runtime.max_missing = "
-            f"{recipe.runtime.max_missing} allows; the reasons stand in {index}"
+            f"{recipe.runtime.max_missing} allows; the reasons stand in {index}{example}. "
+            f"Mend them, delete {instance.path} and start again; or raise runtime.max_missing"
         )
 
 

@@ -127,6 +127,8 @@ def test_too_many_missing_stop_the_run_with_the_counts(photographs: Path, tmp_pa
     for _ in range(2):  # the second time, the layer stands there already
         with pytest.raises(TooManyMissingError, match=message):
             run(recipe)
+    with pytest.raises(TooManyMissingError, match=r"index.json, as of .*\. Mend them, delete .*build_shards-"):
+        run(recipe)
     assert not recipe.instance("build_shards").is_done()
     assert not recipe.instance("make_cams").layer.path.exists()
     allowed = recipe_for(tmp_path, "runtime.max_missing=0.1")

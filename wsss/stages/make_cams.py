@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from shards.reader import join_shard
-from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, grid_size
+from shards.records import CamRecord, Sample, grid_size
 from wsss.device import worker_device
 from wsss.images import resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_per_class
@@ -22,7 +21,7 @@ from wsss.ops.multi_scale import merge_views, resize_bilinear, view_sizes
 from wsss.ops.stochastic_cam import stochastic_cam
 from wsss.settings import settings
 from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 from wsss.stages.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:
@@ -61,18 +60,7 @@ class MakeCams(Map):
         maker = _CamMaker(self, load_trained(trained, device=worker_device()), trained.stage, seed=instance.seed)
         samples = instance.inputs["samples"].layer
 
-        def make(shard: str) -> Iterator[Record | Missing]:
-            for joined in join_shard({"samples": samples}, shard, how="inner"):
-                if isinstance(joined, Missing):
-                    yield joined
-                    continue
-                sample = cast(Sample, joined["samples"])
-                try:
-                    yield maker.cams(sample)
-                except BadSampleError as error:
-                    yield Missing(key=sample.key, reason=str(error))
-
-        return make
+        return work_per_record({"samples": samples}, lambda joined: maker.cams(cast(Sample, joined["samples"])))
 
 
 class _CamMaker:

@@ -5,21 +5,20 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 
-from shards.reader import join_shard
-from shards.records import BadSampleError, Missing, PseudoLabel, Record, Sample, ScoreRecord, grid_size
+from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.settings import settings
 from wsss.stages.make_seeds import upsample
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 
 @settings
@@ -41,18 +40,10 @@ class MakePseudoLabels(CrfSettings, Map):
     def worker(self, instance: Instance) -> ShardWorker:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
 
-        def make(shard: str) -> Iterator[Record | Missing]:
-            for joined in join_shard(layers, shard, how="inner"):
-                if isinstance(joined, Missing):
-                    yield joined
-                    continue
-                sample, scores = cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"])
-                try:
-                    yield self._pseudo_label(sample, scores)
-                except BadSampleError as error:
-                    yield Missing(key=sample.key, reason=str(error))
+        def make(joined: Mapping[str, Record]) -> PseudoLabel:
+            return self._pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
 
-        return make
+        return work_per_record(layers, make)
 
     @torch.inference_mode()
     def _pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:

@@ -5,21 +5,20 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from shards.reader import join_shard
-from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, ScoreRecord
+from shards.records import CamRecord, Record, Sample, ScoreRecord
 from wsss.device import worker_device
 from wsss.images import to_tensor
 from wsss.ops.random_walk import random_walk
 from wsss.settings import settings
 from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 if TYPE_CHECKING:
     from wsss.models.irnet import IRNet
@@ -55,20 +54,12 @@ class MakeScores(Map):
         affinity = instance.inputs.get("affinity")
         network = load_trained(affinity, device=worker_device()) if affinity else None
 
-        def make(shard: str) -> Iterator[Record | Missing]:
-            for joined in join_shard(layers, shard, how="inner"):
-                if isinstance(joined, Missing):
-                    yield joined
-                    continue
-                sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
-                try:
-                    scores = self._scores(sample, cams, network, affinity.stage if affinity else None)
-                except BadSampleError as error:
-                    yield Missing(key=sample.key, reason=str(error))
-                    continue
-                yield ScoreRecord(key=sample.key, classes=cams.classes, scores=scores, size=sample.size)
+        def make(joined: Mapping[str, Record]) -> ScoreRecord:
+            sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
+            scores = self._scores(sample, cams, network, affinity.stage if affinity else None)
+            return ScoreRecord(key=sample.key, classes=cams.classes, scores=scores, size=sample.size)
 
-        return make
+        return work_per_record(layers, make)
 
     @torch.inference_mode()
     def _scores(self, sample: Sample, cams: CamRecord, network: IRNet | None, trained: Any) -> np.ndarray:

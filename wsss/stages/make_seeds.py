@@ -5,22 +5,21 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from shards.reader import join_shard
-from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
+from shards.records import IGNORE, CamRecord, Record, Sample, SeedRecord
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.seeds import two_threshold_seeds
 from wsss.ops.stochastic_cam import fickle_label
 from wsss.settings import settings
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 
 @settings
@@ -58,18 +57,11 @@ class MakeSeeds(CrfSettings, Map):
     def worker(self, instance: Instance) -> ShardWorker:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
 
-        def make(shard: str) -> Iterator[Record | Missing]:
-            for joined in join_shard(layers, shard, how="inner"):
-                if isinstance(joined, Missing):
-                    yield joined
-                    continue
-                sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
-                try:
-                    yield SeedRecord(key=sample.key, label=self._label(sample, cams))
-                except BadSampleError as error:
-                    yield Missing(key=sample.key, reason=str(error))
+        def make(joined: Mapping[str, Record]) -> SeedRecord:
+            sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
+            return SeedRecord(key=sample.key, label=self._label(sample, cams))
 
-        return make
+        return work_per_record(layers, make)
 
     @torch.inference_mode()
     def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:

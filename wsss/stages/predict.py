@@ -5,21 +5,20 @@ Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 
-from shards.reader import join_shard
-from shards.records import BadSampleError, Missing, Prediction, Record, Sample, grid_size
+from shards.records import Prediction, Record, Sample, grid_size
 from wsss.device import worker_device
 from wsss.images import long_side_size, resize_image, to_tensor
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.tta import predict_views
 from wsss.settings import settings
 from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 
 @settings
@@ -44,20 +43,11 @@ class Predict(Map):
     def worker(self, instance: Instance) -> ShardWorker:
         trained = instance.inputs["segmenter"]
         network = load_trained(trained, device=worker_device())
-        samples = instance.inputs["samples"].layer
 
-        def make(shard: str) -> Iterator[Record | Missing]:
-            for joined in join_shard({"samples": samples}, shard, how="inner"):
-                if isinstance(joined, Missing):
-                    yield joined
-                    continue
-                sample = cast(Sample, joined["samples"])
-                try:
-                    yield self._prediction(sample, network, trained.stage)
-                except BadSampleError as error:
-                    yield Missing(key=sample.key, reason=str(error))
+        def make(joined: Mapping[str, Record]) -> Prediction:
+            return self._prediction(cast(Sample, joined["samples"]), network, trained.stage)
 
-        return make
+        return work_per_record({"samples": instance.inputs["samples"].layer}, make)
 
     @torch.inference_mode()
     def _prediction(self, sample: Sample, network: Any, trained: Any) -> Prediction:

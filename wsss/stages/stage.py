@@ -27,7 +27,8 @@ from pydantic import Field
 
 from shards.files import write_bytes
 from shards.layer import Layer, ShardError, split_of
-from shards.records import Missing, Record, RunRecord
+from shards.reader import join_shard
+from shards.records import BadSampleError, Missing, Record, RunRecord
 from shards.taxonomy import Taxonomy
 from wsss.settings import settings
 
@@ -112,6 +113,25 @@ class Map(Stage):
     @abstractmethod
     def worker(self, instance: Instance) -> ShardWorker:
         """Load what the work needs (once per actor) and return the function from a shard's name to its records."""
+
+
+def work_per_record(layers: Mapping[str, Layer], make: Callable[[Mapping[str, Record]], Record]) -> ShardWorker:
+    """The worker that joins `layers` (one of them `samples`) by key and makes one record of each group.
+
+    What is missing in a layer is passed on as missing; where `make` raises `BadSampleError` its text is the reason.
+    """
+
+    def work(shard: str) -> Iterator[Record | Missing]:
+        for joined in join_shard(layers, shard, how="inner"):
+            if isinstance(joined, Missing):
+                yield joined
+                continue
+            try:
+                yield make(joined)
+            except BadSampleError as error:
+                yield Missing(key=joined["samples"].key, reason=str(error))
+
+    return work
 
 
 def _first(names: list[str], limit: int | None) -> list[str]:
