@@ -112,8 +112,15 @@ def test_a_place_that_is_none_is_told_before_anything_runs(tmp_path: Path, capsy
 
 def test_an_unknown_encoder_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, runs = str(ROOT / "tuning" / "recipes" / "toy.toml"), tmp_path / "runs"
-    overrides = ["--set", f"runtime.runs={runs}", "--set", "train_segmenter.encoder=resnet_50"]
-    overrides += ["--set", "train_segmenter.encoder_from=pretrained"]
+    overrides = [
+        "--set",
+        f"runtime.runs={runs}",
+        *(
+            word
+            for name in ("train_classifier", "train_ficklenet", "train_affinity", "train_segmenter")
+            for word in ("--set", f"{name}.encoder=resnet_50")
+        ),
+    ]
     assert main(["run", recipe, *overrides, "--on", "local"]) == 1
-    assert "train_segmenter.encoder: no encoder is called 'resnet_50'; did you mean" in capsys.readouterr().err
+    assert "train_classifier.encoder: no encoder is called 'resnet_50'; did you mean" in capsys.readouterr().err
     assert not list(runs.glob("store/*/run.json"))
