@@ -27,7 +27,7 @@ $(VENV)/.bench: $(VENV)/.installed
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 6 minutes on 2 cores, then a table and a picture in ./runs
+demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 5 minutes on 2 cores, then a table and a picture in ./runs
 	$(BIN)/wsss demo
 
 test: $(VENV)/.installed  ## All tests of the default run
