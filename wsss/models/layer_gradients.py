@@ -1,0 +1,87 @@
+"""Activations of any layer of a classifier, and the gradients of several classes' logits, from one forward pass.
+
+Shape letters: B batch, D channels, K classes asked for, H W pixels of the image, h w pixels of the layer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsss.models.classifier import Classifier
+from wsss.ops.cam import class_rows
+from wsss.ops.grad_cam import LAST_LAYER
+
+_NUM_NAMED = 8
+
+
+class LayerGradients:
+    """Looks at one layer of a classifier, by its dotted name in the encoder's timm network, or `last`.
+
+    Nothing before the layer is kept for the way back: parameters are taken out of the graph, and the layer's output is
+    its first leaf. So K classes cost one forward pass, and K backward passes from the logits to the layer.
+
+    Raises: ValueError for an unknown layer, with the nearest names.
+    """
+
+    def __init__(self, network: Classifier, *, layer: str) -> None:
+        self._network = network.requires_grad_(False)
+        self._module = None if layer == LAST_LAYER else find_layer(network, layer)
+
+    @torch.enable_grad()
+    def __call__(self, image_B3HW: Tensor, *, classes: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+        """Activations [B,D,h,w], gradients of the logits of `classes` (ids) [K,B,D,h,w], and h w of the last layer.
+
+        Raises: ValueError for ids that the classifier does not know, and for a layer that gives no map.
+        """
+        kept: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor) or output.ndim != 4:
+                raise ValueError("target_layer gives no map [B,D,h,w]; choose a layer whose output is one")
+            kept.append(output.detach().requires_grad_())
+            # A copy: a layer that follows may work in place, and a leaf that is written to has no gradient.
+            return kept[-1].clone()
+
+        handle = self._module.register_forward_hook(keep) if self._module is not None else None
+        try:
+            features_BDhw = self._network.features(image_B3HW)
+        finally:
+            if handle is not None:
+                handle.remove()
+        if self._module is None:
+            kept.append(features_BDhw.detach().requires_grad_())
+            features_BDhw = kept[-1]
+        if len(kept) != 1:
+            raise ValueError(f"target_layer runs {len(kept)} times in a forward pass; choose one that runs once")
+        logits_BC = self._network.head(features_BDhw, **self._head_arguments())
+        gradients = _gradients(logits_BC, kept[0], classes=classes)
+        return kept[0].detach(), gradients, features_BDhw.shape[-2] * features_BDhw.shape[-1]
+
+    def _head_arguments(self) -> dict[str, Any]:
+        from wsss.models.classifier import StochasticHead
+
+        return {"generator": None} if isinstance(self._network.head, StochasticHead) else {}
+
+
+def _gradients(logits_BC: Tensor, activations_BDhw: Tensor, *, classes: Sequence[int]) -> Tensor:
+    """d(sum over the batch of logit k) / dA: images do not mix, so the sum keeps them apart."""
+    rows = class_rows(classes, num_rows=logits_BC.shape[1]).tolist()
+    gradients = [
+        torch.autograd.grad(logits_BC[:, row].sum(), activations_BDhw, retain_graph=number + 1 < len(rows))[0]
+        for number, row in enumerate(rows)
+    ]
+    return torch.stack(gradients) if gradients else activations_BDhw.new_zeros((0, *activations_BDhw.shape))
+
+
+def find_layer(network: Classifier, name: str) -> nn.Module:
+    """The encoder's layer of that name. Raises ValueError with the nearest names."""
+    layers = dict(network.encoder.network.named_modules())
+    if name in layers and name:
+        return layers[name]
+    near = difflib.get_close_matches(name, layers, n=_NUM_NAMED, cutoff=0.3) or [n for n in layers if n][:_NUM_NAMED]
+    raise ValueError(f"the encoder has no layer {name!r}; there are {LAST_LAYER!r}, {', '.join(near)}, and others")
