@@ -1,10 +1,17 @@
-"""How often each sample is drawn in an epoch: pure, deterministic in (seed, epoch)."""
+"""How often each sample is drawn in an epoch: pure, deterministic in (seed, epoch).
+
+A sample of several classes is drawn as often as the one of its classes that needs it most: nothing rare is lost, and a
+class that stands beside most others (person in LID) stays more frequent than the rest. `expected_counts` tells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
+
+Balance = Literal["none", "down", "up", "down_up", "repeat"]
 
 
 def class_counts(classes: Sequence[Sequence[int]], *, num_classes: int) -> np.ndarray:
@@ -27,6 +34,55 @@ def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, thresh
     with np.errstate(divide="ignore"):
         per_class = np.maximum(1.0, np.sqrt(threshold / frequency))
     return np.array([max((per_class[c - 1] for c in present), default=1.0) for present in classes])
+
+
+def balance_factors(
+    classes: Sequence[Sequence[int]], *, num_classes: int, balance: Balance, threshold: float, limit: float
+) -> np.ndarray:
+    """Draws per epoch of each sample, f64[n] >= 0, at most `limit`; n_c images show class c.
+
+    | `balance` | factor of class c |
+    |---|---|
+    | `none` | 1 |
+    | `down` | min(1, n_min / n_c): every class about as often as the rarest (LID 2020's third place) |
+    | `up` | n_max / n_c: every class about as often as the most frequent |
+    | `down_up` | n_med / n_c, the median: rare classes more often, frequent ones less |
+    | `repeat` | LVIS repeat factors of `threshold` |
+
+    A sample gets the largest factor of its classes. Those without a class count as one more class, which is only ever
+    drawn less often. Classes that no sample shows are left out of minimum and median.
+    """
+    if balance == "none":
+        return np.ones(len(classes))
+    if balance == "repeat":
+        return np.minimum(repeat_factors(classes, num_classes=num_classes, threshold=threshold), limit)
+    counts = class_counts(classes, num_classes=num_classes).astype(np.float64)
+    shown = counts[counts > 0]
+    if len(shown) == 0:
+        return np.ones(len(classes))
+    centre: dict[str, Callable[[np.ndarray], np.floating]] = {"down": np.min, "up": np.max, "down_up": np.median}
+    goal = float(centre[balance](shown))
+    per_class = goal / np.maximum(counts, 1.0)
+    num_empty = sum(not present for present in classes)
+    of_empty = min(1.0, goal / max(num_empty, 1))
+    factors = np.array([max((per_class[c - 1] for c in present), default=of_empty) for present in classes])
+    return np.minimum(factors, limit)
+
+
+def expected_counts(classes: Sequence[Sequence[int]], *, factors: np.ndarray, num_classes: int) -> np.ndarray:
+    """Images of each class in an epoch, f64[num_classes], on average over epochs."""
+    counts = np.zeros(num_classes)
+    for present, factor in zip(classes, factors, strict=True):
+        for c in present:
+            counts[c - 1] += factor
+    return counts
+
+
+def positive_weights(counts: np.ndarray, *, power: float, limit: float) -> np.ndarray:
+    """Loss weights of the classes, f64[C] in [1, limit]: (n_max / n_c) ** power; 1 where no image shows the class."""
+    largest = counts.max(initial=1)
+    weights = (largest / np.maximum(counts, 1)) ** power
+    return np.where(counts > 0, np.clip(weights, 1.0, limit), 1.0)
 
 
 def draws(factors: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:

@@ -50,7 +50,7 @@ class JoinedRecords:
         return len(self.places)
 
     def repeat(self, factors: np.ndarray) -> None:
-        """Draw each record as often as its factor says (f64[n], >= 1), from the next `order` on."""
+        """Draw each record as often as its factor says (f64[n], >= 0), from the next `order` on."""
         self._factors = factors
 
     def classes(self) -> list[list[int]]:

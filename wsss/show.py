@@ -21,6 +21,9 @@ def render_recipe(recipe: Recipe, out: Console) -> None:
         reads = ", ".join(f"{slot}: {up.name}" for slot, up in instance.inputs.items())
         chain.add_row(instance.name, instance.stage.kind, reads, state_of(instance), instance.fingerprint[:16])
     out.print(chain)
+    for instance in recipe.instances:
+        for line in _preview(instance):
+            out.print(f"{instance.name}: {line}", markup=False, soft_wrap=True)
     settings = Table(title="settings", title_justify="left")
     for header in ("name", "value", "from"):
         settings.add_column(header)
@@ -33,6 +36,11 @@ def render_recipe(recipe: Recipe, out: Console) -> None:
             origin = recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
             settings.add_row(dotted, escape(str(value)), origin)
     out.print(settings)
+
+
+def _preview(instance: Instance) -> list[str]:
+    """Empty where what the stage reads is not there yet."""
+    return instance.stage.preview(instance) if all(up.is_done() for up in instance.inputs.values()) else []
 
 
 def state_of(instance: Instance) -> str:

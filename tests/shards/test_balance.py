@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shards.balance import class_counts, draws, repeat_factors
+from shards.balance import (
+    balance_factors,
+    class_counts,
+    draws,
+    expected_counts,
+    positive_weights,
+    repeat_factors,
+)
 
 CLASSES = [[1], [1, 2], [1], [1], [1, 3], [], [1], [1, 2]]
 
@@ -44,3 +51,49 @@ def test_draws_round_each_factor_up_as_often_as_its_fraction_says() -> None:
     assert set(np.unique(drawn[:, 1])) == {1, 2} and set(np.unique(drawn[:, 3])) == {3, 4}
     np.testing.assert_allclose(drawn.mean(0), factors, atol=0.03)
     np.testing.assert_array_equal(drawn[7], draws(factors, seed=3, epoch=7))
+
+
+def factors_of(balance: str, *, limit: float = 100.0) -> np.ndarray:
+    return balance_factors(CLASSES, num_classes=4, balance=balance, threshold=0.5, limit=limit)  # type: ignore[arg-type]
+
+
+def test_balance_by_hand() -> None:
+    # Class 1 in 7 images, class 2 in 2, class 3 in 1, class 4 in none; one image has no class.
+    np.testing.assert_allclose(factors_of("none"), np.ones(8))
+    np.testing.assert_allclose(factors_of("down"), [1 / 7, 1 / 2, 1 / 7, 1 / 7, 1, 1, 1 / 7, 1 / 2])
+    np.testing.assert_allclose(factors_of("up"), [1, 3.5, 1, 1, 7, 1, 1, 3.5])
+    np.testing.assert_allclose(factors_of("down_up"), [2 / 7, 1, 2 / 7, 2 / 7, 2, 1, 2 / 7, 1])
+    np.testing.assert_allclose(factors_of("up", limit=2.5), [1, 2.5, 1, 1, 2.5, 1, 1, 2.5])
+
+
+def random_classes(num_images: int = 4000) -> list[list[int]]:
+    """Class 1 stands in most images, class c of the others in about a share 0.3 / c."""
+    random = np.random.default_rng(3)
+    shares = [0.7, *(0.3 / c for c in range(2, 9))]
+    return [[c + 1 for c, share in enumerate(shares) if random.random() < share] for _ in range(num_images)]
+
+
+def test_balanced_epochs_are_flatter_and_expected_counts_are_what_is_drawn() -> None:
+    classes = random_classes()
+    counts = class_counts(classes, num_classes=8)
+    spread = {}
+    for balance in ("none", "down", "up", "down_up"):
+        factors = balance_factors(classes, num_classes=8, balance=balance, threshold=1.0, limit=100.0)  # type: ignore[arg-type]
+        expected = expected_counts(classes, factors=factors, num_classes=8)
+        epochs = [draws(factors, seed=5, epoch=epoch) for epoch in range(20)]
+        drawn = np.mean(
+            [[sum(t for t, p in zip(times, classes, strict=True) if c in p) for c in range(1, 9)] for times in epochs],
+            0,
+        )
+        np.testing.assert_allclose(drawn, expected, rtol=0.05)
+        spread[balance] = expected.max() / expected.min()
+    assert all(spread[balance] < spread["none"] / 2 for balance in ("down", "up", "down_up"))
+    down = balance_factors(classes, num_classes=8, balance="down", threshold=1.0, limit=100.0)
+    assert down.max() == 1.0 and down.sum() < len(classes) / 2
+    assert (expected_counts(classes, factors=down, num_classes=8) >= counts.min() - 1e-9).all()
+
+
+def test_positive_weights() -> None:
+    counts = np.array([100, 25, 1, 0])
+    np.testing.assert_allclose(positive_weights(counts, power=0.5, limit=8), [1, 2, 8, 1])
+    np.testing.assert_allclose(positive_weights(counts, power=1.0, limit=50), [1, 4, 50, 1])

@@ -18,16 +18,18 @@ HEADS = ("linear", "stochastic")
 
 
 class LinearHead(nn.Module):
-    """logits = W mean_hw(x): global average pooling and a linear layer without bias, W: [C,D]."""
+    """logits = W dropout(mean_hw(x)): global average pooling and a linear layer without bias, W: [C,D]."""
 
-    def __init__(self, num_features: int, *, num_classes: int) -> None:
+    def __init__(self, num_features: int, *, num_classes: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.weight = nn.Parameter(torch.empty(num_classes, num_features))
         _initialise(self.weight)
 
     def forward(self, features_BDhw: torch.Tensor) -> torch.Tensor:
         """Return the logits [B,C]."""
-        return features_BDhw.mean(dim=(2, 3)) @ self.weight.T
+        pooled_BD: torch.Tensor = self.dropout(features_BDhw.mean(dim=(2, 3)))
+        return pooled_BD @ self.weight.T
 
 
 class StochasticHead(nn.Module):
@@ -73,7 +75,8 @@ class StochasticHead(nn.Module):
 class Classifier(nn.Module):
     """Multi-label classifier: image [B,3,H,W] -> logits [B,C], column = class id - 1, before the sigmoid.
 
-    head "linear": `kernel_size` and `drop_rate` play no part. head "stochastic": a window of `kernel_size` squared
+    head "linear": `kernel_size` and `drop_rate` play no part; channels of the pooled map are left out with probability
+    `dropout` in training mode. head "stochastic": a window of `kernel_size` squared
     pixels around each pixel, of which all but the centre are left out with probability `drop_rate` in training mode,
     none in evaluation mode.
 
@@ -85,7 +88,14 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, *, num_classes: int, head: str, kernel_size: int = 1, drop_rate: float = 0.0
+        self,
+        encoder: Encoder,
+        *,
+        num_classes: int,
+        head: str,
+        kernel_size: int = 1,
+        drop_rate: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if head not in HEADS:
@@ -95,7 +105,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.head: LinearHead | StochasticHead
         if head == "linear":
-            self.head = LinearHead(encoder.num_features, num_classes=num_classes)
+            self.head = LinearHead(encoder.num_features, num_classes=num_classes, dropout=dropout)
         else:
             self.head = StochasticHead(
                 encoder.num_features, num_classes=num_classes, kernel_size=kernel_size, drop_rate=drop_rate

@@ -37,6 +37,8 @@ class EncoderSettings:
     """`same` for networks converted from TensorFlow."""
     reparameterised: bool = False
     """The branches of a MobileOne or RepVGG are fused, as its weight file has them."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth: the rate at the last block, rising from 0; only for networks of timm that take it."""
     norm: Literal["frozen", "batch", "synchronised"] = "frozen"
     """BatchNorm: fixed as given, per rank, or over the batches of all ranks."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -62,6 +64,7 @@ class EncoderSettings:
             pretrained=self.pretrained if pretrained else "none",
             pad_type=self.pad_type,
             reparameterised=self.reparameterised,
+            drop_path=self.drop_path,
         )
 
 

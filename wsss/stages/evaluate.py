@@ -20,9 +20,9 @@ from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
 from shards.records import IGNORE, CamRecord, Missing, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
-from wsss.curve_plot import draw_curve
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, curve, curve_counts, two_fold_threshold
+from wsss.plots import draw_curve
 from wsss.settings import settings
 from wsss.stages.make_seeds import upsample
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter

@@ -75,6 +75,10 @@ class Stage:
     def check(self, instance: Instance) -> None:
         """Raise ValueError where settings and inputs do not fit together, before anything runs."""
 
+    def preview(self, instance: Instance) -> list[str]:
+        """Lines that `wsss show` prints of this stage before it runs: what the data that are there let foresee."""
+        return []
+
     def check_environment(self) -> None:
         """Raise ValueError where this machine's libraries cannot do what the settings ask.
 

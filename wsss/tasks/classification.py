@@ -6,44 +6,88 @@ Shape letters: `B` batch, `C` foreground classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from wsss.losses.masked_mean import MaskedSum
+from wsss.losses.multi_label import Loss, asymmetric_terms, bce_terms, combine_terms, focal_terms
+from wsss.mixing import Mixing, mix
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
 
-class ClassificationTask(Task):
-    """Mean over known (image, class) pairs of a per-class loss on the logits.
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimised."""
 
-    `bce` is binary cross entropy, which `multilabel_soft_margin_loss` (irn) equals; `focal` scales it by
-    (1 - p_t)^2. Batch: `image` f32[B, 3, H, W], `target` f32[B, C] in {0, 1}, `known` f32[B, C] in {0, 1}.
-    Source: Lin et al., Focal Loss, ICCV 2017, equation 4 (without its alpha).
+    loss: Loss = "bce"
+    focal_gamma: float = 2.0
+    asymmetric_gammas: tuple[float, float] = (1.0, 4.0)
+    asymmetric_margin: float = 0.05
+    label_smoothing: float = 0.0
+    positive_weights: tuple[float, ...] | None = None
+    """Weight of each class's positive term; None for 1."""
+    mixing: Mixing = "none"
+    mixing_alpha: float = 0.2
+
+
+class ClassificationTask(Task):
+    """Mean over known (image, class) pairs of a loss on the logits.
+
+    `soft_margin` is torch's multilabel_soft_margin_loss (irn): the mean over an image's classes, then over images; it
+    equals `bce` where all labels are known. Batch: `image` f32[B, 3, H, W], `target` f32[B, C] in {0, 1}, `known`
+    f32[B, C] in {0, 1}. Images are mixed in training mode only.
     """
 
     network: Classifier
 
-    def __init__(self, network: Classifier, *, loss: Literal["bce", "focal"], synchronise_norms: bool) -> None:
+    def __init__(self, network: Classifier, *, objective: Objective, synchronise_norms: bool) -> None:
         super().__init__()
         self.network = network
         self.synchronise_norms = synchronise_norms
-        self._loss = loss
+        self._objective = objective
 
     def forward(self, batch: Batch) -> TaskOutput:
+        objective = self._objective
+        image_B3HW, target_BC, known_BC = batch["image"], batch["target"], batch["known"]
         # The engine seeds torch's generator at every step, so a training that goes on draws what it would have drawn.
-        logits_BC = self.network(batch["image"], generator=torch.default_generator).float()
-        target_BC, known_BC = batch["target"], batch["known"]
-        loss_BC = F.binary_cross_entropy_with_logits(logits_BC, target_BC, reduction="none")
-        if self._loss == "focal":
-            loss_BC = loss_BC * (1 - torch.exp(-loss_BC)).square()
-        term = MaskedSum((loss_BC * known_BC).sum(), known_BC.sum())
+        generator = torch.default_generator
+        if self.training:
+            image_B3HW, target_BC, known_BC = mix(
+                image_B3HW,
+                target_BC,
+                known_BC,
+                mixing=objective.mixing,
+                alpha=objective.mixing_alpha,
+                generator=generator,
+            )
+        logits_BC = self.network(image_B3HW, generator=generator).float()
+        weights = objective.positive_weights
+        loss_BC = known_BC * combine_terms(
+            self._terms(logits_BC),
+            target_BC=target_BC,
+            smoothing=objective.label_smoothing,
+            positive_weight_C=None if weights is None else torch.tensor(weights).to(logits_BC),
+        )
+        if objective.loss == "soft_margin":
+            known_B = known_BC.sum(1)
+            term = MaskedSum((loss_BC.sum(1) / known_B.clamp_min(1)).sum(), (known_B > 0).sum())
+        else:
+            term = MaskedSum(loss_BC.sum(), known_BC.sum())
         return TaskOutput(terms={"classification": term}, weights={"classification": 1.0})
+
+    def _terms(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._objective.loss == "focal":
+            return focal_terms(logits_BC, gamma=self._objective.focal_gamma)
+        if self._objective.loss == "asymmetric":
+            gammas, margin = self._objective.asymmetric_gammas, self._objective.asymmetric_margin
+            return asymmetric_terms(logits_BC, gammas=gammas, margin=margin)
+        return bce_terms(logits_BC)
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         return self.network.head.parameters()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from wsss.losses.masked_mean import MaskedSum
-from wsss.tasks.classification import ClassificationTask
+from wsss.tasks.classification import ClassificationTask, Objective
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import TaskOutput, combine
 
@@ -27,24 +27,79 @@ class Fixed(nn.Module):
         return self.head["output"]
 
 
-@pytest.mark.parametrize("loss", ["bce", "focal"])
-def test_classification_by_its_definition(loss: Any) -> None:
+def classified(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor, **objective: Any) -> TaskOutput:
+    network: Any = Fixed(logits)
+    task = ClassificationTask(network, objective=Objective(**objective), synchronise_norms=False)
+    return task({"image": torch.zeros(len(logits), 3, 2, 2), "target": target, "known": known})
+
+
+def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(5, 7, generator=generator)
     target = (torch.rand(5, 7, generator=generator) < 0.4).float()
-    known = (torch.rand(5, 7, generator=generator) < 0.7).float()
-    task = ClassificationTask(Fixed(logits), loss=loss, synchronise_norms=False)  # type: ignore[arg-type]
-    found = task({"image": torch.zeros(5, 3, 2, 2), "target": target, "known": known})
-    total, count = 0.0, 0
-    for b in range(5):
-        for c in range(7):
-            if known[b, c]:
-                probability = 1 / (1 + math.exp(-float(logits[b, c])))
-                p_true = probability if target[b, c] else 1 - probability
-                total += -math.log(p_true) * ((1 - p_true) ** 2 if loss == "focal" else 1)
-                count += 1
-    assert found.total().item() == pytest.approx(total / count, rel=1e-5)
-    assert int(found.terms["classification"].count) == count
+    return logits, target, (torch.rand(5, 7, generator=generator) < 0.7).float()
+
+
+def pair_loss(logit: float, there: bool, loss: str) -> float:
+    """One (image, class), as the papers write it."""
+    p = 1 / (1 + math.exp(-logit))
+    if loss == "asymmetric":
+        shifted = max(p - 0.05, 0)
+        return -((1 - p) ** 1.0) * math.log(p) if there else -(shifted**4.0) * math.log(1 - shifted)
+    p_true = p if there else 1 - p
+    return -math.log(p_true) * ((1 - p_true) ** 2 if loss == "focal" else 1)
+
+
+@pytest.mark.parametrize("loss", ["bce", "focal", "asymmetric"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classification_by_its_definition(loss: str, smoothing: float) -> None:
+    logits, target, known = drawn()
+    found = classified(logits, target, known, loss=loss, label_smoothing=smoothing)
+    total = 0.0
+    for b, c in torch.nonzero(known).tolist():
+        share = float(target[b, c]) * (1 - smoothing) + smoothing / 2
+        for weight, there in ((share, True), (1 - share, False)):
+            total += weight * pair_loss(float(logits[b, c]), there, loss)
+    assert found.total().item() == pytest.approx(total / int(known.sum()), rel=1e-5)
+    assert int(found.terms["classification"].count) == int(known.sum())
+
+
+def test_soft_margin_is_torchs_and_averages_over_images() -> None:
+    logits, target, known = drawn()
+    everything = torch.ones_like(known)
+    expected = torch.nn.functional.multilabel_soft_margin_loss(logits, target)
+    assert classified(logits, target, everything, loss="soft_margin").total().item() == pytest.approx(expected.item())
+    known[0] = 0
+    per_image = [
+        sum(pair_loss(float(logits[b, c]), bool(target[b, c]), "bce") for c in range(7) if known[b, c]) / known[b].sum()
+        for b in range(1, 5)
+    ]
+    found = classified(logits, target, known, loss="soft_margin")
+    assert found.total().item() == pytest.approx(float(sum(per_image)) / 4, rel=1e-5)
+
+
+def test_classes_weigh_where_they_are_shown() -> None:
+    logits, target, known = drawn()
+    weights = (1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 10.0)
+    difference = (
+        classified(logits, target, known, positive_weights=weights).total() - classified(logits, target, known).total()
+    )
+    extra = sum(
+        (weights[c] - 1) * pair_loss(float(logits[b, c]), True, "bce")
+        for b, c in torch.nonzero(known * target).tolist()
+    )
+    assert difference.item() == pytest.approx(extra / int(known.sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["bce", "soft_margin", "focal", "asymmetric"])
+def test_extreme_logits_have_finite_gradients(loss: str) -> None:
+    logits = torch.tensor([[-80.0, 80.0, 0.0, -80.0, 80.0]], requires_grad=True)
+    target = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0]])
+    network: Any = Fixed(logits.detach())
+    task = ClassificationTask(network, objective=Objective(loss=loss), synchronise_norms=False)  # type: ignore[arg-type]
+    task({"image": torch.zeros(1, 3, 2, 2), "target": target, "known": torch.ones(1, 5)}).total().backward()
+    gradient = next(task.new_parameters()).grad
+    assert gradient is not None and gradient.isfinite().all() and gradient.abs().max() > 0
 
 
 def test_segmentation_leaves_ignored_pixels_out() -> None:

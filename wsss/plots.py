@@ -1,0 +1,52 @@
+"""Figures of measurements, as PNG files whose bytes depend on what they show alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_curve(mean_iou_N: Sequence[float], *, chosen: Sequence[float], title: str) -> bytes:
+    """A PNG: the curve over thresholds i / N, and the thresholds chosen on either half."""
+    from matplotlib.figure import Figure  # takes seconds to import
+
+    figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [i / len(mean_iou_N) for i in range(len(mean_iou_N))], [100 * value for value in mean_iou_N], color="#20639b"
+    )
+    for threshold in chosen:
+        axes.axvline(threshold, color="#ed553b", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("background threshold (dashed: chosen on either half)")
+    axes.set_ylabel("mean IoU, %")
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def draw_class_histogram(counts_C: Sequence[float], *, drawn_C: Sequence[float], names: Sequence[str]) -> bytes:
+    """A PNG: images of each class, and how many of them an epoch draws; most frequent class first, logarithmic."""
+    from matplotlib.figure import Figure
+
+    order = sorted(range(len(names)), key=lambda c: -counts_C[c])
+    figure = Figure(figsize=(max(5.0, 0.11 * len(names)), 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    places = range(len(names))
+    axes.bar(places, [counts_C[c] for c in order], width=0.9, color="#b8c4d0", label="images")
+    axes.step(places, [drawn_C[c] for c in order], where="mid", color="#ed553b", linewidth=1.2, label="drawn per epoch")
+    axes.set_yscale("log")
+    axes.set_xticks(places, [names[c] for c in order], rotation=90, fontsize=5 if len(names) > 40 else 8)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without a date and version in the file, the same curve gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
