@@ -315,22 +315,28 @@ def _whole_parameters(task: Task, stage: Fit) -> Any:
 
 
 def _optimizer(task: Task, stage: Fit) -> torch.optim.Optimizer:
-    """Four groups: given or new parameters, decayed or not (norms and biases are not)."""
+    """Groups: given or new parameters, biases or not, decayed or not (norms and biases are not)."""
     new = {id(parameter) for parameter in task.new_parameters()}
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for parameter in task.parameters():
+    groups: dict[tuple[bool, bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in new, parameter.ndim > 1), []).append(parameter)
+            # Biases stand apart only where their rate does: every group costs DeepSpeed a buffer.
+            is_bias = stage.bias_rate_factor != 1 and name.endswith("bias")
+            groups.setdefault((id(parameter) in new, is_bias, parameter.ndim > 1), []).append(parameter)
     parts = [
         {
             "params": parameters,
-            "lr": stage.learning_rate * (stage.head_rate_factor if is_new else 1.0),
+            "lr": stage.learning_rate
+            * (stage.head_rate_factor if is_new else 1.0)
+            * (stage.bias_rate_factor if is_bias else 1.0),
             "weight_decay": stage.weight_decay if decayed else 0.0,
         }
-        for (is_new, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (is_new, is_bias, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     if not parts or not math.isfinite(stage.learning_rate):
         raise ValueError("the task has no parameter to train")
     if stage.optimizer == "sgd":
         return torch.optim.SGD(parts, lr=stage.learning_rate, momentum=stage.momentum)
+    if stage.optimizer == "adam":
+        return torch.optim.Adam(parts, lr=stage.learning_rate, betas=(stage.momentum, 0.999))
     return torch.optim.AdamW(parts, lr=stage.learning_rate, betas=(stage.momentum, 0.999))

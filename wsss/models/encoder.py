@@ -6,7 +6,7 @@ Shape letters: B batch, D channels, H W pixels, h w strided pixels.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.models import is_model_pretrained
 from timm.utils.model import reparameterize_model
 from torch import nn
+
+from wsss.models.vgg import OUTPUT_STRIDE as VGG_STRIDE
+from wsss.models.vgg import VGG_VARIANTS, build_vgg
 
 OUTPUT_STRIDES = (8, 16, 32)
 _NATIVE_STRIDE = 32
@@ -91,6 +94,11 @@ class Encoder(nn.Module):
         features: torch.Tensor = self.network.forward_features(image_B3HW)
         return features
 
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that no weight file has: of the convolutions that a variant adds."""
+        for name in getattr(self.network, "new_layers", ()):
+            yield from self.network.get_submodule(name).parameters()
+
     def pyramid(self, image_B3HW: torch.Tensor) -> list[torch.Tensor]:
         """Return the map at the end of each stage, fine to coarse: `pyramid_channels` at `pyramid_strides`."""
         maps: list[torch.Tensor] = self.network.forward_intermediates(
@@ -116,13 +124,15 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
     if reduction != spec.output_stride:
         raise ValueError(f"encoder {spec.name!r} has output stride {reduction}; it cannot be {spec.output_stride}")
     network = settle_network(network, spec=spec, **arguments)
-    if spec.weight_file is not None:
+    if spec.weight_file is not None and spec.name not in VGG_VARIANTS:
         load_weight_file(network, path=spec.weight_file, described=f"encoder {spec.name!r}")
     return Encoder(network)
 
 
 def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
     """timm.create_model with refusals that say what to change; "imagenet" weights are loaded by timm."""
+    if spec.name in VGG_VARIANTS:
+        return _vgg(spec)
     check_name(spec.name)
     pretrained = spec.pretrained == "imagenet"
     if pretrained and not is_model_pretrained(spec.name):
@@ -138,9 +148,18 @@ def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
         raise ValueError(f"encoder {spec.name!r} does not support {asked}; leave that out or choose another") from error
 
 
+def _vgg(spec: EncoderSpec) -> Any:
+    given = {"output_stride": spec.output_stride, "dilated": spec.dilated, "pad_type": spec.pad_type}
+    fixed = {"output_stride": VGG_STRIDE, "dilated": True, "pad_type": ""}
+    for name, value in fixed.items():
+        if given[name] != value:
+            raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} is built with {name} = {value!r} alone")
+    return build_vgg(spec.name, pretrained=spec.pretrained)
+
+
 def settle_network(network: nn.Module, *, spec: EncoderSpec, **arguments: Any) -> Any:
     """Undo the dilation and fuse the branches, where `spec` asks for it; `arguments` as given to `create_network`."""
-    if not spec.dilated and spec.output_stride != _NATIVE_STRIDE:
+    if spec.name not in VGG_VARIANTS and not spec.dilated and spec.output_stride != _NATIVE_STRIDE:
         native_arguments = {key: value for key, value in spec.timm_arguments.items() if key != "output_stride"}
         undo_dilation(network, native=timm.create_model(spec.name, **native_arguments, **arguments))
     if not spec.reparameterised:
@@ -175,21 +194,26 @@ def undo_dilation(network: nn.Module, *, native: nn.Module) -> None:
 
 def check_name(name: str) -> None:
     """Refuse a name that timm does not know, with the nearest ones."""
-    if timm.is_model(name):
+    if timm.is_model(name) or name in VGG_VARIANTS:
         return
-    nearest = difflib.get_close_matches(name, timm.list_models(), n=_NUM_NAMED, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, [*VGG_VARIANTS, *timm.list_models()], n=_NUM_NAMED, cutoff=0.5)
     hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models()"
     raise ValueError(f"no encoder is called {name!r}; {hint}")
 
 
 def load_weight_file(network: nn.Module, *, path: Path, described: str) -> None:
     """Load a whole timm state dict into `network`, strictly, except for the classifier it may carry."""
+    require_weight_file(path)
+    state = drop_classifier(load_file(path), network=network)
+    load_state(network, state=state, described=described, origin=str(path))
+
+
+def require_weight_file(path: Path) -> None:
+    """Raise ValueError where `path` is no .safetensors file that exists."""
     if path.suffix != ".safetensors":
         raise ValueError(f'pretrained is {str(path)!r}; allowed: "imagenet", "none" or the path of a .safetensors file')
     if not path.is_file():
         raise ValueError(f"there is no weight file {path}; give the path of a .safetensors file")
-    state = drop_classifier(load_file(path), network=network)
-    load_state(network, state=state, described=described, origin=str(path))
 
 
 def drop_classifier(state: Mapping[str, torch.Tensor], *, network: Any) -> dict[str, torch.Tensor]:

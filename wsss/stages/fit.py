@@ -43,14 +43,16 @@ class Fit(Stage):
     """Examples per optimisation step over all ranks: a multiple of `num_ranks`."""
     num_epochs: Annotated[int, Field(ge=1)] = 5
     """Passes over the training set."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """Optimisation method."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     """Rate of the parameters that start from given weights."""
     head_rate_factor: Annotated[float, Field(gt=0)] = 10.0
     """Rate of new parameters as a multiple of `learning_rate`."""
+    bias_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    """Rate of biases as a multiple of their weights'."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD; the first beta of AdamW."""
+    """Momentum of SGD; the first beta of Adam and AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decay of weights; norms and biases are not decayed."""
     poly_power: Annotated[float, Field(ge=0)] = 0.9

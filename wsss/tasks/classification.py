@@ -90,4 +90,5 @@ class ClassificationTask(Task):
         return bce_terms(logits_BC)
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
-        return self.network.head.parameters()
+        yield from self.network.head.parameters()
+        yield from self.network.encoder.new_parameters()

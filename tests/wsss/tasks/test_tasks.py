@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ class Fixed(nn.Module):
         super().__init__()
         self.head = nn.ParameterDict({"output": nn.Parameter(output)})
         self.decoder_parts = [self.head]
+        self.encoder = SimpleNamespace(new_parameters=lambda: iter(()))
 
     def forward(self, image: torch.Tensor, **_: Any) -> torch.Tensor:
         return self.head["output"]

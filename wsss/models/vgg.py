@@ -1,0 +1,83 @@
+"""VGG16 as two papers of class activation maps changed it: denser strides, dilation, further convolutions.
+
+Shape letters: B batch, D channels, H W pixels, h w strided pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+VGG_VARIANTS = ("vgg16_npa", "vgg16_ficklenet")
+OUTPUT_STRIDE = 8
+_WIDTH = 512
+
+
+def build_vgg(name: str, *, pretrained: str) -> Any:
+    """timm's VGG16 as the third place of LID 2020 (`vgg16_npa`) or FickleNet has it; both at output stride 8.
+
+    | | `vgg16_npa` | `vgg16_ficklenet` |
+    |---|---|---|
+    | of | VGG16 with batch normalisation | VGG16 |
+    | pools 1 to 3 | 2x2, stride 2 | 3x3, stride 2, padding 1 |
+    | pool 4 | 3x3, stride 1, padding 1 | the same |
+    | pool 5 | none | none |
+    | block 5 | dilated by 2 | the same |
+    | behind it | three 3x3 convolutions with ReLU, new | nothing |
+
+    `pretrained`: "imagenet" (timm's weights), "none", or a .safetensors file with timm's names. Maps have
+    ceil(H / 8) x ceil(W / 8) pixels for `vgg16_ficklenet` (321 px: 41), floor(H / 8) x floor(W / 8) for `vgg16_npa`.
+
+    Raises: ValueError for a weight file that does not fit.
+    Source: public code of NoPeopleAllowed (LID 2020, third place); Lee et al., CVPR 2019 (FickleNet), section 4.
+    Differs: as published.
+    """
+    base = "vgg16_bn" if name == "vgg16_npa" else "vgg16"
+    # 123 of the 138 million weights are two fully connected layers that no map needs: small where none are loaded.
+    arguments = {"pretrained": True} if pretrained == "imagenet" else {"mlp_ratio": 1 / 4096}
+    network: Any = timm.create_model(base, num_classes=0, global_pool="", **arguments)
+    network.pre_logits = nn.Identity()
+    if pretrained not in ("imagenet", "none"):
+        _load(network, Path(pretrained), name=name)
+    pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
+    if name == "vgg16_ficklenet":
+        for place in pools[:3]:
+            network.features[place] = nn.MaxPool2d(3, stride=2, padding=1)
+    network.features[pools[3]] = nn.MaxPool2d(3, stride=1, padding=1)
+    network.features[pools[4]] = nn.Identity()
+    for layer in network.features[pools[3] :]:
+        if isinstance(layer, nn.Conv2d):
+            layer.dilation, layer.padding = (2, 2), (2, 2)
+    network.new_layers = _extend(network.features) if name == "vgg16_npa" else ()
+    levels = [(64, 2, pools[0]), (128, 4, pools[1]), (256, 8, pools[2]), (512, 8, pools[3]), (512, 8, pools[4])]
+    network.feature_info = [
+        {"num_chs": channels, "reduction": stride, "module": f"features.{place}"} for channels, stride, place in levels
+    ]
+    network.stage_ends = [place for _, _, place in levels]
+    return network
+
+
+def _extend(features: nn.Sequential) -> tuple[str, ...]:
+    """Append three convolutions with ReLU; their names below the network."""
+    names = []
+    for _ in range(3):
+        convolution = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(torch.as_tensor(convolution.bias))
+        names.append(f"features.{len(features)}")
+        features.append(convolution)
+        features.append(nn.ReLU(inplace=True))
+    return tuple(names)
+
+
+def _load(network: nn.Module, path: Path, *, name: str) -> None:
+    from wsss.models.encoder import load_state, require_weight_file
+
+    require_weight_file(path)
+    state = {key: value for key, value in load_file(path).items() if key.startswith("features.")}
+    load_state(network, state=state, described=f"encoder {name!r}", origin=str(path))
