@@ -19,7 +19,7 @@ from wsss.images import resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_per_class
 from wsss.ops.multi_scale import merge_views, resize_bilinear, view_sizes
 from wsss.ops.stochastic_cam import stochastic_cam
-from wsss.settings import settings
+from wsss.settings import Scales, settings
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 from wsss.stages.train_classifier import TrainClassifier
@@ -38,7 +38,7 @@ class MakeCams(Map):
 
     method: Literal["cam", "stochastic"] = "cam"
     """`cam`: Zhou et al. 2016, as irn merges scales; `stochastic`: FickleNet's maps (mean and maximum are kept)."""
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 0.5, 1.5, 2.0)
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""
