@@ -46,12 +46,20 @@ def save(engine: Any, folder: Path, state: TrainingState) -> None:
 
 
 def restore(engine: Any, folder: Path) -> TrainingState:
-    """Load the latest checkpoint into the engine; a fresh state where there is none."""
+    """Load the latest checkpoint into the engine; a fresh state where there is none.
+
+    Raises: ValueError where the pointer is not readable, RuntimeError where the checkpoint does not load.
+    """
     try:
         pointer = json.loads((folder / POINTER).read_bytes())
+        tag, state = pointer["tag"], TrainingState(**{name: pointer[name] for name in ("step", "history", "sums")})
     except FileNotFoundError:
         return TrainingState()
-    loaded, _ = engine.load_checkpoint(str(folder), tag=pointer["tag"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{folder / POINTER} is not readable ({error}); delete {folder} to train from the start"
+        ) from None
+    loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:
-        raise RuntimeError(f"{folder / pointer['tag']} does not load; delete {folder} to train from the start")
-    return TrainingState(step=pointer["step"], history=pointer["history"], sums=pointer["sums"])
+        raise RuntimeError(f"{folder / tag} does not load; delete {folder} to train from the start")
+    return state

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from cluster import checkpoints
 from cluster.deepspeed_config import deepspeed_config
-from cluster.fit_files import OUTCOME, write_outcome, write_progress
+from cluster.fit_files import has_outcome, write_outcome, write_progress
 from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
 from shards.assign import num_batches, rank_share
 from shards.files import write_bytes
-from wsss.stages.fit import Fit, TrainingSet, weights_path
+from wsss.stages.fit import Fit, TrainingSet, is_whole, weights_path
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.task import Task, combine
 
@@ -55,8 +55,8 @@ class TrainingDivergedError(RuntimeError):
 
 def run_rank(instance: Instance, place: RankPlace) -> None:
     """Train one instance as one rank; rank 0 leaves weights and outcome in the instance's folder."""
-    if (instance.path / OUTCOME).exists() and weights_path(instance).exists():
-        return
+    if has_outcome(instance.path) and is_whole(weights_path(instance)):
+        return  # a driver that died before it wrote its record
     stage = instance.stage
     assert isinstance(stage, Fit)
     device = _prepare_process(place)

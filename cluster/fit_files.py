@@ -58,8 +58,17 @@ def read_outcome(folder: Path) -> Outcome:
     """What a finished training found out. Raises RuntimeError where it did not finish."""
     try:
         return Outcome(**json.loads((folder / OUTCOME).read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):
         raise RuntimeError(f"the training in {folder} ended without a result") from None
+
+
+def has_outcome(folder: Path) -> bool:
+    """True where a training has finished."""
+    try:
+        read_outcome(folder)
+    except RuntimeError:
+        return False
+    return True
 
 
 class RankError(RuntimeError):

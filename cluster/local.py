@@ -96,7 +96,8 @@ def _rank_process(instance: Instance, place: RankPlace, folder: Path) -> None:
     except Exception as error:
         write_rank_error(folder, place.rank, error)
         os._exit(1)  # the driver tells; no traceback per rank
-    dist.destroy_process_group()
+    if dist.is_initialized():  # not where the training was finished already
+        dist.destroy_process_group()
 
 
 def _end_with_parent(parent: int) -> None:

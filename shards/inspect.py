@@ -24,9 +24,9 @@ def open_layer(path: Path) -> Layer:
     """The complete layer in a folder. Raises `ShardError` where there is none."""
     try:
         kind = json.loads((path / INDEX).read_bytes())["record"]
-    except FileNotFoundError:
+    except (OSError, ValueError, TypeError, KeyError):
         raise ShardError(
-            f"{path} holds no complete layer ({INDEX} is missing); name the folder of a finished layer"
+            f"{path} holds no complete layer ({INDEX} is missing or damaged); name the folder of a finished layer"
         ) from None
     return Layer(path, kind)
 

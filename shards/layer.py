@@ -93,7 +93,7 @@ class Layer:
             row = ShardRow.from_bytes(self.row_path(shard).read_bytes())
         except FileNotFoundError:
             raise ShardError(f"{self.tar_path(shard)} is not finished: it has no row; run its stage again") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{self.row_path(shard)} is not readable ({error}); run its stage again") from error
         found = self.tar_path(shard).stat().st_size if self.tar_path(shard).exists() else 0
         if found != row.num_bytes:
@@ -112,16 +112,29 @@ class Layer:
 
     def shards(self) -> list[str]:
         """The shards of a complete layer, in order. Raises `ShardError` where the layer is not complete."""
+        return list(self._index()["shards"])
+
+    def _index(self) -> dict[str, Any]:
+        """The index of a complete layer. Raises `ShardError` where it is missing or damaged."""
         try:
-            return list(json.loads((self.path / INDEX).read_bytes())["shards"])
-        except FileNotFoundError:
+            index = json.loads((self.path / INDEX).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
             raise ShardError(
                 f"the layer {self.path} is not complete: {INDEX} is missing; run its stage again"
             ) from None
+        except ValueError as error:
+            raise ShardError(f"{self.path / INDEX} is not readable ({error}); run its stage again") from None
+        forms = {"record": str, "shards": list, "counts": dict, "sha256": dict, "missing": dict}
+        if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
+            raise ShardError(f"{self.path / INDEX} is not an index; run its stage again")
+        return index
 
     def is_complete(self, expected: list[str]) -> bool:
         """True where the index is written for exactly these shards and each of them is finished."""
-        if not (self.path / INDEX).exists() or self.shards() != expected:
+        try:
+            if self.shards() != expected:
+                return False
+        except ShardError:
             return False
         return all(self.is_finished(shard) for shard in expected)
 
@@ -139,19 +152,19 @@ class Layer:
             "shards": shards,
             "counts": {row.shard: row.count for row in rows},
             "sha256": {row.shard: row.sha256 for row in rows},
-            "missing": {entry.key: entry.reason for row in rows for entry in row.missing},
+            "missing": {row.shard: {e.key: e.reason for e in row.missing} for row in rows if row.missing},
         }
         write_bytes(self.path / INDEX, to_json(index))
 
     def counts(self) -> dict[str, int]:
         """Number of records per split, and `missing` over all splits, of a complete layer."""
-        index = json.loads((self.path / INDEX).read_bytes())
+        index = self._index()
         totals: dict[str, int] = {}
         for shard, count in index["counts"].items():
             totals[split_of(shard)] = totals.get(split_of(shard), 0) + count
-        return totals | {"missing": len(index["missing"])}
+        return totals | {"missing": sum(len(reasons) for reasons in index["missing"].values())}
 
-    def missing(self) -> dict[str, str]:
-        """Key -> reason of every sample that a complete layer has no record of."""
-        reasons: dict[str, str] = json.loads((self.path / INDEX).read_bytes())["missing"]
-        return reasons
+    def missing(self) -> Iterator[Missing]:
+        """Every sample that a complete layer has no record of, with the reason."""
+        for reasons in self._index()["missing"].values():
+            yield from (Missing(key=key, reason=reason) for key, reason in reasons.items())

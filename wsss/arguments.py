@@ -67,7 +67,8 @@ def _add_place(command: argparse.ArgumentParser) -> None:
         "--on",
         default="ray",
         metavar="PLACE",
-        help="ray (this machine, the default), local (this process), or an address",
+        help="ray (this machine, the default), local (this process), auto (from a node of a cluster), HOST:PORT or "
+        "ray://HOST:PORT",
     )
 
 

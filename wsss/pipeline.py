@@ -65,6 +65,7 @@ def run_recipe(
             raise RecipeError(
                 f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
             )
+    _make_runs_folder(recipe)
     for instance in chosen:
         _check_environment(instance)
     summary = RunSummary()
@@ -84,6 +85,15 @@ def _upstream(chosen: tuple[Instance, ...]) -> list[Instance]:
     names = {instance.name for instance in chosen}
     outside = {up.name: up for instance in chosen for up in instance.inputs.values() if up.name not in names}
     return list(outside.values())
+
+
+def _make_runs_folder(recipe: Recipe) -> None:
+    try:
+        (recipe.runtime.runs / "store").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"runtime.runs = {str(recipe.runtime.runs)!r} cannot be written to ({error.strerror}); name another folder"
+        ) from None
 
 
 def _check_environment(instance: Instance) -> None:
@@ -155,7 +165,7 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
         summary.missing[instance.name] = missing
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         index = instance.layer.path / INDEX
-        example = next((f", as of {key}: {why}" for key, why in instance.layer.missing().items()), "")
+        example = next((f", as of {first.key}: {first.reason}" for first in instance.layer.missing()), "")
         raise TooManyMissingError(
             f"{instance.name}: {missing} of {total} records are missing, more than runtime.max_missing = "
             f"{recipe.runtime.max_missing} allows; the reasons stand in {index}{example}. "

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from shards.codec import to_json
 from wsss.settings import hashed_values, setting_values, settings
@@ -32,17 +32,27 @@ class RecipeError(ValueError):
     """A recipe that cannot be run; the message names the setting, what came and what is allowed."""
 
 
+_RESERVED = ("store", "outbox", "mlartifacts")
+_SUPERVISION = ("image", "semi", "full")
+
+
+def _not_reserved(name: str) -> str:
+    if name in _RESERVED:
+        raise ValueError(f"{', '.join(_RESERVED)} are folders that every run has; choose another name")
+    return name
+
+
 @settings
 class RecipeSettings:
     """The table `[recipe]`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), AfterValidator(_not_reserved)]
     """Names the run in MLflow and its folder of results."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random is drawn from this and the sample's key."""
     supervision: Literal["image", "semi", "full"] = "image"
-    """Which labels training may use: image-level labels, masks of some images, masks of all."""
-    expected_seconds: dict[str, float] = Field(default_factory=dict)
+    """Which labels training uses: image-level labels, masks of some images, masks of all; must say what stages do."""
+    expected_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Instance -> seconds it took where the recipe was measured; the estimate of what is left starts from these."""
 
 
@@ -56,7 +66,7 @@ class RuntimeSettings:
     """Actors that work through shards; 0 takes one per CPU of the cluster (per GPU where `actor_gpus` is set)."""
     actor_gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs per actor."""
-    rank_gpus: Annotated[int, Field(ge=0)] = 0
+    rank_gpus: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs per training rank: 0 or 1."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads of every worker and rank; equal bytes need equal threads."""
@@ -114,7 +124,23 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         instances.append(_resolve(name, table, instances, recipe=recipe, runtime=runtime))
     if not instances:
         raise RecipeError(f"{path}: a recipe needs at least one [stages.NAME] table")
+    _check_supervision(recipe, instances)
+    if unknown := sorted(set(recipe.expected_seconds) - {instance.name for instance in instances}):
+        names = [instance.name for instance in instances]
+        raise RecipeError(f"recipe.expected_seconds.{unknown[0]}: " + _unknown("instance", unknown[0], names))
     return Recipe(path, recipe, runtime, tuple(instances), origins)
+
+
+def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> None:
+    """What a recipe declares is what it uses: a result from masks must never pass for one from image labels."""
+    most = max(instances, key=lambda instance: _SUPERVISION.index(instance.stage.supervision()))
+    used = most.stage.supervision()
+    if used != recipe.supervision:
+        raise RecipeError(
+            f"recipe.supervision = {recipe.supervision!r}, but its stages train with {used!r}"
+            + (f" ({most.name})" if used != "image" else "")
+            + f"; declare supervision = {used!r}"
+        )
 
 
 def _read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

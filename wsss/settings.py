@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field
@@ -13,6 +13,8 @@ from pydantic import ConfigDict, Field
 from shards.files import sha256_of
 
 T = TypeVar("T")
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.05, le=16)], ...], Field(min_length=1)]
+"""A setting: sizes of an image, as factors."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from shards.images import decode_image, decode_index_png
 from shards.records import BACKGROUND, IGNORE, BadSampleError, Sample
 from shards.sources.source import Listed
 from shards.taxonomy import VOC_20, Taxonomy
+
+_KEY_PART = re.compile(r"[^\s/\\\x00-\x1f]{1,200}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +51,9 @@ class VocSource:
         path = self.lists.get(split)
         if path is None:
             raise ValueError(f"no list for split {split!r}; lists are given for {sorted(self.lists)}")
-        if not path.exists():
+        if not path.is_file():
             raise ValueError(f"the list of split {split!r} does not exist: {path}")
-        keys = path.read_text().split()
-        if not keys:
-            raise ValueError(f"the list of split {split!r} is empty: {path}")
+        keys = _read_keys(path, split)
         if len(set(keys)) < len(keys):
             twice = next(key for key, count in Counter(keys).items() if count > 1)
             raise ValueError(f"the list of split {split!r} names {twice!r} more than once: {path}")
@@ -95,9 +96,14 @@ class VocSource:
         if not self.labels.exists():
             raise ValueError(f"the file of image-level labels does not exist: {self.labels}")
         try:
-            found: dict[str, list[str]] = json.loads(self.labels.read_bytes())
+            found = json.loads(self.labels.read_bytes())
         except ValueError as error:
             raise ValueError(f"the file of image-level labels is not valid JSON: {self.labels}: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"the file of image-level labels must hold {{key: [names]}}: {self.labels}")
+        for key, names in found.items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{self.labels}: the labels of {key!r} are {names!r}; write a list of class names")
         return found
 
     def _names_from_xml(self, key: str) -> list[str]:
@@ -134,20 +140,43 @@ class VocSource:
         return table
 
     def signature(self) -> str:
-        """Hash of the lists, the label file, and the size of every image, mask and, where labels come from it, XML."""
+        """Hash of the lists, of the label file or the XML annotations, and of the size of every image and mask."""
         digest = hashlib.sha256()
         for split in sorted(self.lists):
             for listed in self.list_split(split):
                 image = self.root / "JPEGImages" / f"{listed.key}.jpg"
                 mask = self.root / self.masks / f"{listed.key}.png"
-                files = [image, mask]
-                if self.labels is None:
-                    files.append(self.root / "Annotations" / f"{listed.key}.xml")
-                sizes = [path.stat().st_size if path.exists() else -1 for path in files]
+                sizes = [path.stat().st_size if path.exists() else -1 for path in (image, mask)]
                 digest.update(f"{split} {listed.key} {sizes}\n".encode())
-        if self.labels is not None and self.labels.exists():
+                annotation = self.root / "Annotations" / f"{listed.key}.xml"
+                if self.labels is None and annotation.is_file():
+                    digest.update(annotation.read_bytes())
+        if self.labels is not None:
+            _ = self._label_file  # raises where it is of another form
             digest.update(self.labels.read_bytes())
         return digest.hexdigest()
+
+
+def _read_keys(path: Path, split: str) -> list[str]:
+    """The keys of a list. Raises ValueError, with the line, for what cannot be a file's name below the root."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list of split {split!r} is not UTF-8 text: {path}: {error}") from None
+    keys = []
+    for number, line in enumerate(lines, start=1):
+        if not (key := line.strip()):
+            continue
+        parts = key.split("/")
+        if len(key.split()) > 1 or any(part in ("", ".", "..") or not _KEY_PART.fullmatch(part) for part in parts):
+            raise ValueError(
+                f"the list of split {split!r} has no key in line {number}: {key[:80]!r}; write one a line, "
+                f"a path below JPEGImages without its ending: {path}"
+            )
+        keys.append(key)
+    if not keys:
+        raise ValueError(f"the list of split {split!r} is empty: {path}")
+    return keys
 
 
 def _words(error: Exception) -> str:

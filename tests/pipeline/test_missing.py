@@ -94,8 +94,9 @@ def test_one_unreadable_image_is_recorded_counted_and_not_fatal(photographs: Pat
     reason = "JPEGImages/val_00001.jpg: the image does not decode: image file is truncated"
     for name in layers(recipe):
         index = json.loads((recipe.instance(name).path / "index.json").read_bytes())
-        assert list(index["missing"]) == ["val_00001"]
-        assert index["missing"]["val_00001"].startswith(reason), f"{name} repeats the first reason"
+        (shard,) = index["missing"]
+        assert list(index["missing"][shard]) == ["val_00001"]
+        assert index["missing"][shard]["val_00001"].startswith(reason), f"{name} repeats the first reason"
         assert summary.records[name].metrics["records.missing"] == 1
         assert list(lint(recipe.instance(name).path)) == []
     assert summary.records["evaluate"].metrics["val.missing"] == 1

@@ -22,7 +22,7 @@ from wsss.contact_sheet import contact_sheet
 from wsss.recipe import RecipeError
 from wsss.report import result_rows
 from wsss.show import state_of
-from wsss.stages.fit import weights_path
+from wsss.stages.fit import load_trained, weights_path
 from wsss.stages.stage import Map
 from wsss.stages.submit import check_submission, expected_images
 
@@ -211,6 +211,48 @@ def test_training_whose_driver_was_killed_goes_on_to_the_same_weights(finished: 
     assert {**record.metrics, timed: 0.0} == {**expected.metrics, timed: 0.0}
     assert [row["loss"] for row in record.tables["history"]] == [row["loss"] for row in expected.tables["history"]]
     assert not list(instance.path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["no record", "no outcome", "weights cut"])
+def test_training_whose_driver_died_at_its_very_end_is_finished(
+    finished: Finished, tmp_path: Path, damage: str
+) -> None:
+    whole, recipe = finished.recipe.instance("train_classifier"), tiny(tmp_path)
+    instance = recipe.instance("train_classifier")
+    copy_upstream(whole, tmp_path)
+    shutil.copytree(whole.path, instance.path)
+    if damage == "weights cut":
+        weights_path(instance).write_bytes(weights_path(whole).read_bytes()[:-1])
+        assert not instance.is_done()
+        with pytest.raises(ValueError, match=r"weights.safetensors is damaged; delete it, and train_classifier trains"):
+            load_trained(instance)
+    else:
+        (instance.path / "run.json").unlink()
+    if damage == "no outcome":
+        (instance.path / "outcome.json").write_text("{")
+    assert run(recipe, first="train_classifier", last="train_classifier").executed == ["train_classifier"]
+    assert weights_path(instance).read_bytes() == weights_path(whole).read_bytes()
+    assert instance.is_done()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"shards": 3}', '{"record": "cam", "shards": []}'])
+def test_damaged_index_is_written_again(finished: Finished, tmp_path: Path, content: str) -> None:
+    whole, recipe = finished.recipe.instance("make_cams"), tiny(tmp_path)
+    instance = recipe.instance("make_cams")
+    copy_upstream(whole, tmp_path)
+    shutil.copytree(whole.path, instance.path)
+    (instance.path / "index.json").write_text(content)
+    assert not instance.is_done()
+    with pytest.raises(RecipeError, match="make_cams is not done yet"):
+        run(recipe, first="make_seeds", last="make_seeds")
+    run(recipe, first="make_cams", last="make_cams")
+    assert files(instance) == files(whole)
+
+
+def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r"runtime.runs = '.*/file' cannot be written to \(Not a directory\)"):
+        run(tiny(tmp_path / "file"))
 
 
 def test_lineage_stands_beside_every_result(finished: Finished) -> None:

@@ -80,7 +80,7 @@ def test_preview_is_a_picture(layer: Layer) -> None:
 
 
 def test_folders_that_are_no_samples(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"holds no complete layer \(index.json is missing\)"):
+    with pytest.raises(ShardError, match=r"holds no complete layer \(index.json is missing or damaged\)"):
         list(info(tmp_path))
     layer = Layer(tmp_path, "seed")
     write_shard(layer, "val-000000", [seed_record("a")])

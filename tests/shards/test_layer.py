@@ -37,7 +37,16 @@ def test_layer_is_complete_when_its_index_is_written(layer: Layer) -> None:
     assert layer.counts() == {"train": 3, "val": 3, "missing": 1}
     assert [row.shard for row in layer.rows("train")] == SHARDS[:2]
     index = json.loads((layer.path / "index.json").read_bytes())
-    assert index["missing"] == {"lost": "no class"} and index["counts"]["val-000000"] == 3
+    assert list(index["missing"].values()) == [{"lost": "no class"}] and index["counts"]["val-000000"] == 3
+
+
+def test_one_key_in_two_splits_is_missing_twice(tmp_path: Path) -> None:
+    made = Layer(tmp_path / "layer", "seed")
+    for shard in ("train-000000", "val-000000"):
+        write_shard(made, shard, [Missing(key="lost", reason=f"not in {shard}")])
+    made.complete(["train-000000", "val-000000"])
+    assert made.counts() == {"train": 0, "val": 0, "missing": 2}
+    assert [entry.reason for entry in made.missing()] == ["not in train-000000", "not in val-000000"]
 
 
 def test_index_bytes_repeat(layer: Layer) -> None:

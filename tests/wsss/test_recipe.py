@@ -153,6 +153,22 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_cams.inputs.classifier=train_segmenter", "unknown earlier instance 'train_segmenter'"),
         ("recipe.name=a b", "recipe.name: String should match pattern"),
         ("recipe.seed=-1", "recipe.seed: Input should be greater than or equal to 0 (got -1)"),
+        ("recipe.seed=99999999999999999999", "recipe.seed: Input should be less than 9223372036854775808"),
+        ("recipe.name=store", "recipe.name: store, outbox, mlartifacts are folders that every run has"),
+        ("recipe.supervision=full", "recipe.supervision = 'full', but its stages train with 'image'; declare"),
+        ("recipe.expected_seconds={make_cam=3}", "recipe.expected_seconds.make_cam: unknown instance 'make_cam'; did"),
+        ("recipe.expected_seconds={make_cams=-3}", "recipe.expected_seconds.make_cams: Input should be greater"),
+        ("runtime.rank_gpus=2", "runtime.rank_gpus: Input should be less than or equal to 1"),
+        ("make_cams.scales=[]", "make_cams.scales: Tuple should have at least 1 item"),
+        ("predict.scales=[1e9]", "predict.scales.0: Input should be less than or equal to 16"),
+        ("make_cams.splits=[\"../x\"]", "make_cams.splits.0: String should match pattern"),
+        ("make_cams.splits=[\"val\", \"val\"]", "make_cams.splits: every split once"),
+        ("make_seeds.crf_gaussian=[0, 3]", "make_seeds.crf_gaussian.0: Input should be greater than or equal to 0.1"),
+        ("make_pseudo_labels.crf_bilateral=[50, 5, -1]", "make_pseudo_labels.crf_bilateral.2: Input should be greater"),
+        ("train_classifier.mean=[100, 0, 0]", "train_classifier.mean.0: Input should be less than or equal to 1"),
+        ("train_classifier.validation_split=foo", "train_classifier.validation_split = 'foo'; build_shards has train"),
+        ("build_shards.counts.test=9", "counts.test is of no split; splits has train, val"),
+        ("build_shards.masked_splits=[\"foo\"]", "masked_splits names 'foo'; splits has train, val"),
         ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
         ("train_classifier.pretrained=none.safetensors", "train_classifier.pretrained: there is no such weight file; "
          "allowed are imagenet, none, or a .safetensors file's path (got 'none.safetensors')"),
@@ -316,6 +332,11 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
 def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, message: str) -> None:
     text = VOC + "[stages.train_classifier]\npretrained = 'none'\n[stages.make_cams]\n"
     assert message in fails(load, text, f"build_shards.{override}")
+
+
+def test_image_to_train_and_to_measure_on(load: Load, voc: Path) -> None:
+    shutil.copy(voc / "lists" / "train.txt", voc / "lists" / "val.txt")
+    assert "is in the lists of both 'train' and 'val'; what is measured on must not be trained on" in fails(load, VOC)
 
 
 def test_empty_data_set(load: Load, voc: Path) -> None:

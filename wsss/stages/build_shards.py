@@ -92,8 +92,19 @@ class BuildShards(Map):
 
     def check(self, instance: Instance) -> None:
         _ = self.taxonomy  # raises where a class name is unknown
+        if unknown := sorted(set(self.counts) - set(self.splits)):
+            raise ValueError(f"counts.{unknown[0]} is of no split; splits has {', '.join(self.splits)}")
+        if unknown := sorted(set(self.masked_splits) - {*self.splits, "train", "val"}):
+            raise ValueError(f"masked_splits names {unknown[0]!r}; splits has {', '.join(self.splits)}")
+        seen: dict[str, str] = {}
         for split in self.splits:
-            self.data.list_split(split)
+            for listed in self.data.list_split(split):
+                if listed.key in seen:
+                    raise ValueError(
+                        f"{listed.key!r} is in the lists of both {seen[listed.key]!r} and {split!r}; what is measured "
+                        "on must not be trained on, take it out of one"
+                    )
+                seen[listed.key] = split
 
     def shards(self, instance: Instance) -> list[str]:
         names: list[str] = []

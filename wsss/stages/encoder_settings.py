@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
     from wsss.models.encoder import Encoder, EncoderSpec
 
+_Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -41,7 +42,7 @@ class EncoderSettings:
     """Stochastic depth: the rate at the last block, rising from 0; only for networks of timm that take it."""
     norm: Literal["frozen", "batch", "synchronised"] = "frozen"
     """BatchNorm: fixed as given, per rank, or over the batches of all ranks."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
     """Mean of the input's channels, of the range [0, 1]."""
     std: tuple[_Positive, _Positive, _Positive] = (0.229, 0.224, 0.225)
     """Standard deviation of the input's channels, of the range [0, 1]."""
@@ -49,7 +50,9 @@ class EncoderSettings:
     @field_validator("pretrained")
     @classmethod
     def _exists(cls, value: str) -> str:
-        if value not in ("imagenet", "none") and not Path(value).is_file():
+        if value in ("imagenet", "none"):
+            return value
+        if Path(value).suffix != ".safetensors" or not Path(value).is_file():
             raise ValueError("there is no such weight file; allowed are imagenet, none, or a .safetensors file's path")
         return value
 

@@ -10,11 +10,10 @@ Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from shards.files import write_bytes
 from shards.layer import split_of
@@ -25,7 +24,7 @@ from wsss.ops.threshold_curve import NUM_BINS, curve, curve_counts, two_fold_thr
 from wsss.plots import draw_curve
 from wsss.settings import settings
 from wsss.stages.make_seeds import upsample
-from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter
+from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
 
 FOLDS = 2
 """Fold of a sample: its position in its split's list, odd or even."""
@@ -43,7 +42,7 @@ class Evaluate(Reduce):
 
     title: str = ""
     """Name of the row in the table; the instance's own where empty."""
-    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
+    splits: Splits = ("val",)
     """Splits to measure, each by itself; the last one gives the figures of the leaderboard."""
 
     def check(self, instance: Instance) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ class Fit(Stage):
             )
 
     def is_intact(self, instance: Instance) -> bool:
-        return weights_path(instance).exists()
+        return is_whole(weights_path(instance))
 
     @abstractmethod
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
@@ -104,15 +105,29 @@ def weights_path(instance: Instance) -> Path:
     return instance.path / WEIGHTS
 
 
+def is_whole(path: Path) -> bool:
+    """True where a .safetensors file is as long as its header says; nothing else of it is read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError):
+        return False
+    return path.stat().st_size == 8 + length + max(ends, default=0)
+
+
 def load_trained(instance: Instance, *, device: torch.device | str = "cpu") -> Any:
     """The trained network of a finished `Fit` instance, in evaluation mode.
 
-    Raises ValueError where the file holds the weights of another architecture, naming both sides.
+    Raises ValueError where the file is damaged or holds the weights of another architecture, naming both sides.
     """
     assert isinstance(instance.stage, Fit)
     model = instance.stage.model(instance, pretrained=False)
     from safetensors.torch import load_file
 
+    if not is_whole(weights_path(instance)):
+        raise ValueError(f"{weights_path(instance)} is damaged; delete it, and {instance.name} trains again")
     state = load_file(weights_path(instance))
     missing, unexpected = _difference(state, model.state_dict())
     if missing or unexpected:

@@ -20,7 +20,7 @@ from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per
 from wsss.ops.grad_cam import LAST_LAYER, METHODS
 from wsss.ops.multi_scale import merge_views, resize_bilinear, view_sizes
 from wsss.ops.stochastic_cam import stochastic_cam
-from wsss.settings import settings
+from wsss.settings import Scales, settings
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 from wsss.stages.train_classifier import TrainClassifier
@@ -45,7 +45,7 @@ class MakeCams(Map):
     """Maps are divided by their own maximum (irn), or by the largest of all classes (NoPeopleAllowed)."""
     unlabelled_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Images without a label: classes of at least this predicted probability get a map; 0 gives them none."""
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 0.5, 1.5, 2.0)
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""
@@ -65,6 +65,12 @@ class MakeCams(Map):
             raise ValueError(
                 f"{instance.name}.target_layer = {self.target_layer!r} is for {', '.join(METHODS)}; "
                 f"method = {self.method!r} reads the last layer, leave target_layer out"
+            )
+
+        if self.normalisation == "global" and self.method == "stochastic":
+            raise ValueError(
+                f"{instance.name}.normalisation = 'global' is not for method = 'stochastic': each of its maps is divided "
+                "by its own maximum before they are averaged; leave normalisation out"
             )
 
     def worker(self, instance: Instance) -> ShardWorker:

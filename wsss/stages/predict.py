@@ -16,9 +16,9 @@ from wsss.device import worker_device
 from wsss.images import long_side_size, resize_image, to_tensor
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.tta import predict_views
-from wsss.settings import settings
+from wsss.settings import Scales, settings
 from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.stage import Instance, Map, ShardWorker, Splits, work_per_record
 
 
 @settings
@@ -29,9 +29,9 @@ class Predict(Map):
     record_kind: ClassVar[str] = "prediction"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "segmenter": ("train_segmenter",)}
 
-    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
+    splits: Splits = ("val",)
     """Splits to segment."""
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    scales: Scales = (0.5, 1.0, 2.0)
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from shards.files import write_bytes
 from shards.layer import Layer, ShardError, split_of
@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from wsss.stages.build_shards import BuildShards
 
 RUN_RECORD = "run.json"
+
+
+def _distinct(splits: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(splits)) < len(splits):
+        raise ValueError("every split once")
+    return splits
+
+
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+Splits = Annotated[tuple[SplitName, ...], Field(min_length=1), AfterValidator(_distinct)]
+"""A setting: names of splits. They become names of files."""
 Counts = dict[str, np.ndarray]
 ShardWorker = Callable[[str], Iterator[Record | Missing]]
 ShardCounter = Callable[[str], Counts]
@@ -63,6 +74,10 @@ class Stage:
     def used_slots(self) -> tuple[str, ...]:
         """The slots that these settings read; the others stay empty."""
         return tuple(self.slots)
+
+    def supervision(self) -> Literal["image", "semi", "full"]:
+        """Labels that these settings train with: image-level labels, masks of some images, masks of all."""
+        return "image"
 
     def signature(self) -> str:
         """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run."""
@@ -94,7 +109,7 @@ class Map(Stage):
     aligned_with: ClassVar[str] = "samples"
     """The slot whose shards this stage's shards stand beside."""
 
-    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "val")
+    splits: Splits = ("train", "val")
     """Splits to work on."""
     max_shards: Annotated[int, Field(ge=1)] | None = None
     """At most this many shards of each split, from the front; all of them where not given."""
@@ -192,9 +207,10 @@ class Instance:
     def run_record(self) -> RunRecord | None:
         """What the finished stage recorded, or None where it is not finished."""
         try:
-            return RunRecord(**json.loads((self.path / RUN_RECORD).read_bytes()))
+            record = RunRecord(**json.loads((self.path / RUN_RECORD).read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
+        return record if isinstance(record.artifacts, dict) else None
 
     def is_done(self) -> bool:
         """True where the stage finished and what it made is still there."""

@@ -83,6 +83,12 @@ class TrainClassifier(EncoderSource):
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
+        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
+        if self.validation_split not in ("", "val", *splits):
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r}; "
+                f"{instance.samples.name} has {', '.join(splits)}"
+            )
         if self.stochastic_kernel % 2 == 0:
             raise ValueError(
                 f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; "

@@ -142,6 +142,46 @@ def test_lists(root: Path) -> None:
         data.list_split("val")
 
 
+@pytest.mark.parametrize(
+    "line", ["../../etc/passwd", "/etc/passwd", "a//b", "./a", "2007_1 1", "2007_1\x00", "a\\b", "x" * 300]
+)
+def test_lines_that_are_no_key(root: Path, line: str) -> None:
+    (root / "lists" / "val.txt").write_text(f"2007_4\n{line}\n")
+    with pytest.raises(ValueError, match=r"the list of split 'val' has no key in line 2: .*val\.txt"):
+        source(root).list_split("val")
+
+
+def test_lists_of_other_systems(root: Path) -> None:
+    (root / "lists" / "val.txt").write_bytes(b"\xef\xbb\xbf2007_4\r\nfolder/2007_5\r\n\r\n")
+    assert [listed.key for listed in source(root).list_split("val")] == ["2007_4", "folder/2007_5"]
+    (root / "lists" / "val.txt").write_bytes(b"2007_4\n\xff\n")
+    with pytest.raises(ValueError, match=r"the list of split 'val' is not UTF-8 text: .*val\.txt"):
+        source(root).list_split("val")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("3", r"must hold \{key: \[names\]\}: .*labels\.json"),
+        ('["2007_1"]', r"must hold \{key: \[names\]\}"),
+        ('{"2007_1": 3}', "the labels of '2007_1' are 3; write a list of class names"),
+        ('{"2007_1": "cat"}', "the labels of '2007_1' are 'cat'; write a list"),
+        ('{"2007_1": [["cat"]]}', "write a list of class names"),
+    ],
+)
+def test_label_file_of_another_form(root: Path, content: str, message: str) -> None:
+    (root / "labels.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        source(root).signature()
+
+
+def test_signature_follows_what_annotations_say(root: Path) -> None:
+    path = root / "Annotations" / "2007_2.xml"
+    before = source(root, labels=None).signature()
+    path.write_text(path.read_text().replace("dog", "cat"))
+    assert source(root, labels=None).signature() != before
+
+
 def test_signature_follows_the_annotations_where_labels_come_from_them(root: Path) -> None:
     before = {labels: source(root, labels=labels).signature() for labels in (None, root / "labels.json")}
     (root / "Annotations" / "2007_3.xml").write_text("<annotation/>")
