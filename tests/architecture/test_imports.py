@@ -30,7 +30,7 @@ ALLOWED = {
 """Third party -> the files and folders that may import it."""
 
 ORDER = (
-    ("ops", "losses", "settings", "device", "arguments", "curve_plot", "progress", "classification_metrics"),
+    ("ops", "losses", "settings", "device", "arguments", "plots", "mixing", "progress", "classification_metrics"),
     ("models", "images", "augment", "examples", "crf_settings"),
     ("tasks",),
     ("stages",),

@@ -69,8 +69,8 @@ class MakeCams(Map):
 
         if self.normalisation == "global" and self.method == "stochastic":
             raise ValueError(
-                f"{instance.name}.normalisation = 'global' is not for method = 'stochastic': each of its maps is divided "
-                "by its own maximum before they are averaged; leave normalisation out"
+                f"{instance.name}.normalisation = 'global' is not for method = 'stochastic': each of its maps is "
+                "divided by its own maximum before they are averaged; leave normalisation out"
             )
 
     def worker(self, instance: Instance) -> ShardWorker:
