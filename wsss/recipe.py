@@ -48,7 +48,7 @@ class RecipeSettings:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), AfterValidator(_not_reserved)]
     """Names the run in MLflow and its folder of results."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Everything random is drawn from this and the sample's key."""
     supervision: Literal["image", "semi", "full"] = "image"
     """Which labels training uses: image-level labels, masks of some images, masks of all; must say what stages do."""
