@@ -167,6 +167,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_pseudo_labels.crf_bilateral=[50, 5, -1]", "make_pseudo_labels.crf_bilateral.2: Input should be greater"),
         ("train_classifier.mean=[100, 0, 0]", "train_classifier.mean.0: Input should be less than or equal to 1"),
         ("train_classifier.validation_split=foo", "train_classifier.validation_split = 'foo'; build_shards has train"),
+        ("train_classifier.repeat_threshold=0.3", "train_classifier.repeat_threshold = 0.3 is for balance = 'repeat'"),
         ("build_shards.counts.test=9", "counts.test is of no split; splits has train, val"),
         ("build_shards.masked_splits=[\"foo\"]", "masked_splits names 'foo'; splits has train, val"),
         ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),

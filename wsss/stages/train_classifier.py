@@ -89,6 +89,11 @@ class TrainClassifier(EncoderSource):
                 f"{instance.name}.validation_split = {self.validation_split!r}; "
                 f"{instance.samples.name} has {', '.join(splits)}"
             )
+        if self.repeat_threshold != TrainClassifier.repeat_threshold and self.balance != "repeat":
+            raise ValueError(
+                f"{instance.name}.repeat_threshold = {self.repeat_threshold} is for balance = 'repeat'; "
+                f"balance is {self.balance!r}"
+            )
         if self.stochastic_kernel % 2 == 0:
             raise ValueError(
                 f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; "
