@@ -10,6 +10,7 @@ layer alone.
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 import time
@@ -61,8 +62,9 @@ def main() -> None:
     torch.manual_seed(0)
     spec = EncoderSpec(name="resnet50", output_stride=16, dilated=False, pretrained="none")
     network = Classifier(build_encoder(spec), num_classes=NUM_CLASSES, head="linear").eval()
+    theirs = copy.deepcopy(network)  # the package needs parameters that ask for gradients
     batches, look = views(), LayerGradients(network, layer=LAYER)
-    package = RawMaps(model=network, target_layers=[find_layer(network, LAYER)])
+    package = RawMaps(model=theirs, target_layers=[find_layer(theirs, LAYER)])
 
     def ours() -> list[Tensor]:
         maps = []

@@ -50,7 +50,7 @@ def largest_error() -> float:
     ):
         sides.append((scores, *torch.autograd.grad(scores.square().sum(), (features, weights))))
     for ours, wanted in zip(*sides, strict=True):
-        errors.append(float((ours - wanted).abs().max() / wanted.abs().max()))
+        errors.append(float(((ours - wanted).abs().max() / wanted.abs().max()).detach()))
     return max(errors)
 
 
