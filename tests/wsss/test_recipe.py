@@ -168,6 +168,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("train_classifier.mean=[100, 0, 0]", "train_classifier.mean.0: Input should be less than or equal to 1"),
         ("train_classifier.validation_split=foo", "train_classifier.validation_split = 'foo'; build_shards has train"),
         ("train_classifier.repeat_threshold=0.3", "train_classifier.repeat_threshold = 0.3 is for balance = 'repeat'"),
+        ("make_cams.normalisation=globally", "make_cams.normalisation: Input should be 'per_class' or 'global'"),
         ("build_shards.counts.test=9", "counts.test is of no split; splits has train, val"),
         ("build_shards.masked_splits=[\"foo\"]", "masked_splits names 'foo'; splits has train, val"),
         ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
@@ -333,6 +334,13 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
 def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, message: str) -> None:
     text = VOC + "[stages.train_classifier]\npretrained = 'none'\n[stages.make_cams]\n"
     assert message in fails(load, text, f"build_shards.{override}")
+
+
+def test_dropout_of_a_head_that_has_none(load: Load) -> None:
+    text = CHAIN.replace(
+        "[stages.train_classifier]", "[stages.train_classifier]\nhead = 'stochastic'\ndropout = 0.5", 1
+    )
+    assert "train_classifier.dropout = 0.5 is for head = 'linear'; head = 'stochastic' has" in fails(load, text)
 
 
 def test_image_to_train_and_to_measure_on(load: Load, voc: Path) -> None:

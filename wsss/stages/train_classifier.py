@@ -94,6 +94,11 @@ class TrainClassifier(EncoderSource):
                 f"{instance.name}.repeat_threshold = {self.repeat_threshold} is for balance = 'repeat'; "
                 f"balance is {self.balance!r}"
             )
+        if self.dropout > 0 and self.head == "stochastic":
+            raise ValueError(
+                f"{instance.name}.dropout = {self.dropout} is for head = 'linear'; "
+                "head = 'stochastic' has stochastic_drop_rate"
+            )
         if self.stochastic_kernel % 2 == 0:
             raise ValueError(
                 f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; "
