@@ -1,6 +1,7 @@
 """Checkpoints of a training in progress: DeepSpeed's own files, and a pointer that is only ever whole.
 
     checkpoints/step-00000120/     what DeepSpeed writes (its pickles are read from the run's own folder only)
+    checkpoints/best-00000080.safetensors    weights of the best validation, where a training validates
     checkpoints/latest.json        written after every rank has finished writing; the step and the history so far
 
 A folder that no pointer names is a half-written leftover and is overwritten.
@@ -30,6 +31,15 @@ class TrainingState:
     """One row per finished epoch."""
     sums: dict[str, float] = field(default_factory=dict)
     """Loss and terms, added up over the steps of the epoch that is under way."""
+    best_score: float | None = None
+    """Of the best validation so far."""
+    best_step: int = 0
+    """Its step; its weights lie in `best_path`."""
+
+
+def best_path(folder: Path, state: TrainingState) -> Path:
+    """Weights of the best validation so far."""
+    return folder / f"best-{state.best_step:08d}.safetensors"
 
 
 def save(engine: Any, folder: Path, state: TrainingState) -> None:
@@ -42,6 +52,9 @@ def save(engine: Any, folder: Path, state: TrainingState) -> None:
         for old in folder.glob("step-*"):
             if old.name != tag:
                 shutil.rmtree(old, ignore_errors=True)
+        for old in folder.glob("best-*"):
+            if old != best_path(folder, state):
+                old.unlink()
     dist.barrier()
 
 
@@ -52,7 +65,8 @@ def restore(engine: Any, folder: Path) -> TrainingState:
     """
     try:
         pointer = json.loads((folder / POINTER).read_bytes())
-        tag, state = pointer["tag"], TrainingState(**{name: pointer[name] for name in ("step", "history", "sums")})
+        tag = pointer.pop("tag")
+        state = TrainingState(**pointer)
     except FileNotFoundError:
         return TrainingState()
     except (ValueError, TypeError, KeyError) as error:

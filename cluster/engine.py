@@ -7,29 +7,29 @@ its last checkpoint ends with the weights of one that was not.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save
-from torch.utils.data import DataLoader, Dataset
+from safetensors.torch import load, save
 
 from cluster import checkpoints
+from cluster.batches import Part, RankBatches
 from cluster.deepspeed_config import deepspeed_config
 from cluster.fit_files import has_outcome, write_outcome, write_progress
+from cluster.optimizer import make_optimizer, rate_factor
 from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
-from shards.assign import num_batches, rank_share
 from shards.files import write_bytes
-from wsss.stages.fit import Fit, TrainingSet, is_whole, weights_path
+from wsss.stages.fit import Fit, is_whole, spare_path, weights_path
 from wsss.stages.stage import Instance, Outcome
-from wsss.tasks.task import Task, combine
+from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
 COLLECTIVE_SECONDS = 7200
@@ -106,26 +106,6 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
-class _Examples(Dataset[dict[str, Any]]):
-    """A training set behind torch's loader; an item is asked for as (index, epoch)."""
-
-    def __init__(self, examples: TrainingSet) -> None:
-        self._examples = examples
-
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        return self._examples.example(*place)
-
-
-class _Lazy:
-    """What torch's loader asks of a batch sampler: it is iterated over once, after the checkpoint is restored."""
-
-    def __init__(self, places: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
-        self._places = places
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._places()
-
-
 class _Trainer:
     """State of one rank's training."""
 
@@ -140,18 +120,18 @@ class _Trainer:
     ) -> None:
         self.instance, self.stage, self.task, self.place, self.device = instance, stage, task, place, device
         self.norms = norms
-        self.examples = stage.training_set(instance)
-        if len(self.examples) == 0:
+        examples = stage.training_set(instance)
+        if len(examples) == 0:
             raise ValueError(f"{instance.name}: there is nothing to train on")
-        # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
-        self.orders = [self.examples.order(epoch) for epoch in range(stage.num_epochs)]
-        self.steps = [num_batches(len(order), global_batch=stage.batch_size) for order in self.orders]
-        self.num_steps = sum(self.steps)
-        optimizer = _optimizer(task, stage)
+        self.batches = RankBatches(examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device)
+        self.epoch_ends = self.batches.epoch_ends
+        optimizer = make_optimizer(task, stage)
         self.engine, *_ = _import_deepspeed().initialize(
             model=task,
             optimizer=optimizer,
-            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate),
+            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: rate_factor(stage, step, epoch_ends=self.epoch_ends)
+            ),
             config=deepspeed_config(stage),
             dist_init_required=False,
         )
@@ -159,109 +139,88 @@ class _Trainer:
         self.state = checkpoints.restore(self.engine, self.folder)
         self.last_progress = 0.0
 
-    def _rate(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.stage.warmup_steps) if self.stage.warmup_steps else 1.0
-        return warm * max(0.0, 1.0 - step / self.num_steps) ** self.stage.poly_power
-
     def run(self) -> None:
         self.engine.train()
-        batches = self._batches()
-        end = 0
-        for epoch, steps in enumerate(self.steps):
-            end += steps
+        parts = self.batches.after(self.state.step)
+        for epoch, end in enumerate(self.epoch_ends):
             if self.state.step < end:
-                self._run_epoch(epoch, end, batches)
+                self._run_epoch(epoch, end, parts)
         self._finish()
 
-    def _run_epoch(self, epoch: int, end: int, batches: Iterator[tuple[dict[str, Any], bool]]) -> None:
+    def _run_epoch(self, epoch: int, end: int, parts: Iterator[list[Part]]) -> None:
         begun, first = time.monotonic(), self.state.step
         state = self.state
         while state.step < end:
-            terms = self._step(*next(batches), epoch)
+            terms = self._step(next(parts), epoch)
             state.step += 1
             state.sums = {name: state.sums.get(name, 0.0) + value for name, value in terms.items()}
             self._report(epoch, terms["loss"])
             every = self.stage.checkpoint_every
             if every and state.step % every == 0 and state.step < end:
                 self._save()
-        rate = len(self.orders[epoch]) / self.steps[epoch] * (end - first) / max(time.monotonic() - begun, 1e-9)
-        means = {name: total / self.steps[epoch] for name, total in state.sums.items()}
-        state.history.append({"epoch": epoch + 1, "step": state.step, **means, "images_per_second": rate})
+        order, steps = self.batches.orders[epoch], self.batches.steps[epoch]
+        rate = len(order) / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
+        means = {name: total / steps for name, total in state.sums.items()}
+        row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": rate}
+        if self.stage.validate_every and (epoch + 1) % self.stage.validate_every == 0:
+            row.update(self._validate())
+        state.history.append(row)
         state.sums = {}
         self._save()
 
-    def _batches(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """This rank's batches of all steps that are left, and whether the rank has a share in each.
-
-        One loader for all epochs: its processes would take seconds to start anew.
-        """
-        workers = self.stage.loader_workers
-        loader = DataLoader(
-            _Examples(self.examples),
-            batch_sampler=_Lazy(self._places),
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-            pin_memory=self.device.type == "cuda",
-        )
-        for batch, (_, present) in zip(loader, self._shares(self.state.step), strict=True):
-            yield {name: self._to_device(value) for name, value in batch.items()}, present
-
-    def _places(self) -> Iterator[list[tuple[int, int]]]:
-        return (places for places, _ in self._shares(self.state.step))
-
-    def _shares(self, first: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
-        """The (index, epoch) of this rank's examples, step by step from `first` on; False where none is its own.
-
-        A last batch shorter than the number of ranks leaves some without a share: they compute on the batch's first
-        example, so that nobody waits for them, and it counts for nothing.
-        """
-        step = 0
-        for epoch, order in enumerate(self.orders):
-            for batch in range(self.steps[epoch]):
-                step += 1
-                if step <= first:
-                    continue
-                size, place = self.stage.batch_size, self.place
-                share = rank_share(
-                    len(order), batch=batch, global_batch=size, rank=place.rank, num_ranks=place.num_ranks
-                )
-                yield [(int(order[i]), epoch) for i in (share or [batch * size])], len(share) > 0
-
-    def _to_device(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        # Channels last is what convolutions compute in. The weights stay as they are: DeepSpeed views them as bytes.
-        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
-        return value.to(self.device, non_blocking=True, memory_format=layout)
-
-    def _step(self, batch: dict[str, Any], present: bool, epoch: int) -> dict[str, float]:
-        """One optimisation step; returns the loss and its terms over all ranks."""
-        torch.manual_seed((self.instance.seed * 1_000_003 + self.state.step) * 1009 + self.place.rank)
-        for norm in self.norms:
-            norm.present = present
-        output = self.engine(batch)
-        names = list(output.terms)
-        share = 1.0 if present else 0.0
-        counts = torch.stack([output.terms[name].count.detach().float() * share for name in names])
-        if self.place.num_ranks > 1:
-            dist.all_reduce(counts)
-        by_name = dict(zip(names, counts, strict=True))
-        loss = combine(output.terms, by_name, output.weights, output.eps) * share
-        # DeepSpeed averages gradients over ranks; the terms are already divided by the counts of all ranks.
-        self.engine.backward(loss * self.place.num_ranks)
-        self.engine.step()
-        parts = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
-        values = torch.stack([loss, *parts]).detach()
+    def _step(self, parts: list[Part], epoch: int) -> dict[str, float]:
+        """One optimisation step; returns the loss and its terms over all ranks and parts."""
+        prepared = [replace(part, batch=self._prepare(part, number)) for number, part in enumerate(parts)]
+        # Without parts the counts come with the loss; with them they must be known before the first has run.
+        counts = self._count(prepared) if len(parts) > 1 else None
+        values, names = torch.zeros(()), list[str]()
+        for number, part in enumerate(prepared):
+            output = self._forward(part, number)
+            names, share = list(output.terms), float(part.present)
+            by_name = counts or self._add_over_ranks({n: term.count * share for n, term in output.terms.items()})
+            loss = combine(output.terms, by_name, output.weights, output.eps) * share
+            # DeepSpeed averages gradients over ranks and parts; the terms are already divided by the counts of all.
+            self.engine.backward(loss * self.place.num_ranks * len(parts))
+            self.engine.step()
+            terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
+            values = values.to(loss.device) + torch.stack([loss, *terms]).detach()
         if self.place.num_ranks > 1:
             dist.all_reduce(values)
         if not torch.isfinite(values[0]):
-            self._stop(float(values[0]), batch if present else {}, epoch)
+            self._stop(float(values[0]), prepared, epoch)
         return dict(zip(["loss", *names], values.tolist(), strict=True))
 
-    def _stop(self, loss: float, batch: dict[str, Any], epoch: int) -> None:
+    def _prepare(self, part: Part, number: int) -> Batch:
+        self._seed(2 * number)
+        return self.task.prepare(part.batch)
+
+    def _forward(self, part: Part, number: int) -> TaskOutput:
+        self._seed(2 * number + 1)
+        for norm in self.norms:
+            norm.present = part.present
+        output: TaskOutput = self.engine(part.batch)
+        return output
+
+    def _seed(self, use: int) -> None:
+        """Random draws inside the network depend on the step and the rank alone, not on what was drawn before."""
+        words = np.random.SeedSequence([self.instance.seed, self.state.step, self.place.rank, use])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+    def _count(self, parts: list[Part]) -> dict[str, torch.Tensor]:
+        """Counts of the whole batch, from the labels of all parts and ranks."""
+        counted = [(self.task.counts(part.batch), float(part.present)) for part in parts]
+        return self._add_over_ranks({name: sum(c[name] * share for c, share in counted) for name in counted[0][0]})
+
+    def _add_over_ranks(self, counts: dict[str, Any]) -> dict[str, torch.Tensor]:
+        summed = torch.stack([count.detach().float() for count in counts.values()])
+        if self.place.num_ranks > 1:
+            dist.all_reduce(summed)
+        return dict(zip(counts, summed, strict=True))
+
+    def _stop(self, loss: float, parts: list[Part], epoch: int) -> None:
         """Called by all ranks together, since the loss is the same on all."""
         keys: list[list[str]] = [[] for _ in range(self.place.num_ranks)]
-        dist.all_gather_object(keys, list(batch.get("key", [])))
+        dist.all_gather_object(keys, [key for part in parts if part.present for key in part.batch.get("key", [])])
         names = ", ".join(key for part in keys for key in part[:8]) or "unnamed examples"
         raise TrainingDivergedError(
             f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {names}); "
@@ -273,7 +232,7 @@ class _Trainer:
         if self.place.rank == 0 and now - self.last_progress > PROGRESS_INTERVAL:
             self.last_progress = now
             state = f"epoch {epoch + 1} of {self.stage.num_epochs}, loss {loss:.4f}"
-            write_progress(self.instance.path, step=self.state.step, num_steps=self.num_steps, state=state)
+            write_progress(self.instance.path, step=self.state.step, num_steps=self.epoch_ends[-1], state=state)
 
     def _save(self) -> None:
         self._share_buffers()
@@ -285,26 +244,56 @@ class _Trainer:
             for buffer in self.task.buffers():
                 dist.broadcast(buffer, src=0)
 
+    def _validate(self) -> dict[str, float]:
+        """Figures of a validation, on rank 0 alone; the weights are kept where they are the best so far."""
+        figures: dict[str, float] = {}
+        with _whole_parameters(self.task, self.stage):
+            self._share_buffers()
+            if self.place.rank == 0:
+                self.task.eval()
+                with torch.no_grad():
+                    found = self.stage.validate(self.task, self.instance)
+                self.task.train()
+                figures = found.outcome.metrics
+                if self.state.best_score is None or found.score > self.state.best_score:
+                    self.state.best_score, self.state.best_step = found.score, self.state.step
+                    write_bytes(checkpoints.best_path(self.folder, self.state), self._weights())
+        dist.barrier()
+        return figures
+
+    def _weights(self) -> bytes:
+        """The network's weights as the bytes of a .safetensors file."""
+        state = self.task.network.state_dict()
+        return save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+
     def _finish(self) -> None:
         with _whole_parameters(self.task, self.stage):
             if self.place.rank == 0:
                 self.task.eval()
                 with torch.no_grad():
-                    outcome = self.stage.finish(self.task, self.instance)
-                state = {
-                    name: value.detach().cpu().contiguous().clone()
-                    for name, value in self.task.network.state_dict().items()
-                }
-                write_bytes(weights_path(self.instance), save(state))
-                write_outcome(self.instance.path, _with_history(outcome, self.state.history))
+                    self._leave()
         dist.barrier()
 
+    def _leave(self) -> None:
+        """Write what the training leaves: weights, those of the best validation beside the last, and the outcome."""
+        if self.stage.validate_every:
+            last, best = self._weights(), checkpoints.best_path(self.folder, self.state).read_bytes()
+            if self.stage.keep == "best":
+                self.task.network.load_state_dict(load(best))
+            write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
+        outcome = self.stage.finish(self.task, self.instance)
+        write_bytes(weights_path(self.instance), self._weights())
+        write_outcome(self.instance.path, _with_history(outcome, self.state))
 
-def _with_history(outcome: Outcome, history: list[dict[str, Any]]) -> Outcome:
-    last = {f"train.{name}": float(value) for name, value in history[-1].items() if name not in ("epoch", "step")}
-    return Outcome(
-        metrics={**last, **outcome.metrics}, tables={**outcome.tables, "history": history}, artifacts=outcome.artifacts
-    )
+
+def _with_history(outcome: Outcome, state: checkpoints.TrainingState) -> Outcome:
+    """The outcome with the last epoch's figures, and the row of every epoch."""
+    skipped = ("epoch", "step", *outcome.metrics)
+    last = {f"train.{name}": float(value) for name, value in state.history[-1].items() if name not in skipped}
+    if state.best_score is not None:
+        last["best_step"] = float(state.best_step)
+    tables = {**outcome.tables, "history": state.history}
+    return Outcome(metrics={**last, **outcome.metrics}, tables=tables, artifacts=outcome.artifacts)
 
 
 def _whole_parameters(task: Task, stage: Fit) -> Any:
@@ -312,31 +301,3 @@ def _whole_parameters(task: Task, stage: Fit) -> Any:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(list(task.parameters()), enabled=stage.zero_stage == 3)
-
-
-def _optimizer(task: Task, stage: Fit) -> torch.optim.Optimizer:
-    """Groups: given or new parameters, biases or not, decayed or not (norms and biases are not)."""
-    new = {id(parameter) for parameter in task.new_parameters()}
-    groups: dict[tuple[bool, bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in task.named_parameters():
-        if parameter.requires_grad:
-            # Biases stand apart only where their rate does: every group costs DeepSpeed a buffer.
-            is_bias = stage.bias_rate_factor != 1 and name.endswith("bias")
-            groups.setdefault((id(parameter) in new, is_bias, parameter.ndim > 1), []).append(parameter)
-    parts = [
-        {
-            "params": parameters,
-            "lr": stage.learning_rate
-            * (stage.head_rate_factor if is_new else 1.0)
-            * (stage.bias_rate_factor if is_bias else 1.0),
-            "weight_decay": stage.weight_decay if decayed else 0.0,
-        }
-        for (is_new, is_bias, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
-    ]
-    if not parts or not math.isfinite(stage.learning_rate):
-        raise ValueError("the task has no parameter to train")
-    if stage.optimizer == "sgd":
-        return torch.optim.SGD(parts, lr=stage.learning_rate, momentum=stage.momentum)
-    if stage.optimizer == "adam":
-        return torch.optim.Adam(parts, lr=stage.learning_rate, betas=(stage.momentum, 0.999))
-    return torch.optim.AdamW(parts, lr=stage.learning_rate, betas=(stage.momentum, 0.999))

@@ -86,18 +86,29 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, consol
     from cluster.tracking import open_command
     from shards.files import write_bytes
     from wsss.contact_sheet import contact_sheet
-    from wsss.report import markdown, render, result_rows
+    from wsss.report import (
+        classifier_rows,
+        markdown,
+        markdown_classifiers,
+        render,
+        render_classifiers,
+        result_rows,
+    )
     from wsss.runtime import PipelineRecord
 
     # The table shows all that is known of the recipe, also what an earlier command measured.
     known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
     rows, artifacts = result_rows(recipe, known), {}
+    classifiers, name = classifier_rows(recipe, known), recipe.settings.name
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    if classifiers:
+        write_bytes(recipe.results / "classifiers.md", markdown_classifiers(classifiers).encode())
+        artifacts["classifiers.md"] = str(recipe.results / "classifiers.md")
+        out.print(render_classifiers(classifiers, title=f"{name}: classifiers, at probability 0.5"))
     if rows:
         write_bytes(recipe.results / "results.md", markdown(rows).encode())
         artifacts["results.md"] = str(recipe.results / "results.md")
-        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(
-            render(rows, title=recipe.settings.name)
-        )
+        out.print(render(rows, title=name))
     if (sheet := contact_sheet(recipe)) is not None:
         write_bytes(recipe.results / "contact_sheet.png", sheet)
         artifacts["contact_sheet.png"] = str(recipe.results / "contact_sheet.png")

@@ -2,6 +2,7 @@
 
     [recipe]                 name, seed, supervision
     [runtime]                where and how: never part of a fingerprint
+    [defaults.KIND]          settings of every instance of that kind that does not give its own
     [stages.NAME]            instances in order; `kind` where NAME is not itself a kind, `inputs` where not the obvious
 
 A string value `$NAME` is read from the environment variable NAME, so that a committed recipe holds no path.
@@ -33,6 +34,7 @@ class RecipeError(ValueError):
 
 
 _RESERVED = ("store", "outbox", "mlartifacts")
+_TABLES = "[recipe], [runtime], [defaults.KIND] and [stages.NAME]"
 _SUPERVISION = ("image", "semi", "full")
 
 
@@ -115,12 +117,13 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     for override in overrides:
         _apply_override(tables, origins, override)
     tables = _from_environment(tables, origins)
-    if unknown := sorted(set(tables) - {"recipe", "runtime", "stages"}):
-        raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has [recipe], [runtime] and [stages.NAME]")
+    if unknown := sorted(set(tables) - {"recipe", "runtime", "defaults", "stages"}):
+        raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has {_TABLES}")
+    stages = _with_defaults(tables, origins)
     recipe = _build(RecipeSettings, tables.get("recipe", {}), prefix="recipe")
     runtime = _build(RuntimeSettings, tables.get("runtime", {}), prefix="runtime")
     instances: list[Instance] = []
-    for name, table in tables.get("stages", {}).items():
+    for name, table in stages.items():
         instances.append(_resolve(name, table, instances, recipe=recipe, runtime=runtime))
     if not instances:
         raise RecipeError(f"{path}: a recipe needs at least one [stages.NAME] table")
@@ -154,12 +157,12 @@ def _read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
     origins = {}
     for section, table in tables.items():
-        groups = table if section == "stages" and isinstance(table, dict) else {section: table}
+        groups = table if section in ("stages", "defaults") and isinstance(table, dict) else {section: table}
         for group, values in groups.items():
             if not isinstance(values, dict):
-                raise RecipeError(
-                    f"{path}: {group} stands outside of any table; a recipe has [recipe], [runtime] and [stages.NAME]"
-                )
+                raise RecipeError(f"{path}: {group} stands outside of any table; a recipe has {_TABLES}")
+            if section == "defaults":
+                group = f"defaults.{group}"
             origins.update({f"{group}.{name}": path.name for name in values})
     return tables, origins
 
@@ -169,19 +172,22 @@ def _apply_override(tables: dict[str, Any], origins: dict[str, str], override: s
     group, dot, setting = name.strip().partition(".")
     if not equals or not dot:
         raise RecipeError(f"--set {override}: write --set INSTANCE.SETTING=VALUE, e.g. --set recipe.seed=3")
-    if group in ("recipe", "runtime"):
+    if group in ("recipe", "runtime", "defaults"):
         target = tables.setdefault(group, {})
     elif group in tables.get("stages", {}):
         target = tables["stages"][group]
     else:
-        raise RecipeError("--set: " + _unknown("instance", group, ["recipe", "runtime", *tables.get("stages", {})]))
+        raise RecipeError(
+            "--set: " + _unknown("instance", group, ["recipe", "runtime", "defaults", *tables.get("stages", {})])
+        )
     *parents, last = setting.split(".")
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
             raise RecipeError(f"--set {override}: {group}.{parent} is not a table")
     target[last] = _parse_value(text)
-    origins[f"{group}.{(parents or [last])[0]}"] = "--set"
+    place = ".".join(setting.split(".")[:2]) if group == "defaults" else (parents or [last])[0]
+    origins[f"{group}.{place}"] = "--set"
 
 
 def _parse_value(text: str) -> Any:
@@ -201,17 +207,43 @@ def _from_environment(tables: dict[str, Any], origins: dict[str, str]) -> dict[s
         return value
 
     def from_variable(value: str, dotted: str) -> str:
+        named = dotted.split(".")[: 3 if dotted.startswith("defaults.") else 2]
         variable, slash, rest = value[1:].partition("/")
         if variable not in os.environ:
             raise RecipeError(
                 f"{dotted} is read from the environment variable {variable}, which is not set; "
                 f"set it, or give --set {dotted}=VALUE"
             )
-        origins[".".join(dotted.split(".")[:2])] = f"environment {variable}"
+        origins[".".join(named)] = f"environment {variable}"
         return os.environ[variable] + slash + rest
 
     expanded: dict[str, Any] = expand(tables, "")
     return expanded
+
+
+def _with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The tables of all instances, with what `[defaults.KIND]` gives where they give nothing themselves."""
+    stages, defaults = tables.get("stages", {}), tables.get("defaults", {})
+    kinds = {name: str(table.get("kind", name)) for name, table in stages.items()}
+    filled = {name: dict(table) for name, table in stages.items()}
+    for kind, values in defaults.items():
+        if not isinstance(values, dict):
+            raise RecipeError(
+                f"defaults.{kind} is {values!r}; write [defaults.KIND], or --set defaults.KIND.SETTING=..."
+            )
+        names = [name for name in stages if kinds[name] == kind]
+        if not names:
+            raise RecipeError(
+                f"[defaults.{kind}]: " + _unknown("kind of this recipe's", kind, sorted(set(kinds.values())))
+            )
+        if named := [setting for setting in ("kind", "inputs") if setting in values]:
+            raise RecipeError(f"defaults.{kind}.{named[0]} belongs to a single instance; write it in [stages.NAME]")
+        for name in names:
+            for setting, value in values.items():
+                if setting not in filled[name]:
+                    filled[name][setting] = value
+                    origins[f"{name}.{setting}"] = origins.get(f"defaults.{kind}.{setting}", "defaults")
+    return filled
 
 
 def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from rich.table import Table
 
 from shards.records import RunRecord
 from wsss.recipe import Recipe
 from wsss.stages.evaluate import Evaluate
+from wsss.stages.train_classifier import TrainClassifier
+
+_SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,41 @@ def _with_losses(rows: Sequence[Row]) -> list[Row]:
             row = replace(row, note="; ".join(filter(None, [row.note, loss])))
         told.append(row)
     return told
+
+
+def classifier_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[list[str]]:
+    """Header, then a row of every classifier that validated: its scores, and F1 class by class where these are few."""
+    rows: list[list[str]] = []
+    for instance in recipe.instances:
+        record = records.get(instance.name)
+        if record is None or not isinstance(instance.stage, TrainClassifier) or "val.f1_macro" not in record.metrics:
+            continue
+        names = ("val.mean_average_precision", "val.f1_macro", "val.f1_micro")
+        f1 = {str(row["class"]): cast(float | None, row["f1"]) for row in record.tables["per_class"]}
+        of_classes = [_percent(f1.get(name)) for name in instance.taxonomy.names]
+        shown = of_classes if len(of_classes) <= _SHOWN_CLASSES else []
+        if not rows:
+            header = [f"F1 {name}" for name in instance.taxonomy.names] if shown else []
+            rows.append(["classifier", "mean AP", "F1 macro", "F1 micro", *header])
+        rows.append([instance.name, *(_percent(record.metrics[name]) for name in names), *shown])
+    return rows
+
+
+def render_classifiers(rows: Sequence[Sequence[str]], *, title: str) -> Table:
+    """`classifier_rows` for a terminal."""
+    table = Table(title=title, title_justify="left")
+    for place, header in enumerate(rows[0]):
+        table.add_column(header, justify="right" if place else "left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def markdown_classifiers(rows: Sequence[Sequence[str]]) -> str:
+    """`classifier_rows` for a file."""
+    header, *rest = rows
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rest]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _percent(value: float | None) -> str:

@@ -69,8 +69,8 @@ def main() -> None:
     def ours() -> list[Tensor]:
         maps = []
         for batch in batches:
-            activations, gradients, _ = look(batch, classes=CLASSES)
-            maps.append(grad_cam_pp(activations, gradients_KBDhw=gradients))
+            activations, gradients, _ = look(batch, classes=[CLASSES] * len(batch))
+            maps.append(grad_cam_pp(activations, gradients_KBDhw=torch.stack(list(gradients))))
         return maps
 
     def rival() -> list[Tensor]:

@@ -15,7 +15,7 @@ from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
 from tests.cluster.tiny import TinyFit, instance_of
 from wsss.models.norm import freeze_batch_norm
 from wsss.recipe import RuntimeSettings
-from wsss.stages.fit import WEIGHTS
+from wsss.stages.fit import BEST, LAST, WEIGHTS
 from wsss.stages.stage import Outcome
 
 SETTINGS = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
@@ -59,6 +59,41 @@ def test_killed_and_resumed_gives_the_same_bytes(two_ranks: tuple[Path, Outcome]
     outcome = train(tmp_path, stage)
     assert losses(outcome) == losses(two_ranks[1])
     assert (tmp_path / WEIGHTS).read_bytes() == (two_ranks[0] / WEIGHTS).read_bytes()
+
+
+def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
+    """Examples mask different shares, so a mean of the parts' means would be another loss."""
+    frozen = {**SETTINGS, "frozen": True}
+    (tmp_path / "whole").mkdir()
+    whole = train(tmp_path / "whole", TinyFit(**frozen))
+    for name, settings in {
+        "two": {"accumulation_steps": 2},
+        "ranks": {"accumulation_steps": 2, "num_ranks": 2},
+    }.items():
+        parts = train(tmp_path / name, TinyFit(**frozen, **settings))
+        assert losses(parts) == pytest.approx(losses(whole), abs=1e-6)
+        torch.testing.assert_close(
+            load_file(tmp_path / name / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
+    """Nine examples in batches of four: epochs end at steps 3, 6 and 9, and the second validates best."""
+    stage = TinyFit(**{**SETTINGS, "num_epochs": 3}, num_ranks=2, validate_every=1, keep=keep, die=True)
+    with pytest.raises(RankError):
+        train(tmp_path, stage)
+    outcome = train(tmp_path, stage)
+    assert (tmp_path / "validations.txt").read_text().count("\n") == 3
+    assert [row["val.seen"] for row in outcome.tables["history"]] == [3, 6, 9]
+    assert outcome.metrics["best_step"] == 6
+    found = {
+        name: load_file(tmp_path / name)["1.num_batches_tracked"]
+        for name in (WEIGHTS, LAST, BEST)
+        if (tmp_path / name).exists()
+    }
+    assert found == ({WEIGHTS: 9, BEST: 6} if keep == "last" else {WEIGHTS: 6, LAST: 9})
+    assert not list((tmp_path / "checkpoints").glob("best-*9.safetensors"))
 
 
 def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) -> None:

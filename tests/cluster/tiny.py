@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import nn
 
 from shards.records import Missing, Record, SeedRecord
 from wsss.losses.masked_mean import MaskedSum
+from wsss.models.norm import freeze_batch_norm
 from wsss.settings import settings
-from wsss.stages.fit import Fit
+from wsss.stages.fit import Fit, Validation
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, ShardWorker, Stage
 from wsss.tasks.task import Batch, Task, TaskOutput
 
@@ -44,7 +45,10 @@ class TinyTask(Task):
 
     def forward(self, batch: Batch) -> TaskOutput:
         error = (self.network(batch["image"]) - batch["target"]).square() * batch["valid"]
-        return TaskOutput({"square": MaskedSum(error.sum(), batch["valid"].sum().long())}, {"square": 0.5})
+        return TaskOutput({"square": MaskedSum(error.sum(), self.counts(batch)["square"])}, {"square": 0.5})
+
+    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"square": batch["valid"].sum().long()}
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         return iter(())
@@ -82,11 +86,18 @@ class TinyFit(Fit):
     """A rank dies in the second batch of the second epoch: four steps are done."""
     poison: int = -1
     """This example's loss is no number."""
+    frozen: bool = False
+    """The normalisation is fixed: its statistics would depend on what is computed at once."""
+    best_at: int = 6
+    """The validation after this step is the best one."""
     refuse: bool = False
     """The task cannot be made."""
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+        layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+        if self.frozen:
+            freeze_batch_norm(layers)
+        return layers
 
     def task(self, instance: Instance) -> Task:
         with (instance.path / "starts.txt").open("a") as file:
@@ -97,6 +108,14 @@ class TinyFit(Fit):
 
     def training_set(self, instance: Instance) -> TinySet:
         return TinySet(self, instance.path / "died")
+
+    def validate(self, task: Task, instance: Instance) -> Validation:
+        """The best is the second of three: the step nearest to `best_at`."""
+        with (instance.path / "validations.txt").open("a") as file:
+            file.write("validation\n")
+        assert not task.training
+        seen = float(cast(nn.Sequential, task.network)[1].num_batches_tracked)  # type: ignore[arg-type]
+        return Validation(-abs(seen - self.best_at), Outcome(metrics={"val.seen": seen}))
 
     def finish(self, task: Task, instance: Instance) -> Outcome:
         return Outcome(metrics={"tiny.parameters": float(sum(p.numel() for p in task.parameters()))})

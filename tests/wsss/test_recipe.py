@@ -185,10 +185,10 @@ def test_bad_settings_are_told_by_their_dotted_names(load: Load, override: str, 
     [
         ('[recipe]\nname = "x"\n', "a recipe needs at least one [stages.NAME] table"),
         ("[recipe", "is not valid TOML"),
-        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime] and [stages.NAME]"),
+        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime], [defaults.KIND] and [stages.NAME]"),
         ("stages = 3", "stages stands outside of any table"),
         ('[stages]\nmake_cams = "yes"\n', "make_cams stands outside of any table"),
-        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime] and [stages.NAME]"),
+        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime], [defaults.KIND] and [stages.NAME]"),
         (CHAIN + "[stages.train_classifer]\n", "[stages.train_classifer]: unknown kind 'train_classifer'; did you mean "
          "train_classifier"),
         ('[recipe]\nname = "x"\n[stages.make_cams]\n', "make_cams reads samples from build_shards, but no such "

@@ -109,6 +109,19 @@ def pair_kinds(label_Bhw: Tensor, *, radius: int, num_classes: int) -> Tensor:
     return kind_PBuv
 
 
+def pair_counts(label_Bhw: Tensor, *, radius: int, num_classes: int) -> dict[str, Tensor]:
+    """The counts of the five terms of `affinity_displacement_sums`, from the labels alone; int64 scalars."""
+    kind_PBuv = pair_kinds(label_Bhw, radius=radius, num_classes=num_classes)
+    different, background, foreground = ((kind_PBuv == kind).sum() for kind in (DIFFERENT, BACKGROUND, FOREGROUND))
+    return {
+        "bg_pos": background,
+        "fg_pos": foreground,
+        "neg": different,
+        "dp_fg": 2 * foreground,
+        "dp_bg": 2 * background,
+    }
+
+
 @torch.no_grad()
 def _count_pairs_by_strongest_pixel(edge_logits_Bhw: Tensor, *, kind_PBuv: Tensor, radius: int) -> Tensor:
     """How many pairs of each kind have their strongest boundary at each pixel: [B, h, w, 4] int64.

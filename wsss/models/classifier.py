@@ -10,11 +10,13 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from wsss.models.encoder import Encoder
 from wsss.ops.stochastic_cam import draw_masks, stochastic_scores
 
 HEADS = ("linear", "stochastic")
+CHOSEN = ("windows", "units")
 
 
 class LinearHead(nn.Module):
@@ -33,23 +35,34 @@ class LinearHead(nn.Module):
 
 
 class StochasticHead(nn.Module):
-    """logits = mean_hw(W * (masked x)): an s x s convolution over randomly chosen units, then pooling, W: [C,D,s,s]."""
+    """logits = mean_hw(W * (masked x)): an s x s convolution over randomly chosen units, then pooling, W: [C,D,s,s].
 
-    def __init__(self, num_features: int, *, num_classes: int, kernel_size: int, drop_rate: float) -> None:
+    `chosen` "windows": every window draws which of its units it sees, for all channels alike, and always its centre.
+    "units": ordinary dropout, a unit is there for all windows or for none, and what is left is scaled up.
+    """
+
+    def __init__(
+        self, num_features: int, *, num_classes: int, kernel_size: int, drop_rate: float, chosen: str = "windows"
+    ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers, so that a window has a centre")
         if not 0.0 <= drop_rate < 1.0:
             raise ValueError(f"drop_rate is {drop_rate}; allowed: at least 0 and below 1")
         self.kernel_size = kernel_size
+        if chosen not in CHOSEN:
+            raise ValueError(f"chosen is {chosen!r}; allowed: {', '.join(CHOSEN)}")
         self.drop_rate = drop_rate
+        self.chosen = chosen
         self.weight = nn.Parameter(torch.empty(num_classes, num_features, kernel_size, kernel_size))
         _initialise(self.weight)
 
     def forward(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None) -> torch.Tensor:
         """Return the logits [B,C]; in training mode every image has masks of its own, drawn from `generator`."""
         size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
-        if self.training and self.drop_rate > 0.0:
+        if self.chosen == "units":
+            features_BDhw = functional.dropout(features_BDhw, self.drop_rate, training=self.training)
+        if self.training and self.drop_rate > 0.0 and self.chosen == "windows":
             masks_BThw = self._draw(size_hw, num_images=len(features_BDhw), generator=generator)
         else:
             masks_BThw = torch.ones(len(features_BDhw), self.kernel_size**2, *size_hw, dtype=torch.bool)
@@ -78,7 +91,7 @@ class Classifier(nn.Module):
     head "linear": `kernel_size` and `drop_rate` play no part; channels of the pooled map are left out with probability
     `dropout` in training mode. head "stochastic": a window of `kernel_size` squared
     pixels around each pixel, of which all but the centre are left out with probability `drop_rate` in training mode,
-    none in evaluation mode.
+    none in evaluation mode; or, `chosen` "units", ordinary dropout of the map at that rate.
 
     Raises: ValueError for another head, an even kernel, a rate outside [0, 1), fewer than one class, and in training
     mode for a stochastic head without a generator.
@@ -96,6 +109,7 @@ class Classifier(nn.Module):
         kernel_size: int = 1,
         drop_rate: float = 0.0,
         dropout: float = 0.0,
+        chosen: str = "windows",
     ) -> None:
         super().__init__()
         if head not in HEADS:
@@ -108,7 +122,11 @@ class Classifier(nn.Module):
             self.head = LinearHead(encoder.num_features, num_classes=num_classes, dropout=dropout)
         else:
             self.head = StochasticHead(
-                encoder.num_features, num_classes=num_classes, kernel_size=kernel_size, drop_rate=drop_rate
+                encoder.num_features,
+                num_classes=num_classes,
+                kernel_size=kernel_size,
+                drop_rate=drop_rate,
+                chosen=chosen,
             )
 
     def forward(self, image_B3HW: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -99,6 +99,18 @@ class Encoder(nn.Module):
         for name in getattr(self.network, "new_layers", ()):
             yield from self.network.get_submodule(name).parameters()
 
+    def checkpoint_activations(self) -> None:
+        """Run blocks again in the backward pass instead of keeping their activations (torch's checkpoints, by timm).
+
+        Raises: ValueError for a network that timm cannot do it for.
+        """
+        try:
+            self.network.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise ValueError(
+                f"activation_checkpointing = True: timm has none for this encoder ({error}); leave it out"
+            ) from None
+
     def pyramid(self, image_B3HW: torch.Tensor) -> list[torch.Tensor]:
         """Return the map at the end of each stage, fine to coarse: `pyramid_channels` at `pyramid_strides`."""
         maps: list[torch.Tensor] = self.network.forward_intermediates(

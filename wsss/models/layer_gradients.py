@@ -6,7 +6,7 @@ Shape letters: B batch, D channels, K classes asked for, H W pixels of the image
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,11 +33,17 @@ class LayerGradients:
         self._module = None if layer == LAST_LAYER else find_layer(network, layer)
 
     @torch.enable_grad()
-    def __call__(self, image_B3HW: Tensor, *, classes: Sequence[int]) -> tuple[Tensor, Tensor, int]:
-        """Activations [B,D,h,w], gradients of the logits of `classes` (ids) [K,B,D,h,w], and h w of the last layer.
+    def __call__(self, image_B3HW: Tensor, *, classes: Sequence[Sequence[int]]) -> tuple[Tensor, Iterator[Tensor], int]:
+        """Activations [B,D,h,w]; for k = 0, 1, ... the gradients [B,D,h,w] of every image's own k-th class's logit; and
+        h w of the last layer.
+
+        `classes`: ids, for each of the B images. There are as many gradients as the longest of these lists has ids,
+        made one at a time; an image whose list is shorter has zeros there.
 
         Raises: ValueError for ids that the classifier does not know, and for a layer that gives no map.
         """
+        if len(classes) != len(image_B3HW):
+            raise ValueError(f"classes of {len(classes)} images for a batch of {len(image_B3HW)}; give a list for each")
         kept: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
@@ -68,14 +74,16 @@ class LayerGradients:
         return {"generator": None} if isinstance(self._network.head, StochasticHead) else {}
 
 
-def _gradients(logits_BC: Tensor, activations_BDhw: Tensor, *, classes: Sequence[int]) -> Tensor:
-    """d(sum over the batch of logit k) / dA: images do not mix, so the sum keeps them apart."""
-    rows = class_rows(classes, num_rows=logits_BC.shape[1]).tolist()
-    gradients = [
-        torch.autograd.grad(logits_BC[:, row].sum(), activations_BDhw, retain_graph=number + 1 < len(rows))[0]
-        for number, row in enumerate(rows)
-    ]
-    return torch.stack(gradients) if gradients else activations_BDhw.new_zeros((0, *activations_BDhw.shape))
+def _gradients(logits_BC: Tensor, activations_BDhw: Tensor, *, classes: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    """d(sum over the batch of each image's k-th logit) / dA: images do not mix, so the sum keeps them apart."""
+    rows = [class_rows(present, num_rows=logits_BC.shape[1]).tolist() for present in classes]
+    longest = max((len(of_image) for of_image in rows), default=0)
+    for k in range(longest):
+        with torch.enable_grad():
+            total = sum(logits_BC[b, of_image[k]] for b, of_image in enumerate(rows) if k < len(of_image))
+            assert isinstance(total, Tensor)
+            (gradient,) = torch.autograd.grad(total, activations_BDhw, retain_graph=k + 1 < longest)
+        yield gradient
 
 
 def find_layer(network: Classifier, name: str) -> nn.Module:

@@ -112,7 +112,7 @@ def stochastic_cam(
             num_samples=chunk,
             generator=generator,
         )
-        maps_SKN = _by_own_maximum(_masked_sums(planes_KTN, masks_STN=aligned_STN.to(planes_KTN.device)))
+        maps_SKN = by_own_maximum(_masked_sums(planes_KTN, masks_STN=aligned_STN.to(planes_KTN.device)))
         total_KN += maps_SKN.sum(dim=0)
         peak_KN = torch.maximum(peak_KN, maps_SKN.amax(dim=0))
     return (total_KN / num_samples).unflatten(-1, size_hw), peak_KN.unflatten(-1, size_hw)
@@ -133,7 +133,7 @@ def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Ten
     size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
     kernel_size = weights_CDss.shape[-1]
     aligned_BThw = _roll_taps(masks, kernel_size=kernel_size, direction=1).to(features_BDhw)
-    aligned_BThw = aligned_BThw * _inside(size_hw, kernel_size=kernel_size).to(features_BDhw)
+    aligned_BThw = aligned_BThw * inside_taps(size_hw, kernel_size=kernel_size).to(features_BDhw)
     visible_BDT = torch.bmm(features_BDhw.flatten(-2), aligned_BThw.flatten(-2).transpose(1, 2))
     scaled_CDT = _scaled_taps(weights_CDss, kept_scale=kept_scale)
     return visible_BDT.flatten(1) @ scaled_CDT.flatten(1).T / (size_hw[0] * size_hw[1])
@@ -164,6 +164,15 @@ def fickle_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int], 
     return label_hw
 
 
+def draw_kept(num_units: int, *, drop_rate: float, generator: torch.Generator, num_samples: int = 1) -> Tensor:
+    """Bernoulli(1 - drop_rate) draws, bool [num_samples, num_units] on the CPU; the rate as in `draw_masks`."""
+    words = torch.empty((num_samples, -(-num_units // 4)), dtype=torch.int64).random_(
+        -(2**63), None, generator=generator
+    )
+    first_kept = min(round(drop_rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
+    return words.view(torch.int16)[:, :num_units] >= first_kept
+
+
 def _draw_aligned(
     size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float, num_samples: int, generator: torch.Generator
 ) -> Tensor:
@@ -172,13 +181,10 @@ def _draw_aligned(
     All draws are independent, so the layout is free, and in this one the sums need no shifting. Taps that read outside
     the image are wrapped round to where none is needed: the layout is a permutation of the windows' (`_roll_taps`).
     """
-    _require_draw(size_hw, kernel_size=kernel_size, drop_rate=drop_rate)
+    require_draw(size_hw, kernel_size=kernel_size, drop_rate=drop_rate)
     num_taps, num_pixels = kernel_size**2, size_hw[0] * size_hw[1]
-    num_words = -(-num_taps * num_pixels // 4)
-    words = torch.empty((num_samples, num_words), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    draws_STN = words.view(torch.int16)[:, : num_taps * num_pixels].unflatten(1, (num_taps, num_pixels))
-    first_kept = min(round(drop_rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
-    kept_STN = draws_STN >= first_kept
+    kept = draw_kept(num_taps * num_pixels, drop_rate=drop_rate, generator=generator, num_samples=num_samples)
+    kept_STN = kept.unflatten(1, (num_taps, num_pixels))
     kept_STN[:, num_taps // 2] = True
     return kept_STN
 
@@ -189,7 +195,7 @@ def _project(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[in
     rows = class_rows(classes, num_rows=weights_CDss.shape[0]).to(weights_CDss.device)
     weights_KTD = _scaled_taps(weights_CDss.index_select(0, rows), kept_scale=kept_scale).transpose(1, 2)
     planes_KTN = weights_KTD.to(features_Dhw.dtype) @ features_Dhw.flatten(-2) / (size_hw[0] * size_hw[1])
-    inside_TN = _inside(size_hw, kernel_size=weights_CDss.shape[-1]).flatten(-2)
+    inside_TN = inside_taps(size_hw, kernel_size=weights_CDss.shape[-1]).flatten(-2)
     return planes_KTN * inside_TN.to(planes_KTN)
 
 
@@ -203,7 +209,8 @@ def _masked_sums(planes_KTN: Tensor, *, masks_STN: Tensor) -> Tensor:
     return sums_SKN.relu_()
 
 
-def _by_own_maximum(maps_SKN: Tensor) -> Tensor:
+def by_own_maximum(maps_SKN: Tensor) -> Tensor:
+    """Divide every map [...,N] by its own maximum; a map of zeros stays zero."""
     largest = maps_SKN.amax(dim=-1, keepdim=True)
     return maps_SKN / torch.where(largest > 0, largest, torch.ones_like(largest))
 
@@ -216,7 +223,7 @@ def _roll_taps(masks_SThw: Tensor, *, kernel_size: int, direction: int) -> Tenso
     return rolled
 
 
-def _inside(size_hw: tuple[int, int], *, kernel_size: int) -> Tensor:
+def inside_taps(size_hw: tuple[int, int], *, kernel_size: int) -> Tensor:
     """Whether the window q - o that reads q through tap o lies in the image; bool [T,h,w]."""
     height, width = size_hw
     offsets = torch.tensor(list(_offsets(kernel_size)))
@@ -244,7 +251,7 @@ def _chunks(num_samples: int) -> Iterator[int]:
     return (min(_CHUNK, num_samples - start) for start in range(0, num_samples, _CHUNK))
 
 
-def _require_draw(size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float) -> None:
+def require_draw(size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers from 1, so that a window has a centre")
     if not 0 <= drop_rate < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -18,6 +19,8 @@ from wsss.stages.stage import Instance, Outcome, Stage
 from wsss.tasks.task import Task
 
 WEIGHTS = "weights.safetensors"
+LAST = "last.safetensors"
+BEST = "best.safetensors"
 
 
 class TrainingSet(Protocol):
@@ -34,6 +37,15 @@ class TrainingSet(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found."""
+
+    score: float
+    """The figure that `keep = "best"` compares, higher is better."""
+    outcome: Outcome
+
+
 @settings
 class Fit(Stage):
     """A stage that trains one task. The number of ranks and the global batch are part of the fingerprint."""
@@ -41,7 +53,7 @@ class Fit(Stage):
     num_ranks: Annotated[int, Field(ge=1)] = 1
     """Processes that train together, one DeepSpeed rank each."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Examples per optimisation step over all ranks: a multiple of `num_ranks`."""
+    """Examples per optimisation step over all ranks: a multiple of `num_ranks` times `accumulation_steps`."""
     num_epochs: Annotated[int, Field(ge=1)] = 5
     """Passes over the training set."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -56,29 +68,57 @@ class Fit(Stage):
     """Momentum of SGD; the first beta of Adam and AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decay of weights; norms and biases are not decayed."""
+    schedule: Literal["poly", "step"] = "poly"
+    """How the rate falls: by a power of the steps left, or by a factor every few epochs."""
     poly_power: Annotated[float, Field(ge=0)] = 0.9
-    """Rate at step i of n: (1 - i / n) ** poly_power of its start."""
+    """poly: rate at step i of n is (1 - i / n) ** poly_power of its start."""
+    step_epochs: Annotated[int, Field(ge=1)] = 3
+    """step: epochs between two falls (NoPeopleAllowed: 3; FickleNet: 10)."""
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """step: what every fall multiplies the rate by (NoPeopleAllowed: 0.2; FickleNet: 0.5)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly to its start."""
     gradient_clipping: Annotated[float, Field(ge=0)] = 0.0
     """Largest norm of the gradient; 0 does not clip."""
+    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Parts that a rank's share of a batch is computed in, one after the other; the loss is that of the whole batch."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in torch's autocast; weights stay fp32."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     """Steps between checkpoints; 0 keeps one per epoch."""
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between validations; 0 validates the last weights alone."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that later stages read: the last, or those that validated best."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per rank that read and augment; 0 does it in the rank itself."""
 
     def check(self, instance: Instance) -> None:
-        if self.batch_size % self.num_ranks:
-            below = self.batch_size // self.num_ranks * self.num_ranks
-            valid = " or ".join(str(n) for n in (below, below + self.num_ranks) if n > 0)
+        parts = self.num_ranks * self.accumulation_steps
+        if self.batch_size % parts:
+            below = self.batch_size // parts * parts
+            valid = " or ".join(str(n) for n in (below, below + parts) if n > 0)
+            factors = f"num_ranks = {self.num_ranks}"
+            if self.accumulation_steps > 1:
+                factors += f" times accumulation_steps = {self.accumulation_steps}"
             raise ValueError(
-                f"{instance.name}.batch_size = {self.batch_size} is no multiple of num_ranks = {self.num_ranks}; "
-                f"{valid} would be"
+                f"{instance.name}.batch_size = {self.batch_size} is no multiple of {factors}; {valid} would be"
             )
+        self._check_validation(instance)
+
+    def _check_validation(self, instance: Instance) -> None:
+        validates = type(self).validate is not Fit.validate
+        if self.validate_every and not validates:
+            raise ValueError(f"{instance.name}.validate_every: {self.kind} has no validation; leave it out")
+        if self.validate_every > self.num_epochs:
+            raise ValueError(
+                f"{instance.name}.validate_every = {self.validate_every} is never reached in "
+                f"num_epochs = {self.num_epochs}"
+            )
+        if self.keep == "best" and not self.validate_every:
+            raise ValueError(f"{instance.name}.keep = 'best' needs validate_every, of 1 or more epochs")
 
     def is_intact(self, instance: Instance) -> bool:
         return is_whole(weights_path(instance))
@@ -95,9 +135,19 @@ class Fit(Stage):
     def training_set(self, instance: Instance) -> TrainingSet:
         """What to train on. Raises ValueError where it is empty."""
 
+    def validate(self, task: Task, instance: Instance) -> Validation:
+        """Measure the network, on one rank, in evaluation mode; stages that can do it replace this."""
+        raise NotImplementedError
+
     def finish(self, task: Task, instance: Instance) -> Outcome:
         """After the last step, on one rank: last changes to the network's buffers, and its validation."""
         return Outcome()
+
+
+def spare_path(instance: Instance) -> Path:
+    """Where a training that validates leaves the weights that `keep` does not name: the best, or the last."""
+    assert isinstance(instance.stage, Fit)
+    return instance.path / (BEST if instance.stage.keep == "last" else LAST)
 
 
 def weights_path(instance: Instance) -> Path:

@@ -5,28 +5,26 @@ Shape letters: `D` channels, `K` classes present, `H W` pixels, `h w` strided pi
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Annotated, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from shards.records import CamRecord, Sample, grid_size
+from shards.reader import Joined, join_shard
+from shards.records import BadSampleError, CamRecord, Missing, Sample
 from wsss.device import worker_device
-from wsss.images import resize_image, to_tensor
-from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
 from wsss.ops.grad_cam import LAST_LAYER, METHODS
-from wsss.ops.multi_scale import merge_views, resize_bilinear, view_sizes
-from wsss.ops.stochastic_cam import stochastic_cam
 from wsss.settings import Scales, settings
+from wsss.stages.cam_maker import CamMaker, Maps
 from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.stage import Instance, Map, ShardWorker
 from wsss.stages.train_classifier import TrainClassifier
 
-if TYPE_CHECKING:
-    from wsss.models.classifier import Classifier
+_WINDOW = 8
+"""Images of equal size are looked for among this many times as many as are looked at together."""
 
 
 @settings
@@ -35,7 +33,11 @@ class MakeCams(Map):
 
     kind: ClassVar[str] = "make_cams"
     record_kind: ClassVar[str] = "cam"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "classifier": ("train_classifier",)}
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "classifier": ("train_classifier",),
+        "apart": ("train_classifier",),
+    }
 
     method: Literal["cam", "grad_cam", "grad_cam_pp", "elementwise_grad_cam", "stochastic"] = "cam"
     """`cam`: Zhou et al. 2016, as irn merges scales; the three from gradients; `stochastic`: FickleNet's maps."""
@@ -51,16 +53,22 @@ class MakeCams(Map):
     """Also look at the mirrored image at every scale."""
     num_samples: Annotated[int, Field(ge=1)] = 200
     """stochastic: maps per view."""
+    apart: bool = False
+    """Classes that the classifier does not learn get their maps from the one in slot `apart`, which does."""
+    max_side: Annotated[int, Field(ge=64)] = 2048
+    """Longest side of a view in pixels; views that would be longer are made as long as this."""
+    batch_images: Annotated[int, Field(ge=1)] = 1
+    """Images of equal size that are looked at together: 1 on CPUs, 8 and more on a GPU."""
+
+    def used_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.slots if slot != "apart" or self.apart)
 
     def check(self, instance: Instance) -> None:
-        classifier = instance.inputs["classifier"].stage
-        assert isinstance(classifier, TrainClassifier)
-        wanted = {"cam": "linear", "stochastic": "stochastic"}.get(self.method, classifier.head)
-        if classifier.head != wanted:
-            raise ValueError(
-                f"method = {self.method!r} needs a classifier with head = {wanted!r}; "
-                f"{instance.inputs['classifier'].name} has {classifier.head!r}"
-            )
+        for slot in self.used_slots():
+            if slot != "samples":
+                self._check_head(instance.inputs[slot])
+        if self.apart:
+            self._check_apart(instance)
         if self.target_layer != LAST_LAYER and self.method not in METHODS:
             raise ValueError(
                 f"{instance.name}.target_layer = {self.target_layer!r} is for {', '.join(METHODS)}; "
@@ -73,106 +81,89 @@ class MakeCams(Map):
                 "divided by its own maximum before they are averaged; leave normalisation out"
             )
 
+    def _check_head(self, trained: Instance) -> None:
+        classifier = trained.stage
+        assert isinstance(classifier, TrainClassifier)
+        wanted = {"cam": "linear", "stochastic": "stochastic"}.get(self.method, classifier.head)
+        if classifier.head != wanted:
+            raise ValueError(
+                f"method = {self.method!r} needs a classifier with head = {wanted!r}; "
+                f"{trained.name} has {classifier.head!r}"
+            )
+
+    def _check_apart(self, instance: Instance) -> None:
+        """Two classifiers must not both claim a class."""
+        one, other = instance.inputs["classifier"], instance.inputs["apart"]
+        assert isinstance(one.stage, TrainClassifier) and isinstance(other.stage, TrainClassifier)
+        if both := set(one.stage.learned(one)) & set(other.stage.learned(other)):
+            names = ", ".join(instance.taxonomy.name_of(c) for c in sorted(both)[:3])
+            raise ValueError(
+                f"{instance.name}.apart: {one.name} and {other.name} both learn {names}; name two classifiers in "
+                f'inputs = {{ classifier = "...", apart = "..." }}, and give the first dropped_classes and the other '
+                "only_classes"
+            )
+
     def worker(self, instance: Instance) -> ShardWorker:
-        trained = instance.inputs["classifier"]
-        maker = _CamMaker(self, load_trained(trained, device=worker_device()), trained.stage, seed=instance.seed)
+        makers = [self._maker(instance, slot) for slot in self.used_slots() if slot != "samples"]
         samples = instance.inputs["samples"].layer
 
-        return work_per_record({"samples": samples}, lambda joined: maker.cams(cast(Sample, joined["samples"])))
+        def work(shard: str) -> Iterator[CamRecord | Missing]:
+            joined = join_shard({"samples": samples}, shard, how="inner")
+            for window in batched(joined, self.batch_images if self.batch_images == 1 else _WINDOW * self.batch_images):
+                yield from self._records(makers, window)
+
+        return work
+
+    def _maker(self, instance: Instance, slot: str) -> CamMaker:
+        trained = instance.inputs[slot]
+        stage = trained.stage
+        assert isinstance(stage, TrainClassifier)
+        network = load_trained(trained, device=worker_device())
+        return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
+
+    def _records(self, makers: Sequence[CamMaker], window: Sequence[Joined | Missing]) -> Iterator[CamRecord | Missing]:
+        """The records of some samples in their order; images of equal size are looked at together."""
+        made: dict[int, CamRecord | Missing] = {}
+        by_size: dict[tuple[int, int], list[tuple[int, Sample, np.ndarray]]] = {}
+        for place, joined in enumerate(window):
+            if isinstance(joined, Missing):
+                made[place] = joined
+                continue
+            sample = cast(Sample, joined["samples"])
+            try:
+                by_size.setdefault(sample.size, []).append((place, sample, sample.image))
+            except BadSampleError as error:
+                made[place] = Missing(key=sample.key, reason=str(error))
+        for of_size in by_size.values():
+            for group in batched(of_size, self.batch_images):
+                places, samples, images = zip(*group, strict=True)
+                maps = zip(*(maker.cams(samples, images) for maker in makers), strict=True)
+                for place, sample, parts in zip(places, samples, maps, strict=True):
+                    made[place] = _record(sample, parts)
+        yield from (made[place] for place in range(len(window)))
 
 
-class _CamMaker:
-    """A loaded classifier that turns one sample into its maps."""
+def _record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
+    """The maps of one image from one classifier or two, in the order of its labels."""
+    classes = [c for present, _, _ in parts for c in present]
+    labels = list(sample.classes) or sorted(classes)
+    order = sorted(range(len(classes)), key=lambda place: labels.index(classes[place]))
+    maps_Khw = torch.cat([maps for _, maps, _ in parts])[order]
+    peaks = [peak for _, _, peak in parts if peak is not None]
+    return CamRecord(
+        key=sample.key,
+        classes=np.array([classes[place] for place in order], dtype=np.int16),
+        maps=maps_Khw.half().cpu().numpy(),
+        peak=torch.cat(peaks)[order].half().cpu().numpy() if peaks else None,
+        size=sample.size,
+    )
 
-    def __init__(self, stage: MakeCams, network: Classifier, trained: Any, *, seed: int) -> None:
-        self._stage, self._network, self._trained, self._seed = stage, network, trained, seed
-        self._device = next(network.parameters()).device
-        self._view_maps = self._map_function()
 
-    @torch.no_grad()
-    def cams(self, sample: Sample) -> CamRecord:
-        x_3HW = to_tensor(sample.image, mean=self._trained.mean, std=self._trained.std).to(self._device)
-        classes, grid = self._classes(sample, x_3HW), grid_size(sample.size)
-        if self._stage.method == "stochastic":
-            maps_Khw, peak_Khw = self._stochastic(x_3HW, sample, classes, grid)
-        else:
-            maps_Khw, peak_Khw = self._deterministic(x_3HW, classes, grid), None
-        return CamRecord(
-            key=sample.key,
-            classes=np.array(classes, dtype=np.int16),
-            maps=maps_Khw.half().cpu().numpy(),
-            peak=None if peak_Khw is None else peak_Khw.half().cpu().numpy(),
-            size=sample.size,
-        )
+_T = TypeVar("_T")
 
-    def _classes(self, sample: Sample, x_3HW: torch.Tensor) -> list[int]:
-        """The labels; for an image without any, what the classifier sees there where that is asked for."""
-        threshold = self._stage.unlabelled_threshold
-        if sample.classes or threshold == 0:
-            return list(sample.classes)
-        probability_C = torch.sigmoid(self._network(x_3HW[None])[0])
-        return [int(row) + 1 for row in torch.nonzero(probability_C >= threshold)[:, 0]]
 
-    def _map_function(self) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
-        """(views f32[F, 3, H, W], classes) -> maps f32[F, K, h, w], at least 0."""
-        if self._stage.method in METHODS:
-            from wsss.models.layer_gradients import LayerGradients
-
-            combine = METHODS[self._stage.method]
-            look = LayerGradients(self._network, layer=self._stage.target_layer)
-
-            def from_gradients(views_F3HW: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-                activations, gradients, num_pixels = look(views_F3HW, classes=classes)
-                # A mean over few pixels has large gradients: times their number, views of all sizes weigh alike.
-                return combine(activations, gradients_KBDhw=gradients).relu() * num_pixels
-
-            return from_gradients
-
-        def from_weights(views_F3HW: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-            features = self._network.features(views_F3HW)
-            return class_activation_map(features, weights_CD=self._network.cam_weights, classes=classes)
-
-        return from_weights
-
-    def _views(self, x_3HW: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Every scale, f32[F, 3, H, W]: the image and, where asked for, its mirror image."""
-        for size in view_sizes((x_3HW.shape[1], x_3HW.shape[2]), scales=self._stage.scales):
-            view_13HW = resize_image(x_3HW[None], size=size)
-            yield torch.cat([view_13HW, view_13HW.flip(-1)]) if self._stage.flip else view_13HW
-
-    def _deterministic(self, x_3HW: torch.Tensor, classes: Sequence[int], grid: tuple[int, int]) -> torch.Tensor:
-        """irn's merge: maps of all views are resized to the grid and added, then divided by their maximum."""
-        if not classes:
-            return torch.zeros((0, *grid))
-
-        def maps() -> Iterator[tuple[torch.Tensor, bool]]:
-            for views_F3HW in self._views(x_3HW):
-                maps_FKhw = self._view_maps(views_F3HW, classes)
-                yield from ((maps_Khw, bool(mirrored)) for mirrored, maps_Khw in enumerate(maps_FKhw))
-
-        normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
-        return normalise(merge_views(maps(), size=grid))
-
-    def _stochastic(
-        self, x_3HW: torch.Tensor, sample: Sample, classes: Sequence[int], grid: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean over all views and samples, and maximum, of the normalised stochastic maps."""
-        if not classes:
-            return torch.zeros((0, *grid)), torch.zeros((0, *grid))
-        seed = hashlib.sha256(f"{self._seed} {sample.key}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
-        mean_Khw = torch.zeros((len(classes), *grid), device=x_3HW.device)
-        peak_Khw, num_views = torch.zeros_like(mean_Khw), 0
-        for views_F3HW in self._views(x_3HW):
-            for mirrored, features_Dhw in enumerate(self._network.features(views_F3HW)):
-                pair = stochastic_cam(
-                    features_Dhw,
-                    weights_CDss=self._network.cam_weights,
-                    classes=classes,
-                    num_samples=self._stage.num_samples,
-                    drop_rate=self._trained.stochastic_drop_rate,
-                    generator=generator,
-                )
-                mean, peak = (resize_bilinear((m.flip(-1) if mirrored else m)[None], size=grid)[0] for m in pair)
-                mean_Khw, peak_Khw, num_views = mean_Khw + mean, torch.maximum(peak_Khw, peak), num_views + 1
-        return mean_Khw / num_views, peak_Khw
+def batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of `size` items, the last one maybe shorter."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

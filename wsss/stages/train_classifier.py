@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
 from shards.balance import balance_factors, class_counts, expected_counts, positive_weights
 from shards.files import write_bytes
 from shards.layer import split_of
-from shards.reader import read_shard
-from shards.records import BadSampleError, Sample
-from wsss.augment import Augmentation, SizeRange, augment
+from wsss.augment import SizeRange
 from wsss.examples import JoinedRecords
-from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
 from wsss.settings import settings
 from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import TrainingSet
+from wsss.stages.fit import TrainingSet, Validation
+from wsss.stages.labelled_images import LabelledImages, predicted_labels
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.classification import ClassificationTask, Objective
 from wsss.tasks.task import Task
@@ -38,12 +35,20 @@ class TrainClassifier(EncoderSource):
     kind: ClassVar[str] = "train_classifier"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "classifier": ("train_classifier",)}
 
+    only_classes: tuple[str, ...] = ()
+    """Classes that are learned; empty learns all. A class that is trained apart has a classifier of its own."""
+    dropped_classes: tuple[str, ...] = ()
+    """Classes that are not learned: no later stage sees them, their pixels are background in all labels made."""
+    activation_checkpointing: bool = False
+    """Blocks of the encoder run again on the way back instead of keeping what they computed; needs norm = "frozen"."""
     head: Literal["linear", "stochastic"] = "linear"
     """`linear`: global average pooling and a linear layer; `stochastic`: FickleNet's random choice of hidden units."""
     stochastic_kernel: Annotated[int, Field(ge=1)] = 9
     """stochastic: side s of the window that units are chosen in; odd."""
     stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """stochastic: probability p that a unit is dropped."""
+    stochastic_units: Literal["windows", "units"] = "windows"
+    """stochastic: every window chooses its units (FickleNet), or ordinary dropout of the map does."""
     loss: Literal["bce", "soft_margin", "focal", "asymmetric"] = "bce"
     """Loss per (image, class)."""
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
@@ -83,12 +88,25 @@ class TrainClassifier(EncoderSource):
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
+        self.learned(instance)
         splits = instance.samples.stage.splits  # type: ignore[attr-defined]
         if self.validation_split not in ("", "val", *splits):
             raise ValueError(
                 f"{instance.name}.validation_split = {self.validation_split!r}; "
                 f"{instance.samples.name} has {', '.join(splits)}"
             )
+        if self.validate_every and self.validation_split not in splits:
+            raise ValueError(
+                f"{instance.name}.validate_every needs a validation_split that {instance.samples.name} has: "
+                f"{', '.join(splits)}"
+            )
+        if self.activation_checkpointing and self.norm != "frozen":
+            raise ValueError(
+                f"{instance.name}.activation_checkpointing needs norm = 'frozen': what runs twice would count twice in "
+                f"the statistics of norm = {self.norm!r}"
+            )
+        if self.stochastic_units != "windows" and self.head != "stochastic":
+            raise ValueError(f"{instance.name}.stochastic_units is for head = 'stochastic'; head is {self.head!r}")
         if self.repeat_threshold != TrainClassifier.repeat_threshold and self.balance != "repeat":
             raise ValueError(
                 f"{instance.name}.repeat_threshold = {self.repeat_threshold} is for balance = 'repeat'; "
@@ -105,6 +123,15 @@ class TrainClassifier(EncoderSource):
                 "windows have a centre, so it must be odd"
             )
 
+    def learned(self, instance: Instance) -> list[int]:
+        """Ids of the classes that are learned. Raises ValueError for a name that is none, and where none is left."""
+        taxonomy = instance.taxonomy
+        only = {taxonomy.id_of(name) for name in self.only_classes or taxonomy.names}
+        learned = sorted(only - {taxonomy.id_of(name) for name in self.dropped_classes})
+        if not learned:
+            raise ValueError(f"{instance.name}: only_classes and dropped_classes leave no class to learn")
+        return learned
+
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.classifier import Classifier
         from wsss.models.norm import freeze_batch_norm
@@ -119,10 +146,13 @@ class TrainClassifier(EncoderSource):
             kernel_size=self.stochastic_kernel,
             drop_rate=self.stochastic_drop_rate,
             dropout=self.dropout,
+            chosen=self.stochastic_units,
         )
 
     def task(self, instance: Instance) -> Task:
         network = cast("Classifier", self.model(instance, pretrained=True))
+        if self.activation_checkpointing:
+            network.encoder.checkpoint_activations()
         return ClassificationTask(
             network, objective=self._objective(instance), synchronise_norms=self.norm == "synchronised"
         )
@@ -130,7 +160,7 @@ class TrainClassifier(EncoderSource):
     def _objective(self, instance: Instance) -> Objective:
         weights = None
         if self.class_weighting > 0:
-            counts = class_counts(self._records(instance).classes(), num_classes=len(instance.taxonomy))
+            counts = class_counts(self._classes(instance), num_classes=len(instance.taxonomy))
             weights = positive_weights(counts, power=self.class_weighting, limit=self.class_weight_limit)
         return Objective(
             loss=self.loss,
@@ -146,17 +176,23 @@ class TrainClassifier(EncoderSource):
     def _records(self, instance: Instance) -> JoinedRecords:
         return JoinedRecords({"samples": instance.inputs["samples"].layer}, split="train", seed=instance.seed)
 
+    def _classes(self, instance: Instance) -> list[list[int]]:
+        """The learned classes of every training image."""
+        learned = set(self.learned(instance))
+        return [[c for c in present if c in learned] for present in self._records(instance).classes()]
+
     def training_set(self, instance: Instance) -> TrainingSet:
-        records, taxonomy = self._records(instance), instance.taxonomy
-        classes = records.classes()
-        if empty := np.flatnonzero(class_counts(classes, num_classes=len(taxonomy)) == 0).tolist():
+        records, taxonomy, learned = self._records(instance), instance.taxonomy, self.learned(instance)
+        classes = self._classes(instance)
+        counts_C = class_counts(classes, num_classes=len(taxonomy))
+        if empty := [c for c in learned if counts_C[c - 1] == 0]:
             raise ValueError(
-                f"{instance.name}: no training image shows {taxonomy.name_of(empty[0] + 1)!r}; "
-                "a class needs at least one image, leave it out of the class list otherwise"
+                f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; a class needs at least one "
+                "image, name it in dropped_classes or leave it out of the class list otherwise"
             )
         if self.balance != "none":
             records.repeat(self._factors(classes, num_classes=len(taxonomy)))
-        return _LabelledImages(self, records, num_classes=len(taxonomy), seed=instance.seed)
+        return LabelledImages(self, records, learned=learned, num_classes=len(taxonomy), seed=instance.seed)
 
     def _factors(self, classes: list[list[int]], *, num_classes: int) -> np.ndarray:
         return balance_factors(
@@ -167,45 +203,64 @@ class TrainClassifier(EncoderSource):
             limit=self.balance_limit,
         )
 
-    def finish(self, task: Task, instance: Instance) -> Outcome:
-        """F1 and mean average precision on the validation split, class by class."""
+    def validate(self, task: Task, instance: Instance) -> Validation:
+        """F1 and mean average precision of the learned classes on the validation split, class by class."""
         from wsss.classification_metrics import classification_metrics
 
-        picture = {"class_histogram.png": self._draw_histogram(instance)}
-        if not self.validation_split:
-            return Outcome(artifacts=picture)
-        scores_NC, truth_NC = _validate(task.network, self, instance)
+        network, taxonomy, learned = cast("Classifier", task.network), instance.taxonomy, self.learned(instance)
+        scores_NC, truth_NC = predicted_labels(
+            network,
+            self,
+            instance.inputs["samples"].layer,
+            num_classes=len(taxonomy),
+            device=network.cam_weights.device,
+        )
         if len(scores_NC) == 0:
-            return Outcome(artifacts=picture)
-        precision_C, f1_C, micro = classification_metrics(scores_NC, truth_NC=truth_NC)
+            raise ValueError(f"{instance.name}.validation_split = {self.validation_split!r} has no readable image")
+        columns = [c - 1 for c in learned]
+        precision_C, f1_C, micro = classification_metrics(scores_NC[:, columns], truth_NC=truth_NC[:, columns])
         rows: list[dict[str, object]] = [
             {
-                "class": name,
+                "class": taxonomy.name_of(c),
                 "average_precision": _number(ap),
                 "f1": _number(f1),
-                "images": int(truth_NC[:, column].sum()),
+                "images": int(truth_NC[:, c - 1].sum()),
             }
-            for column, (name, ap, f1) in enumerate(zip(instance.taxonomy.names, precision_C, f1_C, strict=True))
+            for c, ap, f1 in zip(learned, precision_C, f1_C, strict=True)
         ]
         metrics = {
             "val.mean_average_precision": float(np.nanmean(precision_C)),
             "val.f1_macro": float(np.nanmean(f1_C)),
+            "val.f1_micro": micro,
         }
-        metrics["val.f1_micro"] = micro
-        return Outcome(metrics=metrics, tables={"per_class": rows}, artifacts=picture)
+        return Validation(metrics["val.mean_average_precision"], Outcome(metrics=metrics, tables={"per_class": rows}))
+
+    def finish(self, task: Task, instance: Instance) -> Outcome:
+        """The last validation, and a picture of how often an epoch draws each class."""
+        found = self.validate(task, instance).outcome if self._has_validation(instance) else Outcome()
+        return replace(found, artifacts={"class_histogram.png": self._draw_histogram(instance)})
+
+    def _has_validation(self, instance: Instance) -> bool:
+        shards = instance.inputs["samples"].layer.shards()
+        return any(split_of(shard) == self.validation_split for shard in shards)
 
     def preview(self, instance: Instance) -> list[str]:
         """Images of the classes, and how many of them an epoch draws."""
         counts_C, drawn_C = self._histogram(instance)
-        order, names = np.argsort(-counts_C, kind="stable"), instance.taxonomy.names
+        names, learned = instance.taxonomy.names, set(self.learned(instance))
+        order = [c for c in np.argsort(-counts_C, kind="stable") if c + 1 in learned]
         told = [f"{names[c]} {counts_C[c]}" + _arrow(counts_C[c], drawn_C[c]) for c in order]
         if len(told) > 2 * _TOLD_CLASSES:
             told = [*told[:_TOLD_CLASSES], "...", *told[-_TOLD_CLASSES:]]
-        return [f"training images per class (balance = {self.balance!r}): {', '.join(told)}"]
+        lines = [f"training images per class (balance = {self.balance!r}): {', '.join(told)}"]
+        if len(learned) < len(names):
+            rest = [name for c, name in enumerate(names, start=1) if c not in learned]
+            lines.append(f"not learned here: {', '.join(rest[: 2 * _TOLD_CLASSES])}")
+        return lines
 
     def _histogram(self, instance: Instance) -> tuple[np.ndarray, np.ndarray]:
         """Images of each class, i64[C], and how many an epoch draws on average, f64[C]."""
-        classes, num_classes = self._records(instance).classes(), len(instance.taxonomy)
+        classes, num_classes = self._classes(instance), len(instance.taxonomy)
         factors = self._factors(classes, num_classes=num_classes)
         counts_C = class_counts(classes, num_classes=num_classes)
         return counts_C, expected_counts(classes, factors=factors, num_classes=num_classes)
@@ -226,57 +281,3 @@ def _arrow(count: int, drawn: float) -> str:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-class _LabelledImages:
-    """Augmented images with multi-hot labels."""
-
-    def __init__(self, stage: TrainClassifier, records: JoinedRecords, *, num_classes: int, seed: int) -> None:
-        self._stage, self._records, self._num_classes, self._seed = stage, records, num_classes, seed
-
-    @cached_property
-    def _compose(self) -> Any:
-        stage = self._stage
-        return Augmentation(
-            crop_size=stage.crop_size,
-            resize_long=stage.resize_long,
-            colour_jitter=stage.colour_jitter,
-            fill=fill_colour(stage.mean),
-        ).compose()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return self._records.order(epoch)
-
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
-        sample = self._records.sample(index)
-        image, _ = augment(self._compose, sample.image, mask_HW=None, seed=self._seed, epoch=epoch, key=sample.key)
-        target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
-        target[[c - 1 for c in sample.classes]] = 1.0
-        known[[c - 1 for c in sample.unknown]] = 0.0
-        image_3HW = to_tensor(image, mean=self._stage.mean, std=self._stage.std)
-        return {"key": sample.key, "image": image_3HW, "target": target, "known": known}
-
-
-@torch.no_grad()
-def _validate(network: Any, stage: TrainClassifier, instance: Instance) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and truth of every validation image, f64[N, C] each."""
-    samples = instance.inputs["samples"].layer
-    device = next(network.parameters()).device
-    scores, truth = [], []
-    for shard in samples.shards():
-        if split_of(shard) != stage.validation_split:
-            continue
-        for sample in read_shard(samples, shard):
-            assert isinstance(sample, Sample)
-            try:
-                image = sample.image
-            except BadSampleError:
-                continue
-            x_13HW = to_tensor(image, mean=stage.mean, std=stage.std)[None].to(device)
-            x_13HW = resize_image(x_13HW, size=long_side_size(sample.size, long_side=stage.validation_size))
-            scores.append(torch.sigmoid(network(x_13HW)[0].float()).cpu().double().numpy())
-            truth.append(np.isin(np.arange(1, len(instance.taxonomy) + 1), sample.classes))
-    return np.array(scores), np.array(truth)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
-from wsss.losses.affinity_displacement import affinity_displacement_sums
+from wsss.losses.affinity_displacement import affinity_displacement_sums, pair_counts
 from wsss.losses.masked_mean import MaskedSum
 from wsss.tasks.task import Batch, Task, TaskOutput
 
@@ -49,6 +50,9 @@ class AffinityTask(Task):
         )
         terms: dict[str, MaskedSum] = dict(zip(sums._fields, sums, strict=True))
         return TaskOutput(terms=terms, weights=WEIGHTS, eps=EPS)
+
+    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return pair_counts(batch["label"], radius=self._radius, num_classes=self._num_classes)
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         # irn trains boundaries at the base rate and displacements at ten times it.

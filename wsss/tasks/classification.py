@@ -41,7 +41,7 @@ class ClassificationTask(Task):
 
     `soft_margin` is torch's multilabel_soft_margin_loss (irn): the mean over an image's classes, then over images; it
     equals `bce` where all labels are known. Batch: `image` f32[B, 3, H, W], `target` f32[B, C] in {0, 1}, `known`
-    f32[B, C] in {0, 1}. Images are mixed in training mode only.
+    f32[B, C] in {0, 1}. `prepare` mixes images.
     """
 
     network: Classifier
@@ -52,21 +52,27 @@ class ClassificationTask(Task):
         self.synchronise_norms = synchronise_norms
         self._objective = objective
 
+    def prepare(self, batch: Batch) -> Batch:
+        image_B3HW, target_BC, known_BC = mix(
+            batch["image"],
+            batch["target"],
+            batch["known"],
+            mixing=self._objective.mixing,
+            alpha=self._objective.mixing_alpha,
+            # The engine seeds it at every step, so a training that goes on draws what it would have drawn.
+            generator=torch.default_generator,
+        )
+        return {**batch, "image": image_B3HW, "target": target_BC, "known": known_BC}
+
+    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        known_BC = batch["known"]
+        counted = known_BC.sum(1) > 0 if self._objective.loss == "soft_margin" else known_BC
+        return {"classification": counted.sum()}
+
     def forward(self, batch: Batch) -> TaskOutput:
         objective = self._objective
-        image_B3HW, target_BC, known_BC = batch["image"], batch["target"], batch["known"]
-        # The engine seeds torch's generator at every step, so a training that goes on draws what it would have drawn.
-        generator = torch.default_generator
-        if self.training:
-            image_B3HW, target_BC, known_BC = mix(
-                image_B3HW,
-                target_BC,
-                known_BC,
-                mixing=objective.mixing,
-                alpha=objective.mixing_alpha,
-                generator=generator,
-            )
-        logits_BC = self.network(image_B3HW, generator=generator).float()
+        target_BC, known_BC = batch["target"], batch["known"]
+        logits_BC = self.network(batch["image"], generator=torch.default_generator).float()
         weights = objective.positive_weights
         loss_BC = known_BC * combine_terms(
             self._terms(logits_BC),
@@ -75,10 +81,8 @@ class ClassificationTask(Task):
             positive_weight_C=None if weights is None else torch.tensor(weights).to(logits_BC),
         )
         if objective.loss == "soft_margin":
-            known_B = known_BC.sum(1)
-            term = MaskedSum((loss_BC.sum(1) / known_B.clamp_min(1)).sum(), (known_B > 0).sum())
-        else:
-            term = MaskedSum(loss_BC.sum(), known_BC.sum())
+            loss_BC = loss_BC / known_BC.sum(1, keepdim=True).clamp_min(1)
+        term = MaskedSum(loss_BC.sum(), self.counts(batch)["classification"])
         return TaskOutput(terms={"classification": term}, weights={"classification": 1.0})
 
     def _terms(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,8 +36,11 @@ class SegmentationTask(Task):
     def forward(self, batch: Batch) -> TaskOutput:
         logits_BCHW, label_BHW = self.network(batch["image"]).float(), batch["label"]
         total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
-        term = MaskedSum(total, (label_BHW != IGNORE).sum())
+        term = MaskedSum(total, self.counts(batch)["cross_entropy"])
         return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
+
+    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"cross_entropy": (batch["label"] != IGNORE).sum()}
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         for part in self.network.decoder_parts:

@@ -48,6 +48,17 @@ class Task(nn.Module):
 
     network: nn.Module
 
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch that `forward` is given in training, random changes included that its counts depend on."""
+        return batch
+
+    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The count of every term of a prepared batch, from its labels alone.
+
+        A batch that is computed in parts is divided by the counts of all of them, before any has run.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot tell its counts before it runs")
+
     @abstractmethod
     def forward(self, batch: Batch) -> TaskOutput:
         """The loss terms of a batch of examples."""

@@ -25,7 +25,8 @@ def image() -> torch.Tensor:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("head", ["linear", "stochastic"])
 def test_gradients_are_those_of_the_whole_graph(layer: str, head: str) -> None:
-    activations, gradients, num_pixels = LayerGradients(classifier(head), layer=layer)(image(), classes=CLASSES)
+    activations, parts, num_pixels = LayerGradients(classifier(head), layer=layer)(image(), classes=[CLASSES, CLASSES])
+    gradients = torch.stack(list(parts))
     network, kept = classifier(head), []
     network.encoder.network.get_submodule(layer).register_forward_hook(lambda *call: kept.append(call[-1]))
     logits = network(image())
@@ -40,22 +41,34 @@ def test_gradients_are_those_of_the_whole_graph(layer: str, head: str) -> None:
 
 def test_at_the_last_layer_the_gradient_of_a_linear_head_is_its_weight_over_the_pixels() -> None:
     network = classifier()
-    activations, gradients, num_pixels = LayerGradients(network, layer=LAST_LAYER)(image(), classes=CLASSES)
+    activations, parts, num_pixels = LayerGradients(network, layer=LAST_LAYER)(image(), classes=[CLASSES, CLASSES])
+    gradients = torch.stack(list(parts))
     torch.testing.assert_close(activations, network.features(image()).detach())
     rows = network.cam_weights.detach()[[2, 0]] / num_pixels
     torch.testing.assert_close(gradients, rows[:, None, :, None, None].expand_as(gradients))
 
 
 def test_no_class_gives_no_gradient() -> None:
-    activations, gradients, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[])
-    assert gradients.shape == (0, *activations.shape)
+    _, gradients, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[[], []])
+    assert list(gradients) == []
+
+
+def test_every_image_has_classes_of_its_own() -> None:
+    _, parts, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[[2], [4, 1, 3]])
+    gradients = list(parts)
+    assert len(gradients) == 3
+    for number, present in enumerate([[2], [4, 1, 3]]):
+        _, alone, _ = LayerGradients(classifier(), layer="blocks.2")(image()[[number]], classes=[present])
+        for k, expected in enumerate(alone):
+            torch.testing.assert_close(gradients[k][[number]], expected, rtol=1e-4, atol=1e-7)
+    assert not gradients[1][0].any() and gradients[1][1].any()
 
 
 def test_nothing_is_left_behind() -> None:
     network = classifier()
     before = network(image()).detach()
     look = LayerGradients(network, layer="blocks.1")
-    look(image(), classes=CLASSES)
+    list(look(image(), classes=[CLASSES, CLASSES])[1])
     torch.testing.assert_close(network(image()), before)
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -67,4 +80,4 @@ def test_unknown_layer_gets_the_nearest_names() -> None:
 
 def test_class_that_the_classifier_lacks() -> None:
     with pytest.raises(ValueError, match=r"class ids 1\.\.4"):
-        LayerGradients(classifier(), layer=LAST_LAYER)(image(), classes=[5])
+        LayerGradients(classifier(), layer=LAST_LAYER)(image(), classes=[[5], []])[1].__next__()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from shards.images import encode_png
-from shards.records import CamRecord, Sample, grid_size
+from shards.records import CamRecord, Missing, Sample, grid_size
 from tests.wsss.layers import instance_of, samples_of
 from wsss.ops.grad_cam import METHODS
 from wsss.stages.fit import weights_path
@@ -27,17 +27,22 @@ def picture(key: str, classes: tuple[int, ...], *, size: tuple[int, int] = (70, 
     return Sample(key=key, encoded=encode_png(image), size=size, classes=classes, mask=None, position=0)
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Instance:
-    samples = samples_of(tmp_path, {SHARD: [picture("a", (4, 1)), picture("b", (2,), size=(33, 64)), picture("c", ())]})
-    instance = instance_of(CLASSIFIER, tmp_path, samples=samples)
-    instance.path.mkdir()
-    torch.manual_seed(5)
-    network = CLASSIFIER.model(instance, pretrained=True)
+def train_at_random(path: Path, stage: TrainClassifier, pictures: list[Sample], *, seed: int = 5) -> Instance:
+    """A classifier of random weights over a layer of these samples."""
+    instance = instance_of(stage, path, samples=samples_of(path, {SHARD: pictures}))
+    instance.path.mkdir(parents=True)
+    torch.manual_seed(seed)
+    network = stage.model(instance, pretrained=True)
     with torch.no_grad():  # of a random network all probabilities are near one half
-        network.head.weight.mul_(30)
+        network.head.weight.mul_(30)  # type: ignore[union-attr, operator]
     save_file(network.state_dict(), weights_path(instance))
     return instance
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Instance:
+    pictures = [picture("a", (4, 1)), picture("b", (2,), size=(33, 64)), picture("c", ())]
+    return train_at_random(tmp_path, CLASSIFIER, pictures)
 
 
 def make(trained: Instance, **settings: object) -> dict[str, CamRecord]:
@@ -104,6 +109,89 @@ def test_images_without_labels_get_the_classes_that_are_predicted(trained: Insta
     expected = [row + 1 for row in range(5) if probability[row] >= threshold]
     assert len(expected) == 2 and records["c"].classes.tolist() == expected
     assert records["c"].maps.shape[0] == 2 and records["a"].classes.tolist() == [4, 1]
+
+
+def of_equal_size() -> list[Sample]:
+    """Twelve images of two sizes, one that does not decode, and one without a label."""
+    labels = [(4, 1), (2,), (), (1, 2, 3), (5,), (4,)] * 2
+    pictures = [picture(f"p{n}", c, size=[(70, 50), (33, 64)][n % 3 == 1]) for n, c in enumerate(labels)]
+    pictures[7] = replace(pictures[7], encoded=b"no image")
+    return pictures
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "grad_cam", "target_layer": "blocks.3"}, {"flip": False}])
+def test_images_of_equal_size_looked_at_together_get_what_each_gets_alone(
+    trained: Instance, settings: dict[str, object]
+) -> None:
+    from tests.wsss.layers import write_layer
+
+    samples = replace(trained.samples, path=trained.path.parent / "many")
+    write_layer(samples.path, "sample", {SHARD: of_equal_size()})
+    found = {}
+    for size in (1, 3):
+        stage = MakeCams(scales=(1.0, 0.5), batch_images=size, **settings)
+        instance = instance_of(stage, trained.path.parent, samples=samples, classifier=trained)
+        found[size] = list(stage.worker(instance)(SHARD))
+    assert [r.key for r in found[3]] == [r.key for r in found[1]] == [p.key for p in of_equal_size()]
+    for alone, together in zip(found[1], found[3], strict=True):
+        assert type(alone) is type(together)
+        if isinstance(alone, Missing) or isinstance(together, Missing):
+            assert alone.key == "p7" and alone == together
+            continue
+        assert alone.classes.tolist() == together.classes.tolist()
+        np.testing.assert_allclose(alone.maps, together.maps, atol=2e-3)
+
+
+def test_stochastic_maps_do_not_depend_on_the_neighbours(tmp_path: Path) -> None:
+    for units in ("windows", "units"):
+        classifier = replace(CLASSIFIER, head="stochastic", stochastic_kernel=3, stochastic_units=units)
+        trained = train_at_random(tmp_path / units, classifier, of_equal_size())
+        found = []
+        for size in (1, 4):
+            stage = MakeCams(scales=(1.0, 0.5), batch_images=size, method="stochastic", num_samples=3)
+            instance = instance_of(stage, tmp_path, samples=trained.samples, classifier=trained)
+            found.append([r for r in stage.worker(instance)(SHARD) if isinstance(r, CamRecord)])
+        for alone, together in zip(*found, strict=True):
+            assert alone.peak is not None and together.peak is not None
+            np.testing.assert_allclose(alone.maps, together.maps, atol=2e-3)
+            np.testing.assert_allclose(alone.peak, together.peak, atol=2e-3)
+            assert (alone.peak.astype(float) >= alone.maps.astype(float) - 1e-3).all()
+
+
+def test_a_dropped_class_has_no_map_and_one_trained_apart_has_its_own(trained: Instance, tmp_path: Path) -> None:
+    """Class 4 is left out by the first classifier and learned by the second alone."""
+    name = trained.taxonomy.name_of(4)
+    dropping = replace(trained, stage=replace(CLASSIFIER, dropped_classes=(name,)))
+    assert make(dropping)["a"].classes.tolist() == [1]
+    person = train_at_random(tmp_path / "apart", replace(CLASSIFIER, only_classes=(name,)), [], seed=9)
+    both = MakeCams(scales=(1.0, 0.5), apart=True)
+    instance = instance_of(both, tmp_path, samples=trained.samples, classifier=dropping, apart=person)
+    both.check(instance)
+    found = {r.key: r for r in both.worker(instance)(SHARD) if isinstance(r, CamRecord)}
+    assert found["a"].classes.tolist() == [4, 1] and found["b"].classes.tolist() == [2]
+    whole = make(trained)
+    np.testing.assert_array_equal(found["a"].maps[1], whole["a"].maps[1])
+    assert np.abs(found["a"].maps[0].astype(float) - whole["a"].maps[0]).max() > 0.05
+    with pytest.raises(ValueError, match=rf"make_cams.apart: train_classifier and train_classifier both learn {name}"):
+        both.check(replace(instance, inputs={**instance.inputs, "classifier": trained}))
+
+
+def test_views_are_no_longer_than_max_side(trained: Instance) -> None:
+    """An image of 640 pixels at scale 2 is looked at as one at scale 1 is, where 640 is the limit."""
+    seen: list[tuple[int, ...]] = []
+    from tests.wsss.layers import write_layer
+    from wsss.stages import cam_maker
+
+    samples = replace(trained.samples, path=trained.path.parent / "long")
+    write_layer(samples.path, "sample", {SHARD: [picture("a", (4, 1), size=(64, 640))]})
+    stage = MakeCams(scales=(2.0, 0.5), max_side=640)
+    instance = instance_of(stage, trained.path.parent, samples=samples, classifier=trained)
+    with pytest.MonkeyPatch.context() as patch:
+        resize = cam_maker.resize_image
+        patch.setattr(cam_maker, "resize_image", lambda x, *, size: seen.append(size) or resize(x, size=size))
+        (record,) = stage.worker(instance)(SHARD)
+    assert seen == [(64, 640), (32, 320)]
+    assert isinstance(record, CamRecord) and record.maps.shape == (2, 16, 160)
 
 
 def test_settings_that_do_not_fit(trained: Instance) -> None:

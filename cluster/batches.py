@@ -1,0 +1,109 @@
+"""One rank's share of every batch of a training, read through torch's loader.
+
+A step's batch is split over ranks, and a rank's share over `accumulation_steps` parts that are computed one after the
+other. A last batch may be too short for all: a part without an example of its own computes on the batch's first one, so
+that nobody waits for it, and counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from shards.assign import num_batches, rank_share
+from wsss.stages.fit import Fit, TrainingSet
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is computed at once."""
+
+    batch: dict[str, Any]
+    present: bool
+    """False where it only keeps the others company."""
+
+
+class RankBatches:
+    """The batches of one rank of `num_ranks`, of all epochs."""
+
+    def __init__(self, examples: TrainingSet, stage: Fit, *, rank: int, num_ranks: int, device: torch.device) -> None:
+        self._examples, self._stage, self._rank, self._num_ranks = examples, stage, rank, num_ranks
+        self._device = device
+        # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
+        self.orders = [examples.order(epoch) for epoch in range(stage.num_epochs)]
+        self.steps = [num_batches(len(order), global_batch=stage.batch_size) for order in self.orders]
+
+    @property
+    def epoch_ends(self) -> list[int]:
+        """Steps done at the end of every epoch."""
+        return np.cumsum(self.steps).tolist()
+
+    def after(self, first: int) -> Iterator[list[Part]]:
+        """The parts of every step after step `first`.
+
+        One loader for all epochs: its processes would take seconds to start anew.
+        """
+        workers = self._stage.loader_workers
+        loader = DataLoader(
+            _Examples(self._examples),
+            batch_sampler=_Lazy(lambda: (places for places, _ in self._shares(first))),
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            pin_memory=self._device.type == "cuda",
+        )
+        parts = (
+            Part({name: self._to_device(value) for name, value in batch.items()}, present)
+            for batch, (_, present) in zip(loader, self._shares(first), strict=True)
+        )
+        while step := list(islice(parts, self._stage.accumulation_steps)):
+            yield step
+
+    def _shares(self, first: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+        """The (index, epoch) of every part's examples from step `first` on; False where none is its own."""
+        step = 0
+        for epoch, order in enumerate(self.orders):
+            for batch in range(self.steps[epoch]):
+                step += 1
+                if step > first:
+                    yield from self._parts(order, epoch, batch)
+
+    def _parts(self, order: np.ndarray, epoch: int, batch: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+        size, num_parts = self._stage.batch_size, self._stage.accumulation_steps
+        share = rank_share(len(order), batch=batch, global_batch=size, rank=self._rank, num_ranks=self._num_ranks)
+        part_size = size // (self._num_ranks * num_parts)
+        for number in range(num_parts):
+            part = share[number * part_size : (number + 1) * part_size]
+            yield [(int(order[i]), epoch) for i in (part or [batch * size])], len(part) > 0
+
+    def _to_device(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        # Channels last is what convolutions compute in. The weights stay as they are: DeepSpeed views them as bytes.
+        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+        return value.to(self._device, non_blocking=True, memory_format=layout)
+
+
+class _Examples(Dataset[dict[str, Any]]):
+    """A training set behind torch's loader; an item is asked for as (index, epoch)."""
+
+    def __init__(self, examples: TrainingSet) -> None:
+        self._examples = examples
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        return self._examples.example(*place)
+
+
+class _Lazy:
+    """What torch's loader asks of a batch sampler: it is iterated over once, after the checkpoint is restored."""
+
+    def __init__(self, places: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._places()

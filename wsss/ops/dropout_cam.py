@@ -1,0 +1,57 @@
+"""Stochastic maps by ordinary dropout of the feature map's units: what FickleNet's choice of windows is compared with.
+
+With ordinary dropout a unit x_d(q) is kept or not, for all windows alike, and every channel draws for itself. With
+V_k,d(q) the sum of W_k,d,o over the taps o whose window reads q inside the map, the score and the map are
+
+    S_k    = 1/hw sum_q sum_d m_d(q) x_d(q) V_k,d(q) / (1 - p)
+    M_k(q) = ReLU(x(q) . dS_k/dx(q)) = ReLU(1/hw sum_d m_d(q) x_d(q) V_k,d(q) / (1 - p)).
+
+Shape letters: S samples, K classes asked for, D channels, s window, T = s*s taps, h w strided pixels, N = h*w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wsss.ops.cam import class_rows
+from wsss.ops.stochastic_cam import by_own_maximum, draw_kept, inside_taps, require_draw
+
+
+@torch.no_grad()
+def dropout_cam(
+    features_Dhw: Tensor,
+    *,
+    weights_CDss: Tensor,
+    classes: Sequence[int],
+    num_samples: int,
+    drop_rate: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mean and pixel-wise maximum over samples of the maps, each divided by its own spatial maximum.
+
+    Shapes: features [D,h,w], weights [C,D,s,s], `classes` ids 1..C; results [K,h,w] in [0, 1]. The kept units are drawn
+    from `generator` (on the CPU, wherever the features are), the same for all classes of a sample.
+
+    Raises: ValueError for a drop rate outside [0, 1), for ids outside 1..C, and for fewer than one sample.
+    Source: Lee et al., CVPR 2019 (FickleNet), the "general dropout" of its ablation; Srivastava et al., JMLR 2014.
+    Differs: closed form for back-propagation, equal up to rounding. That every channel draws for itself is our reading.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; at least 1 (the paper draws 200)")
+    size_hw, kernel_size = (features_Dhw.shape[1], features_Dhw.shape[2]), weights_CDss.shape[-1]
+    require_draw(size_hw, kernel_size=kernel_size, drop_rate=drop_rate)
+    rows = class_rows(classes, num_rows=weights_CDss.shape[0]).to(weights_CDss.device)
+    inside_TN = inside_taps(size_hw, kernel_size=kernel_size).flatten(-2).to(features_Dhw)
+    seen_KDN = weights_CDss.index_select(0, rows).flatten(-2).to(features_Dhw) @ inside_TN
+    evidence_KDN = seen_KDN * features_Dhw.flatten(-2) / (size_hw[0] * size_hw[1] * (1 - drop_rate))
+    total_KN = torch.zeros_like(evidence_KDN[:, 0])
+    peak_KN = torch.zeros_like(total_KN)
+    for _ in range(num_samples):
+        kept_DN = draw_kept(evidence_KDN[0].numel(), drop_rate=drop_rate, generator=generator).view_as(evidence_KDN[0])
+        maps_KN = by_own_maximum((evidence_KDN * kept_DN.to(evidence_KDN)).sum(1).relu_())
+        total_KN += maps_KN
+        peak_KN = torch.maximum(peak_KN, maps_KN)
+    return (total_KN / num_samples).unflatten(-1, size_hw), peak_KN.unflatten(-1, size_hw)

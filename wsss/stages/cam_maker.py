@@ -1,0 +1,154 @@
+"""A trained classifier that turns images of one size into their class activation maps.
+
+Shape letters: `B` images, `F` views of one size (the image, its mirror image), `D` channels, `K` classes of an image,
+`H W` pixels, `h w` strided pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from shards.records import Sample, grid_size
+from wsss.images import long_side_size, resize_image, to_tensor
+from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
+from wsss.ops.dropout_cam import dropout_cam
+from wsss.ops.grad_cam import METHODS
+from wsss.ops.multi_scale import resize_bilinear, view_sizes
+from wsss.ops.stochastic_cam import stochastic_cam
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
+    from wsss.stages.make_cams import MakeCams
+    from wsss.stages.train_classifier import TrainClassifier
+
+Maps = tuple[list[int], torch.Tensor, torch.Tensor | None]
+"""Class ids of an image, their maps f32[K, h, w] in [0, 1], and for stochastic maps the maximum, f32[K, h, w]."""
+_Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], list[torch.Tensor]]
+"""(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0."""
+
+
+class CamMaker:
+    """Maps of the classes that the classifier has learned; what a sample gets does not depend on its neighbours."""
+
+    def __init__(
+        self, stage: MakeCams, network: Classifier, trained: TrainClassifier, *, learned: Collection[int], seed: int
+    ) -> None:
+        self._stage, self._network, self._trained = stage, network, trained
+        self._learned, self._seed = set(learned), seed
+        self._device = network.cam_weights.device
+        self._look: _Look = self._from_gradients() if stage.method in METHODS else self._from_weights
+
+    @torch.no_grad()
+    def cams(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Maps]:
+        """The maps of samples of one size, in their order; `images` u8[H, W, 3]."""
+        mean, std = self._trained.mean, self._trained.std
+        x_B3HW = torch.stack([to_tensor(image, mean=mean, std=std).to(self._device) for image in images])
+        classes = self._classes(samples, x_B3HW)
+        if self._stage.method == "stochastic":
+            return self._stochastic(x_B3HW, samples, classes)
+        return self._deterministic(x_B3HW, classes, grid=grid_size(samples[0].size))
+
+    def _classes(self, samples: Sequence[Sample], x_B3HW: torch.Tensor) -> list[list[int]]:
+        """The labels; for an image without any, what the classifier sees there where that is asked for."""
+        classes = [[c for c in sample.classes if c in self._learned] for sample in samples]
+        unlabelled = [place for place, sample in enumerate(samples) if not sample.classes]
+        if self._stage.unlabelled_threshold > 0 and unlabelled:
+            size = self._sizes((1.0,), x_B3HW)[0]
+            seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[unlabelled], size=size)))
+            for place, seen_C in zip(unlabelled, seen_BC, strict=True):
+                rows = torch.nonzero(seen_C >= self._stage.unlabelled_threshold)[:, 0].tolist()
+                classes[place] = [row + 1 for row in rows if row + 1 in self._learned]
+        return classes
+
+    def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
+        """Sizes of the views; none is longer than `max_side`, so that memory does not grow with the image."""
+        longest = self._stage.max_side
+        sizes = view_sizes((x_B3HW.shape[-2], x_B3HW.shape[-1]), scales=scales)
+        return [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
+
+    def _views(self, x_B3HW: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Every scale, f32[F * B, 3, H, W]: the images and, where asked for, their mirror images behind them."""
+        for size in self._sizes(self._stage.scales, x_B3HW):
+            view_B3HW = resize_image(x_B3HW, size=size)
+            yield torch.cat([view_B3HW, view_B3HW.flip(-1)]) if self._stage.flip else view_B3HW
+
+    def _deterministic(self, x_B3HW: torch.Tensor, classes: list[list[int]], *, grid: tuple[int, int]) -> list[Maps]:
+        """irn's merge: maps of all views are resized to the grid and added, then divided by their maximum."""
+        num_images = len(classes)
+        totals = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
+        if any(classes):
+            for views in self._views(x_B3HW):
+                of_view = [classes[place % num_images] for place in range(len(views))]
+                for place, maps_Khw in enumerate(self._look(views, of_view)):
+                    if len(maps_Khw):
+                        upright = maps_Khw.flip(-1) if place >= num_images else maps_Khw
+                        totals[place % num_images] += resize_bilinear(upright[None], size=grid)[0]
+        normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
+        return [
+            (present, normalise(maps) if present else maps, None) for present, maps in zip(classes, totals, strict=True)
+        ]
+
+    def _from_weights(self, views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        features = self._network.features(views_B3HW)
+        weights_CD = self._network.cam_weights
+        return [
+            class_activation_map(features_Dhw, weights_CD=weights_CD, classes=present)
+            for features_Dhw, present in zip(features, classes, strict=True)
+        ]
+
+    def _from_gradients(self) -> _Look:
+        from wsss.models.layer_gradients import LayerGradients
+
+        combine = METHODS[self._stage.method]  # type: ignore[index]
+        gradients_of = LayerGradients(self._network, layer=self._stage.target_layer)
+
+        def look(views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+            activations, gradients, num_pixels = gradients_of(views_B3HW, classes=classes)
+            # A mean over few pixels has large gradients: times their number, views of all sizes weigh alike.
+            rows = [combine(activations, gradients_KBDhw=g[None])[:, 0].relu() * num_pixels for g in gradients]
+            maps_KBhw = torch.stack(rows) if rows else activations.new_zeros((0, *activations[:, 0].shape))
+            return [maps_KBhw[: len(present), place] for place, present in enumerate(classes)]
+
+        return look
+
+    def _stochastic(self, x_B3HW: torch.Tensor, samples: Sequence[Sample], classes: list[list[int]]) -> list[Maps]:
+        """Mean over all views and draws, and maximum, of the normalised stochastic maps."""
+        grid, num_images = grid_size(samples[0].size), len(samples)
+        generators = [self._generator(sample.key) for sample in samples]
+        means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
+        peaks, num_views = [torch.zeros_like(mean) for mean in means], 0
+        for views in self._views(x_B3HW) if any(classes) else ():
+            num_views += len(views) // num_images
+            for place, features_Dhw in enumerate(self._network.features(views)):
+                number = place % num_images
+                if not classes[number]:
+                    continue
+                pair = self._draw_maps(features_Dhw, classes[number], generators[number])
+                mirrored = place >= num_images
+                mean, peak = (resize_bilinear((m.flip(-1) if mirrored else m)[None], size=grid)[0] for m in pair)
+                means[number] += mean
+                peaks[number] = torch.maximum(peaks[number], peak)
+        return [(c, mean / max(num_views, 1), peak) for c, mean, peak in zip(classes, means, peaks, strict=True)]
+
+    def _generator(self, key: str) -> torch.Generator:
+        """One generator per sample: what it draws does not depend on actors, order or retries."""
+        seed = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+
+    def _draw_maps(
+        self, features_Dhw: torch.Tensor, classes: Sequence[int], generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        draw = stochastic_cam if self._trained.stochastic_units == "windows" else dropout_cam
+        return draw(
+            features_Dhw,
+            weights_CDss=self._network.cam_weights,
+            classes=classes,
+            num_samples=self._stage.num_samples,
+            drop_rate=self._trained.stochastic_drop_rate,
+            generator=generator,
+        )

@@ -1,0 +1,85 @@
+"""Images with their image-level labels: as a training set, and as a validation pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from shards.layer import Layer, split_of
+from shards.reader import read_shard
+from shards.records import BadSampleError, Sample
+from wsss.augment import Augmentation, augment
+from wsss.examples import JoinedRecords
+from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
+
+if TYPE_CHECKING:
+    from wsss.stages.train_classifier import TrainClassifier
+
+
+class LabelledImages:
+    """Augmented images with multi-hot labels; classes that are not learned are unknown everywhere."""
+
+    def __init__(
+        self, stage: TrainClassifier, records: JoinedRecords, *, learned: Collection[int], num_classes: int, seed: int
+    ) -> None:
+        self._stage, self._records, self._num_classes, self._seed = stage, records, num_classes, seed
+        self._not_learned = [c for c in range(1, num_classes + 1) if c not in learned]
+
+    @cached_property
+    def _compose(self) -> Any:
+        stage = self._stage
+        return Augmentation(
+            crop_size=stage.crop_size,
+            resize_long=stage.resize_long,
+            colour_jitter=stage.colour_jitter,
+            fill=fill_colour(stage.mean),
+        ).compose()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._records.order(epoch)
+
+    def example(self, index: int, epoch: int) -> dict[str, Any]:
+        sample = self._records.sample(index)
+        image, _ = augment(self._compose, sample.image, mask_HW=None, seed=self._seed, epoch=epoch, key=sample.key)
+        target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
+        target[[c - 1 for c in sample.classes]] = 1.0
+        known[[c - 1 for c in (*sample.unknown, *self._not_learned)]] = 0.0
+        image_3HW = to_tensor(image, mean=self._stage.mean, std=self._stage.std)
+        return {"key": sample.key, "image": image_3HW, "target": target, "known": known}
+
+
+@torch.no_grad()
+def predicted_labels(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    stage: TrainClassifier,
+    samples: Layer,
+    *,
+    num_classes: int,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities f64[N, C] and labels bool[N, C] of every readable image of `stage.validation_split`.
+
+    `logits`: f32[1, 3, H, W] -> f[1, C].
+    """
+    scores, truth = [], []
+    for shard in samples.shards():
+        if split_of(shard) != stage.validation_split:
+            continue
+        for sample in read_shard(samples, shard):
+            assert isinstance(sample, Sample)
+            try:
+                image = sample.image
+            except BadSampleError:
+                continue
+            x_13HW = to_tensor(image, mean=stage.mean, std=stage.std)[None].to(device)
+            x_13HW = resize_image(x_13HW, size=long_side_size(sample.size, long_side=stage.validation_size))
+            scores.append(torch.sigmoid(logits(x_13HW)[0].float()).cpu().double().numpy())
+            truth.append(np.isin(np.arange(1, num_classes + 1), sample.classes))
+    return np.array(scores).reshape(-1, num_classes), np.array(truth, dtype=bool).reshape(-1, num_classes)
