@@ -185,10 +185,16 @@ def test_bad_settings_are_told_by_their_dotted_names(load: Load, override: str, 
     [
         ('[recipe]\nname = "x"\n', "a recipe needs at least one [stages.NAME] table"),
         ("[recipe", "is not valid TOML"),
-        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime], [defaults.KIND] and [stages.NAME]"),
+        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime], [defaults.KIND] "
+         "and [stages.NAME]"),
         ("stages = 3", "stages stands outside of any table"),
         ('[stages]\nmake_cams = "yes"\n', "make_cams stands outside of any table"),
-        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime], [defaults.KIND] and [stages.NAME]"),
+        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime], [defaults.KIND] "
+         "and [stages.NAME]"),
+        (CHAIN + "[defaults]\nx = 1\n", "x stands outside of any table"),
+        (CHAIN + "[defaults.train_ancillary]\nx = 1\n", "[defaults.train_ancillary]: unknown kind of this recipe's"),
+        (CHAIN + "[defaults.predict]\ninputs = {}\n", "defaults.predict.inputs belongs to a single instance"),
+        (CHAIN + "[defaults.predict]\nflips = 1\n", "predict.flips: unknown setting 'flips'; did you mean flip"),
         (CHAIN + "[stages.train_classifer]\n", "[stages.train_classifer]: unknown kind 'train_classifer'; did you mean "
          "train_classifier"),
         ('[recipe]\nname = "x"\n[stages.make_cams]\n', "make_cams reads samples from build_shards, but no such "
@@ -199,6 +205,38 @@ def test_bad_settings_are_told_by_their_dotted_names(load: Load, override: str, 
 )  # fmt: skip
 def test_bad_files(load: Load, text: str, message: str) -> None:
     assert message in fails(load, text)
+
+
+def test_defaults_of_a_kind_reach_instances_that_give_nothing_themselves(load: Load) -> None:
+    text = (
+        CHAIN
+        + """
+[stages.second]
+kind = "predict"
+scales = [2.0]
+[defaults.predict]
+scales = [0.5]
+flip = false
+"""
+    )
+    recipe = load(text, "defaults.predict.flip=true", "defaults.train_segmenter.crop_size=96")
+    values = {name: dotted_settings(recipe.instance(name)) for name in ("predict", "second")}
+    assert values["predict"]["predict.scales"] == [0.5] and values["second"]["second.scales"] == [2.0]
+    assert values["predict"]["predict.flip"] is True and values["second"]["second.flip"] is True
+    assert dotted_settings(recipe.instance("train_segmenter"))["train_segmenter.crop_size"] == 96
+    origins = {name: recipe.origins.get(name) for name in ("predict.scales", "predict.flip", "second.scales")}
+    assert origins == {"predict.scales": "small.toml", "predict.flip": "--set", "second.scales": "small.toml"}
+    spelled_out = load(text.split("[defaults")[0], "predict.scales=[0.5]", "predict.flip=true")
+    assert (
+        spelled_out.instance("predict").fingerprint == load(text, "predict.flip=true").instance("predict").fingerprint
+    )
+
+
+def test_default_from_the_environment(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCODER", "resnet18")
+    recipe = load(CHAIN, "defaults.train_classifier.encoder=$ENCODER")
+    assert recipe.instance("train_classifier").stage.encoder == "resnet18"  # type: ignore[attr-defined]
+    assert recipe.origins["train_classifier.encoder"] == "environment ENCODER"
 
 
 def test_recipe_that_does_not_exist(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from shards.records import RunRecord
 from wsss.recipe import Recipe, load_recipe
-from wsss.report import Row, markdown, render, result_rows
+from wsss.report import Row, classifier_rows, markdown, markdown_classifiers, render, result_rows
 
 RECIPE = """
 [recipe]
@@ -113,3 +113,20 @@ def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
         "62% of the pseudo labels' mean IoU; 4.0 below segmentation: no help here",
         "80% of the pseudo labels' mean IoU",
     ]
+
+
+def test_classifiers_side_by_side(recipe: Recipe) -> None:
+    metrics = {"val__mean_average_precision": 0.5, "val__f1_macro": 0.25, "val__f1_micro": 0.75}
+    trained = record("train_classifier", **metrics)
+    names = recipe.instance("train_classifier").taxonomy.names
+    rows: list[dict[str, object]] = [{"class": name, "f1": place / 10} for place, name in enumerate(names)]
+    rows[2]["f1"] = None
+    trained.tables["per_class"] = rows
+    found = classifier_rows(recipe, {"train_classifier": trained, "make_cams": record("make_cams")})
+    assert found[0] == ["classifier", "mean AP", "F1 macro", "F1 micro", *(f"F1 {name}" for name in names)]
+    assert found[1:] == [["train_classifier", "50.0", "25.0", "75.0", "0.0", "10.0", "", "30.0", "40.0"]]
+    assert markdown_classifiers(found).splitlines()[1:] == [
+        "| --- |" + " ---: |" * 8,
+        "| train_classifier | 50.0 | 25.0 | 75.0 | 0.0 | 10.0 |  | 30.0 | 40.0 |",
+    ]
+    assert classifier_rows(recipe, {"make_cams": record("make_cams")}) == []

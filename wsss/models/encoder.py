@@ -24,6 +24,25 @@ from wsss.models.vgg import VGG_VARIANTS, build_vgg
 
 OUTPUT_STRIDES = (8, 16, 32)
 _NATIVE_STRIDE = 32
+STRIDED_FAMILIES = (
+    "byoanet",
+    "byobnet",
+    "convnext",
+    "cspnet",
+    "cspnext",
+    "efficientnet",
+    "mobilevit",
+    "nfnet",
+    "regnet",
+    "res2net",
+    "resnest",
+    "resnet",
+    "resnetv2",
+    "rexnet",
+    "sknet",
+    "xception_aligned",
+)
+"""timm's modules whose networks take `output_stride`."""
 _NUM_NAMED = 4  # keys or names quoted in an error: enough to see the pattern
 
 
@@ -157,7 +176,16 @@ def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
             raise
         refused = [key for key in passed if f"'{key}'" in str(error)] or list(passed)
         asked = " and ".join(f"{key} = {passed[key]!r}" for key in refused)
-        raise ValueError(f"encoder {spec.name!r} does not support {asked}; leave that out or choose another") from error
+        raise ValueError(f"encoder {spec.name!r} does not support {asked}; {_advice(spec, refused)}") from error
+
+
+def _advice(spec: EncoderSpec, refused: list[str]) -> str:
+    if "output_stride" not in refused:
+        return "leave that out or choose another"
+    strided = [name for family in STRIDED_FAMILIES for name in timm.list_models(module=family)]
+    near = [*VGG_VARIANTS, *difflib.get_close_matches(spec.name, strided, n=_NUM_NAMED, cutoff=0.3)]
+    families = ", ".join(STRIDED_FAMILIES)
+    return f"{', '.join(near)} do, as do timm's families {families} (timm.list_models(module=FAMILY))"
 
 
 def _vgg(spec: EncoderSpec) -> Any:

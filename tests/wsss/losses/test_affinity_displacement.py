@@ -10,6 +10,7 @@ from wsss.losses.affinity_displacement import (
     AffinityDisplacementSums,
     affinity_displacement_loss,
     affinity_displacement_sums,
+    pair_counts,
 )
 from wsss.losses.masked_mean import MaskedSum, masked_mean
 from wsss.ops.pixel_pairs import half_plane_offsets, path_pixels
@@ -171,3 +172,15 @@ def test_errors_name_the_remedy() -> None:
         affinity_displacement_sums(
             edge_logits, displacement_B2hw=displacement, label_Bhw=label, radius=6, num_classes=3
         )
+
+
+@pytest.mark.parametrize("radius", [2, 4])
+def test_counts_from_the_labels_alone(radius: int) -> None:
+    edge_logits, displacement, label = random_inputs(2, 11, 13)
+    sums = affinity_displacement_sums(
+        edge_logits, displacement_B2hw=displacement, label_Bhw=label, radius=radius, num_classes=3
+    )
+    counts = pair_counts(label, radius=radius, num_classes=3)
+    assert {name: int(count) for name, count in counts.items()} == {
+        name: int(term.count) for name, term in zip(TERMS, sums, strict=True)
+    }

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wsss.models.encoder import EncoderSpec, build_encoder
+from wsss.models.encoder import STRIDED_FAMILIES, EncoderSpec, build_encoder
+from wsss.models.norm import freeze_batch_norm
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights"
 
@@ -157,6 +158,7 @@ def test_weights_of_older_files_without_batch_counters_load(tmp_path: Path) -> N
         ({"name": "qqqqqqqqqqqqqqq"}, r"no encoder is called 'qqqqqqqqqqqqqqq'; see timm\.list_models\(\)"),
         ({"name": "vgg16_bn"}, r"encoder 'vgg16_bn' does not support output_stride = 16"),
         ({"name": "vit_tiny_patch16_224"}, r"'vit_tiny_patch16_224' does not support output_stride = 16"),
+        ({"name": "densenet121"}, r"output_stride = 16; vgg16_npa, .* do, as do timm's families .*, resnet, .*"),
         ({"name": "vit_tiny_patch16_224", "output_stride": 32}, r"has output stride 16; it cannot be 32"),
         ({"name": "convnext_atto", "output_stride": 8}, r"dilated = False is impossible here: .* set dilated = True"),
         ({"name": "resnet10t", "pad_type": "same"}, r"does not support pad_type = 'same'"),
@@ -187,3 +189,38 @@ def test_imagenet_weights_come_from_timm(monkeypatch: pytest.MonkeyPatch) -> Non
     untrained = next(name for name in timm.list_models("resnet*") if not timm.is_model_pretrained(name))
     with pytest.raises(ValueError, match=f"timm has no weights for '{untrained}'"):
         build_encoder(_spec(untrained, pretrained="imagenet"))
+
+
+@pytest.mark.parametrize("family", timm.list_modules())
+def test_families_that_are_named_take_an_output_stride_and_no_other_does(family: str) -> None:
+    """One network of each of timm's modules, without memory for its weights."""
+    with torch.device("meta"):
+        try:
+            network = timm.create_model(
+                timm.list_models(module=family)[0], num_classes=0, global_pool="", output_stride=8
+            )
+            takes = network.feature_info[-1]["reduction"] == 8
+        except (TypeError, AssertionError, NotImplementedError):
+            takes = False
+    assert takes == (family in STRIDED_FAMILIES)
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients() -> None:
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(3)
+        encoder = build_encoder(_spec("test_resnet", dilated=True)).train()
+        freeze_batch_norm(encoder)
+        if again:
+            encoder.checkpoint_activations()
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            features = encoder(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+        features.square().mean().backward()
+        gradients.append(([p.grad.clone() for p in encoder.parameters() if p.grad is not None], sum(kept)))
+    (plain, memory), (recomputed, less) = gradients
+    assert len(plain) == len(recomputed) > 5 and less < 0.8 * memory
+    for wanted, found in zip(plain, recomputed, strict=True):
+        torch.testing.assert_close(found, wanted)
+    with pytest.raises(ValueError, match="activation_checkpointing = True: timm has none for this encoder"):
+        build_encoder(_spec("vgg16_ficklenet", output_stride=8, dilated=True)).checkpoint_activations()

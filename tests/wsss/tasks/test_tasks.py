@@ -80,6 +80,21 @@ def test_soft_margin_is_torchs_and_averages_over_images() -> None:
     assert found.total().item() == pytest.approx(float(sum(per_image)) / 4, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["bce", "soft_margin"])
+@pytest.mark.parametrize("mixing", ["none", "mixup"])
+def test_counts_are_known_before_the_network_has_run(loss: str, mixing: str) -> None:
+    logits, target, known = drawn()
+    known[1] = 0
+    network: Any = Fixed(logits)
+    task = ClassificationTask(network, objective=Objective(loss=loss, mixing=mixing), synchronise_norms=False)  # type: ignore[arg-type]
+    torch.manual_seed(4)
+    batch = {"image": torch.zeros(5, 3, 2, 2), "target": target, "known": known}
+    prepared = task.prepare(batch)
+    assert torch.equal(prepared["target"], target) == (mixing == "none")
+    counts, terms = task.counts(prepared), task(prepared).terms
+    assert {name: float(count) for name, count in counts.items()} == {n: float(t.count) for n, t in terms.items()}
+
+
 def test_classes_weigh_where_they_are_shown() -> None:
     logits, target, known = drawn()
     weights = (1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 10.0)

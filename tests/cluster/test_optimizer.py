@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.optimizer import make_optimizer, rate_factor
+from tests.cluster.tiny import TinyFit, TinyTask
+
+ENDS = [3, 6, 10]
+
+
+def test_rate_by_the_power_of_the_steps_left() -> None:
+    stage = TinyFit(poly_power=0.5, num_epochs=3)
+    found = [rate_factor(stage, step, epoch_ends=ENDS) for step in range(11)]
+    assert found == pytest.approx([(1 - step / 10) ** 0.5 for step in range(11)])
+
+
+def test_rate_that_falls_every_second_epoch_after_a_warm_up() -> None:
+    stage = TinyFit(schedule="step", step_epochs=2, step_factor=0.2, num_epochs=3, warmup_steps=2)
+    found = [rate_factor(stage, step, epoch_ends=ENDS) for step in range(10)]
+    assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2])
+
+
+def test_the_third_places_four_groups(tmp_path: Path) -> None:
+    """NoPeopleAllowed: 1e-4 for given weights, 2e-4 for their biases, 1e-3 and 2e-3 for new ones; weights decay."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+
+    class WithHead(TinyTask):
+        def new_parameters(self):  # type: ignore[no-untyped-def]
+            yield from network[1].parameters()
+
+    stage = TinyFit(optimizer="adam", learning_rate=1e-4, head_rate_factor=10, bias_rate_factor=2, weight_decay=1e-5)
+    optimizer = make_optimizer(WithHead(network), stage)
+    assert isinstance(optimizer, torch.optim.Adam)
+    found = {
+        tuple(parameter.shape): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert found == {
+        (4, 3, 3, 3): (1e-4, 1e-5),
+        (4,): (2e-4, 0.0),
+        (2, 4, 1, 1): (pytest.approx(1e-3), 1e-5),
+        (2,): (pytest.approx(2e-3), 0.0),
+    }

@@ -1,0 +1,125 @@
+"""Which classes a classifier learns, and what it is told of them; its validation; settings that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shards.images import encode_png
+from shards.records import Sample
+from tests.wsss.layers import instance_of, samples_of
+from wsss.stages.stage import Instance
+from wsss.stages.train_classifier import TrainClassifier
+
+SETTINGS: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False, "crop_size": 32}
+LABELS = [(1, 4), (2,), (4,), (3, 4), (), (5,)]
+
+
+def picture(key: str, classes: tuple[int, ...], position: int) -> Sample:
+    image = np.random.default_rng(position).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    return Sample(key=key, encoded=encode_png(image), size=(40, 48), classes=classes, mask=None, position=position)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Instance:
+    shards = {f"{s}-000000": [picture(f"{s}{n}", c, n) for n, c in enumerate(LABELS)] for s in ("train", "val")}
+    return samples_of(tmp_path, shards)
+
+
+def classifier(samples: Instance, **settings: Any) -> Instance:
+    instance = instance_of(TrainClassifier(**{**SETTINGS, **settings}), samples.path.parent, samples=samples)
+    assert isinstance(instance.stage, TrainClassifier)
+    instance.stage.check(instance)
+    return instance
+
+
+def stage_of(instance: Instance) -> TrainClassifier:
+    assert isinstance(instance.stage, TrainClassifier)
+    return instance.stage
+
+
+def test_what_is_not_learned_is_unknown_everywhere(samples: Instance) -> None:
+    names = samples.taxonomy.names
+    for settings, learned in (
+        ({"dropped_classes": (names[3],)}, [1, 2, 3, 5]),
+        ({"only_classes": (names[3], names[0])}, [1, 4]),
+        ({"only_classes": (names[3], names[0]), "dropped_classes": (names[0],)}, [4]),
+        ({}, [1, 2, 3, 4, 5]),
+    ):
+        instance = classifier(samples, **settings)
+        stage = stage_of(instance)
+        assert stage.learned(instance) == learned
+        examples = stage.training_set(instance)
+        for index, present in enumerate(LABELS):
+            example = examples.example(index, 0)
+            assert (torch.nonzero(example["known"])[:, 0] + 1).tolist() == learned
+            assert (torch.nonzero(example["target"])[:, 0] + 1).tolist() == list(present)
+
+
+def test_balance_counts_what_is_learned(samples: Instance) -> None:
+    """Without class 4 the other classes are shown once each, and two images have no class: one is drawn on average."""
+    dropping = classifier(samples, balance="down", dropped_classes=(samples.taxonomy.names[3],))
+    lines = stage_of(dropping).preview(dropping)
+    assert (
+        f"{samples.taxonomy.names[3]} " not in lines[0] and lines[1] == f"not learned here: {samples.taxonomy.names[3]}"
+    )
+    lengths = [len(stage_of(dropping).training_set(dropping).order(epoch)) for epoch in range(60)]
+    assert set(lengths) <= {4, 5, 6} and np.mean(lengths) == pytest.approx(5, abs=0.4)
+
+
+def test_validation_tells_of_the_learned_classes_alone(samples: Instance) -> None:
+    instance = classifier(samples, dropped_classes=(samples.taxonomy.names[1],), validation_size=32, validate_every=1)
+    stage = stage_of(instance)
+    task = stage.task(instance).eval()
+    found = stage.validate(task, instance)
+    rows = found.outcome.tables["per_class"]
+    assert [row["class"] for row in rows] == [n for c, n in enumerate(samples.taxonomy.names) if c != 1]
+    assert [row["images"] for row in rows] == [1, 1, 3, 1]
+    precisions = [row["average_precision"] for row in rows]
+    assert found.score == found.outcome.metrics["val.mean_average_precision"] == pytest.approx(np.mean(precisions))
+
+
+def test_a_class_without_an_image_is_named_before_training(samples: Instance) -> None:
+    from tests.wsss.layers import write_layer
+
+    fewer = replace(samples, path=samples.path.parent / "fewer")
+    write_layer(fewer.path, "sample", {"train-000000": [picture("a", (1, 2), 0), picture("b", (3, 5), 1)]})
+    name = samples.taxonomy.names[3]
+    instance = classifier(fewer)
+    with pytest.raises(ValueError, match=f"no training image shows '{name}'; .* name it in dropped_classes"):
+        stage_of(instance).training_set(instance)
+    dropping = classifier(fewer, dropped_classes=(name,))
+    assert len(stage_of(dropping).training_set(dropping)) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dropped_classes": ("persn",)}, "unknown class 'persn'; did you mean"),
+        ({"keep": "best"}, r"keep = 'best' needs validate_every, of 1 or more epochs"),
+        ({"validate_every": 9}, r"validate_every = 9 is never reached in num_epochs = 5"),
+        (
+            {"validate_every": 1, "validation_split": ""},
+            r"validate_every needs a validation_split that build_shards has",
+        ),
+        ({"activation_checkpointing": True, "norm": "batch"}, r"activation_checkpointing needs norm = 'frozen'"),
+        ({"stochastic_units": "units"}, r"stochastic_units is for head = 'stochastic'; head is 'linear'"),
+        (
+            {"accumulation_steps": 3},
+            r"batch_size = 16 is no multiple of num_ranks = 1 times accumulation_steps = 3; 15 ",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(samples: Instance, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        classifier(samples, **settings)
+
+
+def test_no_class_left(samples: Instance) -> None:
+    with pytest.raises(ValueError, match="leave no class to learn"):
+        classifier(samples, dropped_classes=samples.taxonomy.names)
