@@ -44,6 +44,11 @@ class RankBatches:
         """Steps done at the end of every epoch."""
         return np.cumsum(self.steps).tolist()
 
+    @property
+    def are_whole(self) -> bool:
+        """True where no epoch ends with a short batch: then every rank always has examples of its own."""
+        return all(len(order) % self._stage.batch_size == 0 for order in self.orders)
+
     def after(self, first: int) -> Iterator[list[Part]]:
         """The parts of every step after step `first`.
 

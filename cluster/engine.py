@@ -25,7 +25,7 @@ from cluster.batches import Part, RankBatches
 from cluster.deepspeed_config import deepspeed_config
 from cluster.fit_files import has_outcome, write_outcome, write_progress
 from cluster.optimizer import make_optimizer, rate_factor
-from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
+from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.files import write_bytes
 from wsss.stages.fit import Fit, is_whole, spare_path, weights_path
 from wsss.stages.stage import Instance, Outcome
@@ -62,9 +62,7 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
     device = _prepare_process(place)
     torch.manual_seed(instance.seed)
     task = stage.task(instance)
-    together = place.num_ranks > 1 and getattr(task, "synchronise_norms", False)
-    norms = synchronise_norms(task.network) if together else []
-    _Trainer(instance, stage, task, norms, place, device).run()
+    _Trainer(instance, stage, task, place, device).run()
 
 
 def _prepare_process(place: RankPlace) -> torch.device:
@@ -109,22 +107,14 @@ def _import_deepspeed() -> Any:
 class _Trainer:
     """State of one rank's training."""
 
-    def __init__(
-        self,
-        instance: Instance,
-        stage: Fit,
-        task: Task,
-        norms: list[SynchronisedBatchNorm],
-        place: RankPlace,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, instance: Instance, stage: Fit, task: Task, place: RankPlace, device: torch.device) -> None:
         self.instance, self.stage, self.task, self.place, self.device = instance, stage, task, place, device
-        self.norms = norms
         examples = stage.training_set(instance)
         if len(examples) == 0:
             raise ValueError(f"{instance.name}: there is nothing to train on")
         self.batches = RankBatches(examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device)
         self.epoch_ends = self.batches.epoch_ends
+        self.norms = self._synchronise_norms()
         optimizer = make_optimizer(task, stage)
         self.engine, *_ = _import_deepspeed().initialize(
             model=task,
@@ -138,6 +128,15 @@ class _Trainer:
         self.folder = instance.path / "checkpoints"
         self.state = checkpoints.restore(self.engine, self.folder)
         self.last_progress = 0.0
+
+    def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
+        """Norms over the batches of all ranks, where the task asks for them; those that must know who is present."""
+        if self.place.num_ranks == 1 or not getattr(self.task, "synchronise_norms", False):
+            return []
+        if self.device.type == "cuda" and self.batches.are_whole:
+            synchronise_norms(self.task.network, layer=TorchSynchronisedBatchNorm)
+            return []
+        return synchronise_norms(self.task.network, layer=SynchronisedBatchNorm)
 
     def run(self) -> None:
         self.engine.train()

@@ -22,8 +22,10 @@ POLL_SECONDS = 0.5
 
 
 def write_progress(folder: Path, *, step: int, num_steps: int, state: str) -> None:
-    """Called by rank 0 now and then."""
-    write_bytes(folder / PROGRESS, json.dumps({"step": step, "num_steps": num_steps, "state": state}).encode())
+    """Called by rank 0 now and then. Never half there, but not flushed to disk: training would wait for that."""
+    temporary = folder / f".{PROGRESS}.tmp"
+    temporary.write_text(json.dumps({"step": step, "num_steps": num_steps, "state": state}))
+    temporary.replace(folder / PROGRESS)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -77,16 +78,38 @@ class SynchronisedBatchNorm(nn.Module):
         return mean, variance
 
 
-def synchronise_norms(module: nn.Module) -> list[SynchronisedBatchNorm]:
+class TorchSynchronisedBatchNorm(nn.SyncBatchNorm):
+    """torch's own synchronised norm, which knows GPUs only, in the place of a norm of timm or torch.
+
+    Faster than ours there, but every rank's batch counts: it is for trainings whose batches are all whole.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        self.weight, self.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name))
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x_BDHW: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.act(self.drop(super().forward(x_BDHW)))
+        return result
+
+
+_Norm = TypeVar("_Norm", SynchronisedBatchNorm, TorchSynchronisedBatchNorm)
+
+
+def synchronise_norms(module: nn.Module, *, layer: Callable[[nn.BatchNorm2d], _Norm]) -> list[_Norm]:
     """Replace every trainable `nn.BatchNorm2d` inside `module`, in place, and return the layers that took their places.
 
     Parameters and buffers are kept. A frozen one, whose weight is no parameter, has nothing to synchronise and stays.
     """
-    made = []
+    made: list[_Norm] = []
     for name, child in list(module.named_children()):
         if not isinstance(child, nn.BatchNorm2d):
-            made += synchronise_norms(child)
+            made += synchronise_norms(child, layer=layer)
         elif isinstance(child.weight, nn.Parameter):
-            made.append(SynchronisedBatchNorm(child))
+            made.append(layer(child))
             setattr(module, name, made[-1])
     return made

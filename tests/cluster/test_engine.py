@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
-from cluster.sync_norm import SynchronisedBatchNorm, synchronise_norms
+from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from tests.cluster.tiny import TinyFit, instance_of
 from wsss.models.norm import freeze_batch_norm
 from wsss.recipe import RuntimeSettings
@@ -104,15 +105,21 @@ def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) 
     assert not (tmp_path / WEIGHTS).exists()
 
 
-def test_norm_alone_equals_torchs_and_leaves_frozen_layers() -> None:
-    make: Callable[[], nn.Sequential] = lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3)))  # noqa: E731
+@pytest.mark.parametrize("layer", [SynchronisedBatchNorm, TorchSynchronisedBatchNorm])
+def test_norm_alone_equals_torchs_and_leaves_frozen_layers(layer: Any) -> None:
+    """The second is torch's own, which synchronises on GPUs alone; here, that it computes what it replaced."""
+
+    def make() -> nn.Sequential:
+        fused = BatchNormAct2d(3, act_layer=nn.ReLU)
+        return nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3)), fused)
+
     torch.manual_seed(0)
     reference, ours = make(), make()
     for network in (reference, ours):
         freeze_batch_norm(network[1])
-    layers = synchronise_norms(ours)
-    assert [type(layer) for layer in layers] == [SynchronisedBatchNorm]
-    assert ours[0] is layers[0]
+    layers = synchronise_norms(ours, layer=layer)
+    assert [type(made) for made in layers] == [layer, layer]
+    assert ours[0] is layers[0] and ours[2] is layers[1]
     x_BDHW = torch.randn(2, 3, 5, 7) * 3 + 1
     torch.testing.assert_close(ours(x_BDHW), reference(x_BDHW), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.state_dict(), reference.state_dict(), rtol=1e-5, atol=1e-5)
