@@ -1,15 +1,14 @@
 """One rank's share of every batch of a training, read through torch's loader.
 
 A step's batch is split over ranks, and a rank's share over `accumulation_steps` parts that are computed one after the
-other. A last batch may be too short for all: a part without an example of its own computes on the batch's first one, so
-that nobody waits for it, and counts for nothing.
+other. A last batch may be too short for all: a rank without an example of its own computes on the batch's first one, so
+that nobody waits for it, and it counts for nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.assign import num_batches, rank_share
 from wsss.stages.fit import Fit, TrainingSet
+
+_Share = tuple[list[tuple[int, int]], bool]
+"""The (index, epoch) of a part's examples; False where none is the rank's own."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +59,36 @@ class RankBatches:
         workers = self._stage.loader_workers
         loader = DataLoader(
             _Examples(self._examples),
-            batch_sampler=_Lazy(lambda: (places for places, _ in self._shares(first))),
+            batch_sampler=_Lazy(lambda: (places for step in self._shares(first) for places, _ in step)),
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
             pin_memory=self._device.type == "cuda",
         )
-        parts = (
-            Part({name: self._to_device(value) for name, value in batch.items()}, present)
-            for batch, (_, present) in zip(loader, self._shares(first), strict=True)
-        )
-        while step := list(islice(parts, self._stage.accumulation_steps)):
-            yield step
+        loaded = iter(loader)
+        for step in self._shares(first):
+            yield [Part(self._on_device(next(loaded)), present) for _, present in step]
 
-    def _shares(self, first: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
-        """The (index, epoch) of every part's examples from step `first` on; False where none is its own."""
+    def _shares(self, first: int) -> Iterator[list[_Share]]:
+        """What this rank computes in every step after step `first`."""
         step = 0
         for epoch, order in enumerate(self.orders):
             for batch in range(self.steps[epoch]):
                 step += 1
                 if step > first:
-                    yield from self._parts(order, epoch, batch)
+                    yield list(self._parts(order, epoch, batch))
 
-    def _parts(self, order: np.ndarray, epoch: int, batch: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
-        size, num_parts = self._stage.batch_size, self._stage.accumulation_steps
-        share = rank_share(len(order), batch=batch, global_batch=size, rank=self._rank, num_ranks=self._num_ranks)
-        part_size = size // (self._num_ranks * num_parts)
-        for number in range(num_parts):
-            part = share[number * part_size : (number + 1) * part_size]
-            yield [(int(order[i]), epoch) for i in (part or [batch * size])], len(part) > 0
+    def _parts(self, order: np.ndarray, epoch: int, batch: int) -> Iterator[_Share]:
+        """A part that rank 0, which is dealt to first, has no example for is left out on all ranks."""
+        stage, num_ranks = self._stage, self._num_ranks
+        deal = {"batch": batch, "global_batch": stage.batch_size, "num_ranks": num_ranks}
+        share, of_first = (rank_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
+        part_size = stage.batch_size // (num_ranks * stage.accumulation_steps)
+        for start in range(0, len(of_first), part_size):
+            part = share[start : start + part_size]
+            yield [(int(order[i]), epoch) for i in (part or [batch * stage.batch_size])], len(part) > 0
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._to_device(value) for name, value in batch.items()}
 
     def _to_device(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):

@@ -178,8 +178,10 @@ class _Trainer:
             names, share = list(output.terms), float(part.present)
             by_name = counts or self._add_over_ranks({n: term.count * share for n, term in output.terms.items()})
             loss = combine(output.terms, by_name, output.weights, output.eps) * share
-            # DeepSpeed averages gradients over ranks and parts; the terms are already divided by the counts of all.
-            self.engine.backward(loss * self.place.num_ranks * len(parts))
+            # A short batch may have fewer parts than DeepSpeed expects.
+            self.engine.set_gradient_accumulation_boundary(number == len(parts) - 1)
+            # It averages gradients over ranks and parts; the terms are already divided by the counts of all.
+            self.engine.backward(loss * self.place.num_ranks * self.stage.accumulation_steps)
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
             values = values.to(loss.device) + torch.stack([loss, *terms]).detach()

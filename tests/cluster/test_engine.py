@@ -78,12 +78,42 @@ def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome
         )
 
 
+@pytest.mark.parametrize("settings", [{"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}])
+def test_zero_stages_train_alike(settings: dict[str, Any], two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
+    outcome = train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, **settings))
+    assert losses(outcome) == pytest.approx(losses(two_ranks[1]), abs=1e-6)
+    torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
+
+
+def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
+    """Three steps of plain SGD move all weights together by no more than three times rate times norm."""
+    settings = {
+        "learning_rate": 0.05,
+        "batch_size": 4,
+        "num_epochs": 1,
+        "poly_power": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+    }
+    stage = TinyFit(**settings, gradient_clipping=1e-3)  # type: ignore[arg-type]
+    train(tmp_path / "clipped", stage)
+    torch.manual_seed(3)
+    start = stage.model(None, pretrained=False)  # type: ignore[arg-type]
+    end = load_file(tmp_path / "clipped" / WEIGHTS)
+    moved = sum(float((end[name] - value).square().sum()) for name, value in start.named_parameters()) ** 0.5
+    assert 1e-5 < moved <= 3 * 0.05 * 1e-3 * 1.01
+    low = losses(train(tmp_path / "bf16", TinyFit(**SETTINGS, precision="bf16")))
+    assert low == pytest.approx(losses(two_ranks[1]), rel=0.02) and low != losses(two_ranks[1])
+
+
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
     """Nine examples in batches of four: epochs end at steps 3, 6 and 9, and the second validates best."""
-    stage = TinyFit(**{**SETTINGS, "num_epochs": 3}, num_ranks=2, validate_every=1, keep=keep, die=True)
-    with pytest.raises(RankError):
-        train(tmp_path, stage)
+    killed = keep == "best"
+    stage = TinyFit(**{**SETTINGS, "num_epochs": 3}, num_ranks=2, validate_every=1, keep=keep, die=killed)  # type: ignore[arg-type]
+    if killed:
+        with pytest.raises(RankError):
+            train(tmp_path, stage)
     outcome = train(tmp_path, stage)
     assert (tmp_path / "validations.txt").read_text().count("\n") == 3
     assert [row["val.seen"] for row in outcome.tables["history"]] == [3, 6, 9]
