@@ -139,6 +139,8 @@ class _Trainer:
         return synchronise_norms(self.task.network, layer=SynchronisedBatchNorm)
 
     def run(self) -> None:
+        if self.place.rank == 0:
+            self.stage.begin(self.instance)
         self.engine.train()
         parts = self.batches.after(self.state.step)
         for epoch, end in enumerate(self.epoch_ends):

@@ -135,6 +135,9 @@ class Fit(Stage):
     def training_set(self, instance: Instance) -> TrainingSet:
         """What to train on. Raises ValueError where it is empty."""
 
+    def begin(self, instance: Instance) -> None:
+        """Before the first step, on one rank: what is worth a look before hours are spent; files go into its folder."""
+
     def validate(self, task: Task, instance: Instance) -> Validation:
         """Measure the network, on one rank, in evaluation mode; stages that can do it replace this."""
         raise NotImplementedError

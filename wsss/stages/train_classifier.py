@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
 _TOLD_CLASSES = 8
+HISTOGRAM = "class_histogram.png"
 
 
 @settings
@@ -203,6 +204,14 @@ class TrainClassifier(EncoderSource):
             limit=self.balance_limit,
         )
 
+    def begin(self, instance: Instance) -> None:
+        """Draw how often an epoch shows each class."""
+        from wsss.plots import draw_class_histogram
+
+        counts_C, drawn_C = self._histogram(instance)
+        picture = draw_class_histogram(counts_C.tolist(), drawn_C=drawn_C.tolist(), names=instance.taxonomy.names)
+        write_bytes(instance.path / HISTOGRAM, picture)
+
     def validate(self, task: Task, instance: Instance) -> Validation:
         """F1 and mean average precision of the learned classes on the validation split, class by class."""
         from wsss.classification_metrics import classification_metrics
@@ -236,9 +245,9 @@ class TrainClassifier(EncoderSource):
         return Validation(metrics["val.mean_average_precision"], Outcome(metrics=metrics, tables={"per_class": rows}))
 
     def finish(self, task: Task, instance: Instance) -> Outcome:
-        """The last validation, and a picture of how often an epoch draws each class."""
+        """The last validation, and the picture that was drawn before the first step."""
         found = self.validate(task, instance).outcome if self._has_validation(instance) else Outcome()
-        return replace(found, artifacts={"class_histogram.png": self._draw_histogram(instance)})
+        return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
 
     def _has_validation(self, instance: Instance) -> bool:
         shards = instance.inputs["samples"].layer.shards()
@@ -264,15 +273,6 @@ class TrainClassifier(EncoderSource):
         factors = self._factors(classes, num_classes=num_classes)
         counts_C = class_counts(classes, num_classes=num_classes)
         return counts_C, expected_counts(classes, factors=factors, num_classes=num_classes)
-
-    def _draw_histogram(self, instance: Instance) -> str:
-        from wsss.plots import draw_class_histogram
-
-        counts_C, drawn_C = self._histogram(instance)
-        path = instance.path / "class_histogram.png"
-        names = instance.taxonomy.names
-        write_bytes(path, draw_class_histogram(counts_C.tolist(), drawn_C=drawn_C.tolist(), names=names))
-        return str(path)
 
 
 def _arrow(count: int, drawn: float) -> str:
