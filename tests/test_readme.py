@@ -17,19 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)).replace("\\\n", " ")
 COMMANDS = [line.partition("  #")[0] for line in BLOCKS.splitlines() if re.search(r"(^|\s|/)wsss [a-z]", line)]
-# The settings that the README collects in a shell loop over three stages, as the shell would for one of them.
-LOOP_SETTINGS = " " + " ".join(re.findall(r"--set \$stage\.\S+=[^\s\"]+", BLOCKS)).replace("$stage", "train_affinity")
 
 
 def wsss_arguments(command: str) -> list[str]:
-    words = shlex.split(command.replace(" $S", LOOP_SETTINGS))
+    words = shlex.split(command)
     start = next(number for number, word in enumerate(words) if word.endswith("wsss"))
     return words[start + 1 :]
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 6
-    names = set(re.findall(r"train_affinity\.(\w+)=", LOOP_SETTINGS))
+    names = set(re.findall(r"defaults\.(\w+)=", BLOCKS))
     assert {"pretrained", "pad_type", "mean", "std"} == names <= {field.name for field in fields(TrainAffinity)}
 
 

@@ -2,7 +2,8 @@
 
     [recipe]                 name, seed, supervision
     [runtime]                where and how: never part of a fingerprint
-    [defaults.KIND]          settings of every instance of that kind that does not give its own
+    [defaults]               settings of every instance that has them and does not give its own
+    [defaults.KIND]          the same, of every instance of that kind
     [stages.NAME]            instances in order; `kind` where NAME is not itself a kind, `inputs` where not the obvious
 
 A string value `$NAME` is read from the environment variable NAME, so that a committed recipe holds no path.
@@ -10,10 +11,7 @@ A string value `$NAME` is read from the environment variable NAME, so that a com
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,19 +20,24 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from shards.codec import to_json
+from wsss.recipe_tables import (
+    TABLES,
+    RecipeError,
+    apply_override,
+    from_environment,
+    read_tables,
+    unknown_name,
+    with_defaults,
+)
 from wsss.settings import hashed_values, setting_values, settings
 from wsss.stages.registry import STAGES
 from wsss.stages.stage import Instance, Stage
 
 T = TypeVar("T")
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run; the message names the setting, what came and what is allowed."""
+__all__ = ["Recipe", "RecipeError", "RecipeSettings", "RuntimeSettings", "dotted_settings", "load_recipe"]
 
 
 _RESERVED = ("store", "outbox", "mlartifacts")
-_TABLES = "[recipe], [runtime], [defaults.KIND] and [stages.NAME]"
 _SUPERVISION = ("image", "semi", "full")
 
 
@@ -98,7 +101,7 @@ class Recipe:
         for instance in self.instances:
             if instance.name == name:
                 return instance
-        raise RecipeError(_unknown("instance", name, [i.name for i in self.instances]))
+        raise RecipeError(unknown_name("instance", name, [i.name for i in self.instances]))
 
     @property
     def fingerprint(self) -> str:
@@ -113,13 +116,13 @@ class Recipe:
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and apply `NAME=VALUE` overrides. Raises `RecipeError` for anything it cannot mean."""
-    tables, origins = _read_tables(path)
+    tables, origins = read_tables(path)
     for override in overrides:
-        _apply_override(tables, origins, override)
-    tables = _from_environment(tables, origins)
+        apply_override(tables, origins, override)
+    tables = from_environment(tables, origins)
     if unknown := sorted(set(tables) - {"recipe", "runtime", "defaults", "stages"}):
-        raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has {_TABLES}")
-    stages = _with_defaults(tables, origins)
+        raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has {TABLES}")
+    stages = with_defaults(tables, origins)
     recipe = _build(RecipeSettings, tables.get("recipe", {}), prefix="recipe")
     runtime = _build(RuntimeSettings, tables.get("runtime", {}), prefix="runtime")
     instances: list[Instance] = []
@@ -130,7 +133,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     _check_supervision(recipe, instances)
     if unknown := sorted(set(recipe.expected_seconds) - {instance.name for instance in instances}):
         names = [instance.name for instance in instances]
-        raise RecipeError(f"recipe.expected_seconds.{unknown[0]}: " + _unknown("instance", unknown[0], names))
+        raise RecipeError(f"recipe.expected_seconds.{unknown[0]}: " + unknown_name("instance", unknown[0], names))
     return Recipe(path, recipe, runtime, tuple(instances), origins)
 
 
@@ -146,112 +149,12 @@ def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> Non
         )
 
 
-def _read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    try:
-        tables = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"the recipe does not exist: {path}") from None
-    except OSError as error:
-        raise RecipeError(f"the recipe cannot be read: {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from None
-    origins = {}
-    for section, table in tables.items():
-        groups = table if section in ("stages", "defaults") and isinstance(table, dict) else {section: table}
-        for group, values in groups.items():
-            if not isinstance(values, dict):
-                raise RecipeError(f"{path}: {group} stands outside of any table; a recipe has {_TABLES}")
-            if section == "defaults":
-                group = f"defaults.{group}"
-            origins.update({f"{group}.{name}": path.name for name in values})
-    return tables, origins
-
-
-def _apply_override(tables: dict[str, Any], origins: dict[str, str], override: str) -> None:
-    name, equals, text = override.partition("=")
-    group, dot, setting = name.strip().partition(".")
-    if not equals or not dot:
-        raise RecipeError(f"--set {override}: write --set INSTANCE.SETTING=VALUE, e.g. --set recipe.seed=3")
-    if group in ("recipe", "runtime", "defaults"):
-        target = tables.setdefault(group, {})
-    elif group in tables.get("stages", {}):
-        target = tables["stages"][group]
-    else:
-        raise RecipeError(
-            "--set: " + _unknown("instance", group, ["recipe", "runtime", "defaults", *tables.get("stages", {})])
-        )
-    *parents, last = setting.split(".")
-    for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise RecipeError(f"--set {override}: {group}.{parent} is not a table")
-    target[last] = _parse_value(text)
-    place = ".".join(setting.split(".")[:2]) if group == "defaults" else (parents or [last])[0]
-    origins[f"{group}.{place}"] = "--set"
-
-
-def _parse_value(text: str) -> Any:
-    """A TOML value; what is not one is taken as a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _from_environment(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
-    def expand(value: Any, dotted: str) -> Any:
-        if isinstance(value, dict):
-            return {key: expand(item, f"{dotted}.{key}" if dotted else key) for key, item in value.items()}
-        if isinstance(value, str) and value.startswith("$"):
-            return from_variable(value, dotted.removeprefix("stages."))
-        return value
-
-    def from_variable(value: str, dotted: str) -> str:
-        named = dotted.split(".")[: 3 if dotted.startswith("defaults.") else 2]
-        variable, slash, rest = value[1:].partition("/")
-        if variable not in os.environ:
-            raise RecipeError(
-                f"{dotted} is read from the environment variable {variable}, which is not set; "
-                f"set it, or give --set {dotted}=VALUE"
-            )
-        origins[".".join(named)] = f"environment {variable}"
-        return os.environ[variable] + slash + rest
-
-    expanded: dict[str, Any] = expand(tables, "")
-    return expanded
-
-
-def _with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """The tables of all instances, with what `[defaults.KIND]` gives where they give nothing themselves."""
-    stages, defaults = tables.get("stages", {}), tables.get("defaults", {})
-    kinds = {name: str(table.get("kind", name)) for name, table in stages.items()}
-    filled = {name: dict(table) for name, table in stages.items()}
-    for kind, values in defaults.items():
-        if not isinstance(values, dict):
-            raise RecipeError(
-                f"defaults.{kind} is {values!r}; write [defaults.KIND], or --set defaults.KIND.SETTING=..."
-            )
-        names = [name for name in stages if kinds[name] == kind]
-        if not names:
-            raise RecipeError(
-                f"[defaults.{kind}]: " + _unknown("kind of this recipe's", kind, sorted(set(kinds.values())))
-            )
-        if named := [setting for setting in ("kind", "inputs") if setting in values]:
-            raise RecipeError(f"defaults.{kind}.{named[0]} belongs to a single instance; write it in [stages.NAME]")
-        for name in names:
-            for setting, value in values.items():
-                if setting not in filled[name]:
-                    filled[name][setting] = value
-                    origins[f"{name}.{setting}"] = origins.get(f"defaults.{kind}.{setting}", "defaults")
-    return filled
-
-
 def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
     """A settings object from a table; pydantic's complaints in terms of dotted names."""
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for name in table:
         if name not in known:
-            raise RecipeError(f"{prefix}.{name}: " + _unknown("setting", name, known))
+            raise RecipeError(f"{prefix}.{name}: " + unknown_name("setting", name, known))
     try:
         return cls(**table)
     except ValidationError as error:
@@ -268,13 +171,13 @@ def _resolve(
     kind = str(values.pop("kind", name))
     chosen = values.pop("inputs", {})
     if kind not in STAGES:
-        raise RecipeError(f"[stages.{name}]: " + _unknown("kind", kind, list(STAGES)) + "; give it with kind = ...")
+        raise RecipeError(f"[stages.{name}]: " + unknown_name("kind", kind, list(STAGES)) + "; give it with kind = ...")
     if not isinstance(chosen, dict) or not all(isinstance(upstream, str) for upstream in chosen.values()):
         raise RecipeError(f'{name}.inputs is {chosen!r}; write inputs = {{ SLOT = "INSTANCE" }}')
     stage: Stage = _build(STAGES[kind], values, prefix=name)
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):
-        raise RecipeError(f"{name}.inputs.{extra[0]}: " + _unknown("input", extra[0], list(inputs)))
+        raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_name("input", extra[0], list(inputs)))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
     try:
         digest = _digest(
@@ -320,13 +223,7 @@ def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[
                     f"{name}.inputs.{slot} names {chosen}, a {instance.stage.kind}; it takes {' or '.join(kinds)}"
                 )
             return instance
-    raise RecipeError(f"{name}.inputs.{slot}: " + _unknown("earlier instance", chosen, [i.name for i in earlier]))
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
+    raise RecipeError(f"{name}.inputs.{slot}: " + unknown_name("earlier instance", chosen, [i.name for i in earlier]))
 
 
 def _digest(value: object) -> str:

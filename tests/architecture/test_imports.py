@@ -34,6 +34,7 @@ ORDER = (
     ("models", "images", "augment", "examples", "crf_settings"),
     ("tasks",),
     ("stages",),
+    ("recipe_tables",),
     ("recipe", "runtime"),
     ("pipeline", "show", "report", "contact_sheet"),
     ("__main__",),

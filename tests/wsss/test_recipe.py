@@ -185,14 +185,16 @@ def test_bad_settings_are_told_by_their_dotted_names(load: Load, override: str, 
     [
         ('[recipe]\nname = "x"\n', "a recipe needs at least one [stages.NAME] table"),
         ("[recipe", "is not valid TOML"),
-        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime], [defaults.KIND] "
+        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime], [defaults] "
          "and [stages.NAME]"),
         ("stages = 3", "stages stands outside of any table"),
         ('[stages]\nmake_cams = "yes"\n', "make_cams stands outside of any table"),
-        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime], [defaults.KIND] "
+        (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime], [defaults] "
          "and [stages.NAME]"),
-        (CHAIN + "[defaults]\nx = 1\n", "x stands outside of any table"),
-        (CHAIN + "[defaults.train_ancillary]\nx = 1\n", "[defaults.train_ancillary]: unknown kind of this recipe's"),
+        ("defaults = 1\n" + CHAIN, "defaults stands outside of any table"),
+        (CHAIN + "[defaults]\npretraind = 1\n", "defaults.pretraind: unknown setting or kind 'pretraind'; did you mean "
+         "pretrained"),
+        (CHAIN + "[defaults.submit]\nsplit = 1\n", "[defaults.submit]: no instance of this recipe is of that kind"),
         (CHAIN + "[defaults.predict]\ninputs = {}\n", "defaults.predict.inputs belongs to a single instance"),
         (CHAIN + "[defaults.predict]\nflips = 1\n", "predict.flips: unknown setting 'flips'; did you mean flip"),
         (CHAIN + "[stages.train_classifer]\n", "[stages.train_classifer]: unknown kind 'train_classifer'; did you mean "
@@ -230,6 +232,22 @@ flip = false
     assert (
         spelled_out.instance("predict").fingerprint == load(text, "predict.flip=true").instance("predict").fingerprint
     )
+
+
+def test_defaults_of_all_kinds_reach_those_that_have_the_setting(load: Load) -> None:
+    text = CHAIN.replace('[stages.train_affinity]\npretrained = "none"', "[stages.train_affinity]")
+    recipe = load(
+        text + '[defaults]\npad_type = "same"\n[defaults.train_segmenter]\npad_type = ""\n',
+        "defaults.pretrained=none",
+        "defaults.mean=[0.5, 0.5, 0.5]",
+    )
+    found = {name: recipe.instance(name).stage for name in ("train_classifier", "train_affinity", "train_segmenter")}
+    assert [getattr(stage, "pad_type") for stage in found.values()] == ["same", "same", ""]  # noqa: B009
+    assert {getattr(stage, "mean") for stage in found.values()} == {(0.5, 0.5, 0.5)}  # noqa: B009
+    assert dotted_settings(recipe.instance("train_affinity"))["train_affinity.pretrained"] == "none"
+    assert recipe.origins["train_affinity.pretrained"] == "--set"
+    assert recipe.origins["train_affinity.pad_type"] == "small.toml"
+    assert recipe.origins["train_classifier.pretrained"] == "small.toml"
 
 
 def test_default_from_the_environment(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

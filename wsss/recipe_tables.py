@@ -1,0 +1,142 @@
+"""A recipe's tables before they mean anything: the TOML file, `--set`, the environment, and the defaults filled in."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from wsss.stages.registry import STAGES
+
+TABLES = "[recipe], [runtime], [defaults] and [stages.NAME]"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message names the setting, what came and what is allowed."""
+
+
+def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"the recipe does not exist: {path}") from None
+    except OSError as error:
+        raise RecipeError(f"the recipe cannot be read: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    origins = {}
+    for section, table in tables.items():
+        groups = table if section == "stages" and isinstance(table, dict) else {section: table}
+        for group, values in groups.items():
+            if not isinstance(values, dict):
+                raise RecipeError(f"{path}: {group} stands outside of any table; a recipe has {TABLES}")
+            origins.update({f"{group}.{name}": path.name for name in values})
+            if section == "defaults":
+                of_kinds = {kind: given for kind, given in values.items() if isinstance(given, dict)}
+                origins.update(
+                    {f"defaults.{kind}.{name}": path.name for kind, given in of_kinds.items() for name in given}
+                )
+    return tables, origins
+
+
+def apply_override(tables: dict[str, Any], origins: dict[str, str], override: str) -> None:
+    name, equals, text = override.partition("=")
+    group, dot, setting = name.strip().partition(".")
+    if not equals or not dot:
+        raise RecipeError(f"--set {override}: write --set INSTANCE.SETTING=VALUE, e.g. --set recipe.seed=3")
+    if group in ("recipe", "runtime", "defaults"):
+        target = tables.setdefault(group, {})
+    elif group in tables.get("stages", {}):
+        target = tables["stages"][group]
+    else:
+        raise RecipeError(
+            "--set: " + unknown_name("instance", group, ["recipe", "runtime", "defaults", *tables.get("stages", {})])
+        )
+    *parents, last = setting.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"--set {override}: {group}.{parent} is not a table")
+    target[last] = _parse_value(text)
+    place = ".".join(setting.split(".")[:2]) if group == "defaults" else (parents or [last])[0]
+    origins[f"{group}.{place}"] = "--set"
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value; what is not one is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def from_environment(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+    def expand(value: Any, dotted: str) -> Any:
+        if isinstance(value, dict):
+            return {key: expand(item, f"{dotted}.{key}" if dotted else key) for key, item in value.items()}
+        if isinstance(value, str) and value.startswith("$"):
+            return from_variable(value, dotted.removeprefix("stages."))
+        return value
+
+    def from_variable(value: str, dotted: str) -> str:
+        named = dotted.split(".")[: 3 if dotted.startswith("defaults.") else 2]
+        variable, slash, rest = value[1:].partition("/")
+        if variable not in os.environ:
+            raise RecipeError(
+                f"{dotted} is read from the environment variable {variable}, which is not set; "
+                f"set it, or give --set {dotted}=VALUE"
+            )
+        origins[".".join(named)] = f"environment {variable}"
+        return os.environ[variable] + slash + rest
+
+    expanded: dict[str, Any] = expand(tables, "")
+    return expanded
+
+
+def with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The tables of all instances, with what `[defaults]` gives where they give nothing themselves.
+
+    A setting of `[defaults.KIND]` goes to the instances of that kind, and before one of `[defaults]`, which goes to all
+    that have such a setting. Raises `RecipeError` for a default that reaches no instance.
+    """
+    stages = tables.get("stages", {})
+    kinds = {name: str(table.get("kind", name)) for name, table in stages.items()}
+    filled = {name: dict(table) for name, table in stages.items()}
+    for dotted, setting, value, names in _defaults(tables.get("defaults", {}), kinds):
+        for name in names:
+            if setting not in filled[name]:
+                filled[name][setting] = value
+                origins[f"{name}.{setting}"] = origins.get(dotted, "defaults")
+    return filled
+
+
+def _defaults(table: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[str, str, Any, list[str]]]:
+    """Dotted name, setting, value, and the instances it is for; those of a kind first."""
+    of_kinds = {key: given for key, given in table.items() if isinstance(given, dict) and key in STAGES}
+    for kind, given in of_kinds.items():
+        names = [name for name, its_kind in kinds.items() if its_kind == kind]
+        if not names:
+            raise RecipeError(f"[defaults.{kind}]: no instance of this recipe is of that kind")
+        for setting, value in given.items():
+            if setting in ("kind", "inputs"):
+                raise RecipeError(f"defaults.{kind}.{setting} belongs to a single instance; write it in [stages.NAME]")
+            yield f"defaults.{kind}.{setting}", setting, value, names
+    have = {name: {field.name for field in fields(STAGES[kind])} for name, kind in kinds.items() if kind in STAGES}
+    for setting, value in table.items():
+        if setting in of_kinds:
+            continue
+        names = [name for name, settings in have.items() if setting in settings]
+        if not names:
+            known = [*set(kinds.values()), *sorted(set().union(*have.values()))]
+            raise RecipeError(f"defaults.{setting}: " + unknown_name("setting or kind", setting, known))
+        yield f"defaults.{setting}", setting, value, names
+
+
+def unknown_name(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
