@@ -38,12 +38,15 @@ def info(path: Path) -> Iterator[str]:
     classes: Counter[int] = Counter()
     for row in layer.rows():
         counter = splits.setdefault(split_of(row.shard), Counter())
-        counter.update(shards=1, records=row.count, missing=len(row.missing), num_bytes=row.num_bytes)
+        counter.update(shards=1, records=row.count, num_bytes=row.num_bytes)
+        left_out = sum(entry.left_out for entry in row.missing)
+        counter.update(missing=len(row.missing) - left_out, left_out=left_out)
         counter.update(masks=sum(bool(entry.facts.get("has_mask")) for entry in row.entries))
         classes.update(c for entry in row.entries for c in entry.facts.get("classes", ()))
     yield f"{path}: {layer.kind} records"
     for split, counter in splits.items():
         masks = f", {counter['masks']} with a mask" if layer.kind == Sample.kind else ""
+        masks += f", {counter['left_out']} left out" if counter["left_out"] else ""
         yield (
             f"{split}: {counter['records']} records in {counter['shards']} shards, "
             f"{counter['num_bytes'] / 1e6:.1f} MB, {counter['missing']} missing{masks}"

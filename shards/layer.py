@@ -147,13 +147,15 @@ class Layer:
     def complete(self, shards: list[str]) -> None:
         """Write the index: counts and hashes of every shard, and the reasons of what is missing."""
         rows = [self.row(shard) for shard in shards]
-        index = {
+        index: dict[str, Any] = {
             "record": self.kind,
             "shards": shards,
             "counts": {row.shard: row.count for row in rows},
             "sha256": {row.shard: row.sha256 for row in rows},
-            "missing": {row.shard: {e.key: e.reason for e in row.missing} for row in rows if row.missing},
+            "missing": _reasons(rows, left_out=False),
         }
+        if left_out := _reasons(rows, left_out=True):
+            index["left_out"] = left_out
         write_bytes(self.path / INDEX, to_json(index))
 
     def counts(self) -> dict[str, int]:
@@ -164,7 +166,17 @@ class Layer:
             totals[split_of(shard)] = totals.get(split_of(shard), 0) + count
         return totals | {"missing": sum(len(reasons) for reasons in index["missing"].values())}
 
+    def num_left_out(self) -> int:
+        """Samples of a complete layer that its settings left out."""
+        return sum(len(reasons) for reasons in self._index().get("left_out", {}).values())
+
     def missing(self) -> Iterator[Missing]:
-        """Every sample that a complete layer has no record of, with the reason."""
+        """Every sample that a complete layer lacks, with the reason; those that were left out are not among them."""
         for reasons in self._index()["missing"].values():
             yield from (Missing(key=key, reason=reason) for key, reason in reasons.items())
+
+
+def _reasons(rows: list[ShardRow], *, left_out: bool) -> dict[str, dict[str, str]]:
+    """Shard -> key -> reason, of what is missing or of what was left out."""
+    told = {row.shard: {e.key: e.reason for e in row.missing if e.left_out == left_out} for row in rows}
+    return {shard: reasons for shard, reasons in told.items() if reasons}

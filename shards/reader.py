@@ -62,22 +62,25 @@ def join_shard(
     """Records of the same key from several layers, side by side, in the order of the first layer.
 
     Where a key of the first layer is missing from another, `inner` yields a `Missing` that repeats that layer's
-    reason; `strict` raises ValueError. Keys that only the later layers have are an error in both.
+    reason (and is left out where all that lack it left it out); `strict` raises ValueError. Keys that only the later
+    layers have are an error in both.
     """
     (first, *others) = layers
     streams = {name: _Lookahead(read_shard(layers[name], shard)) for name in others}
-    reasons = {name: {entry.key: entry.reason for entry in layers[name].row(shard).missing} for name in layers}
-    yield from (Missing(key=key, reason=reason) for key, reason in reasons[first].items())
+    missing = {name: {entry.key: entry for entry in layers[name].row(shard).missing} for name in layers}
+    yield from missing[first].values()
     for record in read_shard(layers[first], shard):
         found = {name: stream.take(record.key) for name, stream in streams.items()}
         absent = [name for name, other in found.items() if other is None]
         if not absent:
             yield {first: record, **{name: other for name, other in found.items() if other is not None}}
             continue
-        reason = "; ".join(f"{name}: {reasons[name].get(record.key, 'not in the layer')}" for name in absent)
+        told = {name: missing[name].get(record.key) for name in absent}
+        reason = "; ".join(f"{name}: {entry.reason if entry else 'not in the layer'}" for name, entry in told.items())
         if how == "strict":
             raise ValueError(f"{shard}: {record.key!r} is missing ({reason}); this join allows no missing record")
-        yield Missing(key=record.key, reason=reason)
+        left_out = all(entry is not None and entry.left_out for entry in told.values())
+        yield Missing(key=record.key, reason=reason, left_out=left_out)
     for name, stream in streams.items():
         if (extra := stream.peek()) is not None:
             raise ValueError(f"{shard}: layer {name!r} holds {extra.key!r}, which layer {first!r} does not hold")

@@ -37,6 +37,8 @@ class Missing:
 
     key: str
     reason: str
+    left_out: bool = False
+    """True where settings leave it out on purpose: told and counted apart, no fault."""
 
 
 @dataclass(frozen=True, kw_only=True)

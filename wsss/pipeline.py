@@ -139,6 +139,8 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
         instance.layer.complete(stage.shards(instance))
         _count_missing(recipe, instance, summary)
         counts = instance.layer.counts()
+        if left_out := instance.layer.num_left_out():
+            counts["left_out"] = left_out
         return Outcome(metrics={f"records.{name}": float(count) for name, count in counts.items()})
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
     return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))

@@ -55,6 +55,8 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append(f"thresholds {threshold:.3f} and {of_split('threshold_b') or 0:.3f}, two-fold")
     if missing := of_split("missing"):
         notes.append(f"{missing:.0f} images missing")
+    if left_out := of_split("left_out"):
+        notes.append(f"{left_out:.0f} images left out by settings")
     return Row(
         title=title,
         split=split,

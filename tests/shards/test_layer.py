@@ -40,6 +40,16 @@ def test_layer_is_complete_when_its_index_is_written(layer: Layer) -> None:
     assert list(index["missing"].values()) == [{"lost": "no class"}] and index["counts"]["val-000000"] == 3
 
 
+def test_what_was_left_out_on_purpose_is_no_fault(tmp_path: Path) -> None:
+    made = Layer(tmp_path, "seed")
+    gone = [Missing(key="lost", reason="no class"), Missing(key="person", reason="dropped", left_out=True)]
+    write_shard(made, "train-000000", gone)
+    made.complete(["train-000000"])
+    assert made.row("train-000000").missing == tuple(gone)
+    assert made.counts() == {"train": 0, "missing": 1} and made.num_left_out() == 1
+    assert [entry.key for entry in made.missing()] == ["lost"]
+
+
 def test_one_key_in_two_splits_is_missing_twice(tmp_path: Path) -> None:
     made = Layer(tmp_path / "layer", "seed")
     for shard in ("train-000000", "val-000000"):

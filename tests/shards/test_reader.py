@@ -132,3 +132,17 @@ def test_key_that_only_a_later_layer_has(tmp_path: Path, how: str) -> None:
     layers = {"samples": layer_of(tmp_path / "s", ["a"], kind="sample"), "seeds": layer_of(tmp_path / "e", ["a", "x"])}
     with pytest.raises(ValueError, match="layer 'seeds' holds 'x', which layer 'samples' does not hold"):
         joined(layers, how)
+
+
+def test_left_out_is_passed_on_where_nothing_else_is_the_reason(tmp_path: Path) -> None:
+    cams = Layer(tmp_path / "c", "seed")
+    gone = [Missing(key="b", reason="dropped", left_out=True), Missing(key="c", reason="dropped", left_out=True)]
+    write_shard(cams, SHARD, [seed_record("a"), *gone])
+    layers = {
+        "samples": layer_of(tmp_path / "s", ["a", "b", "c"], kind="sample"),
+        "cams": cams,
+        "seeds": layer_of(tmp_path / "e", ["a", "b"], missing={"c": "unreadable"}),
+    }
+    found = [joined for joined in join_shard(layers, SHARD, how="inner") if isinstance(joined, Missing)]
+    assert [(entry.key, entry.left_out) for entry in found] == [("b", True), ("c", False)]
+    assert found[1].reason == "cams: dropped; seeds: unreadable"

@@ -39,7 +39,7 @@ class CamMaker:
         self, stage: MakeCams, network: Classifier, trained: TrainClassifier, *, learned: Collection[int], seed: int
     ) -> None:
         self._stage, self._network, self._trained = stage, network, trained
-        self._learned, self._seed = set(learned), seed
+        self.learned, self._seed = frozenset(learned), seed
         self._device = network.cam_weights.device
         self._look: _Look = self._from_gradients() if stage.method in METHODS else self._from_weights
 
@@ -55,14 +55,14 @@ class CamMaker:
 
     def _classes(self, samples: Sequence[Sample], x_B3HW: torch.Tensor) -> list[list[int]]:
         """The labels; for an image without any, what the classifier sees there where that is asked for."""
-        classes = [[c for c in sample.classes if c in self._learned] for sample in samples]
+        classes = [[c for c in sample.classes if c in self.learned] for sample in samples]
         unlabelled = [place for place, sample in enumerate(samples) if not sample.classes]
         if self._stage.unlabelled_threshold > 0 and unlabelled:
             size = self._sizes((1.0,), x_B3HW)[0]
             seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[unlabelled], size=size)))
             for place, seen_C in zip(unlabelled, seen_BC, strict=True):
                 rows = torch.nonzero(seen_C >= self._stage.unlabelled_threshold)[:, 0].tolist()
-                classes[place] = [row + 1 for row in rows if row + 1 in self._learned]
+                classes[place] = [row + 1 for row in rows if row + 1 in self.learned]
         return classes
 
     def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:

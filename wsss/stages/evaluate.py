@@ -26,6 +26,7 @@ from wsss.settings import settings
 from wsss.stages.make_seeds import upsample
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
 
+_TALLIES = ("images", "missing", "left_out", "unmasked")
 FOLDS = 2
 """Fold of a sample: its position in its split's list, odd or even."""
 
@@ -66,7 +67,7 @@ class Evaluate(Reduce):
             counts = {f"{s}.{name}": array for s in self.splits for name, array in _zeros(kind, num_classes).items()}
             for joined in join_shard(layers, shard, how="inner"):
                 if isinstance(joined, Missing):
-                    counts[f"{split}.missing"] += 1
+                    counts[f"{split}.{'left_out' if joined.left_out else 'missing'}"] += 1
                     continue
                 sample = cast(Sample, joined["samples"])
                 if sample.mask is None:
@@ -93,9 +94,7 @@ class Evaluate(Reduce):
             folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
             found, rows, files = _summarise(records.layer.kind, folds, instance, split)
             metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
-            metrics |= {
-                f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in ("images", "missing", "unmasked")
-            }
+            metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in _TALLIES}
             artifacts |= files
             if rows:
                 tables[f"per_class.{split}"] = tables["per_class"] = rows
@@ -110,7 +109,7 @@ def _zeros(kind: str, num_classes: int) -> Counts:
     elif kind == SeedRecord.kind:
         shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
     folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
-    return folds | {name: np.zeros((), dtype=np.int64) for name in ("images", "missing", "unmasked")}
+    return folds | {name: np.zeros((), dtype=np.int64) for name in _TALLIES}
 
 
 def _add(total: np.ndarray, record: object, sample: Sample, num_classes: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from shards.layer import split_of
 from shards.reader import Joined, join_shard
 from shards.records import BadSampleError, CamRecord, Missing, Sample
 from wsss.device import worker_device
@@ -23,6 +24,7 @@ from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker
 from wsss.stages.train_classifier import TrainClassifier
 
+_TRAIN = "train"
 _WINDOW = 8
 """Images of equal size are looked for among this many times as many as are looked at together."""
 
@@ -110,7 +112,7 @@ class MakeCams(Map):
         def work(shard: str) -> Iterator[CamRecord | Missing]:
             joined = join_shard({"samples": samples}, shard, how="inner")
             for window in batched(joined, self.batch_images if self.batch_images == 1 else _WINDOW * self.batch_images):
-                yield from self._records(makers, window)
+                yield from self._records(makers, window, split_of(shard))
 
         return work
 
@@ -121,7 +123,16 @@ class MakeCams(Map):
         network = load_trained(trained, device=worker_device())
         return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
 
-    def _records(self, makers: Sequence[CamMaker], window: Sequence[Joined | Missing]) -> Iterator[CamRecord | Missing]:
+    def _reason_to_leave_out(self, sample: Sample, makers: Sequence[CamMaker], split: str) -> str:
+        """A training image of dropped classes alone would be learned as background; empty for all others."""
+        learned = frozenset().union(*(maker.learned for maker in makers))
+        if split != _TRAIN or not sample.classes or learned & set(sample.classes):
+            return ""
+        return "its labels are all of classes that no classifier learns"
+
+    def _records(
+        self, makers: Sequence[CamMaker], window: Sequence[Joined | Missing], split: str
+    ) -> Iterator[CamRecord | Missing]:
         """The records of some samples in their order; images of equal size are looked at together."""
         made: dict[int, CamRecord | Missing] = {}
         by_size: dict[tuple[int, int], list[tuple[int, Sample, np.ndarray]]] = {}
@@ -130,6 +141,9 @@ class MakeCams(Map):
                 made[place] = joined
                 continue
             sample = cast(Sample, joined["samples"])
+            if reason := self._reason_to_leave_out(sample, makers, split):
+                made[place] = Missing(key=sample.key, reason=reason, left_out=True)
+                continue
             try:
                 by_size.setdefault(sample.size, []).append((place, sample, sample.image))
             except BadSampleError as error:

@@ -39,7 +39,8 @@ class TrainClassifier(EncoderSource):
     only_classes: tuple[str, ...] = ()
     """Classes that are learned; empty learns all. A class that is trained apart has a classifier of its own."""
     dropped_classes: tuple[str, ...] = ()
-    """Classes that are not learned: no later stage sees them, their pixels are background in all labels made."""
+    """Classes that are not learned: no later stage sees them, and their pixels count as background in the labels made.
+    Training images that show no other class are left out of the maps and all that follows."""
     activation_checkpointing: bool = False
     """Blocks of the encoder run again on the way back instead of keeping what they computed; needs norm = "frozen"."""
     head: Literal["linear", "stochastic"] = "linear"

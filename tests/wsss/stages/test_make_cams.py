@@ -176,6 +176,21 @@ def test_a_dropped_class_has_no_map_and_one_trained_apart_has_its_own(trained: I
         both.check(replace(instance, inputs={**instance.inputs, "classifier": trained}))
 
 
+def test_training_images_of_dropped_classes_alone_are_left_out(trained: Instance, tmp_path: Path) -> None:
+    """Validation keeps them: what is not found there counts against the method."""
+    name = trained.taxonomy.name_of(2)
+    dropping = replace(trained, stage=replace(CLASSIFIER, dropped_classes=(name,)))
+    pictures = [picture("a", (4, 2)), picture("b", (2,)), picture("c", ())]
+    samples = samples_of(tmp_path / "both", {"train-000000": pictures, SHARD: pictures})
+    instance = instance_of(MakeCams(scales=(1.0,)), tmp_path, samples=samples, classifier=dropping)
+    work = MakeCams(scales=(1.0,)).worker(instance)
+    found = {r.key: r for r in work("train-000000")}
+    assert isinstance(found["b"], Missing) and found["b"].left_out and "no classifier learns" in found["b"].reason
+    shown = {key: r.classes.tolist() for key, r in found.items() if isinstance(r, CamRecord)}
+    assert shown == {"a": [4], "c": []}
+    assert {r.key: r.classes.tolist() for r in work(SHARD) if isinstance(r, CamRecord)} == {**shown, "b": []}
+
+
 def test_views_are_no_longer_than_max_side(trained: Instance) -> None:
     """An image of 640 pixels at scale 2 is looked at as one at scale 1 is, where 640 is the limit."""
     seen: list[tuple[int, ...]] = []
