@@ -51,3 +51,16 @@ def test_path_exists(path: str) -> None:
 def test_make_targets(target: str) -> None:
     assert f"make {target}" in README
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_recipe_of_a_class_that_is_trained_apart(tmp_path: Path) -> None:
+    (snippet,) = [block for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL) if "only_classes" in block]
+    path = tmp_path / "apart.toml"
+    chain = '[recipe]\nname = "apart"\n[stages.build_shards]\nsource = "toy"\ncounts = { train = 8, val = 4 }\n'
+    path.write_text(chain + snippet.replace('["person"]', '["walker"]'))
+    maps = load_recipe(path).instance("make_cams")
+    assert {slot: instance.name for slot, instance in maps.inputs.items()} == {
+        "samples": "build_shards",
+        "classifier": "train_classifier",
+        "apart": "person_classifier",
+    }
