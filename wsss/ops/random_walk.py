@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wsss.ops.affinity import path_minimum
+from wsss.ops.feature_affinity import feature_affinity
 from wsss.ops.pixel_pairs import half_plane_offsets, in_image_window
 
 
@@ -47,32 +48,86 @@ def random_walk(scores_Khw: Tensor, *, edge_hw: Tensor, radius: int, beta: float
     Differs: result as published. The public code squares the dense matrix; here the power is summed as Chebyshev
     polynomials of the sparse one, leaving out only terms below the rounding of the dtype (see `chebyshev_power`).
     """
-    _check_walk(scores_Khw, edge_hw=edge_hw, beta=beta, num_steps_log2=num_steps_log2)
+    _check_walk(scores_Khw, size=tuple(edge_hw.shape), beta=beta)
     dtype = torch.promote_types(scores_Khw.dtype, torch.float32)
     if scores_Khw.numel() == 0:
         return scores_Khw.to(dtype, copy=True)
     permeability_hw = 1 - edge_hw.double()
-    seeds_KN = (scores_Khw * permeability_hw).flatten(1)
-    walk_NN = transition(permeability_hw, radius=radius, beta=beta)
-    weights = chebyshev_power(2**num_steps_log2, tolerance=torch.finfo(dtype).eps)
+    values_Phw = edge_affinity(permeability_hw, radius=radius, beta=beta)
+    return propagate(
+        scores_Khw * permeability_hw,
+        affinity_Phw=values_Phw,
+        radius=radius,
+        num_steps_log2=num_steps_log2,
+        tolerance=torch.finfo(dtype).eps,
+    ).to(dtype)
+
+
+@torch.no_grad()
+def feature_walk(scores_Khw: Tensor, *, features_Dhw: Tensor, radius: int, beta: float, num_steps_log2: int) -> Tensor:
+    """Spread class scores over pixels of similar features.
+
+    A_ij = exp(-mean_d |f_d(i) - f_d(j)|), A_ii = 1;  T = A^beta / column sums;  out = scores T^(2^num_steps_log2)
+
+    scores [K, h, w] float, features [D, h, w] float, same device -> [K, h, w], as `random_walk` gives it.
+
+    Raises: ValueError as `random_walk` does.
+    Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 5 and 6, and its public code.
+    Differs: pixels near the border have all their pairs inside the image; the public code leaves some out.
+    """
+    _check_walk(scores_Khw, size=tuple(features_Dhw.shape[-2:]), beta=beta)
+    dtype = torch.promote_types(scores_Khw.dtype, torch.float32)
+    if scores_Khw.numel() == 0:
+        return scores_Khw.to(dtype, copy=True)
+    values_Phw = feature_affinity(features_Dhw, radius=radius).double().pow(beta)
+    return propagate(
+        scores_Khw.double(),
+        affinity_Phw=values_Phw,
+        radius=radius,
+        num_steps_log2=num_steps_log2,
+        tolerance=torch.finfo(dtype).eps,
+    ).to(dtype)
+
+
+@torch.no_grad()
+def propagate(seeds_Khw: Tensor, *, affinity_Phw: Tensor, radius: int, num_steps_log2: int, tolerance: float) -> Tensor:
+    """seeds T^(2^num_steps_log2) with T = A / column sums of A, from the affinities of all pairs.
+
+    seeds [K, h, w]; affinities [P, h, w] at the source of each pair of `half_plane_offsets`, powers included, what lies
+    at sources without a partner in the image plays no part; both float64, the result as well. `tolerance`: as of
+    `chebyshev_power`.
+
+    Raises: ValueError if `num_steps_log2` < 0.
+    """
+    if num_steps_log2 < 0:
+        raise ValueError(f"num_steps_log2 is {num_steps_log2}; it must be 0 or more (published: 8, for 256 steps)")
+    seeds_KN = seeds_Khw.flatten(1)
+    walk_NN = transition(affinity_Phw, radius=radius)
+    weights = chebyshev_power(2**num_steps_log2, tolerance=tolerance)
     out_NK = _apply_polynomial(walk_NN, vectors_NK=seeds_KN.t().contiguous(), weights=weights)
     # A mean lies between the extremes; rounding may have left them by a hair.
     out_KN = torch.minimum(torch.maximum(out_NK.t(), seeds_KN.amin(1, True)), seeds_KN.amax(1, True))
-    return out_KN.reshape(scores_Khw.shape).to(dtype)
+    return out_KN.reshape(seeds_Khw.shape)
 
 
-def transition(permeability_hw: Tensor, *, radius: int, beta: float) -> Tensor:
-    """The walk's operator, transposed: T^t = diag(1 / c) A^beta with c the sums of A^beta (A is symmetric).
+def edge_affinity(permeability_hw: Tensor, *, radius: int, beta: float) -> Tensor:
+    """Affinities of all pairs [P, h, w] along their paths, to the power of beta; permeability = 1 - edge [h, w].
 
-    permeability [h, w] = 1 - edge -> sparse CSR [N, N]; every row sums to one.
     The power is taken before the path minimum, on N values instead of N P: it is monotone, so they commute.
     """
-    h, w = permeability_hw.shape
-    layout = neighbourhood((h, w), radius=radius, device=permeability_hw.device)
-    values_Phw = path_minimum(permeability_hw.pow(beta), radius=radius)
-    diagonal_1hw = permeability_hw.new_ones(1, h, w)
-    entries_E = torch.cat([values_Phw, diagonal_1hw]).view(-1).index_select(0, layout.pairs)
-    totals_N = _row_sums(values_Phw, radius=radius).view(-1)
+    return path_minimum(permeability_hw.pow(beta), radius=radius)
+
+
+def transition(affinity_Phw: Tensor, *, radius: int) -> Tensor:
+    """The walk's operator, transposed: T^t = diag(1 / c) A with c the sums of A, which is symmetric with diagonal 1.
+
+    affinities [P, h, w] as for `propagate` -> sparse CSR [N, N]; every row sums to one.
+    """
+    _, h, w = affinity_Phw.shape
+    layout = neighbourhood((h, w), radius=radius, device=affinity_Phw.device)
+    diagonal_1hw = affinity_Phw.new_ones(1, h, w)
+    entries_E = torch.cat([affinity_Phw, diagonal_1hw]).view(-1).index_select(0, layout.pairs)
+    totals_N = _row_sums(affinity_Phw, radius=radius).view(-1)
     entries_E /= totals_N.repeat_interleave(layout.row_starts.diff(), output_size=entries_E.numel())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
@@ -154,13 +209,11 @@ def chebyshev_power(num_steps: int, *, tolerance: float) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def _check_walk(scores_Khw: Tensor, *, edge_hw: Tensor, beta: float, num_steps_log2: int) -> None:
-    if scores_Khw.ndim != 3 or edge_hw.ndim != 2 or scores_Khw.shape[1:] != edge_hw.shape:
+def _check_walk(scores_Khw: Tensor, *, size: tuple[int, ...], beta: float) -> None:
+    if scores_Khw.ndim != 3 or tuple(scores_Khw.shape[1:]) != size:
         raise ValueError(
-            f"scores have shape {tuple(scores_Khw.shape)} and edge {tuple(edge_hw.shape)}; they must be [K, h, w] and "
+            f"scores have shape {tuple(scores_Khw.shape)} and edge or features {size}; they must be [K, h, w] and "
             "[h, w] of one grid: resize one of them"
         )
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0 (published: 10)")
-    if num_steps_log2 < 0:
-        raise ValueError(f"num_steps_log2 is {num_steps_log2}; it must be 0 or more (published: 8, for 256 steps)")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from wsss.ops.pixel_pairs import path_pixels
-from wsss.ops.random_walk import chebyshev_power, random_walk, transition
+from wsss.ops.random_walk import chebyshev_power, edge_affinity, feature_walk, random_walk, transition
 
 
 def random_map(*shape: int, seed: int = 0) -> Tensor:
@@ -45,7 +45,7 @@ def test_walk_is_its_definition(size: tuple[int, int], radius: int, num_steps_lo
 
 def test_operator_is_the_transposed_transition_and_its_layout_is_valid() -> None:
     edge_hw = random_map(5, 7)
-    walk_NN = transition(1 - edge_hw, radius=4, beta=3.0)
+    walk_NN = transition(edge_affinity(1 - edge_hw, radius=4, beta=3.0), radius=4)
     torch.sparse_csr_tensor(
         walk_NN.crow_indices(), walk_NN.col_indices(), walk_NN.values(), size=walk_NN.shape, check_invariants=True
     )
@@ -133,3 +133,25 @@ def test_errors_name_the_remedy() -> None:
         random_walk(scores_Khw, edge_hw=edge_hw, radius=5, beta=0, num_steps_log2=8)
     with pytest.raises(ValueError, match="num_steps_log2 is -1"):
         random_walk(scores_Khw, edge_hw=edge_hw, radius=5, beta=10.0, num_steps_log2=-1)
+
+
+def test_walk_over_features_is_its_definition() -> None:
+    h, w, radius, beta = 5, 7, 3, 4.0
+    scores_Khw, features_Dhw = random_map(2, h, w), 2 * random_map(3, h, w, seed=5)
+    affinity_NN = torch.eye(h * w, dtype=torch.float64)
+    for i in range(h * w):
+        for j in range(h * w):
+            (y, x), (v, u) = divmod(i, w), divmod(j, w)
+            if i != j and (y - v) ** 2 + (x - u) ** 2 < radius**2:
+                affinity_NN[i, j] = torch.exp(-(features_Dhw[:, y, x] - features_Dhw[:, v, u]).abs().mean())
+    step_NN = affinity_NN**beta / (affinity_NN**beta).sum(0)
+    expected_KN = scores_Khw.flatten(1) @ torch.linalg.matrix_power(step_NN, 8)
+    out_Khw = feature_walk(scores_Khw, features_Dhw=features_Dhw, radius=radius, beta=beta, num_steps_log2=3)
+    torch.testing.assert_close(out_Khw.flatten(1), expected_KN, rtol=1e-10, atol=1e-12)
+    assert feature_walk(scores_Khw[:0], features_Dhw=features_Dhw, radius=3, beta=4.0, num_steps_log2=3).shape == (
+        0,
+        h,
+        w,
+    )
+    with pytest.raises(ValueError, match="of one grid"):
+        feature_walk(scores_Khw, features_Dhw=features_Dhw[..., 1:], radius=3, beta=4.0, num_steps_log2=3)
