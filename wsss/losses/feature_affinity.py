@@ -15,7 +15,7 @@ from wsss.losses.masked_mean import MaskedSum
 
 
 class FeatureAffinitySums(NamedTuple):
-    """The three terms of AffinityNet's objective, to be added over all ranks before they are divided; counts in pairs."""
+    """The three terms of AffinityNet's objective, added over all ranks before they are divided; counts in pairs."""
 
     bg_pos: MaskedSum
     """-log affinity over pairs of background."""

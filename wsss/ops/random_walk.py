@@ -212,7 +212,7 @@ def chebyshev_power(num_steps: int, *, tolerance: float) -> tuple[float, ...]:
 def _check_walk(scores_Khw: Tensor, *, size: tuple[int, ...], beta: float) -> None:
     if scores_Khw.ndim != 3 or tuple(scores_Khw.shape[1:]) != size:
         raise ValueError(
-            f"scores have shape {tuple(scores_Khw.shape)} and edge or features {size}; they must be [K, h, w] and "
+            f"scores have shape {tuple(scores_Khw.shape)} and the edge or features {size}; they must be [K, h, w] and "
             "[h, w] of one grid: resize one of them"
         )
     if beta <= 0:

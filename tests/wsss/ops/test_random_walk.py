@@ -127,7 +127,7 @@ def test_few_chebyshev_weights_matter() -> None:
 
 def test_errors_name_the_remedy() -> None:
     scores_Khw, edge_hw = torch.zeros(2, 5, 7), torch.zeros(5, 7)
-    with pytest.raises(ValueError, match=r"\(2, 5, 7\) and edge \(7, 5\).* resize"):
+    with pytest.raises(ValueError, match=r"\(2, 5, 7\) and the edge or features \(7, 5\).* resize"):
         random_walk(scores_Khw, edge_hw=edge_hw.t(), radius=5, beta=10.0, num_steps_log2=8)
     with pytest.raises(ValueError, match="beta is 0"):
         random_walk(scores_Khw, edge_hw=edge_hw, radius=5, beta=0, num_steps_log2=8)
