@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from shards.assign import num_batches, rank_share
-from wsss.stages.fit import Fit, TrainingSet
+from shards.assign import num_batches, occurrences, rank_share
+from wsss.stages.fit import Draw, Fit, TrainingSet
 
-_Share = tuple[list[tuple[int, int]], bool]
-"""The (index, epoch) of a part's examples; False where none is the rank's own."""
+_Share = tuple[list[Draw], bool]
+"""A part's examples; False where none is the rank's own."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class RankBatches:
         self._device = device
         # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
         self.orders = [examples.order(epoch) for epoch in range(stage.num_epochs)]
+        self._occurrences = [occurrences(order) for order in self.orders]
         self.steps = [num_batches(len(order), global_batch=stage.batch_size) for order in self.orders]
 
     @property
@@ -81,11 +82,13 @@ class RankBatches:
         """A part that rank 0, which is dealt to first, has no example for is left out on all ranks."""
         stage, num_ranks = self._stage, self._num_ranks
         deal = {"batch": batch, "global_batch": stage.batch_size, "num_ranks": num_ranks}
+        seen = self._occurrences[epoch]
         share, of_first = (rank_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
         part_size = stage.batch_size // (num_ranks * stage.accumulation_steps)
         for start in range(0, len(of_first), part_size):
             part = share[start : start + part_size]
-            yield [(int(order[i]), epoch) for i in (part or [batch * stage.batch_size])], len(part) > 0
+            places = part or [batch * stage.batch_size]
+            yield [Draw(int(order[i]), epoch, int(seen[i])) for i in places], len(part) > 0
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: self._to_device(value) for name, value in batch.items()}
@@ -99,20 +102,20 @@ class RankBatches:
 
 
 class _Examples(Dataset[dict[str, Any]]):
-    """A training set behind torch's loader; an item is asked for as (index, epoch)."""
+    """A training set behind torch's loader; an item is asked for by its draw."""
 
     def __init__(self, examples: TrainingSet) -> None:
         self._examples = examples
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        return self._examples.example(*place)
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        return self._examples.example(draw)
 
 
 class _Lazy:
     """What torch's loader asks of a batch sampler: it is iterated over once, after the checkpoint is restored."""
 
-    def __init__(self, places: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
+    def __init__(self, places: Callable[[], Iterator[list[Draw]]]) -> None:
         self._places = places
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         return self._places()

@@ -42,3 +42,12 @@ def rank_share(num_records: int, *, batch: int, global_batch: int, rank: int, nu
     """
     start = batch * global_batch
     return range(start + rank, min(start + global_batch, num_records), num_ranks)
+
+
+def occurrences(order: np.ndarray) -> np.ndarray:
+    """i64[n]: how often each entry of i64[n] stands further in front."""
+    by_value = np.argsort(order, kind="stable")
+    ordered = order[by_value]
+    counts = np.empty_like(order)
+    counts[by_value] = np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left")
+    return counts

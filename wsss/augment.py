@@ -63,10 +63,21 @@ class Augmentation:
 
 
 def augment(
-    compose: A.Compose, image_HW3: np.ndarray, *, mask_HW: np.ndarray | None, seed: int, epoch: int, key: str
+    compose: A.Compose,
+    image_HW3: np.ndarray,
+    *,
+    mask_HW: np.ndarray | None,
+    seed: int,
+    epoch: int,
+    key: str,
+    occurrence: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size."""
-    digest = hashlib.sha256(f"{seed} {epoch} {key}".encode()).digest()
+    """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size.
+
+    `occurrence`: how often the epoch has drawn the image before.
+    """
+    again = f" {occurrence}" if occurrence else ""
+    digest = hashlib.sha256(f"{seed} {epoch} {key}{again}".encode()).digest()
     compose.set_random_seed(int.from_bytes(digest[:4], "big"))
     if mask_HW is None:
         return compose(image=image_HW3)["image"], None

@@ -28,7 +28,7 @@ from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
 from wsss.models.norm import freeze_batch_norm
 from wsss.settings import settings
-from wsss.stages.fit import Fit, weights_path
+from wsss.stages.fit import Draw, Fit, weights_path
 from wsss.stages.stage import Instance
 from wsss.tasks.classification import ClassificationTask, Objective
 
@@ -51,9 +51,14 @@ class Drawn:
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(len(self))
 
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
-        target = self._targets[index]
-        return {"key": str(index), "image": self._images[index], "target": target, "known": torch.ones_like(target)}
+    def example(self, draw: Draw) -> dict[str, Any]:
+        target = self._targets[draw.index]
+        return {
+            "key": str(draw.index),
+            "image": self._images[draw.index],
+            "target": target,
+            "known": torch.ones_like(target),
+        }
 
 
 @settings
@@ -107,7 +112,7 @@ def rival() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 - step / total) ** 0.9)
     examples, times, means = Drawn(), [], []
     for epoch in range(EPOCHS):
-        items = [examples.example(int(index), epoch) for index in examples.order(epoch)]
+        items = [examples.example(Draw(int(index), epoch)) for index in examples.order(epoch)]
         started, losses = time.monotonic(), []
         for batch in DataLoader(items, batch_size=BATCH):  # type: ignore[arg-type]
             logits = task.network(batch["image"].to(memory_format=torch.channels_last))

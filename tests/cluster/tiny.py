@@ -16,7 +16,7 @@ from shards.records import Missing, Record, SeedRecord
 from wsss.losses.masked_mean import MaskedSum
 from wsss.models.norm import freeze_batch_norm
 from wsss.settings import settings
-from wsss.stages.fit import Fit, Validation
+from wsss.stages.fit import Draw, Fit, Validation
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, ShardWorker, Stage
 from wsss.tasks.task import Batch, Task, TaskOutput
 
@@ -66,7 +66,8 @@ class TinySet:
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(9)
 
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
+    def example(self, draw: Draw) -> dict[str, Any]:
+        index, epoch = draw.index, draw.epoch
         if self._stage.die and epoch == 1 and index == self.order(epoch)[5]:
             die_once(self._marker)
         generator = torch.Generator().manual_seed(100 * epoch + index)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shards.assign import epoch_order, num_batches, rank_share
+from shards.assign import epoch_order, num_batches, occurrences, rank_share
 
 COUNTS = [[], [1], [5], [0, 3, 0], [7, 2, 0, 11, 3], [3] * 23]
 
@@ -53,3 +53,9 @@ def test_shares_make_up_the_batches_for_any_number_of_ranks(num_records: int, gl
 def test_last_short_batch_leaves_some_ranks_without_a_share() -> None:
     shares = [list(rank_share(9, batch=2, global_batch=4, rank=rank, num_ranks=4)) for rank in range(4)]
     assert shares == [[8], [], [], []]
+
+
+def test_occurrences_count_what_stands_in_front() -> None:
+    order = np.array([3, 1, 3, 3, 0, 1, 7])
+    assert occurrences(order).tolist() == [0, 0, 1, 2, 0, 1, 0]
+    assert occurrences(np.zeros(0, dtype=np.int64)).tolist() == []

@@ -73,6 +73,18 @@ METHODS: dict[Method, Callable[..., Tensor]] = {
 }
 
 
+def pooled_map(method: Method, activations_BDhw: Tensor, *, gradients_KBDhw: Tensor, num_pixels: int) -> Tensor:
+    """The signed map of a method, as a sum over pixels instead of a mean over `num_pixels` behind the layer makes it.
+
+    Gradients behind an average pooling over n pixels are 1/n of those behind a sum, so maps of a large view would weigh
+    less than those of a small one. Grad-CAM and the element-wise form are linear in G: n M. Grad-CAM++ is free of n but
+    for its `eps`, which becomes eps / n^2. Shapes and errors: as of the methods.
+    """
+    if method == "grad_cam_pp":
+        return grad_cam_pp(activations_BDhw, gradients_KBDhw=gradients_KBDhw, eps=_PP_EPS / num_pixels**2)
+    return METHODS[method](activations_BDhw, gradients_KBDhw=gradients_KBDhw) * num_pixels
+
+
 def _require_shapes(activations: Tensor, gradients: Tensor) -> None:
     if activations.ndim != 4 or gradients.ndim != 5 or gradients.shape[1:] != activations.shape:
         raise ValueError(

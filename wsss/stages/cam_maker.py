@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from shards.records import Sample, grid_size
 from wsss.images import long_side_size, resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
 from wsss.ops.dropout_cam import dropout_cam
-from wsss.ops.grad_cam import METHODS
+from wsss.ops.grad_cam import METHODS, Method, pooled_map
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
 from wsss.ops.stochastic_cam import stochastic_cam
 
@@ -104,13 +104,16 @@ class CamMaker:
     def _from_gradients(self) -> _Look:
         from wsss.models.layer_gradients import LayerGradients
 
-        combine = METHODS[self._stage.method]  # type: ignore[index]
+        method = cast(Method, self._stage.method)
         gradients_of = LayerGradients(self._network, layer=self._stage.target_layer)
 
         def look(views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
             activations, gradients, num_pixels = gradients_of(views_B3HW, classes=classes)
-            # A mean over few pixels has large gradients: times their number, views of all sizes weigh alike.
-            rows = [combine(activations, gradients_KBDhw=g[None])[:, 0].relu() * num_pixels for g in gradients]
+            # Views of all sizes weigh alike.
+            rows = [
+                pooled_map(method, activations, gradients_KBDhw=g[None], num_pixels=num_pixels)[:, 0].relu()
+                for g in gradients
+            ]
             maps_KBhw = torch.stack(rows) if rows else activations.new_zeros((0, *activations[:, 0].shape))
             return [maps_KBhw[: len(present), place] for place, present in enumerate(classes)]
 

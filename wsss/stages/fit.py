@@ -23,8 +23,18 @@ LAST = "last.safetensors"
 BEST = "best.safetensors"
 
 
+@dataclass(frozen=True)
+class Draw:
+    """One use of one example."""
+
+    index: int
+    epoch: int
+    occurrence: int = 0
+    """How often the epoch has drawn it before: every draw is augmented anew."""
+
+
 class TrainingSet(Protocol):
-    """Random access to training examples; what an example holds depends on (index, epoch) and the seed alone."""
+    """Random access to training examples; what an example holds depends on the draw and the seed alone."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +42,7 @@ class TrainingSet(Protocol):
         """i64[n]: the indices of one epoch, in order, a repeated index for a sample that is drawn more often."""
         ...
 
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
+    def example(self, draw: Draw) -> dict[str, Any]:
         """One example: name -> tensor, or `key` -> str."""
         ...
 

@@ -15,6 +15,7 @@ from shards.records import BadSampleError, Sample
 from wsss.augment import Augmentation, augment
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
+from wsss.stages.fit import Draw
 
 if TYPE_CHECKING:
     from wsss.stages.train_classifier import TrainClassifier
@@ -45,9 +46,17 @@ class LabelledImages:
     def order(self, epoch: int) -> np.ndarray:
         return self._records.order(epoch)
 
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
-        sample = self._records.sample(index)
-        image, _ = augment(self._compose, sample.image, mask_HW=None, seed=self._seed, epoch=epoch, key=sample.key)
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self._records.sample(draw.index)
+        image, _ = augment(
+            self._compose,
+            sample.image,
+            mask_HW=None,
+            seed=self._seed,
+            epoch=draw.epoch,
+            key=sample.key,
+            occurrence=draw.occurrence,
+        )
         target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
         target[[c - 1 for c in sample.classes]] = 1.0
         known[[c - 1 for c in (*sample.unknown, *self._not_learned)]] = 0.0

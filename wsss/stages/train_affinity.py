@@ -19,7 +19,7 @@ from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
 from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import TrainingSet
+from wsss.stages.fit import Draw, TrainingSet
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.affinity import AffinityTask
 from wsss.tasks.task import Task
@@ -69,7 +69,7 @@ class TrainAffinity(EncoderSource):
         examples, network = self.training_set(instance), cast("IRNet", task.network)
         device, total, count = network.mean_shift.device, torch.zeros(2), 0
         for index in range(min(self.mean_shift_images, len(examples))):
-            image_13HW = examples.example(index, self.num_epochs)["image"][None].to(device)
+            image_13HW = examples.example(Draw(index, self.num_epochs))["image"][None].to(device)
             total += network(image_13HW)[1].mean((0, 2, 3)).cpu()
             count += 1
         # The pass itself subtracted the mean so far, which is 0 before it.
@@ -103,10 +103,16 @@ class _SeededImages:
     def order(self, epoch: int) -> np.ndarray:
         return self._records.order(epoch)
 
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
-        sample, seeds = self._records.sample(index), cast(SeedRecord, self._records.record(index, "seeds"))
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample, seeds = self._records.sample(draw.index), cast(SeedRecord, self._records.record(draw.index, "seeds"))
         image, label = augment(
-            self._compose, sample.image, mask_HW=seeds.label, seed=self._seed, epoch=epoch, key=sample.key
+            self._compose,
+            sample.image,
+            mask_HW=seeds.label,
+            seed=self._seed,
+            epoch=draw.epoch,
+            key=sample.key,
+            occurrence=draw.occurrence,
         )
         assert label is not None
         middle = GRID_STRIDE // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2

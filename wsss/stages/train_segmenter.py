@@ -19,7 +19,7 @@ from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
 from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import TrainingSet
+from wsss.stages.fit import Draw, TrainingSet
 from wsss.stages.stage import Instance
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import Task
@@ -96,11 +96,19 @@ class _PseudoLabelledImages:
     def order(self, epoch: int) -> np.ndarray:
         return self._records.order(epoch)
 
-    def example(self, index: int, epoch: int) -> dict[str, Any]:
-        sample = self._records.sample(index)
-        labels = cast(PseudoLabel, self._records.record(index, "pseudo_labels"))
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self._records.sample(draw.index)
+        labels = cast(PseudoLabel, self._records.record(draw.index, "pseudo_labels"))
         mask = labels.confident_mask(self._stage.confidence_threshold)
-        image, label = augment(self._compose, sample.image, mask_HW=mask, seed=self._seed, epoch=epoch, key=sample.key)
+        image, label = augment(
+            self._compose,
+            sample.image,
+            mask_HW=mask,
+            seed=self._seed,
+            epoch=draw.epoch,
+            key=sample.key,
+            occurrence=draw.occurrence,
+        )
         assert label is not None
         label_HW = torch.from_numpy(label.astype(np.int64))
         return {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss.ops.grad_cam import METHODS, Method, elementwise_grad_cam, grad_cam, grad_cam_pp
+from wsss.ops.grad_cam import METHODS, Method, elementwise_grad_cam, grad_cam, grad_cam_pp, pooled_map
 
 B, D, K, H, W = 2, 5, 3, 7, 11
 
@@ -66,3 +66,14 @@ def test_shapes_that_do_not_fit() -> None:
     for function in (grad_cam, grad_cam_pp, elementwise_grad_cam):
         with pytest.raises(ValueError, match=r"allowed: \[B,D,h,w\] and \[K,B,D,h,w\]"):
             function(activations, gradients_KBDhw=gradients[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_views_of_all_sizes_weigh_alike(method: Method, scale: float) -> None:
+    """The same picture four times side by side: behind a mean over four times the pixels, gradients are a quarter."""
+    activations, gradients = drawn()
+    activations, gradients = activations.abs(), scale * gradients / (H * W)
+    one = pooled_map(method, activations, gradients_KBDhw=gradients, num_pixels=H * W)
+    tiled = pooled_map(method, activations.tile(2, 2), gradients_KBDhw=gradients.tile(2, 2) / 4, num_pixels=4 * H * W)
+    torch.testing.assert_close(tiled, one.tile(2, 2), rtol=1e-6, atol=1e-12)

@@ -13,6 +13,7 @@ import torch
 from shards.images import encode_png
 from shards.records import Sample
 from tests.wsss.layers import instance_of, samples_of
+from wsss.stages.fit import Draw
 from wsss.stages.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
 
@@ -56,7 +57,7 @@ def test_what_is_not_learned_is_unknown_everywhere(samples: Instance) -> None:
         assert stage.learned(instance) == learned
         examples = stage.training_set(instance)
         for index, present in enumerate(LABELS):
-            example = examples.example(index, 0)
+            example = examples.example(Draw(index, 0))
             assert (torch.nonzero(example["known"])[:, 0] + 1).tolist() == learned
             assert (torch.nonzero(example["target"])[:, 0] + 1).tolist() == list(present)
 
@@ -70,6 +71,14 @@ def test_balance_counts_what_is_learned(samples: Instance) -> None:
     )
     lengths = [len(stage_of(dropping).training_set(dropping).order(epoch)) for epoch in range(60)]
     assert set(lengths) <= {4, 5, 6} and np.mean(lengths) == pytest.approx(5, abs=0.4)
+
+
+def test_every_draw_of_an_image_is_augmented_anew(samples: Instance) -> None:
+    instance = classifier(samples, balance="up")
+    examples = stage_of(instance).training_set(instance)
+    first, second = (examples.example(Draw(0, 0, n))["image"] for n in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(second, examples.example(Draw(0, 0, 1))["image"])
 
 
 def test_validation_tells_of_the_learned_classes_alone(samples: Instance) -> None:
