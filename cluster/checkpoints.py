@@ -58,6 +58,14 @@ def save(engine: Any, folder: Path, state: TrainingState) -> None:
     dist.barrier()
 
 
+def last_step(folder: Path) -> int | None:
+    """The step of the checkpoint that `restore` would load, None where there is none."""
+    try:
+        return int(json.loads((folder / POINTER).read_bytes())["step"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
 def restore(engine: Any, folder: Path) -> TrainingState:
     """Load the latest checkpoint into the engine; a fresh state where there is none.
 

@@ -7,6 +7,7 @@ its last checkpoint ends with the weights of one that was not.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -32,6 +33,7 @@ from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
+_TOLD_KEYS = 16
 COLLECTIVE_SECONDS = 7200
 """Ranks wait this long for one another: rank 0 validates while the others wait. A rank that dies is noticed at once."""
 
@@ -224,11 +226,34 @@ class _Trainer:
         """Called by all ranks together, since the loss is the same on all."""
         keys: list[list[str]] = [[] for _ in range(self.place.num_ranks)]
         dist.all_gather_object(keys, [key for part in parts if part.present for key in part.batch.get("key", [])])
-        names = ", ".join(key for part in keys for key in part[:8]) or "unnamed examples"
+        names, path = [key for of_rank in keys for key in of_rank], self.instance.path / "diverged.txt"
+        if self.place.rank == 0:
+            write_bytes(path, "\n".join([f"loss {loss} at step {self.state.step}", *names, ""]).encode())
+        told = ", ".join(names[:_TOLD_KEYS]) or "unnamed examples"
         raise TrainingDivergedError(
-            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {names}); "
-            f"the checkpoint before it stands in {self.folder}; try a lower learning_rate"
+            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {told}; all keys stand in "
+            f"{path}); {self._last_checkpoint()}; try a lower learning_rate"
         )
+
+    def _last_checkpoint(self) -> str:
+        step = checkpoints.last_step(self.folder)
+        return (
+            "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} stands in {self.folder}"
+        )
+
+    def _require_finite(self) -> None:
+        """A gradient that is no number shows in the loss a step too late: weights are checked before they are kept."""
+        bad = torch.zeros((), device=self.device)
+        for parameter in self.task.parameters():
+            own = getattr(parameter, "ds_tensor", parameter)  # ZeRO 3: what this rank holds of it
+            bad += (~torch.isfinite(own)).any()
+        if self.place.num_ranks > 1:
+            dist.all_reduce(bad)
+        if bad > 0:
+            raise TrainingDivergedError(
+                f"weights are no numbers after step {self.state.step}, though the loss was; "
+                f"{self._last_checkpoint()}; try a lower learning_rate, or gradient_clipping"
+            )
 
     def _report(self, epoch: int, loss: float) -> None:
         now = time.monotonic()
@@ -238,6 +263,7 @@ class _Trainer:
             write_progress(self.instance.path, step=self.state.step, num_steps=self.epoch_ends[-1], state=state)
 
     def _save(self) -> None:
+        self._require_finite()
         self._share_buffers()
         checkpoints.save(self.engine, self.folder, self.state)
 
@@ -250,43 +276,67 @@ class _Trainer:
     def _validate(self) -> dict[str, float]:
         """Figures of a validation, on rank 0 alone; the weights are kept where they are the best so far."""
         figures: dict[str, float] = {}
-        with _whole_parameters(self.task, self.stage):
-            self._share_buffers()
-            if self.place.rank == 0:
-                self.task.eval()
-                with torch.no_grad():
-                    found = self.stage.validate(self.task, self.instance)
-                self.task.train()
-                figures = found.outcome.metrics
-                if self.state.best_score is None or found.score > self.state.best_score:
-                    self.state.best_score, self.state.best_step = found.score, self.state.step
-                    write_bytes(checkpoints.best_path(self.folder, self.state), self._weights())
+        self._require_finite()
+        self._share_buffers()
+        network = self._whole_network()
+        if network is not None:
+            network.eval()
+            with torch.no_grad():
+                found = self.stage.validate(network, self.instance)
+            self.task.train()
+            figures = found.outcome.metrics
+            if math.isnan(found.score):
+                raise ValueError(f"{self.instance.name}: the validation's score is not a number")
+            if self.state.best_score is None or found.score > self.state.best_score:
+                self.state.best_score, self.state.best_step = found.score, self.state.step
+                write_bytes(checkpoints.best_path(self.folder, self.state), _weights(network))
         dist.barrier()
         return figures
 
-    def _weights(self) -> bytes:
-        """The network's weights as the bytes of a .safetensors file."""
-        state = self.task.network.state_dict()
-        return save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+    def _whole_network(self) -> torch.nn.Module | None:
+        """On rank 0 the network with whole parameters, None on the others; all ranks call it together.
+
+        Under ZeRO 3 a rank holds a part of every parameter, and its hooks would wait for the others at every layer: the
+        gathered weights go into a network of their own.
+        """
+        import deepspeed
+
+        is_first = self.place.rank == 0
+        if self.stage.zero_stage < 3:
+            return self.task.network if is_first else None
+        with deepspeed.zero.GatheredParameters(list(self.task.parameters())):
+            state = {name: value.detach().cpu().clone() for name, value in self.task.network.state_dict().items()}
+        if not is_first:
+            return None
+        network = self.stage.model(self.instance, pretrained=False)
+        network.load_state_dict(state)
+        return network.to(self.device)
 
     def _finish(self) -> None:
-        with _whole_parameters(self.task, self.stage):
-            if self.place.rank == 0:
-                self.task.eval()
-                with torch.no_grad():
-                    self._leave()
+        self._require_finite()
+        network = self._whole_network()
+        if network is not None:
+            network.eval()
+            with torch.no_grad():
+                self._leave(network)
         dist.barrier()
 
-    def _leave(self) -> None:
+    def _leave(self, network: torch.nn.Module) -> None:
         """Write what the training leaves: weights, those of the best validation beside the last, and the outcome."""
         if self.stage.validate_every:
-            last, best = self._weights(), checkpoints.best_path(self.folder, self.state).read_bytes()
+            last, best = _weights(network), checkpoints.best_path(self.folder, self.state).read_bytes()
             if self.stage.keep == "best":
-                self.task.network.load_state_dict(load(best))
+                network.load_state_dict(load(best))
             write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
-        outcome = self.stage.finish(self.task, self.instance)
-        write_bytes(weights_path(self.instance), self._weights())
+        outcome = self.stage.finish(network, self.instance)
+        write_bytes(weights_path(self.instance), _weights(network))
         write_outcome(self.instance.path, _with_history(outcome, self.state))
+
+
+def _weights(network: torch.nn.Module) -> bytes:
+    """A network's weights as the bytes of a .safetensors file."""
+    state = network.state_dict()
+    return save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
 
 
 def _with_history(outcome: Outcome, state: checkpoints.TrainingState) -> Outcome:
@@ -297,10 +347,3 @@ def _with_history(outcome: Outcome, state: checkpoints.TrainingState) -> Outcome
         last["best_step"] = float(state.best_step)
     tables = {**outcome.tables, "history": state.history}
     return Outcome(metrics={**last, **outcome.metrics}, tables=tables, artifacts=outcome.artifacts)
-
-
-def _whole_parameters(task: Task, stage: Fit) -> Any:
-    """ZeRO 3 keeps a part of every parameter on each rank; inside this context they are whole."""
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(task.parameters()), enabled=stage.zero_stage == 3)

@@ -10,23 +10,36 @@ from pydantic import Field
 
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
 from wsss.ops.seeds import Refine, crf_refinement
-from wsss.settings import settings
+from wsss.settings import ReadIf, read_with, settings
 
 _Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
 _Weight = Annotated[float, Field(ge=0, le=10_000)]
+
+
+_FROM_LABELS = ReadIf(
+    "refine = 'crf' that starts from labels",
+    lambda stage: stage.refine == "crf" and getattr(stage, "crf_start", "labels") == "labels",
+)
 
 
 @settings
 class CrfSettings:
     """Mean field over all pixel pairs; the defaults are irn's."""
 
-    crf_iterations: Annotated[int, Field(ge=0, le=1000)] = 10
+    crf_iterations: Annotated[int, Field(ge=0, le=1000), read_with("refine", "crf")] = 10
     """Steps of mean field."""
-    crf_gaussian: tuple[_Deviation, _Weight] = (3.0, 3.0)
+    crf_gaussian: Annotated[tuple[_Deviation, _Weight], read_with("refine", "crf")] = (
+        3.0,
+        3.0,
+    )
     """Smoothness kernel: standard deviation in pixels, weight."""
-    crf_bilateral: tuple[_Deviation, _Deviation, _Weight] = (50.0, 5.0, 10.0)
+    crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], read_with("refine", "crf")] = (50.0, 5.0, 10.0)
     """Appearance kernel: standard deviation in pixels, in grey levels, weight."""
-    crf_label_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    crf_label_confidence: Annotated[
+        float,
+        Field(gt=0, lt=1),
+        _FROM_LABELS,
+    ] = 0.7
     """Probability of the label that a pixel starts with, where the CRF starts from labels."""
 
     def _arguments(self) -> dict[str, Any]:

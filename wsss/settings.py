@@ -23,6 +23,26 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Marks a setting that says how fast a result comes, and changes nothing of it: it never enters a fingerprint."""
+
+
+@dataclass(frozen=True)
+class ReadIf:
+    """Marks a setting that is read only where others have certain values: elsewhere it enters no fingerprint."""
+
+    condition: str
+    """In words, for `wsss show`."""
+    holds: Callable[[Any], bool]
+
+
+def read_with(setting: str, *values: str) -> ReadIf:
+    """Marks a setting that is read only with these values of another."""
+    condition = f"{setting} = {' or '.join(repr(value) for value in values)}"
+    return ReadIf(condition, lambda stage: getattr(stage, setting) in values)
+
+
+@dataclass(frozen=True)
 class FileContent:
     """Marks a setting that may name a file: the file's content enters the fingerprint, not its path."""
 
@@ -58,11 +78,22 @@ def setting_values(stage: object) -> dict[str, object]:
     return {field.name: _plain(getattr(stage, field.name)) for field in fields(stage)}  # type: ignore[arg-type]
 
 
+def unread_settings(stage: object) -> dict[str, str]:
+    """Settings that the others' values leave unread -> the condition on which they would be read."""
+    marks = {name: info.metadata for name, info in _field_info(type(stage)).items()}
+    return {
+        name: mark.condition
+        for name, metadata in marks.items()
+        for mark in metadata
+        if isinstance(mark, ReadIf) and not mark.holds(stage)
+    }
+
+
 def hashed_values(stage: object) -> dict[str, object]:
-    """The settings as they enter a fingerprint: places left out, files by their content."""
-    values = setting_values(stage)
+    """The settings as they enter a fingerprint: places, speed and what nothing reads left out, files by content."""
+    values, unread = setting_values(stage), unread_settings(stage)
     for name, info in _field_info(type(stage)).items():
-        if any(isinstance(mark, Place) for mark in info.metadata):
+        if name in unread or any(isinstance(mark, Place | Speed) for mark in info.metadata):
             del values[name]
         elif any(isinstance(mark, FileContent) for mark in info.metadata):
             path = Path(str(values[name]))

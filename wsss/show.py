@@ -8,7 +8,7 @@ from rich.table import Table
 
 from shards.layer import ShardError
 from wsss.recipe import Recipe, dotted_settings
-from wsss.settings import setting_values
+from wsss.settings import setting_values, unread_settings
 from wsss.stages.stage import Instance, Map
 
 
@@ -32,9 +32,12 @@ def render_recipe(recipe: Recipe, out: Console) -> None:
             settings.add_row(f"{prefix}.{name}", escape(str(value)), recipe.origins.get(f"{prefix}.{name}", "default"))
     for instance in recipe.instances:
         settings.add_section()
+        unread = unread_settings(instance.stage)
         for dotted, value in dotted_settings(instance).items():
             origin = recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
-            settings.add_row(dotted, escape(str(value)), origin)
+            name = dotted.removeprefix(f"{instance.name}.")
+            note = f", read only with {unread[name]}" if name in unread else ""
+            settings.add_row(dotted, escape(str(value)), origin + note)
     out.print(settings)
 
 

@@ -85,6 +85,19 @@ def test_zero_stages_train_alike(settings: dict[str, Any], two_ranks: tuple[Path
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
+def test_weights_shared_out_over_ranks_are_validated_and_kept(tmp_path: Path) -> None:
+    """ZeRO 3 with a layer that no rank holds whole: rank 0 validates while the other waits."""
+    outcomes, weights = [], []
+    for name, zero_stage in (("whole", 0), ("shared", 3)):
+        settings = {**SETTINGS, "learning_rate": 1e-4, "num_epochs": 1, "validate_every": 1, "wide": True}
+        stage = TinyFit(**settings, num_ranks=2, zero_stage=zero_stage)  # type: ignore[arg-type]
+        outcomes.append(train(tmp_path / name, stage))
+        weights.append(load_file(tmp_path / name / WEIGHTS))
+    assert outcomes[1].metrics["tiny.parameters"] == outcomes[0].metrics["tiny.parameters"] > 400_000
+    assert losses(outcomes[1]) == pytest.approx(losses(outcomes[0]), rel=1e-4)
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+
+
 def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
     """Three steps of plain SGD move all weights together by no more than three times rate times norm."""
     settings = {
@@ -130,9 +143,33 @@ def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
 def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) -> None:
     with pytest.raises(RankError, match=r"TrainingDivergedError: the loss is nan at step \d") as caught:
         train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, poison=5))
-    assert "k5" in str(caught.value)
-    assert "learning_rate" in str(caught.value)
+    told = str(caught.value)
+    assert "k5" in told and "learning_rate" in told
     assert not (tmp_path / WEIGHTS).exists()
+    noted = (tmp_path / "diverged.txt").read_text().splitlines()
+    assert len(noted) == 5 and all(key in told for key in noted[1:])
+    pointer = tmp_path / "checkpoints" / "latest.json"
+    step = json.loads(pointer.read_bytes())["step"] if pointer.exists() else None
+    assert ("there is no checkpoint yet" in told) == (step is None) and (step is None or f"that of step {step}" in told)
+
+
+def test_weights_that_are_no_numbers_never_replace_a_checkpoint(tmp_path: Path) -> None:
+    """The loss of the step that spoils them is a number."""
+    last = int(TinyFit(**SETTINGS).training_set(instance_of(TinyFit(), tmp_path)).order(1)[-1])
+    stage = TinyFit(**{**SETTINGS, "num_epochs": 2}, num_ranks=2, spoil=last)  # type: ignore[arg-type]
+    with pytest.raises(RankError, match=r"weights are no numbers after step \d.*learning_rate") as caught:
+        train(tmp_path, stage)
+    step = int(str(caught.value).split("after step ")[1][0])
+    pointer = tmp_path / "checkpoints" / "latest.json"
+    assert (json.loads(pointer.read_bytes())["step"] if pointer.exists() else 0) == step - 1
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_buffers_are_equal_on_all_ranks_after_a_checkpoint(tmp_path: Path) -> None:
+    """Each rank has statistics of its own batches; a save makes them one, so that every later step starts from one."""
+    train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, synchronise=False, note_buffers=True))
+    noted = [(tmp_path / f"buffers-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    assert len(noted[0]) == 6 and noted[0] == noted[1] and len(set(noted[0])) == 6
 
 
 @pytest.mark.parametrize("layer", [SynchronisedBatchNorm, TorchSynchronisedBatchNorm])

@@ -33,7 +33,7 @@ def test_the_third_places_four_groups(tmp_path: Path) -> None:
             yield from network[1].parameters()
 
     stage = TinyFit(optimizer="adam", learning_rate=1e-4, head_rate_factor=10, bias_rate_factor=2, weight_decay=1e-5)
-    optimizer = make_optimizer(WithHead(network), stage)
+    optimizer = make_optimizer(WithHead(network, stage, tmp_path), stage)
     assert isinstance(optimizer, torch.optim.Adam)
     found = {
         tuple(parameter.shape): (group["lr"], group["weight_decay"])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from shards.records import Missing, Record, SeedRecord
@@ -37,14 +38,24 @@ def die_once(marker: Path) -> None:
 class TinyTask(Task):
     """Squared error over the pixels that are not masked out; every example masks another share of them."""
 
-    synchronise_norms = True
-
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, stage: TinyFit, path: Path) -> None:
         super().__init__()
         self.network = network
+        self.synchronise_norms = stage.synchronise
+        self._stage, self._path = stage, path
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Note the running mean that the step starts with."""
+        if self._stage.note_buffers:
+            mean = cast(nn.Sequential, self.network)[1].running_mean.tolist()  # type: ignore[union-attr, operator]
+            with (self._path / f"buffers-{dist.get_rank()}.txt").open("a") as file:
+                file.write(f"{mean}\n")
+        return batch
 
     def forward(self, batch: Batch) -> TaskOutput:
         error = (self.network(batch["image"]) - batch["target"]).square() * batch["valid"]
+        if f"k{self._stage.spoil}" in batch["key"]:  # 0, with a gradient that is no number
+            error = error + (0 * next(self.network.parameters())).sqrt().sum()
         return TaskOutput({"square": MaskedSum(error.sum(), self.counts(batch)["square"])}, {"square": 0.5})
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -87,6 +98,14 @@ class TinyFit(Fit):
     """A rank dies in the second batch of the second epoch: four steps are done."""
     poison: int = -1
     """This example's loss is no number."""
+    spoil: int = -1
+    """This example's loss is a number, its gradient is not."""
+    synchronise: bool = True
+    """Normalise over the batches of all ranks."""
+    note_buffers: bool = False
+    """Every rank writes down the buffers that it starts a step with."""
+    wide: bool = False
+    """With a layer so large that ZeRO 3 shares it out (over 100,000 parameters)."""
     frozen: bool = False
     """The normalisation is fixed: its statistics would depend on what is computed at once."""
     best_at: int = 6
@@ -96,6 +115,8 @@ class TinyFit(Fit):
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+        if self.wide:
+            layers[2] = nn.Sequential(nn.Conv2d(4, 12_000, 3, padding=1), nn.ReLU(), nn.Conv2d(12_000, 4, 1))
         if self.frozen:
             freeze_batch_norm(layers)
         return layers
@@ -105,21 +126,23 @@ class TinyFit(Fit):
             file.write("start\n")
         if self.refuse:
             raise ValueError("these settings cannot be trained with")
-        return TinyTask(self.model(instance, pretrained=True))
+        return TinyTask(self.model(instance, pretrained=True), self, instance.path)
 
     def training_set(self, instance: Instance) -> TinySet:
         return TinySet(self, instance.path / "died")
 
-    def validate(self, task: Task, instance: Instance) -> Validation:
+    def validate(self, network: nn.Module, instance: Instance) -> Validation:
         """The best is the second of three: the step nearest to `best_at`."""
         with (instance.path / "validations.txt").open("a") as file:
             file.write("validation\n")
-        assert not task.training
-        seen = float(cast(nn.Sequential, task.network)[1].num_batches_tracked)  # type: ignore[arg-type]
+        assert not network.training
+        for _ in range(2):  # a rank alone in a pass of a network whose parts lie on all would wait for the others
+            network(torch.zeros(1, 3, 5, 7))
+        seen = float(cast(nn.Sequential, network)[1].num_batches_tracked)  # type: ignore[arg-type]
         return Validation(-abs(seen - self.best_at), Outcome(metrics={"val.seen": seen}))
 
-    def finish(self, task: Task, instance: Instance) -> Outcome:
-        return Outcome(metrics={"tiny.parameters": float(sum(p.numel() for p in task.parameters()))})
+    def finish(self, network: nn.Module, instance: Instance) -> Outcome:
+        return Outcome(metrics={"tiny.parameters": float(sum(p.numel() for p in network.parameters()))})
 
 
 @settings

@@ -27,8 +27,8 @@ def focal_terms(logits_BC: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
     Source: Lin et al., ICCV 2017, eq. 4.  Differs: without its alpha, one term for each class.
     """
     positive, negative = bce_terms(logits_BC)
-    probability = torch.sigmoid(logits_BC)
-    return positive * (1 - probability).pow(gamma), negative * probability.pow(gamma)
+    # (1 - p)^gamma = exp(-gamma * -log(1 - p)): a power of a difference has no finite gradient where it rounds to 0.
+    return positive * torch.exp(-gamma * negative), negative * torch.exp(-gamma * positive)
 
 
 def asymmetric_terms(logits_BC: Tensor, *, gammas: tuple[float, float], margin: float) -> tuple[Tensor, Tensor]:
@@ -39,11 +39,14 @@ def asymmetric_terms(logits_BC: Tensor, *, gammas: tuple[float, float], margin: 
     Source: Ridnik et al., ICCV 2021 (asymmetric loss), eq. 7.  Differs: the gradient goes through the focal factors too
     (the authors' code can stop it there).
     """
+    positive, _ = focal_terms(logits_BC, gamma=gammas[0])
+    if margin == 0:
+        return positive, focal_terms(logits_BC, gamma=gammas[1])[1]
     probability = torch.sigmoid(logits_BC)
-    shifted = (probability - margin).clamp_min(0)
-    positive = F.softplus(-logits_BC) * (1 - probability).pow(gammas[0])
-    negative = -torch.log1p(-shifted) if margin > 0 else F.softplus(logits_BC)
-    return positive, negative * shifted.pow(gammas[1])
+    # The power sees no 0, whose gradient may be infinite.
+    shifted = torch.where(probability > margin, probability - margin, 0.5)
+    negative = -torch.log1p(-shifted) * shifted.pow(gammas[1])
+    return positive, torch.where(probability > margin, negative, 0.0)
 
 
 def combine_terms(

@@ -58,16 +58,24 @@ class StochasticHead(nn.Module):
         _initialise(self.weight)
 
     def forward(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None) -> torch.Tensor:
-        """Return the logits [B,C]; in training mode every image has masks of its own, drawn from `generator`."""
+        """Return the logits [B,C]: in training mode of masks drawn from `generator`, for every image its own; in
+        evaluation mode their mean over all masks.
+        """
         size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
         if self.chosen == "units":
             features_BDhw = functional.dropout(features_BDhw, self.drop_rate, training=self.training)
         if self.training and self.drop_rate > 0.0 and self.chosen == "windows":
             masks_BThw = self._draw(size_hw, num_images=len(features_BDhw), generator=generator)
+            kept_scale = 1.0
         else:
             masks_BThw = torch.ones(len(features_BDhw), self.kernel_size**2, *size_hw, dtype=torch.bool)
+            # The score's mean over masks: it is linear in them, and all but the centre are kept at this rate.
+            kept_scale = 1.0 - self.drop_rate if self.chosen == "windows" else 1.0
         return stochastic_scores(
-            features_BDhw, weights_CDss=self.weight, masks=masks_BThw.to(features_BDhw.device, non_blocking=True)
+            features_BDhw,
+            weights_CDss=self.weight,
+            masks=masks_BThw.to(features_BDhw.device, non_blocking=True),
+            kept_scale=kept_scale,
         )
 
     def _draw(self, size_hw: tuple[int, int], *, num_images: int, generator: torch.Generator | None) -> torch.Tensor:
@@ -90,14 +98,15 @@ class Classifier(nn.Module):
 
     head "linear": `kernel_size` and `drop_rate` play no part; channels of the pooled map are left out with probability
     `dropout` in training mode. head "stochastic": a window of `kernel_size` squared
-    pixels around each pixel, of which all but the centre are left out with probability `drop_rate` in training mode,
-    none in evaluation mode; or, `chosen` "units", ordinary dropout of the map at that rate.
+    pixels around each pixel, of which all but the centre are left out with probability `drop_rate` in training mode;
+    or, `chosen` "units", ordinary dropout of the map at that rate. In evaluation mode, the mean over what may be drawn.
 
     Raises: ValueError for another head, an even kernel, a rate outside [0, 1), fewer than one class, and in training
     mode for a stochastic head without a generator.
     Source: Ahn, Cho and Kwak, CVPR 2019 (linear); Lee et al., CVPR 2019 (FickleNet), section 3 (stochastic).
-    Differs: as published (linear); the stochastic scores come in closed form, without the expanded map (same values),
-    and like there are not rescaled by 1 / (1 - drop_rate), so logits without dropout are larger than in training.
+    Differs: all of the encoder learns, where irn's first stages are fixed, and there may be dropout (linear);
+    the scores come in closed form, without the expanded map (same values), and are not rescaled in training, as
+    published; evaluation by the mean is ours, the paper draws there as well (stochastic).
     """
 
     def __init__(

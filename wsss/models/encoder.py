@@ -189,8 +189,8 @@ def _advice(spec: EncoderSpec, refused: list[str]) -> str:
 
 
 def _vgg(spec: EncoderSpec) -> Any:
-    given = {"output_stride": spec.output_stride, "dilated": spec.dilated, "pad_type": spec.pad_type}
-    fixed = {"output_stride": VGG_STRIDE, "dilated": True, "pad_type": ""}
+    fixed = {"output_stride": VGG_STRIDE, "dilated": True, "pad_type": "", "drop_path": 0.0, "reparameterised": False}
+    given = {name: getattr(spec, name) for name in fixed}
     for name, value in fixed.items():
         if given[name] != value:
             raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} is built with {name} = {value!r} alone")

@@ -11,13 +11,13 @@ Shape letters: S samples, K classes asked for, D channels, s window, T = s*s tap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from wsss.ops.cam import class_rows
-from wsss.ops.stochastic_cam import by_own_maximum, draw_kept, inside_taps, require_draw
+from wsss.ops.stochastic_cam import OnGrid, by_own_maximum, draw_kept, inside_taps, mean_and_peak, require_draw
 
 
 @torch.no_grad()
@@ -29,11 +29,13 @@ def dropout_cam(
     num_samples: int,
     drop_rate: float,
     generator: torch.Generator,
+    on_grid: OnGrid | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and pixel-wise maximum over samples of the maps, each divided by its own spatial maximum.
 
-    Shapes: features [D,h,w], weights [C,D,s,s], `classes` ids 1..C; results [K,h,w] in [0, 1]. The kept units are drawn
-    from `generator` (on the CPU, wherever the features are), the same for all classes of a sample.
+    Shapes: features [D,h,w], weights [C,D,s,s], `classes` ids 1..C; results [K,h,w] in [0, 1], `on_grid` as
+    of `stochastic_cam`. The kept units are drawn from `generator` (on the CPU, wherever the features are), the same for
+    all classes of a sample.
 
     Raises: ValueError for a drop rate outside [0, 1), for ids outside 1..C, and for fewer than one sample.
     Source: Lee et al., CVPR 2019 (FickleNet), the "general dropout" of its ablation; Srivastava et al., JMLR 2014.
@@ -47,11 +49,11 @@ def dropout_cam(
     inside_TN = inside_taps(size_hw, kernel_size=kernel_size).flatten(-2).to(features_Dhw)
     seen_KDN = weights_CDss.index_select(0, rows).flatten(-2).to(features_Dhw) @ inside_TN
     evidence_KDN = seen_KDN * features_Dhw.flatten(-2) / (size_hw[0] * size_hw[1] * (1 - drop_rate))
-    total_KN = torch.zeros_like(evidence_KDN[:, 0])
-    peak_KN = torch.zeros_like(total_KN)
-    for _ in range(num_samples):
-        kept_DN = draw_kept(evidence_KDN[0].numel(), drop_rate=drop_rate, generator=generator).view_as(evidence_KDN[0])
-        maps_KN = by_own_maximum((evidence_KDN * kept_DN.to(evidence_KDN)).sum(1).relu_())
-        total_KN += maps_KN
-        peak_KN = torch.maximum(peak_KN, maps_KN)
-    return (total_KN / num_samples).unflatten(-1, size_hw), peak_KN.unflatten(-1, size_hw)
+
+    def chunks() -> Iterator[Tensor]:
+        for _ in range(num_samples):
+            kept_DN = draw_kept(evidence_KDN[0].numel(), drop_rate=drop_rate, generator=generator)
+            maps_KN = (evidence_KDN * kept_DN.view_as(evidence_KDN[0]).to(evidence_KDN)).sum(1).relu_()
+            yield by_own_maximum(maps_KN).unflatten(-1, size_hw)[None]
+
+    return mean_and_peak(chunks(), on_grid=on_grid)

@@ -18,7 +18,7 @@ Source: Lee et al., CVPR 2019 (FickleNet), sections 3.1-3.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from wsss.ops.cam import class_rows
 # Samples whose masks are held at once. Small enough for the planes to stay in cache.
 _CHUNK = 8
 _LEVELS = 1 << 16
+OnGrid = Callable[[Tensor], Tensor]
+"""[S,K,h,w] in, [S,K,*grid] out."""
 _UNDECIDED = 255
 
 
@@ -51,21 +53,18 @@ def draw_masks(
 
 
 @torch.no_grad()
-def stochastic_maps(
-    features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int], masks: Tensor, kept_scale: float = 1.0
-) -> Tensor:
+def stochastic_maps(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int], masks: Tensor) -> Tensor:
     """One localisation map per sample and class, M_k = ReLU(sum_d x_d dS_k/dx_d), in closed form (see above).
 
     Shapes: features [D,h,w], weights [C,D,s,s], `classes` ids 1..C, masks [S,T,h,w] in `draw_masks`' order, bool or
-    plain multipliers; result [S,K,h,w] of the features' dtype, not normalised. `kept_scale` multiplies every tap but
-    the centre: 1 as published, 1/(1 - drop_rate) for inverted dropout.
+    plain multipliers; result [S,K,h,w] of the features' dtype, not normalised.
 
     Raises: ValueError for shapes that do not fit, and for ids outside 1..C.
 
     Source: Lee et al., CVPR 2019, section 3.3.  Differs: closed form for expansion and autograd; equal up to rounding.
     """
     _require_shapes(features_Dhw.shape, weights_CDss=weights_CDss, masks=masks)
-    planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes, kept_scale=kept_scale)
+    planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes)
     size_hw = features_Dhw.shape[-2:]
     maps_SKN = features_Dhw.new_empty((masks.shape[0], planes_KTN.shape[0], planes_KTN.shape[-1]))
     for start in range(0, masks.shape[0], _CHUNK):
@@ -84,13 +83,14 @@ def stochastic_cam(
     num_samples: int,
     drop_rate: float,
     generator: torch.Generator,
-    kept_scale: float = 1.0,
+    on_grid: OnGrid | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and pixel-wise maximum over samples of the maps, each divided by its own spatial maximum.
 
-    Shapes: as `stochastic_maps`; results [K,h,w] in [0, 1]. A map that is zero everywhere stays zero. The masks are
-    those that `draw_masks` would draw from `generator` (on the CPU, wherever the features are). Memory does not grow
-    with `num_samples`.
+    Shapes: as `stochastic_maps`; results [K,h,w] in [0, 1], or of the grid that `on_grid` brings every normalised map
+    to: the maximum of interpolated maps is not the interpolated maximum. A map that is zero everywhere stays zero. The
+    masks are those that `draw_masks` would draw from `generator` (on the CPU, wherever the features are). Memory does
+    not grow with `num_samples`.
 
     Raises: ValueError as `draw_masks` and `stochastic_maps` do, and for fewer than one sample.
 
@@ -101,28 +101,41 @@ def stochastic_cam(
         raise ValueError(f"num_samples is {num_samples}; at least 1 (the paper draws 200)")
     _require_shapes(features_Dhw.shape, weights_CDss=weights_CDss, masks=None)
     size_hw = (features_Dhw.shape[1], features_Dhw.shape[2])
-    planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes, kept_scale=kept_scale)
-    total_KN = torch.zeros_like(planes_KTN[:, 0])
-    peak_KN = torch.zeros_like(total_KN)
-    for chunk in _chunks(num_samples):
-        aligned_STN = _draw_aligned(
-            size_hw,
-            kernel_size=weights_CDss.shape[-1],
-            drop_rate=drop_rate,
-            num_samples=chunk,
-            generator=generator,
-        )
-        maps_SKN = by_own_maximum(_masked_sums(planes_KTN, masks_STN=aligned_STN.to(planes_KTN.device)))
-        total_KN += maps_SKN.sum(dim=0)
-        peak_KN = torch.maximum(peak_KN, maps_SKN.amax(dim=0))
-    return (total_KN / num_samples).unflatten(-1, size_hw), peak_KN.unflatten(-1, size_hw)
+    planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes)
+
+    def chunks() -> Iterator[Tensor]:
+        for chunk in _chunks(num_samples):
+            aligned_STN = _draw_aligned(
+                size_hw,
+                kernel_size=weights_CDss.shape[-1],
+                drop_rate=drop_rate,
+                num_samples=chunk,
+                generator=generator,
+            )
+            sums_SKN = _masked_sums(planes_KTN, masks_STN=aligned_STN.to(planes_KTN.device))
+            yield by_own_maximum(sums_SKN).unflatten(-1, size_hw)
+
+    return mean_and_peak(chunks(), on_grid=on_grid)
+
+
+def mean_and_peak(chunks_SKhw: Iterable[Tensor], *, on_grid: OnGrid | None) -> tuple[Tensor, Tensor]:
+    """Mean and pixel-wise maximum over the samples of all chunks, each brought to the grid first; a chunk in memory."""
+    total_Khw, peak_Khw, count = torch.zeros(()), torch.zeros(()), 0
+    for maps_SKhw in chunks_SKhw:
+        maps_SKhw = on_grid(maps_SKhw) if on_grid else maps_SKhw
+        of_chunk = maps_SKhw.amax(0)
+        total_Khw = maps_SKhw.sum(0) + total_Khw.to(of_chunk)
+        peak_Khw = torch.maximum(of_chunk, peak_Khw.to(of_chunk))
+        count += len(maps_SKhw)
+    return total_Khw / count, peak_Khw
 
 
 def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Tensor, kept_scale: float = 1.0) -> Tensor:
     """Training scores before the sigmoid, S_c = 1/hw sum_o W_c,o . (x m_o^T), one mask per image.
 
     Shapes: features [B,D,h,w], weights [C,D,s,s], masks [B,T,h,w] as in `stochastic_maps`; result [B,C]. Differentiable
-    in features and weights. `kept_scale` as in `stochastic_maps`.
+    in features and weights. `kept_scale` multiplies every tap but the centre: 1 as published; with all masks open,
+    1 - drop_rate gives the mean over masks.
 
     Raises: ValueError for shapes that do not fit.
 
@@ -189,11 +202,11 @@ def _draw_aligned(
     return kept_STN
 
 
-def _project(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int], kept_scale: float) -> Tensor:
+def _project(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int]) -> Tensor:
     """P_k,o(q) / hw as [K,T,N], zero where no window reads q through tap o."""
     size_hw = (features_Dhw.shape[1], features_Dhw.shape[2])
     rows = class_rows(classes, num_rows=weights_CDss.shape[0]).to(weights_CDss.device)
-    weights_KTD = _scaled_taps(weights_CDss.index_select(0, rows), kept_scale=kept_scale).transpose(1, 2)
+    weights_KTD = weights_CDss.index_select(0, rows).flatten(-2).permute(0, 2, 1)
     planes_KTN = weights_KTD.to(features_Dhw.dtype) @ features_Dhw.flatten(-2) / (size_hw[0] * size_hw[1])
     inside_TN = inside_taps(size_hw, kernel_size=weights_CDss.shape[-1]).flatten(-2)
     return planes_KTN * inside_TN.to(planes_KTN)

@@ -19,7 +19,7 @@ from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per
 from wsss.ops.dropout_cam import dropout_cam
 from wsss.ops.grad_cam import METHODS, Method, pooled_map
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
-from wsss.ops.stochastic_cam import stochastic_cam
+from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
 
 if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
@@ -54,15 +54,16 @@ class CamMaker:
         return self._deterministic(x_B3HW, classes, grid=grid_size(samples[0].size))
 
     def _classes(self, samples: Sequence[Sample], x_B3HW: torch.Tensor) -> list[list[int]]:
-        """The labels; for an image without any, what the classifier sees there where that is asked for."""
+        """The labels; of an image without any, those not known to be absent that the classifier sees, where asked."""
         classes = [[c for c in sample.classes if c in self.learned] for sample in samples]
-        unlabelled = [place for place, sample in enumerate(samples) if not sample.classes]
+        unlabelled = [place for place, sample in enumerate(samples) if not sample.classes and sample.unknown]
         if self._stage.unlabelled_threshold > 0 and unlabelled:
             size = self._sizes((1.0,), x_B3HW)[0]
             seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[unlabelled], size=size)))
             for place, seen_C in zip(unlabelled, seen_BC, strict=True):
                 rows = torch.nonzero(seen_C >= self._stage.unlabelled_threshold)[:, 0].tolist()
-                classes[place] = [row + 1 for row in rows if row + 1 in self.learned]
+                candidates = self.learned & set(samples[place].unknown)
+                classes[place] = [row + 1 for row in rows if row + 1 in candidates]
         return classes
 
     def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
@@ -131,9 +132,11 @@ class CamMaker:
                 number = place % num_images
                 if not classes[number]:
                     continue
-                pair = self._draw_maps(features_Dhw, classes[number], generators[number])
-                mirrored = place >= num_images
-                mean, peak = (resize_bilinear((m.flip(-1) if mirrored else m)[None], size=grid)[0] for m in pair)
+
+                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = place >= num_images) -> torch.Tensor:
+                    return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
+
+                mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid)
                 means[number] += mean
                 peaks[number] = torch.maximum(peaks[number], peak)
         return [(c, mean / max(num_views, 1), peak) for c, mean, peak in zip(classes, means, peaks, strict=True)]
@@ -144,14 +147,16 @@ class CamMaker:
         return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
 
     def _draw_maps(
-        self, features_Dhw: torch.Tensor, classes: Sequence[int], generator: torch.Generator
+        self, features_Dhw: torch.Tensor, classes: Sequence[int], generator: torch.Generator, on_grid: OnGrid
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        rate = self._stage.drop_rate
         draw = stochastic_cam if self._trained.stochastic_units == "windows" else dropout_cam
         return draw(
             features_Dhw,
             weights_CDss=self._network.cam_weights,
             classes=classes,
             num_samples=self._stage.num_samples,
-            drop_rate=self._trained.stochastic_drop_rate,
+            drop_rate=self._trained.stochastic_drop_rate if rate is None else rate,
             generator=generator,
+            on_grid=on_grid,
         )

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from wsss.settings import settings
+from wsss.settings import Speed, read_with, settings
 from wsss.stages.stage import Instance, Outcome, Stage
 from wsss.tasks.task import Task
 
@@ -80,11 +80,11 @@ class Fit(Stage):
     """Decay of weights; norms and biases are not decayed."""
     schedule: Literal["poly", "step"] = "poly"
     """How the rate falls: by a power of the steps left, or by a factor every few epochs."""
-    poly_power: Annotated[float, Field(ge=0)] = 0.9
+    poly_power: Annotated[float, Field(ge=0), read_with("schedule", "poly")] = 0.9
     """poly: rate at step i of n is (1 - i / n) ** poly_power of its start."""
-    step_epochs: Annotated[int, Field(ge=1)] = 3
+    step_epochs: Annotated[int, Field(ge=1), read_with("schedule", "step")] = 3
     """step: epochs between two falls (NoPeopleAllowed: 3; FickleNet: 10)."""
-    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
+    step_factor: Annotated[float, Field(gt=0, le=1), read_with("schedule", "step")] = 0.2
     """step: what every fall multiplies the rate by (NoPeopleAllowed: 0.2; FickleNet: 0.5)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly to its start."""
@@ -96,13 +96,13 @@ class Fit(Stage):
     """DeepSpeed's ZeRO stage."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in torch's autocast; weights stay fp32."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_every: Annotated[int, Field(ge=0), Speed()] = 0
     """Steps between checkpoints; 0 keeps one per epoch."""
     validate_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between validations; 0 validates the last weights alone."""
     keep: Literal["last", "best"] = "last"
     """Weights that later stages read: the last, or those that validated best."""
-    loader_workers: Annotated[int, Field(ge=0)] = 0
+    loader_workers: Annotated[int, Field(ge=0), Speed()] = 0
     """Processes per rank that read and augment; 0 does it in the rank itself."""
 
     def check(self, instance: Instance) -> None:
@@ -148,11 +148,11 @@ class Fit(Stage):
     def begin(self, instance: Instance) -> None:
         """Before the first step, on one rank: what is worth a look before hours are spent; files go into its folder."""
 
-    def validate(self, task: Task, instance: Instance) -> Validation:
+    def validate(self, network: Any, instance: Instance) -> Validation:
         """Measure the network, on one rank, in evaluation mode; stages that can do it replace this."""
         raise NotImplementedError
 
-    def finish(self, task: Task, instance: Instance) -> Outcome:
+    def finish(self, network: Any, instance: Instance) -> Outcome:
         """After the last step, on one rank: last changes to the network's buffers, and its validation."""
         return Outcome()
 

@@ -18,7 +18,7 @@ from shards.reader import Joined, join_shard
 from shards.records import BadSampleError, CamRecord, Missing, Sample
 from wsss.device import worker_device
 from wsss.ops.grad_cam import LAST_LAYER, METHODS
-from wsss.settings import Scales, settings
+from wsss.settings import Scales, read_with, settings
 from wsss.stages.cam_maker import CamMaker, Maps
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker
@@ -29,11 +29,15 @@ _WINDOW = 8
 """Images of equal size are looked for among this many times as many as are looked at together."""
 
 
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
 @settings
 class MakeCams(Map):
     """Class activation maps over several scales and flips, on the stride-4 grid."""
 
     kind: ClassVar[str] = "make_cams"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = "cam"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
@@ -48,13 +52,16 @@ class MakeCams(Map):
     normalisation: Literal["per_class", "global"] = "per_class"
     """Maps are divided by their own maximum (irn), or by the largest of all classes (NoPeopleAllowed)."""
     unlabelled_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Images without a label: classes of at least this predicted probability get a map; 0 gives them none."""
+    """Images without a label: classes that are not known to be absent, and are predicted with at least this
+    probability, get a map; 0 gives them none."""
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""
-    num_samples: Annotated[int, Field(ge=1)] = 200
+    num_samples: Annotated[int, Field(ge=1), read_with("method", "stochastic")] = 200
     """stochastic: maps per view."""
+    drop_rate: Annotated[_Rate | None, read_with("method", "stochastic")] = None
+    """stochastic: probability that a unit is dropped; the classifier's own where not given."""
     apart: bool = False
     """Classes that the classifier does not learn get their maps from the one in slot `apart`, which does."""
     max_side: Annotated[int, Field(ge=64)] = 2048
@@ -77,6 +84,11 @@ class MakeCams(Map):
                 f"method = {self.method!r} reads the last layer, leave target_layer out"
             )
 
+        if self.normalisation == "global" and self.apart:
+            raise ValueError(
+                f"{instance.name}.normalisation = 'global' is not for apart = true: maps of two classifiers have no "
+                "common scale; leave one of them out"
+            )
         if self.normalisation == "global" and self.method == "stochastic":
             raise ValueError(
                 f"{instance.name}.normalisation = 'global' is not for method = 'stochastic': each of its maps is "

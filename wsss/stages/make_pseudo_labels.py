@@ -16,7 +16,7 @@ from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
-from wsss.settings import settings
+from wsss.settings import read_with, settings
 from wsss.stages.make_seeds import upsample
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
@@ -34,7 +34,7 @@ class MakePseudoLabels(CrfSettings, Map):
     """Pixels whose scores all stay below this are background."""
     refine: Literal["crf", "none"] = "crf"
     """Refine by the dense CRF, or leave the labels as the threshold makes them."""
-    crf_start: Literal["labels", "scores"] = "labels"
+    crf_start: Annotated[Literal["labels", "scores"], read_with("refine", "crf")] = "labels"
     """What the CRF starts from: the labels, or the scores themselves with the threshold as the background's score."""
 
     def worker(self, instance: Instance) -> ShardWorker:

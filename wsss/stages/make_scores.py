@@ -16,7 +16,7 @@ from shards.records import CamRecord, Record, Sample, ScoreRecord
 from wsss.device import worker_device
 from wsss.images import to_tensor
 from wsss.ops.random_walk import random_walk
-from wsss.settings import settings
+from wsss.settings import read_with, settings
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
@@ -39,11 +39,11 @@ class MakeScores(Map):
 
     propagation: Literal["walk", "none"] = "walk"
     """`walk`: IRNet's random walk; `none`: the maps as they are, to see what the walk is worth."""
-    radius: Annotated[int, Field(ge=2)] = 5
+    radius: Annotated[int, Field(ge=2), read_with("propagation", "walk")] = 5
     """A step reaches pixels nearer than this, in pixels of the stride-4 grid."""
-    beta: Annotated[float, Field(gt=0)] = 10.0
+    beta: Annotated[float, Field(gt=0), read_with("propagation", "walk")] = 10.0
     """Exponent of the affinities: larger ones make boundaries harder to cross."""
-    num_steps_log2: Annotated[int, Field(ge=0, le=16)] = 8
+    num_steps_log2: Annotated[int, Field(ge=0, le=16), read_with("propagation", "walk")] = 8
     """The walk takes 2 ** this many steps."""
 
     def used_slots(self) -> tuple[str, ...]:

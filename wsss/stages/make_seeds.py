@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, cast
 import numpy as np
 import torch
 from pydantic import Field
+from torch.nn import functional
 
 from shards.records import IGNORE, CamRecord, Record, Sample, SeedRecord
 from wsss.crf_settings import CrfSettings
@@ -27,6 +28,7 @@ class MakeSeeds(CrfSettings, Map):
     """Confident foreground, confident background, and nothing in between."""
 
     kind: ClassVar[str] = "make_seeds"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = "seed"
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "cams": ("make_cams",)}
@@ -67,13 +69,9 @@ class MakeSeeds(CrfSettings, Map):
     def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:
         """u8[H, W] of one image."""
         device, classes = worker_device(), cams.classes.tolist()
-        maps_KHW = upsample(cams.maps, sample.size, device=device)
         if self.rule == "ficklenet" and classes:
-            assert cams.peak is not None
-            peak_KHW = upsample(cams.peak, sample.size, device=device)
-            label_HW = fickle_label(maps_KHW, peak_KHW, classes=classes, theta=self.foreground_threshold)
-            label_HW[(peak_KHW.amax(0) < self.background_threshold) & (label_HW == IGNORE)] = 0
-            return label_HW.to(torch.uint8).cpu().numpy()
+            return self._fickle_label(sample, cams, device)
+        maps_KHW = upsample(cams.maps, sample.size, device=device)
         refine = None
         if self.refine == "crf" and classes:
             refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=device)
@@ -85,6 +83,16 @@ class MakeSeeds(CrfSettings, Map):
             refine=refine,
         )
         return seeds.cpu().numpy()
+
+    def _fickle_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> np.ndarray:
+        """Decided on the grid that the maximum was taken on, where it is exact; pixels take the nearest label."""
+        assert cams.peak is not None
+        mean_Khw, peak_Khw = (torch.from_numpy(maps).to(device).float() for maps in (cams.maps, cams.peak))
+        classes, theta = cams.classes.tolist(), self.foreground_threshold
+        label_hw = fickle_label(mean_Khw, peak_Khw, classes=classes, theta=theta)
+        label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == IGNORE)] = 0
+        label_HW = functional.interpolate(label_hw[None, None].float(), size=sample.size, mode="nearest")[0, 0]
+        return label_HW.to(torch.uint8).cpu().numpy()
 
 
 def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:

@@ -64,9 +64,9 @@ class TrainAffinity(EncoderSource):
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
         return _SeededImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
 
-    def finish(self, task: Task, instance: Instance) -> Outcome:
+    def finish(self, network: IRNet, instance: Instance) -> Outcome:
         """Set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""
-        examples, network = self.training_set(instance), cast("IRNet", task.network)
+        examples = self.training_set(instance)
         device, total, count = network.mean_shift.device, torch.zeros(2), 0
         for index in range(min(self.mean_shift_images, len(examples))):
             image_13HW = examples.example(Draw(index, self.num_epochs))["image"][None].to(device)

@@ -14,7 +14,7 @@ from shards.files import write_bytes
 from shards.layer import split_of
 from wsss.augment import SizeRange
 from wsss.examples import JoinedRecords
-from wsss.settings import settings
+from wsss.settings import ReadIf, Speed, read_with, settings
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import TrainingSet, Validation
 from wsss.stages.labelled_images import LabelledImages, predicted_labels
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
 _TOLD_CLASSES = 8
+_VALIDATED = ReadIf("a validation_split", lambda stage: stage.validation_split != "")
+_WEIGHTED = ReadIf("class_weighting > 0", lambda stage: stage.class_weighting > 0)
 HISTOGRAM = "class_histogram.png"
+
+
+_Exponent = Annotated[float, Field(ge=0)]
 
 
 @settings
@@ -34,6 +39,7 @@ class TrainClassifier(EncoderSource):
     """Train a multi-label classifier on image-level labels."""
 
     kind: ClassVar[str] = "train_classifier"
+    revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "classifier": ("train_classifier",)}
 
     only_classes: tuple[str, ...] = ()
@@ -41,23 +47,26 @@ class TrainClassifier(EncoderSource):
     dropped_classes: tuple[str, ...] = ()
     """Classes that are not learned: no later stage sees them, and their pixels count as background in the labels made.
     Training images that show no other class are left out of the maps and all that follows."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, Speed()] = False
     """Blocks of the encoder run again on the way back instead of keeping what they computed; needs norm = "frozen"."""
     head: Literal["linear", "stochastic"] = "linear"
     """`linear`: global average pooling and a linear layer; `stochastic`: FickleNet's random choice of hidden units."""
-    stochastic_kernel: Annotated[int, Field(ge=1)] = 9
+    stochastic_kernel: Annotated[int, Field(ge=1), read_with("head", "stochastic")] = 9
     """stochastic: side s of the window that units are chosen in; odd."""
-    stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1), read_with("head", "stochastic")] = 0.9
     """stochastic: probability p that a unit is dropped."""
-    stochastic_units: Literal["windows", "units"] = "windows"
+    stochastic_units: Annotated[Literal["windows", "units"], read_with("head", "stochastic")] = "windows"
     """stochastic: every window chooses its units (FickleNet), or ordinary dropout of the map does."""
     loss: Literal["bce", "soft_margin", "focal", "asymmetric"] = "bce"
     """Loss per (image, class)."""
-    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    focal_gamma: Annotated[float, Field(ge=0), read_with("loss", "focal")] = 2.0
     """focal: exponent of the factor that makes easy classes count less."""
-    asymmetric_gammas: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (1.0, 4.0)
+    asymmetric_gammas: Annotated[
+        tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]],
+        read_with("loss", "asymmetric"),
+    ] = (1.0, 4.0)
     """asymmetric: exponents for classes that are there, and that are not."""
-    asymmetric_margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    asymmetric_margin: Annotated[float, Field(ge=0, lt=1), read_with("loss", "asymmetric")] = 0.05
     """asymmetric: probability below which an absent class costs nothing."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Labels 1 and 0 become 1 - s / 2 and s / 2."""
@@ -65,17 +74,17 @@ class TrainClassifier(EncoderSource):
     """linear: rate at which channels are left out before the last layer, in training."""
     mixing: Literal["none", "mixup", "cutmix"] = "none"
     """Mix every image with another of the batch."""
-    mixing_alpha: Annotated[float, Field(gt=0)] = 0.2
+    mixing_alpha: Annotated[float, Field(gt=0), read_with("mixing", "mixup", "cutmix")] = 0.2
     """mixup, cutmix: shares are drawn from Beta(alpha, alpha)."""
     balance: Literal["none", "down", "up", "down_up", "repeat"] = "none"
     """How often images of rare and frequent classes are drawn: `shards/balance.py` has the table."""
-    repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 0.001
+    repeat_threshold: Annotated[float, Field(gt=0, le=1), read_with("balance", "repeat")] = 0.001
     """repeat: classes rarer than this share of the images are drawn more often (LVIS)."""
-    balance_limit: Annotated[float, Field(ge=1)] = 10.0
+    balance_limit: Annotated[float, Field(ge=1), read_with("balance", "down", "up", "down_up", "repeat")] = 10.0
     """Most draws of one image in an epoch."""
     class_weighting: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The positive loss of class c weighs (n_max / n_c) to this power; 0 weighs all alike."""
-    class_weight_limit: Annotated[float, Field(ge=1)] = 10.0
+    class_weight_limit: Annotated[float, Field(ge=1), _WEIGHTED] = 10.0
     """Largest of these weights."""
     crop_size: Annotated[int, Field(ge=32)] = 512
     """Side of the training crops in pixels."""
@@ -85,7 +94,7 @@ class TrainClassifier(EncoderSource):
     """Strength of random colour changes."""
     validation_split: str = "val"
     """Split whose labels measure F1 and mean average precision after training; empty skips it."""
-    validation_size: Annotated[int, Field(ge=32)] = 512
+    validation_size: Annotated[int, Field(ge=32), _VALIDATED] = 512
     """Longer side of validation images in pixels."""
 
     def check(self, instance: Instance) -> None:
@@ -213,11 +222,11 @@ class TrainClassifier(EncoderSource):
         picture = draw_class_histogram(counts_C.tolist(), drawn_C=drawn_C.tolist(), names=instance.taxonomy.names)
         write_bytes(instance.path / HISTOGRAM, picture)
 
-    def validate(self, task: Task, instance: Instance) -> Validation:
+    def validate(self, network: Classifier, instance: Instance) -> Validation:
         """F1 and mean average precision of the learned classes on the validation split, class by class."""
         from wsss.classification_metrics import classification_metrics
 
-        network, taxonomy, learned = cast("Classifier", task.network), instance.taxonomy, self.learned(instance)
+        taxonomy, learned = instance.taxonomy, self.learned(instance)
         scores_NC, truth_NC = predicted_labels(
             network,
             self,
@@ -245,9 +254,9 @@ class TrainClassifier(EncoderSource):
         }
         return Validation(metrics["val.mean_average_precision"], Outcome(metrics=metrics, tables={"per_class": rows}))
 
-    def finish(self, task: Task, instance: Instance) -> Outcome:
+    def finish(self, network: Classifier, instance: Instance) -> Outcome:
         """The last validation, and the picture that was drawn before the first step."""
-        found = self.validate(task, instance).outcome if self._has_validation(instance) else Outcome()
+        found = self.validate(network, instance).outcome if self._has_validation(instance) else Outcome()
         return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
 
     def _has_validation(self, instance: Instance) -> bool:

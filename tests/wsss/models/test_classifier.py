@@ -30,12 +30,17 @@ def test_linear_logits_are_the_mean_of_the_class_activation_maps() -> None:
         torch.testing.assert_close(classifier(image), maps.mean(dim=(2, 3)))
 
 
-def test_stochastic_logits_without_dropout_are_a_pooled_convolution() -> None:
-    classifier, image = _classifier("stochastic", kernel_size=5).eval(), torch.randn(2, 3, 67, 95)
-    assert classifier.cam_weights.shape == (NUM_CLASSES, 512, 5, 5)
+def test_stochastic_logits_in_evaluation_are_the_mean_over_masks() -> None:
+    head = StochasticHead(11, num_classes=NUM_CLASSES, kernel_size=3, drop_rate=0.8).double()
+    features = torch.randn(1, 11, 5, 7, dtype=torch.float64)
     with torch.no_grad():
-        convolved = F.conv2d(classifier.features(image), classifier.cam_weights, padding=2)
-        torch.testing.assert_close(classifier(image), convolved.mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+        found = head.eval()(features, generator=None)
+        drawn = head.train()(features.expand(20_000, -1, -1, -1), generator=torch.Generator().manual_seed(1))
+        noise = drawn.std(0) / len(drawn) ** 0.5
+        assert ((found[0] - drawn.mean(0)).abs() < 5 * noise).all()
+        by_taps = F.conv2d(features, 0.2 * head.weight, padding=1).mean((2, 3))
+        centre = 0.8 * features.mean((2, 3)) @ head.weight[:, :, 1, 1].T
+        torch.testing.assert_close(found, by_taps + centre)
 
 
 def test_stochastic_logits_in_training_follow_the_masks_of_each_image() -> None:

@@ -80,12 +80,36 @@ def test_kept_scale_multiplies_every_tap_but_the_centre() -> None:
     scores = stochastic_scores(features[None], weights_CDss=weights, masks=masks, kept_scale=2.5)
     wanted = expanded_scores(features, weights=weights, mask_Thw=masks[0], kept_scale=2.5)
     torch.testing.assert_close(scores[0], wanted)
-    multipliers = masks * 2.5
-    multipliers[:, 12] = 1.0
-    torch.testing.assert_close(
-        stochastic_maps(features, weights_CDss=weights, classes=[3], masks=masks, kept_scale=2.5),
-        stochastic_maps(features, weights_CDss=weights, classes=[3], masks=multipliers),
+
+
+def test_maximum_is_taken_on_the_grid_that_maps_are_brought_to() -> None:
+    """Any theta asked of the maximum is what asking every single map would say."""
+    features, weights = features_and_weights()
+    grid = (2 * SIZE[0] - 1, 2 * SIZE[1] + 3)
+
+    def on_grid(maps: Tensor) -> Tensor:
+        return F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+
+    draw = {"kernel_size": 5, "drop_rate": 0.7}
+    mean, peak = stochastic_cam(
+        features,
+        weights_CDss=weights,
+        classes=[3, 1],
+        num_samples=19,
+        drop_rate=0.7,
+        generator=generator(),
+        on_grid=on_grid,
     )
+    masks = draw_masks(SIZE, num_samples=19, generator=generator(), **draw)
+    maps = stochastic_maps(features, weights_CDss=weights, classes=[3, 1], masks=masks)
+    each = on_grid(maps / maps.amax((2, 3), keepdim=True))
+    torch.testing.assert_close(mean, each.mean(0))
+    for theta in (0.2, 0.35, 0.5, 0.7):
+        assert torch.equal(peak > theta, (each > theta).any(0))
+    plain = stochastic_cam(
+        features, weights_CDss=weights, classes=[3, 1], num_samples=19, drop_rate=0.7, generator=generator()
+    )[1]
+    assert ((on_grid(plain[None])[0] > 0.5) != (peak > 0.5)).any(), "the interpolated maximum is another map"
 
 
 def test_everything_kept_is_an_ordinary_convolution() -> None:

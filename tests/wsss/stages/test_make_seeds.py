@@ -60,7 +60,8 @@ def test_two_thresholds_by_hand(tmp_path: Path) -> None:
 
 
 def test_any_stochastic_map_above_the_threshold_is_foreground(tmp_path: Path) -> None:
-    mean, peak = blocks(0.0, 0.1, 0.1, 0.3), blocks(0.01, 0.2, 0.4, 0.8)
+    """On the stride-4 grid, where the maximum is exact; pixels take the label of their cell."""
+    mean, peak = (np.array(row)[None, None].repeat(4, axis=1) for row in ((0.0, 0.1, 0.1, 0.3), (0.01, 0.2, 0.4, 0.8)))
     instance = prepared(tmp_path, [cam(mean, [4], peak=peak)], method="stochastic", rule="ficklenet")
     assert columns(seeds_of(instance)[0], 4) == [0, 255, 4, 4]
 

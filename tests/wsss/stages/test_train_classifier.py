@@ -84,8 +84,8 @@ def test_every_draw_of_an_image_is_augmented_anew(samples: Instance) -> None:
 def test_validation_tells_of_the_learned_classes_alone(samples: Instance) -> None:
     instance = classifier(samples, dropped_classes=(samples.taxonomy.names[1],), validation_size=32, validate_every=1)
     stage = stage_of(instance)
-    task = stage.task(instance).eval()
-    found = stage.validate(task, instance)
+    network = stage.model(instance, pretrained=True).eval()
+    found = stage.validate(network, instance)  # type: ignore[arg-type]
     rows = found.outcome.tables["per_class"]
     assert [row["class"] for row in rows] == [n for c, n in enumerate(samples.taxonomy.names) if c != 1]
     assert [row["images"] for row in rows] == [1, 1, 3, 1]

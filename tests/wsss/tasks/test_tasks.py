@@ -109,12 +109,16 @@ def test_classes_weigh_where_they_are_shown() -> None:
 
 
 @pytest.mark.parametrize("loss", ["bce", "soft_margin", "focal", "asymmetric"])
-def test_extreme_logits_have_finite_gradients(loss: str) -> None:
-    logits = torch.tensor([[-80.0, 80.0, 0.0, -80.0, 80.0]], requires_grad=True)
-    target = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0]])
-    network: Any = Fixed(logits.detach())
-    task = ClassificationTask(network, objective=Objective(loss=loss), synchronise_norms=False)  # type: ignore[arg-type]
-    task({"image": torch.zeros(1, 3, 2, 2), "target": target, "known": torch.ones(1, 5)}).total().backward()
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+def test_extreme_logits_have_finite_gradients(loss: Any, gamma: float, margin: float) -> None:
+    """17 is where 1 - sigmoid rounds to 0, -2.944439 where the probability is the margin."""
+    logits = torch.tensor([[-80.0, 80.0, 0.0, -80.0, 80.0, 17.0, 20.0, -2.944439, -2.944439]])
+    target = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]])
+    network: Any = Fixed(logits)
+    objective = Objective(loss=loss, focal_gamma=gamma, asymmetric_gammas=(gamma, gamma), asymmetric_margin=margin)
+    task = ClassificationTask(network, objective=objective, synchronise_norms=False)
+    task({"image": torch.zeros(1, 3, 2, 2), "target": target, "known": torch.ones(1, 9)}).total().backward()
     gradient = next(task.new_parameters()).grad
     assert gradient is not None and gradient.isfinite().all() and gradient.abs().max() > 0
 
