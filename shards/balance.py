@@ -26,7 +26,7 @@ def class_counts(classes: Sequence[Sequence[int]], *, num_classes: int) -> np.nd
 def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, threshold: float) -> np.ndarray:
     """LVIS repeat factors: r(image) = max over its classes of max(1, sqrt(threshold / f_c)), f_c the class's frequency.
 
-    f64[len(classes)], all >= 1; images without a class get 1. Source: Gupta et al., LVIS, CVPR 2019, section 3.
+    f64[len(classes)], all >= 1; images without a class get 1. Source: Gupta et al., LVIS, CVPR 2019, appendix B.2.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the repeat threshold is {threshold}; it is a share of the images, in (0, 1]")
@@ -39,7 +39,7 @@ def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, thresh
 def balance_factors(
     classes: Sequence[Sequence[int]], *, num_classes: int, balance: Balance, threshold: float, limit: float
 ) -> np.ndarray:
-    """Draws per epoch of each sample, f64[n] >= 0, at most `limit`; n_c images show class c.
+    """Draws per epoch of each sample on average, f64[n] >= 0, at most `limit`; n_c images show class c.
 
     | `balance` | factor of class c |
     |---|---|
@@ -79,9 +79,12 @@ def expected_counts(classes: Sequence[Sequence[int]], *, factors: np.ndarray, nu
 
 
 def positive_weights(counts: np.ndarray, *, power: float, limit: float) -> np.ndarray:
-    """Loss weights of the classes, f64[C] in [1, limit]: (n_max / n_c) ** power; 1 where no image shows the class."""
-    largest = counts.max(initial=1)
-    weights = (largest / np.maximum(counts, 1)) ** power
+    """Loss weights of the classes, f64[C] in [1, limit]: (n_max / n_c) ** power; 1 where no image shows the class.
+
+    `counts`: images of each class, whole numbers or averages over epochs.
+    """
+    largest = counts.max(initial=0.0)
+    weights = (largest / np.where(counts > 0, counts, 1.0)) ** power
     return np.where(counts > 0, np.clip(weights, 1.0, limit), 1.0)
 
 

@@ -30,7 +30,9 @@ def mix(
     # torch draws no Beta from a generator; numpy does, seeded by it.
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     share = float(draw.beta(alpha, alpha))
-    partner = torch.randperm(len(image_B3HW), generator=generator).to(image_B3HW.device)
+    # A shift, and never by 0: no image is its own partner.
+    shift = int(torch.randint(1, len(image_B3HW), (), generator=generator))
+    partner = torch.arange(len(image_B3HW), device=image_B3HW.device).roll(shift)
     if mixing == "mixup":
         mixed = share * image_B3HW + (1 - share) * image_B3HW[partner]
     else:

@@ -97,11 +97,11 @@ def _make_runs_folder(recipe: Recipe) -> None:
 
 
 def _check_environment(instance: Instance) -> None:
-    """An encoder that nobody knows must not cost the hours of the stages before it."""
+    """A network that cannot be built must not cost the hours of the stages before it."""
     if instance.is_done():
         return
     try:
-        instance.stage.check_environment()
+        instance.stage.check_environment(instance)
     except ValueError as error:
         raise RecipeError(f"{instance.name}.{error}") from error
 
@@ -165,6 +165,11 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
     missing, total = counts["missing"], sum(counts.values())
     if missing:
         summary.missing[instance.name] = missing
+    if total == missing == 0:
+        raise TooManyMissingError(
+            f"{instance.name} has no record: its settings or those before it left out all "
+            f"{instance.layer.num_left_out()}; look at dropped_classes, only_classes and thresholds"
+        )
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         index = instance.layer.path / INDEX
         example = next((f", as of {first.key}: {first.reason}" for first in instance.layer.missing()), "")

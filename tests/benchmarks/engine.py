@@ -11,6 +11,7 @@ which the bare loop does not write, stand between epochs on both sides of the cl
 from __future__ import annotations
 
 import json
+import socket
 import statistics
 import tempfile
 import time
@@ -84,10 +85,17 @@ class Training(Fit):
 STAGE = Training(batch_size=BATCH, num_epochs=EPOCHS, learning_rate=1e-3, weight_decay=1e-4)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def ours(folder: Path) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """Seconds and mean loss of every epoch, and the weights."""
     instance = Instance(name="training", stage=STAGE, seed=SEED, inputs={}, fingerprint="0" * 64, path=folder)
-    run_rank(instance, RankPlace(0, 1, 0, threads=1, gpus=0, address="127.0.0.1:29611"))
+    run_rank(instance, RankPlace(0, 1, 0, threads=1, gpus=0, address=f"127.0.0.1:{free_port()}"))
     history = json.loads((folder / "outcome.json").read_text())["tables"]["history"]
     times = [STEPS * BATCH / row["images_per_second"] for row in history]
     return times, [row["loss"] for row in history], load_file(weights_path(instance))

@@ -7,7 +7,8 @@ drawing the masks, normalising and aggregating included. The rival is the paper'
 `unfold`, which is cheaper than the [D, sh, sw] layout), dropout, convolution, pooling, autograd for each class. It
 takes a second or more a sample, so it is timed on few and compared PER SAMPLE: its cost does not depend on the number
 of samples. In its favour, masks and windows are handed to it, only the two classes are convolved, and normalisation and
-aggregation are left out. Agreement is measured on the same masks, on every sample that the rival was timed on.
+aggregation are left out. Agreement is measured on the same masks: mean and maximum of the samples that the rival was
+timed on.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.models.vgg import build_vgg
-from wsss.ops.stochastic_cam import draw_masks, stochastic_cam, stochastic_maps
+from wsss.ops.stochastic_cam import draw_masks, stochastic_cam
 
 NUM_SAMPLES, NUM_RIVAL_SAMPLES, REPETITIONS = 200, 2, 3
 CHANNELS, SIZE, KERNEL_SIZE, DROP_RATE, CLASSES = 512, (41, 41), 9, 0.9, (3, 8)
+MASK_SEED = 7
 LARGEST_ERROR = 1e-5
 RATIO_BAR, MEMORY_BAR, IMAGE_SIDE = 300.0, 1 / 20, 321
 
@@ -62,7 +64,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
     features = torch.randn(CHANNELS, *SIZE, generator=generator).relu_()
     weights = torch.randn(20, CHANNELS, KERNEL_SIZE, KERNEL_SIZE, generator=generator) * 0.01
     draw = {"kernel_size": KERNEL_SIZE, "drop_rate": DROP_RATE, "num_samples": NUM_RIVAL_SAMPLES}
-    return features, weights, draw_masks(SIZE, generator=generator, **draw), generator
+    return features, weights, draw_masks(SIZE, generator=generator.manual_seed(MASK_SEED), **draw), generator
 
 
 def work(side: str) -> Callable[[], object]:
@@ -95,8 +97,23 @@ def peak_memory(side: str) -> int:
     return status("VmHWM") - before
 
 
+def largest_error(features: Tensor, weights: Tensor, wanted: Tensor) -> float:
+    """Of the timed function, on the masks that the rival was given: it draws the same from the same state."""
+    generator = inputs()[3].manual_seed(MASK_SEED)
+    mean, peak = stochastic_cam(
+        features,
+        weights_CDss=weights,
+        classes=CLASSES,
+        num_samples=NUM_RIVAL_SAMPLES,
+        drop_rate=DROP_RATE,
+        generator=generator,
+    )
+    each = wanted / wanted.amax((2, 3), keepdim=True)
+    return max(float((mean - each.mean(0)).abs().max()), float((peak - each.amax(0)).abs().max()))
+
+
 def main() -> None:
-    features, weights, masks, _ = inputs()
+    features, weights, _, _ = inputs()
     ours, rival = work("ours"), work("rival")
     encoder = build_vgg("vgg16_ficklenet", pretrained="none").eval()
     image = torch.randn(1, 3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(1))
@@ -108,8 +125,7 @@ def main() -> None:
     wanted = rival()
     ours(), forward()
     assert isinstance(wanted, Tensor)
-    maps = stochastic_maps(features, weights_CDss=weights, classes=CLASSES, masks=masks)
-    error = float((maps - wanted).abs().max() / wanted.max())
+    error = largest_error(features, weights, wanted)
     times = [(seconds(ours), seconds(rival), seconds(forward)) for _ in range(REPETITIONS)]
     mine, theirs, encoding = (statistics.median(column) for column in zip(*times, strict=True))
     rival_per_sample = theirs / NUM_RIVAL_SAMPLES

@@ -209,6 +209,26 @@ def test_bad_files(load: Load, text: str, message: str) -> None:
     assert message in fails(load, text)
 
 
+def fingerprint_of(load: Load, *overrides: str) -> str:
+    return load(CHAIN, *overrides).instance("train_classifier").fingerprint
+
+
+def test_what_nothing_reads_and_what_is_only_fast_enters_no_fingerprint(load: Load) -> None:
+    plain = fingerprint_of(load)
+    for setting in (
+        "focal_gamma=1.0",
+        "stochastic_kernel=5",
+        "loader_workers=2",
+        "checkpoint_every=7",
+        "step_factor=0.5",
+    ):
+        assert fingerprint_of(load, f"train_classifier.{setting}") == plain, setting
+    focal = fingerprint_of(load, "train_classifier.loss=focal")
+    assert focal != plain
+    assert fingerprint_of(load, "train_classifier.loss=focal", "train_classifier.focal_gamma=1.0") not in (plain, focal)
+    assert fingerprint_of(load, "train_classifier.poly_power=1.0") != plain
+
+
 def test_defaults_of_a_kind_reach_instances_that_give_nothing_themselves(load: Load) -> None:
     text = (
         CHAIN

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.layers.conv2d_same import Conv2dSame
 from timm.models import is_model_pretrained
@@ -24,6 +25,7 @@ from wsss.models.vgg import VGG_VARIANTS, build_vgg
 
 OUTPUT_STRIDES = (8, 16, 32)
 _NATIVE_STRIDE = 32
+_T = TypeVar("_T")
 STRIDED_FAMILIES = (
     "byoanet",
     "byobnet",
@@ -166,8 +168,8 @@ def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
         return _vgg(spec)
     check_name(spec.name)
     pretrained = spec.pretrained == "imagenet"
-    if pretrained and not is_model_pretrained(spec.name):
-        raise ValueError(f'timm has no weights for {spec.name!r}; give pretrained = "none" or a .safetensors file')
+    if pretrained:
+        _require_published(spec.name)
     passed = spec.timm_arguments
     try:
         return timm.create_model(spec.name, pretrained=pretrained, **passed, **arguments)
@@ -241,6 +243,38 @@ def check_name(name: str) -> None:
     raise ValueError(f"no encoder is called {name!r}; {hint}")
 
 
+def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Refuse what `build_encoder` would refuse, and weights that want another input; no weight is made or read."""
+    check_name(spec.name)
+    with torch.device("meta"):
+        encoder = build_encoder(replace(spec, pretrained="none"))
+    if spec.weight_file is not None:
+        require_weight_file(spec.weight_file)
+        with safe_open(spec.weight_file, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        shapes = drop_classifier(shapes, network=encoder.network)
+        if spec.name in VGG_VARIANTS:
+            new = {key: tuple(value.shape) for key, value in encoder.network.state_dict().items()}
+            added = tuple(f"{layer}." for layer in encoder.network.new_layers)
+            shapes = {key: shape for key, shape in shapes.items() if key.startswith("features.")}
+            shapes |= {key: shape for key, shape in new.items() if key.startswith(added)}
+        described = f"encoder {spec.name!r}"
+        require_fit(encoder.network, shapes=shapes, described=described, origin=str(spec.weight_file))
+    if spec.pretrained == "imagenet" and spec.name not in VGG_VARIANTS:
+        _require_published(spec.name)
+        wanted = timm.get_pretrained_cfg(spec.name)
+        if (tuple(wanted.mean), tuple(wanted.std)) != (tuple(mean), tuple(std)):
+            raise ValueError(
+                f"mean = {list(mean)} and std = {list(std)}: timm's weights of {spec.name!r} want mean = "
+                f"{list(wanted.mean)} and std = {list(wanted.std)}; give these"
+            )
+
+
+def _require_published(name: str) -> None:
+    if not is_model_pretrained(name):
+        raise ValueError(f'timm has no weights for {name!r}; give pretrained = "none" or a .safetensors file')
+
+
 def load_weight_file(network: nn.Module, *, path: Path, described: str) -> None:
     """Load a whole timm state dict into `network`, strictly, except for the classifier it may carry."""
     require_weight_file(path)
@@ -256,7 +290,7 @@ def require_weight_file(path: Path) -> None:
         raise ValueError(f"there is no weight file {path}; give the path of a .safetensors file")
 
 
-def drop_classifier(state: Mapping[str, torch.Tensor], *, network: Any) -> dict[str, torch.Tensor]:
+def drop_classifier(state: Mapping[str, _T], *, network: Any) -> dict[str, _T]:
     """Leave out the keys of the classifier, which `network` says the name of."""
     named = network.default_cfg.get("classifier") or ()
     heads = (named,) if isinstance(named, str) else tuple(named)
@@ -265,14 +299,21 @@ def drop_classifier(state: Mapping[str, torch.Tensor], *, network: Any) -> dict[
 
 def load_state(network: nn.Module, *, state: Mapping[str, torch.Tensor], described: str, origin: str) -> None:
     """Load `state`, or raise ValueError that names the keys that are missing, unexpected or of another shape."""
-    expected = network.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    require_fit(network, shapes=shapes, described=described, origin=origin)
+    network.load_state_dict(dict(state), strict=False)
+
+
+def require_fit(network: nn.Module, *, shapes: Mapping[str, tuple[int, ...]], described: str, origin: str) -> None:
+    """Raise ValueError where weights of these names and shapes are not the network's, naming the keys."""
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     # num_batches_tracked plays no part with a fixed momentum, and older files lack it.
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in expected]
+    missing = [key for key in expected if key not in shapes and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in shapes if key not in expected]
     misshapen = [
-        f"{key} {list(state[key].shape)} where {list(value.shape)} is expected"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
+        f"{key} {list(shapes[key])} where {list(shape)} is expected"
+        for key, shape in expected.items()
+        if key in shapes and shapes[key] != shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(faults.values()):
@@ -281,7 +322,6 @@ def load_state(network: nn.Module, *, state: Mapping[str, torch.Tensor], describ
             f"{origin} does not fit {described}, which expects {len(expected)} tensors besides the classifier's: "
             f"{found}. Check the encoder's name and whether the file is reparameterised"
         )
-    network.load_state_dict(dict(state), strict=False)
 
 
 def _quote(keys: list[str]) -> str:

@@ -41,7 +41,7 @@ class EncoderSettings:
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth: the rate at the last block, rising from 0; only for networks of timm that take it."""
     norm: Literal["frozen", "batch", "synchronised"] = "frozen"
-    """BatchNorm: fixed as given, per rank, or over the batches of all ranks."""
+    """BatchNorm: fixed as given, of what a rank computes at once, or of what all ranks compute at once."""
     mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
     """Mean of the input's channels, of the range [0, 1]."""
     std: tuple[_Positive, _Positive, _Positive] = (0.229, 0.224, 0.225)
@@ -89,19 +89,28 @@ class EncoderSource(EncoderSettings, Fit):
         if self.encoder_from == "classifier":
             trained = instance.inputs["classifier"]
             assert isinstance(trained.stage, EncoderSettings)
-            if trained.stage.encoder != self.encoder:
-                raise ValueError(
-                    f"{instance.name}.encoder = {self.encoder!r} cannot start as {trained.name}'s, which is "
-                    f"{trained.stage.encoder!r}; name the same, or set encoder_from = 'pretrained'"
-                )
+            for setting in ("encoder", "mean", "std", "pad_type", "reparameterised"):
+                own, its = getattr(self, setting), getattr(trained.stage, setting)
+                if own != its:
+                    raise ValueError(
+                        f"{instance.name}.{setting} = {own!r}, but its encoder starts as {trained.name}'s, where it is "
+                        f"{its!r}; give the same, or set encoder_from = 'pretrained'"
+                    )
 
-    def check_environment(self) -> None:
-        from wsss.models.encoder import check_name
+    def check_environment(self, instance: Instance) -> None:
+        """Build the network without weights, and look whether the weights named would fit."""
+        import torch
+
+        from wsss.models.encoder import check_encoder, check_name
 
         try:
             check_name(self.encoder)
         except ValueError as error:
             raise ValueError(f"encoder: {error}") from None
+        loads = self.encoder_from == "pretrained"
+        check_encoder(self.encoder_spec(pretrained=loads), mean=self.mean, std=self.std)
+        with torch.device("meta"):
+            self.model(instance, pretrained=False)
 
     def first_encoder(self, instance: Instance, *, pretrained: bool) -> Encoder:
         """The encoder that training starts from; random where trained weights follow (`pretrained` false).

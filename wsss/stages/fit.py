@@ -91,7 +91,8 @@ class Fit(Stage):
     gradient_clipping: Annotated[float, Field(ge=0)] = 0.0
     """Largest norm of the gradient; 0 does not clip."""
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Parts that a rank's share of a batch is computed in, one after the other; the loss is that of the whole batch."""
+    """Parts that a rank's share of a batch is computed in, one after the other; the loss is that of the
+    whole batch, the statistics of norms that are not frozen those of a part."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
     precision: Literal["fp32", "bf16"] = "fp32"

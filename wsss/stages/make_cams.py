@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Annotated, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from wsss.stages.cam_maker import CamMaker, Maps
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker
 from wsss.stages.train_classifier import TrainClassifier
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
 
 _TRAIN = "train"
 _WINDOW = 8
@@ -94,6 +97,20 @@ class MakeCams(Map):
                 f"{instance.name}.normalisation = 'global' is not for method = 'stochastic': each of its maps is "
                 "divided by its own maximum before they are averaged; leave normalisation out"
             )
+
+    def check_environment(self, instance: Instance) -> None:
+        from wsss.models.layer_gradients import find_layer
+
+        for slot in self.used_slots() if self.target_layer != LAST_LAYER else ():
+            if slot != "samples":
+                trained = instance.inputs[slot]
+                assert isinstance(trained.stage, TrainClassifier)
+                with torch.device("meta"):
+                    network = trained.stage.model(trained, pretrained=False)
+                try:
+                    find_layer(cast("Classifier", network), self.target_layer)
+                except ValueError as error:
+                    raise ValueError(f"target_layer: {error}") from None
 
     def _check_head(self, trained: Instance) -> None:
         classifier = trained.stage

@@ -94,7 +94,7 @@ class Stage:
         """Lines that `wsss show` prints of this stage before it runs: what the data that are there let foresee."""
         return []
 
-    def check_environment(self) -> None:
+    def check_environment(self, instance: Instance) -> None:
         """Raise ValueError where this machine's libraries cannot do what the settings ask.
 
         Asked before anything runs, and only of stages that would run: unlike `check` it may import what takes seconds.

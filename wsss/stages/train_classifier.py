@@ -73,7 +73,7 @@ class TrainClassifier(EncoderSource):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """linear: rate at which channels are left out before the last layer, in training."""
     mixing: Literal["none", "mixup", "cutmix"] = "none"
-    """Mix every image with another of the batch."""
+    """Mix every image with another of those that a rank computes at once."""
     mixing_alpha: Annotated[float, Field(gt=0), read_with("mixing", "mixup", "cutmix")] = 0.2
     """mixup, cutmix: shares are drawn from Beta(alpha, alpha)."""
     balance: Literal["none", "down", "up", "down_up", "repeat"] = "none"
@@ -81,7 +81,7 @@ class TrainClassifier(EncoderSource):
     repeat_threshold: Annotated[float, Field(gt=0, le=1), read_with("balance", "repeat")] = 0.001
     """repeat: classes rarer than this share of the images are drawn more often (LVIS)."""
     balance_limit: Annotated[float, Field(ge=1), read_with("balance", "down", "up", "down_up", "repeat")] = 10.0
-    """Most draws of one image in an epoch."""
+    """Most draws of one image in an epoch, on average over epochs."""
     class_weighting: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The positive loss of class c weighs (n_max / n_c) to this power; 0 weighs all alike."""
     class_weight_limit: Annotated[float, Field(ge=1), _WEIGHTED] = 10.0
@@ -110,6 +110,11 @@ class TrainClassifier(EncoderSource):
             raise ValueError(
                 f"{instance.name}.validate_every needs a validation_split that {instance.samples.name} has: "
                 f"{', '.join(splits)}"
+            )
+        if self.mixing != "none" and self.batch_size // (self.num_ranks * self.accumulation_steps) < 2:
+            raise ValueError(
+                f"{instance.name}.mixing = {self.mixing!r} mixes the images of a part of the batch: batch_size = "
+                f"{self.batch_size} must be 2 or more times num_ranks times accumulation_steps"
             )
         if self.activation_checkpointing and self.norm != "frozen":
             raise ValueError(
@@ -143,6 +148,14 @@ class TrainClassifier(EncoderSource):
             raise ValueError(f"{instance.name}: only_classes and dropped_classes leave no class to learn")
         return learned
 
+    def check_environment(self, instance: Instance) -> None:
+        import torch
+
+        super().check_environment(instance)
+        if self.activation_checkpointing:
+            with torch.device("meta"):
+                cast("Classifier", self.model(instance, pretrained=False)).encoder.checkpoint_activations()
+
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.classifier import Classifier
         from wsss.models.norm import freeze_batch_norm
@@ -171,8 +184,8 @@ class TrainClassifier(EncoderSource):
     def _objective(self, instance: Instance) -> Objective:
         weights = None
         if self.class_weighting > 0:
-            counts = class_counts(self._classes(instance), num_classes=len(instance.taxonomy))
-            weights = positive_weights(counts, power=self.class_weighting, limit=self.class_weight_limit)
+            _, drawn_C = self._histogram(instance)  # what balancing has evened out is not evened out twice
+            weights = positive_weights(drawn_C, power=self.class_weighting, limit=self.class_weight_limit)
         return Objective(
             loss=self.loss,
             focal_gamma=self.focal_gamma,
@@ -200,6 +213,11 @@ class TrainClassifier(EncoderSource):
             raise ValueError(
                 f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; a class needs at least one "
                 "image, name it in dropped_classes or leave it out of the class list otherwise"
+            )
+        if self._has_validation(instance) and not self._validation_shows(instance, learned):
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r} shows no class that is learned; "
+                "name another split, or none at all"
             )
         if self.balance != "none":
             records.repeat(self._factors(classes, num_classes=len(taxonomy)))
@@ -258,6 +276,10 @@ class TrainClassifier(EncoderSource):
         """The last validation, and the picture that was drawn before the first step."""
         found = self.validate(network, instance).outcome if self._has_validation(instance) else Outcome()
         return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
+
+    def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
+        rows = instance.inputs["samples"].layer.rows(self.validation_split)
+        return any(set(entry.facts["classes"]) & set(learned) for row in rows for entry in row.entries)
 
     def _has_validation(self, instance: Instance) -> bool:
         shards = instance.inputs["samples"].layer.shards()

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -67,12 +68,71 @@ def test_the_classifier_is_an_input_only_where_it_is_read(stage: EncoderSource) 
 def test_another_encoder_than_the_classifiers_is_refused(tmp_path: Path, trained: Instance) -> None:
     stage = TrainSegmenter(encoder="resnet50", pretrained="none", encoder_from="classifier")
     with pytest.raises(
-        ValueError, match=r"follower\.encoder = 'resnet50' cannot start as train_classifier's.*test_resn"
+        ValueError, match=r"follower\.encoder = 'resnet50', but its encoder starts as train_clas.*test_resn"
     ):
         stage.check(follower(stage, tmp_path, trained))
 
 
-def test_a_name_that_timm_does_not_know_is_refused() -> None:
-    TrainAffinity(encoder=ENCODER).check_environment()
-    with pytest.raises(ValueError, match=r"encoder: no encoder is called 'resnet_50'; did you mean"):
-        TrainAffinity(encoder="resnet_50").check_environment()
+def test_another_input_than_the_classifiers_is_refused(tmp_path: Path, trained: Instance) -> None:
+    stage = TrainSegmenter(encoder=ENCODER, pretrained="none", encoder_from="classifier", pad_type="same")
+    with pytest.raises(ValueError, match=r"follower\.pad_type = 'same', but its encoder starts as train_cl.* it is ''"):
+        stage.check(follower(stage, tmp_path, trained))
+
+
+ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
+    (TrainAffinity(encoder="resnet_50"), r"encoder: no encoder is called 'resnet_50'; did you mean"),
+    (
+        TrainClassifier(encoder="vgg16_npa", pretrained="none"),
+        r"output_stride is 16; encoder 'vgg16_npa' is built with",
+    ),
+    (TrainClassifier(encoder="densenet121", pretrained="none"), r"'densenet121' does not support output_stride = 16"),
+    (TrainClassifier(encoder="resnet10t", pretrained="none", pad_type="same"), "does not support pad_type = 'same'"),
+    (
+        TrainClassifier(encoder="vgg16_ficklenet", pretrained="none", output_stride=8, activation_checkpointing=True),
+        "activation_checkpointing = True: timm has none",
+    ),
+    (
+        TrainClassifier(encoder="resnet50", mean=(0.5, 0.5, 0.5)),
+        r"mean = \[0.5, .* want mean = \[0.485, 0.456, 0.406\]",
+    ),
+    (
+        TrainClassifier(encoder="test_byobnet", pretrained="none", norm="frozen", drop_path=0.5, output_stride=32),
+        "drop_path",
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "message"), ENVIRONMENTS, ids=lambda value: getattr(value, "encoder", ""))
+def test_a_network_that_cannot_be_built_is_told_before_anything_runs(
+    stage: EncoderSource, message: str, tmp_path: Path, trained: Instance
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        stage.check_environment(follower(stage, tmp_path, trained))
+
+
+@pytest.mark.parametrize("stage", FOLLOWERS, ids=lambda stage: stage.kind)
+def test_a_network_that_can_be_built_passes(stage: EncoderSource, tmp_path: Path, trained: Instance) -> None:
+    stage.check_environment(follower(stage, tmp_path, trained))
+
+
+def test_a_weight_file_that_does_not_fit_is_told_before_anything_runs(tmp_path: Path, trained: Instance) -> None:
+    right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
+    state = timm.create_model(ENCODER).state_dict()
+    save_file(state, right)
+    first = next(iter(state))
+    save_file({**state, first: state[first][..., :1].contiguous()}, wrong)
+    fits, not_fits = (
+        TrainClassifier(encoder=ENCODER, pretrained=str(path), output_stride=16) for path in (right, wrong)
+    )
+    fits.check_environment(follower(fits, tmp_path, trained))
+    with pytest.raises(ValueError, match=f"wrong.safetensors does not fit encoder '{ENCODER}'.*1 of another shape"):
+        not_fits.check_environment(follower(not_fits, tmp_path, trained))
+
+
+@pytest.mark.parametrize("encoder", ["vgg16_npa", "vgg16_ficklenet"])
+def test_a_vggs_weight_file_fits_what_the_paper_changed(encoder: str, tmp_path: Path, trained: Instance) -> None:
+    base = timm.create_model("vgg16_bn" if encoder == "vgg16_npa" else "vgg16", num_classes=0, mlp_ratio=1 / 4096)
+    path = tmp_path / "vgg.safetensors"
+    save_file(base.state_dict(), path)
+    stage = TrainClassifier(encoder=encoder, pretrained=str(path), output_stride=8)
+    stage.check_environment(follower(stage, tmp_path, trained))

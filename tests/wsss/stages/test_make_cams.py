@@ -223,5 +223,13 @@ def test_settings_that_do_not_fit(trained: Instance) -> None:
         make(stochastic, method="stochastic", normalisation="global")
     with pytest.raises(ValueError, match="method = 'stochastic' needs a classifier with head = 'stochastic'"):
         make(trained, method="stochastic")
-    with pytest.raises(ValueError, match=r"no layer 'block.2'; there are 'last'"):
-        make(trained, method="grad_cam", target_layer="block.2")
+    stage = MakeCams(method="grad_cam", target_layer="block.2")
+    instance = instance_of(stage, trained.path.parent, samples=trained.samples, classifier=trained)
+    with pytest.raises(ValueError, match=r"target_layer: the encoder has no layer 'block.2'; there are 'last'"):
+        stage.check_environment(instance)
+    replace(stage, target_layer="blocks.2").check_environment(instance)
+    with pytest.raises(ValueError, match="normalisation = 'global' is not for apart = true"):
+        both = MakeCams(apart=True, normalisation="global")
+        one, other = (replace(CLASSIFIER, **{n: ("walker",)}) for n in ("dropped_classes", "only_classes"))  # type: ignore[arg-type]
+        named = {"classifier": replace(trained, stage=one), "apart": replace(trained, stage=other)}
+        both.check(instance_of(both, trained.path.parent, samples=trained.samples, **named))

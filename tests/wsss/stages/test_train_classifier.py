@@ -93,6 +93,27 @@ def test_validation_tells_of_the_learned_classes_alone(samples: Instance) -> Non
     assert found.score == found.outcome.metrics["val.mean_average_precision"] == pytest.approx(np.mean(precisions))
 
 
+def test_weights_of_the_loss_see_what_balancing_has_evened_out(samples: Instance) -> None:
+    """Class 4 is in three images, the others in one each."""
+    plain, balanced = (
+        stage_of(classifier(samples, class_weighting=1.0, balance=b))._objective(classifier(samples, balance=b))
+        for b in ("none", "up")
+    )
+    assert plain.positive_weights == (3, 3, 3, 1, 3)
+    assert balanced.positive_weights is not None and max(balanced.positive_weights) < 3
+
+
+def test_a_validation_split_without_a_learned_class_is_refused(samples: Instance) -> None:
+    from tests.wsss.layers import write_layer
+
+    other = replace(samples, path=samples.path.parent / "other")
+    train = [picture(f"t{n}", c, n) for n, c in enumerate(LABELS)]
+    write_layer(other.path, "sample", {"train-000000": train, "val-000000": [picture("v", (4,), 0)]})
+    instance = classifier(other, dropped_classes=(samples.taxonomy.names[3],))
+    with pytest.raises(ValueError, match="validation_split = 'val' shows no class that is learned"):
+        stage_of(instance).training_set(instance)
+
+
 def test_a_class_without_an_image_is_named_before_training(samples: Instance) -> None:
     from tests.wsss.layers import write_layer
 
@@ -117,6 +138,7 @@ def test_a_class_without_an_image_is_named_before_training(samples: Instance) ->
             r"validate_every needs a validation_split that build_shards has",
         ),
         ({"activation_checkpointing": True, "norm": "batch"}, r"activation_checkpointing needs norm = 'frozen'"),
+        ({"mixing": "mixup", "accumulation_steps": 16}, r"mixing = 'mixup' mixes the images of a part of the batch"),
         ({"stochastic_units": "units"}, r"stochastic_units is for head = 'stochastic'; head is 'linear'"),
         (
             {"accumulation_steps": 3},
