@@ -95,10 +95,7 @@ ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
         TrainClassifier(encoder="resnet50", mean=(0.5, 0.5, 0.5)),
         r"mean = \[0.5, .* want mean = \[0.485, 0.456, 0.406\]",
     ),
-    (
-        TrainClassifier(encoder="test_byobnet", pretrained="none", norm="frozen", drop_path=0.5, output_stride=32),
-        "drop_path",
-    ),
+    (TrainClassifier(encoder="vgg16_npa", pretrained="none", output_stride=8, drop_path=0.5), "drop_path is 0.5; enc"),
 ]
 
 
