@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,51 +11,35 @@ import torch
 from shards.layer import Layer, split_of
 from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
-from wsss.augment import Augmentation, augment
+from wsss.augment import Augmentation
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
+from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.fit import Draw
 
 if TYPE_CHECKING:
     from wsss.stages.train_classifier import TrainClassifier
 
 
-class LabelledImages:
+class LabelledImages(AugmentedRecords):
     """Augmented images with multi-hot labels; classes that are not learned are unknown everywhere."""
 
     def __init__(
         self, stage: TrainClassifier, records: JoinedRecords, *, learned: Collection[int], num_classes: int, seed: int
     ) -> None:
-        self._stage, self._records, self._num_classes, self._seed = stage, records, num_classes, seed
-        self._not_learned = [c for c in range(1, num_classes + 1) if c not in learned]
-
-    @cached_property
-    def _compose(self) -> Any:
-        stage = self._stage
-        return Augmentation(
+        augmentation = Augmentation(
             crop_size=stage.crop_size,
             resize_long=stage.resize_long,
             colour_jitter=stage.colour_jitter,
             fill=fill_colour(stage.mean),
-        ).compose()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return self._records.order(epoch)
+        )
+        super().__init__(records, augmentation, seed=seed)
+        self._stage, self._num_classes = stage, num_classes
+        self._not_learned = [c for c in range(1, num_classes + 1) if c not in learned]
 
     def example(self, draw: Draw) -> dict[str, Any]:
-        sample = self._records.sample(draw.index)
-        image, _ = augment(
-            self._compose,
-            sample.image,
-            mask_HW=None,
-            seed=self._seed,
-            epoch=draw.epoch,
-            key=sample.key,
-            occurrence=draw.occurrence,
-        )
+        sample = self.records.sample(draw.index)
+        image, _ = self.augmented(draw, sample, mask_HW=None)
         target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
         target[[c - 1 for c in sample.classes]] = 1.0
         known[[c - 1 for c in (*sample.unknown, *self._not_learned)]] = 0.0

@@ -5,7 +5,6 @@ Shape letters: `B` batch, `H W` pixels, `h w` the stride-4 grid.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import numpy as np
@@ -14,10 +13,11 @@ from pydantic import Field
 from torch import nn
 
 from shards.records import GRID_STRIDE, SeedRecord
-from wsss.augment import Augmentation, SizeRange, augment
+from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
+from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet
 from wsss.stages.stage import Instance, Outcome
@@ -82,38 +82,21 @@ class TrainAffinity(EncoderSource):
         )
 
 
-class _SeededImages:
+class _SeededImages(AugmentedRecords):
     """Augmented images with seeds on the stride-4 grid."""
 
     def __init__(self, stage: TrainAffinity, records: JoinedRecords, *, seed: int) -> None:
-        self._stage, self._records, self._seed = stage, records, seed
-
-    @cached_property
-    def _compose(self) -> Any:
-        stage = self._stage
         fill = fill_colour(stage.mean)
         augmentation = Augmentation(
             crop_size=stage.crop_size, resize_long=stage.resize_long, colour_jitter=0.0, fill=fill
         )
-        return augmentation.compose()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return self._records.order(epoch)
+        super().__init__(records, augmentation, seed=seed)
+        self._stage = stage
 
     def example(self, draw: Draw) -> dict[str, Any]:
-        sample, seeds = self._records.sample(draw.index), cast(SeedRecord, self._records.record(draw.index, "seeds"))
-        image, label = augment(
-            self._compose,
-            sample.image,
-            mask_HW=seeds.label,
-            seed=self._seed,
-            epoch=draw.epoch,
-            key=sample.key,
-            occurrence=draw.occurrence,
-        )
+        sample = self.records.sample(draw.index)
+        seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
+        image, label = self.augmented(draw, sample, mask_HW=seeds.label)
         assert label is not None
         middle = GRID_STRIDE // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
         label_hw = torch.from_numpy(label[middle::GRID_STRIDE, middle::GRID_STRIDE].astype(np.int64))

@@ -5,7 +5,6 @@ Shape letters: `H W` pixels.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import numpy as np
@@ -14,10 +13,11 @@ from pydantic import Field
 from torch import nn
 
 from shards.records import PseudoLabel
-from wsss.augment import Augmentation, SizeRange, augment
+from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
+from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet
 from wsss.stages.stage import Instance
@@ -74,41 +74,24 @@ class TrainSegmenter(EncoderSource):
         return _PseudoLabelledImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
 
 
-class _PseudoLabelledImages:
+class _PseudoLabelledImages(AugmentedRecords):
     """Augmented images with pseudo labels."""
 
     def __init__(self, stage: TrainSegmenter, records: JoinedRecords, *, seed: int) -> None:
-        self._stage, self._records, self._seed = stage, records, seed
-
-    @cached_property
-    def _compose(self) -> Any:
-        stage = self._stage
-        return Augmentation(
+        augmentation = Augmentation(
             crop_size=stage.crop_size,
             resize_long=stage.resize_long,
             colour_jitter=stage.colour_jitter,
             fill=fill_colour(stage.mean),
-        ).compose()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return self._records.order(epoch)
+        )
+        super().__init__(records, augmentation, seed=seed)
+        self._stage = stage
 
     def example(self, draw: Draw) -> dict[str, Any]:
-        sample = self._records.sample(draw.index)
-        labels = cast(PseudoLabel, self._records.record(draw.index, "pseudo_labels"))
+        sample = self.records.sample(draw.index)
+        labels = cast(PseudoLabel, self.records.record(draw.index, "pseudo_labels"))
         mask = labels.confident_mask(self._stage.confidence_threshold)
-        image, label = augment(
-            self._compose,
-            sample.image,
-            mask_HW=mask,
-            seed=self._seed,
-            epoch=draw.epoch,
-            key=sample.key,
-            occurrence=draw.occurrence,
-        )
+        image, label = self.augmented(draw, sample, mask_HW=mask)
         assert label is not None
         label_HW = torch.from_numpy(label.astype(np.int64))
         return {
