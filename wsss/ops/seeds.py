@@ -14,6 +14,7 @@ from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf, unary
 
 BACKGROUND = 0
 IGNORE = 255
+_SCORED = 1e-5
 
 Refine = Callable[[Tensor], Tensor]
 """Index maps [B,H,W] of values 0..K in, refined index maps [B,H,W] out."""
@@ -64,6 +65,40 @@ def two_threshold_seeds(
     label_HW = torch.where(foreground_HW == BACKGROUND, IGNORE, foreground_HW)
     label_HW[(foreground_HW == BACKGROUND) & (background_HW == BACKGROUND)] = BACKGROUND
     return label_HW.to(torch.uint8)
+
+
+def exponent_scores(cam_KHW: Tensor, *, exponent: float) -> Tensor:
+    """The maps with a score of the background in front: (1 - max_k cam_k)^exponent.
+
+    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent makes much background, a large one little.
+
+    Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 1.  Differs: as published.
+    """
+    foreground_HW = cam_KHW.amax(0) if len(cam_KHW) else cam_KHW.new_zeros(cam_KHW.shape[1:])
+    return torch.cat([(1 - foreground_HW).pow(exponent)[None], cam_KHW])
+
+
+def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[int]) -> Tensor:
+    """Label what is foreground beside much background, and what is background beside little; 255 for the rest.
+
+    Both are scores [K+1,H,W] (`exponent_scores`, maybe refined), `classes` the K mask ids (1..254). Pixels where all
+    scores are below 1e-5, as in padding, are 255. Returns uint8 [H,W]; without classes everything scored is background.
+
+    Raises: ValueError where shapes and classes do not fit.
+    Source: Ahn and Kwak, CVPR 2018 (AffinityNet), section 4.1, and its public code.  Differs: an image without classes
+    is allowed.
+    """
+    if much_LHW.shape != little_LHW.shape or len(much_LHW) != len(classes) + 1:
+        raise ValueError(
+            f"scores are {list(much_LHW.shape)} and {list(little_LHW.shape)}, with {len(classes)} classes; give both "
+            "[K+1,H,W], the background first"
+        )
+    ids = torch.tensor([BACKGROUND, *classes], dtype=torch.uint8, device=much_LHW.device)
+    much_HW, little_HW = ids[much_LHW.argmax(0)], ids[little_LHW.argmax(0)]
+    label_HW = torch.where(much_HW == BACKGROUND, IGNORE, much_HW.int()).to(torch.uint8)
+    label_HW[little_HW == BACKGROUND] = BACKGROUND
+    label_HW[(much_LHW < _SCORED).all(0)] = IGNORE
+    return label_HW
 
 
 def crf_refinement(

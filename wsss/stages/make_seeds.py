@@ -16,11 +16,14 @@ from torch.nn import functional
 from shards.records import IGNORE, CamRecord, Record, Sample, SeedRecord
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
+from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
-from wsss.ops.seeds import two_threshold_seeds
+from wsss.ops.seeds import exponent_scores, exponent_seeds, two_threshold_seeds
 from wsss.ops.stochastic_cam import fickle_label
-from wsss.settings import settings
+from wsss.settings import read_with, settings
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+
+_BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
 
 
 @settings
@@ -33,17 +36,27 @@ class MakeSeeds(CrfSettings, Map):
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "cams": ("make_cams",)}
 
-    rule: Literal["two_thresholds", "ficklenet"] = "two_thresholds"
-    """`two_thresholds`: irn's; `ficklenet`: a class where any stochastic map is above the foreground threshold."""
-    foreground_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.30
+    rule: Literal["two_thresholds", "exponents", "ficklenet"] = "two_thresholds"
+    """`two_thresholds`: irn's; `exponents`: AffinityNet's; `ficklenet`: where any stochastic map is foreground."""
+    foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
     """A pixel whose map reaches this is confident foreground."""
-    background_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    background_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.05
     """A pixel whose maps all stay below this is confident background."""
-    refine: Literal["crf", "none"] = "crf"
-    """two_thresholds: refine both label maps by the dense CRF before they are compared."""
+    foreground_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 4.0
+    """exponents: what wins against a background of (1 - map) to this power is confident foreground."""
+    background_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 32.0
+    """exponents: what loses against a background of (1 - map) to this power is confident background."""
+    refine: Annotated[Literal["crf", "none"], read_with("rule", "two_thresholds", "exponents")] = "crf"
+    """Refine both label maps, or both maps of scores, by the dense CRF before they are compared."""
 
     def check(self, instance: Instance) -> None:
-        if self.foreground_threshold <= self.background_threshold:
+        if self.rule == "exponents" and self.foreground_exponent >= self.background_exponent:
+            raise ValueError(
+                f"{instance.name}.foreground_exponent = {self.foreground_exponent} must be below "
+                f"{instance.name}.background_exponent = {self.background_exponent}; "
+                "what lies between them stays undecided"
+            )
+        if self.rule != "exponents" and self.foreground_threshold <= self.background_threshold:
             raise ValueError(
                 f"{instance.name}.foreground_threshold = {self.foreground_threshold} must be above "
                 f"{instance.name}.background_threshold = {self.background_threshold}; "
@@ -72,6 +85,8 @@ class MakeSeeds(CrfSettings, Map):
         if self.rule == "ficklenet" and classes:
             return self._fickle_label(sample, cams, device)
         maps_KHW = upsample(cams.maps, sample.size, device=device)
+        if self.rule == "exponents":
+            return self._exponent_label(maps_KHW, sample, classes)
         refine = None
         if self.refine == "crf" and classes:
             refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=device)
@@ -83,6 +98,12 @@ class MakeSeeds(CrfSettings, Map):
             refine=refine,
         )
         return seeds.cpu().numpy()
+
+    def _exponent_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> np.ndarray:
+        scores = [exponent_scores(maps_KHW, exponent=e) for e in (self.foreground_exponent, self.background_exponent)]
+        if self.refine == "crf" and classes:
+            scores = [self.refine_energy(unary_from_probabilities(score), sample.image) for score in scores]
+        return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes).cpu().numpy()
 
     def _fickle_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> np.ndarray:
         """Decided on the grid that the maximum was taken on, where it is exact; pixels take the nearest label."""

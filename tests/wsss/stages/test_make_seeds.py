@@ -59,6 +59,24 @@ def test_two_thresholds_by_hand(tmp_path: Path) -> None:
     assert columns(seeds_of(instance)[0], 4) == [0, 255, 2, 5]
 
 
+def test_exponents_by_hand(tmp_path: Path) -> None:
+    """At .05, .2, .5: (1 - m)^2 = .90, .64, .25 and (1 - m)^20 = .36, .012, 1e-6."""
+    instance = prepared(
+        tmp_path,
+        [cam(blocks(0.05, 0.2, 0.5, 0.5), [6])],
+        rule="exponents",
+        refine="none",
+        foreground_exponent=2,
+        background_exponent=20,
+    )
+    assert columns(seeds_of(instance)[0], 4) == [0, 255, 6, 6]
+    wrong = prepared(tmp_path / "b", [cam(blocks(0.5), [3])], rule="exponents", foreground_exponent=40)
+    with pytest.raises(ValueError, match=r"foreground_exponent = 40.0 must be below make_seeds.backgr.* = 32"):
+        wrong.stage.check(wrong)
+    refined = prepared(tmp_path / "c", [cam(blocks(0.05, 0.2, 0.5, 0.5), [6])], rule="exponents", crf_iterations=2)
+    assert set(np.unique(seeds_of(refined)[0]).tolist()) <= {0, 6, 255}
+
+
 def test_any_stochastic_map_above_the_threshold_is_foreground(tmp_path: Path) -> None:
     """On the stride-4 grid, where the maximum is exact; pixels take the label of their cell."""
     mean, peak = (np.array(row)[None, None].repeat(4, axis=1) for row in ((0.0, 0.1, 0.1, 0.3), (0.01, 0.2, 0.4, 0.8)))
