@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from safetensors.torch import save as to_safetensors
 
 from shards.files import write_bytes
 
@@ -40,6 +42,12 @@ class TrainingState:
 def best_path(folder: Path, state: TrainingState) -> Path:
     """Weights of the best validation so far."""
     return folder / f"best-{state.best_step:08d}.safetensors"
+
+
+def weights_of(network: torch.nn.Module) -> bytes:
+    """A network's weights as the bytes of a .safetensors file."""
+    state = network.state_dict()
+    return to_safetensors({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
 
 
 def save(engine: Any, folder: Path, state: TrainingState) -> None:

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from cluster import checkpoints
 from cluster.batches import Part, RankBatches
 from cluster.deepspeed_config import deepspeed_config
 from cluster.fit_files import has_outcome, write_outcome, write_progress
+from cluster.memory import keep_freed_memory
 from cluster.optimizer import make_optimizer, rate_factor
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.files import write_bytes
@@ -71,6 +72,7 @@ def _prepare_process(place: RankPlace) -> torch.device:
     os.environ["DS_ACCELERATOR"] = "cuda" if place.gpus else "cpu"
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
     torch.set_num_threads(place.threads)
+    keep_freed_memory()
     deepspeed = _import_deepspeed()
     from deepspeed.utils import logger
 
@@ -289,7 +291,7 @@ class _Trainer:
                 raise ValueError(f"{self.instance.name}: the validation's score is not a number")
             if self.state.best_score is None or found.score > self.state.best_score:
                 self.state.best_score, self.state.best_step = found.score, self.state.step
-                write_bytes(checkpoints.best_path(self.folder, self.state), _weights(network))
+                write_bytes(checkpoints.best_path(self.folder, self.state), checkpoints.weights_of(network))
         dist.barrier()
         return figures
 
@@ -324,19 +326,13 @@ class _Trainer:
     def _leave(self, network: torch.nn.Module) -> None:
         """Write what the training leaves: weights, those of the best validation beside the last, and the outcome."""
         if self.stage.validate_every:
-            last, best = _weights(network), checkpoints.best_path(self.folder, self.state).read_bytes()
+            last, best = checkpoints.weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
             if self.stage.keep == "best":
                 network.load_state_dict(load(best))
             write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
         outcome = self.stage.finish(network, self.instance)
-        write_bytes(weights_path(self.instance), _weights(network))
+        write_bytes(weights_path(self.instance), checkpoints.weights_of(network))
         write_outcome(self.instance.path, _with_history(outcome, self.state))
-
-
-def _weights(network: torch.nn.Module) -> bytes:
-    """A network's weights as the bytes of a .safetensors file."""
-    state = network.state_dict()
-    return save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
 
 
 def _with_history(outcome: Outcome, state: checkpoints.TrainingState) -> Outcome:

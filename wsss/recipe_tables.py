@@ -107,6 +107,10 @@ def with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, 
     kinds = {name: str(table.get("kind", name)) for name, table in stages.items()}
     filled = {name: dict(table) for name, table in stages.items()}
     for dotted, setting, value, names in _defaults(tables.get("defaults", {}), kinds):
+        if all(setting in stages[name] for name in names):
+            raise RecipeError(
+                f"{dotted} reaches no instance: {', '.join(names)} give {setting} themselves; set it there"
+            )
         for name in names:
             if setting not in filled[name]:
                 filled[name][setting] = value
@@ -130,8 +134,12 @@ def _defaults(table: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[st
         if setting in of_kinds:
             continue
         names = [name for name, settings in have.items() if setting in settings]
+        if setting in STAGES or setting in ("kind", "inputs"):
+            raise RecipeError(f"defaults.{setting} is no setting; write defaults.KIND.SETTING, or defaults.SETTING")
         if not names:
-            known = [*set(kinds.values()), *sorted(set().union(*have.values()))]
+            settings, ordered = sorted(set().union(*have.values())), list(dict.fromkeys(kinds.values()))
+            near = difflib.get_close_matches(setting, [*settings, *ordered], n=3)
+            known = near or [f"the settings of {', '.join(ordered)}"]
             raise RecipeError(f"defaults.{setting}: " + unknown_name("setting or kind", setting, known))
         yield f"defaults.{setting}", setting, value, names
 

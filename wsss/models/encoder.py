@@ -185,9 +185,13 @@ def _advice(spec: EncoderSpec, refused: list[str]) -> str:
     if "output_stride" not in refused:
         return "leave that out or choose another"
     strided = [name for family in STRIDED_FAMILIES for name in timm.list_models(module=family)]
-    near = [*VGG_VARIANTS, *difflib.get_close_matches(spec.name, strided, n=_NUM_NAMED, cutoff=0.3)]
-    families = ", ".join(STRIDED_FAMILIES)
-    return f"{', '.join(near)} do, as do timm's families {families} (timm.list_models(module=FAMILY))"
+    near = difflib.get_close_matches(spec.name, strided, n=_NUM_NAMED, cutoff=0.3)
+    if spec.output_stride == VGG_STRIDE:
+        near = [*VGG_VARIANTS, *near]
+    return (
+        f"output_stride = 32 leaves it as it is; {', '.join(near)} do, as do timm's families "
+        f"{', '.join(STRIDED_FAMILIES)} (timm.list_models(module=FAMILY))"
+    )
 
 
 def _vgg(spec: EncoderSpec) -> Any:

@@ -48,7 +48,7 @@ class LayerGradients:
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
             if not isinstance(output, Tensor) or output.ndim != 4:
-                raise ValueError("target_layer gives no map [B,D,h,w]; choose a layer whose output is one")
+                raise ValueError("the layer gives no map [B,D,h,w]; choose one whose output is one")
             kept.append(output.detach().requires_grad_())
             # A copy: a layer that follows may work in place, and a leaf that is written to has no gradient.
             return kept[-1].clone()
@@ -63,7 +63,7 @@ class LayerGradients:
             kept.append(features_BDhw.detach().requires_grad_())
             features_BDhw = kept[-1]
         if len(kept) != 1:
-            raise ValueError(f"target_layer runs {len(kept)} times in a forward pass; choose one that runs once")
+            raise ValueError(f"the layer runs {len(kept)} times in a forward pass; choose one that runs once")
         logits_BC = self._network.head(features_BDhw, **self._head_arguments())
         gradients = _gradients(logits_BC, kept[0], classes=classes)
         return kept[0].detach(), gradients, features_BDhw.shape[-2] * features_BDhw.shape[-1]
@@ -91,5 +91,6 @@ def find_layer(network: Classifier, name: str) -> nn.Module:
     layers = dict(network.encoder.network.named_modules())
     if name in layers and name:
         return layers[name]
-    near = difflib.get_close_matches(name, layers, n=_NUM_NAMED, cutoff=0.3) or [n for n in layers if n][:_NUM_NAMED]
+    near = difflib.get_close_matches(name, layers, n=_NUM_NAMED, cutoff=0.3) or list(layers)
+    near = [layer for layer in near if layer][:_NUM_NAMED]
     raise ValueError(f"the encoder has no layer {name!r}; there are {LAST_LAYER!r}, {', '.join(near)}, and others")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsss.stages.make_cams import MakeCams
     from wsss.stages.train_classifier import TrainClassifier
 
+_SHORTEST_SIDE = 32
 Maps = tuple[list[int], torch.Tensor, torch.Tensor | None]
 """Class ids of an image, their maps f32[K, h, w] in [0, 1], and for stochastic maps the maximum, f32[K, h, w]."""
 _Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], list[torch.Tensor]]
@@ -67,10 +68,13 @@ class CamMaker:
         return classes
 
     def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
-        """Sizes of the views; none is longer than `max_side`, so that memory does not grow with the image."""
+        """Sizes of the views; none is longer than `max_side`, so that memory does not grow with the image, and no side
+        is shorter than what an encoder of output stride 32 makes one pixel of.
+        """
         longest = self._stage.max_side
         sizes = view_sizes((x_B3HW.shape[-2], x_B3HW.shape[-1]), scales=scales)
-        return [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
+        fitting = [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
+        return [(max(height, _SHORTEST_SIDE), max(width, _SHORTEST_SIDE)) for height, width in fitting]
 
     def _views(self, x_B3HW: torch.Tensor) -> Iterator[torch.Tensor]:
         """Every scale, f32[F * B, 3, H, W]: the images and, where asked for, their mirror images behind them."""

@@ -78,7 +78,7 @@ class MakeCams(Map):
     def check(self, instance: Instance) -> None:
         for slot in self.used_slots():
             if slot != "samples":
-                self._check_head(instance.inputs[slot])
+                self._check_head(instance.name, instance.inputs[slot])
         if self.apart:
             self._check_apart(instance)
         if self.target_layer != LAST_LAYER and self.method not in METHODS:
@@ -99,27 +99,29 @@ class MakeCams(Map):
             )
 
     def check_environment(self, instance: Instance) -> None:
-        from wsss.models.layer_gradients import find_layer
+        """Look whether the layer is there and gives a map, in a pass without numbers."""
+        from wsss.models.layer_gradients import LayerGradients
 
         for slot in self.used_slots() if self.target_layer != LAST_LAYER else ():
-            if slot != "samples":
-                trained = instance.inputs[slot]
-                assert isinstance(trained.stage, TrainClassifier)
+            if slot == "samples":
+                continue
+            trained = instance.inputs[slot]
+            assert isinstance(trained.stage, TrainClassifier)
+            try:
                 with torch.device("meta"):
-                    network = trained.stage.model(trained, pretrained=False)
-                try:
-                    find_layer(cast("Classifier", network), self.target_layer)
-                except ValueError as error:
-                    raise ValueError(f"target_layer: {error}") from None
+                    network = cast("Classifier", trained.stage.model(trained, pretrained=False)).eval()
+                    LayerGradients(network, layer=self.target_layer)(torch.zeros(1, 3, 256, 256), classes=[[1]])
+            except ValueError as error:
+                raise ValueError(f"target_layer = {self.target_layer!r}: {error}") from None
 
-    def _check_head(self, trained: Instance) -> None:
+    def _check_head(self, name: str, trained: Instance) -> None:
         classifier = trained.stage
         assert isinstance(classifier, TrainClassifier)
         wanted = {"cam": "linear", "stochastic": "stochastic"}.get(self.method, classifier.head)
         if classifier.head != wanted:
             raise ValueError(
-                f"method = {self.method!r} needs a classifier with head = {wanted!r}; "
-                f"{trained.name} has {classifier.head!r}"
+                f"{name}.method = {self.method!r} needs a classifier with head = {wanted!r}; "
+                f"{trained.name}.head is {classifier.head!r}"
             )
 
     def _check_apart(self, instance: Instance) -> None:
