@@ -265,6 +265,7 @@ def _chunks(num_samples: int) -> Iterator[int]:
 
 
 def require_draw(size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float) -> None:
+    """Raise ValueError for an even or non-positive kernel, a drop rate outside [0, 1), a size without pixels."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is {kernel_size}; allowed: odd numbers from 1, so that a window has a centre")
     if not 0 <= drop_rate < 1:
