@@ -84,16 +84,18 @@ def encode(record: Record) -> Members:
             members["mask.png"] = encode_png(record.mask)
         return members
     if isinstance(record, CamRecord):
-        arrays = {"classes": record.classes, "maps": record.maps}
-        if record.peak is not None:
-            arrays["peak"] = record.peak
-        return {"json": to_json({"size": list(record.size)}), "npz": _to_npz(**arrays)}
+        arrays = {"maps": record.maps, "peak": record.peak, "probabilities": record.probabilities}
+        return _maps_members(record, arrays)
     if isinstance(record, ScoreRecord):
-        arrays = {"classes": record.classes, "scores": record.scores}
-        return {"json": to_json({"size": list(record.size)}), "npz": _to_npz(**arrays)}
+        return _maps_members(record, {"scores": record.scores, "background": record.background})
     if isinstance(record, SeedRecord):
         return {"label.png": encode_png(record.label)}
     return {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
+
+
+def _maps_members(record: CamRecord | ScoreRecord, arrays: Mapping[str, np.ndarray | None]) -> Members:
+    present = {name: array for name, array in arrays.items() if array is not None}
+    return {"json": to_json({"size": list(record.size)}), "npz": _to_npz(classes=record.classes, **present)}
 
 
 def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
@@ -123,8 +125,18 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
     if kind in (CamRecord.kind, ScoreRecord.kind):
         arrays, size = _from_npz(members["npz"]), _size(json.loads(members["json"]))
         if kind == ScoreRecord.kind:
-            return ScoreRecord(key=key, classes=arrays["classes"], scores=arrays["scores"], size=size)
-        return CamRecord(key=key, classes=arrays["classes"], maps=arrays["maps"], peak=arrays.get("peak"), size=size)
+            background = arrays.get("background")
+            return ScoreRecord(
+                key=key, classes=arrays["classes"], scores=arrays["scores"], background=background, size=size
+            )
+        return CamRecord(
+            key=key,
+            classes=arrays["classes"],
+            maps=arrays["maps"],
+            peak=arrays.get("peak"),
+            probabilities=arrays.get("probabilities"),
+            size=size,
+        )
     if kind == SeedRecord.kind:
         return SeedRecord(key=key, label=decode_index_png(members["label.png"]))
     if kind in (PseudoLabel.kind, Prediction.kind):

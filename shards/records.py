@@ -85,6 +85,8 @@ class CamRecord:
     """f16[K, h, w]."""
     peak: np.ndarray | None = None
     """f16[K, h, w]: pixel-wise maximum of stochastic maps, or None."""
+    probabilities: np.ndarray | None = None
+    """f16[K]: what the classifier gives each class, by the mean of its logits over all views, or None."""
     size: tuple[int, int]
 
 
@@ -108,6 +110,8 @@ class ScoreRecord:
     """i16[K], foreground class ids."""
     scores: np.ndarray
     """f16[K, h, w]."""
+    background: np.ndarray | None = None
+    """f16[h, w]: the background's score where it was propagated with the classes', on their scale, or None."""
     size: tuple[int, int]
 
 

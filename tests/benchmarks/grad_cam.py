@@ -69,7 +69,7 @@ def main() -> None:
     def ours() -> list[Tensor]:
         maps = []
         for batch in batches:
-            activations, gradients, _ = look(batch, classes=[CLASSES] * len(batch))
+            activations, gradients, _, _ = look(batch, classes=[CLASSES] * len(batch))
             maps.append(grad_cam_pp(activations, gradients_KBDhw=torch.stack(list(gradients))))
         return maps
 

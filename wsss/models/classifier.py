@@ -140,7 +140,10 @@ class Classifier(nn.Module):
 
     def forward(self, image_B3HW: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return the logits [B,C]; `generator` (on the CPU) is read by a stochastic head in training mode only."""
-        features_BDhw = self.features(image_B3HW)
+        return self.logits(self.features(image_B3HW), generator=generator)
+
+    def logits(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Return the logits [B,C] of maps from `features`."""
         if isinstance(self.head, StochasticHead):
             stochastic_BC: torch.Tensor = self.head(features_BDhw, generator=generator)
             return stochastic_BC

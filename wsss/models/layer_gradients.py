@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,19 @@ from wsss.ops.cam import class_rows
 from wsss.ops.grad_cam import LAST_LAYER
 
 _NUM_NAMED = 8
+
+
+class LayerView(NamedTuple):
+    """What one pass says of a layer."""
+
+    activations: Tensor
+    """[B,D,h,w]."""
+    gradients: Iterator[Tensor]
+    """[B,D,h,w] each."""
+    num_pixels: int
+    """h w of the last layer."""
+    logits: Tensor
+    """[B,C]."""
 
 
 class LayerGradients:
@@ -33,9 +46,8 @@ class LayerGradients:
         self._module = None if layer == LAST_LAYER else find_layer(network, layer)
 
     @torch.enable_grad()
-    def __call__(self, image_B3HW: Tensor, *, classes: Sequence[Sequence[int]]) -> tuple[Tensor, Iterator[Tensor], int]:
-        """Activations [B,D,h,w]; for k = 0, 1, ... the gradients [B,D,h,w] of every image's own k-th class's logit; and
-        h w of the last layer.
+    def __call__(self, image_B3HW: Tensor, *, classes: Sequence[Sequence[int]]) -> LayerView:
+        """The layer's activations, and for k = 0, 1, ... the gradients of every image's own k-th class's logit.
 
         `classes`: ids, for each of the B images. There are as many gradients as the longest of these lists has ids,
         made one at a time; an image whose list is shorter has zeros there.
@@ -64,14 +76,10 @@ class LayerGradients:
             features_BDhw = kept[-1]
         if len(kept) != 1:
             raise ValueError(f"the layer runs {len(kept)} times in a forward pass; choose one that runs once")
-        logits_BC = self._network.head(features_BDhw, **self._head_arguments())
+        logits_BC = self._network.logits(features_BDhw)
         gradients = _gradients(logits_BC, kept[0], classes=classes)
-        return kept[0].detach(), gradients, features_BDhw.shape[-2] * features_BDhw.shape[-1]
-
-    def _head_arguments(self) -> dict[str, Any]:
-        from wsss.models.classifier import StochasticHead
-
-        return {"generator": None} if isinstance(self._network.head, StochasticHead) else {}
+        num_pixels = features_BDhw.shape[-2] * features_BDhw.shape[-1]
+        return LayerView(kept[0].detach(), gradients, num_pixels, logits_BC.detach())
 
 
 def _gradients(logits_BC: Tensor, activations_BDhw: Tensor, *, classes: Sequence[Sequence[int]]) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     from wsss.stages.train_classifier import TrainClassifier
 
 _SHORTEST_SIDE = 32
-Maps = tuple[list[int], torch.Tensor, torch.Tensor | None]
-"""Class ids of an image, their maps f32[K, h, w] in [0, 1], and for stochastic maps the maximum, f32[K, h, w]."""
-_Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], list[torch.Tensor]]
-"""(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0."""
+_Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tensor], torch.Tensor]]
+"""(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0; logits f32[B * F, C]."""
+
+
+class Maps(NamedTuple):
+    """What a classifier says of one image."""
+
+    classes: list[int]
+    """Class ids of its maps."""
+    maps: torch.Tensor
+    """f32[K, h, w] in [0, 1]."""
+    peak: torch.Tensor | None
+    """f32[K, h, w]: the maximum of stochastic maps."""
+    probabilities: torch.Tensor
+    """f32[K]: sigmoid of the mean logit over all views."""
 
 
 class CamMaker:
@@ -86,25 +97,32 @@ class CamMaker:
         """irn's merge: maps of all views are resized to the grid and added, then divided by their maximum."""
         num_images = len(classes)
         totals = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
+        logits = _MeanLogits(num_images)
         if any(classes):
             for views in self._views(x_B3HW):
                 of_view = [classes[place % num_images] for place in range(len(views))]
-                for place, maps_Khw in enumerate(self._look(views, of_view)):
+                maps_of_views, logits_VC = self._look(views, of_view)
+                logits.add(logits_VC)
+                for place, maps_Khw in enumerate(maps_of_views):
                     if len(maps_Khw):
                         upright = maps_Khw.flip(-1) if place >= num_images else maps_Khw
                         totals[place % num_images] += resize_bilinear(upright[None], size=grid)[0]
         normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
         return [
-            (present, normalise(maps) if present else maps, None) for present, maps in zip(classes, totals, strict=True)
+            Maps(present, normalise(maps) if present else maps, None, logits.probabilities(place, present))
+            for place, (present, maps) in enumerate(zip(classes, totals, strict=True))
         ]
 
-    def _from_weights(self, views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    def _from_weights(
+        self, views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         features = self._network.features(views_B3HW)
         weights_CD = self._network.cam_weights
-        return [
+        maps = [
             class_activation_map(features_Dhw, weights_CD=weights_CD, classes=present)
             for features_Dhw, present in zip(features, classes, strict=True)
         ]
+        return maps, self._network.logits(features)
 
     def _from_gradients(self) -> _Look:
         from wsss.models.layer_gradients import LayerGradients
@@ -112,15 +130,15 @@ class CamMaker:
         method = cast(Method, self._stage.method)
         gradients_of = LayerGradients(self._network, layer=self._stage.target_layer)
 
-        def look(views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-            activations, gradients, num_pixels = gradients_of(views_B3HW, classes=classes)
+        def look(views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
+            activations, gradients, num_pixels, logits_VC = gradients_of(views_B3HW, classes=classes)
             # Views of all sizes weigh alike.
             rows = [
                 pooled_map(method, activations, gradients_KBDhw=g[None], num_pixels=num_pixels)[:, 0].relu()
                 for g in gradients
             ]
             maps_KBhw = torch.stack(rows) if rows else activations.new_zeros((0, *activations[:, 0].shape))
-            return [maps_KBhw[: len(present), place] for place, present in enumerate(classes)]
+            return [maps_KBhw[: len(present), place] for place, present in enumerate(classes)], logits_VC
 
         return look
 
@@ -129,10 +147,11 @@ class CamMaker:
         grid, num_images = grid_size(samples[0].size), len(samples)
         generators = [self._generator(sample.key) for sample in samples]
         means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
-        peaks, num_views = [torch.zeros_like(mean) for mean in means], 0
+        peaks, logits = [torch.zeros_like(mean) for mean in means], _MeanLogits(num_images)
         for views in self._views(x_B3HW) if any(classes) else ():
-            num_views += len(views) // num_images
-            for place, features_Dhw in enumerate(self._network.features(views)):
+            features_VDhw = self._network.features(views)
+            logits.add(self._network.logits(features_VDhw))
+            for place, features_Dhw in enumerate(features_VDhw):
                 number = place % num_images
                 if not classes[number]:
                     continue
@@ -143,7 +162,10 @@ class CamMaker:
                 mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid)
                 means[number] += mean
                 peaks[number] = torch.maximum(peaks[number], peak)
-        return [(c, mean / max(num_views, 1), peak) for c, mean, peak in zip(classes, means, peaks, strict=True)]
+        return [
+            Maps(c, mean / max(logits.num_views, 1), peak, logits.probabilities(place, c))
+            for place, (c, mean, peak) in enumerate(zip(classes, means, peaks, strict=True))
+        ]
 
     def _generator(self, key: str) -> torch.Generator:
         """One generator per sample: what it draws does not depend on actors, order or retries."""
@@ -164,3 +186,22 @@ class CamMaker:
             generator=generator,
             on_grid=on_grid,
         )
+
+
+class _MeanLogits:
+    """Sum of the logits of every image's views."""
+
+    def __init__(self, num_images: int) -> None:
+        self._num_images, self._total, self.num_views = num_images, torch.zeros(()), 0
+
+    def add(self, logits_VC: torch.Tensor) -> None:
+        """Add those of one size: of the images, and of their mirror images behind them."""
+        views_FBC = logits_VC.reshape(-1, self._num_images, logits_VC.shape[1])
+        self._total = self._total.to(views_FBC) + views_FBC.sum(0)
+        self.num_views += len(views_FBC)
+
+    def probabilities(self, place: int, classes: Sequence[int]) -> torch.Tensor:
+        """f32[K] of one image's classes."""
+        if not classes:
+            return torch.zeros(0)
+        return torch.sigmoid(self._total[place, [c - 1 for c in classes]] / self.num_views)

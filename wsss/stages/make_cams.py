@@ -40,7 +40,7 @@ class MakeCams(Map):
     """Class activation maps over several scales and flips, on the stride-4 grid."""
 
     kind: ClassVar[str] = "make_cams"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = "cam"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
@@ -190,16 +190,18 @@ class MakeCams(Map):
 
 def _record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
     """The maps of one image from one classifier or two, in the order of its labels."""
-    classes = [c for present, _, _ in parts for c in present]
+    classes = [c for part in parts for c in part.classes]
     labels = list(sample.classes) or sorted(classes)
     order = sorted(range(len(classes)), key=lambda place: labels.index(classes[place]))
-    maps_Khw = torch.cat([maps for _, maps, _ in parts])[order]
-    peaks = [peak for _, _, peak in parts if peak is not None]
+    maps_Khw = torch.cat([part.maps for part in parts])[order]
+    peaks = [part.peak for part in parts if part.peak is not None]
+    probabilities_K = torch.cat([part.probabilities.cpu() for part in parts])[order]
     return CamRecord(
         key=sample.key,
         classes=np.array([classes[place] for place in order], dtype=np.int16),
         maps=maps_Khw.half().cpu().numpy(),
         peak=torch.cat(peaks)[order].half().cpu().numpy() if peaks else None,
+        probabilities=probabilities_K.half().numpy(),
         size=sample.size,
     )
 

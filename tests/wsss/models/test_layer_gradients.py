@@ -25,7 +25,9 @@ def image() -> torch.Tensor:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("head", ["linear", "stochastic"])
 def test_gradients_are_those_of_the_whole_graph(layer: str, head: str) -> None:
-    activations, parts, num_pixels = LayerGradients(classifier(head), layer=layer)(image(), classes=[CLASSES, CLASSES])
+    activations, parts, num_pixels, _ = LayerGradients(classifier(head), layer=layer)(
+        image(), classes=[CLASSES, CLASSES]
+    )
     gradients = torch.stack(list(parts))
     network, kept = classifier(head), []
     network.encoder.network.get_submodule(layer).register_forward_hook(lambda *call: kept.append(call[-1]))
@@ -41,7 +43,7 @@ def test_gradients_are_those_of_the_whole_graph(layer: str, head: str) -> None:
 
 def test_at_the_last_layer_the_gradient_of_a_linear_head_is_its_weight_over_the_pixels() -> None:
     network = classifier()
-    activations, parts, num_pixels = LayerGradients(network, layer=LAST_LAYER)(image(), classes=[CLASSES, CLASSES])
+    activations, parts, num_pixels, _ = LayerGradients(network, layer=LAST_LAYER)(image(), classes=[CLASSES, CLASSES])
     gradients = torch.stack(list(parts))
     torch.testing.assert_close(activations, network.features(image()).detach())
     rows = network.cam_weights.detach()[[2, 0]] / num_pixels
@@ -49,16 +51,16 @@ def test_at_the_last_layer_the_gradient_of_a_linear_head_is_its_weight_over_the_
 
 
 def test_no_class_gives_no_gradient() -> None:
-    _, gradients, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[[], []])
+    _, gradients, _, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[[], []])
     assert list(gradients) == []
 
 
 def test_every_image_has_classes_of_its_own() -> None:
-    _, parts, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[[2], [4, 1, 3]])
+    _, parts, _, _ = LayerGradients(classifier(), layer="blocks.2")(image(), classes=[[2], [4, 1, 3]])
     gradients = list(parts)
     assert len(gradients) == 3
     for number, present in enumerate([[2], [4, 1, 3]]):
-        _, alone, _ = LayerGradients(classifier(), layer="blocks.2")(image()[[number]], classes=[present])
+        _, alone, _, _ = LayerGradients(classifier(), layer="blocks.2")(image()[[number]], classes=[present])
         for k, expected in enumerate(alone):
             torch.testing.assert_close(gradients[k][[number]], expected, rtol=1e-4, atol=1e-7)
     assert not gradients[1][0].any() and gradients[1][1].any()

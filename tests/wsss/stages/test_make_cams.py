@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from shards.images import encode_png
 from shards.records import CamRecord, Missing, Sample, grid_size
 from tests.wsss.layers import instance_of, samples_of
+from wsss.images import resize_image, to_tensor
 from wsss.ops.grad_cam import METHODS
-from wsss.stages.fit import weights_path
+from wsss.stages.fit import load_trained, weights_path
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
@@ -243,3 +244,18 @@ def test_settings_that_do_not_fit(trained: Instance) -> None:
         one, other = (replace(CLASSIFIER, **{n: ("walker",)}) for n in ("dropped_classes", "only_classes"))  # type: ignore[arg-type]
         named = {"classifier": replace(trained, stage=one), "apart": replace(trained, stage=other)}
         both.check(instance_of(both, trained.path.parent, samples=trained.samples, **named))
+
+
+@pytest.mark.parametrize("method", ["cam", "grad_cam"])
+def test_probabilities_are_of_the_mean_logits_of_all_views(trained: Instance, method: str) -> None:
+    record = make(trained, method=method, scales=(1.0, 0.5), batch_images=2)["a"]
+    network = load_trained(trained)
+    x = to_tensor(picture("a", ()).image, mean=CLASSIFIER.mean, std=CLASSIFIER.std)[None]
+    small = resize_image(x, size=(35, 32))
+    with torch.no_grad():
+        logits = torch.stack([network(view)[0] for view in (x, x.flip(-1), small, small.flip(-1))])
+    wanted = logits.mean(0).sigmoid()[[3, 0]]
+    assert record.probabilities is not None and record.probabilities.dtype == np.float16
+    np.testing.assert_allclose(record.probabilities, wanted, atol=2e-3)
+    assert abs(float(wanted[0] - wanted[1])) > 0.02
+    assert len(make(trained, method=method)["c"].probabilities) == 0  # type: ignore[arg-type]
