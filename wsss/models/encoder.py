@@ -6,15 +6,14 @@ Shape letters: B batch, D channels, H W pixels, h w strided pixels.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from timm.layers.conv2d_same import Conv2dSame
 from timm.models import is_model_pretrained
 from timm.utils.model import reparameterize_model
@@ -22,10 +21,10 @@ from torch import nn
 
 from wsss.models.vgg import OUTPUT_STRIDE as VGG_STRIDE
 from wsss.models.vgg import VGG_VARIANTS, build_vgg
+from wsss.models.weight_files import drop_classifier, load_weight_file, require_fit, require_weight_file
 
 OUTPUT_STRIDES = (8, 16, 32)
 _NATIVE_STRIDE = 32
-_T = TypeVar("_T")
 STRIDED_FAMILIES = (
     "byoanet",
     "byobnet",
@@ -45,7 +44,8 @@ STRIDED_FAMILIES = (
     "xception_aligned",
 )
 """timm's modules whose networks take `output_stride`."""
-_NUM_NAMED = 4  # keys or names quoted in an error: enough to see the pattern
+_PROBE_SIDE = 64
+_NUM_NAMED = 4  # names quoted in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,37 @@ class Encoder(nn.Module):
             image_B3HW, indices=self._level_indices, intermediates_only=True
         )
         return maps
+
+    def last_and_pyramid(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return what `forward` and what `pyramid` would, from one pass."""
+        last, maps = self.network.forward_intermediates(image_B3HW, indices=self._level_indices)
+        return last, maps
+
+    @property
+    def ends_beyond_pyramid(self) -> bool:
+        """True where convolutions follow the last stage, so that `forward` is not the last map of `pyramid`."""
+        return self.num_features != self.pyramid_channels[-1] or bool(getattr(self.network, "new_layers", ()))
+
+    def freeze_stages(self, *, up_to_stride: int) -> None:
+        """Let no gradient into the parameters that the map of this stride, and so all finer ones, depend on.
+
+        `up_to_stride`: 1 freezes nothing; norms that keep statistics are not frozen by it (`freeze_batch_norm`).
+        Raises: ValueError for a stride that no stage ends at, with those that do.
+        """
+        strides = (1, *dict.fromkeys(self.pyramid_strides))
+        if up_to_stride not in strides:
+            raise ValueError(f"stages end at strides {', '.join(map(str, strides))}; {up_to_stride} is none of them")
+        if up_to_stride == 1:
+            return
+        level = self.pyramid_strides.index(up_to_stride)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        device = parameters[0].device
+        with torch.enable_grad():
+            total = self.pyramid(torch.zeros(2, 3, _PROBE_SIDE, _PROBE_SIDE, device=device))[level].sum()
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.requires_grad_(False)
 
 
 def build_encoder(spec: EncoderSpec) -> Encoder:
@@ -277,57 +308,3 @@ def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[floa
 def _require_published(name: str) -> None:
     if not is_model_pretrained(name):
         raise ValueError(f'timm has no weights for {name!r}; give pretrained = "none" or a .safetensors file')
-
-
-def load_weight_file(network: nn.Module, *, path: Path, described: str) -> None:
-    """Load a whole timm state dict into `network`, strictly, except for the classifier it may carry."""
-    require_weight_file(path)
-    state = drop_classifier(load_file(path), network=network)
-    load_state(network, state=state, described=described, origin=str(path))
-
-
-def require_weight_file(path: Path) -> None:
-    """Raise ValueError where `path` is no .safetensors file that exists."""
-    if path.suffix != ".safetensors":
-        raise ValueError(f'pretrained is {str(path)!r}; allowed: "imagenet", "none" or the path of a .safetensors file')
-    if not path.is_file():
-        raise ValueError(f"there is no weight file {path}; give the path of a .safetensors file")
-
-
-def drop_classifier(state: Mapping[str, _T], *, network: Any) -> dict[str, _T]:
-    """Leave out the keys of the classifier, which `network` says the name of."""
-    named = network.default_cfg.get("classifier") or ()
-    heads = (named,) if isinstance(named, str) else tuple(named)
-    return {key: value for key, value in state.items() if not any(key.startswith(f"{head}.") for head in heads)}
-
-
-def load_state(network: nn.Module, *, state: Mapping[str, torch.Tensor], described: str, origin: str) -> None:
-    """Load `state`, or raise ValueError that names the keys that are missing, unexpected or of another shape."""
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    require_fit(network, shapes=shapes, described=described, origin=origin)
-    network.load_state_dict(dict(state), strict=False)
-
-
-def require_fit(network: nn.Module, *, shapes: Mapping[str, tuple[int, ...]], described: str, origin: str) -> None:
-    """Raise ValueError where weights of these names and shapes are not the network's, naming the keys."""
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    # num_batches_tracked plays no part with a fixed momentum, and older files lack it.
-    missing = [key for key in expected if key not in shapes and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in shapes if key not in expected]
-    misshapen = [
-        f"{key} {list(shapes[key])} where {list(shape)} is expected"
-        for key, shape in expected.items()
-        if key in shapes and shapes[key] != shape
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if any(faults.values()):
-        found = "; ".join(f"{len(keys)} {kind} ({_quote(keys)})" for kind, keys in faults.items() if keys)
-        raise ValueError(
-            f"{origin} does not fit {described}, which expects {len(expected)} tensors besides the classifier's: "
-            f"{found}. Check the encoder's name and whether the file is reparameterised"
-        )
-
-
-def _quote(keys: list[str]) -> str:
-    rest = len(keys) - _NUM_NAMED
-    return ", ".join(keys[:_NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")

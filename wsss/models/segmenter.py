@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
 from torch import nn
 
-from wsss.models.encoder import Encoder, EncoderSpec, build_encoder, load_state, settle_network
+from wsss.models.encoder import Encoder, EncoderSpec, build_encoder, settle_network
+from wsss.models.weight_files import load_state
 
 _SEGMENTER_STRIDES = (8, 16)
 _NUM_LEVELS = 5

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from wsss.models.weight_files import load_state, require_weight_file
+
 VGG_VARIANTS = ("vgg16_npa", "vgg16_ficklenet")
 OUTPUT_STRIDE = 8
 _WIDTH = 512
@@ -58,7 +60,7 @@ def build_vgg(name: str, *, pretrained: str) -> Any:
     network.feature_info = [
         {"num_chs": channels, "reduction": stride, "module": f"features.{place}"} for channels, stride, place in levels
     ]
-    network.stage_ends = [place for _, _, place in levels]
+    network.feature_ends = [place for _, _, place in levels]
     return network
 
 
@@ -76,8 +78,6 @@ def _extend(features: nn.Sequential) -> tuple[str, ...]:
 
 
 def _load(network: nn.Module, path: Path, *, name: str) -> None:
-    from wsss.models.encoder import load_state, require_weight_file
-
     require_weight_file(path)
     state = {key: value for key, value in load_file(path).items() if key.startswith("features.")}
     load_state(network, state=state, described=f"encoder {name!r}", origin=str(path))

@@ -1,6 +1,6 @@
-"""make_pseudo_labels: class scores -> label maps, by a background threshold and a dense CRF.
+"""make_pseudo_labels: class scores -> label maps, by a score of the background and a dense CRF.
 
-Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
+Shape letters: `K` classes present, `L` = K + 1 labels with the background first, `H W` pixels, `h w` the stride-4 grid.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.seeds import exponent_scores
 from wsss.settings import read_with, settings
 from wsss.stages.make_seeds import upsample
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
@@ -23,19 +24,32 @@ from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 @settings
 class MakePseudoLabels(CrfSettings, Map):
-    """The class of the highest score where it reaches the background threshold, then the dense CRF."""
+    """The class of the highest score where that reaches the background's, then the dense CRF."""
 
     kind: ClassVar[str] = "make_pseudo_labels"
     record_kind: ClassVar[str] = "pseudo_label"
     aligned_with: ClassVar[str] = "scores"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "scores": ("make_scores",)}
 
-    background_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Pixels whose scores all stay below this are background."""
+    background: Literal["threshold", "power", "propagated"] = "threshold"
+    """The background's score: a threshold (IRNet); (1 - largest score) to a power; or as make_scores propagated it with
+    the classes' (AffinityNet)."""
+    background_threshold: Annotated[float, Field(gt=0, lt=1), read_with("background", "threshold")] = 0.25
+    """threshold: pixels whose scores all stay below this are background."""
+    background_exponent: Annotated[float, Field(gt=0), read_with("background", "power")] = 4.0
+    """power: a larger one makes less background."""
     refine: Literal["crf", "none"] = "crf"
     """Refine by the dense CRF, or leave the labels as the threshold makes them."""
     crf_start: Annotated[Literal["labels", "scores"], read_with("refine", "crf")] = "labels"
-    """What the CRF starts from: the labels, or the scores themselves with the threshold as the background's score."""
+    """What the CRF starts from: the labels, or the scores themselves with the background's score beside them."""
+
+    def check(self, instance: Instance) -> None:
+        scores = instance.inputs["scores"]
+        if self.background == "propagated" and getattr(scores.stage, "background_exponent", None) is None:
+            raise ValueError(
+                f"{instance.name}.background = 'propagated' needs the background's score from {scores.name}; set "
+                f"{scores.name}.background_exponent (AffinityNet: 16)"
+            )
 
     def worker(self, instance: Instance) -> ShardWorker:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
@@ -49,8 +63,7 @@ class MakePseudoLabels(CrfSettings, Map):
     def _pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
         device = worker_device()
         scores_KHW = upsample(scores.scores, sample.size, device=device)
-        background_1HW = torch.full((1, *sample.size), self.background_threshold, device=device)
-        planes_LHW = torch.cat([background_1HW, scores_KHW])  # L = K + 1: the background first
+        planes_LHW = torch.cat([self._background(scores, scores_KHW)[None], scores_KHW])  # L = K + 1
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         if self.refine == "crf" and len(scores.classes):
             share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
@@ -62,6 +75,15 @@ class MakePseudoLabels(CrfSettings, Map):
             mask=ids_L[index_HW].cpu().numpy(),
             confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
         )
+
+    def _background(self, scores: ScoreRecord, scores_KHW: torch.Tensor) -> torch.Tensor:
+        """f32[H, W]."""
+        if self.background == "propagated":
+            assert scores.background is not None
+            return upsample(scores.background[None], scores.size, device=scores_KHW.device)[0]
+        if self.background == "power":
+            return exponent_scores(scores_KHW, exponent=self.background_exponent)[0]
+        return torch.full(scores.size, self.background_threshold, device=scores_KHW.device)
 
     def _energy(self, planes_LHW: torch.Tensor, share_LHW: torch.Tensor) -> torch.Tensor:
         if self.crf_start == "scores":

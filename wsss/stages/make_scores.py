@@ -1,32 +1,42 @@
 """make_scores: activation maps, propagated along affinities -> class scores, before any threshold or CRF.
 
-Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
+Shape letters: `K` classes present, `L` planes (K, or K + 1 with the background's first), `D` channels, `H W` pixels,
+`h w` the stride-4 grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from pydantic import Field
+from torch.nn import functional
 
 from shards.records import CamRecord, Record, Sample, ScoreRecord
 from wsss.device import worker_device
 from wsss.images import to_tensor
-from wsss.ops.random_walk import random_walk
+from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.random_walk import feature_walk, random_walk
+from wsss.ops.seeds import exponent_scores
 from wsss.settings import read_with, settings
+from wsss.stages.confident_images import ConfidentImages
 from wsss.stages.fit import load_trained
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.train_affinity import TrainAffinity
 
 if TYPE_CHECKING:
+    from wsss.models.affinitynet import AffinityNet
     from wsss.models.irnet import IRNet
+
+Walk = Callable[[Sample, torch.Tensor], torch.Tensor]
+"""(sample, planes f32[L, h, w]) -> the planes, propagated."""
+_WALKED = read_with("propagation", "walk")
 
 
 @settings
-class MakeScores(Map):
-    """Spread the maps by IRNet's random walk."""
+class MakeScores(ConfidentImages, Map):
+    """Spread the maps by the random walk of IRNet, or of AffinityNet."""
 
     kind: ClassVar[str] = "make_scores"
     record_kind: ClassVar[str] = "score"
@@ -38,13 +48,16 @@ class MakeScores(Map):
     }
 
     propagation: Literal["walk", "none"] = "walk"
-    """`walk`: IRNet's random walk; `none`: the maps as they are, to see what the walk is worth."""
-    radius: Annotated[int, Field(ge=2), read_with("propagation", "walk")] = 5
-    """A step reaches pixels nearer than this, in pixels of the stride-4 grid."""
-    beta: Annotated[float, Field(gt=0), read_with("propagation", "walk")] = 10.0
-    """Exponent of the affinities: larger ones make boundaries harder to cross."""
-    num_steps_log2: Annotated[int, Field(ge=0, le=16), read_with("propagation", "walk")] = 8
+    """`walk`: the random walk of the trained network; `none`: the maps as they are, to see what the walk is worth."""
+    radius: Annotated[int, Field(ge=2), _WALKED] = 5
+    """A step reaches pixels nearer than this, in pixels of the network's grid: stride 4 (IRNet) or 8 (AffinityNet)."""
+    beta: Annotated[float, Field(gt=0), _WALKED] = 10.0
+    """Exponent of the affinities: larger ones make boundaries harder to cross (IRNet: 10; AffinityNet: 8)."""
+    num_steps_log2: Annotated[int, Field(ge=0, le=16), _WALKED] = 8
     """The walk takes 2 ** this many steps."""
+    background_exponent: Annotated[float, Field(gt=0)] | None = None
+    """The background gets a score of (1 - largest map) to this power, which is propagated and kept beside the classes'
+    (AffinityNet: 16); where not given there is none, and make_pseudo_labels makes the background."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "affinity" or self.propagation == "walk")
@@ -52,31 +65,67 @@ class MakeScores(Map):
     def worker(self, instance: Instance) -> ShardWorker:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
         affinity = instance.inputs.get("affinity")
-        network = load_trained(affinity, device=worker_device()) if affinity else None
+        walk = _walk(self, affinity) if affinity else None
 
         def make(joined: Mapping[str, Record]) -> ScoreRecord:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
-            scores = self._scores(sample, cams, network, affinity.stage if affinity else None)
-            return ScoreRecord(key=sample.key, classes=cams.classes, scores=scores, size=sample.size)
+            return self._record(sample, cams, walk)
 
-        return work_per_record(layers, make)
+        return work_per_record(layers, make, leave_out=self.left_out)
 
     @torch.inference_mode()
-    def _scores(self, sample: Sample, cams: CamRecord, network: IRNet | None, trained: Any) -> np.ndarray:
-        """f16[K, h, w], divided by the maximum over classes and pixels, as irn does."""
-        if network is None or len(cams.classes) == 0:
-            return cams.maps
-        device = next(network.parameters()).device
-        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(device)
-        scores_Khw = random_walk(
-            torch.from_numpy(cams.maps).to(device).float(),
-            edge_hw=edge_probability(network, image_13HW),
-            radius=self.radius,
-            beta=self.beta,
-            num_steps_log2=self.num_steps_log2,
-        )
-        scores_Khw = scores_Khw / scores_Khw.max().clamp_min(1e-12)
-        return scores_Khw.half().cpu().numpy()
+    def _record(self, sample: Sample, cams: CamRecord, walk: Walk | None) -> ScoreRecord:
+        """Scores f16[K, h, w], where they were propagated divided by their maximum, as irn does."""
+        planes_Lhw = torch.from_numpy(cams.maps).to(worker_device()).float()
+        if self.background_exponent is not None:
+            planes_Lhw = exponent_scores(planes_Lhw, exponent=self.background_exponent)
+        if walk is not None and len(cams.classes):
+            planes_Lhw = walk(sample, planes_Lhw)
+            planes_Lhw = planes_Lhw / planes_Lhw[-len(cams.classes) :].max().clamp_min(1e-12)
+        planes = planes_Lhw.half().cpu().numpy()
+        background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
+        return ScoreRecord(key=sample.key, classes=cams.classes, scores=scores, background=background, size=sample.size)
+
+
+def _walk(stage: MakeScores, affinity: Instance) -> Walk:
+    """The walk of the network that `affinity` trained."""
+    trained = affinity.stage
+    assert isinstance(trained, TrainAffinity)
+    network = load_trained(affinity, device=worker_device())
+    along = _along_boundaries if trained.network == "irnet" else _along_features
+
+    def walk(sample: Sample, planes_Lhw: torch.Tensor) -> torch.Tensor:
+        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(planes_Lhw.device)
+        return along(stage, network, image_13HW, planes_Lhw)
+
+    return walk
+
+
+def _along_boundaries(
+    stage: MakeScores, network: IRNet, image_13HW: torch.Tensor, planes_Lhw: torch.Tensor
+) -> torch.Tensor:
+    return random_walk(
+        planes_Lhw,
+        edge_hw=edge_probability(network, image_13HW),
+        radius=stage.radius,
+        beta=stage.beta,
+        num_steps_log2=stage.num_steps_log2,
+    )
+
+
+def _along_features(
+    stage: MakeScores, network: AffinityNet, image_13HW: torch.Tensor, planes_Lhw: torch.Tensor
+) -> torch.Tensor:
+    """On the grid of stride 8: planes are averaged onto it, and come back to stride 4 bilinearly."""
+    coarse_Lhw = functional.avg_pool2d(planes_Lhw, 2, ceil_mode=True, count_include_pad=False)
+    walked_Lhw = feature_walk(
+        coarse_Lhw,
+        features_Dhw=network(image_13HW)[0],
+        radius=stage.radius,
+        beta=stage.beta,
+        num_steps_log2=stage.num_steps_log2,
+    )
+    return resize_bilinear(walked_Lhw[None], size=(planes_Lhw.shape[1], planes_Lhw.shape[2]))[0]
 
 
 def edge_probability(network: IRNet, image_13HW: torch.Tensor) -> torch.Tensor:

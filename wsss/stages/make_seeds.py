@@ -21,13 +21,14 @@ from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.seeds import exponent_scores, exponent_seeds, two_threshold_seeds
 from wsss.ops.stochastic_cam import fickle_label
 from wsss.settings import read_with, settings
+from wsss.stages.confident_images import ConfidentImages
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 _BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
 
 
 @settings
-class MakeSeeds(CrfSettings, Map):
+class MakeSeeds(CrfSettings, ConfidentImages, Map):
     """Confident foreground, confident background, and nothing in between."""
 
     kind: ClassVar[str] = "make_seeds"
@@ -76,7 +77,7 @@ class MakeSeeds(CrfSettings, Map):
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
             return SeedRecord(key=sample.key, label=self._label(sample, cams))
 
-        return work_per_record(layers, make)
+        return work_per_record(layers, make, leave_out=self.left_out)
 
     @torch.inference_mode()
     def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:

@@ -134,16 +134,25 @@ class Map(Stage):
         """Load what the work needs (once per actor) and return the function from a shard's name to its records."""
 
 
-def work_per_record(layers: Mapping[str, Layer], make: Callable[[Mapping[str, Record]], Record]) -> ShardWorker:
+def work_per_record(
+    layers: Mapping[str, Layer],
+    make: Callable[[Mapping[str, Record]], Record],
+    *,
+    leave_out: Callable[[Mapping[str, Record], str], Missing | None] | None = None,
+) -> ShardWorker:
     """The worker that joins `layers` (one of them `samples`) by key and makes one record of each group.
 
     What is missing in a layer is passed on as missing; where `make` raises `BadSampleError` its text is the reason.
+    `leave_out`: gives, for a group and the shard's name, what stands in for a record that settings leave out.
     """
 
     def work(shard: str) -> Iterator[Record | Missing]:
         for joined in join_shard(layers, shard, how="inner"):
             if isinstance(joined, Missing):
                 yield joined
+                continue
+            if leave_out is not None and (missing := leave_out(joined, shard)) is not None:
+                yield missing
                 continue
             try:
                 yield make(joined)

@@ -1,36 +1,39 @@
-"""train_affinity: seeds -> IRNet, which tells boundaries and displacements from the affinity of pixel pairs.
+"""train_affinity: seeds -> a network that tells which pixels belong together, from the affinity of pixel pairs.
 
-Shape letters: `B` batch, `H W` pixels, `h w` the stride-4 grid.
+Shape letters: `B` batch, `H W` pixels, `h w` the network's grid, of stride 4 (IRNet) or 8 (AffinityNet).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
-from shards.records import GRID_STRIDE, SeedRecord
+from shards.records import SeedRecord
 from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
-from wsss.settings import settings
+from wsss.settings import read_with, settings
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet
 from wsss.stages.stage import Instance, Outcome
-from wsss.tasks.affinity import AffinityTask
+from wsss.tasks.affinity import AffinityNetTask, IRNetTask
 from wsss.tasks.task import Task
 
 if TYPE_CHECKING:
+    from wsss.models.affinitynet import AffinityNet
     from wsss.models.irnet import IRNet
+
+_GRID_STRIDES = {"irnet": 4, "affinitynet": 8}
 
 
 @settings
 class TrainAffinity(EncoderSource):
-    """Train IRNet's two branches on a frozen encoder."""
+    """Train IRNet's two branches on a frozen encoder, or AffinityNet with its encoder."""
 
     kind: ClassVar[str] = "train_affinity"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -39,33 +42,76 @@ class TrainAffinity(EncoderSource):
         "classifier": ("train_classifier",),
     }
 
+    network: Literal["irnet", "affinitynet"] = "irnet"
+    """`irnet`: boundaries and displacements at stride 4; `affinitynet`: affinities of features at stride 8."""
     radius: Annotated[int, Field(ge=2)] = 10
-    """Pixel pairs nearer than this are compared, in pixels of the stride-4 grid."""
-    crop_size: Annotated[int, Field(ge=32, multiple_of=GRID_STRIDE)] = 512
+    """Pixel pairs nearer than this are compared, in pixels of the network's grid (IRNet: 10; AffinityNet: 5)."""
+    frozen_stride: Annotated[Literal[1, 2, 4, 8], read_with("network", "affinitynet")] = 4
+    """affinitynet: the encoder's stages up to this stride keep their weights; 1 trains all of them."""
+    crop_size: Annotated[int, Field(ge=32, multiple_of=8)] = 512
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 768)
     """Range of the longer side before cropping."""
-    mean_shift_images: Annotated[int, Field(ge=0)] = 100
+    mean_shift_images: Annotated[int, Field(ge=0), read_with("network", "irnet")] = 100
     """Training images over which the mean of the displacement field is taken after training."""
 
+    @property
+    def grid_stride(self) -> int:
+        """Pixels of the image per pixel that the network compares."""
+        return _GRID_STRIDES[self.network]
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        if self.network == "affinitynet" and self.output_stride != self.grid_stride:
+            raise ValueError(
+                f"{instance.name}.output_stride = {self.output_stride}: network = 'affinitynet' reads maps of stride "
+                "8; set output_stride = 8"
+            )
+        if self.network == "irnet" and self.norm != "frozen":
+            raise ValueError(
+                f"{instance.name}.norm = {self.norm!r}: network = 'irnet' keeps its encoder as it is; set 'frozen'"
+            )
+        # The sources of pairs stand radius - 1 off three borders of the crop.
+        side = self.crop_size // self.grid_stride
+        if side <= 2 * (self.radius - 1):
+            raise ValueError(
+                f"{instance.name}.radius = {self.radius} leaves no pair inside a crop of {side} x {side} pixels of "
+                f"stride {self.grid_stride}; set crop_size above {2 * (self.radius - 1) * self.grid_stride}, or a "
+                "smaller radius"
+            )
+
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.affinitynet import AffinityNet
         from wsss.models.irnet import IRNet
         from wsss.models.norm import freeze_batch_norm
 
         encoder = self.first_encoder(instance, pretrained=pretrained)
-        freeze_batch_norm(encoder)
-        return IRNet(encoder)
+        if self.network == "irnet" or self.norm == "frozen":
+            freeze_batch_norm(encoder)
+        if self.network == "irnet":
+            return IRNet(encoder)
+        return AffinityNet(encoder, frozen_stride=self.frozen_stride)
 
     def task(self, instance: Instance) -> Task:
-        network = self.model(instance, pretrained=True)
-        return AffinityTask(cast("IRNet", network), radius=self.radius, num_classes=len(instance.taxonomy))
+        network, num_classes = self.model(instance, pretrained=True), len(instance.taxonomy)
+        if self.network == "irnet":
+            return IRNetTask(cast("IRNet", network), radius=self.radius, num_classes=num_classes)
+        return AffinityNetTask(
+            cast("AffinityNet", network),
+            radius=self.radius,
+            num_classes=num_classes,
+            synchronise_norms=self.norm == "synchronised",
+        )
 
     def training_set(self, instance: Instance) -> TrainingSet:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
         return _SeededImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
 
-    def finish(self, network: IRNet, instance: Instance) -> Outcome:
-        """Set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""
+    def finish(self, network: IRNet | AffinityNet, instance: Instance) -> Outcome:
+        """IRNet: set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""
+        if self.network == "affinitynet":
+            return Outcome()
+        network = cast("IRNet", network)
         examples = self.training_set(instance)
         device, total, count = network.mean_shift.device, torch.zeros(2), 0
         for index in range(min(self.mean_shift_images, len(examples))):
@@ -83,7 +129,7 @@ class TrainAffinity(EncoderSource):
 
 
 class _SeededImages(AugmentedRecords):
-    """Augmented images with seeds on the stride-4 grid."""
+    """Augmented images with seeds on the network's grid."""
 
     def __init__(self, stage: TrainAffinity, records: JoinedRecords, *, seed: int) -> None:
         fill = fill_colour(stage.mean)
@@ -98,8 +144,9 @@ class _SeededImages(AugmentedRecords):
         seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
         image, label = self.augmented(draw, sample, mask_HW=seeds.label)
         assert label is not None
-        middle = GRID_STRIDE // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
-        label_hw = torch.from_numpy(label[middle::GRID_STRIDE, middle::GRID_STRIDE].astype(np.int64))
+        stride = self._stage.grid_stride
+        middle = stride // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
+        label_hw = torch.from_numpy(label[middle::stride, middle::stride].astype(np.int64))
         return {
             "key": sample.key,
             "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),

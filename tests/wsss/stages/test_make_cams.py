@@ -256,6 +256,6 @@ def test_probabilities_are_of_the_mean_logits_of_all_views(trained: Instance, me
         logits = torch.stack([network(view)[0] for view in (x, x.flip(-1), small, small.flip(-1))])
     wanted = logits.mean(0).sigmoid()[[3, 0]]
     assert record.probabilities is not None and record.probabilities.dtype == np.float16
-    np.testing.assert_allclose(record.probabilities, wanted, atol=2e-3)
-    assert abs(float(wanted[0] - wanted[1])) > 0.02
+    np.testing.assert_allclose(record.probabilities, wanted, atol=5e-4)
+    assert abs(float(wanted[0] - wanted[1])) > 2e-3
     assert len(make(trained, method=method)["c"].probabilities) == 0  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""AffinityNet: features whose nearness says whether two pixels belong together.
+
+Shape letters: B batch, D channels, H W pixels, h w pixels of the stride-8 grid.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wsss.models.encoder import Encoder
+
+GRID_STRIDE = 8
+NUM_FEATURES = 448
+
+
+class _Branch(NamedTuple):
+    width: int
+    num_groups: int
+
+
+_BRANCHES = (_Branch(64, 8), _Branch(128, 16), _Branch(256, 32))
+_JOIN_GAIN = 4.0
+
+
+class AffinityNet(nn.Module):
+    """image [B,3,H,W] float -> features [B,448,h,w] on the grid of ceil(H / 8) x ceil(W / 8) pixels.
+
+    The last three maps of the encoder, all at stride 8, are each projected (to 64, 128 and 256 channels), normalised
+    and passed through ELU; joined, they are projected once more. The encoder is trained along but for its stages up to
+    `frozen_stride`: of these no weight moves.
+
+    Raises: ValueError for an encoder whose last three maps are not at stride 8, or for an unknown `frozen_stride`.
+    Source: Ahn and Kwak, CVPR 2018, section 3.2, and its public code (VGG16; the first two stages are frozen there).
+    Differs: any encoder. "The last three maps" are those of its last three stages, or of the last two and what follows
+    them where something does (VGG16 with further convolutions, MobileNetV2).
+    """
+
+    def __init__(self, encoder: Encoder, *, frozen_stride: int = 4) -> None:
+        super().__init__()
+        if encoder.pyramid_strides[-3:] != (GRID_STRIDE,) * 3:
+            raise ValueError(
+                f"AffinityNet reads three maps of stride 8; this encoder's last three have strides "
+                f"{list(encoder.pyramid_strides[-3:])}: set output_stride = 8, or choose another encoder"
+            )
+        self.encoder = encoder
+        self._ends_beyond = encoder.ends_beyond_pyramid
+        channels = encoder.pyramid_channels[-3:]
+        if self._ends_beyond:
+            channels = (*channels[1:], encoder.num_features)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(in_channels, branch.width, kernel_size=1, bias=False),
+                nn.GroupNorm(branch.num_groups, branch.width),
+                nn.ELU(),
+            )
+            for in_channels, branch in zip(channels, _BRANCHES, strict=True)
+        )
+        self.join = nn.Sequential(nn.Conv2d(NUM_FEATURES, NUM_FEATURES, kernel_size=1, bias=False), nn.ELU())
+        for branch in self.branches:
+            nn.init.kaiming_normal_(branch[0].weight)  # type: ignore[index]
+        nn.init.xavier_uniform_(self.join[0].weight, gain=_JOIN_GAIN)  # type: ignore[arg-type]
+        encoder.freeze_stages(up_to_stride=frozen_stride)
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        """Return the features [B,448,h,w]."""
+        grid_hw = tuple(-(-side // GRID_STRIDE) for side in image_B3HW.shape[-2:])
+        last, pyramid = self.encoder.last_and_pyramid(image_B3HW)
+        maps = [*pyramid[-2:], last] if self._ends_beyond else pyramid[-3:]
+        projected = [
+            _resize(branch(map_BDhw), size_hw=grid_hw) for branch, map_BDhw in zip(self.branches, maps, strict=True)
+        ]
+        features: torch.Tensor = self.join(torch.cat(projected, dim=1))
+        return features
+
+
+def _resize(map_BDhw: torch.Tensor, *, size_hw: tuple[int, ...]) -> torch.Tensor:
+    """Encoders that round sizes down leave a pixel out at the border."""
+    if map_BDhw.shape[-2:] == size_hw:
+        return map_BDhw
+    return F.interpolate(map_BDhw, size=size_hw, mode="bilinear", align_corners=False)
