@@ -26,6 +26,15 @@ def test_grid_is_the_published_one(name: str, grid: tuple[int, int]) -> None:
     assert encoder.num_features == 512 and encoder.pyramid_strides == (2, 4, 8, 8, 8)
 
 
+@pytest.mark.parametrize("name", ["vgg16_ficklenet", "vgg16_npa"])
+def test_levels_stand_behind_the_pools(name: str) -> None:
+    encoder = build_encoder(spec(name)).eval()
+    with torch.inference_mode():
+        shapes = [tuple(level.shape[1:]) for level in encoder.pyramid(torch.zeros(1, 3, 64, 96))]
+    wanted = zip(encoder.pyramid_channels, encoder.pyramid_strides, strict=True)
+    assert shapes == [(channels, 64 // stride, 96 // stride) for channels, stride in wanted]
+
+
 def test_layers_of_npa() -> None:
     layers = list(build_encoder(spec("vgg16_npa")).network.features)
     pools = [layer for layer in layers if isinstance(layer, nn.MaxPool2d)]

@@ -1,0 +1,127 @@
+"""make_scores: AffinityNet's walk by its definition, the background that walks along, and images left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shards.images import encode_png
+from shards.records import CamRecord, Missing, Sample, ScoreRecord
+from tests.wsss.layers import instance_of, records_of, samples_of
+from wsss.images import to_tensor
+from wsss.ops.pixel_pairs import half_plane_offsets
+from wsss.stages.fit import load_trained, weights_path
+from wsss.stages.make_cams import MakeCams
+from wsss.stages.make_scores import MakeScores
+from wsss.stages.stage import Instance
+from wsss.stages.train_affinity import TrainAffinity
+
+SIZE, GRID = (44, 56), (11, 14)
+SHARDS = ("train-000000", "val-000000")
+
+
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+
+
+def maps() -> np.ndarray:
+    return np.random.default_rng(1).random((2, *GRID)).astype(np.float16)
+
+
+def prepared(path: Path, probabilities: dict[str, list[float]] | None = None, **settings: Any) -> Instance:
+    samples, cams = [], []
+    for key, seen in (probabilities or {"a": [0.9, 0.9]}).items():
+        samples.append(Sample(key=key, encoded=encode_png(image()), size=SIZE, classes=(2, 5), position=0))
+        classes, of_classes = np.array([2, 5], np.int16), np.array(seen, np.float16)
+        cams.append(CamRecord(key=key, classes=classes, maps=maps(), probabilities=of_classes, size=SIZE))
+    made = samples_of(path, dict.fromkeys(SHARDS, samples))
+    mapped = records_of(MakeCams(), path, made, dict.fromkeys(SHARDS, cams))
+    return instance_of(MakeScores(**settings), path, samples=made, cams=mapped)
+
+
+def with_affinitynet(instance: Instance) -> Instance:
+    stage = TrainAffinity(network="affinitynet", output_stride=8, encoder="test_efficientnet", pretrained="none")
+    trained = instance_of(stage, instance.path.parent, samples=instance.inputs["samples"])
+    trained.path.mkdir()
+    torch.manual_seed(3)
+    save_file(stage.model(trained, pretrained=True).state_dict(), weights_path(trained))
+    return instance_of(instance.stage, instance.path.parent, **instance.inputs, affinity=trained)
+
+
+def scores(instance: Instance, shard: str = SHARDS[0]) -> list[ScoreRecord | Missing]:
+    assert isinstance(instance.stage, MakeScores)
+    return list(instance.stage.worker(instance)(shard))  # type: ignore[arg-type]
+
+
+def walked_by_definition(planes: torch.Tensor, trained: Instance, *, radius: int, beta: float, steps: int) -> Any:
+    """Dense matrix of the affinities, its columns normalised, to the power of the steps; on the grid of stride 8."""
+    assert isinstance(trained.stage, TrainAffinity)
+    x = to_tensor(image(), mean=trained.stage.mean, std=trained.stage.std)[None]
+    with torch.no_grad():
+        features = load_trained(trained)(x)[0].double()
+    h, w = features.shape[1:]
+    pooled = torch.zeros(len(planes), h, w, dtype=torch.float64)
+    for y in range(h):
+        for x_ in range(w):
+            pooled[:, y, x_] = planes[:, 2 * y : 2 * y + 2, 2 * x_ : 2 * x_ + 2].double().mean((1, 2))
+    matrix = torch.eye(h * w, dtype=torch.float64)
+    for y in range(h):
+        for x_ in range(w):
+            for dy, dx in half_plane_offsets(radius):
+                if y + dy < h and 0 <= x_ + dx < w:
+                    near = torch.exp(-(features[:, y, x_] - features[:, y + dy, x_ + dx]).abs().mean()) ** beta
+                    one, other = y * w + x_, (y + dy) * w + x_ + dx
+                    matrix[one, other] = matrix[other, one] = near
+    walk = torch.linalg.matrix_power(matrix / matrix.sum(0), steps)
+    walked = (pooled.flatten(1) @ walk).view_as(pooled)
+    return torch.nn.functional.interpolate(walked[None], size=GRID, mode="bilinear", align_corners=False)[0]
+
+
+@pytest.mark.parametrize("background_exponent", [None, 16.0])
+def test_affinitynets_walk_by_its_definition(tmp_path: Path, background_exponent: float | None) -> None:
+    settings = {"radius": 3, "beta": 8.0, "num_steps_log2": 3, "background_exponent": background_exponent}
+    instance = with_affinitynet(prepared(tmp_path, **settings))
+    (record,) = scores(instance)
+    assert isinstance(record, ScoreRecord)
+    planes = torch.from_numpy(maps()).float()
+    background = (1 - planes.amax(0)) ** 16
+    trained = instance.inputs["affinity"]
+    walked = walked_by_definition(torch.cat([background[None], planes]), trained, radius=3, beta=8.0, steps=8)
+    largest = walked[1:].max()
+    np.testing.assert_allclose(record.scores.astype(float), (walked[1:] / largest).numpy(), atol=2e-3)
+    if background_exponent is None:
+        assert record.background is None
+    else:
+        assert record.background is not None
+        np.testing.assert_allclose(record.background.astype(float), (walked[0] / largest).numpy(), atol=2e-3)
+
+
+def test_without_a_walk_the_maps_stay(tmp_path: Path) -> None:
+    instance = prepared(tmp_path, propagation="none", background_exponent=2.0)
+    assert isinstance(instance.stage, MakeScores) and instance.stage.used_slots() == ("samples", "cams")
+    (record,) = scores(instance)
+    assert isinstance(record, ScoreRecord) and record.background is not None
+    assert np.array_equal(record.scores, maps())
+    np.testing.assert_allclose(record.background, (1 - maps().max(0).astype(float)) ** 2, atol=1e-3)
+
+
+def test_images_that_the_classifier_doubts_are_left_out_of_training_alone(tmp_path: Path) -> None:
+    probabilities = {"a": [0.9, 0.81], "b": [0.99, 0.3], "c": [0.7, 0.9]}
+    instance = prepared(tmp_path, probabilities, propagation="none", min_probability=0.8)
+    kept, *left_out = scores(instance)
+    assert kept.key == "a"
+    assert [(r.key, r.left_out) for r in left_out if isinstance(r, Missing)] == [("b", True), ("c", True)]
+    assert [r.reason for r in left_out if isinstance(r, Missing)] == [
+        "class 5 has probability 0.30, below min_probability",
+        "class 2 has probability 0.70, below min_probability",
+    ]
+    assert [record.key for record in scores(instance, "val-000000") if isinstance(record, ScoreRecord)] == [
+        "a",
+        "b",
+        "c",
+    ]

@@ -1,0 +1,101 @@
+"""train_affinity: refusals, seeds on the network's grid, and ranks that give one loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.local import LocalRuntime
+from shards.images import encode_png
+from shards.records import Sample, SeedRecord
+from tests.wsss.layers import instance_of, records_of, samples_of
+from wsss.models.affinitynet import AffinityNet
+from wsss.models.irnet import IRNet
+from wsss.recipe import RuntimeSettings
+from wsss.stages.fit import Draw, load_trained
+from wsss.stages.make_seeds import MakeSeeds
+from wsss.stages.stage import Instance, Outcome
+from wsss.stages.train_affinity import TrainAffinity
+
+SHARD = "train-000000"
+SMALL: dict[str, Any] = {
+    "encoder": "test_efficientnet",
+    "pretrained": "none",
+    "crop_size": 64,
+    "resize_long": (64, 64),
+    "radius": 3,
+    "batch_size": 4,
+    "num_epochs": 2,
+    "mean_shift_images": 1,
+}
+NETWORKS: dict[str, dict[str, Any]] = {"irnet": {}, "affinitynet": {"network": "affinitynet", "output_stride": 8}}
+
+
+def prepared(path: Path, **settings: Any) -> Instance:
+    """Five images; of each another share is seeded, so that the mean of two ranks' means is not the mean."""
+    path.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    samples, seeds = [], []
+    for number in range(5):
+        image = random.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        key = f"k{number}"
+        samples.append(Sample(key=key, encoded=encode_png(image), size=(64, 64), classes=(1,), position=number))
+        label = np.full((64, 64), 255, np.uint8)
+        label[:, : 10 + 12 * number] = 0
+        label[8:40, 8:30] = 1 + number % 2
+        seeds.append(SeedRecord(key=key, label=label))
+    made = samples_of(path, {SHARD: samples})
+    seeded = records_of(MakeSeeds(splits=("train",)), path, made, {SHARD: seeds})
+    return instance_of(TrainAffinity(**{**SMALL, **settings}), path, samples=made, seeds=seeded)
+
+
+def train(instance: Instance) -> Outcome:
+    instance.path.mkdir(parents=True, exist_ok=True)
+    assert isinstance(instance.stage, TrainAffinity)
+    instance.stage.check(instance)
+    return LocalRuntime(RuntimeSettings(runs=instance.path)).fit(instance, instance.stage, lambda *_: None)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_two_ranks_give_the_losses_of_one(tmp_path: Path, network: str) -> None:
+    one = prepared(tmp_path / "one", **NETWORKS[network])
+    two = prepared(tmp_path / "two", **NETWORKS[network], num_ranks=2)
+    losses = [[row["loss"] for row in train(instance).tables["history"]] for instance in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] != losses[0][1]
+    ones, twos = load_trained(one), load_trained(two)
+    assert isinstance(ones, {"irnet": IRNet, "affinitynet": AffinityNet}[network])
+    moved = dict(ones.named_parameters())
+    for name, value in twos.named_parameters():
+        torch.testing.assert_close(value, moved[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("network", "grid"), [("irnet", 16), ("affinitynet", 8)])
+def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int) -> None:
+    instance = prepared(tmp_path, **NETWORKS[network])
+    assert isinstance(instance.stage, TrainAffinity)
+    example = instance.stage.training_set(instance).example(Draw(0, 0))
+    assert example["label"].shape == (grid, grid)
+    assert set(example["label"].unique().tolist()) <= {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network": "affinitynet"}, r"output_stride = 16: network = 'affinitynet' reads .* set output_stride = 8"),
+        ({"norm": "batch"}, r"norm = 'batch': network = 'irnet' keeps its encoder as it is; set 'frozen'"),
+        ({"radius": 10}, r"radius = 10 leaves no pair inside a crop of 16 x 16 .* crop_size above 72"),
+        (
+            {"network": "affinitynet", "output_stride": 8, "radius": 5},
+            r"radius = 5 leaves no pair inside a crop of 8 x 8 pixels of stride 8; set crop_size above 64",
+        ),
+    ],
+)
+def test_refusals(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    instance = prepared(tmp_path, **settings)
+    with pytest.raises(ValueError, match=message):
+        instance.stage.check(instance)
