@@ -31,7 +31,7 @@ from wsss.recipe_tables import (
 )
 from wsss.settings import hashed_values, setting_values, settings
 from wsss.stages.registry import STAGES
-from wsss.stages.stage import Instance, Stage
+from wsss.stages.stage import Instance, Map, Stage
 
 T = TypeVar("T")
 __all__ = ["Recipe", "RecipeError", "RecipeSettings", "RuntimeSettings", "dotted_settings", "load_recipe"]
@@ -198,12 +198,31 @@ def _resolve(
             fingerprint=digest,
             path=runtime.runs.absolute() / "store" / f"{kind}-{digest[:16]}",
         )
+        _check_sources(instance)
         stage.check(instance)
     except RecipeError:
         raise
     except ValueError as error:
         raise RecipeError(f"[stages.{name}]: {error}") from error
     return instance
+
+
+def _check_sources(instance: Instance) -> None:
+    """Layers that are read side by side must stand on the same shards, and all that is read on the same class list."""
+    upstreams = list(instance.inputs.values())
+    layers = [upstream for upstream in upstreams if isinstance(upstream.stage, Map)]
+    for first, other in zip(layers, layers[1:], strict=False):
+        if first.samples.fingerprint != other.samples.fingerprint:
+            one, two = (f"{i.name} ({i.fingerprint[:16]}, of {i.samples.name})" for i in (first, other))
+            raise ValueError(
+                f"{one} and {two} stand on different shards; name instances of one build_shards under inputs"
+            )
+    for first, other in zip(upstreams, upstreams[1:], strict=False):
+        if first.taxonomy.names != other.taxonomy.names:
+            one, two = (f"{i.name} ({i.fingerprint[:16]}, {len(i.taxonomy)} classes)" for i in (first, other))
+            raise ValueError(
+                f"{one} and {two} have different class lists; name instances of one class list under inputs"
+            )
 
 
 def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[Instance]) -> Instance | None:

@@ -5,7 +5,7 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
@@ -13,7 +13,9 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from shards.records import IGNORE, CamRecord, Record, Sample, SeedRecord
+from shards.layer import Layer
+from shards.reader import read_shard
+from shards.records import IGNORE, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.dense_crf import unary_from_probabilities
@@ -24,6 +26,7 @@ from wsss.settings import read_with, settings
 from wsss.stages.confident_images import ConfidentImages
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
+_NUM_BINS = 10
 _BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
 
 
@@ -77,7 +80,31 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
             return SeedRecord(key=sample.key, label=self._label(sample, cams))
 
-        return work_per_record(layers, make, leave_out=self.left_out)
+        work = work_per_record(layers, make, leave_out=self.left_out)
+        return lambda shard: self._with_pairs(work(shard), shard, instance)
+
+    def _with_pairs(
+        self, records: Iterator[Record | Missing], shard: str, instance: Instance
+    ) -> Iterator[Record | Missing]:
+        """Pass the records on, and refuse a shard of which none has two confident pixels: nothing learns from it."""
+        num_images = num_with_pairs = 0
+        for record in records:
+            if isinstance(record, SeedRecord):
+                num_images += 1
+                num_with_pairs += int(np.count_nonzero(record.label != IGNORE) > 1)
+            yield record
+        if num_images and not num_with_pairs:
+            raise ValueError(
+                f"{shard}: {self._rule_in_words(instance.name)} leave no pair of confident pixels in any of its "
+                f"{num_images} images. Their pixels by largest CAM score: "
+                f"{_histogram(instance.inputs['cams'].layer, shard)}"
+            )
+
+    def _rule_in_words(self, name: str) -> str:
+        names = ("foreground_exponent", "background_exponent")
+        if self.rule != "exponents":
+            names = ("foreground_threshold", "background_threshold")
+        return " and ".join(f"{name}.{setting} = {getattr(self, setting)}" for setting in names)
 
     @torch.inference_mode()
     def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:
@@ -115,6 +142,16 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == IGNORE)] = 0
         label_HW = functional.interpolate(label_hw[None, None].float(), size=sample.size, mode="nearest")[0, 0]
         return label_HW.to(torch.uint8).cpu().numpy()
+
+
+def _histogram(cams: Layer, shard: str) -> str:
+    """Shares of the grid's pixels of a shard, by the largest score among their classes."""
+    counts = np.zeros(_NUM_BINS, dtype=np.int64)
+    for record in read_shard(cams, shard):
+        if isinstance(record, CamRecord) and len(record.classes):
+            counts += np.histogram(record.maps.max(0), bins=_NUM_BINS, range=(0, 1))[0]
+    shares = 100 * counts / max(counts.sum(), 1)
+    return ", ".join(f"{i / _NUM_BINS:.1f} to {(i + 1) / _NUM_BINS:.1f}: {share:.0f} %" for i, share in enumerate(shares))
 
 
 def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:

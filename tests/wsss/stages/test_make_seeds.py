@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shards.records import CamRecord, SeedRecord
+from shards.records import CamRecord, Missing, SeedRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_seeds import MakeSeeds
@@ -107,3 +108,37 @@ def test_dense_crf_snaps_seeds_to_the_image(tmp_path: Path) -> None:
         seeds_of(prepared(tmp_path / refine, [cam(maps, [1])], refine=refine))[0] for refine in ("none", "crf")
     )
     assert raw[7, 3] == 1 and refined[7, 3] != 1, "a lone pixel in a flat image is no seed"
+
+
+def test_a_shard_without_a_pair_is_told_with_the_histogram(tmp_path: Path) -> None:
+    thresholds = {"foreground_threshold": 0.95, "background_threshold": 0.05, "refine": "none"}
+    instance = prepared(tmp_path, [cam(blocks(0.1, 0.4, 0.4, 0.9), [3])], **thresholds)
+    with pytest.raises(
+        ValueError,
+        match=r"train-000000: make_seeds.foreground_threshold = 0.95 and make_seeds.background_threshold = 0.05 leave "
+        r"no pair of confident pixels in any of its 1 images.* 0.1: 25 %|0.1 to 0.2: 25 %, .*0.4 to 0.5: 50 %, .*"
+        r"0.9 to 1.0: 25 %",
+    ):
+        seeds_of(instance)
+
+
+def test_a_shard_with_one_seeded_image_is_kept(tmp_path: Path) -> None:
+    doubtful = replace(cam(blocks(0.4), [3]), key="b")
+    instance = prepared(tmp_path, [doubtful, cam(blocks(0.4, 0.99), [3])], foreground_threshold=0.95, refine="none")
+    labels = seeds_of(instance)
+    assert set(np.unique(labels[0])) == {255} and 3 in labels[1]
+
+
+def test_images_that_the_classifier_doubts_are_left_out(tmp_path: Path) -> None:
+    sure, unsure = (np.array([p], np.float16) for p in (0.8, 0.7))
+    cams = [
+        replace(cam(blocks(0.01, 0.9), [3]), key=key, probabilities=seen) for key, seen in (("a", sure), ("b", unsure))
+    ]
+    instance = prepared(tmp_path, cams, min_probability=0.75, refine="none")
+    assert isinstance(instance.stage, MakeSeeds)
+    kept, left_out = instance.stage.worker(instance)("train-000000")
+    assert isinstance(kept, SeedRecord) and kept.key == "a"
+    assert isinstance(left_out, Missing) and left_out.left_out and "0.70" in left_out.reason
+    without = prepared(tmp_path / "without", [cam(blocks(0.01, 0.9), [3])], min_probability=0.75)
+    with pytest.raises(ValueError, match="carry no probabilities; run make_cams again, or set min_probability = 0"):
+        seeds_of(without)
