@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -211,13 +212,13 @@ def _check_sources(instance: Instance) -> None:
     """Layers that are read side by side must stand on the same shards, and all that is read on the same class list."""
     upstreams = list(instance.inputs.values())
     layers = [upstream for upstream in upstreams if isinstance(upstream.stage, Map)]
-    for first, other in zip(layers, layers[1:], strict=False):
+    for first, other in pairwise(layers):
         if first.samples.fingerprint != other.samples.fingerprint:
             one, two = (f"{i.name} ({i.fingerprint[:16]}, of {i.samples.name})" for i in (first, other))
             raise ValueError(
                 f"{one} and {two} stand on different shards; name instances of one build_shards under inputs"
             )
-    for first, other in zip(upstreams, upstreams[1:], strict=False):
+    for first, other in pairwise(upstreams):
         if first.taxonomy.names != other.taxonomy.names:
             one, two = (f"{i.name} ({i.fingerprint[:16]}, {len(i.taxonomy)} classes)" for i in (first, other))
             raise ValueError(

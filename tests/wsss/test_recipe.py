@@ -415,6 +415,40 @@ def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, messa
     assert message in fails(load, text, f"build_shards.{override}")
 
 
+OTHER_SHARDS = """
+[stages.other_shards]
+kind = "build_shards"
+source = "toy"
+counts = { train = 6, val = 2 }
+"""
+
+
+def test_layers_of_other_shards_are_refused_with_both_named(load: Load) -> None:
+    mixed = '[stages.seeds]\nkind = "make_seeds"\ninputs = { samples = "other_shards", cams = "make_cams" }\n'
+    message = fails(load, CHAIN + OTHER_SHARDS + mixed)
+    recipe = load(CHAIN + OTHER_SHARDS)
+    cams, other = recipe.instance("make_cams").fingerprint[:16], recipe.instance("other_shards").fingerprint[:16]
+    assert f"other_shards ({other}, of other_shards) and make_cams ({cams}, of build_shards)" in message
+    assert "stand on different shards; name instances of one build_shards" in message
+
+
+def test_a_network_of_another_class_list_is_refused(load: Load, voc: Path) -> None:
+    other = VOC.replace('[recipe]\nname = "voc"\n', "").replace("stages.build_shards", "stages.other_shards")
+    other = other.replace('source = "voc"', 'kind = "build_shards"\nsource = "voc"')
+    other += """
+[stages.other_classifier]
+kind = "train_classifier"
+pretrained = "none"
+
+[stages.other_cams]
+kind = "make_cams"
+inputs = { samples = "build_shards", classifier = "other_classifier" }
+"""
+    message = fails(load, CHAIN + other)
+    assert "build_shards (" in message and "other_classifier (" in message
+    assert "have different class lists; name instances of one class list" in message
+
+
 def test_dropout_of_a_head_that_has_none(load: Load) -> None:
     text = CHAIN.replace(
         "[stages.train_classifier]", "[stages.train_classifier]\nhead = 'stochastic'\ndropout = 0.5", 1

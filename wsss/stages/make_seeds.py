@@ -151,7 +151,9 @@ def _histogram(cams: Layer, shard: str) -> str:
         if isinstance(record, CamRecord) and len(record.classes):
             counts += np.histogram(record.maps.max(0), bins=_NUM_BINS, range=(0, 1))[0]
     shares = 100 * counts / max(counts.sum(), 1)
-    return ", ".join(f"{i / _NUM_BINS:.1f} to {(i + 1) / _NUM_BINS:.1f}: {share:.0f} %" for i, share in enumerate(shares))
+    return ", ".join(
+        f"{i / _NUM_BINS:.1f} to {(i + 1) / _NUM_BINS:.1f}: {share:.0f} %" for i, share in enumerate(shares)
+    )
 
 
 def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:
