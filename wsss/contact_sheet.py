@@ -15,6 +15,7 @@ from shards.reader import read_shard
 from shards.records import CamRecord, Prediction, PseudoLabel, Record, Sample
 from shards.taxonomy import Taxonomy, palette
 from wsss.recipe import Recipe
+from wsss.stages.stage import Instance
 
 TILE = 160
 """Longer side of a picture in the sheet, in pixels."""
@@ -41,9 +42,20 @@ def _layers(recipe: Recipe) -> dict[str, Layer] | None:
     if not predictions or not predictions[0].is_done():
         return None
     labels = predictions[0].inputs["segmenter"].inputs["pseudo_labels"]
-    cams = labels.inputs["scores"].inputs["cams"]
+    cams = _upstream(labels, "make_cams")
     chain = {"samples": predictions[0].samples, "cams": cams, "labels": labels, "predictions": predictions[0]}
     return {name: instance.layer for name, instance in chain.items()}
+
+
+def _upstream(instance: Instance, kind: str) -> Instance:
+    """The nearest instance of that kind that this one descends from."""
+    level = [instance]
+    while level:
+        level = [upstream for one in level for upstream in one.inputs.values()]
+        for one in level:
+            if one.stage.kind == kind:
+                return one
+    raise AssertionError(f"{instance.name} descends from no {kind}")
 
 
 def _first_records(layers: Mapping[str, Layer], split: str) -> Iterator[dict[str, Record]]:

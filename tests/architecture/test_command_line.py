@@ -28,6 +28,7 @@ FROZEN = {
     "make-scores": STAGE,
     "make-pseudo-labels": STAGE,
     "train-segmenter": STAGE,
+    "make-segmenter-scores": STAGE,
     "predict": STAGE,
     "evaluate": STAGE,
     "submit": STAGE,

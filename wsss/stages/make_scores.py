@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Walk = Callable[[Sample, torch.Tensor], torch.Tensor]
 """(sample, planes f32[L, h, w]) -> the planes, propagated."""
+_SMALLEST = 1e-12
 _WALKED = read_with("propagation", "walk")
 
 
@@ -55,6 +56,8 @@ class MakeScores(ConfidentImages, Map):
     """Exponent of the affinities: larger ones make boundaries harder to cross (IRNet: 10; AffinityNet: 8)."""
     num_steps_log2: Annotated[int, Field(ge=0, le=16), _WALKED] = 8
     """The walk takes 2 ** this many steps."""
+    normalisation: Annotated[Literal["global", "per_class"], _WALKED] = "global"
+    """What was propagated is divided by the largest score of all classes (irn), or each class by its own."""
     background_exponent: Annotated[float, Field(gt=0)] | None = None
     """The background gets a score of (1 - largest map) to this power, which is propagated and kept beside the classes'
     (AffinityNet: 16); where not given there is none, and make_pseudo_labels makes the background."""
@@ -81,10 +84,19 @@ class MakeScores(ConfidentImages, Map):
             planes_Lhw = exponent_scores(planes_Lhw, exponent=self.background_exponent)
         if walk is not None and len(cams.classes):
             planes_Lhw = walk(sample, planes_Lhw)
-            planes_Lhw = planes_Lhw / planes_Lhw[-len(cams.classes) :].max().clamp_min(1e-12)
+            planes_Lhw = self._normalised(planes_Lhw, num_classes=len(cams.classes))
         planes = planes_Lhw.half().cpu().numpy()
         background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
         return ScoreRecord(key=sample.key, classes=cams.classes, scores=scores, background=background, size=sample.size)
+
+    def _normalised(self, planes_Lhw: torch.Tensor, *, num_classes: int) -> torch.Tensor:
+        """Scores with a maximum of 1; the background's stays on the scale of the largest of them."""
+        peaks_L11 = planes_Lhw.amax((1, 2), keepdim=True)
+        largest = peaks_L11[-num_classes:].max()
+        if self.normalisation == "global" or num_classes == 1:
+            return planes_Lhw / largest.clamp_min(_SMALLEST)
+        peaks_L11[:-num_classes] = largest
+        return planes_Lhw / peaks_L11.clamp_min(_SMALLEST)
 
 
 def _walk(stage: MakeScores, affinity: Instance) -> Walk:

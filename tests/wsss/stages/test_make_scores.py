@@ -39,6 +39,7 @@ def prepared(path: Path, probabilities: dict[str, list[float]] | None = None, **
         samples.append(Sample(key=key, encoded=encode_png(image()), size=SIZE, classes=(2, 5), position=0))
         classes, of_classes = np.array([2, 5], np.int16), np.array(seen, np.float16)
         cams.append(CamRecord(key=key, classes=classes, maps=maps(), probabilities=of_classes, size=SIZE))
+    path.mkdir(exist_ok=True)
     made = samples_of(path, dict.fromkeys(SHARDS, samples))
     mapped = records_of(MakeCams(), path, made, dict.fromkeys(SHARDS, cams))
     return instance_of(MakeScores(**settings), path, samples=made, cams=mapped)
@@ -99,6 +100,17 @@ def test_affinitynets_walk_by_its_definition(tmp_path: Path, background_exponent
     else:
         assert record.background is not None
         np.testing.assert_allclose(record.background.astype(float), (walked[0] / largest).numpy(), atol=2e-3)
+
+
+def test_scores_per_class(tmp_path: Path) -> None:
+    settings = {"radius": 3, "beta": 8.0, "num_steps_log2": 3, "background_exponent": 16.0}
+    (whole,) = scores(with_affinitynet(prepared(tmp_path / "global", **settings)))
+    (apart,) = scores(with_affinitynet(prepared(tmp_path / "per_class", **settings, normalisation="per_class")))
+    assert isinstance(whole, ScoreRecord) and isinstance(apart, ScoreRecord)
+    assert whole.scores.max() == 1 and whole.scores.max((1, 2)).min() < 1
+    assert apart.scores.max((1, 2)).tolist() == [1, 1]
+    assert whole.background is not None and apart.background is not None
+    np.testing.assert_allclose(apart.background, whole.background, atol=1e-3)
 
 
 def test_without_a_walk_the_maps_stay(tmp_path: Path) -> None:
