@@ -14,6 +14,7 @@ STAGE_COMMANDS = (
     "make-scores",
     "make-pseudo-labels",
     "train-segmenter",
+    "make-segmenter-maps",
     "predict",
     "evaluate",
     "submit",

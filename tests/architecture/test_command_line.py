@@ -28,7 +28,7 @@ FROZEN = {
     "make-scores": STAGE,
     "make-pseudo-labels": STAGE,
     "train-segmenter": STAGE,
-    "make-segmenter-scores": STAGE,
+    "make-segmenter-maps": STAGE,
     "predict": STAGE,
     "evaluate": STAGE,
     "submit": STAGE,

@@ -38,7 +38,7 @@ class Evaluate(Reduce):
     kind: ClassVar[str] = "evaluate"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
-        "records": ("predict", "make_pseudo_labels", "make_scores", "make_segmenter_scores", "make_seeds", "make_cams"),
+        "records": ("predict", "make_pseudo_labels", "make_scores", "make_seeds", "make_cams", "make_segmenter_maps"),
     }
 
     title: str = ""

@@ -29,10 +29,7 @@ class MakePseudoLabels(CrfSettings, Map):
     kind: ClassVar[str] = "make_pseudo_labels"
     record_kind: ClassVar[str] = "pseudo_label"
     aligned_with: ClassVar[str] = "scores"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "scores": ("make_scores", "make_segmenter_scores"),
-    }
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "scores": ("make_scores",)}
 
     background: Literal["threshold", "power", "propagated"] = "threshold"
     """The background's score: a threshold (IRNet); (1 - largest score) to a power; or as make_scores propagated it with

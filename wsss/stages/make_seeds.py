@@ -38,7 +38,10 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = "seed"
     aligned_with: ClassVar[str] = "cams"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "cams": ("make_cams",)}
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "cams": ("make_cams", "make_segmenter_maps"),
+    }
 
     rule: Literal["two_thresholds", "exponents", "ficklenet"] = "two_thresholds"
     """`two_thresholds`: irn's; `exponents`: AffinityNet's; `ficklenet`: where any stochastic map is foreground."""

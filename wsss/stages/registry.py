@@ -8,7 +8,7 @@ from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_seeds import MakeSeeds
-from wsss.stages.make_segmenter_scores import MakeSegmenterScores
+from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
 from wsss.stages.predict import Predict
 from wsss.stages.stage import Stage
 from wsss.stages.submit import Submit
@@ -25,7 +25,7 @@ _KINDS: tuple[type[Stage], ...] = (
     MakeScores,
     MakePseudoLabels,
     TrainSegmenter,
-    MakeSegmenterScores,
+    MakeSegmenterMaps,
     Predict,
     Evaluate,
     Submit,

@@ -1,0 +1,87 @@
+"""make_segmenter_maps: what a segmenter says of the classes present, alone and in a mean with earlier maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shards.images import encode_png
+from shards.records import CamRecord, Sample
+from tests.wsss.layers import instance_of, records_of, samples_of
+from wsss.stages.fit import load_trained, weights_path
+from wsss.stages.make_cams import MakeCams
+from wsss.stages.make_segmenter_maps import MakeSegmenterMaps, present_maps
+from wsss.stages.train_segmenter import TrainSegmenter
+
+SHARD = "val-000000"
+SIZE, GRID = (44, 56), (11, 14)
+VIEWS: dict[str, Any] = {"scales": (1.0, 0.75), "splits": ("val",)}
+
+
+def cam_record(key: str, classes: tuple[int, ...]) -> CamRecord:
+    scores = np.random.default_rng(1).random((len(classes), *GRID)).astype(np.float16)
+    return CamRecord(key=key, classes=np.array(classes, np.int16), maps=scores, size=SIZE)
+
+
+def made(path: Path, **settings: Any) -> tuple[dict[str, CamRecord], Any, MakeSegmenterMaps]:
+    image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    present = {"a": (2, 5), "b": (), "c": (1,)}
+    samples = [Sample(key=k, encoded=encode_png(image), size=SIZE, classes=c, position=0) for k, c in present.items()]
+    shards = samples_of(path, {SHARD: samples})
+    earlier = records_of(MakeCams(), path, shards, {SHARD: [cam_record(k, c) for k, c in present.items()]})
+    trained = instance_of(TrainSegmenter(encoder="test_efficientnet", pretrained="none"), path, samples=shards)
+    trained.path.mkdir()
+    torch.manual_seed(3)
+    assert isinstance(trained.stage, TrainSegmenter)
+    network = trained.stage.model(trained, pretrained=True)
+    with torch.no_grad():  # of a random network all probabilities are near one another
+        network.network.segmentation_head[0].weight.mul_(30)  # type: ignore[union-attr, index, operator]
+    save_file(network.state_dict(), weights_path(trained))
+    stage = MakeSegmenterMaps(**{**VIEWS, **settings})
+    instance = instance_of(stage, path, samples=shards, segmenter=trained, cams=earlier)
+    records = list(stage.worker(instance)(SHARD))
+    with torch.inference_mode():
+        network = load_trained(trained)
+        probability = stage.probabilities(samples[0], network, trained.stage, size=GRID)
+    assert all(isinstance(record, CamRecord) for record in records)
+    return {record.key: record for record in records}, probability, stage  # type: ignore[misc]
+
+
+def per_class(maps: np.ndarray) -> np.ndarray:
+    divided: np.ndarray = maps / maps.max((1, 2), keepdims=True)
+    return divided
+
+
+def test_maps_by_their_definition(tmp_path: Path) -> None:
+    records, probability, stage = made(tmp_path, weight=1.0)
+    assert stage.used_slots() == ("samples", "segmenter")
+    p0, p2, p5 = (probability[c].double().numpy() for c in (0, 2, 5))
+    wanted = per_class(np.stack([(1 - p0) * p2 / (p2 + p5), (1 - p0) * p5 / (p2 + p5)]))
+    np.testing.assert_allclose(records["a"].maps, wanted, atol=1e-3)
+    np.testing.assert_allclose(records["c"].maps, per_class((1 - p0)[None]), atol=1e-3)  # it has all the foreground
+    assert records["b"].maps.shape == (0, *GRID) and records["b"].classes.dtype == np.int16
+    assert wanted.std() > 0.01
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.5])
+def test_mean_with_earlier_maps(tmp_path: Path, weight: float) -> None:
+    alone, _, _ = made(tmp_path / "alone", weight=1.0)
+    mixed, _, _ = made(tmp_path / "mixed", weight=weight)
+    for key, classes in (("a", (2, 5)), ("c", (1,))):
+        wanted = weight * alone[key].maps.astype(float) + (1 - weight) * cam_record(key, classes).maps
+        np.testing.assert_allclose(mixed[key].maps, per_class(wanted), atol=2e-3)
+    assert mixed["a"].classes.tolist() == [2, 5]
+
+
+def test_maps_stay_in_range_where_present_classes_have_no_probability() -> None:
+    probability = torch.zeros(4, 2, 3)
+    probability[3], probability[0, 0] = 1.0, 1.0
+    probability[3, 0] = 0.0
+    maps = present_maps(probability, classes=[1, 2])
+    assert torch.equal(maps[:, 0], torch.zeros(2, 3))
+    torch.testing.assert_close(maps[:, 1], torch.ones(2, 3), rtol=0, atol=1e-4)

@@ -1,0 +1,88 @@
+"""make_segmenter_maps: a trained segmenter and the image's labels -> maps of the classes present, as from make_cams.
+
+Shape letters: `C` classes with background, `K` classes present, `h w` the stride-4 grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from shards.records import CamRecord, Record, Sample, grid_size
+from wsss.device import worker_device
+from wsss.ops.cam import normalise_per_class
+from wsss.settings import settings
+from wsss.stages.fit import load_trained
+from wsss.stages.segmenter_views import SegmenterViews
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+
+_EVEN = 1e-12
+
+
+@settings
+class MakeSegmenterMaps(SegmenterViews, Map):
+    """The first step of a second round: maps from a segmenter that was trained on the pseudo labels of the first.
+
+    The segmenter has seen what many images agree on. Its maps go the way of activation maps: into seeds, into a walk.
+    Only the image's labels are used, as everywhere before prediction.
+    """
+
+    kind: ClassVar[str] = "make_segmenter_maps"
+    record_kind: ClassVar[str] = "cam"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "segmenter": ("train_segmenter",),
+        "cams": ("make_cams", "make_segmenter_maps"),
+    }
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the segmenter in the mean with the maps in slot `cams`; with 1 they are not read."""
+
+    def used_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
+
+    def worker(self, instance: Instance) -> ShardWorker:
+        trained = instance.inputs["segmenter"]
+        network = load_trained(trained, device=worker_device())
+        layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "segmenter"}
+
+        def make(joined: Mapping[str, Record]) -> CamRecord:
+            sample, earlier = cast(Sample, joined["samples"]), cast(CamRecord | None, joined.get("cams"))
+            return self._record(sample, earlier, network, trained.stage)
+
+        return work_per_record(layers, make)
+
+    @torch.inference_mode()
+    def _record(self, sample: Sample, earlier: CamRecord | None, network: Any, trained: Any) -> CamRecord:
+        # An image without labels may have been given classes where its activation maps were made.
+        classes = list(sample.classes) if earlier is None else earlier.classes.tolist()
+        probability_Chw = self.probabilities(sample, network, trained, size=grid_size(sample.size))
+        maps_Khw = present_maps(probability_Chw, classes=classes)
+        if earlier is not None and classes:
+            maps_Khw = self.weight * maps_Khw + (1 - self.weight) * torch.from_numpy(earlier.maps).to(maps_Khw)
+            maps_Khw = normalise_per_class(maps_Khw)
+        return CamRecord(
+            key=sample.key,
+            classes=np.array(classes, dtype=np.int16),
+            maps=maps_Khw.half().cpu().numpy(),
+            probabilities=None if earlier is None else earlier.probabilities,
+            size=sample.size,
+        )
+
+
+def present_maps(probability_Chw: torch.Tensor, *, classes: list[int]) -> torch.Tensor:
+    """(1 - p_0) p_k / sum over present classes j of p_j, each class divided by its maximum: f32[K, h, w].
+
+    What the segmenter gives to classes that are not in the image goes to those that are, in their proportion; it is
+    foreground all the same.
+
+    Source: ours.
+    """
+    if not classes:
+        return probability_Chw.new_zeros((0, *probability_Chw.shape[1:]))
+    present_Khw = probability_Chw[classes] + _EVEN
+    return normalise_per_class((1 - probability_Chw[0]) * present_Khw / present_Khw.sum(0))
