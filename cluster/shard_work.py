@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 
 from shards.writer import write_shard
 from wsss.device import choose_device
-from wsss.stages.stage import Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
+from wsss.stages.stage import ROWS, Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
 class ShardBench:
@@ -51,5 +52,10 @@ def pending_shards(instance: Instance, stage: Map) -> tuple[list[str], int]:
 
 
 def add_counts(total: Counts, part: Counts) -> Counts:
-    """Add one shard's counts to a sum; an empty sum takes the part as it is."""
-    return {name: total[name] + array for name, array in part.items()} if total else dict(part)
+    """Add one shard's counts to a sum, append its rows; an empty sum takes the part as it is."""
+    if not total:
+        return dict(part)
+    return {
+        name: np.concatenate([total[name], array]) if name.endswith(ROWS) else total[name] + array
+        for name, array in part.items()
+    }

@@ -8,7 +8,8 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from tuning.search_space import Choices, Range, SearchSpace
+from tuning.dimensions import Choices, Range
+from tuning.search_space import SearchSpace
 
 MAX_DRAWS = 50
 """Draws for a setting that was not tried before."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -20,15 +19,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from shards.records import Prediction, PseudoLabel
+from shards.records import SeedRecord
+from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
+from tuning.dimensions import Choices, Range
 from wsss.recipe import Recipe, RecipeError, dotted_settings, load_recipe
 from wsss.settings import settings
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.stage import Instance
-
-Number = int | float
-SIGNIFICANT_DIGITS = 4
-"""Of a value from a range without a step: what a person can read and type again."""
 
 
 @settings
@@ -40,7 +37,8 @@ class SweepSettings:
     recipe: Path
     """The recipe that the trials vary, relative to the sweep file."""
     metric: str
-    """The `evaluate` instance whose mean IoU is searched for; it must measure label maps."""
+    """The `evaluate` instance whose mean IoU is searched for. One of label maps; or one of score maps, where the space
+    names the `background_threshold` that cuts them: then no trial makes labels, and it costs milliseconds."""
     split: str = "val"
     """Split that the mean IoU is taken from."""
     num_trials: Annotated[int, Field(ge=1)] = 12
@@ -51,57 +49,6 @@ class SweepSettings:
     """Of the search; the recipe keeps its own."""
     to: str = ""
     """A further instance that every trial runs, with all it reads; none where empty."""
-
-
-@settings
-class Range:
-    """Numbers from `low` to `high`, both included; whole numbers only where both are whole."""
-
-    low: Number
-    high: Number
-    step: Annotated[Number, Field(gt=0)] | None = None
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if self.low >= self.high:
-            raise ValueError(f"low = {self.low} must be below high = {self.high}")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("log = true needs low above 0 and no step")
-        if self.step is not None:
-            if self.whole and not isinstance(self.step, int):
-                raise ValueError(f"step = {self.step} must be a whole number, as low and high are")
-            steps = (self.high - self.low) / self.step
-            if not math.isclose(steps, round(steps), abs_tol=1e-6):
-                raise ValueError(f"step = {self.step} does not lead from low = {self.low} to high = {self.high}")
-
-    @property
-    def whole(self) -> bool:
-        """True where only whole numbers are tried."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    @property
-    def ends(self) -> tuple[object, ...]:
-        """Values whose validity says that all are valid."""
-        return (self.low, self.high)
-
-    def tidy(self, value: Number) -> Number:
-        """The value without the noise of floating point (0.1 + 2 * 0.1), never outside the range."""
-        if self.whole:
-            return int(value)
-        digits = 12 if self.step is not None else SIGNIFICANT_DIGITS
-        return min(max(float(f"{value:.{digits}g}"), float(self.low)), float(self.high))
-
-
-@settings
-class Choices:
-    """One of these values, of any kind that a setting can hold."""
-
-    choices: Annotated[tuple[Any, ...], Field(min_length=1)]
-
-    @property
-    def ends(self) -> tuple[object, ...]:
-        """Values whose validity says that all are valid."""
-        return self.choices
 
 
 @dataclass(frozen=True)
@@ -134,6 +81,8 @@ class Sweep:
     """What holds for all trials: `[fixed]`, then the command line."""
     base: Recipe
     """The part of the recipe that the metric needs, with these overrides."""
+    labels: str = ""
+    """The make_pseudo_labels instance whose threshold trials read off the metric's counts; none where empty."""
 
     @property
     def folder(self) -> Path:
@@ -154,6 +103,15 @@ class Sweep:
     def trial_recipe(self, overrides: Iterable[str]) -> Recipe:
         """The part of the recipe that the metric needs. Raises `RecipeError` for settings that do not fit together."""
         return needed(load_recipe(self.recipe_path, overrides), self.settings.metric, self.settings.to)
+
+    def trial_fingerprint(self, overrides: Iterable[str]) -> str:
+        """Identifies a trial: also by the labels that it stands for and does not make."""
+        recipe = load_recipe(self.recipe_path, overrides)
+        return needed(recipe, self.settings.metric, self.settings.to, self.labels).fingerprint
+
+    def threshold(self, values: Mapping[str, Any]) -> float | None:
+        """The background threshold that a trial reads off counts, or None where it measures label maps."""
+        return float(values[f"{self.labels}.{THRESHOLD}"]) if self.labels else None
 
     @cached_property
     def changed(self) -> frozenset[str]:
@@ -197,18 +155,28 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     whole = load_recipe(recipe_path, shared)
     base = needed(whole, chosen.metric, chosen.to)
     _check_metric(base.instance(chosen.metric), chosen, whole)
+    space = _by_setting(tables.get("space", {}), "space")
+    labels = labels_of(base.instance(chosen.metric), whole, space)
     dimensions = {}
-    for name, table in _by_setting(tables.get("space", {}), "space").items():
+    for name, table in space.items():
         if name in {override.partition("=")[0].strip() for override in shared}:
             raise RecipeError(f"space.{name}: it is also given by [fixed] or --set; it is either searched or given")
-        dimensions[name] = _dimension(name, table, whole, base)
+        counted = labels != "" and name == f"{labels}.{THRESHOLD}"
+        dimensions[name] = _dimension(name, table, whole, entering=whole if counted else base)
+        if counted:
+            check_bins(name, dimensions[name])
     if not dimensions:
         raise RecipeError(
             f"{path}: [space] names no setting to search; write e.g. "
             "make_seeds.foreground_threshold = { low = 0.2, high = 0.5 }"
         )
     return Sweep(
-        settings=chosen, space=SearchSpace(dimensions), recipe_path=recipe_path, overrides=tuple(shared), base=base
+        settings=chosen,
+        space=SearchSpace(dimensions),
+        recipe_path=recipe_path,
+        overrides=tuple(shared),
+        base=base,
+        labels=labels,
     )
 
 
@@ -265,10 +233,10 @@ def _complaint(error: ValidationError, where: str) -> str:
 
 
 def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> None:
-    good = [one.name for one in recipe.instances if _measures_labels(one)]
-    if not _measures_labels(instance):
+    good = [one.name for one in recipe.instances if _has_mean_iou(one)]
+    if not _has_mean_iou(instance):
         raise RecipeError(
-            f"sweep.metric = {instance.name!r} is no evaluate instance of label maps; "
+            f"sweep.metric = {instance.name!r} is no evaluate instance of label maps or score maps; "
             f"there are {', '.join(good) or 'none'}"
         )
     assert isinstance(instance.stage, Evaluate)
@@ -280,20 +248,18 @@ def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> 
         raise RecipeError(f"sweep.name = {chosen.name!r} is the recipe's own name; give the sweep another one")
 
 
-def _measures_labels(instance: Instance) -> bool:
-    """Score maps have a threshold of their own, chosen by evaluate itself; seeds have no mean IoU."""
-    labels = (PseudoLabel.kind, Prediction.kind)
-    return isinstance(instance.stage, Evaluate) and instance.inputs["records"].layer.kind in labels
+def _has_mean_iou(instance: Instance) -> bool:
+    return isinstance(instance.stage, Evaluate) and instance.inputs["records"].layer.kind != SeedRecord.kind
 
 
-def _dimension(name: str, table: Any, whole: Recipe, base: Recipe) -> Range | Choices:
+def _dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe) -> Range | Choices:
     """One line of [space]. Both ends of a range, and every choice, must be allowed by the setting."""
     known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
     if name not in known:
         raise RecipeError(f"space.{name}: " + _unknown("setting", name, list(known)))
     instance = known[name]
-    if instance.name not in {one.name for one in base.instances}:
-        names = ", ".join(one.name for one in base.instances)
+    if instance.name not in {one.name for one in entering.instances}:
+        names = ", ".join(one.name for one in entering.instances)
         raise RecipeError(f"space.{name}: {instance.name} does not enter the metric; what does: {names}")
     if not isinstance(table, dict):
         raise RecipeError(f"space.{name}: write {{ low = …, high = … }} or {{ choices = […] }} (got {table!r})")

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from cluster.ray_session import connect
 from cluster.tracking import MlflowTracker, open_command
+from tuning.counted_threshold import THRESHOLD
 from tuning.distinct_search import DistinctSearch
 from tuning.leaderboard import percent
 from tuning.search_space import Sweep, load_sweep
@@ -160,7 +161,7 @@ class _Watch(tune.Callback):
 
 
 def _trial(sweep: Sweep, number: int, suggestion: Mapping[str, Any], report: Mapping[str, Any] | None) -> Trial:
-    """A trial from what Tune kept of it; its confusion matrices from where evaluate left them."""
+    """A trial from what Tune kept of it; its confusion matrices from what evaluate left."""
     values = sweep.space.values(suggestion)
     if not report or RESULT not in report:
         return Trial(number=number, values=values, state="failed", reason="its process ended")
@@ -168,7 +169,7 @@ def _trial(sweep: Sweep, number: int, suggestion: Mapping[str, Any], report: Map
     folds: tuple[Any, ...] = ()
     if result.state == "done":
         metric = sweep.trial_recipe(sweep.trial_overrides(values)).instance(sweep.settings.metric)
-        folds = read_folds(metric.path, split=sweep.settings.split)
+        folds = read_folds(metric.path, split=sweep.settings.split, threshold=sweep.threshold(values))
     return Trial(
         number=number,
         values=values,
@@ -182,13 +183,16 @@ def _trial(sweep: Sweep, number: int, suggestion: Mapping[str, Any], report: Map
 
 def _record(sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[str, str]) -> None:
     """Report a trial's own stages and its scores; what all trials share stands in a run of its own beside it."""
-    recipe = sweep.trial_recipe(sweep.trial_overrides(trial.values))
-    pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, sweep.settings.name)
+    overrides = sweep.trial_overrides(trial.values)
+    recipe = sweep.trial_recipe(overrides)
+    pipeline = PipelineRecord(recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name)
     for instance in recipe.instances:
         record = instance.run_record()
         if instance.name in sweep.changed and record is not None:
             tracker.stage_finished(pipeline, record)
     scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
+    if (threshold := sweep.threshold(trial.values)) is not None:  # no stage has it among its settings
+        scores[THRESHOLD] = threshold
     tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
 
 
@@ -204,4 +208,5 @@ def _result(sweep: Sweep, base: RunSummary, trials: list[Trial]) -> SweepResult:
         base_reused=tuple(base.reused),
         choice=choice,
         best_overrides=tuple(sweep.space.apply(choice.best.values)) if choice else (),
+        labels=sweep.labels,
     )

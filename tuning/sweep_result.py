@@ -18,7 +18,7 @@ from torch import Tensor
 from shards.files import write_bytes
 from tuning.leaderboard import percent
 from wsss.ops.confusion import Scores
-from wsss.stages.evaluate import FOLDS
+from wsss.stages.evaluation_counts import FOLDS, confusions_at, counts_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,12 @@ class Trial:
     @property
     def mean_iou(self) -> float | None:
         """Mean IoU over all images."""
-        return Scores.from_confusion(torch.stack(self.folds).sum(0)).mean_iou if self.folds else None
+        return mean_iou(self.folds) if self.folds else None
+
+
+def mean_iou(folds: Sequence[Tensor]) -> float:
+    """Mean IoU over all images, from the confusion matrix i64[C, C] of every fold."""
+    return Scores.from_confusion(torch.stack(list(folds)).sum(0)).mean_iou
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,13 @@ def choose(trials: Sequence[Trial]) -> TwoFoldChoice | None:
     return TwoFoldChoice(best=best, chosen=chosen, mean_iou=Scores.from_confusion(crossed).mean_iou)
 
 
-def read_folds(folder: Path, *, split: str) -> tuple[Tensor, ...]:
-    """The confusion matrices that an evaluate instance left, one per fold, i64[C, C]."""
+def read_folds(folder: Path, *, split: str, threshold: float | None = None) -> tuple[Tensor, ...]:
+    """The confusion matrices that an evaluate instance left, one per fold, i64[C, C].
+
+    `threshold`: of score maps, whose counts give the matrices at any of the thresholds i/256.
+    """
+    if threshold is not None:
+        return confusions_at(counts_path(folder, split), threshold=threshold)
     return tuple(_read_matrix(folder / f"confusion.{split}.fold{fold}.csv") for fold in range(FOLDS))
 
 
@@ -100,6 +110,8 @@ class SweepResult:
     base_reused: tuple[str, ...]
     choice: TwoFoldChoice | None
     best_overrides: tuple[str, ...]
+    labels: str = ""
+    """The make_pseudo_labels instance that trials stood for without making its labels; none where empty."""
 
     @property
     def executed(self) -> int:
@@ -122,6 +134,11 @@ class SweepResult:
             f"stages: {self.executed} executed, {len(self.base_executed)} of them once before the trials; "
             f"without reuse the {len(self.trials)} trials would have executed {self.asked}"
         ]
+        if self.labels:
+            lines.append(
+                f"no labels were made: trials read the counts of {self.metric} and find what {self.labels} would give "
+                "without a CRF; with one after it, another threshold may be the best"
+            )
         if without := [trial for trial in self.trials if not trial.folds]:
             states = ", ".join(f"{trial.number} {trial.state}" for trial in without)
             lines.append(f"trials without a result: {states}; the first: {without[0].reason}")

@@ -93,8 +93,17 @@ def run_trial(sweep: Sweep, suggestion: dict[str, Any], place: str, environment:
         reused=tuple(summary.reused),
         seconds=sum(summary.records[name].seconds for name in summary.executed),
     )
-    metric = summary.records[sweep.settings.metric].metrics
-    return _report(result, score=metric[f"{sweep.settings.split}.{SCORE}"])
+    return _report(result, score=_score(sweep, recipe, values, summary.records[sweep.settings.metric]))
+
+
+def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunRecord) -> float:
+    """Mean IoU of a trial that is done: as measured, or at the threshold that it reads off the counts."""
+    split, threshold = sweep.settings.split, sweep.threshold(values)
+    if threshold is None:
+        return record.metrics[f"{split}.{SCORE}"]
+    from tuning.sweep_result import mean_iou, read_folds
+
+    return mean_iou(read_folds(recipe.instance(sweep.settings.metric).path, split=split, threshold=threshold))
 
 
 def _report(result: TrialResult, *, score: float = WORST) -> dict[str, Any]:

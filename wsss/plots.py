@@ -10,21 +10,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curve(mean_iou_N: Sequence[float], *, chosen: Sequence[float], title: str) -> bytes:
-    """A PNG: the curve over thresholds i / N, and the thresholds chosen on either half."""
+def draw_curve(
+    mean_iou: Sequence[float],
+    *,
+    over_activation: Sequence[float],
+    under_activation: Sequence[float],
+    chosen: Sequence[float],
+    title: str,
+) -> bytes:
+    """A PNG: mean IoU over thresholds i / N, below it both rates, and the thresholds chosen on either half."""
     from matplotlib.figure import Figure  # takes seconds to import
 
-    figure = Figure(figsize=(5, 3.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [i / len(mean_iou_N) for i in range(len(mean_iou_N))], [100 * value for value in mean_iou_N], color="#20639b"
-    )
-    for threshold in chosen:
-        axes.axvline(threshold, color="#ed553b", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("background threshold (dashed: chosen on either half)")
-    axes.set_ylabel("mean IoU, %")
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    thresholds = [i / len(mean_iou) for i in range(len(mean_iou))]
+    above.plot(thresholds, [100 * value for value in mean_iou], color="#20639b")
+    over, under = ([100 * value for value in values] for values in (over_activation, under_activation))
+    below.plot(thresholds, over, color="#3caea3", label="over: background called a class")
+    below.plot(thresholds, under, color="#173f5f", linestyle=":", label="under: a class called background")
+    for axes in (above, below):
+        for threshold in chosen:
+            axes.axvline(threshold, color="#ed553b", linewidth=0.8, linestyle="--")
+        axes.grid(alpha=0.3)
+    above.set_ylabel("mean IoU, %")
+    below.set_ylabel("activation, %")
+    below.set_ylim(0, 100)
+    below.legend(fontsize=7)
+    below.set_xlabel("background threshold (dashed: chosen on either half)")
+    above.set_title(title, fontsize=9)
     return _png(figure)
 
 

@@ -24,6 +24,8 @@ class Row:
     split: str
     labels_given: bool
     mean_iou: float | None = None
+    mean_iou_interval: tuple[float, float] | None = None
+    """Where 95 % of the mean IoU of images drawn anew lie."""
     mean_accuracy: float | None = None
     pixel_accuracy: float | None = None
     note: str = ""
@@ -57,11 +59,13 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append(f"{missing:.0f} images missing")
     if left_out := of_split("left_out"):
         notes.append(f"{left_out:.0f} images left out by settings")
+    low, high = of_split("mean_iou_low"), of_split("mean_iou_high")
     return Row(
         title=title,
         split=split,
         labels_given=bool(metrics["labels_given"]),
         mean_iou=of_split("mean_iou"),
+        mean_iou_interval=None if low is None or high is None else (low, high),
         mean_accuracy=of_split("mean_accuracy"),
         pixel_accuracy=of_split("pixel_accuracy"),
         note="; ".join(notes),
@@ -132,15 +136,26 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
+def _mean_iou(row: Row) -> str:
+    if row.mean_iou is None or row.mean_iou_interval is None:
+        return _percent(row.mean_iou)
+    low, high = row.mean_iou_interval
+    return f"{_percent(row.mean_iou)} ({_percent(low)} to {_percent(high)})"
+
+
+def _figures(row: Row) -> tuple[str, str, str]:
+    return _mean_iou(row), _percent(row.mean_accuracy), _percent(row.pixel_accuracy)
+
+
 def render(rows: Iterable[Row], *, title: str) -> Table:
     """The table for a terminal."""
     table = Table(title=title, title_justify="left")
     for header in ("step", "images", "labels given", "mean IoU", "mean acc.", "pixel acc.", ""):
-        table.add_column(header, justify="right" if "." in header or "IoU" in header else "left")
+        figure = "." in header or "IoU" in header
+        table.add_column(header, justify="right" if figure else "left", no_wrap=figure)
     for row in rows:
         given = "yes" if row.labels_given else "no"
-        figures = (_percent(value) for value in (row.mean_iou, row.mean_accuracy, row.pixel_accuracy))
-        table.add_row(row.title, row.split, given, *figures, row.note)
+        table.add_row(row.title, row.split, given, *_figures(row), row.note)
     return table
 
 
@@ -151,6 +166,6 @@ def markdown(rows: Iterable[Row]) -> str:
         "|---|---|---|---:|---:|---:|---|",
     ]
     for row in rows:
-        figures = " | ".join(_percent(value) for value in (row.mean_iou, row.mean_accuracy, row.pixel_accuracy))
+        figures = " | ".join(_figures(row))
         lines.append(f"| {row.title} | {row.split} | {'yes' if row.labels_given else 'no'} | {figures} | {row.note} |")
     return "\n".join(lines) + "\n"

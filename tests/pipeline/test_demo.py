@@ -47,7 +47,9 @@ class Demo:
 
 def read_table(markdown: str) -> dict[tuple[str, str], float]:
     """(step, images) -> mean IoU in per cent, of the rows that have one."""
-    rows = re.findall(r"^\| ([^|]+) \| (train|val) \| (?:yes|no) \| ([0-9.]+) \|", markdown, flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([^|]+) \| (train|val) \| (?:yes|no) \| ([0-9.]+)(?: \([^)]*\))? \|", markdown, flags=re.MULTILINE
+    )
     return {(title, split): float(figure) for title, split, figure in rows}
 
 

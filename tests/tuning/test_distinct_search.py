@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from tuning.dimensions import Choices, Range
 from tuning.distinct_search import DistinctSearch
-from tuning.search_space import Choices, Range, SearchSpace
+from tuning.search_space import SearchSpace
 
 SPACE = SearchSpace({"a.x": Range(low=0.1, high=0.5, step=0.1), "a.y": Choices(choices=(1, "b", [1, 2]))})
 

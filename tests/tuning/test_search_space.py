@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tuning.search_space import Choices, Range, SearchSpace, Sweep, load_sweep, needed
+from tuning.dimensions import Choices, Range
+from tuning.search_space import SearchSpace, Sweep, load_sweep, needed
 from wsss.recipe import RecipeError, load_recipe
 
 SWEEPS = Path(__file__).parents[2] / "tuning" / "sweeps"
@@ -29,6 +30,12 @@ inputs = { records = "make_scores" }
 [stages.evaluate_pseudo_labels]
 kind = "evaluate"
 inputs = { records = "make_pseudo_labels" }
+[stages.measured_seeds]
+kind = "evaluate"
+inputs = { records = "make_seeds" }
+[stages.measured_cams]
+kind = "evaluate"
+inputs = { records = "make_cams" }
 """
 SWEEP = """
 [sweep]
@@ -159,8 +166,8 @@ def test_a_space_that_cannot_be_searched(tmp_path: Path, line: str, message: str
     [
         (
             '"evaluate_pseudo_labels"',
-            '"evaluate_walk"',
-            "no evaluate instance of label maps; there are evaluate",
+            '"measured_seeds"',
+            "no evaluate instance of label maps or score maps; there are evaluate_walk, evaluate_ps",
         ),
         ('"evaluate_pseudo_labels"', '"evaluate_pseudo"', "did you mean evaluate_pseudo_labels"),
         ('"search"', '"base"', "sweep.name = 'base' is the recipe's own name"),
@@ -174,6 +181,53 @@ def test_a_sweep_that_cannot_be_run(tmp_path: Path, old: str, new: str, message:
     space = f"[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
     with pytest.raises(RecipeError, match=re.escape(message)):
         loaded(tmp_path, space, sweep=SWEEP.replace(old, new, 1))
+
+
+COUNTED = SWEEP.replace("evaluate_pseudo_labels", "evaluate_walk") + '[fixed]\nmake_pseudo_labels.refine = "none"\n'
+
+
+def test_a_threshold_on_counts_needs_no_labels(tmp_path: Path) -> None:
+    space = f"[space]\n{THRESHOLD} = {{ low = 0.125, high = 0.5, step = 0.03125 }}\n"
+    space += "make_scores.beta = { choices = [5.0, 9.0] }"
+    sweep = loaded(tmp_path, space, sweep=COUNTED)
+    assert sweep.labels == "make_pseudo_labels"
+    names = [instance.name for instance in sweep.base.instances]
+    assert "make_pseudo_labels" not in names and names[-1] == "evaluate_walk"
+    values = {THRESHOLD: 0.15625, "make_scores.beta": 5.0}
+    assert sweep.threshold(values) == 0.15625
+    low, high = (sweep.trial_overrides(values | {THRESHOLD: threshold}) for threshold in (0.125, 0.25))
+    assert sweep.trial_recipe(low).fingerprint == sweep.trial_recipe(high).fingerprint, "both read the same counts"
+    assert sweep.trial_fingerprint(low) != sweep.trial_fingerprint(high), "but are trials of their own"
+    assert "make_scores" not in [instance.name for instance in sweep.unchanged().instances]
+    assert loaded(tmp_path, f"[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}").threshold({THRESHOLD: 0.1}) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('refine = "none"', 'refine = "crf"', "make_pseudo_labels.refine = 'crf': every threshold would cost a CRF"),
+        ('refine = "none"', 'refine = "none"\nmake_pseudo_labels.background = "power"', "it has no threshold"),
+        ("low = 0.125, high = 0.5, step = 0.125", "low = 0.1, high = 0.5, step = 0.2", "0.1 is no multiple of 1/256"),
+        ("low = 0.125, high = 0.5, step = 0.125", "choices = [0.25, 0.3]", "near it are 0.296875 and 0.30078125"),
+        (", step = 0.125", "", f"space.{THRESHOLD}: counts know the thresholds i/256 alone; give step = 0.00390625"),
+        (THRESHOLD, "make_scores.beta", f"which a threshold must cut; search {THRESHOLD}, or measure label maps"),
+        (
+            "evaluate_walk",
+            "measured_cams",
+            "no make_pseudo_labels of this recipe reads make_cams, or measure label maps",
+        ),
+        (
+            "[space]",
+            "[space]\nmake_pseudo_labels.crf_iterations = { choices = [1, 5] }",
+            "only background_threshold can",
+        ),
+    ],
+)
+def test_a_threshold_that_counts_cannot_tell(tmp_path: Path, old: str, new: str, message: str) -> None:
+    space = f"[space]\n{THRESHOLD} = {{ low = 0.125, high = 0.5, step = 0.125 }}"
+    text = (COUNTED + space).replace(old, new)
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        loaded(tmp_path, "", sweep=text)
 
 
 def test_a_setting_is_searched_or_given(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ refine = "none"
 [stages.train_segmenter]
 [stages.evaluate]
 inputs = { records = "make_pseudo_labels" }
+[stages.evaluate_walk]
+kind = "evaluate"
+inputs = { records = "make_scores" }
 """
 SWEEP_FILE = """
 [sweep]
@@ -68,6 +71,18 @@ make_seeds.foreground_threshold = { choices = [0.04, 0.3] }
 make_pseudo_labels.background_threshold = { low = 0.1, high = 0.3, step = 0.1 }
 """
 """Six settings in all. Three of them are impossible: the background threshold of the seeds is 0.05."""
+
+
+COUNTED = """
+[sweep]
+name = "cuts"
+recipe = "tiny.toml"
+metric = "evaluate_walk"
+num_trials = 6
+[space]
+make_scores.beta = { choices = [5.0, 10.0] }
+make_pseudo_labels.background_threshold = { choices = [0.125, 0.25, 0.5] }
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,3 +150,31 @@ def test_trials_share_what_their_settings_leave_unchanged(tmp_path: Path, capsys
     assert [run.data.tags[SWEEP] for run in sweeps] == ["thresholds"], "one run around all, however often it is started"
     assert len(pipelines) == 1 + 3, "what all trials share, and the three that could run"
     assert {run.data.tags[PARENT_RUN] for run in pipelines} == {sweeps[0].info.run_id}
+
+
+def test_thresholds_are_read_off_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
+    (tmp_path / "cuts.toml").write_text(COUNTED)
+    assert run_sweep(tmp_path / "cuts.toml", overrides=(), place="local", console=Console(quiet=True)) == 0
+    content: dict[str, Any] = json.loads((tmp_path / "runs" / "cuts" / "sweep.json").read_text())
+    assert [trial["state"] for trial in content["trials"]] == ["done"] * 6
+    executed = sorted(trial["executed"] for trial in content["trials"])
+    assert executed == [[]] * 4 + [["make_scores", "evaluate_walk"]] * 2, "one pass for each beta"
+    assert not list((tmp_path / "runs" / "store").glob("make_pseudo_labels-*"))
+    printed = capsys.readouterr().out
+    assert "no labels were made: trials read the counts of evaluate_walk" in printed
+    assert "make_pseudo_labels.background_threshold=" in printed
+
+    client = connect(tracking_uri("", runs=tmp_path / "runs"))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    pipelines = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "pipeline", SWEEP: "cuts"})
+    found = sorted(
+        (run.data.metrics["background_threshold"], run.data.metrics["mean_iou"])
+        for run in pipelines
+        if "background_threshold" in run.data.metrics
+    )
+    wanted = [
+        (trial["values"]["make_pseudo_labels.background_threshold"], trial["mean_iou"]) for trial in content["trials"]
+    ]
+    assert found == sorted(wanted), "every trial is a run of its own"

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tuning.sweep_result import SweepResult, Trial, choose, read_folds
+from tuning.sweep_result import SweepResult, Trial, choose, mean_iou, read_folds
+from wsss.stages.evaluation_counts import counts_path, save_threshold_counts
 
 
 def trial(number: int, *folds: list[list[int]], state: str = "done") -> Trial:
@@ -50,6 +52,18 @@ def test_folds_are_read_from_the_files_of_evaluate(tmp_path: Path) -> None:
     first, second = read_folds(tmp_path, split="val")
     assert first.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert second[1, 1] == 12345678901
+
+
+def test_folds_at_a_threshold_are_read_from_the_counts_of_evaluate(tmp_path: Path) -> None:
+    folds = [np.zeros((3, 3, 256), np.int64) for _ in range(2)]
+    folds[0][0, 2, 64], folds[0][2, 2, 63], folds[1][1, 2, 255] = 5, 7, 2**40
+    save_threshold_counts(counts_path(tmp_path, "val"), folds)
+    first, second = read_folds(tmp_path, split="val", threshold=0.25)
+    assert first.tolist() == [[0, 0, 5], [0, 0, 0], [7, 0, 0]]
+    assert second[1, 2] == 2**40
+    assert mean_iou(read_folds(tmp_path, split="val", threshold=63 / 256)) == pytest.approx(7 / (7 + 5 + 2**40) / 3)
+    with pytest.raises(ValueError, match="no multiple of 1/256"):
+        read_folds(tmp_path, split="val", threshold=0.3)
 
 
 def test_files_say_what_the_table_says(tmp_path: Path) -> None:

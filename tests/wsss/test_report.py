@@ -103,6 +103,16 @@ def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
     assert markdown([Row(title="t", split="s", labels_given=True)]).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
 
 
+def test_the_interval_stands_beside_the_mean_iou(recipe: Recipe) -> None:
+    known = records()
+    known["evaluate"].metrics.update({"val.mean_iou_low": 0.321, "val.mean_iou_high": 0.3789})
+    rows = result_rows(recipe, known)
+    assert "| segmentation | val | no | 35.0 (32.1 to 37.9) | 45.0 | 60.0 |" in markdown(rows)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(rows, title="report"))
+    assert "35.0 (32.1 to 37.9)" in console.export_text(), "figures are never broken over lines"
+
+
 def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
     path = tmp_path / "views.toml"
     more = '[stages.evaluate_views]\nkind = "evaluate"\ntitle = "views"\ninputs = { records = "predict" }\n'

@@ -71,6 +71,24 @@ def class_iou(hits: Tensor, *, in_truth: Tensor, in_prediction: Tensor) -> Tenso
     return torch.where(union > 0, hits / union, torch.nan)
 
 
+def activation_rates(confusion_CC: Tensor) -> tuple[float, float]:
+    """Over- and under-activation of int64 [C,C], rows = truth; both in [0, 1], NaN without such pixels.
+
+    Over-activation, the false positive rate: background pixels that are called some class / background pixels.
+    Under-activation, the false negative rate: pixels of any class that are called background / pixels of any class.
+    One class taken for another is neither; mean IoU tells that.
+
+    Source: Wang et al., CVPR 2020 (SEAM), m_FP and m_FN.  Differs: theirs are means over classes of
+    FP_c / TP_c and FN_c / TP_c, without a bound and undefined for a class without hits; ours are rates over pixels.
+    """
+    background, foreground = int(confusion_CC[0].sum()), int(confusion_CC[1:].sum())
+    taken, lost = int(confusion_CC[0, 1:].sum()), int(confusion_CC[1:, 0].sum())
+    return (
+        taken / background if background else float("nan"),
+        lost / foreground if foreground else float("nan"),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """What a confusion matrix over a whole data set says. All in [0, 1], NaN where nothing is defined."""

@@ -2,8 +2,9 @@
 
 A pixel goes to its best-scored class if that score is at least the threshold, to the background otherwise. The winner
 does not depend on the threshold, so counting pixels by truth, winner and score is enough for all thresholds i/256.
+This holds for labels that a threshold alone makes: with a dense CRF after it, every threshold costs a CRF of its own.
 
-Shape letters: C classes with background, K classes scored, H W pixels.
+Shape letters: C classes with background, K classes scored, L winners, H W pixels, N bins, V columns of class sums.
 """
 
 from __future__ import annotations
@@ -14,10 +15,57 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wsss.ops.confusion import Scores, class_iou, require_labels
+from wsss.ops.confusion import Scores, require_labels
 
 NUM_BINS = 256
 """Thresholds are i / NUM_BINS; a power of two, so that score * NUM_BINS is exact."""
+ROUNDING = 1e-5
+"""How far outside [0, 1] a score may be: a resize rounds. It counts as 0 or 1."""
+
+
+def bin_of(threshold: float) -> int:
+    """The i of a threshold i/256. Raises: ValueError for any other: counts say nothing about those."""
+    scaled = float(threshold) * NUM_BINS
+    if not scaled.is_integer() or not 0 <= scaled < NUM_BINS:
+        below = int(min(max(scaled, 1), NUM_BINS - 2))
+        raise ValueError(
+            f"a threshold of {threshold} is no multiple of 1/{NUM_BINS} below 1, which is all that counts by score bin "
+            f"can tell; near it are {below / NUM_BINS} and {(below + 1) / NUM_BINS}"
+        )
+    return int(scaled)
+
+
+def winners_of(classes: Sequence[int]) -> list[int]:
+    """Who can win a pixel: the scored classes, or the background alone where there are none."""
+    return [int(c) for c in classes] or [0]
+
+
+def image_counts(
+    scores_KHW: Tensor, *, classes: Sequence[int], truth_HW: Tensor, num_classes: int, ignore_index: int
+) -> Tensor:
+    """Pixels of one image by (truth, winner, bin of the winning score), bin = min(floor(256 * score), 255).
+
+    Shapes: scores [K,H,W] in [0, 1] at the truth's size, K class ids, truth integer [H,W]; result int64 [C,L,256], one
+    column for every one of `winners_of(classes)`. `num_classes` counts the background. score >= i/256 exactly where
+    bin >= i, for i = 0..255. Equal scores: the class listed first.
+
+    Raises: ValueError for shapes that do not fit, scores outside [0, 1] by more than rounding or NaN, class ids outside
+    1..C-1, truth outside 0..C-1 other than `ignore_index`.
+
+    Source: ours.
+    """
+    _require_scores(scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes)
+    num_winners = len(winners_of(classes))
+    counted_HW = truth_HW != ignore_index
+    cell = truth_HW[counted_HW].to(torch.int64)
+    require_labels(cell, num_classes=num_classes, name="truth")
+    cell *= num_winners * NUM_BINS
+    if len(classes):
+        best_HW, index_HW = scores_KHW.max(dim=0)
+        cell += index_HW[counted_HW] * NUM_BINS
+        cell += (best_HW[counted_HW] * NUM_BINS).floor().clamp_(0, NUM_BINS - 1).to(torch.int64)
+    counts = torch.bincount(cell, minlength=num_classes * num_winners * NUM_BINS)
+    return counts.view(num_classes, num_winners, NUM_BINS)
 
 
 def curve_counts(
@@ -29,35 +77,19 @@ def curve_counts(
     ignore_index: int,
     total: Tensor | None = None,
 ) -> Tensor:
-    """Pixels by (truth, winning class, bin of the winning score), bin = min(floor(256 * score), 255).
+    """`image_counts` as int64 [C,C,256], by the winner's class id. `total` is added to in place and returned: at 201
+    classes the array takes 83 MB, too much for one per image.
 
-    Shapes: scores [K,H,W] in [0, 1] at the truth's size, K class ids, truth integer [H,W]; result int64 [C,C,256].
-    `num_classes` counts the background. score >= i/256 exactly where bin >= i, for i = 0..255. Equal scores: the class
-    listed first. Without classes the winner is 0 and the pixel is background at any threshold. `total` is added to in
-    place and returned: at 201 classes the array takes 83 MB, too much for one per image.
-
-    Raises: ValueError for shapes that do not fit, scores outside [0, 1] or NaN, class ids outside 1..C-1, truth
-    outside 0..C-1 other than `ignore_index`.
-
-    Source: ours.
+    Without classes the winner is 0 and the pixel is background at any threshold.
     """
-    _require_scores(scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes)
-    counted_HW = truth_HW != ignore_index
-    truth = truth_HW[counted_HW].to(torch.int64)
-    require_labels(truth, num_classes=num_classes, name="truth")
-    winner = torch.zeros_like(truth)
-    bins = torch.zeros_like(truth)
-    if len(classes):
-        ids_K = torch.tensor([int(c) for c in classes], dtype=torch.int64, device=truth.device)
-        winner = ids_K[scores_KHW.argmax(dim=0)[counted_HW]]
-        best = scores_KHW.amax(dim=0)[counted_HW]
-        bins = (best * NUM_BINS).floor().to(torch.int64).clamp_(max=NUM_BINS - 1)
-    counts = total
-    if counts is None:
-        counts = torch.zeros((num_classes, num_classes, NUM_BINS), dtype=torch.int64, device=truth.device)
-    cell = (truth * num_classes + winner) * NUM_BINS + bins
-    counts.view(-1).index_add_(0, cell, torch.ones_like(cell))
-    return counts
+    part_CLN = image_counts(
+        scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes, ignore_index=ignore_index
+    )
+    if total is None:
+        total = torch.zeros((num_classes, num_classes, NUM_BINS), dtype=torch.int64, device=part_CLN.device)
+    for place, winner in enumerate(winners_of(classes)):
+        total[:, winner] += part_CLN[:, place]
+    return total
 
 
 def confusion_at(counts_CCN: Tensor, *, threshold_bin: int) -> Tensor:
@@ -72,21 +104,69 @@ def confusion_at(counts_CCN: Tensor, *, threshold_bin: int) -> Tensor:
     return confusion_CC
 
 
+def class_sums(counts_CLN: Tensor, *, winners: Sequence[int]) -> Tensor:
+    """All that class-wise scores at every threshold need of the counts, [C, V = 1 + 2N], of the counts' type.
+
+    Column 0: pixels of the class in the truth. Columns 1..N, by bin: of these, the ones that the class wins; for the
+    background (row 0) the ones that any class wins, its losses. Columns N+1..2N, by bin: pixels that the class wins;
+    0 for the background, which has what is left. Sums of images, and of parts of a data set, are added up.
+
+    Counts by pixels of label maps are the case of one bin: a confusion matrix as [C,C,1], winners 0..C-1.
+    """
+    num_classes, _, num_bins = counts_CLN.shape
+    given = torch.tensor(list(winners), device=counts_CLN.device)
+    ids, won_CLN = given[given > 0], counts_CLN[:, given > 0]
+    sums_CV = counts_CLN.new_zeros((num_classes, 1 + 2 * num_bins))
+    sums_CV[:, 0] = counts_CLN.sum(dim=(1, 2))
+    sums_CV[ids, 1 : num_bins + 1] = won_CLN[ids, torch.arange(len(ids), device=ids.device)]
+    sums_CV[0, 1 : num_bins + 1] = won_CLN[0].sum(dim=0)
+    sums_CV[ids, num_bins + 1 :] = won_CLN.sum(dim=0)
+    return sums_CV
+
+
+def at_thresholds(sums_CV: Tensor) -> Tensor:
+    """`class_sums` [...,V] with the pixels of bin >= i in place of those of bin i."""
+    num_bins = sums_CV.shape[-1] // 2
+    own_CN, won_CN = sums_CV[..., 1 : num_bins + 1], sums_CV[..., num_bins + 1 :]
+    return torch.cat([sums_CV[..., :1], _from_bin_upwards(own_CN), _from_bin_upwards(won_CN)], dim=-1)
+
+
+def hits_and_union(above_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """From `at_thresholds` [...,C,V]: hits, and pixels in truth or prediction, at thresholds i/N; [...,C,N] each."""
+    num_bins = above_CV.shape[-1] // 2
+    in_truth_C1 = above_CV[..., :1]
+    own_CN, won_CN = above_CV[..., 1 : num_bins + 1].clone(), above_CV[..., num_bins + 1 :].clone()
+    # Everything that no class has taken is background, in the prediction and in its hits.
+    own_CN[..., 0, :] = in_truth_C1[..., 0, :] - own_CN[..., 0, :]
+    won_CN[..., 0, :] = in_truth_C1.sum(dim=-2) - won_CN.sum(dim=-2)
+    return own_CN, won_CN.add_(in_truth_C1).sub_(own_CN)
+
+
+def mean_over_classes(hits_CN: Tensor, *, union_CN: Tensor) -> Tensor:
+    """Mean IoU of [...,C,N], float64 [...,N], classes without a pixel left out; NaN where no class has one."""
+    iou_CN = hits_CN.to(torch.float64) / union_CN.clamp_min(1)
+    return iou_CN.sum(dim=-2) / (union_CN > 0).sum(dim=-2)
+
+
 def curve(counts_CCN: Tensor) -> Tensor:
     """Mean IoU at the thresholds i/256, float64 [256]: what `Scores` says of `confusion_at` for each i.
 
     Needs per class only its hits and its predictions, so no matrix is built per threshold. NaN where nothing was
     counted.
     """
-    hits_CN = _from_bin_upwards(counts_CCN.diagonal(dim1=0, dim2=1).T)
-    predicted_CN = _from_bin_upwards(counts_CCN.sum(dim=0))
-    in_truth_C = counts_CCN.sum(dim=(1, 2))
-    # Everything that no foreground class has taken is background, in the prediction and in its hits.
-    taken_from_truth_0_N = _from_bin_upwards(counts_CCN[0, 1:].sum(dim=0))
-    hits_CN[0] = in_truth_C[0] - taken_from_truth_0_N
-    predicted_CN[0] = in_truth_C.sum() - predicted_CN[1:].sum(dim=0)
-    iou_CN = class_iou(hits_CN, in_truth=in_truth_C[:, None], in_prediction=predicted_CN)
-    return iou_CN.nanmean(dim=0)
+    hits_CN, union_CN = hits_and_union(at_thresholds(class_sums(counts_CCN, winners=range(len(counts_CCN)))))
+    return mean_over_classes(hits_CN, union_CN=union_CN)
+
+
+def activation_curves(counts_CCN: Tensor) -> tuple[Tensor, Tensor]:
+    """Over- and under-activation at the thresholds i/256, float64 [256] each: `activation_rates` of `confusion_at`.
+
+    The first never rises with the threshold, the second never falls.
+    """
+    in_truth_C = counts_CCN.sum(dim=(1, 2)).to(torch.float64)
+    taken_CN = _from_bin_upwards(counts_CCN[:, 1:].sum(dim=1))
+    foreground = in_truth_C[1:].sum()
+    return taken_CN[0] / in_truth_C[0], (foreground - taken_CN[1:].sum(dim=0)) / foreground
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,5 +224,7 @@ def _require_scores(scores_KHW: Tensor, *, classes: Sequence[int], truth_HW: Ten
     wrong = [int(c) for c in classes if not 1 <= int(c) < num_classes]
     if wrong or len(set(classes)) != len(classes):
         raise ValueError(f"classes is {[int(c) for c in classes]}; allowed: different ids from 1..{num_classes - 1}")
-    if scores_KHW.numel() and not bool(((scores_KHW >= 0) & (scores_KHW <= 1)).all()):
-        raise ValueError("scores have values outside [0, 1] or NaN; normalise the maps first")
+    if scores_KHW.numel():
+        low, high = (float(bound) for bound in torch.aminmax(scores_KHW))  # NaN where any score is
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise ValueError("scores have values outside [0, 1] or NaN; normalise the maps first")

@@ -4,6 +4,10 @@ What is measured follows from the record. Label maps: mean IoU, mean accuracy, p
 the background threshold that is best on one half of the split and scored on the other, and the reverse. Seeds: how
 much of the image they cover, and how much of that is right.
 
+Every mean IoU has an interval: 95 % of what it would be on images drawn anew from those measured. Score maps leave
+their counts by score bin, from which a sweep reads any background threshold without making labels; this holds for
+labels that the threshold alone makes: with a dense CRF after it, every threshold costs a CRF of its own.
+
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
 
@@ -18,17 +22,27 @@ import torch
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
-from shards.records import IGNORE, CamRecord, Missing, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
-from wsss.ops.confusion import Scores, confusion_matrix
-from wsss.ops.threshold_curve import NUM_BINS, curve, curve_counts, two_fold_threshold
+from shards.records import Missing, Prediction, Sample, SeedRecord
+from wsss.ops.bootstrap import mean_iou_interval
+from wsss.ops.confusion import Scores, activation_rates
+from wsss.ops.threshold_curve import NUM_BINS, activation_curves, curve, two_fold_threshold
 from wsss.plots import draw_curve
 from wsss.settings import settings
-from wsss.stages.make_seeds import upsample
-from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
+from wsss.stages.evaluation_counts import (
+    FOLDS,
+    SCORED,
+    TALLIES,
+    add_image,
+    counts_path,
+    empty_counts,
+    empty_rows,
+    fold_rows,
+    save_threshold_counts,
+)
+from wsss.stages.stage import ROWS, Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
 
-_TALLIES = ("images", "missing", "left_out", "unmasked")
-FOLDS = 2
-"""Fold of a sample: its position in its split's list, odd or even."""
+NUM_REPLICATES, LEVEL = 1000, 0.95
+"""Of the bootstrap interval. With 1000 its ends are settled to about a tenth of its width."""
 
 
 @settings
@@ -36,6 +50,7 @@ class Evaluate(Reduce):
     """Measure a layer against the masks. Masks are for measuring only."""
 
     kind: ClassVar[str] = "evaluate"
+    revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "records": ("predict", "make_pseudo_labels", "make_scores", "make_seeds", "make_cams", "make_segmenter_maps"),
@@ -64,7 +79,10 @@ class Evaluate(Reduce):
 
         def count(shard: str) -> Counts:
             split = split_of(shard)
-            counts = {f"{s}.{name}": array for s in self.splits for name, array in _zeros(kind, num_classes).items()}
+            counts = {
+                f"{s}.{name}": array for s in self.splits for name, array in empty_counts(kind, num_classes).items()
+            }
+            rows = {s: [empty_rows(kind)] for s in self.splits}
             for joined in join_shard(layers, shard, how="inner"):
                 if isinstance(joined, Missing):
                     counts[f"{split}.{'left_out' if joined.left_out else 'missing'}"] += 1
@@ -74,8 +92,10 @@ class Evaluate(Reduce):
                     counts[f"{split}.unmasked"] += 1
                     continue
                 counts[f"{split}.images"] += 1
-                _add(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample, num_classes)
-            return counts
+                rows[split].append(
+                    add_image(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample)
+                )
+            return counts | {f"{s}.{ROWS}": np.concatenate(found) for s, found in rows.items()}
 
         return count
 
@@ -91,84 +111,76 @@ class Evaluate(Reduce):
                     f"{instance.name}: no image of split {split!r} has a mask ({unmasked} without); "
                     f"there is nothing to measure, take {split!r} out of {instance.name}.splits"
                 )
-            folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
-            found, rows, files = _summarise(records.layer.kind, folds, instance, split)
+            found, rows, files = _summarise(records.layer.kind, counts, instance, split)
             metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
-            metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in _TALLIES}
+            metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in TALLIES}
             artifacts |= files
             if rows:
                 tables[f"per_class.{split}"] = tables["per_class"] = rows
         return Outcome(metrics=metrics, tables=tables, artifacts=artifacts)
 
 
-def _zeros(kind: str, num_classes: int) -> Counts:
-    """Empty counts: totals, and per fold a confusion matrix or a curve of them."""
-    shape: tuple[int, ...] = (num_classes, num_classes)
-    if kind in (CamRecord.kind, ScoreRecord.kind):
-        shape = (num_classes, num_classes, NUM_BINS)
-    elif kind == SeedRecord.kind:
-        shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
-    folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
-    return folds | {name: np.zeros((), dtype=np.int64) for name in _TALLIES}
-
-
-def _add(total: np.ndarray, record: object, sample: Sample, num_classes: int) -> None:
-    """Add one image to the counts of its fold, in place."""
-    assert sample.mask is not None
-    truth_HW = torch.from_numpy(sample.mask)
-    if isinstance(record, CamRecord | ScoreRecord):
-        maps = record.maps if isinstance(record, CamRecord) else record.scores
-        curve_counts(
-            upsample(maps, sample.size, device=torch.device("cpu")).clamp(0, 1),
-            classes=record.classes.tolist(),
-            truth_HW=truth_HW,
-            num_classes=num_classes,
-            ignore_index=IGNORE,
-            total=torch.from_numpy(total),
-        )
-    elif isinstance(record, SeedRecord):
-        label_HW = torch.from_numpy(record.label).long()
-        label_HW[label_HW == IGNORE] = num_classes
-        seen = truth_HW != IGNORE
-        cells = truth_HW[seen].long() * (num_classes + 1) + label_HW[seen]
-        total += torch.bincount(cells, minlength=total.size).view(total.shape).numpy()
-    else:
-        assert isinstance(record, PseudoLabel | Prediction)
-        prediction_HW = torch.from_numpy(record.mask)
-        total += confusion_matrix(truth_HW, prediction_HW, num_classes=num_classes, ignore_index=IGNORE).numpy()
-
-
 def _summarise(
-    kind: str, folds: list[np.ndarray], instance: Instance, split: str
+    kind: str, counts: Counts, instance: Instance, split: str
 ) -> tuple[dict[str, float], list[dict[str, object]], dict[str, str]]:
     """Metrics, the table per class and the files of one split."""
-    tensors = [torch.from_numpy(fold) for fold in folds]
+    folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
     if kind == SeedRecord.kind:
         return _seed_metrics(np.sum(folds, axis=0)), [], {}
-    metrics, files = {}, {}
-    if kind in (CamRecord.kind, ScoreRecord.kind):
+    metrics: dict[str, float] = {}
+    tensors = [torch.from_numpy(fold) for fold in folds]
+    if kind in SCORED:
         chosen = two_fold_threshold(tensors[0], tensors[1])
-        confusion_CC = chosen.confusion
-        metrics = {"threshold_a": chosen.threshold_from_a, "threshold_b": chosen.threshold_from_b}
+        confusion_CC, thresholds = chosen.confusion, (chosen.threshold_from_a, chosen.threshold_from_b)
         mean_iou_N = curve(tensors[0] + tensors[1])
+        metrics = {"threshold_a": thresholds[0], "threshold_b": thresholds[1]}
         metrics |= {"best_threshold": int(mean_iou_N.argmax()) / NUM_BINS, "best_mean_iou": float(mean_iou_N.max())}
-        path = instance.path / f"threshold_curve.{split}.png"
-        chosen_thresholds = (chosen.threshold_from_a, chosen.threshold_from_b)
-        write_bytes(path, draw_curve(mean_iou_N.tolist(), chosen=chosen_thresholds, title=f"{instance.name}, {split}"))
-        files = {path.name: str(path)}
+        files = _save_curve(instance, split, folds, thresholds)
     else:
-        confusion_CC = tensors[0] + tensors[1]
+        confusion_CC, files = tensors[0] + tensors[1], {}
         for fold, matrix in enumerate(tensors):
             files |= _save_confusion(instance, f"{split}.fold{fold}", matrix)
-    scores = Scores.from_confusion(confusion_CC)
+    scores, interval = Scores.from_confusion(confusion_CC), _interval(counts, instance, split)
+    over_activation, under_activation = activation_rates(confusion_CC)
     metrics |= {
         "mean_iou": scores.mean_iou,
+        "mean_iou_low": interval[0],
+        "mean_iou_high": interval[1],
         "mean_accuracy": scores.mean_accuracy,
         "pixel_accuracy": scores.pixel_accuracy,
         "freq_weighted_iou": scores.freq_weighted_iou,
+        "over_activation": over_activation,
+        "under_activation": under_activation,
         "absent_classes": float(scores.num_absent_classes),
     }
     return metrics, list(_per_class(scores, instance)), files
+
+
+def _interval(counts: Counts, instance: Instance, split: str) -> tuple[float, float]:
+    """Equal for equal images, whatever the order in which their shards were counted."""
+    return mean_iou_interval(
+        fold_rows(counts, split),
+        num_classes=len(instance.taxonomy) + 1,
+        num_replicates=NUM_REPLICATES,
+        level=LEVEL,
+        generator=torch.Generator().manual_seed(instance.seed),
+    )
+
+
+def _save_curve(instance: Instance, split: str, folds: list[np.ndarray], chosen: tuple[float, float]) -> dict[str, str]:
+    """The curves of all images as a picture and as CSV, and the counts of both folds; file name -> path."""
+    counts_CCN = torch.from_numpy(folds[0] + folds[1])
+    over_N, under_N = activation_curves(counts_CCN)
+    curves = {"mean_iou": curve(counts_CCN), "over_activation": over_N, "under_activation": under_N}
+    columns = {name: values_N.tolist() for name, values_N in curves.items()}
+    paths = {ending: instance.path / f"threshold_curve.{split}.{ending}" for ending in ("png", "csv")}
+    write_bytes(paths["png"], draw_curve(**columns, chosen=chosen, title=f"{instance.name}, {split}"))
+    rows = [[i / NUM_BINS, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]
+    lines = [",".join(["threshold", *columns]), *(",".join(map(str, row)) for row in rows)]
+    write_bytes(paths["csv"], ("\n".join(lines) + "\n").encode())
+    paths["npz"] = counts_path(instance.path, split)
+    save_threshold_counts(paths["npz"], folds)
+    return {path.name: str(path) for path in paths.values()}
 
 
 def _save_confusion(instance: Instance, name: str, matrix: torch.Tensor) -> dict[str, str]:

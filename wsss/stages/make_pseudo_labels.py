@@ -27,6 +27,7 @@ class MakePseudoLabels(CrfSettings, Map):
     """The class of the highest score where that reaches the background's, then the dense CRF."""
 
     kind: ClassVar[str] = "make_pseudo_labels"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = "pseudo_label"
     aligned_with: ClassVar[str] = "scores"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "scores": ("make_scores",)}
@@ -67,7 +68,8 @@ class MakePseudoLabels(CrfSettings, Map):
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         if self.refine == "crf" and len(scores.classes):
             share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
-        confidence_HW, index_HW = share_LHW.max(0)
+        # Without a CRF the scores decide: divided by their sum, two different ones may round to the same share.
+        confidence_HW, index_HW = share_LHW.amax(0), (share_LHW if self.refine == "crf" else planes_LHW).argmax(0)
         ids_L = torch.tensor([0, *scores.classes.tolist()], dtype=torch.uint8, device=device)
         confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
         return PseudoLabel(
@@ -83,7 +85,9 @@ class MakePseudoLabels(CrfSettings, Map):
             return upsample(scores.background[None], scores.size, device=scores_KHW.device)[0]
         if self.background == "power":
             return exponent_scores(scores_KHW, exponent=self.background_exponent)[0]
-        return torch.full(scores.size, self.background_threshold, device=scores_KHW.device)
+        # Just below the threshold: a score that reaches it wins, as everywhere, though the background stands first.
+        below = torch.nextafter(torch.tensor(self.background_threshold), torch.tensor(0.0)).item()
+        return torch.full(scores.size, below, device=scores_KHW.device)
 
     def _energy(self, planes_LHW: torch.Tensor, share_LHW: torch.Tensor) -> torch.Tensor:
         if self.crf_start == "scores":

@@ -48,6 +48,8 @@ SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 Splits = Annotated[tuple[SplitName, ...], Field(min_length=1), AfterValidator(_distinct)]
 """A setting: names of splits. They become names of files."""
 Counts = dict[str, np.ndarray]
+ROWS = "rows"
+"""Counts whose name ends with this are appended to each other, not added up."""
 ShardWorker = Callable[[str], Iterator[Record | Missing]]
 ShardCounter = Callable[[str], Counts]
 
@@ -176,7 +178,11 @@ class Reduce(Stage):
 
     @abstractmethod
     def counter(self, instance: Instance) -> ShardCounter:
-        """The function from a shard's name to its counts, i64 arrays of the same shapes for every shard."""
+        """The function from a shard's name to its counts, i64 arrays of the same shapes for every shard.
+
+        Of what cannot be added up, because it is needed image by image, a shard gives rows under a name that ends with
+        `ROWS`, as many as it has. Shards come in any order, so a row must say which image it is of.
+        """
 
     @abstractmethod
     def finish(self, instance: Instance, counts: Counts) -> Outcome:

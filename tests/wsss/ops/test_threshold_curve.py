@@ -4,8 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss.ops.confusion import Scores, confusion_matrix
-from wsss.ops.threshold_curve import confusion_at, curve, curve_counts, two_fold_threshold
+from wsss.ops.confusion import Scores, activation_rates, confusion_matrix
+from wsss.ops.threshold_curve import (
+    activation_curves,
+    bin_of,
+    class_sums,
+    confusion_at,
+    curve,
+    curve_counts,
+    image_counts,
+    two_fold_threshold,
+    winners_of,
+)
 
 Image = tuple[Tensor, list[int], Tensor]
 
@@ -72,6 +82,55 @@ def test_curve_is_the_mean_iou_of_every_matrix() -> None:
     torch.testing.assert_close(curve(counts), torch.tensor(wanted, dtype=torch.float64))
     assert max(wanted) - min(wanted) > 0.1
     assert bool(curve(torch.zeros_like(counts)).isnan().all())
+
+
+def test_activation_by_hand() -> None:
+    scores = torch.tensor([[[0.5, 0.1, 1.0, 0.3]], [[0.25, 0.7, 1.0, 0.1]]])
+    truth = torch.tensor([[1, 0, 255, 0]])
+    counts = curve_counts(scores, classes=[2, 1], truth_HW=truth, num_classes=3, ignore_index=255)
+    over, under = activation_curves(counts)
+    # Background pixels won at 0.7 and 0.3; the foreground pixel at 0.5, by another class, which is not told here.
+    assert [over[i].item() for i in (0, 76, 77, 179, 180)] == [1.0, 1.0, 0.5, 0.5, 0.0]
+    assert [under[i].item() for i in (0, 128, 129)] == [0.0, 0.0, 1.0]
+
+
+def test_activation_curves_are_the_rates_of_every_matrix() -> None:
+    counts = counts_of(images(1))
+    over, under = activation_curves(counts)
+    rates = [activation_rates(confusion_at(counts, threshold_bin=i)) for i in range(256)]
+    assert over.tolist() == [rate for rate, _ in rates]
+    torch.testing.assert_close(under, torch.tensor([rate for _, rate in rates], dtype=torch.float64))
+    assert bool((over.diff() <= 0).all()) and bool((under.diff() >= 0).all())
+    assert all(bool(rates.isnan().all()) for rates in activation_curves(torch.zeros_like(counts)))
+    nothing = activation_rates(torch.zeros(3, 3, dtype=torch.int64))
+    assert all(rate != rate for rate in nothing)
+
+
+def test_class_sums_of_images_add_up_to_those_of_the_whole() -> None:
+    some = images(1)
+    parts = [
+        class_sums(
+            image_counts(scores, classes=classes, truth_HW=truth, num_classes=7, ignore_index=255),
+            winners=winners_of(classes),
+        )
+        for scores, classes, truth in some
+    ]
+    assert torch.equal(sum(parts[1:], parts[0]), class_sums(counts_of(some), winners=range(7)))
+
+
+def test_rounding_of_a_resize_decides_between_classes_and_counts_as_one() -> None:
+    scores = torch.tensor([[[1.0, -1e-7]], [[1.0000001, -2e-7]]])
+    counts = curve_counts(scores, classes=[1, 2], truth_HW=torch.tensor([[0, 0]]), num_classes=3, ignore_index=255)
+    assert counts.nonzero().tolist() == [[0, 1, 0], [0, 2, 255]]
+
+
+def test_only_multiples_of_a_bin_are_thresholds() -> None:
+    assert [bin_of(threshold) for threshold in (0.0, 1 / 256, 0.25, 255 / 256)] == [0, 1, 64, 255]
+    for threshold in (0.3, 1, -0.25):
+        with pytest.raises(ValueError, match="no multiple of 1/256"):
+            bin_of(threshold)
+    with pytest.raises(ValueError, match=r"near it are 0\.296875 and 0\.30078125"):
+        bin_of(0.3)
 
 
 def test_counts_add_up() -> None:

@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from cluster.shard_work import add_counts
 from shards.records import CamRecord, Missing, Prediction, PseudoLabel, Record, Sample, ScoreRecord, SeedRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.ops.confusion import confusion_matrix
 from wsss.stages.evaluate import Evaluate
+from wsss.stages.evaluation_counts import confusions_at
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
@@ -50,8 +54,8 @@ def evaluate(instance: Instance) -> Outcome:
     assert stage.shards(instance) == ["val-000000", "val-000001"]
     for shard in stage.shards(instance):
         counts = count(shard)
-        assert all(array.dtype == np.int64 for array in counts.values())
-        total = {name: total[name] + array for name, array in counts.items()} if total else counts
+        assert all(array.dtype == (np.int32 if name.endswith("rows") else np.int64) for name, array in counts.items())
+        total = add_counts(total, counts)
     return stage.finish(instance, total)
 
 
@@ -86,6 +90,9 @@ def test_label_maps_by_hand(tmp_path: Path) -> None:
     rows = outcome.tables["per_class"]
     assert [row["class"] for row in rows] == ["background", "walker", "wheel", "crate", "fin", "bloom"]
     assert rows[1]["iou"] == pytest.approx(one) and rows[4]["iou"] is None
+    assert outcome.metrics["over_activation"] == pytest.approx(24 / 96)
+    assert outcome.metrics["under_activation"] == pytest.approx(24 / (48 + 24))
+    assert outcome.metrics["mean_iou_low"] <= outcome.metrics["mean_iou"] <= outcome.metrics["mean_iou_high"]
     folds = [np.loadtxt(outcome.artifacts[f"confusion.val.fold{fold}.csv"], delimiter=",") for fold in (0, 1)]
     assert (folds[0][1, 1], folds[0][1, 0], folds[1][0, 2], folds[1][2, 2]) == (24, 24, 24, 24)
 
@@ -132,6 +139,62 @@ def test_score_maps_are_cut_at_the_other_halfs_threshold(tmp_path: Path, kind: s
     assert outcome.metrics["mean_iou"] == pytest.approx(128 / (128 + 256))
     assert outcome.metrics["best_mean_iou"] > outcome.metrics["mean_iou"]
     assert Path(outcome.artifacts["threshold_curve.val.png"]).read_bytes().startswith(b"\x89PNG")
+    # Half of all background is taken, half of all foreground lost: even's all, odd's none, and the reverse.
+    assert (outcome.metrics["over_activation"], outcome.metrics["under_activation"]) == (0.5, 0.5)
+    # One image in each fold: every draw is the same.
+    assert {outcome.metrics[f"val.mean_iou_{end}"] for end in ("low", "high")} == {outcome.metrics["mean_iou"]}
+    header, *lines = Path(outcome.artifacts["threshold_curve.val.csv"]).read_text().splitlines()
+    assert header == "threshold,mean_iou,over_activation,under_activation"
+    table = np.array([[float(cell) for cell in line.split(",")] for line in lines])
+    assert table.shape == (256, 4) and table[:, 0].tolist() == [i / 256 for i in range(256)]
+    assert table[:, 1].max() == outcome.metrics["best_mean_iou"]
+    assert table[64, 2:].tolist() == [0.5, 0.0], "at 0.25: even's whole background, no foreground lost"
+    counts = confusions_at(Path(outcome.artifacts["threshold_counts.val.npz"]), threshold=0.25)
+    assert [matrix.nonzero().tolist() for matrix in counts] == [[[0, 2], [2, 2]], [[0, 0], [2, 2]]]
+    assert all(int(matrix.sum()) == 256 for matrix in counts)
+
+
+def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    masks = [random.integers(0, 4, (8, 12)).astype(np.uint8) for _ in range(6)]
+    truths = [sample(f"k{n}", mask, position=n) for n, mask in enumerate(masks)]
+    records: list[Record | Missing] = [
+        Prediction(key=f"k{n}", mask=np.where(mask == 3, 0, mask), confidence=np.zeros((2, 3), np.uint8))
+        for n, mask in enumerate(masks)
+    ]
+    instance = prepared(tmp_path, truths, records)
+    stage = instance.stage
+    assert isinstance(stage, Evaluate)
+    count = stage.counter(instance)
+    parts = [count(shard) for shard in stage.shards(instance)]
+    found = [stage.finish(instance, add_counts(dict(a), b)).metrics for a, b in (parts, parts[::-1])]
+    assert found[0] == found[1]
+    assert found[0]["mean_iou_low"] < found[0]["mean_iou_high"]
+
+
+def test_labels_and_counts_agree_where_scores_lie_on_thresholds_and_on_each_other(tmp_path: Path) -> None:
+    """The grid is as large as the image, so that the scores stay what they are: ties, and neighbours of ties."""
+    random, size = np.random.default_rng(2), (16, 20)
+    tied = (random.integers(60, 69, (2, *size)) / 256).astype(np.float16)
+    scores = np.where(random.random((2, *size)) < 0.3, np.nextafter(tied, np.float16(1)), tied)
+    scores = np.where(random.random((2, *size)) < 0.3, np.nextafter(tied, np.float16(0)), scores)
+    truths = [
+        sample(key, random.integers(0, 4, size).astype(np.uint8), position=place) for place, key in enumerate("ab")
+    ]
+    fields: dict[str, Any] = {"classes": np.array([3, 1], np.int16), "size": size}
+    records = [
+        ScoreRecord(key=truth.key, scores=scores[:, ::flip].copy(), **fields)
+        for truth, flip in zip(truths, (1, -1), strict=True)
+    ]
+    outcome = evaluate(prepared(tmp_path, truths, list(records)))
+    for i in range(58, 71):
+        stage = MakePseudoLabels(background_threshold=i / 256, refine="none")
+        counted = confusions_at(Path(outcome.artifacts["threshold_counts.val.npz"]), threshold=i / 256)
+        for truth, record, matrix in zip(truths, records, counted, strict=True):
+            assert truth.mask is not None
+            label = torch.from_numpy(stage._pseudo_label(truth, record).mask)
+            made = confusion_matrix(torch.from_numpy(truth.mask), label, num_classes=6, ignore_index=255)
+            assert torch.equal(matrix, made), f"at {i}/256"
 
 
 def test_split_without_masks(tmp_path: Path) -> None:

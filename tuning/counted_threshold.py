@@ -1,0 +1,77 @@
+"""Sweeps over the background threshold that make no labels: a trial reads the counts of the score maps.
+
+`evaluate` of a layer of scores counts pixels by score bin, once for all thresholds. So where a sweep's metric is such
+an instance, its space names the `background_threshold` of a `make_pseudo_labels` that reads the same layer, and a trial
+over it costs milliseconds. It finds what that instance without a CRF, and an `evaluate` after it, would give, to the
+pixel. With a CRF every threshold costs a CRF for every image, and the metric has to measure the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tuning.dimensions import Choices, Range
+from wsss.ops.threshold_curve import NUM_BINS, bin_of
+from wsss.recipe import Recipe, RecipeError
+from wsss.stages.evaluation_counts import SCORED
+from wsss.stages.make_pseudo_labels import MakePseudoLabels
+from wsss.stages.stage import Instance
+
+THRESHOLD = "background_threshold"
+
+
+def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
+    """The `make_pseudo_labels` instance whose threshold is searched on the counts of `metric`.
+
+    Empty where `metric` measures label maps: nothing is read off counts then. Raises `RecipeError` where it measures
+    score maps and the searched settings do not say where to cut them, or where a threshold alone makes no label.
+    """
+    maps = metric.inputs["records"]
+    if maps.layer.kind not in SCORED:
+        return ""
+    names = [name.rpartition(".") for name in searched]
+    readers = [one for one in recipe.instances if isinstance(one.stage, MakePseudoLabels)]
+    readers = [one for one in readers if one.inputs["scores"].name == maps.name]
+    found = [one for one in readers if (one.name, ".", THRESHOLD) in names]
+    wanted = " or ".join(f"{one.name}.{THRESHOLD}" for one in readers)
+    if len(found) != 1:
+        raise RecipeError(
+            f"sweep.metric = {metric.name!r} measures the score maps of {maps.name}, which a threshold must cut; "
+            + (f"search {wanted}" if readers else f"no make_pseudo_labels of this recipe reads {maps.name}")
+            + ", or measure label maps"
+        )
+    labels = found[0]
+    _check_labels(labels, metric)
+    if others := [
+        f"{labels.name}.{setting}" for name, _, setting in names if name == labels.name != setting != THRESHOLD
+    ]:
+        raise RecipeError(
+            f"space.{others[0]}: {metric.name} measures score maps, of which {labels.name} makes nothing here; of its "
+            f"settings only {THRESHOLD} can be searched"
+        )
+    return labels.name
+
+
+def _check_labels(labels: Instance, metric: Instance) -> None:
+    assert isinstance(labels.stage, MakePseudoLabels)
+    for setting, wanted in (("refine", "none"), ("background", "threshold")):
+        if (value := getattr(labels.stage, setting)) != wanted:
+            why = "every threshold would cost a CRF for every image" if setting == "refine" else "it has no threshold"
+            raise RecipeError(
+                f"{labels.name}.{setting} = {value!r}: {why}, while sweep.metric = {metric.name!r} only counts scores; "
+                f"give {labels.name}.{setting} = {wanted!r} under [fixed], or measure the labels themselves"
+            )
+
+
+def check_bins(name: str, dimension: Range | Choices) -> None:
+    """Raise `RecipeError` where a threshold of this line of [space] is none that counts by score bin can tell."""
+    if isinstance(dimension, Range) and dimension.step is None:
+        raise RecipeError(f"space.{name}: counts know the thresholds i/{NUM_BINS} alone; give step = {1 / NUM_BINS}")
+    values = dimension.ends
+    if isinstance(dimension, Range) and dimension.step is not None:
+        values = (*values, dimension.low + dimension.step)
+    try:
+        for value in values:
+            bin_of(value)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise RecipeError(f"space.{name}: {error}") from None
