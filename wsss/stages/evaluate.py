@@ -1,8 +1,9 @@
 """evaluate: any layer of maps, seeds, labels or predictions against the masks, at the original size.
 
-What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy. Score maps: the same at
-the background threshold that is best on one half of the split and scored on the other, and the reverse. Seeds: how
-much of the image they cover, and how much of that is right.
+What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy. Instances: the same of
+their classes, and how many there are (no mask tells instances apart). Score maps: the same at the background threshold
+that is best on one half of the split and scored on the other, and the reverse. Seeds: how much of the image they cover,
+and how much of that is right.
 
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
@@ -18,7 +19,17 @@ import torch
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
-from shards.records import IGNORE, CamRecord, Missing, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
+from shards.records import (
+    IGNORE,
+    CamRecord,
+    InstanceLabel,
+    Missing,
+    Prediction,
+    PseudoLabel,
+    Sample,
+    ScoreRecord,
+    SeedRecord,
+)
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, curve, curve_counts, two_fold_threshold
 from wsss.plots import draw_curve
@@ -38,7 +49,14 @@ class Evaluate(Reduce):
     kind: ClassVar[str] = "evaluate"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
-        "records": ("predict", "make_pseudo_labels", "make_scores", "make_seeds", "make_cams"),
+        "records": (
+            "predict",
+            "make_pseudo_labels",
+            "make_instance_labels",
+            "make_scores",
+            "make_seeds",
+            "make_cams",
+        ),
     }
 
     title: str = ""
@@ -75,6 +93,8 @@ class Evaluate(Reduce):
                     continue
                 counts[f"{split}.images"] += 1
                 _add(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample, num_classes)
+                if isinstance(joined["records"], InstanceLabel):
+                    counts[f"{split}.instances"] += len(joined["records"].classes)
             return counts
 
         return count
@@ -93,6 +113,8 @@ class Evaluate(Reduce):
                 )
             folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
             found, rows, files = _summarise(records.layer.kind, folds, instance, split)
+            if records.layer.kind == InstanceLabel.kind:
+                found["instances_per_image"] = float(counts[f"{split}.instances"] / counts[f"{split}.images"])
             metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
             metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in _TALLIES}
             artifacts |= files
@@ -109,7 +131,8 @@ def _zeros(kind: str, num_classes: int) -> Counts:
     elif kind == SeedRecord.kind:
         shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
     folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
-    return folds | {name: np.zeros((), dtype=np.int64) for name in _TALLIES}
+    tallies = (*_TALLIES, "instances") if kind == InstanceLabel.kind else _TALLIES
+    return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
 
 
 def _add(total: np.ndarray, record: object, sample: Sample, num_classes: int) -> None:
@@ -133,7 +156,7 @@ def _add(total: np.ndarray, record: object, sample: Sample, num_classes: int) ->
         cells = truth_HW[seen].long() * (num_classes + 1) + label_HW[seen]
         total += torch.bincount(cells, minlength=total.size).view(total.shape).numpy()
     else:
-        assert isinstance(record, PseudoLabel | Prediction)
+        assert isinstance(record, PseudoLabel | Prediction | InstanceLabel)
         prediction_HW = torch.from_numpy(record.mask)
         total += confusion_matrix(truth_HW, prediction_HW, num_classes=num_classes, ignore_index=IGNORE).numpy()
 
