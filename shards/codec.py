@@ -8,6 +8,7 @@ Members of a record share the key as their name and differ in their extension:
 | `CamRecord`, `ScoreRecord` | `npz`, `json` |
 | `SeedRecord` | `label.png` |
 | `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png` |
+| `InstanceLabel` | `instances.png` (16 bits), `npz` |
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from shards.images import decode_index_png, encode_png
+from shards.images import decode_index_png, decode_u16_png, encode_png
 from shards.records import (
     CamRecord,
+    InstanceLabel,
     Prediction,
     PseudoLabel,
     Record,
@@ -90,6 +92,9 @@ def encode(record: Record) -> Members:
         return _maps_members(record, {"scores": record.scores, "background": record.background})
     if isinstance(record, SeedRecord):
         return {"label.png": encode_png(record.label)}
+    if isinstance(record, InstanceLabel):
+        arrays = {"classes": record.classes, "scores": record.scores}
+        return {"instances.png": encode_png(record.instances), "npz": _to_npz(**arrays)}
     return {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
 
 
@@ -139,6 +144,11 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
         )
     if kind == SeedRecord.kind:
         return SeedRecord(key=key, label=decode_index_png(members["label.png"]))
+    if kind == InstanceLabel.kind:
+        arrays, instances = _from_npz(members["npz"]), decode_u16_png(members["instances.png"])
+        if instances.max(initial=0) > len(arrays["classes"]):
+            raise ValueError(f"its map names instance {instances.max()}, and it has {len(arrays['classes'])}")
+        return InstanceLabel(key=key, instances=instances, classes=arrays["classes"], scores=arrays["scores"])
     if kind in (PseudoLabel.kind, Prediction.kind):
         record = PseudoLabel if kind == PseudoLabel.kind else Prediction
         mask, confidence = decode_index_png(members["mask.png"]), decode_index_png(members["confidence.png"])

@@ -45,7 +45,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """u8[H, W] or u8[H, W, 3] to PNG bytes; the same array always gives the same bytes."""
+    """u8[H, W], u8[H, W, 3] or u16[H, W] to PNG bytes; the same array always gives the same bytes."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -62,3 +62,14 @@ def decode_index_png(data: bytes) -> np.ndarray:
         return np.asarray(image).astype(np.uint8, copy=True)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"the mask does not decode: {error}") from error
+
+
+def decode_u16_png(data: bytes) -> np.ndarray:
+    """A grey PNG of 16 bits to u16[H, W]."""
+    image = _open(data)
+    if image.format != "PNG" or not image.mode.startswith("I"):
+        raise ValueError(f"this must be a grey PNG of 16 bits, it is a {image.format} of mode {image.mode}")
+    try:
+        return np.asarray(image).astype(np.uint16)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the map does not decode: {error}") from error

@@ -147,9 +147,28 @@ class Prediction:
     """u8[h, w]: 255 x the probability of the chosen class."""
 
 
-Record = Sample | CamRecord | SeedRecord | ScoreRecord | PseudoLabel | Prediction
+@dataclass(frozen=True, kw_only=True)
+class InstanceLabel:
+    """Objects apart from each other, made from image-level labels: a map of instances, each of a class."""
+
+    kind: ClassVar[str] = "instance_label"
+    key: str
+    instances: np.ndarray
+    """u16[H, W]: 0 = none, i = the i-th instance."""
+    classes: np.ndarray
+    """i16[I], foreground class id of every instance."""
+    scores: np.ndarray
+    """f16[I], in [0, 1]."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """u8[H, W]: the class of each pixel's instance, 0 where there is none."""
+        return np.concatenate([[BACKGROUND], self.classes]).astype(np.uint8)[self.instances]
+
+
+Record = Sample | CamRecord | SeedRecord | ScoreRecord | PseudoLabel | Prediction | InstanceLabel
 RECORD_KINDS: dict[str, type] = {
-    cls.kind: cls for cls in (Sample, CamRecord, SeedRecord, ScoreRecord, PseudoLabel, Prediction)
+    cls.kind: cls for cls in (Sample, CamRecord, SeedRecord, ScoreRecord, PseudoLabel, Prediction, InstanceLabel)
 }
 
 

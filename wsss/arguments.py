@@ -13,6 +13,7 @@ STAGE_COMMANDS = (
     "train-affinity",
     "make-scores",
     "make-pseudo-labels",
+    "make-instance-labels",
     "train-segmenter",
     "make-segmenter-maps",
     "predict",

@@ -1,8 +1,11 @@
-"""The picture at the end of a run: image | CAM | pseudo label | prediction | truth, a row per image."""
+"""The picture at the end of a run: image | CAM | pseudo label | instances | prediction | truth, a row per image.
+
+Instances are drawn where the recipe makes them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -12,7 +15,7 @@ from PIL import Image, ImageDraw
 from shards.images import encode_png
 from shards.layer import Layer, split_of
 from shards.reader import read_shard
-from shards.records import CamRecord, Prediction, PseudoLabel, Record, Sample
+from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Record, Sample
 from shards.taxonomy import Taxonomy, palette
 from wsss.recipe import Recipe
 from wsss.stages.stage import Instance
@@ -21,7 +24,8 @@ TILE = 160
 """Longer side of a picture in the sheet, in pixels."""
 HEADER, GAP = 22, 6
 MAX_ROWS = 8
-COLUMNS = ("image", "CAM", "pseudo label", "prediction", "truth")
+COLUMNS = ("image", "CAM", "pseudo label", "instances", "prediction", "truth")
+GOLDEN_RATIO = 0.618034
 
 
 def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
@@ -32,18 +36,24 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
     layers = _layers(recipe)
     if layers is None:
         return None
-    tiles = [_row(records) for records in _first_records(layers, split)]
-    return _compose(tiles, recipe.instances[0].taxonomy) if tiles else None
+    columns = [name for name in COLUMNS if name != "instances" or name in layers]
+    tiles = [[_row(records)[name] for name in columns] for records in _first_records(layers, split)]
+    return _compose(tiles, columns, recipe.instances[0].taxonomy) if tiles else None
 
 
 def _layers(recipe: Recipe) -> dict[str, Layer] | None:
-    """The chain behind the last predictions: samples, cams, pseudo labels, predictions."""
+    """The chain behind the last predictions: samples, cams, pseudo labels, predictions; and instances of those cams."""
     predictions = [i for i in recipe.instances if i.stage.kind == "predict"]
     if not predictions or not predictions[0].is_done():
         return None
     labels = predictions[0].inputs["segmenter"].inputs["pseudo_labels"]
     cams = _upstream(labels, "make_cams")
     chain = {"samples": predictions[0].samples, "cams": cams, "labels": labels, "predictions": predictions[0]}
+    made = [
+        i for i in recipe.instances if i.stage.kind == "make_instance_labels" and i.inputs["cams"].path == cams.path
+    ]
+    if made and made[0].is_done():
+        chain["instances"] = made[0]
     return {name: instance.layer for name, instance in chain.items()}
 
 
@@ -73,19 +83,21 @@ def _first_records(layers: Mapping[str, Layer], split: str) -> Iterator[dict[str
             yield {name: records[key] for name, records in have.items()}
 
 
-def _row(records: Mapping[str, Record]) -> list[Image.Image]:
+def _row(records: Mapping[str, Record]) -> dict[str, Image.Image]:
     sample = cast(Sample, records["samples"])
     image = sample.image
     cams = cast(CamRecord, records["cams"]) if "cams" in records else None
     labels = cast(PseudoLabel, records["labels"]) if "labels" in records else None
-    pictures = [
-        image,
-        _heat(image, cams),
-        _overlay(image, None if labels is None else labels.mask),
-        _overlay(image, cast(Prediction, records["predictions"]).mask),
-        _overlay(image, sample.mask),
-    ]
-    return [_fit(picture) for picture in pictures]
+    instances = cast(InstanceLabel, records["instances"]) if "instances" in records else None
+    pictures = {
+        "image": image,
+        "CAM": _heat(image, cams),
+        "pseudo label": _overlay(image, None if labels is None else labels.mask),
+        "prediction": _overlay(image, cast(Prediction, records["predictions"]).mask),
+        "truth": _overlay(image, sample.mask),
+    }
+    tiles = {name: _fit(picture) for name, picture in pictures.items()}
+    return tiles | {"instances": _instances(tiles["image"], None if instances is None else instances.instances)}
 
 
 def _heat(image: np.ndarray, cams: CamRecord | None) -> np.ndarray:
@@ -104,19 +116,40 @@ def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return np.where(mask[..., None] == 0, 0.6 * grey, 0.25 * grey + 0.75 * palette()[mask]).astype(np.uint8)
 
 
+def _instances(tile: Image.Image, instances_HW: np.ndarray | None) -> Image.Image:
+    """Every instance in a colour of its own, outlined in white; drawn at the small size, so that lines stay whole."""
+    image = np.asarray(tile)
+    if instances_HW is None:
+        return Image.fromarray(_overlay(image, None))
+    rows, columns = (
+        np.arange(small) * large // small for small, large in zip(image.shape[:2], instances_HW.shape, strict=True)
+    )
+    map_hw = instances_HW[rows[:, None], columns].astype(np.int64)
+    # Hues that follow each other by the golden ratio lie far apart, however many there are.
+    hues = np.arange(map_hw.max(initial=0) + 1) * GOLDEN_RATIO % 1
+    colours = 255 * colormaps["hsv"](hues)[map_hw][..., :3]
+    grey = image.mean(axis=2, keepdims=True)
+    drawn = np.where(map_hw[..., None] == 0, 0.6 * grey, 0.35 * grey + 0.65 * colours)
+    outline_hw = np.zeros(map_hw.shape, dtype=bool)
+    outline_hw[1:] |= map_hw[1:] != map_hw[:-1]
+    outline_hw[:, 1:] |= map_hw[:, 1:] != map_hw[:, :-1]
+    drawn[outline_hw] = 255
+    return Image.fromarray(drawn.astype(np.uint8))
+
+
 def _fit(picture: np.ndarray) -> Image.Image:
     tile = Image.fromarray(picture)
     tile.thumbnail((TILE, TILE))
     return tile
 
 
-def _compose(rows: list[list[Image.Image]], taxonomy: Taxonomy) -> bytes:
+def _compose(rows: list[list[Image.Image]], columns: Sequence[str], taxonomy: Taxonomy) -> bytes:
     heights = [max(tile.height for tile in row) for row in rows]
-    width = len(COLUMNS) * (TILE + GAP) + GAP
+    width = len(columns) * (TILE + GAP) + GAP
     legend = HEADER * (1 + len(taxonomy) // 8) if len(taxonomy) <= 24 else 0
     sheet = Image.new("RGB", (width, HEADER + sum(heights) + GAP * len(rows) + legend), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(COLUMNS):
+    for column, title in enumerate(columns):
         draw.text((GAP + column * (TILE + GAP), 5), title, fill="black")
     top = HEADER
     for row, height in zip(rows, heights, strict=True):

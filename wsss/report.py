@@ -55,6 +55,8 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them right")
     if (threshold := of_split("threshold_a")) is not None:
         notes.append(f"thresholds {threshold:.3f} and {of_split('threshold_b') or 0:.3f}, two-fold")
+    if (instances := of_split("instances_per_image")) is not None:
+        notes.append(f"{instances:.1f} instances per image")
     if missing := of_split("missing"):
         notes.append(f"{missing:.0f} images missing")
     if left_out := of_split("left_out"):

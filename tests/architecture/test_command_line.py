@@ -27,6 +27,7 @@ FROZEN = {
     "train-affinity": STAGE,
     "make-scores": STAGE,
     "make-pseudo-labels": STAGE,
+    "make-instance-labels": STAGE,
     "train-segmenter": STAGE,
     "make-segmenter-maps": STAGE,
     "predict": STAGE,

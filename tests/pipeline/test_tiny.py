@@ -27,7 +27,9 @@ from wsss.stages.stage import Map
 from wsss.stages.submit import check_submission, expected_images
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = ["build_shards", "make_cams", "make_seeds", "make_scores", "make_pseudo_labels", "predict"]
+LAYERS = [
+    "build_shards", "make_cams", "make_seeds", "make_scores", "make_pseudo_labels", "make_instance_labels", "predict",
+]  # fmt: skip
 
 
 def driver(*arguments: str) -> subprocess.Popen[bytes]:
@@ -80,6 +82,7 @@ def test_table_pictures_and_submission(finished: Finished) -> None:
         ("evaluate_seeds", "val", True),
         ("pseudo labels", "train", True),
         ("pseudo labels", "val", True),
+        ("instances", "val", True),
         ("segmentation", "val", False),
     ]
     assert "% of the pseudo labels' mean IoU" in rows[-1].note
@@ -99,8 +102,8 @@ def test_show_tells_what_is_done_and_what_would_run(
     changed = tiny(runs, "make_seeds.foreground_threshold=0.4")
     would_run = [instance.name for instance in changed.instances if state_of(instance) == "would run"]
     assert would_run == [
-        "make_seeds", "train_affinity", "make_scores", "make_pseudo_labels", "evaluate_seeds",
-        "evaluate_pseudo_labels", "train_segmenter", "predict", "evaluate", "submit",
+        "make_seeds", "train_affinity", "make_scores", "make_pseudo_labels", "make_instance_labels", "evaluate_seeds",
+        "evaluate_pseudo_labels", "evaluate_instance_labels", "train_segmenter", "predict", "evaluate", "submit",
     ]  # fmt: skip
     assert {state_of(instance) for instance in tiny(tmp_path / "none").instances} == {"would run"}
     assert main(["show", str(TINY), "--set", f"runtime.runs={runs}", "--set", "make_cams.flip=false"]) == 0

@@ -7,6 +7,7 @@ import numpy as np
 from shards.images import encode_png
 from shards.records import (
     CamRecord,
+    InstanceLabel,
     Prediction,
     PseudoLabel,
     Record,
@@ -55,6 +56,15 @@ def one_of_each(key: str, seed: int = 0) -> list[Record]:
         seed_record(key, seed),
         PseudoLabel(key=key, mask=mask, confidence=confidence),
         Prediction(key=key, mask=mask, confidence=confidence),
+        InstanceLabel(
+            key=key,
+            instances=random.integers(0, 301, SIZE, dtype=np.uint16),
+            classes=random.integers(1, 201, 300).astype(np.int16),
+            scores=random.random(300).astype(np.float16),
+        ),
+        InstanceLabel(
+            key=key, instances=np.zeros(SIZE, np.uint16), classes=classes[:0], scores=np.zeros(0, np.float16)
+        ),
     ]
 
 

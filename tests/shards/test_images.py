@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from shards import images
-from shards.images import decode_image, decode_index_png, encode_png, image_mode
+from shards.images import decode_image, decode_index_png, decode_u16_png, encode_png, image_mode
 
 
 def as_file(array: np.ndarray, *, mode: str | None = None, format: str = "PNG", **options: object) -> bytes:
@@ -133,3 +133,12 @@ def test_masks_that_are_no_index_pngs(picture: np.ndarray) -> None:
 
 def test_png_bytes_repeat(picture: np.ndarray) -> None:
     assert encode_png(picture) == encode_png(picture.copy())
+
+
+def test_sixteen_bits_survive_and_other_pictures_are_refused() -> None:
+    numbers = np.arange(13 * 19, dtype=np.uint16).reshape(13, 19) * 263
+    again = decode_u16_png(encode_png(numbers))
+    assert again.dtype == np.uint16 and again.max() > 60_000
+    np.testing.assert_array_equal(again, numbers)
+    with pytest.raises(ValueError, match="must be a grey PNG of 16 bits, it is a PNG of mode L"):
+        decode_u16_png(encode_png(numbers.astype(np.uint8)))

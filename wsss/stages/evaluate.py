@@ -1,8 +1,9 @@
 """evaluate: any layer of maps, seeds, labels or predictions against the masks, at the original size.
 
-What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy. Score maps: the same at
-the background threshold that is best on one half of the split and scored on the other, and the reverse. Seeds: how
-much of the image they cover, and how much of that is right.
+What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy. Instances: the same of
+their classes, and how many there are (no mask tells instances apart). Score maps: the same at the background threshold
+that is best on one half of the split and scored on the other, and the reverse. Seeds: how much of the image they cover,
+and how much of that is right.
 
 Every mean IoU has an interval: 95 % of what it would be on images drawn anew from those measured. Score maps leave
 their counts by score bin, from which a sweep reads any background threshold without making labels; this holds for
@@ -22,7 +23,7 @@ import torch
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
-from shards.records import Missing, Prediction, Sample, SeedRecord
+from shards.records import InstanceLabel, Missing, Prediction, Sample, SeedRecord
 from wsss.ops.bootstrap import mean_iou_interval
 from wsss.ops.confusion import Scores, activation_rates
 from wsss.ops.threshold_curve import NUM_BINS, activation_curves, curve, two_fold_threshold
@@ -53,7 +54,15 @@ class Evaluate(Reduce):
     revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
-        "records": ("predict", "make_pseudo_labels", "make_scores", "make_seeds", "make_cams", "make_segmenter_maps"),
+        "records": (
+            "predict",
+            "make_pseudo_labels",
+            "make_instance_labels",
+            "make_scores",
+            "make_seeds",
+            "make_cams",
+            "make_segmenter_maps",
+        ),
     }
 
     title: str = ""
@@ -95,6 +104,8 @@ class Evaluate(Reduce):
                 rows[split].append(
                     add_image(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample)
                 )
+                if isinstance(joined["records"], InstanceLabel):
+                    counts[f"{split}.instances"] += len(joined["records"].classes)
             return counts | {f"{s}.{ROWS}": np.concatenate(found) for s, found in rows.items()}
 
         return count
@@ -112,6 +123,8 @@ class Evaluate(Reduce):
                     f"there is nothing to measure, take {split!r} out of {instance.name}.splits"
                 )
             found, rows, files = _summarise(records.layer.kind, counts, instance, split)
+            if records.layer.kind == InstanceLabel.kind:
+                found["instances_per_image"] = float(counts[f"{split}.instances"] / counts[f"{split}.images"])
             metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
             metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in TALLIES}
             artifacts |= files

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from shards.files import write_bytes
-from shards.records import IGNORE, CamRecord, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
+from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
 from wsss.ops.bootstrap import ROW_START, image_rows
 from wsss.ops.confusion import confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
@@ -37,7 +37,8 @@ def empty_counts(kind: str, num_classes: int) -> Counts:
     elif kind == SeedRecord.kind:
         shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
     folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
-    return folds | {name: np.zeros((), dtype=np.int64) for name in TALLIES}
+    tallies = (*TALLIES, "instances") if kind == InstanceLabel.kind else TALLIES
+    return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
 
 
 def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
@@ -61,7 +62,7 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
         total += _seed_counts(record, truth_HW, num_classes)
         return empty_rows(SeedRecord.kind)
     else:
-        assert isinstance(record, PseudoLabel | Prediction)
+        assert isinstance(record, PseudoLabel | Prediction | InstanceLabel)
         prediction_HW, winners = torch.from_numpy(record.mask), list(range(num_classes))
         matrix_CC = confusion_matrix(truth_HW, prediction_HW, num_classes=num_classes, ignore_index=IGNORE)
         total += matrix_CC.numpy()

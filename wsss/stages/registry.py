@@ -5,6 +5,7 @@ from __future__ import annotations
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.make_cams import MakeCams
+from wsss.stages.make_instance_labels import MakeInstanceLabels
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_seeds import MakeSeeds
@@ -24,6 +25,7 @@ _KINDS: tuple[type[Stage], ...] = (
     TrainAffinity,
     MakeScores,
     MakePseudoLabels,
+    MakeInstanceLabels,
     TrainSegmenter,
     MakeSegmenterMaps,
     Predict,

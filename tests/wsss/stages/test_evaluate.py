@@ -8,12 +8,23 @@ import pytest
 import torch
 
 from cluster.shard_work import add_counts
-from shards.records import CamRecord, Missing, Prediction, PseudoLabel, Record, Sample, ScoreRecord, SeedRecord
+from shards.records import (
+    CamRecord,
+    InstanceLabel,
+    Missing,
+    Prediction,
+    PseudoLabel,
+    Record,
+    Sample,
+    ScoreRecord,
+    SeedRecord,
+)
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.ops.confusion import confusion_matrix
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.evaluation_counts import confusions_at
 from wsss.stages.make_cams import MakeCams
+from wsss.stages.make_instance_labels import MakeInstanceLabels
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_seeds import MakeSeeds
@@ -21,7 +32,8 @@ from wsss.stages.predict import Predict
 from wsss.stages.stage import Instance, Map, Outcome
 
 STAGES: dict[str, type[Map]] = {
-    stage.record_kind: stage for stage in (MakeCams, MakeScores, MakeSeeds, MakePseudoLabels, Predict)
+    stage.record_kind: stage
+    for stage in (MakeCams, MakeScores, MakeSeeds, MakePseudoLabels, MakeInstanceLabels, Predict)
 }
 
 
@@ -105,6 +117,17 @@ def test_pseudo_labels_had_labels(tmp_path: Path) -> None:
     outcome = evaluate(prepared(tmp_path, [sample("a", truth), sample("b", truth, position=1)], records))
     assert outcome.metrics["labels_given"] == 1
     assert outcome.metrics["mean_iou"] == 1
+
+
+def test_instances_are_measured_by_their_classes(tmp_path: Path) -> None:
+    truth = rectangles((3, slice(0, 4), slice(0, 8)))
+    instances = rectangles((1, slice(0, 4), slice(0, 4)), (2, slice(0, 4), slice(4, 6))).astype(np.uint16)
+    two = InstanceLabel(key="a", instances=instances, classes=np.array([3, 3], np.int16), scores=np.ones(2, np.float16))
+    none = InstanceLabel(key="b", instances=0 * instances, classes=two.classes[:0], scores=two.scores[:0])
+    outcome = evaluate(prepared(tmp_path, [sample("a", truth), sample("b", rectangles(), position=1)], [two, none]))
+    assert outcome.metrics["labels_given"] == 1
+    assert outcome.metrics["mean_iou"] == pytest.approx((24 / 32 + 160 / 168) / 2)
+    assert outcome.metrics["instances_per_image"] == outcome.metrics["val.instances_per_image"] == 1
 
 
 def test_seeds_by_hand(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""make_instance_labels: activation maps and IRNet -> a map of instances, each with its class and its score.
+
+Semantic labels need only IRNet's boundaries (make_scores); the displacement field is computed here alone.
+
+Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid, `I` instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from shards.records import CamRecord, InstanceLabel, Record, Sample
+from wsss.device import worker_device
+from wsss.images import to_tensor
+from wsss.ops.instances import Instances, cut_instances, displacement_groups, group_walk
+from wsss.settings import settings
+from wsss.stages.fit import load_trained
+from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+
+if TYPE_CHECKING:
+    from wsss.models.irnet import IRNet
+
+
+@settings
+class MakeInstanceLabels(Map):
+    """Tell objects of one class apart by IRNet's displacement field: refined to centroids, walked per instance."""
+
+    kind: ClassVar[str] = "make_instance_labels"
+    record_kind: ClassVar[str] = "instance_label"
+    aligned_with: ClassVar[str] = "cams"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "cams": ("make_cams",),
+        "affinity": ("train_affinity",),
+    }
+
+    num_refinements: Annotated[int, Field(ge=0)] = 300
+    """The displacement field is followed for this many steps, or until a step moves nothing."""
+    centroid_threshold: Annotated[float, Field(gt=0)] = 2.5
+    """Connected pixels of shorter displacements are a centroid, in pixels of the stride-4 grid."""
+    radius: Annotated[int, Field(ge=2)] = 5
+    """A step of the walk reaches pixels nearer than this, in pixels of the stride-4 grid."""
+    beta: Annotated[float, Field(gt=0)] = 10.0
+    """Exponent of the affinities: larger ones make boundaries harder to cross."""
+    num_steps_log2: Annotated[int, Field(ge=0, le=16)] = 8
+    """The walk takes 2 ** this many steps."""
+    background_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Pixels whose scores all stay below this belong to no instance."""
+    min_area: Annotated[float, Field(ge=1e-4, le=1)] = 0.01
+    """Connected parts smaller than this share of the image are no instances."""
+
+    def check(self, instance: Instance) -> None:
+        affinity = instance.inputs["affinity"]
+        network = getattr(affinity.stage, "network", "irnet")
+        if network != "irnet":
+            raise ValueError(
+                f"{instance.name} needs IRNet's displacement field, which {affinity.name}.network = {network!r} does "
+                f'not have; set {affinity.name}.network = "irnet", or name another in {instance.name}.inputs.affinity'
+            )
+
+    def worker(self, instance: Instance) -> ShardWorker:
+        layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
+        affinity = instance.inputs["affinity"]
+        network = load_trained(affinity, device=worker_device())
+
+        def make(joined: Mapping[str, Record]) -> InstanceLabel:
+            sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
+            return self._instance_label(sample, cams, network, affinity.stage)
+
+        return work_per_record(layers, make)
+
+    @torch.inference_mode()
+    def _instance_label(self, sample: Sample, cams: CamRecord, network: IRNet, trained: Any) -> InstanceLabel:
+        if len(cams.classes) == 0:
+            map_HW, no_scores = np.zeros(sample.size, np.uint16), np.zeros(0, np.float16)
+            return InstanceLabel(key=sample.key, instances=map_HW, classes=cams.classes, scores=no_scores)
+        device = next(network.parameters()).device
+        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(device)
+        found = self._instances(torch.from_numpy(cams.maps).to(device).float(), image_13HW, network)
+        return InstanceLabel(
+            key=sample.key,
+            instances=found.map.cpu().numpy().astype(np.uint16),
+            classes=cams.classes[found.classes.cpu().numpy()],
+            scores=found.scores.half().cpu().numpy(),
+        )
+
+    def _instances(self, maps_Khw: torch.Tensor, image_13HW: torch.Tensor, network: IRNet) -> Instances:
+        edge_hw, displacement_12hw = boundary_and_displacement(network, image_13HW)
+        groups_1hw = displacement_groups(
+            displacement_12hw, centroid_threshold=self.centroid_threshold, num_steps=self.num_refinements
+        )
+        walked = group_walk(
+            maps_Khw,
+            groups_hw=groups_1hw[0],
+            edge_hw=edge_hw,
+            radius=self.radius,
+            beta=self.beta,
+            num_steps_log2=self.num_steps_log2,
+            background_threshold=self.background_threshold,
+        )
+        height, width = image_13HW.shape[-2:]
+        return cut_instances(
+            walked.scores,
+            classes_P=walked.classes,
+            size=(height, width),
+            background_threshold=self.background_threshold,
+            min_area=self.min_area * height * width,
+        )
+
+
+def boundary_and_displacement(network: IRNet, image_13HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boundary probability f32[h, w] and displacement field f32[1, 2, h, w].
+
+    Boundary logits of the image and its mirror image are averaged before the sigmoid; the field is the image's alone.
+
+    Source: irn's public code.
+    """
+    logits_11hw, displacement_12hw = network(image_13HW)
+    mirrored_11hw = network.edge_logits(image_13HW.flip(-1))
+    edge_hw = torch.sigmoid((logits_11hw[0, 0] + mirrored_11hw[0, 0].flip(-1)) / 2)
+    return edge_hw, displacement_12hw
