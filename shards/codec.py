@@ -93,8 +93,8 @@ def encode(record: Record) -> Members:
     if isinstance(record, SeedRecord):
         return {"label.png": encode_png(record.label)}
     if isinstance(record, InstanceLabel):
-        arrays = {"classes": record.classes, "scores": record.scores}
-        return {"instances.png": encode_png(record.instances), "npz": _to_npz(**arrays)}
+        npz = _to_npz(classes=record.classes, scores=record.scores)
+        return {"instances.png": encode_png(record.instances), "npz": npz}
     return {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
 
 

@@ -1,4 +1,4 @@
-"""make_scores and make_pseudo_labels end to end: seconds per image by part, and images per second with one and two actors.
+"""make_scores and make_pseudo_labels end to end: seconds per image by part; images per second with one and two actors.
 
 Drawn images of 375 x 500 pixels with two classes each; IRNet on ResNet-50 as published (random weights: they cost the
 same), radius 5, beta 10, 2^8 steps; dense CRF of irn's settings. One thread per actor, Ray's actors as `wsss run` has

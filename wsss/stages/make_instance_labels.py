@@ -35,7 +35,7 @@ class MakeInstanceLabels(Map):
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
-        "cams": ("make_cams",),
+        "cams": ("make_cams", "make_segmenter_maps"),
         "affinity": ("train_affinity",),
     }
 

@@ -33,6 +33,7 @@ class MakeSegmenterMaps(SegmenterViews, Map):
 
     kind: ClassVar[str] = "make_segmenter_maps"
     record_kind: ClassVar[str] = "cam"
+    aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "segmenter": ("train_segmenter",),

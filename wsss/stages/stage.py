@@ -109,7 +109,7 @@ class Map(Stage):
 
     record_kind: ClassVar[str]
     aligned_with: ClassVar[str] = "samples"
-    """The slot whose shards this stage's shards stand beside."""
+    """The slot whose shards this stage's shards stand beside; `samples` where it is not filled."""
 
     splits: Splits = ("train", "val")
     """Splits to work on."""
@@ -118,11 +118,12 @@ class Map(Stage):
 
     def shards(self, instance: Instance) -> list[str]:
         """The shards this stage writes, in order."""
-        upstream = instance.inputs[self.aligned_with].layer.shards()
+        aligned_with = self.aligned_with if self.aligned_with in instance.inputs else "samples"
+        upstream = instance.inputs[aligned_with].layer.shards()
         chosen = [_first([s for s in upstream if split_of(s) == split], self.max_shards) for split in self.splits]
         if empty := [split for split, names in zip(self.splits, chosen, strict=True) if not names]:
             have = sorted({split_of(shard) for shard in upstream})
-            raise ValueError(f"{instance.name}.splits names {empty[0]!r}; {self.aligned_with} has {', '.join(have)}")
+            raise ValueError(f"{instance.name}.splits names {empty[0]!r}; {aligned_with} has {', '.join(have)}")
         return [name for names in chosen for name in names]
 
     def is_intact(self, instance: Instance) -> bool:
