@@ -94,7 +94,7 @@ def parts(scores: Instance, labels: Instance) -> dict[str, float]:
     x = to_tensor(picture(0), mean=trained.stage.mean, std=trained.stage.std)[None]
     maps = torch.rand(2, *grid_size(SIZE), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        edge_hw = edge_probability(network, x)
+        edge_hw = edge_probability(network, x)[0]
         walk = {"radius": 5, "beta": 10.0, "num_steps_log2": 8}
         record = ScoreRecord(key="k0", classes=np.array(CLASSES, np.int16), scores=maps.half().numpy(), size=SIZE)
         planes = upsample(record.scores, SIZE, device=torch.device("cpu"))

@@ -1,13 +1,16 @@
 """Random walk of class scores over the pixel affinities of a boundary map.
 
-Shape letters: K classes present, h w strided pixels, N = h*w nodes, P pixel pairs (half-plane offsets), E entries of
-the transition matrix.
+Shape letters: B images, K classes present, h w strided pixels, N = h*w nodes, P pixel pairs (half-plane offsets), E
+entries of the transition matrix.
+
+Several images of one size are walked as one: stacked on top of each other, with affinities of 0 between them.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,7 +41,8 @@ def random_walk(scores_Khw: Tensor, *, edge_hw: Tensor, radius: int, beta: float
     out = (scores * (1 - edge)) T^(2^num_steps_log2)
 
     scores [K, h, w] float, K >= 0, any size from one pixel; edge [h, w] float, boundary probability in [0, 1], same
-    device -> [K, h, w], the dtype of scores but at least float32. Each output is a weighted mean of its plane of
+    device -> [K, h, w], the dtype of scores but at least float32; or all with [B, ...] in front, for images of one
+    size that are walked together (which pays on a GPU). Each output is a weighted mean of its plane of
     scores * (1 - edge). No gradient. Linear memory: at its peak about 40 bytes for each of the at most N (2P + 1)
     entries of T, of which 12 stay for each of the last few grid sizes. Computed in float64, which costs the same for a
     few classes; 256 steps in float32 would be off by up to 1e-4 of the maximum.
@@ -48,19 +52,21 @@ def random_walk(scores_Khw: Tensor, *, edge_hw: Tensor, radius: int, beta: float
     Differs: result as published. The public code squares the dense matrix; here the power is summed as Chebyshev
     polynomials of the sparse one, leaving out only terms below the rounding of the dtype (see `chebyshev_power`).
     """
-    _check_walk(scores_Khw, size=tuple(edge_hw.shape), beta=beta)
-    dtype = torch.promote_types(scores_Khw.dtype, torch.float32)
-    if scores_Khw.numel() == 0:
-        return scores_Khw.to(dtype, copy=True)
-    permeability_hw = 1 - edge_hw.double()
-    values_Phw = edge_affinity(permeability_hw, radius=radius, beta=beta)
-    return propagate(
-        scores_Khw * permeability_hw,
-        affinity_Phw=values_Phw,
+    if scores_Khw.ndim == 3:
+        together = random_walk(
+            scores_Khw[None], edge_hw=edge_hw[None], radius=radius, beta=beta, num_steps_log2=num_steps_log2
+        )
+        return together[0]
+    _check_walk(scores_Khw, size=tuple(edge_hw.shape[-2:]), num_maps=len(edge_hw), beta=beta)
+    permeability_Bhw = 1 - edge_hw.double()
+    affinities = [edge_affinity(one_hw, radius=radius, beta=beta) for one_hw in permeability_Bhw]
+    return _propagate_stacked(
+        scores_Khw,
+        seeds_BKhw=scores_Khw * permeability_Bhw[:, None],
+        affinities=affinities,
         radius=radius,
         num_steps_log2=num_steps_log2,
-        tolerance=torch.finfo(dtype).eps,
-    ).to(dtype)
+    )
 
 
 @torch.no_grad()
@@ -69,24 +75,44 @@ def feature_walk(scores_Khw: Tensor, *, features_Dhw: Tensor, radius: int, beta:
 
     A_ij = exp(-mean_d |f_d(i) - f_d(j)|), A_ii = 1;  T = A^beta / column sums;  out = scores T^(2^num_steps_log2)
 
-    scores [K, h, w] float, features [D, h, w] float, same device -> [K, h, w], as `random_walk` gives it.
+    scores [K, h, w] float, features [D, h, w] float, same device -> [K, h, w], as `random_walk` gives it; or all with
+    [B, ...] in front.
 
     Raises: ValueError as `random_walk` does.
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 5 and 6, and its public code.
     Differs: pixels near the border have all their pairs inside the image; the public code leaves some out.
     """
-    _check_walk(scores_Khw, size=tuple(features_Dhw.shape[-2:]), beta=beta)
-    dtype = torch.promote_types(scores_Khw.dtype, torch.float32)
-    if scores_Khw.numel() == 0:
-        return scores_Khw.to(dtype, copy=True)
-    values_Phw = feature_affinity(features_Dhw, radius=radius).double().pow(beta)
-    return propagate(
-        scores_Khw.double(),
-        affinity_Phw=values_Phw,
+    if scores_Khw.ndim == 3:
+        together = feature_walk(
+            scores_Khw[None], features_Dhw=features_Dhw[None], radius=radius, beta=beta, num_steps_log2=num_steps_log2
+        )
+        return together[0]
+    _check_walk(scores_Khw, size=tuple(features_Dhw.shape[-2:]), num_maps=len(features_Dhw), beta=beta)
+    affinities = [feature_affinity(one_Dhw, radius=radius).double().pow(beta) for one_Dhw in features_Dhw]
+    return _propagate_stacked(
+        scores_Khw,
+        seeds_BKhw=scores_Khw.double(),
+        affinities=affinities,
+        radius=radius,
+        num_steps_log2=num_steps_log2,
+    )
+
+
+def _propagate_stacked(
+    scores_BKhw: Tensor, *, seeds_BKhw: Tensor, affinities: Sequence[Tensor], radius: int, num_steps_log2: int
+) -> Tensor:
+    """`propagate` of images on top of each other; affinities [P, h, w] are 0 where a partner lies outside its image."""
+    dtype = torch.promote_types(scores_BKhw.dtype, torch.float32)
+    if scores_BKhw.numel() == 0:
+        return scores_BKhw.to(dtype, copy=True)
+    walked = propagate(
+        seeds_BKhw.transpose(0, 1).flatten(1, 2),
+        affinity_Phw=torch.cat(list(affinities), dim=1),
         radius=radius,
         num_steps_log2=num_steps_log2,
         tolerance=torch.finfo(dtype).eps,
-    ).to(dtype)
+    )
+    return walked.unflatten(1, (len(scores_BKhw), -1)).transpose(0, 1).to(dtype)
 
 
 @torch.no_grad()
@@ -209,11 +235,11 @@ def chebyshev_power(num_steps: int, *, tolerance: float) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def _check_walk(scores_Khw: Tensor, *, size: tuple[int, ...], beta: float) -> None:
-    if scores_Khw.ndim != 3 or tuple(scores_Khw.shape[1:]) != size:
+def _check_walk(scores_BKhw: Tensor, *, size: tuple[int, ...], num_maps: int, beta: float) -> None:
+    if scores_BKhw.ndim != 4 or tuple(scores_BKhw.shape[2:]) != size or len(scores_BKhw) != num_maps:
         raise ValueError(
-            f"scores have shape {tuple(scores_Khw.shape)} and the edge or features {size}; they must be [K, h, w] and "
-            "[h, w] of one grid: resize one of them"
+            f"scores have shape {tuple(scores_BKhw.shape[1:])} and the edge or features {size}; they must be "
+            f"[K, h, w] and [h, w] of one grid: resize one of them. Images: {len(scores_BKhw)} and {num_maps}"
         )
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0 (published: 10)")

@@ -5,22 +5,21 @@ Shape letters: `D` channels, `K` classes present, `H W` pixels, `h w` strided pi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from shards.layer import split_of
-from shards.reader import Joined, join_shard
-from shards.records import BadSampleError, CamRecord, Missing, Sample
+from shards.records import CamRecord, Missing, Record, Sample
 from wsss.device import worker_device
 from wsss.ops.grad_cam import LAST_LAYER, METHODS
 from wsss.settings import Scales, read_with, settings
 from wsss.stages.cam_maker import CamMaker, Maps
 from wsss.stages.fit import load_trained
+from wsss.stages.image_groups import work_per_group
 from wsss.stages.stage import Instance, Map, ShardWorker
 from wsss.stages.train_classifier import TrainClassifier
 
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
 _TRAIN = "train"
-_WINDOW = 8
-"""Images of equal size are looked for among this many times as many as are looked at together."""
-
-
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -138,14 +133,18 @@ class MakeCams(Map):
 
     def worker(self, instance: Instance) -> ShardWorker:
         makers = [self._maker(instance, slot) for slot in self.used_slots() if slot != "samples"]
-        samples = instance.inputs["samples"].layer
+        learned = frozenset().union(*(maker.learned for maker in makers))
 
-        def work(shard: str) -> Iterator[CamRecord | Missing]:
-            joined = join_shard({"samples": samples}, shard, how="inner")
-            for window in batched(joined, self.batch_images if self.batch_images == 1 else _WINDOW * self.batch_images):
-                yield from self._records(makers, window, split_of(shard))
+        def make(together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[CamRecord]:
+            samples = [cast(Sample, joined["samples"]) for joined in together]
+            maps = zip(*(maker.cams(samples, images) for maker in makers), strict=True)
+            return [_record(sample, parts) for sample, parts in zip(samples, maps, strict=True)]
 
-        return work
+        def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:
+            return _of_dropped_classes(cast(Sample, joined["samples"]), shard, learned)
+
+        layers = {"samples": instance.inputs["samples"].layer}
+        return work_per_group(layers, make, batch_images=self.batch_images, leave_out=leave_out)
 
     def _maker(self, instance: Instance, slot: str) -> CamMaker:
         trained = instance.inputs[slot]
@@ -154,38 +153,12 @@ class MakeCams(Map):
         network = load_trained(trained, device=worker_device())
         return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
 
-    def _reason_to_leave_out(self, sample: Sample, makers: Sequence[CamMaker], split: str) -> str:
-        """A training image of dropped classes alone would be learned as background; empty for all others."""
-        learned = frozenset().union(*(maker.learned for maker in makers))
-        if split != _TRAIN or not sample.classes or learned & set(sample.classes):
-            return ""
-        return "its labels are all of classes that no classifier learns"
 
-    def _records(
-        self, makers: Sequence[CamMaker], window: Sequence[Joined | Missing], split: str
-    ) -> Iterator[CamRecord | Missing]:
-        """The records of some samples in their order; images of equal size are looked at together."""
-        made: dict[int, CamRecord | Missing] = {}
-        by_size: dict[tuple[int, int], list[tuple[int, Sample, np.ndarray]]] = {}
-        for place, joined in enumerate(window):
-            if isinstance(joined, Missing):
-                made[place] = joined
-                continue
-            sample = cast(Sample, joined["samples"])
-            if reason := self._reason_to_leave_out(sample, makers, split):
-                made[place] = Missing(key=sample.key, reason=reason, left_out=True)
-                continue
-            try:
-                by_size.setdefault(sample.size, []).append((place, sample, sample.image))
-            except BadSampleError as error:
-                made[place] = Missing(key=sample.key, reason=str(error))
-        for of_size in by_size.values():
-            for group in batched(of_size, self.batch_images):
-                places, samples, images = zip(*group, strict=True)
-                maps = zip(*(maker.cams(samples, images) for maker in makers), strict=True)
-                for place, sample, parts in zip(places, samples, maps, strict=True):
-                    made[place] = _record(sample, parts)
-        yield from (made[place] for place in range(len(window)))
+def _of_dropped_classes(sample: Sample, shard: str, learned: Collection[int]) -> Missing | None:
+    """A training image of dropped classes alone would be learned as background; None for all others."""
+    if split_of(shard) != _TRAIN or not sample.classes or set(learned) & set(sample.classes):
+        return None
+    return Missing(key=sample.key, reason="its labels are all of classes that no classifier learns", left_out=True)
 
 
 def _record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
@@ -204,13 +177,3 @@ def _record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
         probabilities=probabilities_K.half().numpy(),
         size=sample.size,
     )
-
-
-_T = TypeVar("_T")
-
-
-def batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Lists of `size` items, the last one maybe shorter."""
-    rest = iter(items)
-    while group := list(islice(rest, size)):
-        yield group

@@ -1,19 +1,20 @@
 """make_scores: activation maps, propagated along affinities -> class scores, before any threshold or CRF.
 
-Shape letters: `K` classes present, `L` planes (K, or K + 1 with the background's first), `D` channels, `H W` pixels,
+Shape letters: `B` images, `K` classes present, `L` planes (K, or K + 1 with the background's first), `H W` pixels,
 `h w` the stride-4 grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch.nn import functional
 
-from shards.records import CamRecord, Record, Sample, ScoreRecord
+from shards.records import CamRecord, Record, ScoreRecord
 from wsss.device import worker_device
 from wsss.images import to_tensor
 from wsss.ops.multi_scale import resize_bilinear
@@ -22,15 +23,16 @@ from wsss.ops.seeds import exponent_scores
 from wsss.settings import read_with, settings
 from wsss.stages.confident_images import ConfidentImages
 from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.image_groups import work_per_group
+from wsss.stages.stage import Instance, Map, ShardWorker
 from wsss.stages.train_affinity import TrainAffinity
 
 if TYPE_CHECKING:
     from wsss.models.affinitynet import AffinityNet
     from wsss.models.irnet import IRNet
 
-Walk = Callable[[Sample, torch.Tensor], torch.Tensor]
-"""(sample, planes f32[L, h, w]) -> the planes, propagated."""
+Walk = Callable[[Sequence[np.ndarray], torch.Tensor], torch.Tensor]
+"""(images u8[H, W, 3] of one size, planes f32[B, L, h, w]) -> the planes, propagated."""
 _SMALLEST = 1e-12
 _WALKED = read_with("propagation", "walk")
 
@@ -61,6 +63,8 @@ class MakeScores(ConfidentImages, Map):
     background_exponent: Annotated[float, Field(gt=0)] | None = None
     """The background gets a score of (1 - largest map) to this power, which is propagated and kept beside the classes'
     (AffinityNet: 16); where not given there is none, and make_pseudo_labels makes the background."""
+    batch_images: Annotated[int, Field(ge=1)] = 1
+    """Images of equal size that are walked together: 1 on CPUs, 8 and more on a GPU."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "affinity" or self.propagation == "walk")
@@ -70,24 +74,32 @@ class MakeScores(ConfidentImages, Map):
         affinity = instance.inputs.get("affinity")
         walk = _walk(self, affinity) if affinity else None
 
-        def make(joined: Mapping[str, Record]) -> ScoreRecord:
-            sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
-            return self._record(sample, cams, walk)
+        def make(together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[ScoreRecord]:
+            cams = [cast(CamRecord, joined["cams"]) for joined in together]
+            return self._records(cams, images, walk)
 
-        return work_per_record(layers, make, leave_out=self.left_out)
+        return work_per_group(layers, make, batch_images=self.batch_images, leave_out=self.left_out)
 
     @torch.inference_mode()
-    def _record(self, sample: Sample, cams: CamRecord, walk: Walk | None) -> ScoreRecord:
-        """Scores f16[K, h, w], where they were propagated divided by their maximum, as irn does."""
-        planes_Lhw = torch.from_numpy(cams.maps).to(worker_device()).float()
+    def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
+        """Of images of one size. Scores f16[K, h, w], where they were propagated divided by their maximum, as irn does.
+
+        A background, where it is asked for, is the first plane.
+        """
+        planes = [torch.from_numpy(record.maps).to(worker_device()).float() for record in cams]
         if self.background_exponent is not None:
-            planes_Lhw = exponent_scores(planes_Lhw, exponent=self.background_exponent)
-        if walk is not None and len(cams.classes):
-            planes_Lhw = walk(sample, planes_Lhw)
-            planes_Lhw = self._normalised(planes_Lhw, num_classes=len(cams.classes))
+            planes = [exponent_scores(planes_Khw, exponent=self.background_exponent) for planes_Khw in planes]
+        labelled = [place for place, record in enumerate(cams) if len(record.classes)]
+        if walk is not None and labelled:
+            walked = _together([planes[place] for place in labelled], walk, [images[place] for place in labelled])
+            for place, planes_Lhw in zip(labelled, walked, strict=True):
+                planes[place] = self._normalised(planes_Lhw, num_classes=len(cams[place].classes))
+        return [self._record(record, planes_Lhw) for record, planes_Lhw in zip(cams, planes, strict=True)]
+
+    def _record(self, cams: CamRecord, planes_Lhw: torch.Tensor) -> ScoreRecord:
         planes = planes_Lhw.half().cpu().numpy()
         background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
-        return ScoreRecord(key=sample.key, classes=cams.classes, scores=scores, background=background, size=sample.size)
+        return ScoreRecord(key=cams.key, classes=cams.classes, scores=scores, background=background, size=cams.size)
 
     def _normalised(self, planes_Lhw: torch.Tensor, *, num_classes: int) -> torch.Tensor:
         """Scores with a maximum of 1; the background's stays on the scale of the largest of them."""
@@ -99,6 +111,14 @@ class MakeScores(ConfidentImages, Map):
         return planes_Lhw / peaks_L11.clamp_min(_SMALLEST)
 
 
+def _together(planes: Sequence[torch.Tensor], walk: Walk, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Walk images of different numbers of planes as one stack, short ones filled up with planes of zeros."""
+    most = max(len(planes_Lhw) for planes_Lhw in planes)
+    stacked_BLhw = torch.stack([functional.pad(one, (0, 0, 0, 0, 0, most - len(one))) for one in planes])
+    walked_BLhw = walk(images, stacked_BLhw)
+    return [walked_Lhw[: len(one)] for walked_Lhw, one in zip(walked_BLhw, planes, strict=True)]
+
+
 def _walk(stage: MakeScores, affinity: Instance) -> Walk:
     """The walk of the network that `affinity` trained."""
     trained = affinity.stage
@@ -106,19 +126,19 @@ def _walk(stage: MakeScores, affinity: Instance) -> Walk:
     network = load_trained(affinity, device=worker_device())
     along = _along_boundaries if trained.network == "irnet" else _along_features
 
-    def walk(sample: Sample, planes_Lhw: torch.Tensor) -> torch.Tensor:
-        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(planes_Lhw.device)
-        return along(stage, network, image_13HW, planes_Lhw)
+    def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
+        image_B3HW = torch.stack([to_tensor(image, mean=trained.mean, std=trained.std) for image in images])
+        return along(stage, network, image_B3HW.to(planes_BLhw.device), planes_BLhw)
 
     return walk
 
 
 def _along_boundaries(
-    stage: MakeScores, network: IRNet, image_13HW: torch.Tensor, planes_Lhw: torch.Tensor
+    stage: MakeScores, network: IRNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor
 ) -> torch.Tensor:
     return random_walk(
-        planes_Lhw,
-        edge_hw=edge_probability(network, image_13HW),
+        planes_BLhw,
+        edge_hw=edge_probability(network, image_B3HW),
         radius=stage.radius,
         beta=stage.beta,
         num_steps_log2=stage.num_steps_log2,
@@ -126,25 +146,24 @@ def _along_boundaries(
 
 
 def _along_features(
-    stage: MakeScores, network: AffinityNet, image_13HW: torch.Tensor, planes_Lhw: torch.Tensor
+    stage: MakeScores, network: AffinityNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor
 ) -> torch.Tensor:
     """On the grid of stride 8: planes are averaged onto it, and come back to stride 4 bilinearly."""
-    coarse_Lhw = functional.avg_pool2d(planes_Lhw, 2, ceil_mode=True, count_include_pad=False)
-    walked_Lhw = feature_walk(
-        coarse_Lhw,
-        features_Dhw=network(image_13HW)[0],
+    coarse_BLhw = functional.avg_pool2d(planes_BLhw, 2, ceil_mode=True, count_include_pad=False)
+    walked_BLhw = feature_walk(
+        coarse_BLhw,
+        features_Dhw=network(image_B3HW),
         radius=stage.radius,
         beta=stage.beta,
         num_steps_log2=stage.num_steps_log2,
     )
-    return resize_bilinear(walked_Lhw[None], size=(planes_Lhw.shape[1], planes_Lhw.shape[2]))[0]
+    return resize_bilinear(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
 
 
-def edge_probability(network: IRNet, image_13HW: torch.Tensor) -> torch.Tensor:
-    """f32[h, w]: boundary probability; logits of the image and its mirror image are averaged before the sigmoid.
+def edge_probability(network: IRNet, image_B3HW: torch.Tensor) -> torch.Tensor:
+    """f32[B, h, w]: boundary probability; logits of an image and its mirror image are averaged before the sigmoid.
 
     Source: irn's public code.
     """
-    logits_21hw = network.edge_logits(torch.cat([image_13HW, image_13HW.flip(-1)]))
-    mean_hw: torch.Tensor = (logits_21hw[0, 0] + logits_21hw[1, 0].flip(-1)) / 2
-    return torch.sigmoid(mean_hw)
+    upright, mirrored = network.edge_logits(torch.cat([image_B3HW, image_B3HW.flip(-1)])).chunk(2)
+    return torch.sigmoid((upright + mirrored.flip(-1)) / 2)[:, 0]

@@ -155,3 +155,18 @@ def test_walk_over_features_is_its_definition() -> None:
     )
     with pytest.raises(ValueError, match="of one grid"):
         feature_walk(scores_Khw, features_Dhw=features_Dhw[..., 1:], radius=3, beta=4.0, num_steps_log2=3)
+
+
+def test_images_walked_together_are_walked_as_alone() -> None:
+    generator = torch.Generator().manual_seed(4)
+    scores, edge = torch.rand(3, 2, 7, 11, generator=generator), torch.rand(3, 7, 11, generator=generator)
+    scores[1, 1] = 0  # an image of one class, filled up
+    walk = {"radius": 4, "beta": 3.0, "num_steps_log2": 5}
+    together = random_walk(scores, edge_hw=edge, **walk)  # type: ignore[arg-type]
+    alone = torch.stack([random_walk(s, edge_hw=e, **walk) for s, e in zip(scores, edge, strict=True)])  # type: ignore[arg-type]
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-7)
+    assert not together[1, 1].any()
+    features = torch.rand(3, 5, 7, 11, generator=generator)
+    together = feature_walk(scores, features_Dhw=features, **walk)  # type: ignore[arg-type]
+    alone = torch.stack([feature_walk(s, features_Dhw=f, **walk) for s, f in zip(scores, features, strict=True)])  # type: ignore[arg-type]
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-7)

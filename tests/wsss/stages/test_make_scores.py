@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from shards.images import encode_png
+from shards.reader import read_shard
 from shards.records import CamRecord, Missing, Sample, ScoreRecord
-from tests.wsss.layers import instance_of, records_of, samples_of
+from tests.wsss.layers import instance_of, records_of, samples_of, write_layer
 from wsss.images import to_tensor
 from wsss.ops.pixel_pairs import half_plane_offsets
 from wsss.stages.fit import load_trained, weights_path
@@ -137,3 +139,34 @@ def test_images_that_the_classifier_doubts_are_left_out_of_training_alone(tmp_pa
         "b",
         "c",
     ]
+
+
+def test_images_of_one_size_are_walked_together(tmp_path: Path) -> None:
+    """Also where they have different classes, or none, and where one between them does not decode."""
+    settings = {"radius": 3, "beta": 8.0, "num_steps_log2": 3, "background_exponent": 16.0}
+    found = []
+    for batch_images in (1, 3):
+        path = tmp_path / str(batch_images)
+        instance = prepared(path, {key: [0.9, 0.9] for key in "abcd"}, batch_images=batch_images, **settings)
+        samples = [replace(s, encoded=b"no image") if s.key == "b" else s for s in read(instance, "samples")]
+        few = {"c": 1, "d": 0}
+        cams = [
+            replace(c, classes=c.classes[: few.get(c.key, 2)], maps=c.maps[: few.get(c.key, 2)])
+            for c in read(instance, "cams")
+        ]
+        write_layer(instance.inputs["samples"].path, "sample", dict.fromkeys(SHARDS, samples))
+        write_layer(instance.inputs["cams"].path, "cam", dict.fromkeys(SHARDS, cams))
+        found.append(scores(with_affinitynet(instance)))
+    for alone, together in zip(*found, strict=True):
+        assert alone.key == together.key
+        if isinstance(alone, Missing):
+            assert alone == together and alone.key == "b"
+            continue
+        assert isinstance(together, ScoreRecord)
+        assert together.scores.shape == (few.get(alone.key, 2), *GRID)
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-3)
+        np.testing.assert_allclose(together.background, alone.background, atol=1e-3)  # type: ignore[arg-type]
+
+
+def read(instance: Instance, slot: str) -> list[Any]:
+    return list(read_shard(instance.inputs[slot].layer, SHARDS[0]))
