@@ -28,7 +28,8 @@ from wsss.stages.submit import check_submission, expected_images
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = [
-    "build_shards", "make_cams", "make_seeds", "make_scores", "make_pseudo_labels", "make_instance_labels", "predict",
+    "build_shards", "make_cams", "make_seeds", "make_scores", "make_pseudo_labels", "make_instance_labels",
+    "make_segmenter_maps", "predict",
 ]  # fmt: skip
 
 
@@ -103,7 +104,8 @@ def test_show_tells_what_is_done_and_what_would_run(
     would_run = [instance.name for instance in changed.instances if state_of(instance) == "would run"]
     assert would_run == [
         "make_seeds", "train_affinity", "make_scores", "make_pseudo_labels", "make_instance_labels", "evaluate_seeds",
-        "evaluate_pseudo_labels", "evaluate_instance_labels", "train_segmenter", "predict", "evaluate", "submit",
+        "evaluate_pseudo_labels", "evaluate_instance_labels", "train_segmenter",
+        "make_segmenter_maps", "predict", "evaluate", "submit",
     ]  # fmt: skip
     assert {state_of(instance) for instance in tiny(tmp_path / "none").instances} == {"would run"}
     assert main(["show", str(TINY), "--set", f"runtime.runs={runs}", "--set", "make_cams.flip=false"]) == 0

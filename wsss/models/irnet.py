@@ -95,24 +95,30 @@ class IRNet(nn.Module):
     The encoder given is frozen from then on: no gradient, always in evaluation mode. `mean_shift` [2], the mean of the
     field over the training images, is subtracted in evaluation mode; it is zero until the training task fills it.
 
-    Raises: ValueError for an encoder without five levels of strides 2, 4, 8 and so on.
+    Raises: ValueError for an encoder without five levels of strides 2, 4, 8 and so on, or four of strides 4, 8 and so
+    on.
     Source: Ahn, Cho and Kwak, CVPR 2019, section 4.1 and figure 3.
-    Differs: any encoder with five levels; every level is resized to its grid rather than magnified by a fixed factor
-    and cropped, so images of any size pass, above 512 pixels too; the published first level is at stride 4, ours at 2.
+    Differs: any encoder; every level is resized to its grid rather than magnified by a fixed factor and cropped, so
+    images of any size pass, above 512 pixels too. The published first two levels are both at stride 4; here they are at
+    strides 2 and 4, or, of encoders that begin at stride 4 (ConvNeXt), both the finest level.
     """
 
     mean_shift: torch.Tensor
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        strides = encoder.pyramid_strides
-        if len(strides) != _NUM_LEVELS or strides[:3] != (2, 4, 8):
+        strides, channels = encoder.pyramid_strides, encoder.pyramid_channels
+        self._begins_at_4 = len(strides) == _NUM_LEVELS - 1 and strides[:2] == (4, 8)
+        if not self._begins_at_4 and (len(strides) != _NUM_LEVELS or strides[:3] != (2, 4, 8)):
             raise ValueError(
-                f"IRNet reads five levels of strides 2, 4, 8, ...; this encoder has {list(strides)}: choose another"
+                f"IRNet reads five levels of strides 2, 4, 8, ..., or four of strides 4, 8, ...; this encoder has "
+                f"{list(strides)}: choose another"
             )
+        if self._begins_at_4:
+            channels = (channels[0], *channels)
         self.encoder = encoder.requires_grad_(False)
-        self.edge = EdgeBranch(encoder.pyramid_channels)
-        self.displacement = DisplacementBranch(encoder.pyramid_channels)
+        self.edge = EdgeBranch(channels)
+        self.displacement = DisplacementBranch(channels)
         self.register_buffer("mean_shift", torch.zeros(2))
         self.encoder.eval()
 
@@ -142,7 +148,8 @@ class IRNet(nn.Module):
 
     def _pyramid(self, image_B3HW: torch.Tensor) -> list[torch.Tensor]:
         with torch.no_grad():
-            return self.encoder.pyramid(image_B3HW)
+            levels = self.encoder.pyramid(image_B3HW)
+        return [levels[0], *levels] if self._begins_at_4 else levels
 
 
 def _grid(image_B3HW: torch.Tensor, *, stride: int) -> tuple[int, int]:

@@ -81,7 +81,17 @@ def test_edge_logits_alone_are_those_of_the_whole() -> None:
         torch.testing.assert_close(irnet.edge_logits(image), irnet(image)[0], rtol=0, atol=0)
 
 
-def test_an_encoder_without_five_levels_is_refused() -> None:
-    spec = replace(SPEC, name="convnext_atto", dilated=True)
-    with pytest.raises(ValueError, match=r"five levels of strides 2, 4, 8.*has \[4, 8, 16, 16\]"):
-        _irnet(spec)
+def test_an_encoder_that_begins_at_stride_4_gives_its_finest_level_twice() -> None:
+    irnet = _irnet(replace(SPEC, name="convnext_atto", dilated=True)).eval()
+    assert irnet.encoder.pyramid_strides == (4, 8, 16, 16)
+    with torch.no_grad():
+        edge_logits, displacement = irnet(torch.randn(1, 3, 67, 95))
+    assert edge_logits.shape == (1, 1, 17, 24) and displacement.shape == (1, 2, 17, 24)
+    assert [level[0].in_channels for level in irnet.edge.levels] == [40, 40, 80, 160, 320]  # type: ignore[index, union-attr]
+
+
+def test_an_encoder_of_other_levels_is_refused() -> None:
+    encoder = build_encoder(SPEC)
+    encoder.pyramid_strides = (4, 4, 8, 16, 16)
+    with pytest.raises(ValueError, match=r"five levels of strides 2, 4, 8.* or four.*has \[4, 4, 8, 16, 16\]"):
+        IRNet(encoder)
