@@ -76,14 +76,13 @@ class MakeSegmenterMaps(SegmenterViews, Map):
 
 
 def present_maps(probability_Chw: torch.Tensor, *, classes: list[int]) -> torch.Tensor:
-    """(1 - p_0) p_k / sum over present classes j of p_j, each class divided by its maximum: f32[K, h, w].
+    """p_k / (p_0 + sum over present classes j of p_j), each class divided by its maximum: f32[K, h, w].
 
-    What the segmenter gives to classes that are not in the image goes to those that are, in their proportion; it is
-    foreground all the same.
+    The softmax over the background and the classes present: the segmenter is told which classes the image has.
 
     Source: ours.
     """
     if not classes:
         return probability_Chw.new_zeros((0, *probability_Chw.shape[1:]))
-    present_Khw = probability_Chw[classes] + _EVEN
-    return normalise_per_class((1 - probability_Chw[0]) * present_Khw / present_Khw.sum(0))
+    possible_Lhw = probability_Chw[[0, *classes]] + _EVEN
+    return normalise_per_class(possible_Lhw[1:] / possible_Lhw.sum(0))
