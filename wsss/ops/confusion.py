@@ -38,9 +38,10 @@ def confusion_matrix(
             f"truth is {list(truth_HW.shape)}, prediction {list(prediction_HW.shape)}; "
             "resize the prediction to the truth, which is never resized"
         )
+    # Ignored pixels go to a cell of their own behind all others, which is quicker than to pick out the rest.
     counted = truth_HW != ignore_index
-    truth = truth_HW[counted].to(torch.int64)
-    prediction = prediction_HW[counted].to(torch.int64)
+    truth = torch.where(counted, truth_HW, 0).to(torch.int64)
+    prediction = torch.where(counted, prediction_HW, 0).to(torch.int64)
     if undecided_as is not None:
         prediction = torch.where(prediction == _UNDECIDED, undecided_as, prediction)
     elif num_classes <= _UNDECIDED and bool((prediction == _UNDECIDED).any()):
@@ -50,7 +51,9 @@ def confusion_matrix(
         )
     require_labels(truth, num_classes=num_classes, name="truth")
     require_labels(prediction, num_classes=num_classes, name="prediction")
-    return torch.bincount(truth * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
+    num_cells = num_classes**2
+    cell = torch.where(counted, truth * num_classes + prediction, num_cells).flatten()
+    return torch.bincount(cell, minlength=num_cells + 1)[:num_cells].view(num_classes, num_classes)
 
 
 def require_labels(labels: Tensor, *, num_classes: int, name: str) -> None:

@@ -56,15 +56,18 @@ def image_counts(
     """
     _require_scores(scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes)
     num_winners = len(winners_of(classes))
+    num_cells = num_classes * num_winners * NUM_BINS
+    # Ignored pixels go to a cell of their own behind all others, which is quicker than to pick out the rest.
     counted_HW = truth_HW != ignore_index
-    cell = truth_HW[counted_HW].to(torch.int64)
-    require_labels(cell, num_classes=num_classes, name="truth")
-    cell *= num_winners * NUM_BINS
+    truth_known_HW = torch.where(counted_HW, truth_HW, 0)
+    require_labels(truth_known_HW, num_classes=num_classes, name="truth")
+    cell_HW = truth_known_HW.to(torch.int64).mul_(num_winners * NUM_BINS)
     if len(classes):
         best_HW, index_HW = scores_KHW.max(dim=0)
-        cell += index_HW[counted_HW] * NUM_BINS
-        cell += (best_HW[counted_HW] * NUM_BINS).floor().clamp_(0, NUM_BINS - 1).to(torch.int64)
-    counts = torch.bincount(cell, minlength=num_classes * num_winners * NUM_BINS)
+        cell_HW += index_HW.mul_(NUM_BINS)
+        cell_HW += best_HW.mul_(NUM_BINS).clamp_(0, NUM_BINS - 1).to(torch.int64)  # towards 0, so downwards
+    cell_HW = torch.where(counted_HW, cell_HW, num_cells)
+    counts = torch.bincount(cell_HW.flatten(), minlength=num_cells + 1)[:num_cells]
     return counts.view(num_classes, num_winners, NUM_BINS)
 
 
