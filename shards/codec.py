@@ -7,7 +7,7 @@ Members of a record share the key as their name and differ in their extension:
 | `Sample` | `img` (the image file's own bytes), `json`, `mask.png` where a mask is known |
 | `CamRecord`, `ScoreRecord` | `npz`, `json` |
 | `SeedRecord` | `label.png` |
-| `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png` |
+| `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png`; a `Prediction` may hold `ablation.NAME.png` |
 | `InstanceLabel` | `instances.png` (16 bits), `npz` |
 """
 
@@ -36,6 +36,7 @@ from shards.records import (
 )
 
 Members = dict[str, bytes]
+_ABLATION = "ablation."
 
 
 def member_name(key: str) -> str:
@@ -95,7 +96,10 @@ def encode(record: Record) -> Members:
     if isinstance(record, InstanceLabel):
         npz = _to_npz(classes=record.classes, scores=record.scores)
         return {"instances.png": encode_png(record.instances), "npz": npz}
-    return {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
+    members = {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
+    if isinstance(record, Prediction):
+        members |= {f"{_ABLATION}{name}.png": encode_png(record.ablation[name]) for name in sorted(record.ablation)}
+    return members
 
 
 def _maps_members(record: CamRecord | ScoreRecord, arrays: Mapping[str, np.ndarray | None]) -> Members:
@@ -150,9 +154,12 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
             raise ValueError(f"its map names instance {instances.max()}, and it has {len(arrays['classes'])}")
         return InstanceLabel(key=key, instances=instances, classes=arrays["classes"], scores=arrays["scores"])
     if kind in (PseudoLabel.kind, Prediction.kind):
-        record = PseudoLabel if kind == PseudoLabel.kind else Prediction
         mask, confidence = decode_index_png(members["mask.png"]), decode_index_png(members["confidence.png"])
-        return record(key=key, mask=mask, confidence=confidence)
+        if kind == PseudoLabel.kind:
+            return PseudoLabel(key=key, mask=mask, confidence=confidence)
+        subsets = {name: data for name, data in members.items() if name.startswith(_ABLATION)}
+        ablation = {n.removeprefix(_ABLATION).removesuffix(".png"): decode_index_png(d) for n, d in subsets.items()}
+        return Prediction(key=key, mask=mask, confidence=confidence, ablation=ablation)
     raise ValueError(f"unknown record kind {kind!r}")
 
 

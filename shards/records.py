@@ -7,6 +7,7 @@ Class ids: 0 = background, 1..C = foreground, 255 = undecided or ignored.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -145,6 +146,8 @@ class Prediction:
     """u8[H, W]."""
     confidence: np.ndarray
     """u8[h, w]: 255 x the probability of the chosen class."""
+    ablation: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name of a subset of the views -> u8[H, W], what that subset alone gives."""
 
 
 @dataclass(frozen=True, kw_only=True)

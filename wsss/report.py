@@ -14,6 +14,8 @@ from wsss.stages.evaluate import Evaluate
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
+SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
+"""Subset of a prediction's views -> how the table calls it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
         if record is None or not isinstance(stage, Evaluate):
             continue
         for split in stage.splits:
-            measured = instance.inputs["records"].stage.kind
-            rows.append(_row(stage.title or instance.name, split, record.metrics, kind=measured))
+            measured, title = instance.inputs["records"].stage.kind, stage.title or instance.name
+            rows.append(_row(title, split, record.metrics, kind=measured))
+            rows += _subset_rows(title, split, record.metrics)
     return _with_losses(_with_shares(rows))
 
 
@@ -73,6 +76,17 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         note="; ".join(notes),
         kind=kind,
     )
+
+
+def _subset_rows(title: str, split: str, metrics: dict[str, float]) -> list[Row]:
+    """What subsets of a prediction's views give; each is told against the first of them, and with nothing else."""
+    found = [(words, metrics.get(f"{split}.mean_iou.{name}")) for name, words in SUBSETS.items()]
+    given, kind = bool(metrics["labels_given"]), f"subset of {title}"
+    return [
+        Row(title=f"{title}, {words}", split=split, labels_given=given, mean_iou=mean_iou, kind=kind)
+        for words, mean_iou in found
+        if mean_iou is not None
+    ]
 
 
 def _with_shares(rows: Sequence[Row]) -> list[Row]:

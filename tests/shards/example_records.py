@@ -56,6 +56,7 @@ def one_of_each(key: str, seed: int = 0) -> list[Record]:
         seed_record(key, seed),
         PseudoLabel(key=key, mask=mask, confidence=confidence),
         Prediction(key=key, mask=mask, confidence=confidence),
+        Prediction(key=key, mask=mask, confidence=confidence, ablation={"none": mask[::-1], "all": mask}),
         InstanceLabel(
             key=key,
             instances=random.integers(0, 301, SIZE, dtype=np.uint16),
@@ -77,5 +78,9 @@ def assert_equal(a: Record, b: Record) -> None:
         if isinstance(value, np.ndarray):
             assert (value.dtype, value.shape) == (other.dtype, other.shape), name
             np.testing.assert_array_equal(value, other, err_msg=name)
+        elif name == "ablation":
+            assert value.keys() == other.keys()
+            for subset in value:
+                np.testing.assert_array_equal(value[subset], other[subset], err_msg=subset)
         else:
             assert value == other, name

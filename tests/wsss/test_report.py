@@ -113,6 +113,21 @@ def test_the_interval_stands_beside_the_mean_iou(recipe: Recipe) -> None:
     assert "35.0 (32.1 to 37.9)" in console.export_text(), "figures are never broken over lines"
 
 
+def test_subsets_of_the_views_have_rows_of_their_own(recipe: Recipe) -> None:
+    known = records()
+    known["evaluate"].metrics.update({"val.mean_iou.all": 0.35, "val.mean_iou.none": 0.3, "val.mean_iou.flip": 0.25})
+    rows = result_rows(recipe, known)[-4:]
+    assert [(row.title, row.split, row.labels_given, row.mean_iou, row.note) for row in rows] == [
+        ("segmentation", "val", False, 0.35, "70% of the pseudo labels' mean IoU"),
+        ("segmentation, one view", "val", False, 0.3, ""),
+        (
+            "segmentation, one scale, mirrored too", "val", False, 0.25,
+            "5.0 below segmentation, one view: no help here",
+        ),
+        ("segmentation, all views", "val", False, 0.35, ""),
+    ]  # fmt: skip
+
+
 def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
     path = tmp_path / "views.toml"
     more = '[stages.evaluate_views]\nkind = "evaluate"\ntitle = "views"\ninputs = { records = "predict" }\n'

@@ -44,11 +44,25 @@ class Segmenter(nn.Module):
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
         """Return the logits [B,C,H,W]; the image is extended by its last row and column and the logits cropped back."""
         height, width = image_B3HW.shape[-2:]
+        logits_BCHW: torch.Tensor = self.network(self._extended(image_B3HW))
+        return logits_BCHW[..., :height, :width]
+
+    def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The logits on the decoder's grid, [B,C,h,w], and the size (H, W) of the extended image that it spans.
+
+        `forward` is these, brought to that size corner to corner and cropped; at 201 classes a sixteenth of its memory.
+        """
+        extended = self._extended(image_B3HW)
+        convolution = self.network.segmentation_head[0]
+        logits_BChw: torch.Tensor = convolution(self.network.decoder(self.network.encoder(extended)))
+        return logits_BChw, (extended.shape[-2], extended.shape[-1])
+
+    def _extended(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        height, width = image_B3HW.shape[-2:]
         extra_rows, extra_columns = -height % self.output_stride, -width % self.output_stride
         if extra_rows or extra_columns:
-            image_B3HW = F.pad(image_B3HW, (0, extra_columns, 0, extra_rows), mode="replicate")
-        logits_BCHW: torch.Tensor = self.network(image_B3HW)
-        return logits_BCHW[..., :height, :width]
+            return F.pad(image_B3HW, (0, extra_columns, 0, extra_rows), mode="replicate")
+        return image_B3HW
 
 
 def build_segmenter(

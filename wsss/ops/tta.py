@@ -1,19 +1,24 @@
 """Test-time augmentation: one network, several scales and both orientations.
 
-Shape letters: B batch, C classes, H W pixels.
+Shape letters: B batch, C classes, H W pixels, h w the network's own grid, R rows of a band.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.ops.multi_scale import merge_views, resize_bilinear, scaled_views
+from wsss.ops.multi_scale import resize_bilinear, scaled_views
 
-Merge = Literal["mean_logits", "mean_probabilities"]
+Merge = Literal["mean_logits", "mean_probabilities", "max"]
+_BAND_VALUES = 2**22
+"""Values of one tensor of a band: 16 MiB in float32."""
+_TINY = 1e-12
 
 
 @torch.no_grad()
@@ -26,26 +31,158 @@ def predict_views(
     merge: Merge,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Mean over views v of l_v, or of softmax(l_v), where l_v are the view's logits mirrored back and resized.
+    """Views of an image, merged: with l_v a view's logits, mirrored back and resized,
+
+        mean_logits: mean_v l_v;   mean_probabilities: mean_v softmax(l_v);   max: m / sum_c m_c, m = max_v softmax(l_v)
 
     Shapes: image [B,3,H,W]; `network` gives logits [B,C,h,w] at any stride; result [B,C,*size], `size` being the
-    image's unless given: logits for "mean_logits", probabilities for "mean_probabilities". The softmax is taken after
-    the resize. One view is held at a time; no gradients.
+    image's unless given: logits for "mean_logits", otherwise probabilities. The softmax is taken after the resize. One
+    view is held at a time; no gradients.
 
     Raises: ValueError for another `merge`, no scale, no orientation.
 
     Source: Chen et al., ECCV 2018 (DeepLabv3+), section 4.1; scales (0.5, 1, 2) with mirroring and the mean of logits
-    are NoPeopleAllowed's (LID 2020).  Differs: bilinear throughout, where NoPeopleAllowed resizes views by the nearest
-    pixel and fails on odd sizes.
+    are NoPeopleAllowed's (LID 2020); "max" is ours.  Differs: bilinear throughout, where NoPeopleAllowed resizes views
+    by the nearest pixel and fails on odd sizes.
     """
-    if merge not in ("mean_logits", "mean_probabilities"):
-        raise ValueError(f'merge is {merge!r}; allowed: "mean_logits", "mean_probabilities"')
+    _refuse_unknown(merge)
     target = size if size is not None else (image_BCHW.shape[-2], image_BCHW.shape[-1])
+    total: Tensor | None = None
+    for view, flipped in scaled_views(image_BCHW, scales=scales, flips=flips):
+        logits = network(view)
+        resized = resize_bilinear(logits.flip(-1) if flipped else logits, size=target)
+        total = _joined(total, resized if merge == "mean_logits" else resized.softmax(dim=1), merge=merge)
+    assert total is not None
+    return _merged(total, num_views=len(scales) * len(flips), merge=merge)
 
-    def outputs() -> Iterator[tuple[Tensor, bool]]:
-        for view, flipped in scaled_views(image_BCHW, scales=scales, flips=flips):
-            logits = network(view)
-            resized = resize_bilinear(logits.flip(-1) if flipped else logits, size=target)
-            yield (resized.softmax(dim=1) if merge == "mean_probabilities" else resized), False
 
-    return merge_views(outputs(), size=target) / (len(scales) * len(flips))
+@dataclass(frozen=True, kw_only=True)
+class ViewLogits:
+    """What a network gives for one view, on its own grid: the way from there to the image's pixels is still to go.
+
+    The grid is brought to `extended` corner to corner, cropped to `size` at the top left, mirrored back, and brought to
+    the image's size.
+    """
+
+    logits: Tensor
+    """f32[C,h,w]."""
+    extended: tuple[int, int]
+    """(H, W) of the view as the network took it, with rows and columns added at the bottom and on the right."""
+    size: tuple[int, int]
+    """(H, W) of the view."""
+    mirrored: bool
+
+
+def merged_bands(
+    views: Sequence[ViewLogits], *, subsets: Sequence[Sequence[int]], merge: Merge, size: tuple[int, int]
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """What `predict_views` gives, for several subsets of the views at once and a band of rows at a time.
+
+    `subsets` hold places in `views`, one as often as it counts. Yields the rows and, for every subset, f32[C,R,W]:
+    logits for "mean_logits", otherwise probabilities. A view is brought to the band once, whatever the number of
+    subsets; a subset gets the same values as by itself, and a band the same as in one whole: no value depends on where
+    bands begin. What is held is the logits on the networks' grids and a few tensors of 16 MiB, however large the image.
+
+    Raises: ValueError for another `merge`, or a subset without views.
+    Source: ours.
+    """
+    _refuse_unknown(merge)
+    if not all(subsets):
+        raise ValueError(f"subsets is {[list(subset) for subset in subsets]}; allowed: one or more views in each")
+    height, width = size
+    step = max(1, _BAND_VALUES // (len(views[0].logits) * width))
+    for first in range(0, height, step):
+        rows = slice(first, min(first + step, height))
+        totals: list[Tensor | None] = [None] * len(subsets)
+        for place, view in enumerate(views):
+            if not any(place in subset for subset in subsets):
+                continue
+            band_CRW = _band(view, rows=rows, size=size)
+            term_CRW = band_CRW if merge == "mean_logits" else softmax_of_classes(band_CRW)
+            for number, subset in enumerate(subsets):
+                for _ in range(list(subset).count(place)):
+                    totals[number] = _joined(totals[number], term_CRW, merge=merge)
+        merged = zip(totals, subsets, strict=True)
+        yield rows, [_merged(total, num_views=len(s), merge=merge) for total, s in merged if total is not None]
+
+
+def softmax_of_classes(logits_CRW: Tensor) -> Tensor:
+    """softmax over C, [C,R,W], whose last bit does not depend on a pixel's place in the tensor, as torch's does.
+
+    Source: ours; torch treats what is left behind full vectors in another way, in softmax as in sums.
+    """
+    exponential_CRW = (logits_CRW - logits_CRW.amax(0)).exp_()
+    return exponential_CRW / _sum_of_classes(exponential_CRW)
+
+
+def _sum_of_classes(x_CHW: Tensor) -> Tensor:
+    """[C,...] to [...], in pairs."""
+    while len(x_CHW) > 1:
+        half = len(x_CHW) // 2
+        sums_CHW = x_CHW[:half] + x_CHW[half : 2 * half]
+        if len(x_CHW) % 2:
+            sums_CHW[0] += x_CHW[-1]
+        x_CHW = sums_CHW
+    return x_CHW[0]
+
+
+def _refuse_unknown(merge: str) -> None:
+    if merge not in get_args(Merge):
+        raise ValueError(f"merge is {merge!r}; allowed: " + ", ".join(f'"{name}"' for name in get_args(Merge)))
+
+
+def _joined(total: Tensor | None, term: Tensor, *, merge: Merge) -> Tensor:
+    if total is None:
+        return term
+    return torch.maximum(total, term) if merge == "max" else total + term
+
+
+def _merged(total: Tensor, *, num_views: int, merge: Merge) -> Tensor:
+    if merge == "max":
+        return total / _sum_of_classes(total.movedim(-3, 0)).clamp_min(_TINY).unsqueeze(-3)
+    return total / num_views
+
+
+def _band(view: ViewLogits, *, rows: slice, size: tuple[int, int]) -> Tensor:
+    """Some rows of a view's logits at the image's size, f32[C,R,W].
+
+    Rows first, while they are short. Their weights are those of the whole image: a resize of a crop has others.
+    """
+    grid_rows, device = view.logits.shape[-2], view.logits.device
+    wanted = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=device)
+    low, high, share = _neighbours(wanted, length=size[0], from_length=view.size[0], corners=False)
+    start, stop = int(low.min()), int(high.max()) + 1
+    wanted = torch.arange(start, stop, dtype=torch.float64, device=device)
+    of_grid = _neighbours(wanted, length=view.extended[0], from_length=grid_rows, corners=True)
+    rows_CRw = _between(_between(view.logits, *of_grid), low - start, high - start, share)
+    extended_CRW = _resize_columns(rows_CRw, width=view.extended[1], corners=True)[..., : view.size[1]]
+    return _resize_columns(extended_CRW.flip(-1) if view.mirrored else extended_CRW, width=size[1], corners=False)
+
+
+def _neighbours(place: Tensor, *, length: int, from_length: int, corners: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The rows on both sides of each place in a row of `length`, among `from_length`, and the share of the second.
+
+    The share is None where both lengths are the same: every place is a row.
+    """
+    if length == from_length:
+        return place.long(), place.long(), None
+    if corners:
+        source = place * ((from_length - 1) / max(length - 1, 1))
+    else:
+        source = ((place + 0.5) * (from_length / length) - 0.5).clamp_min(0)
+    low = source.floor().long().clamp_max(from_length - 1)
+    return low, (low + 1).clamp_max(from_length - 1), (source - low).float()
+
+
+def _between(x_Chw: Tensor, low: Tensor, high: Tensor, share: Tensor | None) -> Tensor:
+    if share is None:
+        return x_Chw[:, int(low[0]) : int(low[-1]) + 1]
+    # Multiplied and added in two steps each: where a machine does it in one, the result may depend on the place.
+    share_R1 = share[:, None]
+    return x_Chw.index_select(1, low) * (1 - share_R1) + x_Chw.index_select(1, high) * share_R1
+
+
+def _resize_columns(x_CRw: Tensor, *, width: int, corners: bool) -> Tensor:
+    if x_CRw.shape[-1] == width:
+        return x_CRw
+    return F.interpolate(x_CRw, size=width, mode="linear", align_corners=corners)

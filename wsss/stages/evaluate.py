@@ -5,9 +5,12 @@ their classes, and how many there are (no mask tells instances apart). Score map
 that is best on one half of the split and scored on the other, and the reverse. Seeds: how much of the image they cover,
 and how much of that is right.
 
-Every mean IoU has an interval: 95 % of what it would be on images drawn anew from those measured. Score maps leave
-their counts by score bin, from which a sweep reads any background threshold without making labels; this holds for
-labels that the threshold alone makes: with a dense CRF after it, every threshold costs a CRF of its own.
+Where predict kept what subsets of its views give (its setting `ablation`), each has its mean IoU beside the
+prediction's: `val.mean_iou.none` and so on.
+
+Every mean IoU of a layer has an interval: 95 % of what it would be on images drawn anew from those measured. Score
+maps leave their counts by score bin, from which a sweep reads any background threshold without making labels; this
+holds for labels that the threshold alone makes: with a dense CRF after it, every threshold costs a CRF of its own.
 
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
@@ -34,12 +37,15 @@ from wsss.stages.evaluation_counts import (
     SCORED,
     TALLIES,
     add_image,
+    add_subsets,
     counts_path,
     empty_counts,
     empty_rows,
     fold_rows,
     save_threshold_counts,
+    subset_mean_iou,
 )
+from wsss.stages.predict import Predict
 from wsss.stages.stage import ROWS, Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
 
 NUM_REPLICATES, LEVEL = 1000, 0.95
@@ -85,11 +91,14 @@ class Evaluate(Reduce):
     def counter(self, instance: Instance) -> ShardCounter:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "records")}
         kind, num_classes = layers["records"].kind, len(instance.taxonomy) + 1
+        subsets = _subsets(instance)
 
         def count(shard: str) -> Counts:
             split = split_of(shard)
             counts = {
-                f"{s}.{name}": array for s in self.splits for name, array in empty_counts(kind, num_classes).items()
+                f"{s}.{name}": array
+                for s in self.splits
+                for name, array in empty_counts(kind, num_classes, subsets=subsets).items()
             }
             rows = {s: [empty_rows(kind)] for s in self.splits}
             for joined in join_shard(layers, shard, how="inner"):
@@ -104,6 +113,7 @@ class Evaluate(Reduce):
                 rows[split].append(
                     add_image(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample)
                 )
+                add_subsets(counts, split, joined["records"], sample, subsets=subsets)
                 if isinstance(joined["records"], InstanceLabel):
                     counts[f"{split}.instances"] += len(joined["records"].classes)
             return counts | {f"{s}.{ROWS}": np.concatenate(found) for s, found in rows.items()}
@@ -125,12 +135,19 @@ class Evaluate(Reduce):
             found, rows, files = _summarise(records.layer.kind, counts, instance, split)
             if records.layer.kind == InstanceLabel.kind:
                 found["instances_per_image"] = float(counts[f"{split}.instances"] / counts[f"{split}.images"])
+            found |= {f"mean_iou.{name}": subset_mean_iou(counts, split, name) for name in _subsets(instance)}
             metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
             metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in TALLIES}
             artifacts |= files
             if rows:
                 tables[f"per_class.{split}"] = tables["per_class"] = rows
         return Outcome(metrics=metrics, tables=tables, artifacts=artifacts)
+
+
+def _subsets(instance: Instance) -> tuple[str, ...]:
+    """Subsets of the views whose label maps the records hold."""
+    records = instance.inputs["records"].stage
+    return records.ablation if isinstance(records, Predict) else ()
 
 
 def _summarise(

@@ -1,7 +1,7 @@
 """What `evaluate` counts, shard by shard, and the counts as it leaves them on disk.
 
 Per split: a total of each fold (a confusion matrix, or one per score bin), rows per image for the bootstrap, and how
-many images there were.
+many images there were; of predictions also a confusion matrix of every subset of their views.
 
 Shape letters: `C` classes with background, `L` winners, `N` score bins, `P` rows, `V` columns of class sums.
 """
@@ -9,6 +9,7 @@ Shape letters: `C` classes with background, `L` winners, `N` score bins, `P` row
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from shards.files import write_bytes
 from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
 from wsss.ops.bootstrap import ROW_START, image_rows
-from wsss.ops.confusion import confusion_matrix
+from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 from wsss.stages.make_seeds import upsample
 from wsss.stages.stage import ROWS, Counts
@@ -29,7 +30,7 @@ SCORED = (CamRecord.kind, ScoreRecord.kind)
 """Kinds of records that a background threshold turns into label maps."""
 
 
-def empty_counts(kind: str, num_classes: int) -> Counts:
+def empty_counts(kind: str, num_classes: int, *, subsets: Sequence[str] = ()) -> Counts:
     """Totals of zero for one split; its rows are still to come."""
     shape: tuple[int, ...] = (num_classes, num_classes)
     if kind in SCORED:
@@ -37,6 +38,7 @@ def empty_counts(kind: str, num_classes: int) -> Counts:
     elif kind == SeedRecord.kind:
         shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
     folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
+    folds |= {_subset_counts(name): np.zeros(shape, dtype=np.int64) for name in subsets}
     tallies = (*TALLIES, "instances") if kind == InstanceLabel.kind else TALLIES
     return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
 
@@ -68,6 +70,24 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
         total += matrix_CC.numpy()
         counts_CLN = matrix_CC[..., None]
     return image_rows(counts_CLN, winners=winners, image=sample.position).numpy()
+
+
+def _subset_counts(name: str) -> str:
+    return f"subset_{name}"
+
+
+def add_subsets(counts: Counts, split: str, record: object, sample: Sample, *, subsets: Sequence[str]) -> None:
+    """Add what subsets of the views give of one image to their confusion matrices, in place."""
+    for name in subsets:
+        assert isinstance(record, Prediction) and sample.mask is not None
+        total = counts[f"{split}.{_subset_counts(name)}"]
+        truth_HW, label_HW = torch.from_numpy(sample.mask), torch.from_numpy(record.ablation[name])
+        total += confusion_matrix(truth_HW, label_HW, num_classes=len(total), ignore_index=IGNORE).numpy()
+
+
+def subset_mean_iou(counts: Counts, split: str, name: str) -> float:
+    """Mean IoU of what a subset of the views gives."""
+    return Scores.from_confusion(torch.from_numpy(counts[f"{split}.{_subset_counts(name)}"])).mean_iou
 
 
 def _seed_counts(record: SeedRecord, truth_HW: torch.Tensor, num_classes: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from collections import Counter
@@ -17,7 +18,7 @@ from shards.images import decode_index_png, encode_png, image_mode
 from shards.layer import INDEX, Layer, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
-from wsss.settings import settings
+from wsss.settings import setting_values, settings
 from wsss.stages.stage import Counts, Instance, Outcome, Reduce, ShardCounter
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -73,7 +74,33 @@ class Submit(Reduce):
                         )
                     keys[name] = record.key
                     archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), encode_png(cast(Prediction, record).mask))
-        return Outcome(metrics={"images": float(counts["images"])}, artifacts={"results.zip": str(path)})
+        return Outcome(
+            metrics={"images": float(counts["images"])},
+            tables={"lineage": lineage_rows(instance)},
+            artifacts={"results.zip": str(path)},
+        )
+
+
+def lineage_rows(instance: Instance) -> list[dict[str, object]]:
+    """Every setting behind a result: one row per setting of the instance and of all that it descends from.
+
+    The fingerprint of a row's instance names its checkpoint or layer; `splits` and the like are JSON.
+    """
+    rows: list[dict[str, object]] = []
+    for name, one in sorted(_behind(instance).items()):
+        inputs = {f"inputs.{slot}": upstream.name for slot, upstream in one.inputs.items()}
+        for setting, value in (setting_values(one.stage) | inputs).items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            facts: dict[str, object] = {"instance": name, "kind": one.stage.kind, "fingerprint": one.fingerprint}
+            rows.append(facts | {"setting": f"{name}.{setting}", "value": text})
+    return rows
+
+
+def _behind(instance: Instance) -> dict[str, Instance]:
+    found = {instance.name: instance}
+    for upstream in instance.inputs.values():
+        found |= _behind(upstream)
+    return found
 
 
 def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:

@@ -36,6 +36,17 @@ def test_odd_sizes_are_extended_at_the_bottom_and_on_the_right_and_cropped_back(
         torch.testing.assert_close(segmenter(image), segmenter(extended)[..., :45, :61], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("size", [(64, 96), (67, 45)])
+def test_strided_logits_are_the_logits_before_the_last_resize(size: tuple[int, int], output_stride: int) -> None:
+    segmenter, image = _segmenter(replace(SPEC, output_stride=output_stride)).eval(), torch.randn(1, 3, *size)
+    with torch.no_grad():
+        strided, extended = segmenter.strided_logits(image)
+        assert strided.shape[-2:] == (extended[0] // 4, extended[1] // 4)
+        brought = F.interpolate(strided, size=extended, mode="bilinear", align_corners=True)
+        torch.testing.assert_close(brought[..., : size[0], : size[1]], segmenter(image))
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv2_035"])
 def test_a_batch_of_one_trains(name: str) -> None:
     segmenter = _segmenter(replace(SPEC, name=name)).train()

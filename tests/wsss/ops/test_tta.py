@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.ops.tta import predict_views
+from wsss.ops import tta
+from wsss.ops.tta import ViewLogits, merged_bands, predict_views, softmax_of_classes
 
 WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
 
@@ -55,5 +58,87 @@ def test_no_graph_is_kept() -> None:
 
 
 def test_another_merge_is_refused() -> None:
-    with pytest.raises(ValueError, match='merge is \'max\'; allowed: "mean_logits", "mean_probabilities"'):
-        predict_views(image(), network=network, scales=(1.0,), flips=(False,), merge="max")  # type: ignore[arg-type]
+    fault = 'merge is \'mean\'; allowed: "mean_logits", "mean_probabilities", "max"'
+    with pytest.raises(ValueError, match=fault):
+        predict_views(image(), network=network, scales=(1.0,), flips=(False,), merge="mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=fault):
+        next(merged_bands([view(3, 5)], subsets=[[0]], merge="mean", size=(7, 5)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"subsets is \[\[0\], \[\]\]; allowed: one or more views in each"):
+        next(merged_bands([view(3, 5)], subsets=[[0], []], merge="max", size=(7, 5)))
+
+
+def view(height: int, width: int, *, mirrored: bool = False, num_classes: int = 3) -> ViewLogits:
+    """Logits on a grid of stride 4 over a view that was extended by one row and two columns."""
+    generator = torch.Generator().manual_seed(height * width + mirrored)
+    logits = 3 * torch.randn(num_classes, height, width, generator=generator)
+    extended = (4 * height, 4 * width)
+    return ViewLogits(logits=logits, extended=extended, size=(extended[0] - 1, extended[1] - 2), mirrored=mirrored)
+
+
+def way_to_the_image(one: ViewLogits, size: tuple[int, int]) -> Tensor:
+    """The definition: what the segmenter's head and a resize make of the whole of the logits."""
+    whole = F.interpolate(one.logits[None], size=one.extended, mode="bilinear", align_corners=True)
+    cropped = whole[..., : one.size[0], : one.size[1]]
+    oriented = cropped.flip(-1) if one.mirrored else cropped
+    return F.interpolate(oriented, size=size, mode="bilinear", align_corners=False)[0]
+
+
+VIEWS = [view(h, w, mirrored=mirrored) for h, w in ((5, 7), (3, 2), (11, 13)) for mirrored in (False, True)]
+SUBSETS = [(0,), (0, 1), (0, 2, 4), (0, 1, 2, 3, 4, 5), (4, 4, 5)]
+BAND_SIZES = [(37, 29), (19, 26), (1, 3), (61, 2)]
+
+
+def whole_of(size: tuple[int, int], merge: Any, subsets: Any = SUBSETS) -> list[Tensor]:
+    bands = list(merged_bands(VIEWS, subsets=subsets, merge=merge, size=size))
+    rows = [row for band, _ in bands for row in range(band.start, band.stop)]
+    assert rows == list(range(size[0]))
+    return [torch.cat(parts, 1) for parts in zip(*(merged for _, merged in bands), strict=True)]
+
+
+@pytest.mark.parametrize("size", BAND_SIZES)
+@pytest.mark.parametrize("merge", ["mean_logits", "mean_probabilities", "max"])
+def test_bands_by_their_definition(size: tuple[int, int], merge: Any) -> None:
+    ways = torch.stack([way_to_the_image(one, size) for one in VIEWS])
+    for subset, found in zip(SUBSETS, whole_of(size, merge), strict=True):
+        terms = ways[list(subset)]
+        terms = terms if merge == "mean_logits" else terms.softmax(1)
+        wanted = terms.amax(0) / terms.amax(0).sum(0) if merge == "max" else terms.mean(0)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", BAND_SIZES)
+@pytest.mark.parametrize("merge", ["mean_logits", "mean_probabilities", "max"])
+def test_no_value_depends_on_where_bands_begin_or_on_other_subsets(
+    size: tuple[int, int], merge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = whole_of(size, merge)
+    for num_rows in (1, 2, 3, 7, 16):
+        monkeypatch.setattr(tta, "_BAND_VALUES", 3 * size[1] * num_rows)
+        assert len(list(merged_bands(VIEWS, subsets=SUBSETS, merge=merge, size=size))) == -(-size[0] // num_rows)
+        for one, other in zip(whole, whole_of(size, merge), strict=True):
+            assert torch.equal(one, other)
+    for subset, one in zip(SUBSETS, whole, strict=True):
+        assert torch.equal(whole_of(size, merge, [subset])[0], one)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 21, 201])
+def test_softmax_does_not_depend_on_the_place(num_classes: int) -> None:
+    logits = 5 * torch.randn(num_classes, 13, 29, generator=torch.Generator().manual_seed(num_classes))
+    whole = softmax_of_classes(logits)
+    torch.testing.assert_close(whole, logits.softmax(0))
+    for step in (1, 2, 5):
+        parts = [softmax_of_classes(logits[:, first : first + step]) for first in range(0, 13, step)]
+        assert torch.equal(torch.cat(parts, 1), whole)
+
+
+def test_maximum_of_the_views() -> None:
+    settings = {"network": network, "scales": (0.5, 1.0), "flips": (False, True)}
+    views = [
+        predict_views(image(), network=network, scales=(s,), flips=(f,), merge="max")
+        for s in (0.5, 1.0)
+        for f in (False, True)
+    ]
+    highest = torch.stack(views).amax(0)
+    merged = predict_views(image(), merge="max", **settings)
+    torch.testing.assert_close(merged, highest / highest.sum(1, keepdim=True))
+    torch.testing.assert_close(merged.sum(1), torch.ones(2, 11, 17))

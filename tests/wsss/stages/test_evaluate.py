@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def test_label_maps_by_hand(tmp_path: Path) -> None:
     assert outcome.metrics["mean_iou_low"] <= outcome.metrics["mean_iou"] <= outcome.metrics["mean_iou_high"]
     folds = [np.loadtxt(outcome.artifacts[f"confusion.val.fold{fold}.csv"], delimiter=",") for fold in (0, 1)]
     assert (folds[0][1, 1], folds[0][1, 0], folds[1][0, 2], folds[1][2, 2]) == (24, 24, 24, 24)
+
+
+def test_subsets_of_the_views_are_measured_too(tmp_path: Path) -> None:
+    left, every = slice(0, 6), slice(0, 8)
+    truths = [sample(key, rectangles((1, every, left)), position=place) for place, key in enumerate("ab")]
+    grid, right, half = np.zeros((2, 3), np.uint8), rectangles((1, every, left)), rectangles((1, slice(0, 4), left))
+    subsets = {"a": {"none": rectangles(), "all": right}, "b": {"none": half, "all": right}}
+    records: list[Record | Missing] = [
+        Prediction(key=key, mask=half, confidence=grid, ablation=ablation) for key, ablation in subsets.items()
+    ]
+    prepared_instance = prepared(tmp_path, truths, records)
+    made = prepared_instance.inputs["records"]
+    asking = replace(made, stage=Predict(splits=("train", "val"), ablation=("none", "all")))
+    outcome = evaluate(replace(prepared_instance, inputs={**prepared_instance.inputs, "records": asking}))
+    assert outcome.metrics["val.mean_iou"] == pytest.approx((48 / 96 + 96 / 144) / 2)
+    assert outcome.metrics["val.mean_iou.none"] == pytest.approx((24 / 96 + 96 / 168) / 2)
+    assert outcome.metrics["val.mean_iou.all"] == outcome.metrics["mean_iou.all"] == 1
+    without = evaluate(replace(prepared_instance, path=tmp_path / "without"))
+    assert not [name for name in without.metrics if "mean_iou." in name]
+    assert without.metrics["val.mean_iou"] == outcome.metrics["val.mean_iou"]
 
 
 def test_pseudo_labels_had_labels(tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_zip_is_flat_exact_and_the_same_every_time(tmp_path: Path) -> None:
     assert list(check_submission(path, num_classes=200, expected=expected)) == []
 
 
+def test_every_setting_behind_it_is_told(tmp_path: Path) -> None:
+    instance = prepared(tmp_path)
+    rows = submit(instance).tables["lineage"]
+    told = {row["setting"]: row["value"] for row in rows}
+    assert told["submit.split"] == "val" and told["submit.inputs.predictions"] == "predict"
+    assert told["predict.scales"] == "[0.5, 1.0, 2.0]" and told["predict.merge"] == "mean_logits"
+    assert told["build_shards.source"] == "toy"
+    assert len(told) == len(rows), "what several instances read stands there once"
+    (of_scales,) = [row for row in rows if row["setting"] == "predict.scales"]
+    assert of_scales["fingerprint"] == instance.inputs["predictions"].fingerprint
+    assert (of_scales["instance"], of_scales["kind"]) == ("predict", "predict")
+
+
 def test_missing_predictions_are_no_submission(tmp_path: Path) -> None:
     instance = prepared(tmp_path, also=(Missing(key="val_4", reason="unreadable"),))
     with pytest.raises(
