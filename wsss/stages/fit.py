@@ -100,7 +100,7 @@ class Fit(Stage):
     checkpoint_every: Annotated[int, Field(ge=0), Speed()] = 0
     """Steps between checkpoints; 0 keeps one per epoch."""
     validate_every: Annotated[int, Field(ge=0)] = 0
-    """Epochs between validations; 0 validates the last weights alone."""
+    """Epochs between validations; 0 validates the last weights alone, and a segmenter not at all."""
     keep: Literal["last", "best"] = "last"
     """Weights that later stages read: the last, or those that validated best."""
     loader_workers: Annotated[int, Field(ge=0), Speed()] = 0

@@ -19,8 +19,9 @@ from wsss.images import fill_colour, to_tensor
 from wsss.settings import settings
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import Draw, TrainingSet
-from wsss.stages.stage import Instance
+from wsss.stages.fit import Draw, TrainingSet, Validation
+from wsss.stages.segmenter_validation import SegmenterValidation
+from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import Task
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @settings
-class TrainSegmenter(EncoderSource):
+class TrainSegmenter(SegmenterValidation, EncoderSource):
     """Train DeepLabv3+ by cross entropy on pseudo labels."""
 
     kind: ClassVar[str] = "train_segmenter"
@@ -49,6 +50,15 @@ class TrainSegmenter(EncoderSource):
     """Strength of random colour changes."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Pixels of the pseudo labels less confident than this are ignored."""
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
+        if self.validate_every and self.validation_split not in splits:
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r}; "
+                f"{instance.samples.name} has {', '.join(splits)}"
+            )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.norm import freeze_batch_norm
@@ -70,8 +80,18 @@ class TrainSegmenter(EncoderSource):
         return SegmentationTask(network, synchronise_norms=self.norm != "batch")
 
     def training_set(self, instance: Instance) -> TrainingSet:
+        if self.validate_every:
+            self.require_validation_masks(instance)
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "pseudo_labels")}
         return _PseudoLabelledImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
+
+    def validate(self, network: Segmenter, instance: Instance) -> Validation:
+        """Mean IoU on the validation split; `keep = "best"` goes by it, not by the loss on pseudo labels."""
+        return self.mean_iou(network, instance)
+
+    def finish(self, network: Segmenter, instance: Instance) -> Outcome:
+        """The last validation; nothing without `validate_every`: `predict` and `evaluate` measure more exactly."""
+        return self.validate(network, instance).outcome if self.validate_every else Outcome()
 
 
 class _PseudoLabelledImages(AugmentedRecords):
