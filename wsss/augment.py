@@ -74,6 +74,7 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size.
 
+    A mask of several planes, u8[H, W, N], is changed plane by plane in the same way.
     `occurrence`: how often the epoch has drawn the image before.
     """
     again = f" {occurrence}" if occurrence else ""
@@ -81,5 +82,8 @@ def augment(
     compose.set_random_seed(int.from_bytes(digest[:4], "big"))
     if mask_HW is None:
         return compose(image=image_HW3)["image"], None
+    if mask_HW.ndim == 3:
+        changed = compose(image=image_HW3, masks=[np.ascontiguousarray(plane) for plane in np.moveaxis(mask_HW, 2, 0)])
+        return changed["image"], np.stack(changed["masks"], axis=2)
     changed = compose(image=image_HW3, mask=mask_HW)
     return changed["image"], changed["mask"]

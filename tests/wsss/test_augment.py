@@ -70,3 +70,16 @@ def test_longer_side_varies_within_its_range() -> None:
     compose = pipeline(crop_size=128, resize_long=(32, 96))
     widths = {int((apply(compose, white, key=str(key))[..., 0] > 200).any(axis=0).sum()) for key in range(60)}
     assert widths == {32, 48, 64, 80, 96}
+
+
+@pytest.mark.parametrize("num_planes", [1, 2, 3])
+def test_planes_of_a_mask_move_together(image: np.ndarray, num_planes: int) -> None:
+    mask = np.random.default_rng(5).integers(0, 200, image.shape[:2], dtype=np.uint8)
+    alone_image, alone = augment(pipeline(), image, mask_HW=mask, seed=1, epoch=2, key="a")
+    planes = np.stack([mask + number for number in range(num_planes)], axis=2).astype(np.uint8)
+    changed, label = augment(pipeline(), image, mask_HW=planes, seed=1, epoch=2, key="a")
+    assert alone is not None and label is not None and label.shape == (40, 40, num_planes)
+    np.testing.assert_array_equal(changed, alone_image)
+    for number in range(num_planes):
+        np.testing.assert_array_equal(label[..., number], np.where(alone == 255, 255, alone + number))
+    assert (alone == 255).any() and (alone != 255).any()

@@ -16,7 +16,7 @@ from shards.records import PseudoLabel
 from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
-from wsss.settings import settings
+from wsss.settings import read_unless, settings
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet, Validation
@@ -50,6 +50,8 @@ class TrainSegmenter(SegmenterValidation, EncoderSource):
     """Strength of random colour changes."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Pixels of the pseudo labels less confident than this are ignored."""
+    confidence_power: Annotated[float, Field(ge=0), read_unless("confidence_power", 0.0)] = 0.0
+    """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
@@ -110,12 +112,13 @@ class _PseudoLabelledImages(AugmentedRecords):
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
         labels = cast(PseudoLabel, self.records.record(draw.index, "pseudo_labels"))
-        mask = labels.confident_mask(self._stage.confidence_threshold)
-        image, label = self.augmented(draw, sample, mask_HW=mask)
-        assert label is not None
-        label_HW = torch.from_numpy(label.astype(np.int64))
-        return {
-            "key": sample.key,
-            "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),
-            "label": label_HW,
-        }
+        mask, power = labels.confident_mask(self._stage.confidence_threshold), self._stage.confidence_power
+        planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
+        image, changed = self.augmented(draw, sample, mask_HW=planes)
+        assert changed is not None
+        label_HW = torch.from_numpy((changed[..., 0] if power else changed).astype(np.int64))
+        image_3HW = to_tensor(image, mean=self._stage.mean, std=self._stage.std)
+        example = {"key": sample.key, "image": image_3HW, "label": label_HW}
+        if power:
+            example["weight"] = torch.from_numpy((changed[..., 1] / 255).astype(np.float32) ** power)
+        return example

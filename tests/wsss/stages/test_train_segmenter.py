@@ -12,9 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from shards.images import encode_png
-from shards.records import Sample
-from tests.wsss.layers import instance_of, samples_of
+from shards.records import PseudoLabel, Sample, grid_size
+from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.settings import hashed_values
+from wsss.stages.fit import Draw
+from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.stage import Instance
 from wsss.stages.train_segmenter import TrainSegmenter
 
@@ -128,3 +130,38 @@ def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) ->
 def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         segmenter(samples(tmp_path), **settings)
+
+
+def pseudo_label(key: str, position: int) -> PseudoLabel:
+    """Every pixel of a cell of the grid has the class and the confidence of that cell."""
+    size = SIZES[position % len(SIZES)]
+    confidence = np.random.default_rng(position).integers(0, 255, grid_size(size), dtype=np.uint8)
+    mask = (confidence % 6).repeat(4, 0).repeat(4, 1)[: size[0], : size[1]]
+    return PseudoLabel(key=key, mask=mask, confidence=confidence)
+
+
+def labelled(path: Path, **settings: Any) -> tuple[TrainSegmenter, Instance]:
+    of = samples_of(path, {"train-000000": [picture(f"t{n}", n) for n in range(3)]})
+    labels = records_of(MakePseudoLabels(), path, of, {"train-000000": [pseudo_label(f"t{n}", n) for n in range(3)]})
+    stage = TrainSegmenter(**{**SETTINGS, "crop_size": 64, "resize_long": (64, 64), **settings})
+    return stage, instance_of(stage, path, samples=of, pseudo_labels=labels)
+
+
+def test_weights_follow_their_pixels(tmp_path: Path) -> None:
+    """Of a cell, class and confidence go together, through flips, resizing and crops."""
+    stage, instance = labelled(tmp_path / "weighted", confidence_power=2.0)
+    plain, unweighted = labelled(tmp_path / "plain")
+    for index in range(3):
+        example = stage.training_set(instance).example(Draw(index, 0))
+        without = plain.training_set(unweighted).example(Draw(index, 0))
+        assert "weight" not in without
+        torch.testing.assert_close(example["image"], without["image"])
+        assert torch.equal(example["label"], without["label"])
+        seen = example["label"] != 255
+        confidence = (255 * example["weight"].sqrt()).round().long()
+        assert torch.equal(confidence[seen] % 6, example["label"][seen]) and len(confidence[seen].unique()) > 6
+
+
+def test_a_power_of_0_leaves_the_fingerprint_as_it_was() -> None:
+    assert "confidence_power" not in hashed_values(TrainSegmenter(**SETTINGS))
+    assert hashed_values(TrainSegmenter(**SETTINGS, confidence_power=1.0))["confidence_power"] == 1.0
