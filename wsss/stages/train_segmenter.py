@@ -5,7 +5,7 @@ Shape letters: `H W` pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from shards.records import PseudoLabel
 from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
-from wsss.settings import read_unless, settings
+from wsss.settings import read_unless, read_with, settings
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet, Validation
@@ -46,8 +46,11 @@ class TrainSegmenter(SegmenterValidation, EncoderSource):
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 704)
     """Range of the longer side before cropping."""
-    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Strength of random colour changes."""
+    augmentation: Annotated[Literal["weak", "strong"], read_unless("augmentation", "weak")] = "weak"
+    """`weak`: scale, mirror image, crop and colours; `strong`: also rotation, elastic deformation, noise, changes of
+    tone and sharpness (NoPeopleAllowed's list)."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1), read_with("augmentation", "weak")] = 0.2
+    """weak: strength of random colour changes."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Pixels of the pseudo labels less confident than this are ignored."""
     confidence_power: Annotated[float, Field(ge=0), read_unless("confidence_power", 0.0)] = 0.0
@@ -105,6 +108,7 @@ class _PseudoLabelledImages(AugmentedRecords):
             resize_long=stage.resize_long,
             colour_jitter=stage.colour_jitter,
             fill=fill_colour(stage.mean),
+            strong=stage.augmentation == "strong",
         )
         super().__init__(records, augmentation, seed=seed)
         self._stage = stage

@@ -165,3 +165,15 @@ def test_weights_follow_their_pixels(tmp_path: Path) -> None:
 def test_a_power_of_0_leaves_the_fingerprint_as_it_was() -> None:
     assert "confidence_power" not in hashed_values(TrainSegmenter(**SETTINGS))
     assert hashed_values(TrainSegmenter(**SETTINGS, confidence_power=1.0))["confidence_power"] == 1.0
+
+
+def test_strong_augmentation_is_a_setting(tmp_path: Path) -> None:
+    weak, weakly = labelled(tmp_path / "weak")
+    strong, strongly = labelled(tmp_path / "strong", augmentation="strong")
+    examples = [
+        [s.training_set(i).example(Draw(n, 0))["image"] for n in range(3)]
+        for s, i in ((weak, weakly), (strong, strongly))
+    ]
+    assert all(a.shape == b.shape and not torch.equal(a, b) for a, b in zip(*examples, strict=True))
+    assert "augmentation" not in hashed_values(weak) and "colour_jitter" in hashed_values(weak)
+    assert "colour_jitter" not in hashed_values(strong)

@@ -173,7 +173,7 @@ def test_weighted_parts_of_a_batch_add_up_to_the_whole() -> None:
     logits, batch = weighted_batch()
     whole = SegmentationTask(Fixed(logits), synchronise_norms=True)(batch)  # type: ignore[arg-type]
     tasks = [SegmentationTask(Fixed(part), synchronise_norms=True) for part in logits.split([1, 2])]  # type: ignore[arg-type]
-    batches = [dict(zip(batch, values, strict=True)) for values in zip(*(v.split([1, 2]) for v in batch.values()))]
+    batches = [{name: value.split([1, 2])[part] for name, value in batch.items()} for part in (0, 1)]
     counts = {"cross_entropy": sum(t.counts(b)["cross_entropy"] for t, b in zip(tasks, batches, strict=True))}
     parts = [combine(t(b).terms, counts, {"cross_entropy": 1.0}, 0.0) for t, b in zip(tasks, batches, strict=True)]  # type: ignore[arg-type]
     assert sum(part.item() for part in parts) == pytest.approx(whole.total().item(), rel=1e-5)
