@@ -12,16 +12,18 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from shards.records import PseudoLabel
+from shards.records import PseudoLabel, SeedRecord
 from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
 from wsss.settings import read_unless, read_with, settings
 from wsss.stages.augmented_records import AugmentedRecords
+from wsss.stages.dsrg_settings import DsrgSettings
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet, Validation
 from wsss.stages.segmenter_validation import SegmenterValidation
 from wsss.stages.stage import Instance, Outcome
+from wsss.tasks.dsrg import GRID, DsrgTask, grid_colours, grid_labels
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import Task
 
@@ -30,16 +32,19 @@ if TYPE_CHECKING:
 
 
 @settings
-class TrainSegmenter(SegmenterValidation, EncoderSource):
-    """Train DeepLabv3+ by cross entropy on pseudo labels."""
+class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
+    """Train DeepLabv3+ by cross entropy on pseudo labels, or from seeds that grow as it learns."""
 
     kind: ClassVar[str] = "train_segmenter"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "pseudo_labels": ("make_pseudo_labels",),
+        "seeds": ("make_seeds",),
         "classifier": ("train_classifier",),
     }
 
+    objective: Annotated[Literal["cross_entropy", "dsrg"], read_unless("objective", "cross_entropy")] = "cross_entropy"
+    """`cross_entropy`: on the pixels of pseudo labels; `dsrg`: on seeds that grow, and a dense CRF's result."""
     decoder_channels: Annotated[int, Field(ge=8)] = 256
     """Channels of the ASPP branches and the decoder."""
     crop_size: Annotated[int, Field(ge=32)] = 352
@@ -51,13 +56,24 @@ class TrainSegmenter(SegmenterValidation, EncoderSource):
     tone and sharpness (NoPeopleAllowed's list)."""
     colour_jitter: Annotated[float, Field(ge=0, le=1), read_with("augmentation", "weak")] = 0.2
     """weak: strength of random colour changes."""
-    confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    confidence_threshold: Annotated[float, Field(ge=0, lt=1), read_with("objective", "cross_entropy")] = 0.0
     """Pixels of the pseudo labels less confident than this are ignored."""
-    confidence_power: Annotated[float, Field(ge=0), read_unless("confidence_power", 0.0)] = 0.0
+    confidence_power: Annotated[
+        float, Field(ge=0), read_with("objective", "cross_entropy"), read_unless("confidence_power", 0.0)
+    ] = 0.0
     """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
+
+    def used_slots(self) -> tuple[str, ...]:
+        unused = "seeds" if self.objective == "cross_entropy" else "pseudo_labels"
+        return tuple(slot for slot in super().used_slots() if slot != unused)
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
+        if self.objective == "dsrg" and self.crop_size % GRID:
+            raise ValueError(
+                f"{instance.name}.crop_size = {self.crop_size}: objective = 'dsrg' looks at a grid of stride {GRID}; "
+                f"set {self.crop_size // GRID * GRID} or {(self.crop_size // GRID + 1) * GRID}"
+            )
         splits = instance.samples.stage.splits  # type: ignore[attr-defined]
         if self.validate_every and self.validation_split not in splits:
             raise ValueError(
@@ -82,13 +98,25 @@ class TrainSegmenter(SegmenterValidation, EncoderSource):
     def task(self, instance: Instance) -> Task:
         network = cast("Segmenter", self.model(instance, pretrained=True))
         # A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised.
-        return SegmentationTask(network, synchronise_norms=self.norm != "batch")
+        synchronise_norms = self.norm != "batch"
+        if self.objective == "cross_entropy":
+            return SegmentationTask(network, synchronise_norms=synchronise_norms)
+        return DsrgTask(
+            network,
+            crf=self.crf_in_the_loop(),
+            foreground_threshold=self.growing_foreground_threshold,
+            background_threshold=self.growing_background_threshold,
+            synchronise_norms=synchronise_norms,
+        )
 
     def training_set(self, instance: Instance) -> TrainingSet:
         if self.validate_every:
             self.require_validation_masks(instance)
-        layers = {slot: instance.inputs[slot].layer for slot in ("samples", "pseudo_labels")}
-        return _PseudoLabelledImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
+        layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "classifier"}
+        records = JoinedRecords(layers, split="train", seed=instance.seed)
+        if self.objective == "cross_entropy":
+            return _PseudoLabelledImages(self, records, seed=instance.seed)
+        return _SeededImages(self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1)
 
     def validate(self, network: Segmenter, instance: Instance) -> Validation:
         """Mean IoU on the validation split; `keep = "best"` goes by it, not by the loss on pseudo labels."""
@@ -99,8 +127,8 @@ class TrainSegmenter(SegmenterValidation, EncoderSource):
         return self.validate(network, instance).outcome if self.validate_every else Outcome()
 
 
-class _PseudoLabelledImages(AugmentedRecords):
-    """Augmented images with pseudo labels."""
+class _AugmentedImages(AugmentedRecords):
+    """Images augmented by the stage's settings."""
 
     def __init__(self, stage: TrainSegmenter, records: JoinedRecords, *, seed: int) -> None:
         augmentation = Augmentation(
@@ -112,6 +140,10 @@ class _PseudoLabelledImages(AugmentedRecords):
         )
         super().__init__(records, augmentation, seed=seed)
         self._stage = stage
+
+
+class _PseudoLabelledImages(_AugmentedImages):
+    """Augmented images with pseudo labels."""
 
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
@@ -126,3 +158,26 @@ class _PseudoLabelledImages(AugmentedRecords):
         if power:
             example["weight"] = torch.from_numpy((changed[..., 1] / 255).astype(np.float32) ** power)
         return example
+
+
+class _SeededImages(_AugmentedImages):
+    """Augmented images with seeds and colours on the grid, and the classes present."""
+
+    def __init__(self, stage: TrainSegmenter, records: JoinedRecords, *, seed: int, num_classes: int) -> None:
+        super().__init__(stage, records, seed=seed)
+        self._num_classes = num_classes
+
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self.records.sample(draw.index)
+        seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
+        image, label = self.augmented(draw, sample, mask_HW=seeds.label)
+        assert label is not None
+        present_C = torch.zeros(self._num_classes, dtype=torch.bool)
+        present_C[[0, *sample.classes]] = True
+        return {
+            "key": sample.key,
+            "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),
+            "seeds": grid_labels(label),
+            "present": present_C,
+            "pixels": grid_colours(image),
+        }

@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from shards.images import encode_png
-from shards.records import PseudoLabel, Sample, grid_size
+from shards.records import PseudoLabel, Sample, SeedRecord, grid_size
 from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.settings import hashed_values
 from wsss.stages.fit import Draw
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
+from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.stage import Instance
 from wsss.stages.train_segmenter import TrainSegmenter
 
@@ -124,6 +125,7 @@ def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) ->
     ("settings", "message"),
     [
         ({"validate_every": 1, "validation_split": "test"}, r"validation_split = 'test'; build_shards has train, val"),
+        ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* stride 8; set 40 or 48"),
         ({"keep": "best"}, r"keep = 'best' needs validate_every, of 1 or more epochs"),
     ],
 )
@@ -177,3 +179,29 @@ def test_strong_augmentation_is_a_setting(tmp_path: Path) -> None:
     assert all(a.shape == b.shape and not torch.equal(a, b) for a, b in zip(*examples, strict=True))
     assert "augmentation" not in hashed_values(weak) and "colour_jitter" in hashed_values(weak)
     assert "colour_jitter" not in hashed_values(strong)
+
+
+def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:
+    of = samples_of(tmp_path, {"train-000000": [picture(f"t{n}", n) for n in range(3)]})
+    labels = [pseudo_label(f"t{n}", n).mask for n in range(3)]
+    records = [SeedRecord(key=f"t{n}", label=np.where(label > 3, 255, label)) for n, label in enumerate(labels)]
+    seeds = records_of(MakeSeeds(), tmp_path, of, {"train-000000": records})
+    stage = TrainSegmenter(**{**SETTINGS, "objective": "dsrg", "decoder_channels": 8, "loop_crf_iterations": 1})
+    assert stage.used_slots() == ("samples", "seeds")
+    assert TrainSegmenter(**SETTINGS).used_slots() == ("samples", "pseudo_labels")
+    instance = instance_of(stage, tmp_path, samples=of, seeds=seeds)
+    stage.check(instance)
+    examples = [stage.training_set(instance).example(Draw(n, 0)) for n in range(2)]
+    assert examples[0]["present"].tolist() == [True, True, False, True, False, False]
+    names = ("image", "seeds", "present", "pixels")
+    batch = {name: torch.stack([example[name] for example in examples]) for name in names}
+    assert batch["seeds"].shape == (2, 4, 4) and batch["pixels"].shape == (2, 4, 4, 3)
+    output = stage.task(instance)(batch)
+    assert output.total().isfinite() and set(output.terms) == {"seed_background", "seed_foreground", "boundary"}
+
+
+def test_settings_of_dsrg_enter_a_fingerprint_with_it_alone() -> None:
+    plain, dsrg = (hashed_values(TrainSegmenter(**SETTINGS, objective=o)) for o in ("cross_entropy", "dsrg"))
+    own = {"growing_foreground_threshold", "growing_background_threshold", "objective"}
+    crf = {f"loop_crf_{name}" for name in ("iterations", "gaussian", "bilateral", "scale")}
+    assert set(dsrg) - set(plain) == own | crf and set(plain) - set(dsrg) == {"confidence_threshold"}
