@@ -28,12 +28,13 @@ from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import Task
 
 if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
 
 @settings
 class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
-    """Train DeepLabv3+ by cross entropy on pseudo labels, or from seeds that grow as it learns."""
+    """Train DeepLabv3+ or an earlier DeepLab by cross entropy on pseudo labels, or from seeds that grow meanwhile."""
 
     kind: ClassVar[str] = "train_segmenter"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -45,8 +46,12 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
 
     objective: Annotated[Literal["cross_entropy", "dsrg"], read_unless("objective", "cross_entropy")] = "cross_entropy"
     """`cross_entropy`: on the pixels of pseudo labels; `dsrg`: on seeds that grow, and a dense CRF's result."""
-    decoder_channels: Annotated[int, Field(ge=8)] = 256
-    """Channels of the ASPP branches and the decoder."""
+    network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], read_unless("network", "deeplabv3plus")] = (
+        "deeplabv3plus"
+    )
+    """`largefov`, `aspp`: DeepLab's earlier heads, at output stride 8, as DSRG and FickleNet have them on VGG16."""
+    decoder_channels: Annotated[int, Field(ge=8), read_with("network", "deeplabv3plus")] = 256
+    """deeplabv3plus: channels of the ASPP branches and the decoder."""
     crop_size: Annotated[int, Field(ge=32)] = 352
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 704)
@@ -69,6 +74,11 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
+        if self.network != "deeplabv3plus" and self.output_stride != 8:
+            raise ValueError(
+                f"{instance.name}.output_stride = {self.output_stride}: network = {self.network!r} is made for maps of "
+                "stride 8; set output_stride = 8"
+            )
         if self.objective == "dsrg" and self.crop_size % GRID:
             raise ValueError(
                 f"{instance.name}.crop_size = {self.crop_size}: objective = 'dsrg' looks at a grid of stride {GRID}; "
@@ -82,21 +92,26 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
             )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.deeplab_heads import ASPP_RATES, LARGE_FOV_RATES, build_deeplab
         from wsss.models.norm import freeze_batch_norm
         from wsss.models.segmenter import build_segmenter
 
-        network = build_segmenter(
-            self.encoder_spec(pretrained=False),
-            encoder=self.first_encoder(instance, pretrained=pretrained),
-            num_classes=len(instance.taxonomy) + 1,
-            decoder_channels=self.decoder_channels,
-        )
+        spec, num_classes = self.encoder_spec(pretrained=False), len(instance.taxonomy) + 1
+        encoder = self.first_encoder(instance, pretrained=pretrained)
+        network: Segmenter | DeepLab
+        if self.network == "deeplabv3plus":
+            network = build_segmenter(
+                spec, encoder=encoder, num_classes=num_classes, decoder_channels=self.decoder_channels
+            )
+        else:
+            rates = LARGE_FOV_RATES if self.network == "largefov" else ASPP_RATES
+            network = build_deeplab(spec, encoder=encoder, num_classes=num_classes, rates=rates)
         if self.norm == "frozen":
             freeze_batch_norm(network.encoder)
         return network
 
     def task(self, instance: Instance) -> Task:
-        network = cast("Segmenter", self.model(instance, pretrained=True))
+        network = cast("Segmenter | DeepLab", self.model(instance, pretrained=True))
         # A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised.
         synchronise_norms = self.norm != "batch"
         if self.objective == "cross_entropy":

@@ -20,6 +20,7 @@ from wsss.ops.region_growing import grow_seeds
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
 GRID = 8
@@ -82,11 +83,11 @@ class DsrgTask(Task):
     CRF, where the public code sends an approximate one; colours are cell means, theirs samples.
     """
 
-    network: Segmenter
+    network: Segmenter | DeepLab
 
     def __init__(
         self,
-        network: Segmenter,
+        network: Segmenter | DeepLab,
         *,
         crf: CrfInTheLoop,
         foreground_threshold: float,

@@ -17,6 +17,7 @@ from wsss.losses.masked_mean import MaskedSum
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
 
@@ -32,9 +33,9 @@ class SegmentationTask(Task):
     Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W], `weight` f32[B, H, W] in [0, 1] or none.
     """
 
-    network: Segmenter
+    network: Segmenter | DeepLab
 
-    def __init__(self, network: Segmenter, *, synchronise_norms: bool) -> None:
+    def __init__(self, network: Segmenter | DeepLab, *, synchronise_norms: bool) -> None:
         super().__init__()
         self.network = network
         self.synchronise_norms = synchronise_norms

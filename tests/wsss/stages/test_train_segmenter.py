@@ -125,6 +125,7 @@ def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) ->
     ("settings", "message"),
     [
         ({"validate_every": 1, "validation_split": "test"}, r"validation_split = 'test'; build_shards has train, val"),
+        ({"network": "aspp"}, r"output_stride = 16: network = 'aspp' .* set output_stride = 8"),
         ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* stride 8; set 40 or 48"),
         ({"keep": "best"}, r"keep = 'best' needs validate_every, of 1 or more epochs"),
     ],
@@ -205,3 +206,19 @@ def test_settings_of_dsrg_enter_a_fingerprint_with_it_alone() -> None:
     own = {"growing_foreground_threshold", "growing_background_threshold", "objective"}
     crf = {f"loop_crf_{name}" for name in ("iterations", "gaussian", "bilateral", "scale")}
     assert set(dsrg) - set(plain) == own | crf and set(plain) - set(dsrg) == {"confidence_threshold"}
+
+
+def test_earlier_heads_are_a_setting(tmp_path: Path) -> None:
+    of = samples(tmp_path)
+    for name, num_branches in (("largefov", 1), ("aspp", 4)):
+        settings = {**SETTINGS, "encoder": "vgg16_ficklenet", "dilated": True, "output_stride": 8, "network": name}
+        stage = TrainSegmenter(**settings)
+        instance = instance_of(stage, tmp_path, samples=of)
+        stage.check(instance)
+        with torch.device("meta"):
+            network: Any = stage.model(instance, pretrained=False)
+        assert len(network.head.branches) == num_branches
+        assert network.head.branches[0][-1].out_channels == 6
+    plain, aspp = hashed_values(TrainSegmenter(**SETTINGS)), hashed_values(stage)
+    assert "network" not in plain and "decoder_channels" in plain
+    assert aspp["network"] == "aspp" and "decoder_channels" not in aspp
