@@ -2,6 +2,7 @@
 
     checkpoints/step-00000120/     what DeepSpeed writes (its pickles are read from the run's own folder only)
     checkpoints/best-00000080.safetensors    weights of the best validation, where a training validates
+    checkpoints/average-00000120.safetensors    moving average of the weights, where a training keeps one
     checkpoints/latest.json        written after every rank has finished writing; the step and the history so far
 
 A folder that no pointer names is a half-written leftover and is overwritten.
@@ -19,7 +20,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 
+from cluster.ema import MovingAverage
 from shards.files import write_bytes
+from wsss.stages.stage import Outcome
 
 POINTER = "latest.json"
 
@@ -44,24 +47,31 @@ def best_path(folder: Path, state: TrainingState) -> Path:
     return folder / f"best-{state.best_step:08d}.safetensors"
 
 
+def average_path(folder: Path, state: TrainingState) -> Path:
+    """Moving average of the weights at a checkpoint."""
+    return folder / f"average-{state.step:08d}.safetensors"
+
+
 def weights_of(network: torch.nn.Module) -> bytes:
     """A network's weights as the bytes of a .safetensors file."""
     state = network.state_dict()
     return to_safetensors({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
 
 
-def save(engine: Any, folder: Path, state: TrainingState) -> None:
+def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage | None = None) -> None:
     """Save on all ranks; the pointer moves when all have written, and the checkpoint before it is removed."""
     tag = f"step-{state.step:08d}"
     engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
     dist.barrier()
     if dist.get_rank() == 0:
+        if average is not None:
+            write_bytes(average_path(folder, state), average.to_bytes())
         write_bytes(folder / POINTER, json.dumps({"tag": tag, **asdict(state)}).encode())
         for old in folder.glob("step-*"):
             if old.name != tag:
                 shutil.rmtree(old, ignore_errors=True)
-        for old in folder.glob("best-*"):
-            if old != best_path(folder, state):
+        for old in [*folder.glob("best-*"), *folder.glob("average-*")]:
+            if old not in (best_path(folder, state), average_path(folder, state)):
                 old.unlink()
     dist.barrier()
 
@@ -74,8 +84,8 @@ def last_step(folder: Path) -> int | None:
         return None
 
 
-def restore(engine: Any, folder: Path) -> TrainingState:
-    """Load the latest checkpoint into the engine; a fresh state where there is none.
+def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> TrainingState:
+    """Load the latest checkpoint into the engine and the average; a fresh state where there is none.
 
     Raises: ValueError where the pointer is not readable, RuntimeError where the checkpoint does not load.
     """
@@ -92,4 +102,16 @@ def restore(engine: Any, folder: Path) -> TrainingState:
     loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:
         raise RuntimeError(f"{folder / tag} does not load; delete {folder} to train from the start")
+    if average is not None:
+        average.from_bytes(average_path(folder, state).read_bytes())
     return state
+
+
+def with_history(outcome: Outcome, state: TrainingState) -> Outcome:
+    """The outcome with the last epoch's figures, and the row of every epoch."""
+    skipped = ("epoch", "step", *outcome.metrics)
+    last = {f"train.{name}": float(value) for name, value in state.history[-1].items() if name not in skipped}
+    if state.best_score is not None:
+        last["best_step"] = float(state.best_step)
+    tables = {**outcome.tables, "history": state.history}
+    return Outcome(metrics={**last, **outcome.metrics}, tables=tables, artifacts=outcome.artifacts)

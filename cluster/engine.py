@@ -24,13 +24,14 @@ from safetensors.torch import load
 from cluster import checkpoints
 from cluster.batches import Part, RankBatches
 from cluster.deepspeed_config import deepspeed_config
+from cluster.ema import make_average
 from cluster.fit_files import has_outcome, write_outcome, write_progress
 from cluster.memory import keep_freed_memory
 from cluster.optimizer import make_optimizer, rate_factor
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.files import write_bytes
 from wsss.stages.fit import Fit, is_whole, spare_path, weights_path
-from wsss.stages.stage import Instance, Outcome
+from wsss.stages.stage import Instance
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
@@ -130,7 +131,8 @@ class _Trainer:
             dist_init_required=False,
         )
         self.folder = instance.path / "checkpoints"
-        self.state = checkpoints.restore(self.engine, self.folder)
+        self.average = make_average(task.network, stage, rank=place.rank)
+        self.state = checkpoints.restore(self.engine, self.folder, self.average)
         self.last_progress = 0.0
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
@@ -158,6 +160,8 @@ class _Trainer:
         while state.step < end:
             terms = self._step(next(parts), epoch)
             state.step += 1
+            if self.average is not None:
+                self.average.update(self.task.network, step=state.step)
             state.sums = {name: state.sums.get(name, 0.0) + value for name, value in terms.items()}
             self._report(epoch, terms["loss"])
             every = self.stage.checkpoint_every
@@ -267,7 +271,7 @@ class _Trainer:
     def _save(self) -> None:
         self._require_finite()
         self._share_buffers()
-        checkpoints.save(self.engine, self.folder, self.state)
+        checkpoints.save(self.engine, self.folder, self.state, self.average)
 
     def _share_buffers(self) -> None:
         """Every rank takes rank 0's buffers: DeepSpeed keeps parameters equal, running statistics it does not."""
@@ -298,16 +302,19 @@ class _Trainer:
     def _whole_network(self) -> torch.nn.Module | None:
         """On rank 0 the network with whole parameters, None on the others; all ranks call it together.
 
-        Under ZeRO 3 a rank holds a part of every parameter, and its hooks would wait for the others at every layer: the
-        gathered weights go into a network of their own.
+        A moving average goes into a network of its own, while the task's trains on. Under ZeRO 3 a rank holds a part of
+        every parameter, and its hooks would wait for the others at every layer: so do the gathered weights.
         """
         import deepspeed
 
         is_first = self.place.rank == 0
-        if self.stage.zero_stage < 3:
+        if self.stage.zero_stage < 3 and self.average is None:
             return self.task.network if is_first else None
-        with deepspeed.zero.GatheredParameters(list(self.task.parameters())):
-            state = {name: value.detach().cpu().clone() for name, value in self.task.network.state_dict().items()}
+        if self.average is not None:
+            state = self.average.state
+        else:
+            with deepspeed.zero.GatheredParameters(list(self.task.parameters())):
+                state = {name: value.detach().cpu().clone() for name, value in self.task.network.state_dict().items()}
         if not is_first:
             return None
         network = self.stage.model(self.instance, pretrained=False)
@@ -332,14 +339,4 @@ class _Trainer:
             write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
         outcome = self.stage.finish(network, self.instance)
         write_bytes(weights_path(self.instance), checkpoints.weights_of(network))
-        write_outcome(self.instance.path, _with_history(outcome, self.state))
-
-
-def _with_history(outcome: Outcome, state: checkpoints.TrainingState) -> Outcome:
-    """The outcome with the last epoch's figures, and the row of every epoch."""
-    skipped = ("epoch", "step", *outcome.metrics)
-    last = {f"train.{name}": float(value) for name, value in state.history[-1].items() if name not in skipped}
-    if state.best_score is not None:
-        last["best_step"] = float(state.best_step)
-    tables = {**outcome.tables, "history": state.history}
-    return Outcome(metrics={**last, **outcome.metrics}, tables=tables, artifacts=outcome.artifacts)
+        write_outcome(self.instance.path, checkpoints.with_history(outcome, self.state))

@@ -131,9 +131,14 @@ class PseudoLabel:
         """The mask with 255 where the probability is below `threshold` (in [0, 1], on the stride-4 grid)."""
         if threshold <= 0:
             return self.mask
+        return np.where(self.pixel_confidence < 255 * threshold, np.uint8(IGNORE), self.mask)
+
+    @property
+    def pixel_confidence(self) -> np.ndarray:
+        """u8[H, W]: every pixel with the confidence of its cell of the stride-4 grid."""
         height, width = self.mask.shape
-        doubtful = np.kron(self.confidence < 255 * threshold, np.ones((GRID_STRIDE, GRID_STRIDE), dtype=bool))
-        return np.where(doubtful[:height, :width], np.uint8(IGNORE), self.mask)
+        fine = self.confidence.repeat(GRID_STRIDE, axis=0).repeat(GRID_STRIDE, axis=1)
+        return fine[:height, :width]
 
 
 @dataclass(frozen=True, kw_only=True)

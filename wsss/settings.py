@@ -42,6 +42,14 @@ def read_with(setting: str, *values: str) -> ReadIf:
     return ReadIf(condition, lambda stage: getattr(stage, setting) in values)
 
 
+def read_unless(setting: str, value: object) -> ReadIf:
+    """Marks a setting that with this value is off: then it enters no fingerprint, as if there were no such setting.
+
+    A result that was made before the setting existed keeps its fingerprint.
+    """
+    return ReadIf(f"{setting} other than {value!r}", lambda stage: getattr(stage, setting) != value)
+
+
 @dataclass(frozen=True)
 class FileContent:
     """Marks a setting that may name a file: the file's content enters the fingerprint, not its path."""

@@ -8,7 +8,16 @@ from typing import Annotated
 import pytest
 from pydantic import Field, ValidationError
 
-from wsss.settings import FileContent, Place, hashed_values, setting_docs, setting_values, settings
+from wsss.settings import (
+    FileContent,
+    Place,
+    hashed_values,
+    read_unless,
+    setting_docs,
+    setting_values,
+    settings,
+    unread_settings,
+)
 
 
 @settings
@@ -65,3 +74,16 @@ def test_places_are_not_hashed_and_files_by_their_content(tmp_path: Path) -> Non
     assert hashed["weights"] == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hashed == hashed_values(Example(root=Path("elsewhere"), weights=str(copy)))
     assert hashed_values(Example(weights="none"))["weights"] == "none"
+
+
+@settings
+class Optional:
+    """Something that is off at 0."""
+
+    strength: Annotated[float, Field(ge=0), read_unless("strength", 0.0)] = 0.0
+    """How much."""
+
+
+def test_what_is_off_is_not_hashed() -> None:
+    assert hashed_values(Optional()) == {} and unread_settings(Optional()) == {"strength": "strength other than 0.0"}
+    assert hashed_values(Optional(strength=1)) == {"strength": 1.0} and unread_settings(Optional(strength=1)) == {}

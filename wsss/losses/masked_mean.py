@@ -13,7 +13,7 @@ class MaskedSum(NamedTuple):
     numerator: Tensor
     """Sum of the selected elements, float, carries the gradient."""
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
-    """Number of selected elements, int64, no gradient."""
+    """Number of selected elements, int64, or the sum of their weights, float; no gradient."""
 
 
 def masked_mean(term: MaskedSum, *, eps: float = 1e-5) -> Tensor:

@@ -33,7 +33,7 @@ class AugmentedRecords:
     def augmented(
         self, draw: Draw, sample: Sample, *, mask_HW: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The crop of one draw, u8[H, W, 3], and of the mask, u8[H, W]; the same for the same draw."""
+        """The crop of one draw, u8[H, W, 3], and of the mask, u8[H, W] or [H, W, N]; the same for the same draw."""
         return augment(
             self._compose,
             sample.image,
@@ -42,4 +42,5 @@ class AugmentedRecords:
             epoch=draw.epoch,
             key=sample.key,
             occurrence=draw.occurrence,
+            independent=self._augmentation.strong,
         )

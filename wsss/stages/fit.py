@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from wsss.settings import Speed, read_with, settings
+from wsss.settings import Speed, read_unless, read_with, settings
 from wsss.stages.stage import Instance, Outcome, Stage
 from wsss.tasks.task import Task
 
@@ -93,6 +93,8 @@ class Fit(Stage):
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Parts that a rank's share of a batch is computed in, one after the other; the loss is that of the
     whole batch, the statistics of norms that are not frozen those of a part."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1), read_unless("ema_decay", 0.0)] = 0.0
+    """Decay, per step, of a moving average of the weights that is validated and kept in their place; 0 keeps none."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -100,7 +102,7 @@ class Fit(Stage):
     checkpoint_every: Annotated[int, Field(ge=0), Speed()] = 0
     """Steps between checkpoints; 0 keeps one per epoch."""
     validate_every: Annotated[int, Field(ge=0)] = 0
-    """Epochs between validations; 0 validates the last weights alone."""
+    """Epochs between validations; 0 validates the last weights alone, and a segmenter not at all."""
     keep: Literal["last", "best"] = "last"
     """Weights that later stages read: the last, or those that validated best."""
     loader_workers: Annotated[int, Field(ge=0), Speed()] = 0
@@ -116,6 +118,11 @@ class Fit(Stage):
                 factors += f" times accumulation_steps = {self.accumulation_steps}"
             raise ValueError(
                 f"{instance.name}.batch_size = {self.batch_size} is no multiple of {factors}; {valid} would be"
+            )
+        if self.ema_decay and self.zero_stage == 3:
+            raise ValueError(
+                f"{instance.name}.ema_decay = {self.ema_decay} averages whole weights, which no rank holds with "
+                "zero_stage = 3; set zero_stage = 2, or ema_decay = 0"
             )
         self._check_validation(instance)
 

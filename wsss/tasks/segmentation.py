@@ -17,30 +17,44 @@ from wsss.losses.masked_mean import MaskedSum
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
 
 class SegmentationTask(Task):
     """Mean over labelled pixels of -log softmax(logits)[label]; pixels of 255 count for nothing.
 
-    Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W].
+        loss = sum_u w(u) * cost(u) / sum_u w(u),  w = 1 unless the batch has weights
+
+    With weights it is a weighted mean: it is divided by the sum of the weights of all ranks, not by the number of
+    pixels. So weights say how much pixels count beside each other, and the length of a step does not shrink with the
+    average weight, which would make every exponent want another learning rate.
+
+    Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W], `weight` f32[B, H, W] in [0, 1] or none.
     """
 
-    network: Segmenter
+    network: Segmenter | DeepLab
 
-    def __init__(self, network: Segmenter, *, synchronise_norms: bool) -> None:
+    def __init__(self, network: Segmenter | DeepLab, *, synchronise_norms: bool) -> None:
         super().__init__()
         self.network = network
         self.synchronise_norms = synchronise_norms
 
     def forward(self, batch: Batch) -> TaskOutput:
         logits_BCHW, label_BHW = self.network(batch["image"]).float(), batch["label"]
-        total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
+        if "weight" in batch:
+            cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
+            total = (cost_BHW * batch["weight"]).sum()
+        else:
+            total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
         term = MaskedSum(total, self.counts(batch)["cross_entropy"])
         return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"cross_entropy": (batch["label"] != IGNORE).sum()}
+        labelled_BHW = batch["label"] != IGNORE
+        if "weight" in batch:
+            return {"cross_entropy": batch["weight"].where(labelled_BHW, 0.0).sum()}
+        return {"cross_entropy": labelled_BHW.sum()}
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         for part in self.network.decoder_parts:

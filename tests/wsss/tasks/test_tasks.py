@@ -145,6 +145,46 @@ def test_segmentation_leaves_ignored_pixels_out() -> None:
     assert (gradient[ignored] == 0).all() and (gradient[~ignored] != 0).all()
 
 
+def weighted_batch() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(3, 5, 7, 11, generator=generator)
+    label = torch.randint(0, 5, (3, 7, 11), generator=generator)
+    label[torch.rand(3, 7, 11, generator=generator) < 0.3] = 255
+    weight = torch.rand(3, 7, 11, generator=generator)
+    return logits, {"image": torch.zeros(3, 3, 7, 11), "label": label, "weight": weight}
+
+
+def test_weights_make_a_weighted_mean_over_labelled_pixels() -> None:
+    logits, batch = weighted_batch()
+    task = SegmentationTask(Fixed(logits), synchronise_norms=True)  # type: ignore[arg-type]
+    found = task(batch)
+    total = weights = 0.0
+    for b, y, x in torch.nonzero(batch["label"] != 255).tolist():
+        cost = -float(logits[b, :, y, x].double().log_softmax(0)[batch["label"][b, y, x]])
+        total, weights = total + float(batch["weight"][b, y, x]) * cost, weights + float(batch["weight"][b, y, x])
+    assert found.total().item() == pytest.approx(total / weights, rel=1e-5)
+    assert float(task.counts(batch)["cross_entropy"]) == pytest.approx(weights, rel=1e-5)
+    ones = {**batch, "weight": torch.full_like(batch["weight"], 0.25)}
+    without = {name: value for name, value in batch.items() if name != "weight"}
+    assert task(ones).total().item() == pytest.approx(task(without).total().item(), rel=1e-5)
+
+
+def test_weighted_parts_of_a_batch_add_up_to_the_whole() -> None:
+    logits, batch = weighted_batch()
+    whole = SegmentationTask(Fixed(logits), synchronise_norms=True)(batch)  # type: ignore[arg-type]
+    tasks = [SegmentationTask(Fixed(part), synchronise_norms=True) for part in logits.split([1, 2])]  # type: ignore[arg-type]
+    batches = [{name: value.split([1, 2])[part] for name, value in batch.items()} for part in (0, 1)]
+    counts = {"cross_entropy": sum(t.counts(b)["cross_entropy"] for t, b in zip(tasks, batches, strict=True))}
+    parts = [combine(t(b).terms, counts, {"cross_entropy": 1.0}, 0.0) for t, b in zip(tasks, batches, strict=True)]  # type: ignore[arg-type]
+    assert sum(part.item() for part in parts) == pytest.approx(whole.total().item(), rel=1e-5)
+
+
+def test_weights_of_zero_give_zero() -> None:
+    logits, batch = weighted_batch()
+    batch["weight"].zero_()
+    assert SegmentationTask(Fixed(logits), synchronise_norms=True)(batch).total().item() == 0  # type: ignore[arg-type]
+
+
 def test_batch_of_ignored_pixels_gives_zero() -> None:
     task = SegmentationTask(Fixed(torch.randn(1, 3, 2, 2)), synchronise_norms=True)  # type: ignore[arg-type]
     loss = task({"image": torch.zeros(1, 3, 2, 2), "label": torch.full((1, 2, 2), 255)}).total()

@@ -1,0 +1,224 @@
+"""train_segmenter: its validation by mean IoU, and the settings that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shards.images import encode_png
+from shards.records import PseudoLabel, Sample, SeedRecord, grid_size
+from tests.wsss.layers import instance_of, records_of, samples_of
+from wsss.settings import hashed_values
+from wsss.stages.fit import Draw
+from wsss.stages.make_pseudo_labels import MakePseudoLabels
+from wsss.stages.make_seeds import MakeSeeds
+from wsss.stages.stage import Instance
+from wsss.stages.train_segmenter import TrainSegmenter
+
+SETTINGS: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False, "crop_size": 32}
+SIZES = [(37, 53), (41, 29), (31, 43), (47, 59), (61, 23), (53, 37), (29, 31)]
+
+
+def picture(key: str, position: int, *, has_mask: bool = True) -> Sample:
+    generator = np.random.default_rng(position)
+    size = SIZES[position % len(SIZES)]
+    image = generator.integers(0, 255, (*size, 3), dtype=np.uint8)
+    mask = generator.choice(np.array([0, 1, 3, 255], np.uint8), size)
+    encoded = encode_png(image)
+    return Sample(
+        key=key, encoded=encoded, size=size, classes=(1, 3), mask=mask if has_mask else None, position=position
+    )
+
+
+def samples(path: Path, *, masked: tuple[bool, ...] = (True,) * 7) -> Instance:
+    val = [picture(f"v{n}", n, has_mask=has_mask) for n, has_mask in enumerate(masked)]
+    return samples_of(path, {"train-000000": [picture("t", 0)], "val-000000": val[:3], "val-000001": val[3:]})
+
+
+def segmenter(of: Instance, **settings: Any) -> tuple[TrainSegmenter, Instance]:
+    stage = TrainSegmenter(**{**SETTINGS, **settings})
+    instance = instance_of(stage, of.path.parent, samples=of)
+    stage.check(instance)
+    return stage, instance
+
+
+class Brightest(nn.Module):
+    """Class 1 where a pixel is brighter than the mean, 3 where it is much darker, background elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor([0.0, 0.1, -9.0, 0.0, -9.0, -9.0]))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        grey = image.mean(1)
+        zero = torch.zeros_like(grey)
+        return torch.stack([zero, grey, zero, -grey - 0.5, zero, zero], 1) + self.bias[:, None, None]
+
+
+def test_mean_iou_by_its_definition(tmp_path: Path) -> None:
+    stage, instance = segmenter(samples(tmp_path), validate_every=1, validation_images=0)
+    network = Brightest()
+    found = stage.validate(network, instance)  # type: ignore[arg-type]
+    hits, union = np.zeros(6), np.zeros(6)
+    for number in range(7):
+        sample = picture("", number)
+        x = (torch.from_numpy(sample.image.copy()).double() / 255 - torch.tensor(stage.mean)) / torch.tensor(stage.std)
+        predicted = network(x.permute(2, 0, 1)[None].float())[0].argmax(0).numpy()
+        assert sample.mask is not None
+        for c in range(6):
+            seen = sample.mask != 255
+            truth, guess = (sample.mask == c) & seen, (predicted == c) & seen
+            hits[c], union[c] = hits[c] + (truth & guess).sum(), union[c] + (truth | guess).sum()
+    wanted = [hits[c] / union[c] for c in range(6) if union[c]]
+    assert len(wanted) == 3
+    assert found.score == found.outcome.metrics["val.mean_iou"] == pytest.approx(np.mean(wanted))
+    rows = found.outcome.tables["per_class"]
+    assert [row["class"] for row in rows] == ["background", *instance.taxonomy.names]
+    assert [row["iou"] for row in rows if row["iou"] is not None] == pytest.approx(wanted)
+    assert stage.finish(network, instance) == found.outcome  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("number", "keys"), [(3, "v0 v2 v4"), (0, "v0 v1 v2 v3 v4 v5 v6"), (99, "v0 v1 v2 v3 v4 v5 v6")]
+)
+def test_a_bounded_number_of_images_over_all_shards(tmp_path: Path, number: int, keys: str) -> None:
+    stage, instance = segmenter(samples(tmp_path), validate_every=1, validation_images=number)
+    assert [sample.key for sample in stage.validation_samples(instance)] == keys.split()
+
+
+def test_images_are_resized_and_masks_are_not(tmp_path: Path) -> None:
+    stage, instance = segmenter(samples(tmp_path), validate_every=1, validation_size=48)
+    seen: list[tuple[int, ...]] = []
+
+    class Seeing(Brightest):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(image.shape[-2:]))
+            return F.interpolate(super().forward(image), scale_factor=0.5)
+
+    assert 0 < stage.validate(Seeing(), instance).score < 1  # type: ignore[arg-type]
+    assert len(seen) == 7 and {max(size) for size in seen} == {48} and len(set(seen)) > 4
+
+
+def test_images_without_masks_are_passed_over_and_a_split_without_any_is_refused(tmp_path: Path) -> None:
+    some = samples(tmp_path / "some", masked=(False, True, False, False, True, True, False))
+    stage, instance = segmenter(some, validate_every=1)
+    assert [sample.key for sample in stage.validation_samples(instance)] == ["v1", "v4", "v5"]
+    stage, instance = segmenter(samples(tmp_path / "none", masked=(False,) * 7), validate_every=1)
+    with pytest.raises(ValueError, match="validation_split = 'val' has no mask among the images"):
+        stage.training_set(instance)
+    with pytest.raises(ValueError, match="validation_split = 'val' has no readable mask"):
+        stage.validate(Brightest(), instance)  # type: ignore[arg-type]
+
+
+def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) -> None:
+    off, on = (hashed_values(TrainSegmenter(**SETTINGS, validate_every=n)) for n in (0, 1))
+    assert set(on) - set(off) == {"validation_split", "validation_images", "validation_size"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validate_every": 1, "validation_split": "test"}, r"validation_split = 'test'; build_shards has train, val"),
+        ({"network": "aspp"}, r"output_stride = 16: network = 'aspp' .* set output_stride = 8"),
+        ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* stride 8; set 40 or 48"),
+        ({"keep": "best"}, r"keep = 'best' needs validate_every, of 1 or more epochs"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        segmenter(samples(tmp_path), **settings)
+
+
+def pseudo_label(key: str, position: int) -> PseudoLabel:
+    """Every pixel of a cell of the grid has the class and the confidence of that cell."""
+    size = SIZES[position % len(SIZES)]
+    confidence = np.random.default_rng(position).integers(0, 255, grid_size(size), dtype=np.uint8)
+    mask = (confidence % 6).repeat(4, 0).repeat(4, 1)[: size[0], : size[1]]
+    return PseudoLabel(key=key, mask=mask, confidence=confidence)
+
+
+def labelled(path: Path, **settings: Any) -> tuple[TrainSegmenter, Instance]:
+    of = samples_of(path, {"train-000000": [picture(f"t{n}", n) for n in range(3)]})
+    labels = records_of(MakePseudoLabels(), path, of, {"train-000000": [pseudo_label(f"t{n}", n) for n in range(3)]})
+    stage = TrainSegmenter(**{**SETTINGS, "crop_size": 64, "resize_long": (64, 64), **settings})
+    return stage, instance_of(stage, path, samples=of, pseudo_labels=labels)
+
+
+def test_weights_follow_their_pixels(tmp_path: Path) -> None:
+    """Of a cell, class and confidence go together, through flips, resizing and crops."""
+    stage, instance = labelled(tmp_path / "weighted", confidence_power=2.0)
+    plain, unweighted = labelled(tmp_path / "plain")
+    for index in range(3):
+        example = stage.training_set(instance).example(Draw(index, 0))
+        without = plain.training_set(unweighted).example(Draw(index, 0))
+        assert "weight" not in without
+        torch.testing.assert_close(example["image"], without["image"])
+        assert torch.equal(example["label"], without["label"])
+        seen = example["label"] != 255
+        confidence = (255 * example["weight"].sqrt()).round().long()
+        assert torch.equal(confidence[seen] % 6, example["label"][seen]) and len(confidence[seen].unique()) > 6
+
+
+def test_a_power_of_0_leaves_the_fingerprint_as_it_was() -> None:
+    assert "confidence_power" not in hashed_values(TrainSegmenter(**SETTINGS))
+    assert hashed_values(TrainSegmenter(**SETTINGS, confidence_power=1.0))["confidence_power"] == 1.0
+
+
+def test_strong_augmentation_is_a_setting(tmp_path: Path) -> None:
+    weak, weakly = labelled(tmp_path / "weak")
+    strong, strongly = labelled(tmp_path / "strong", augmentation="strong")
+    examples = [
+        [s.training_set(i).example(Draw(n, 0))["image"] for n in range(3)]
+        for s, i in ((weak, weakly), (strong, strongly))
+    ]
+    assert all(a.shape == b.shape and not torch.equal(a, b) for a, b in zip(*examples, strict=True))
+    assert "augmentation" not in hashed_values(weak) and "colour_jitter" in hashed_values(weak)
+    assert "colour_jitter" not in hashed_values(strong)
+
+
+def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:
+    of = samples_of(tmp_path, {"train-000000": [picture(f"t{n}", n) for n in range(3)]})
+    labels = [pseudo_label(f"t{n}", n).mask for n in range(3)]
+    records = [SeedRecord(key=f"t{n}", label=np.where(label > 3, 255, label)) for n, label in enumerate(labels)]
+    seeds = records_of(MakeSeeds(), tmp_path, of, {"train-000000": records})
+    stage = TrainSegmenter(**{**SETTINGS, "objective": "dsrg", "decoder_channels": 8, "loop_crf_iterations": 1})
+    assert stage.used_slots() == ("samples", "seeds")
+    assert TrainSegmenter(**SETTINGS).used_slots() == ("samples", "pseudo_labels")
+    instance = instance_of(stage, tmp_path, samples=of, seeds=seeds)
+    stage.check(instance)
+    examples = [stage.training_set(instance).example(Draw(n, 0)) for n in range(2)]
+    assert examples[0]["present"].tolist() == [True, True, False, True, False, False]
+    names = ("image", "seeds", "present", "pixels")
+    batch = {name: torch.stack([example[name] for example in examples]) for name in names}
+    assert batch["seeds"].shape == (2, 4, 4) and batch["pixels"].shape == (2, 4, 4, 3)
+    output = stage.task(instance)(batch)
+    assert output.total().isfinite() and set(output.terms) == {"seed_background", "seed_foreground", "boundary"}
+
+
+def test_settings_of_dsrg_enter_a_fingerprint_with_it_alone() -> None:
+    plain, dsrg = (hashed_values(TrainSegmenter(**SETTINGS, objective=o)) for o in ("cross_entropy", "dsrg"))
+    own = {"growing_foreground_threshold", "growing_background_threshold", "objective"}
+    crf = {f"loop_crf_{name}" for name in ("iterations", "gaussian", "bilateral", "scale")}
+    assert set(dsrg) - set(plain) == own | crf and set(plain) - set(dsrg) == {"confidence_threshold"}
+
+
+def test_earlier_heads_are_a_setting(tmp_path: Path) -> None:
+    of = samples(tmp_path)
+    for name, num_branches in (("largefov", 1), ("aspp", 4)):
+        settings = {**SETTINGS, "encoder": "vgg16_ficklenet", "dilated": True, "output_stride": 8, "network": name}
+        stage = TrainSegmenter(**settings)
+        instance = instance_of(stage, tmp_path, samples=of)
+        stage.check(instance)
+        with torch.device("meta"):
+            network: Any = stage.model(instance, pretrained=False)
+        assert len(network.head.branches) == num_branches
+        assert network.head.branches[0][-1].out_channels == 6
+    plain, aspp = hashed_values(TrainSegmenter(**SETTINGS)), hashed_values(stage)
+    assert "network" not in plain and "decoder_channels" in plain
+    assert aspp["network"] == "aspp" and "decoder_channels" not in aspp

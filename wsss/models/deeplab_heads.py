@@ -1,0 +1,98 @@
+"""DeepLab's heads before the decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8.
+
+Shape letters: B batch, C classes with background, D channels, H W pixels, h w strided pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wsss.models.encoder import Encoder, EncoderSpec, build_encoder
+
+LARGE_FOV_RATES = (12,)
+ASPP_RATES = (6, 12, 18, 24)
+HEAD_STRIDE = 8
+_HIDDEN = 1024
+_LAST_DEVIATION = 0.01
+
+
+class DeepLabHead(nn.Module):
+    """Sum over branches of conv 3x3 dilated - ReLU - dropout - conv 1x1 - ReLU - dropout - conv 1x1 to C.
+
+    Features [B,D,h,w] to logits [B,C,h,w]. Before the branches stand the two poolings over 3x3 pixels, of stride 1,
+    that DeepLab puts in place of VGG16's last one: the maximum, then the mean.
+    One branch of rate 12 is LargeFOV, four of rates 6, 12, 18 and 24 are the ASPP. No layer normalises.
+
+    Source: Chen et al., ICLR 2015 (LargeFOV); Chen et al., TPAMI 2018 (DeepLab v2, ASPP).
+    Differs: the hidden layers start at random (He), where theirs come from VGG16's fully connected ones.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_classes: int,
+        rates: tuple[int, ...],
+        hidden: int = _HIDDEN,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.pools = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), nn.AvgPool2d(3, stride=1, padding=1))
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(num_features, hidden, 3, padding=rate, dilation=rate),
+                nn.ReLU(),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(hidden, hidden, 1),
+                nn.ReLU(),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(hidden, num_classes, 1),
+            )
+            for rate in rates
+        )
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.zeros_(torch.as_tensor(layer.bias))
+                if layer.out_channels == hidden:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                else:
+                    nn.init.normal_(layer.weight, std=_LAST_DEVIATION)
+
+    def forward(self, features_BDhw: torch.Tensor) -> torch.Tensor:
+        pooled_BDhw = self.pools(features_BDhw)
+        return torch.stack([branch(pooled_BDhw) for branch in self.branches]).sum(0)
+
+
+class DeepLab(nn.Module):
+    """An encoder and a `DeepLabHead`: logits [B,C,H,W] at the size of the image [B,3,H,W], resized bilinearly."""
+
+    def __init__(self, encoder: Encoder, head: DeepLabHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    @property
+    def decoder_parts(self) -> tuple[nn.Module, ...]:
+        """The parts that start from scratch: the head, and convolutions that the encoder's variant adds."""
+        added = getattr(self.encoder.network, "new_layers", ())
+        return self.head, *(self.encoder.network.get_submodule(name) for name in added)
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        logits_BChw = self.head(self.encoder(image_B3HW))
+        return F.interpolate(logits_BChw, size=image_B3HW.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def build_deeplab(
+    spec: EncoderSpec, *, num_classes: int, rates: tuple[int, ...], encoder: Encoder | None = None
+) -> DeepLab:
+    """Make a network of `num_classes` (background counted) on the encoder of `spec`, or on the one given.
+
+    Raises: ValueError for another output stride than 8, for fewer than two classes, and as `build_encoder` does.
+    """
+    if spec.output_stride != HEAD_STRIDE:
+        raise ValueError(f"output_stride is {spec.output_stride}; LargeFOV and ASPP allow {HEAD_STRIDE}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
+    encoder = build_encoder(spec) if encoder is None else encoder
+    return DeepLab(encoder, DeepLabHead(encoder.num_features, num_classes=num_classes, rates=rates))

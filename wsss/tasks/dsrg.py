@@ -1,0 +1,139 @@
+"""Segmentation from seeds that grow while the network learns (deep seeded region growing).
+
+Shape letters: `B` batch, `C` classes with background, `H W` pixels, `h w` the grid of stride 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss.losses.dsrg import balanced_seed_sums, boundary_sum, floored_probabilities, smoothed_softmax
+from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
+from wsss.ops.region_growing import grow_seeds
+from wsss.tasks.task import Batch, Task, TaskOutput
+
+if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
+    from wsss.models.segmenter import Segmenter
+
+GRID = 8
+"""Pixels of the crop per pixel of the grid that seeds, CRF and losses live on."""
+_WEIGHTS = {"seed_background": 1.0, "seed_foreground": 1.0, "boundary": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrfInTheLoop:
+    """The dense CRF that refines the probabilities of every step; deviations in pixels of the grid."""
+
+    num_iterations: int
+    gaussian: GaussianKernel
+    bilateral: BilateralKernel
+
+    @torch.no_grad()
+    def refine(self, probs_BChw: Tensor, *, pixels_Bhw3: Tensor) -> Tensor:
+        """Probabilities f32[B, C, h, w] above 0 and colours u8[B, h, w, 3] to floored probabilities, no gradient."""
+        refined = [
+            dense_crf(
+                -probs_Chw.log(),
+                image_HW3=pixels_hw3,
+                num_iterations=self.num_iterations,
+                gaussian=self.gaussian,
+                bilateral=self.bilateral,
+            )
+            for probs_Chw, pixels_hw3 in zip(probs_BChw, pixels_Bhw3, strict=True)
+        ]
+        return floored_probabilities(torch.stack(refined))
+
+
+def grid_labels(label_HW: np.ndarray) -> Tensor:
+    """i64[h, w]: the label in the middle of every cell of the grid."""
+    middle = GRID // 2
+    return torch.from_numpy(label_HW[middle::GRID, middle::GRID].astype(np.int64))
+
+
+def grid_colours(image_HW3: np.ndarray) -> Tensor:
+    """u8[h, w, 3]: the mean colour of every cell of the grid; sides are multiples of 8."""
+    height, width, _ = image_HW3.shape
+    cells = image_HW3.reshape(height // GRID, GRID, width // GRID, GRID, 3).mean((1, 3))
+    return torch.from_numpy(cells.round().astype(np.uint8))
+
+
+class DsrgTask(Task):
+    """Balanced seed loss on the grown seeds + closeness of the probabilities to what a dense CRF makes of them.
+
+        p = smoothed softmax of the logits on the grid,  q = CRF(p),  S = growth of the given seeds by q
+        loss = L_seed(p, S) + L_boundary(p, q)
+
+    S starts from the seeds given at every step, so that a wrong growth is forgotten with the probabilities that made
+    it; S and q are constants. Only classes present grow, the background always. The background's cues are those of the
+    seeds given: samples carry no saliency.
+
+    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` bool[B, C], the background first;
+    `pixels` u8[B, h, w, 3], the crop's mean colours, not normalised.
+
+    Source: Huang et al., CVPR 2018 (DSRG), equations 1 to 5; Kolesnikov and Lampert, ECCV 2016 (SEC), the second term.
+    Differs: logits are brought to the grid bilinearly, where theirs are computed on it; no gradient passes through the
+    CRF, where the public code sends an approximate one; colours are cell means, theirs samples.
+    """
+
+    network: Segmenter | DeepLab
+
+    def __init__(
+        self,
+        network: Segmenter | DeepLab,
+        *,
+        crf: CrfInTheLoop,
+        foreground_threshold: float,
+        background_threshold: float,
+        synchronise_norms: bool,
+    ) -> None:
+        super().__init__()
+        self.network, self.synchronise_norms = network, synchronise_norms
+        self._crf = crf
+        self._foreground_threshold, self._background_threshold = foreground_threshold, background_threshold
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        logits_BCHW = self.network(batch["image"])
+        # Autocast would compute the CRF's messages in half precision.
+        with torch.autocast(logits_BCHW.device.type, enabled=False):
+            size = batch["seeds"].shape[-2:]
+            logits_BChw = F.interpolate(logits_BCHW.float(), size=size, mode="bilinear", align_corners=False)
+            probs_BChw = smoothed_softmax(logits_BChw)
+            refined_BChw = self._crf.refine(probs_BChw.detach(), pixels_Bhw3=batch["pixels"])
+            seeds_BChw = self._grown(batch, refined_BChw)
+            seed_sums = balanced_seed_sums(probs_BChw, seeds_BChw=seeds_BChw)
+            terms = {
+                "seed_background": seed_sums.background,
+                "seed_foreground": seed_sums.foreground,
+                "boundary": boundary_sum(probs_BChw, refined_BChw=refined_BChw),
+            }
+        return TaskOutput(terms=terms, weights=_WEIGHTS)
+
+    def _grown(self, batch: Batch, refined_BChw: Tensor) -> Tensor:
+        """bool[B, C, h, w]: the given seeds of classes present, and what they spread to."""
+        class_C11 = torch.arange(refined_BChw.shape[1], device=refined_BChw.device)[:, None, None]
+        seeds_BChw = (batch["seeds"][:, None] == class_C11) & batch["present"][:, :, None, None]
+        return grow_seeds(
+            seeds_BChw,
+            probs_BChw=refined_BChw,
+            present_BC=batch["present"],
+            foreground_threshold=self._foreground_threshold,
+            background_threshold=self._background_threshold,
+        )
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        seeds_Bhw = batch["seeds"]
+        images = torch.tensor(len(seeds_Bhw), device=seeds_Bhw.device)
+        pixels = torch.tensor(seeds_Bhw.numel(), device=seeds_Bhw.device)
+        return {"seed_background": images, "seed_foreground": images, "boundary": pixels}
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        for part in self.network.decoder_parts:
+            yield from part.parameters()
