@@ -1,7 +1,7 @@
 """What `evaluate` counts, shard by shard, and the counts as it leaves them on disk.
 
-Per split: a total of each fold (a confusion matrix, or one per score bin), rows per image for the bootstrap, and how
-many images there were.
+Per split: a total of each fold (a confusion matrix, or one per score bin), the bands of the classes' boundaries, rows
+per image for the bootstrap, and how many images there were.
 
 Shape letters: `C` classes with background, `L` winners, `N` score bins, `P` rows, `V` columns of class sums.
 """
@@ -17,6 +17,7 @@ import torch
 from shards.files import write_bytes
 from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
 from wsss.ops.bootstrap import ROW_START, image_rows
+from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.confusion import confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 from wsss.stages.make_seeds import upsample
@@ -27,6 +28,8 @@ FOLDS = 2
 """Fold of a sample: its position in its split's list, odd or even."""
 SCORED = (CamRecord.kind, ScoreRecord.kind)
 """Kinds of records that a background threshold turns into label maps."""
+LABELLED = (PseudoLabel.kind, Prediction.kind, InstanceLabel.kind)
+"""Kinds of records that are label maps."""
 
 
 def empty_counts(kind: str, num_classes: int) -> Counts:
@@ -38,6 +41,8 @@ def empty_counts(kind: str, num_classes: int) -> Counts:
         shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
     folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
     tallies = (*TALLIES, "instances") if kind == InstanceLabel.kind else TALLIES
+    if kind in LABELLED:
+        folds["boundary"] = np.zeros((num_classes, 2), dtype=np.int64)
     return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
 
 
@@ -68,6 +73,14 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
         total += matrix_CC.numpy()
         counts_CLN = matrix_CC[..., None]
     return image_rows(counts_CLN, winners=winners, image=sample.position).numpy()
+
+
+def count_boundary(record: object, sample: Sample, *, num_classes: int, width: float) -> np.ndarray:
+    """`boundary_counts` of one label map, i64[C, 2]."""
+    assert isinstance(record, PseudoLabel | Prediction | InstanceLabel) and sample.mask is not None
+    truth_HW, label_HW = torch.from_numpy(sample.mask), torch.from_numpy(record.mask)
+    counts = boundary_counts(truth_HW, label_HW, num_classes=num_classes, ignore_index=IGNORE, width=width)
+    return counts.numpy()
 
 
 def _seed_counts(record: SeedRecord, truth_HW: torch.Tensor, num_classes: int) -> np.ndarray:
