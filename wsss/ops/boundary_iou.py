@@ -59,10 +59,10 @@ def boundary_counts(
     if num_classes > _NOTHING:
         raise ValueError(f"num_classes is {num_classes}; allowed: at most {_NOTHING}, as a mask's byte holds")
     ignored_HW = truth_HW == ignore_index
-    truth_HW, prediction_HW = truth_HW.masked_fill(ignored_HW, 0), prediction_HW.masked_fill(ignored_HW, 0)
+    truth_HW, prediction_HW = truth_HW * ~ignored_HW, prediction_HW * ~ignored_HW
     require_labels(truth_HW, num_classes=num_classes, name="truth")
     require_labels(prediction_HW, num_classes=num_classes, name="prediction")
-    # Bit by bit on bytes: several times quicker than to fill or to pick out pixels by a mask.
+    # Products, and bits of bytes: several times quicker than to fill or to pick out pixels by a mask.
     hidden_HW = ignored_HW.to(torch.uint8).mul_(_NOTHING)
     distance = band_width((truth_HW.shape[0], truth_HW.shape[1]), width=width)
     true_HW, predicted_HW = (

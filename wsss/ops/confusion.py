@@ -43,10 +43,10 @@ def confusion_matrix(
             "resize the prediction to the truth, which is never resized"
         )
     if truth_HW.dtype == prediction_HW.dtype == torch.uint8 and num_classes <= _UNDECIDED:
-        pairs = _byte_pairs(truth_HW, prediction_HW, ignore_index=ignore_index, undecided_as=undecided_as)
-        confusion_CC = pairs[:num_classes, :num_classes]
-        if torch.equal(confusion_CC.sum(), pairs.sum()):
-            return confusion_CC.clone()
+        pairs, num_counted = _byte_pairs(truth_HW, prediction_HW, ignore_index=ignore_index, undecided_as=undecided_as)
+        confusion_CC = pairs[:num_classes, :num_classes].clone()
+        if int(confusion_CC.sum()) == num_counted:
+            return confusion_CC
         # Some label is not allowed: which one, and where, is found out below.
     # Ignored pixels go to a cell of their own behind all others, which is quicker than to pick out the rest.
     counted = truth_HW != ignore_index
@@ -66,17 +66,23 @@ def confusion_matrix(
     return torch.bincount(cell, minlength=num_cells + 1)[:num_cells].view(num_classes, num_classes)
 
 
-def _byte_pairs(truth_HW: Tensor, prediction_HW: Tensor, *, ignore_index: int, undecided_as: int | None) -> Tensor:
-    """Pixels by true and predicted byte, int64 [256,256]: one pass over the pixels, all else is asked of the table."""
-    pair_HW = truth_HW.to(torch.int32).mul_(_BYTES).add_(prediction_HW)
-    pairs = torch.bincount(pair_HW.flatten(), minlength=_BYTES**2).view(_BYTES, _BYTES)
+def _byte_pairs(
+    truth_HW: Tensor, prediction_HW: Tensor, *, ignore_index: int, undecided_as: int | None
+) -> tuple[Tensor, int]:
+    """Pixels by true and predicted byte, int64 [256,256], and their number without the ignored ones.
+
+    One pass over the pixels; all else is asked of the table.
+    """
+    pair_HW = prediction_HW.to(torch.int32).add_(truth_HW, alpha=_BYTES)
+    pairs, num_counted = torch.bincount(pair_HW.flatten(), minlength=_BYTES**2).view(_BYTES, _BYTES), pair_HW.numel()
     if 0 <= ignore_index < _BYTES:
+        num_counted -= int(pairs[ignore_index].sum())
         pairs[ignore_index] = 0
     if undecided_as is not None and 0 <= undecided_as < _BYTES:
         undecided = pairs[:, _UNDECIDED].clone()
         pairs[:, _UNDECIDED] = 0
         pairs[:, undecided_as] += undecided
-    return pairs
+    return pairs, num_counted
 
 
 def require_labels(labels: Tensor, *, num_classes: int, name: str) -> None:
