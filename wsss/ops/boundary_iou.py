@@ -42,8 +42,7 @@ def boundary_counts(
     One minimum and one maximum over the square per map find the bands of all classes at once: a pixel is in its class's
     band where they differ. So the cost does not grow with the number of classes.
 
-    Raises: ValueError for different shapes, labels outside 0..C-1 where they count, more than 255
-    classes, `width` outside (0, 1].
+    Raises: ValueError for different shapes, labels outside 0..C-1 where they count, C > 255, `width` outside (0, 1].
 
     Source: Cheng et al., CVPR 2021, Boundary IoU; width = 0.02 and the square are theirs, as is the image's edge that
     counts as a border.  Differs: label maps of classes in place of masks of instances; ignored pixels, of which the
