@@ -12,7 +12,7 @@ from rich.text import Text
 from tuning.leaderboard import METRICS, Row, leaderboard, percent, table_of
 
 PER_CLASS = "per_class"
-"""The table that `evaluate` records: class, class_id, iou, accuracy."""
+"""The table that `evaluate` records: class, class_id, iou, recall, precision and, for label maps, boundary_iou."""
 
 
 class CompareError(ValueError):

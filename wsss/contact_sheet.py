@@ -5,24 +5,20 @@ Instances are drawn where the recipe makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from shards.images import encode_png
 from shards.layer import Layer, split_of
 from shards.reader import read_shard
 from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Record, Sample
-from shards.taxonomy import Taxonomy, palette
+from wsss.pictures import compose, fit, overlay
 from wsss.recipe import Recipe
 from wsss.stages.stage import Instance
 
-TILE = 160
-"""Longer side of a picture in the sheet, in pixels."""
-HEADER, GAP = 22, 6
 MAX_ROWS = 8
 COLUMNS = ("image", "CAM", "pseudo label", "instances", "prediction", "truth")
 GOLDEN_RATIO = 0.618034
@@ -38,7 +34,8 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
         return None
     columns = [name for name in COLUMNS if name != "instances" or name in layers]
     tiles = [[_row(records)[name] for name in columns] for records in _first_records(layers, split)]
-    return _compose(tiles, columns, recipe.instances[0].taxonomy) if tiles else None
+    taxonomy = recipe.instances[0].taxonomy
+    return compose(tiles, columns=columns, taxonomy=taxonomy, legend=range(1, len(taxonomy) + 1)) if tiles else None
 
 
 def _layers(recipe: Recipe) -> dict[str, Layer] | None:
@@ -92,11 +89,11 @@ def _row(records: Mapping[str, Record]) -> dict[str, Image.Image]:
     pictures = {
         "image": image,
         "CAM": _heat(image, cams),
-        "pseudo label": _overlay(image, None if labels is None else labels.mask),
-        "prediction": _overlay(image, cast(Prediction, records["predictions"]).mask),
-        "truth": _overlay(image, sample.mask),
+        "pseudo label": overlay(image, None if labels is None else labels.mask),
+        "prediction": overlay(image, cast(Prediction, records["predictions"]).mask),
+        "truth": overlay(image, sample.mask),
     }
-    tiles = {name: _fit(picture) for name, picture in pictures.items()}
+    tiles = {name: fit(picture) for name, picture in pictures.items()}
     return tiles | {"instances": _instances(tiles["image"], None if instances is None else instances.instances)}
 
 
@@ -109,18 +106,11 @@ def _heat(image: np.ndarray, cams: CamRecord | None) -> np.ndarray:
     return (0.35 * image + 0.65 * colours).astype(np.uint8)
 
 
-def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    if mask is None:
-        return np.full_like(image, 235)
-    grey = image.mean(axis=2, keepdims=True)
-    return np.where(mask[..., None] == 0, 0.6 * grey, 0.25 * grey + 0.75 * palette()[mask]).astype(np.uint8)
-
-
 def _instances(tile: Image.Image, instances_HW: np.ndarray | None) -> Image.Image:
     """Every instance in a colour of its own, outlined in white; drawn at the small size, so that lines stay whole."""
     image = np.asarray(tile)
     if instances_HW is None:
-        return Image.fromarray(_overlay(image, None))
+        return Image.fromarray(overlay(image, None))
     rows, columns = (
         np.arange(small) * large // small for small, large in zip(image.shape[:2], instances_HW.shape, strict=True)
     )
@@ -135,35 +125,3 @@ def _instances(tile: Image.Image, instances_HW: np.ndarray | None) -> Image.Imag
     outline_hw[:, 1:] |= map_hw[:, 1:] != map_hw[:, :-1]
     drawn[outline_hw] = 255
     return Image.fromarray(drawn.astype(np.uint8))
-
-
-def _fit(picture: np.ndarray) -> Image.Image:
-    tile = Image.fromarray(picture)
-    tile.thumbnail((TILE, TILE))
-    return tile
-
-
-def _compose(rows: list[list[Image.Image]], columns: Sequence[str], taxonomy: Taxonomy) -> bytes:
-    heights = [max(tile.height for tile in row) for row in rows]
-    width = len(columns) * (TILE + GAP) + GAP
-    legend = HEADER * (1 + len(taxonomy) // 8) if len(taxonomy) <= 24 else 0
-    sheet = Image.new("RGB", (width, HEADER + sum(heights) + GAP * len(rows) + legend), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(columns):
-        draw.text((GAP + column * (TILE + GAP), 5), title, fill="black")
-    top = HEADER
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (GAP + column * (TILE + GAP), top))
-        top += height + GAP
-    if legend:
-        _draw_legend(draw, taxonomy, top)
-    return encode_png(np.asarray(sheet))
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, taxonomy: Taxonomy, top: int) -> None:
-    for number, name in enumerate(taxonomy.names):
-        left, line = GAP + (number % 8) * 100, top + HEADER * (number // 8)
-        red, green, blue = (int(channel) for channel in palette()[number + 1])
-        draw.rectangle((left, line + 4, left + 12, line + 16), fill=(red, green, blue))
-        draw.text((left + 17, line + 4), name, fill="black")

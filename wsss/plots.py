@@ -58,6 +58,37 @@ def draw_class_histogram(counts_C: Sequence[float], *, drawn_C: Sequence[float],
     return _png(figure)
 
 
+def draw_confusion(
+    share_RC: Sequence[Sequence[float]], *, truth: Sequence[str], prediction: Sequence[str], title: str
+) -> bytes:
+    """A PNG: of the pixels of each true class (a row), the share that each prediction (a column) gets.
+
+    A row of NaN, a class that the truth does not hold, stays empty.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = 1.6 + 0.42 * len(truth), 2.6 + 0.46 * len(prediction)
+    figure = Figure(figsize=(max(4.5, width), max(3.2, height)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    percent = [[100 * share for share in row] for row in share_RC]
+    drawn = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set_facecolor("#dddddd")
+    for row, values in enumerate(percent):
+        for column, value in enumerate(values):
+            if value >= 0.5:  # below it would be written as 0, and NaN is not drawn
+                colour = "white" if value > 55 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(prediction)), prediction, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(truth)), truth, fontsize=8)
+    axes.set_xlabel("prediction", fontsize=9)
+    axes.set_ylabel("truth", fontsize=9)
+    axes.set_title(title, fontsize=9)
+    scale = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    scale.set_label("% of the true class's pixels", fontsize=8)
+    scale.ax.tick_params(labelsize=7)
+    return _png(figure)
+
+
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Without a date and version in the file, the same curve gives the same bytes.

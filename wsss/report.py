@@ -60,6 +60,14 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append(f"thresholds {threshold:.3f} and {of_split('threshold_b') or 0:.3f}, two-fold")
     if (instances := of_split("instances_per_image")) is not None:
         notes.append(f"{instances:.1f} instances per image")
+    if (boundary := of_split("boundary_iou")) is not None:
+        notes.append(f"boundary IoU {_percent(boundary)}")
+    if skipped := of_split("skipped_classes"):
+        notes.append(
+            f"{skipped:.0f} classes never found (over those of the truth {_percent(of_split('mean_iou_present'))})"
+        )
+    if absent := of_split("absent_classes"):
+        notes.append(f"{absent:.0f} classes absent (over all {_percent(of_split('mean_iou_all_classes'))})")
     if missing := of_split("missing"):
         notes.append(f"{missing:.0f} images missing")
     if left_out := of_split("left_out"):

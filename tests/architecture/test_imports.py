@@ -13,8 +13,8 @@ COMMAND_LINE = "wsss/__main__.py"
 
 ALLOWED = {
     "webdataset": ("shards/",),
-    # contact_sheet.py and inspect.py draw; encoding and decoding of images is in shards/images.py alone.
-    "PIL": ("shards/", "wsss/contact_sheet.py"),
+    # contact_sheet.py, pictures.py and inspect.py draw; encoding and decoding of images is in shards/images.py alone.
+    "PIL": ("shards/", "wsss/contact_sheet.py", "wsss/pictures.py"),
     "cv2": (),
     "imageio": (),
     "skimage": (),
@@ -31,7 +31,7 @@ ALLOWED = {
 
 ORDER = (
     ("ops", "losses", "settings", "device", "arguments", "plots", "mixing", "progress", "classification_metrics"),
-    ("models", "images", "augment", "examples", "crf_settings"),
+    ("models", "images", "pictures", "augment", "examples", "crf_settings"),
     ("tasks",),
     ("stages",),
     ("recipe_tables",),

@@ -42,6 +42,11 @@ def test_scores(case: int) -> None:
         torch.testing.assert_close(ours, golden(case, name), rtol=1e-14, atol=0, equal_nan=True)
     for name in ("mean_iou", "mean_accuracy", "pixel_accuracy", "freq_weighted_iou"):
         assert getattr(scores, name) == pytest.approx(float(golden(case, name)), rel=1e-13), name
+    for ours, name in [
+        (scores.mean_iou_all_classes, "variant_mean_iou_absent_as_0"),
+        (scores.mean_iou_present, "variant_mean_iou_gt_classes_only"),
+    ]:
+        assert ours == pytest.approx(float(golden(case, name)), rel=1e-13), name
     assert scores.num_absent_classes == int(np.isnan(GOLDEN[f"c{case}_iou_per_class"]).sum())
 
 

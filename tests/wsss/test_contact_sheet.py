@@ -5,7 +5,8 @@ from PIL import Image
 
 from shards.records import InstanceLabel, Prediction
 from tests.wsss.layers import sample
-from wsss.contact_sheet import COLUMNS, TILE, _row
+from wsss.contact_sheet import COLUMNS, _row
+from wsss.pictures import TILE
 
 
 def test_instances_have_colours_of_their_own_and_an_outline() -> None:

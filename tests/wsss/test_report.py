@@ -84,6 +84,23 @@ def test_a_row_for_every_evaluation_and_split(recipe: Recipe) -> None:
     ]
 
 
+def test_which_classes_a_mean_is_taken_over_is_told(recipe: Recipe) -> None:
+    found = record(
+        "evaluate",
+        labels_given=0,
+        val__mean_iou=0.35,
+        val__boundary_iou=0.2,
+        val__mean_iou_present=0.41,
+        val__mean_iou_all_classes=0.3,
+        val__absent_classes=3,
+        val__skipped_classes=2,
+    )
+    (row,) = result_rows(recipe, {"evaluate": found})
+    assert row.note == (
+        "boundary IoU 20.0; 2 classes never found (over those of the truth 41.0); 3 classes absent (over all 30.0)"
+    )
+
+
 def test_only_what_is_done_is_told(recipe: Recipe) -> None:
     assert result_rows(recipe, {}) == []
     (row,) = result_rows(recipe, {"evaluate": records()["evaluate"]})

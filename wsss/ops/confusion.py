@@ -6,12 +6,14 @@ Shape letters: C classes with background, H W pixels. Rows are the truth, column
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 _UNDECIDED = 255
+_BYTES = 256
+"""Values of a uint8."""
 
 
 def confusion_matrix(
@@ -30,6 +32,8 @@ def confusion_matrix(
     Raises: ValueError for different shapes, for labels outside 0..C-1, and for 255 in a prediction where
     `undecided_as` is not given: the usual bincount would put such a pixel into some other cell without a word.
 
+    Two uint8 maps and at most 255 classes, as records hold them, take one pass over the pixels.
+
     Source: the protocol of PASCAL VOC.  Differs: irn counts 255 as background silently; here that is
     `undecided_as=0`.
     """
@@ -38,6 +42,12 @@ def confusion_matrix(
             f"truth is {list(truth_HW.shape)}, prediction {list(prediction_HW.shape)}; "
             "resize the prediction to the truth, which is never resized"
         )
+    if truth_HW.dtype == prediction_HW.dtype == torch.uint8 and num_classes <= _UNDECIDED:
+        pairs, num_counted = _byte_pairs(truth_HW, prediction_HW, ignore_index=ignore_index, undecided_as=undecided_as)
+        confusion_CC = pairs[:num_classes, :num_classes].clone()
+        if int(confusion_CC.sum()) == num_counted:
+            return confusion_CC
+        # Some label is not allowed: which one, and where, is found out below.
     # Ignored pixels go to a cell of their own behind all others, which is quicker than to pick out the rest.
     counted = truth_HW != ignore_index
     truth = torch.where(counted, truth_HW, 0).to(torch.int64)
@@ -54,6 +64,25 @@ def confusion_matrix(
     num_cells = num_classes**2
     cell = torch.where(counted, truth * num_classes + prediction, num_cells).flatten()
     return torch.bincount(cell, minlength=num_cells + 1)[:num_cells].view(num_classes, num_classes)
+
+
+def _byte_pairs(
+    truth_HW: Tensor, prediction_HW: Tensor, *, ignore_index: int, undecided_as: int | None
+) -> tuple[Tensor, int]:
+    """Pixels by true and predicted byte, int64 [256,256], and their number without the ignored ones.
+
+    One pass over the pixels; all else is asked of the table.
+    """
+    pair_HW = prediction_HW.to(torch.int32).add_(truth_HW, alpha=_BYTES)
+    pairs, num_counted = torch.bincount(pair_HW.flatten(), minlength=_BYTES**2).view(_BYTES, _BYTES), pair_HW.numel()
+    if 0 <= ignore_index < _BYTES:
+        num_counted -= int(pairs[ignore_index].sum())
+        pairs[ignore_index] = 0
+    if undecided_as is not None and 0 <= undecided_as < _BYTES:
+        undecided = pairs[:, _UNDECIDED].clone()
+        pairs[:, _UNDECIDED] = 0
+        pairs[:, undecided_as] += undecided
+    return pairs, num_counted
 
 
 def require_labels(labels: Tensor, *, num_classes: int, name: str) -> None:
@@ -92,23 +121,72 @@ def activation_rates(confusion_CC: Tensor) -> tuple[float, float]:
     )
 
 
+class ConfusedPair(NamedTuple):
+    """Pixels of one class that are called another."""
+
+    truth: int
+    prediction: int
+    pixels: int
+    share: float
+    """Of the pixels of the true class."""
+
+
+def confused_pairs(confusion_CC: Tensor, *, num_pairs: int) -> list[ConfusedPair]:
+    """At most `num_pairs` cells off the diagonal of int64 [C,C], rows = truth: largest shares of a true class first.
+
+    Shares and not pixels, because mean IoU weighs every class alike: by pixels the large classes and the background
+    would be all that is told. Equal shares: the one with more pixels, then the lower class ids. Cells without a pixel
+    are left out.
+
+    Source: ours.
+    """
+    wrong_CC = confusion_CC - torch.diag(confusion_CC.diagonal())
+    truth, prediction = wrong_CC.nonzero(as_tuple=True)
+    pixels, in_truth = wrong_CC[truth, prediction], confusion_CC.sum(dim=1)[truth]
+    cells = zip(
+        truth.tolist(), prediction.tolist(), pixels.tolist(), (pixels.double() / in_truth).tolist(), strict=True
+    )
+    return sorted((ConfusedPair(*cell) for cell in cells), key=lambda p: (-p.share, -p.pixels, *p[:2]))[:num_pairs]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a confusion matrix over a whole data set says. All in [0, 1], NaN where nothing is defined."""
+    """What a confusion matrix over a whole data set says. All in [0, 1], NaN where nothing is defined.
+
+    Three means of the same IoU, which differ in the classes they are taken over:
+
+    - `mean_iou`, the field's and the challenge's: classes in truth or prediction. The prediction itself chooses what
+      counts: of a class that the truth does not hold, one wrong pixel adds a zero to the mean, none adds nothing. So a
+      network that never predicts rare classes is averaged over fewer of them, and gains from its silence wherever the
+      measured images lack a class; two networks may be averaged over different classes.
+    - `mean_iou_present`: classes in the truth. Fixed by the images alone, so the same for every network. A class that
+      is never predicted costs it a full zero; a pixel called by a class that is not there costs it through the class
+      that lost the pixel. `mean_accuracy` is the mean recall of just these classes, `num_skipped_classes` how many of
+      them have a recall of zero.
+    - `mean_iou_all_classes`: all classes of the list, a class in neither counted as 0. A floor, never above the others.
+    """
 
     iou_per_class: Tensor
     """Intersection over union, float64; NaN for a class in neither truth nor prediction."""
     accuracy_per_class: Tensor
     """Recall, float64; NaN for a class that is not in the truth."""
+    precision_per_class: Tensor
+    """Hits over pixels predicted, float64; NaN for a class that is never predicted."""
     mean_iou: float
     """Mean of `iou_per_class` without NaN: a class that is only predicted counts as 0, an absent one not at all."""
+    mean_iou_present: float
+    """Mean of `iou_per_class` over the classes that the truth holds."""
+    mean_iou_all_classes: float
+    """Sum of `iou_per_class` without NaN, over the number of all classes."""
     mean_accuracy: float
-    """Mean of `accuracy_per_class` without NaN."""
+    """Mean of `accuracy_per_class` without NaN: the mean recall of the classes that the truth holds."""
     pixel_accuracy: float
     freq_weighted_iou: float
     """sum_c (share of c in the truth) * IoU_c."""
     num_absent_classes: int
     """Classes in neither truth nor prediction, which the mean leaves out."""
+    num_skipped_classes: int
+    """Classes that the truth holds and of which no pixel is found."""
 
     @classmethod
     def from_confusion(cls, confusion_CC: Tensor) -> Self:
@@ -124,14 +202,19 @@ class Scores:
         in_truth, in_prediction = confusion_CC.sum(dim=1), confusion_CC.sum(dim=0)
         iou = class_iou(hits, in_truth=in_truth, in_prediction=in_prediction)
         accuracy = torch.where(in_truth > 0, hits.to(torch.float64) / in_truth, torch.nan)
+        precision = torch.where(in_prediction > 0, hits.to(torch.float64) / in_prediction, torch.nan)
         total = int(in_truth.sum())
         weighted = float((in_truth * iou.nan_to_num(0.0)).sum())
         return cls(
             iou_per_class=iou,
             accuracy_per_class=accuracy,
+            precision_per_class=precision,
             mean_iou=float(iou.nanmean()),
+            mean_iou_present=float(iou[in_truth > 0].mean()),
+            mean_iou_all_classes=float(iou.nansum()) / len(iou) if in_prediction.any() else float("nan"),
             mean_accuracy=float(accuracy.nanmean()),
             pixel_accuracy=int(hits.sum()) / total if total else float("nan"),
             freq_weighted_iou=weighted / total if total else float("nan"),
             num_absent_classes=int(iou.isnan().sum()),
+            num_skipped_classes=int(((in_truth > 0) & (hits == 0)).sum()),
         )

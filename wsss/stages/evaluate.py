@@ -1,9 +1,14 @@
 """evaluate: any layer of maps, seeds, labels or predictions against the masks, at the original size.
 
-What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy. Instances: the same of
-their classes, and how many there are (no mask tells instances apart). Score maps: the same at the background threshold
-that is best on one half of the split and scored on the other, and the reverse. Seeds: how much of the image they cover,
-and how much of that is right.
+What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy, boundary IoU, the scores
+of every image by itself. Instances: the same of their classes, and how many there are (no mask tells instances apart).
+Score maps: the same at the background threshold that is best on one half of the split and scored on the other, and the
+reverse; but for boundary IoU and single images, which need one label map and not one per threshold. Seeds: how much of
+the image they cover, and how much of that is right.
+
+Which classes a mean IoU is taken over is told by `wsss.ops.confusion.Scores`: `mean_iou` leaves out those in neither
+truth nor prediction (`absent_classes`), `mean_iou_all_classes` counts them as 0, and `mean_iou_present`, over the
+classes of the truth, is the one that no network gains on by never predicting a class (`skipped_classes`).
 
 Where predict kept what subsets of its views give (its setting `ablation`), each has its mean IoU beside the
 prediction's: `val.mean_iou.none` and so on.
@@ -17,33 +22,43 @@ Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
 from shards.records import InstanceLabel, Missing, Prediction, Sample, SeedRecord
 from wsss.ops.bootstrap import mean_iou_interval
+from wsss.ops.boundary_iou import boundary_iou
 from wsss.ops.confusion import Scores, activation_rates
 from wsss.ops.threshold_curve import NUM_BINS, activation_curves, curve, two_fold_threshold
 from wsss.plots import draw_curve
 from wsss.settings import settings
 from wsss.stages.evaluation_counts import (
     FOLDS,
+    LABELLED,
     SCORED,
     TALLIES,
     add_image,
     add_subsets,
+    count_boundary,
     counts_path,
     empty_counts,
     empty_rows,
     fold_rows,
     save_threshold_counts,
     subset_mean_iou,
+)
+from wsss.stages.evaluation_pictures import (
+    confusion_table,
+    places_of,
+    save_confusion_picture,
+    save_galleries,
+    save_image_scores,
 )
 from wsss.stages.predict import Predict
 from wsss.stages.stage import ROWS, Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
@@ -57,7 +72,7 @@ class Evaluate(Reduce):
     """Measure a layer against the masks. Masks are for measuring only."""
 
     kind: ClassVar[str] = "evaluate"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "records": (
@@ -75,6 +90,10 @@ class Evaluate(Reduce):
     """Name of the row in the table; the instance's own where empty."""
     splits: Splits = ("val",)
     """Splits to measure, each by itself; the last one gives the figures of the leaderboard."""
+    boundary_width: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    """Width of the bands of boundary IoU as a share of the image's diagonal, for label maps; 0 leaves it out."""
+    num_gallery_images: Annotated[int, Field(ge=0, le=100)] = 8
+    """Rows of the pictures of the best and of the worst images of a split, for label maps; 0 draws none."""
 
     def check(self, instance: Instance) -> None:
         records = instance.inputs["records"].stage
@@ -114,6 +133,10 @@ class Evaluate(Reduce):
                     add_image(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample)
                 )
                 add_subsets(counts, split, joined["records"], sample, subsets=subsets)
+                if kind in LABELLED and self.boundary_width > 0:
+                    counts[f"{split}.boundary"] += count_boundary(
+                        joined["records"], sample, num_classes=num_classes, width=self.boundary_width
+                    )
                 if isinstance(joined["records"], InstanceLabel):
                     counts[f"{split}.instances"] += len(joined["records"].classes)
             return counts | {f"{s}.{ROWS}": np.concatenate(found) for s, found in rows.items()}
@@ -132,15 +155,16 @@ class Evaluate(Reduce):
                     f"{instance.name}: no image of split {split!r} has a mask ({unmasked} without); "
                     f"there is nothing to measure, take {split!r} out of {instance.name}.splits"
                 )
-            found, rows, files = _summarise(records.layer.kind, counts, instance, split)
+            found = _summarise(records.layer.kind, counts, instance, split)
             if records.layer.kind == InstanceLabel.kind:
-                found["instances_per_image"] = float(counts[f"{split}.instances"] / counts[f"{split}.images"])
-            found |= {f"mean_iou.{name}": subset_mean_iou(counts, split, name) for name in _subsets(instance)}
-            metrics |= {f"{split}.{name}": value for name, value in found.items()} | found
+                found.metrics["instances_per_image"] = float(counts[f"{split}.instances"] / counts[f"{split}.images"])
+            for name in _subsets(instance):
+                found.metrics[f"mean_iou.{name}"] = subset_mean_iou(counts, split, name)
+            metrics |= {f"{split}.{name}": value for name, value in found.metrics.items()} | found.metrics
             metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in TALLIES}
-            artifacts |= files
-            if rows:
-                tables[f"per_class.{split}"] = tables["per_class"] = rows
+            artifacts |= found.artifacts
+            for name, rows in found.tables.items():
+                tables[f"{name}.{split}"] = tables[name] = rows
         return Outcome(metrics=metrics, tables=tables, artifacts=artifacts)
 
 
@@ -150,13 +174,11 @@ def _subsets(instance: Instance) -> tuple[str, ...]:
     return records.ablation if isinstance(records, Predict) else ()
 
 
-def _summarise(
-    kind: str, counts: Counts, instance: Instance, split: str
-) -> tuple[dict[str, float], list[dict[str, object]], dict[str, str]]:
-    """Metrics, the table per class and the files of one split."""
+def _summarise(kind: str, counts: Counts, instance: Instance, split: str) -> Outcome:
+    """Metrics, tables and files of one split."""
     folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
     if kind == SeedRecord.kind:
-        return _seed_metrics(np.sum(folds, axis=0)), [], {}
+        return Outcome(metrics=_seed_metrics(np.sum(folds, axis=0)))
     metrics: dict[str, float] = {}
     tensors = [torch.from_numpy(fold) for fold in folds]
     if kind in SCORED:
@@ -167,23 +189,42 @@ def _summarise(
         metrics |= {"best_threshold": int(mean_iou_N.argmax()) / NUM_BINS, "best_mean_iou": float(mean_iou_N.max())}
         files = _save_curve(instance, split, folds, thresholds)
     else:
-        confusion_CC, files = tensors[0] + tensors[1], {}
+        confusion_CC, files = tensors[0] + tensors[1], _save_single_images(counts, instance, split)
         for fold, matrix in enumerate(tensors):
             files |= _save_confusion(instance, f"{split}.fold{fold}", matrix)
-    scores, interval = Scores.from_confusion(confusion_CC), _interval(counts, instance, split)
-    over_activation, under_activation = activation_rates(confusion_CC)
-    metrics |= {
+    scores, (low, high) = Scores.from_confusion(confusion_CC), _interval(counts, instance, split)
+    rows = _per_class(scores, instance)
+    if kind in LABELLED and cast(Evaluate, instance.stage).boundary_width > 0:
+        boundary_C = boundary_iou(torch.from_numpy(counts[f"{split}.boundary"]))
+        metrics["boundary_iou"] = float(boundary_C.nanmean())
+        rows = [row | {"boundary_iou": _or_none(value)} for row, value in zip(rows, boundary_C.tolist(), strict=True)]
+    metrics |= _metrics(scores) | {"mean_iou_low": low, "mean_iou_high": high}
+    metrics["over_activation"], metrics["under_activation"] = activation_rates(confusion_CC)
+    files |= save_confusion_picture(confusion_CC, instance, split)
+    tables = {"per_class": rows, "confused_pairs": confusion_table(confusion_CC, instance)}
+    return Outcome(metrics=metrics, tables=tables, artifacts=files)
+
+
+def _metrics(scores: Scores) -> dict[str, float]:
+    return {
         "mean_iou": scores.mean_iou,
-        "mean_iou_low": interval[0],
-        "mean_iou_high": interval[1],
+        "mean_iou_present": scores.mean_iou_present,
+        "mean_iou_all_classes": scores.mean_iou_all_classes,
         "mean_accuracy": scores.mean_accuracy,
         "pixel_accuracy": scores.pixel_accuracy,
         "freq_weighted_iou": scores.freq_weighted_iou,
-        "over_activation": over_activation,
-        "under_activation": under_activation,
         "absent_classes": float(scores.num_absent_classes),
+        "skipped_classes": float(scores.num_skipped_classes),
     }
-    return metrics, list(_per_class(scores, instance)), files
+
+
+def _save_single_images(counts: Counts, instance: Instance, split: str) -> dict[str, str]:
+    """The scores of every image, and pictures of the best and the worst; file name -> path."""
+    stage, places = cast(Evaluate, instance.stage), places_of(instance, split)
+    scores, files = save_image_scores(instance, split, counts[f"{split}.{ROWS}"], places=places)
+    if stage.num_gallery_images:
+        files |= save_galleries(instance, split, scores, places=places, num_images=stage.num_gallery_images)
+    return files
 
 
 def _interval(counts: Counts, instance: Instance, split: str) -> tuple[float, float]:
@@ -232,12 +273,18 @@ def _seed_metrics(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _per_class(scores: Scores, instance: Instance) -> Iterator[dict[str, object]]:
-    iou, accuracy = scores.iou_per_class.tolist(), scores.accuracy_per_class.tolist()
-    for class_id, (class_iou, class_accuracy) in enumerate(zip(iou, accuracy, strict=True)):
-        yield {
-            "class_id": class_id,
-            "class": instance.taxonomy.name_of(class_id),
-            "iou": None if np.isnan(class_iou) else class_iou,
-            "accuracy": None if np.isnan(class_accuracy) else class_accuracy,
-        }
+def _per_class(scores: Scores, instance: Instance) -> list[dict[str, object]]:
+    columns = {
+        "iou": scores.iou_per_class,
+        "recall": scores.accuracy_per_class,
+        "precision": scores.precision_per_class,
+    }
+    return [
+        {"class_id": class_id, "class": instance.taxonomy.name_of(class_id)}
+        | {name: _or_none(float(values[class_id])) for name, values in columns.items()}
+        for class_id in range(len(scores.iou_per_class))
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

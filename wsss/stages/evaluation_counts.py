@@ -1,7 +1,8 @@
 """What `evaluate` counts, shard by shard, and the counts as it leaves them on disk.
 
-Per split: a total of each fold (a confusion matrix, or one per score bin), rows per image for the bootstrap, and how
-many images there were; of predictions also a confusion matrix of every subset of their views.
+Per split: a total of each fold (a confusion matrix, or one per score bin), the bands of the classes' boundaries, rows
+per image for the bootstrap, and how many images there were; of predictions also a confusion matrix of every subset of
+their views.
 
 Shape letters: `C` classes with background, `L` winners, `N` score bins, `P` rows, `V` columns of class sums.
 """
@@ -18,6 +19,7 @@ import torch
 from shards.files import write_bytes
 from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
 from wsss.ops.bootstrap import ROW_START, image_rows
+from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 from wsss.stages.make_seeds import upsample
@@ -28,6 +30,8 @@ FOLDS = 2
 """Fold of a sample: its position in its split's list, odd or even."""
 SCORED = (CamRecord.kind, ScoreRecord.kind)
 """Kinds of records that a background threshold turns into label maps."""
+LABELLED = (PseudoLabel.kind, Prediction.kind, InstanceLabel.kind)
+"""Kinds of records that are label maps."""
 
 
 def empty_counts(kind: str, num_classes: int, *, subsets: Sequence[str] = ()) -> Counts:
@@ -40,6 +44,8 @@ def empty_counts(kind: str, num_classes: int, *, subsets: Sequence[str] = ()) ->
     folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
     folds |= {_subset_counts(name): np.zeros(shape, dtype=np.int64) for name in subsets}
     tallies = (*TALLIES, "instances") if kind == InstanceLabel.kind else TALLIES
+    if kind in LABELLED:
+        folds["boundary"] = np.zeros((num_classes, 2), dtype=np.int64)
     return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
 
 
@@ -88,6 +94,14 @@ def add_subsets(counts: Counts, split: str, record: object, sample: Sample, *, s
 def subset_mean_iou(counts: Counts, split: str, name: str) -> float:
     """Mean IoU of what a subset of the views gives."""
     return Scores.from_confusion(torch.from_numpy(counts[f"{split}.{_subset_counts(name)}"])).mean_iou
+
+
+def count_boundary(record: object, sample: Sample, *, num_classes: int, width: float) -> np.ndarray:
+    """`boundary_counts` of one label map, i64[C, 2]."""
+    assert isinstance(record, PseudoLabel | Prediction | InstanceLabel) and sample.mask is not None
+    truth_HW, label_HW = torch.from_numpy(sample.mask), torch.from_numpy(record.mask)
+    counts = boundary_counts(truth_HW, label_HW, num_classes=num_classes, ignore_index=IGNORE, width=width)
+    return counts.numpy()
 
 
 def _seed_counts(record: SeedRecord, truth_HW: torch.Tensor, num_classes: int) -> np.ndarray:

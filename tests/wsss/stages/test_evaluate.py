@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cluster.shard_work import add_counts
 from shards.records import (
@@ -21,9 +22,11 @@ from shards.records import (
     SeedRecord,
 )
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.ops.boundary_iou import boundary_counts, boundary_iou
 from wsss.ops.confusion import confusion_matrix
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.evaluation_counts import confusions_at
+from wsss.stages.evaluation_pictures import shown_classes
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_instance_labels import MakeInstanceLabels
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
@@ -128,6 +131,75 @@ def test_subsets_of_the_views_are_measured_too(tmp_path: Path) -> None:
     without = evaluate(replace(prepared_instance, path=tmp_path / "without"))
     assert not [name for name in without.metrics if "mean_iou." in name]
     assert without.metrics["val.mean_iou"] == outcome.metrics["val.mean_iou"]
+
+
+def test_means_over_other_classes_and_single_images(tmp_path: Path) -> None:
+    left, right, every = slice(0, 6), slice(6, 12), slice(0, 8)
+    truths = [
+        sample("b", rectangles((1, every, left)), position=1),
+        sample("a, quoted", rectangles((2, every, right), (255, slice(0, 4), right)), position=0),
+    ]
+    grid = np.zeros((2, 3), np.uint8)
+    records: list[Record | Missing] = [
+        Prediction(key="b", mask=rectangles((1, every, left)), confidence=grid),
+        Prediction(
+            key="a, quoted", mask=rectangles((4, slice(4, 8), right), (255, slice(0, 2), right)), confidence=grid
+        ),
+    ]
+    outcome = evaluate(prepared(tmp_path, truths, records, num_gallery_images=1))
+    # Background and class 1 are right; class 2 is never predicted, class 4 is not there; 3 and 5 are absent.
+    assert outcome.metrics["mean_iou"] == pytest.approx(2 / 4)
+    assert outcome.metrics["mean_iou_present"] == pytest.approx(2 / 3)
+    assert outcome.metrics["mean_iou_all_classes"] == pytest.approx(2 / 6)
+    assert (outcome.metrics["absent_classes"], outcome.metrics["skipped_classes"]) == (2, 1)
+    rows = outcome.tables["per_class.val"]
+    assert [row["recall"] for row in rows] == [1, 1, 0, None, None, None]
+    assert [row["precision"] for row in rows] == [1, 1, None, None, 0, None]
+    assert outcome.tables["confused_pairs"] == [{"truth": "wheel", "prediction": "fin", "pixels": 24, "share": 1.0}]
+    lines = Path(outcome.artifacts["image_scores.val.csv"]).read_text().splitlines()
+    assert lines[0] == "key,mean_iou,pixel_accuracy"
+    assert lines[1].startswith('"a, quoted",0.333') and lines[1].endswith(",0.6666666666666666")
+    assert lines[2] == "b,1.0,1.0"
+    heights = {}
+    for name in ("best", "worst", "confusion"):
+        with Image.open(outcome.artifacts[f"{name}.val.png"]) as picture:
+            heights[name] = picture.height
+    assert heights["best"] == heights["worst"], "one image and one line of legend each"
+
+
+def test_boundaries_are_added_over_shards(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    masks = [np.kron(random.integers(0, 4, (2, 3)), np.ones((8, 8))).astype(np.uint8) for _ in range(4)]
+    moved = [np.roll(mask, 1, axis=n % 2) for n, mask in enumerate(masks)]
+    grid = np.zeros((4, 6), np.uint8)
+    truths = [sample(f"k{n}", mask, position=n) for n, mask in enumerate(masks)]
+    records: list[Record | Missing] = [
+        PseudoLabel(key=f"k{n}", mask=mask, confidence=grid) for n, mask in enumerate(moved)
+    ]
+    instance = prepared(tmp_path, truths, records, boundary_width=0.1, num_gallery_images=0)
+    outcome = evaluate(instance)
+    counts = sum(
+        boundary_counts(torch.from_numpy(t), torch.from_numpy(m), num_classes=6, ignore_index=255, width=0.1)
+        for t, m in zip(masks, moved, strict=True)
+    )
+    assert isinstance(counts, torch.Tensor)
+    wanted = boundary_iou(counts)
+    assert 0 < outcome.metrics["boundary_iou"] == outcome.metrics["val.boundary_iou"] < outcome.metrics["mean_iou"]
+    assert outcome.metrics["boundary_iou"] == pytest.approx(float(wanted.nanmean()))
+    found = [row["boundary_iou"] for row in outcome.tables["per_class"]]
+    assert found == [None if np.isnan(value) else value for value in wanted.tolist()]
+    assert "best.val.png" not in outcome.artifacts and "worst.val.png" not in outcome.artifacts
+    without = evaluate(replace(instance, stage=Evaluate(boundary_width=0), path=tmp_path / "without"))
+    assert "boundary_iou" not in without.metrics and "boundary_iou" not in without.tables["per_class"][0]
+    assert "best.val.png" in without.artifacts
+
+
+def test_a_picture_of_the_confusion_shows_the_most_confused_classes() -> None:
+    confusion = torch.diag(torch.full((40,), 100))
+    for class_id in range(15):
+        confusion[class_id + 1, 30 - class_id] += 20 + class_id
+    assert shown_classes(confusion) == [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21]
+    assert shown_classes(torch.diag(torch.full((5,), 7))) == [0, 1, 2, 3, 4], "nothing is confused: what was seen"
 
 
 def test_pseudo_labels_had_labels(tmp_path: Path) -> None:

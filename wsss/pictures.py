@@ -1,0 +1,74 @@
+"""Sheets of small pictures: label maps drawn over images, rows under headings, a legend of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from shards.images import encode_png
+from shards.taxonomy import Taxonomy, palette
+
+TILE = 160
+"""Longer side of a picture in the sheet, in pixels."""
+HEADER, GAP = 22, 6
+MAX_LEGEND, LEGEND_WIDTH = 24, 100
+"""Classes that a legend can name, and the pixels that each takes."""
+
+
+def overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The image in grey, classes in their colours; a blank where there is no mask. u8[H,W,3]."""
+    if mask is None:
+        return np.full_like(image, 235)
+    grey = image.mean(axis=2, keepdims=True)
+    return np.where(mask[..., None] == 0, 0.6 * grey, 0.25 * grey + 0.75 * palette()[mask]).astype(np.uint8)
+
+
+def fit(picture: np.ndarray) -> Image.Image:
+    """The picture at the size of a tile."""
+    tile = Image.fromarray(picture)
+    tile.thumbnail((TILE, TILE))
+    return tile
+
+
+def compose(
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    columns: Sequence[str],
+    taxonomy: Taxonomy,
+    legend: Sequence[int],
+    captions: Sequence[str] = (),
+) -> bytes:
+    """A PNG of tiles in rows, each below its caption where there are captions.
+
+    `legend`: the classes to name with their colours; more than a legend can hold are not named.
+    """
+    line = HEADER if captions else 0
+    heights = [line + max(tile.height for tile in row) for row in rows]
+    width = len(columns) * (TILE + GAP) + GAP
+    named = legend if len(legend) <= MAX_LEGEND else ()
+    num_lines = -(-len(named) // (width // LEGEND_WIDTH))
+    sheet = Image.new("RGB", (width, HEADER * (1 + num_lines) + sum(heights) + GAP * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(columns):
+        draw.text((GAP + column * (TILE + GAP), 5), title, fill="black")
+    top = HEADER
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        if captions:
+            draw.text((GAP, top + 5), captions[number].encode("ascii", "replace").decode(), fill="black")
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (GAP + column * (TILE + GAP), top + line))
+        top += height + GAP
+    _draw_legend(draw, named, taxonomy=taxonomy, top=top, per_line=width // LEGEND_WIDTH)
+    return encode_png(np.asarray(sheet))
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, named: Sequence[int], *, taxonomy: Taxonomy, top: int, per_line: int
+) -> None:
+    for number, class_id in enumerate(named):
+        left, line = GAP + (number % per_line) * LEGEND_WIDTH, top + HEADER * (number // per_line)
+        red, green, blue = (int(channel) for channel in palette()[class_id])
+        draw.rectangle((left, line + 4, left + 12, line + 16), fill=(red, green, blue))
+        draw.text((left + 17, line + 4), taxonomy.name_of(class_id), fill="black")
