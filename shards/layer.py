@@ -166,9 +166,12 @@ class Layer:
             totals[split_of(shard)] = totals.get(split_of(shard), 0) + count
         return totals | {"missing": sum(len(reasons) for reasons in index["missing"].values())}
 
-    def num_left_out(self) -> int:
-        """Samples of a complete layer that its settings left out."""
-        return sum(len(reasons) for reasons in self._index().get("left_out", {}).values())
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """Samples of a complete layer that settings left out: split -> key -> reason; splits without any are absent."""
+        found: dict[str, dict[str, str]] = {}
+        for shard, reasons in self._index().get("left_out", {}).items():
+            found.setdefault(split_of(shard), {}).update(reasons)
+        return found
 
     def missing(self) -> Iterator[Missing]:
         """Every sample that a complete layer lacks, with the reason; those that were left out are not among them."""

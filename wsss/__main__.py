@@ -119,6 +119,9 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, consol
             console.print(f"submission   {recipe.results / 'results.zip'}", soft_wrap=True)
     for name, count in summary.missing.items():
         console.print(f"[yellow]missing      {count} records of {name}; the reasons stand in its index.json[/]")
+    for name, of_splits in summary.left_out.items():
+        told = ", ".join(f"{count} {split} images" for split, count in of_splits.items())
+        console.print(f"left out     {told} of {name}, by settings; the reasons stand in its index.json")
     metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
     tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, artifacts)
     console.print(f"runs         {open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)}", soft_wrap=True)

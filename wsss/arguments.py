@@ -84,7 +84,7 @@ def _add_shards(shards: argparse.ArgumentParser) -> None:
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     board = commands.add_parser("leaderboard", help="all evaluated runs, best first")
     board.add_argument("--all", action="store_true", help="also rows that were given image labels")
-    compare = commands.add_parser("compare", help="two submissions, class by class")
+    compare = commands.add_parser("compare", help="two evaluations, class by class")
     compare.add_argument("first", metavar="A", help="run id, recipe, or recipe:instance")
     compare.add_argument("second", metavar="B", help="the other one")
     for command in (board, compare):

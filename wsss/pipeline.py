@@ -35,6 +35,8 @@ class RunSummary:
     """Instance -> its run record, executed or reused."""
     missing: dict[str, int] = field(default_factory=dict)
     """Instance -> number of missing records in its layer, where there are any."""
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Instance -> split -> number of samples that settings left out of its layer, where there are any."""
 
 
 def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
@@ -139,8 +141,8 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
         instance.layer.complete(stage.shards(instance))
         _count_missing(recipe, instance, summary)
         counts = instance.layer.counts()
-        if left_out := instance.layer.num_left_out():
-            counts["left_out"] = left_out
+        if left_out := summary.left_out.get(instance.name):
+            counts["left_out"] = sum(left_out.values())
         return Outcome(metrics={f"records.{name}": float(count) for name, count in counts.items()})
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
     return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))
@@ -165,11 +167,15 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
     missing, total = counts["missing"], sum(counts.values())
     if missing:
         summary.missing[instance.name] = missing
-    if total == missing == 0:
-        raise TooManyMissingError(
-            f"{instance.name} has no record: its settings or those before it left out all "
-            f"{instance.layer.num_left_out()}; look at dropped_classes, only_classes and thresholds"
-        )
+    if left_out := instance.layer.left_out():
+        summary.left_out[instance.name] = {split: len(reasons) for split, reasons in left_out.items()}
+    for split, reasons in left_out.items():
+        if counts.get(split, 0) == missing == 0:
+            key, reason = next(iter(reasons.items()))
+            raise TooManyMissingError(
+                f"{instance.name} has no record of split {split!r}: its settings or those before it left out all "
+                f"{len(reasons)}, as of {key}: {reason}; look at min_probability, dropped_classes and only_classes"
+            )
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         index = instance.layer.path / INDEX
         example = next((f", as of {first.key}: {first.reason}" for first in instance.layer.missing()), "")

@@ -10,6 +10,7 @@ from pydantic import Field
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record
 from wsss.settings import settings
+from wsss.stages.stage import Instance
 
 _TRAIN = "train"
 
@@ -23,6 +24,15 @@ class ConfidentImages:
     min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Training images are left out, and counted, where the classifier gives any of their classes a lower probability
     than this; 0 keeps all of them. Images without a class, and other splits, are kept."""
+
+    def check_probabilities(self, instance: Instance) -> None:
+        """Refuse maps that will carry no probabilities."""
+        cams = instance.inputs["cams"]
+        if self.min_probability > 0 and cams.stage.kind == "make_segmenter_maps" and "cams" not in cams.inputs:
+            raise ValueError(
+                f"{instance.name}.min_probability = {self.min_probability}: {cams.name} has maps of a segmenter alone, "
+                f"which carry no probability of a classifier; set {cams.name}.weight below 1, or min_probability = 0"
+            )
 
     def left_out(self, joined: Mapping[str, Record], shard: str) -> Missing | None:
         """What stands in for an image that is left out; None where it is kept. `joined` holds its `cams`.

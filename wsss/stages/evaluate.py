@@ -150,10 +150,11 @@ class Evaluate(Reduce):
         artifacts: dict[str, str] = {}
         for split in self.splits:
             if counts[f"{split}.images"] == 0:
-                unmasked = int(counts[f"{split}.unmasked"])
+                others = ("unmasked", "missing", "left_out")
+                without, missing, left_out = (int(counts[f"{split}.{name}"]) for name in others)
                 raise ValueError(
-                    f"{instance.name}: no image of split {split!r} has a mask ({unmasked} without); "
-                    f"there is nothing to measure, take {split!r} out of {instance.name}.splits"
+                    f"{instance.name}: no image of split {split!r} can be measured ({without} have no mask, {missing} "
+                    f"no record, {left_out} were left out by settings); take {split!r} out of {instance.name}.splits"
                 )
             found = _summarise(records.layer.kind, counts, instance, split)
             if records.layer.kind == InstanceLabel.kind:

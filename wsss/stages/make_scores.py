@@ -69,6 +69,9 @@ class MakeScores(ConfidentImages, Map):
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "affinity" or self.propagation == "walk")
 
+    def check(self, instance: Instance) -> None:
+        self.check_probabilities(instance)
+
     def worker(self, instance: Instance) -> ShardWorker:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
         affinity = instance.inputs.get("affinity")
@@ -97,7 +100,8 @@ class MakeScores(ConfidentImages, Map):
         return [self._record(record, planes_Lhw) for record, planes_Lhw in zip(cams, planes, strict=True)]
 
     def _record(self, cams: CamRecord, planes_Lhw: torch.Tensor) -> ScoreRecord:
-        planes = planes_Lhw.half().cpu().numpy()
+        # Where all maps are next to nothing, the background's score is beyond what 16 bits hold.
+        planes = planes_Lhw.clamp_max(torch.finfo(torch.float16).max).half().cpu().numpy()
         background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
         return ScoreRecord(key=cams.key, classes=cams.classes, scores=scores, background=background, size=cams.size)
 

@@ -46,9 +46,9 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     rule: Literal["two_thresholds", "exponents", "ficklenet"] = "two_thresholds"
     """`two_thresholds`: irn's; `exponents`: AffinityNet's; `ficklenet`: where any stochastic map is foreground."""
     foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
-    """A pixel whose map reaches this is confident foreground."""
+    """A pixel whose map is above this is confident foreground."""
     background_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.05
-    """A pixel whose maps all stay below this is confident background."""
+    """A pixel whose maps are all at most this is confident background."""
     foreground_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 4.0
     """exponents: what wins against a background of (1 - map) to this power is confident foreground."""
     background_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 32.0
@@ -57,6 +57,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     """Refine both label maps, or both maps of scores, by the dense CRF before they are compared."""
 
     def check(self, instance: Instance) -> None:
+        self.check_probabilities(instance)
         if self.rule == "exponents" and self.foreground_exponent >= self.background_exponent:
             raise ValueError(
                 f"{instance.name}.foreground_exponent = {self.foreground_exponent} must be below "

@@ -317,6 +317,6 @@ def test_split_without_masks(tmp_path: Path) -> None:
     truths = [sample("a", None), sample("b", None)]
     records: list[Record | Missing] = [SeedRecord(key=key, label=rectangles()) for key in "ab"]
     with pytest.raises(
-        ValueError, match=r"evaluate: no image of split 'val' has a mask \(2 without\); there is nothing"
+        ValueError, match=r"no image of split 'val' can be measured \(2 have no mask, 1 no record, 0 were left out"
     ):
         evaluate(prepared(tmp_path, truths, records))

@@ -20,8 +20,10 @@ from wsss.ops.pixel_pairs import half_plane_offsets
 from wsss.stages.fit import load_trained, weights_path
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_scores import MakeScores
+from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
 from wsss.stages.stage import Instance
 from wsss.stages.train_affinity import TrainAffinity
+from wsss.stages.train_segmenter import TrainSegmenter
 
 SIZE, GRID = (44, 56), (11, 14)
 SHARDS = ("train-000000", "val-000000")
@@ -50,7 +52,7 @@ def prepared(path: Path, probabilities: dict[str, list[float]] | None = None, **
 def with_affinitynet(instance: Instance) -> Instance:
     stage = TrainAffinity(network="affinitynet", output_stride=8, encoder="test_efficientnet", pretrained="none")
     trained = instance_of(stage, instance.path.parent, samples=instance.inputs["samples"])
-    trained.path.mkdir()
+    trained.path.mkdir(parents=True)
     torch.manual_seed(3)
     save_file(stage.model(trained, pretrained=True).state_dict(), weights_path(trained))
     return instance_of(instance.stage, instance.path.parent, **instance.inputs, affinity=trained)
@@ -170,3 +172,33 @@ def test_images_of_one_size_are_walked_together(tmp_path: Path) -> None:
 
 def read(instance: Instance, slot: str) -> list[Any]:
     return list(read_shard(instance.inputs[slot].layer, SHARDS[0]))
+
+
+def test_maps_of_next_to_nothing_leave_a_finite_background(tmp_path: Path) -> None:
+    instance = prepared(tmp_path, radius=3, beta=8.0, num_steps_log2=3, background_exponent=16.0)
+    (cams,) = read(instance, "cams")
+    for number, scale in enumerate((0.0, 1e-7)):
+        faint = replace(cams, maps=(cams.maps * scale).astype(np.float16))
+        write_layer(instance.inputs["cams"].path, "cam", {shard: [faint] for shard in SHARDS})
+        (record,) = scores(with_affinitynet(replace(instance, path=tmp_path / f"{number}" / "make_scores")))
+        assert isinstance(record, ScoreRecord) and record.background is not None
+        assert np.isfinite(record.background).all() and record.background.min() > 1000
+        assert np.isfinite(record.scores).all()
+
+
+def test_maps_of_a_segmenter_alone_have_no_probability_to_choose_by(tmp_path: Path) -> None:
+    instance = prepared(tmp_path, min_probability=0.5, propagation="none")
+    segmenter = instance_of(TrainSegmenter(), tmp_path, samples=instance.inputs["samples"])
+    inputs = {"samples": instance.inputs["samples"], "segmenter": segmenter}
+    alone = instance_of(MakeSegmenterMaps(weight=1.0), tmp_path, **inputs)
+    with pytest.raises(ValueError, match=r"min_probability = 0.5: .*set make_segmenter_maps.weight below 1"):
+        instance.stage.check(replace(instance, inputs={**instance.inputs, "cams": alone}))
+    instance.stage.check(
+        replace(
+            instance,
+            inputs={
+                **instance.inputs,
+                "cams": instance_of(MakeSegmenterMaps(), tmp_path, **inputs, cams=instance.inputs["cams"]),
+            },
+        )
+    )
