@@ -4,7 +4,7 @@ Members of a record share the key as their name and differ in their extension:
 
 | record | members |
 |---|---|
-| `Sample` | `img` (the image file's own bytes), `json`, `mask.png` where a mask is known |
+| `Sample` | `img` (the image file's own bytes), `json`, `mask.png` and `saliency.png` where they are known |
 | `CamRecord`, `ScoreRecord` | `npz`, `json` |
 | `SeedRecord` | `label.png` |
 | `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png`; a `Prediction` may hold `ablation.NAME.png` |
@@ -25,6 +25,7 @@ import numpy as np
 
 from shards.images import decode_index_png, decode_u16_png, encode_png
 from shards.records import (
+    Box,
     CamRecord,
     InstanceLabel,
     Prediction,
@@ -75,16 +76,20 @@ def _from_npz(data: bytes) -> dict[str, np.ndarray]:
 def encode(record: Record) -> Members:
     """A record to its members, extension -> bytes. Equal records give equal bytes."""
     if isinstance(record, Sample):
-        meta = {
+        meta: dict[str, Any] = {
             "classes": list(record.classes),
             "unknown": list(record.unknown),
             "size": list(record.size),
             "position": record.position,
             "source": record.source,
         }
+        if record.boxes is not None:
+            meta["boxes"] = [list(box) for box in record.boxes]
         members = {"img": record.encoded, "json": to_json(meta)}
         if record.mask is not None:
             members["mask.png"] = encode_png(record.mask)
+        if record.saliency is not None:
+            members["saliency.png"] = encode_png(record.saliency)
         return members
     if isinstance(record, CamRecord):
         arrays = {"maps": record.maps, "peak": record.peak, "probabilities": record.probabilities}
@@ -120,7 +125,7 @@ def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
 def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
     if kind == Sample.kind:
         meta = json.loads(members["json"])
-        encoded_mask = members.get("mask.png")
+        encoded_mask, encoded_saliency = members.get("mask.png"), members.get("saliency.png")
         return Sample(
             key=key,
             encoded=members["img"],
@@ -128,6 +133,8 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
             classes=tuple(meta["classes"]),
             unknown=tuple(meta["unknown"]),
             mask=None if encoded_mask is None else decode_index_png(encoded_mask),
+            boxes=tuple(Box(*box) for box in meta["boxes"]) if "boxes" in meta else None,
+            saliency=None if encoded_saliency is None else decode_index_png(encoded_saliency),
             position=meta["position"],
             source=meta["source"],
         )

@@ -82,6 +82,11 @@ def _lint_sample(shard: str, sample: Sample) -> Iterator[str]:
         yield f"{shard}: {sample.key}: decodes to {image.shape[:2]}, its record says {sample.size}"
     if sample.mask is not None and sample.mask.shape != sample.size:
         yield f"{shard}: {sample.key}: its mask is {sample.mask.shape}, its image {sample.size}"
+    if sample.saliency is not None and sample.saliency.shape != sample.size:
+        yield f"{shard}: {sample.key}: its saliency map is {sample.saliency.shape}, its image {sample.size}"
+    for box in sample.boxes or ():
+        if not (0 <= box.top < box.bottom <= sample.size[0] and 0 <= box.left < box.right <= sample.size[1]):
+            yield f"{shard}: {sample.key}: {box} does not lie in its image of {sample.size}"
 
 
 def preview(path: Path) -> bytes:

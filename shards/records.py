@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,17 @@ class Missing:
     """True where settings leave it out on purpose: told and counted apart, no fault."""
 
 
+class Box(NamedTuple):
+    """The frame of one object in whole pixels of the image as decoded: rows top..bottom-1, columns left..right-1."""
+
+    class_id: int
+    """Foreground class."""
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One image with what is known about it.
@@ -61,6 +72,10 @@ class Sample:
     """Foreground classes whose presence was never checked."""
     mask: np.ndarray | None = None
     """u8[H, W], class ids, or None."""
+    boxes: tuple[Box, ...] | None = None
+    """Frames of the objects, or None where they are not known."""
+    saliency: np.ndarray | None = None
+    """u8[H, W], 255 = surely an object of any kind, or None."""
     position: int = 0
     source: str = ""
     """Where the sample came from, relative to the data root."""

@@ -31,12 +31,13 @@ class _HashingFile:
 def _facts(record: Record) -> dict[str, Any]:
     if not isinstance(record, Sample):
         return {}
-    return {
+    facts: dict[str, Any] = {
         "classes": list(record.classes),
         "size": list(record.size),
         "position": record.position,
         "has_mask": record.mask is not None,
     }
+    return facts if record.boxes is None else facts | {"boxes": len(record.boxes)}
 
 
 def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -> ShardRow:

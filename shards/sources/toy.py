@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from shards.images import encode_png
-from shards.records import Sample
+from shards.records import Box, Sample
 from shards.sources.source import Listed
 from shards.taxonomy import Taxonomy
 
@@ -31,7 +32,7 @@ _INK: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "fin": lambda u, v: np.sin(u + 3 * np.abs((v / 3) % 2 - 1)) > 0,  # zigzags
     "bloom": lambda u, v: np.sin(u / 1.3) + np.sin(v / 1.3) > 0.8,  # dots
 }
-REVISION = 2
+REVISION = 3
 """Raised whenever the drawing changes, so that old shards are not mistaken for new ones."""
 
 
@@ -60,7 +61,7 @@ class ToySource:
         generator = np.random.Generator(
             np.random.PCG64(np.random.SeedSequence([self.seed, split_number, listed.position]))
         )
-        image, mask = _draw(generator, mean_side=self.size)
+        image, mask, boxes = _draw(generator, mean_side=self.size)
         present = tuple(int(c) for c in np.unique(mask) if c != 0)
         return Sample(
             key=listed.key,
@@ -68,6 +69,7 @@ class ToySource:
             size=(image.shape[0], image.shape[1]),
             classes=present,
             mask=mask,
+            boxes=boxes,
             position=listed.position,
             source=f"toy:{self.seed}:{listed.key}",
         )
@@ -78,8 +80,8 @@ class ToySource:
         ).hexdigest()
 
 
-def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture: u8[H, W, 3] and its mask u8[H, W]."""
+def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray, np.ndarray, tuple[Box, ...]]:
+    """One picture: u8[H, W, 3], its mask u8[H, W], and the frames of what is seen of its objects."""
     spread = mean_side // 8
     height, width = (int(generator.integers(mean_side - spread, mean_side + spread + 1)) for _ in range(2))
     canvas = _background(generator, height, width)
@@ -92,10 +94,19 @@ def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray
         names.append("walker")
     if generator.random() < 0.35:
         names.append(str(generator.choice(list(SHARES), p=list(SHARES.values()))))
-    for name in names:
-        _draw_object(generator, canvas, mask, name)
+    objects = np.zeros((height, width), dtype=np.int64)
+    for number, name in enumerate(names, start=1):
+        body = _draw_object(generator, canvas, name)
+        mask[body], objects[body] = TOY.id_of(name), number
     canvas += generator.normal(0, 12, canvas.shape)
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask
+    boxes = _frames(objects, [TOY.id_of(name) for name in names])
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask, boxes
+
+
+def _frames(objects: np.ndarray, classes: list[int]) -> tuple[Box, ...]:
+    """The frame of every object 1, 2, ... of i64[H, W] that is not wholly covered."""
+    found = zip(classes, ndimage.find_objects(objects), strict=False)
+    return tuple(Box(c, at[0].start, at[1].start, at[0].stop, at[1].stop) for c, at in found if at is not None)
 
 
 def _patchwork(
@@ -130,8 +141,8 @@ def _draw_clutter(generator: np.random.Generator, canvas: np.ndarray) -> None:
     canvas[stroke] = generator.uniform(20, 235, 3)
 
 
-def _draw_object(generator: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, name: str) -> None:
-    """A body of two colours under the class's texture, which fades from one end to the other."""
+def _draw_object(generator: np.random.Generator, canvas: np.ndarray, name: str) -> np.ndarray:
+    """A body of two colours under the class's texture, which fades from end to end; returns its pixels, bool[H, W]."""
     height, width, _ = canvas.shape
     side = min(height, width)
     rows, columns = np.mgrid[0:height, 0:width]
@@ -144,7 +155,7 @@ def _draw_object(generator: np.random.Generator, canvas: np.ndarray, mask: np.nd
     strength = np.clip(48 + 27 * along / long, 20, 75)
     colours = _patchwork(generator, height, width, num_patches=12, spread=50)
     canvas[body] = (colours + (strength * _texture(name, along, across, generator))[..., None])[body]
-    mask[body] = TOY.id_of(name)
+    return body
 
 
 def _texture(name: str, along: np.ndarray, across: np.ndarray, generator: np.random.Generator) -> np.ndarray:

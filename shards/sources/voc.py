@@ -14,11 +14,13 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from shards.boxes import boxes_of_mask, inside
 from shards.images import decode_image, decode_index_png
-from shards.records import BACKGROUND, IGNORE, BadSampleError, Sample
+from shards.records import BACKGROUND, IGNORE, BadSampleError, Box, Sample
 from shards.sources.source import Listed
 from shards.taxonomy import VOC_20, Taxonomy
 
@@ -42,6 +44,10 @@ class VocSource:
     """A subset of VOC's classes, numbered in this order; all 20 where empty."""
     other_classes_as: int = BACKGROUND
     """What pixels of classes outside the subset become: 0 or 255."""
+    boxes: Literal["none", "annotations", "masks"] = "none"
+    """Frames of objects: none, those of the XML annotations, or of the components of the masks that are read."""
+    saliency: str = ""
+    """Folder of saliency maps (grey PNGs of the images' sizes) below the root; none where empty."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -69,12 +75,15 @@ class VocSource:
             height, width = decode_image(encoded).shape[:2]
         except ValueError as error:
             raise BadSampleError(f"{path.relative_to(self.root)}: {error}") from error
+        mask = self._mask(listed.key, (height, width)) if listed.split in self.masked_splits else None
         return Sample(
             key=listed.key,
             encoded=encoded,
             size=(height, width),
             classes=self._classes(listed.key),
-            mask=self._mask(listed.key, (height, width)) if listed.split in self.masked_splits else None,
+            mask=mask,
+            boxes=self._boxes(listed.key, mask, (height, width)),
+            saliency=self._saliency(listed.key, (height, width)),
             position=listed.position,
             source=str(path.relative_to(self.root)),
         )
@@ -107,22 +116,44 @@ class VocSource:
         return found
 
     def _names_from_xml(self, key: str) -> list[str]:
+        return [found.findtext("name") or "" for found in self._annotated(key)]
+
+    def _annotated(self, key: str) -> list[ElementTree.Element]:
+        """The objects of the XML annotation."""
         path = self.root / "Annotations" / f"{key}.xml"
         try:
-            tree = ElementTree.parse(path)
+            return ElementTree.parse(path).findall("object")
         except (OSError, ElementTree.ParseError) as error:
             raise BadSampleError(f"cannot read the labels in {path.relative_to(self.root)}: {_words(error)}") from error
-        return [name.text or "" for name in tree.iterfind("object/name")]
 
-    def _mask(self, key: str, size: tuple[int, int]) -> np.ndarray:
-        path = self.root / self.masks / f"{key}.png"
+    def _boxes(self, key: str, mask: np.ndarray | None, size: tuple[int, int]) -> tuple[Box, ...] | None:
+        if self.boxes == "none":
+            return None
+        if self.boxes == "masks":
+            return None if mask is None else boxes_of_mask(mask)
+        wanted = self.taxonomy.names
+        named = [(found.findtext("name"), found) for found in self._annotated(key)]
+        boxes = [_box_of(found, wanted.index(name) + 1) for name, found in named if name in wanted]
+        return inside(boxes, size=size)
+
+    def _saliency(self, key: str, size: tuple[int, int]) -> np.ndarray | None:
+        return (
+            self._index_png(self.root / self.saliency / f"{key}.png", "saliency map", size) if self.saliency else None
+        )
+
+    def _index_png(self, path: Path, what: str, size: tuple[int, int]) -> np.ndarray:
         name = path.relative_to(self.root)
         try:
             raw = decode_index_png(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise BadSampleError(f"cannot read the mask {name}: {_words(error)}") from error
+            raise BadSampleError(f"cannot read the {what} {name}: {_words(error)}") from error
         if raw.shape != size:
-            raise BadSampleError(f"the mask {name} is {raw.shape[1]}x{raw.shape[0]}, its image {size[1]}x{size[0]}")
+            raise BadSampleError(f"the {what} {name} is {raw.shape[1]}x{raw.shape[0]}, its image {size[1]}x{size[0]}")
+        return raw
+
+    def _mask(self, key: str, size: tuple[int, int]) -> np.ndarray:
+        path = self.root / self.masks / f"{key}.png"
+        name, raw = path.relative_to(self.root), self._index_png(path, "mask", size)
         known = self._mask_ids
         if (known[raw] < 0).any():
             bad = sorted(set(np.unique(raw[known[raw] < 0]).tolist()))
@@ -146,10 +177,13 @@ class VocSource:
             for listed in self.list_split(split):
                 image = self.root / "JPEGImages" / f"{listed.key}.jpg"
                 mask = self.root / self.masks / f"{listed.key}.png"
-                sizes = [path.stat().st_size if path.exists() else -1 for path in (image, mask)]
+                files = [image, mask]
+                if self.saliency:
+                    files.append(self.root / self.saliency / f"{listed.key}.png")
+                sizes = [path.stat().st_size if path.exists() else -1 for path in files]
                 digest.update(f"{split} {listed.key} {sizes}\n".encode())
                 annotation = self.root / "Annotations" / f"{listed.key}.xml"
-                if self.labels is None and annotation.is_file():
+                if (self.labels is None or self.boxes == "annotations") and annotation.is_file():
                     digest.update(annotation.read_bytes())
         if self.labels is not None:
             _ = self._label_file  # raises where it is of another form
@@ -177,6 +211,16 @@ def _read_keys(path: Path, split: str) -> list[str]:
     if not keys:
         raise ValueError(f"the list of split {split!r} is empty: {path}")
     return keys
+
+
+def _box_of(annotated: ElementTree.Element, class_id: int) -> Box:
+    """VOC counts pixels from 1 and means the last one too; some of its coordinates have fractions."""
+    texts = [annotated.findtext(f"bndbox/{name}") for name in ("ymin", "xmin", "ymax", "xmax")]
+    try:
+        top, left, bottom, right = (round(float(text or "")) for text in texts)
+    except (ValueError, OverflowError):
+        raise BadSampleError(f"the box of an object {annotated.findtext('name')!r} is not four numbers") from None
+    return Box(class_id, top - 1, left - 1, bottom, right)
 
 
 def _words(error: Exception) -> str:

@@ -66,7 +66,7 @@ def test_unfinished_and_cut_shards_name_their_file(tmp_path: Path) -> None:
 
 
 # Places within a record: its first header's name and size, its first member, its last member (512 bytes each before).
-@pytest.mark.parametrize(("kind", "number", "last"), [("seed", 7, 512 + 40), ("cam", 2, 3 * 512 + 64)])
+@pytest.mark.parametrize(("kind", "number", "last"), [("seed", 8, 512 + 40), ("cam", 3, 3 * 512 + 64)])
 def test_damage_names_the_file(tmp_path: Path, kind: str, number: int, last: int) -> None:
     layer = Layer(tmp_path, kind)
     row = write_shard(layer, SHARD, [one_of_each(key, 7)[number] for key in KEYS])

@@ -15,7 +15,7 @@ from shards.sources.source import Source
 from shards.sources.toy import ToySource
 from shards.sources.voc import VocSource
 from shards.taxonomy import Taxonomy
-from wsss.settings import Place, settings
+from wsss.settings import Place, read_unless, settings
 from wsss.stages.stage import Instance, Map, ShardWorker
 
 LISTS = Path(__file__).resolve().parents[2] / "tuning" / "recipes" / "lists"
@@ -46,6 +46,10 @@ class BuildShards(Map):
     """voc: the classes to keep, numbered in this order; all 20 where empty."""
     other_classes_as: Literal[0, 255] = 0
     """voc: what mask pixels of other classes become: background or ignored."""
+    boxes: Annotated[Literal["none", "annotations", "masks"], read_unless("boxes", "none")] = "none"
+    """voc: frames of objects: none, those of the XML annotations, or of the components of the masks that are read."""
+    saliency: Annotated[str, Place()] = ""
+    """voc: folder of saliency maps below the root, grey PNGs of the images' sizes; none where empty."""
     counts: dict[str, int] = Field(default_factory=dict)
     """toy: split -> number of pictures."""
     size: Annotated[int, Field(ge=32)] = 128
@@ -78,6 +82,8 @@ class BuildShards(Map):
             masked_splits=self.masked_splits,
             class_names=self.class_names,
             other_classes_as=self.other_classes_as,
+            boxes=self.boxes,
+            saliency=self.saliency,
         )
 
     def _list_path(self, given: str) -> Path:

@@ -72,3 +72,17 @@ def test_signature_follows_what_is_drawn() -> None:
     ]
     assert len({variant.signature() for variant in variants}) == 4
     assert SOURCE.signature() == ToySource(counts={"val": 20, "train": 300}, seed=4, size=48).signature()
+
+
+def test_boxes_frame_what_is_seen_of_every_class(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert sample.boxes is not None and sample.mask is not None
+        framed = np.zeros(sample.size, bool)
+        for box in sample.boxes:
+            inside = sample.mask[box.top : box.bottom, box.left : box.right] == box.class_id
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any(), (
+                "frames are tight"
+            )
+            framed[box.top : box.bottom, box.left : box.right] = True
+        assert {box.class_id for box in sample.boxes} == set(sample.classes)
+        assert framed[sample.mask > 0].all()

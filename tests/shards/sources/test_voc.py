@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shards.images import decode_index_png, encode_png
-from shards.records import BadSampleError, Sample
+from shards.records import BadSampleError, Box, Sample
 from shards.sources.voc import VocSource
 from tests.shards.sources.voc_folder import LABELS, jpeg, make_voc
 
@@ -202,3 +202,47 @@ def test_signature_follows_the_files(root: Path, file: str) -> None:
     changed = source(root).signature()
     (root / "lists" / "val.txt").write_text("2007_4\n2007_3\n")
     assert len({before, changed, source(root).signature()}) == 3
+
+
+def test_boxes_of_annotations_count_from_one_and_end_at_the_border(root: Path) -> None:
+    data = source(root, boxes="annotations", class_names=("person", "cat"), labels=root / "labels.json")
+    assert read(source(root), 0).boxes is None
+    assert read(data, 0).boxes == (Box(2, 3, 5, 37, 19), Box(1, 3, 5, 37, 19))
+    assert read(data, 1).boxes == () and read(data, 3).boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<xmax>19", "<xmax>wide", "the box of an object 'dog' is not four numbers"),
+        ("<xmax>19", "<xmax>nan", "the box of an object 'dog' is not four numbers"),
+        ("<xmin>5.6", "<xmin>54", "columns 53 to 19, holds no pixel of an image of 38 rows and 53 columns"),
+    ],
+)
+def test_boxes_that_frame_nothing(root: Path, old: str, new: str, message: str) -> None:
+    path = root / "Annotations" / "2007_2.xml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(BadSampleError, match=message):
+        read(source(root, boxes="annotations"), 1)
+
+
+def test_boxes_of_masks_frame_every_component_of_a_class(root: Path) -> None:
+    assert read(source(root, boxes="masks"), 0).boxes == (Box(8, 3, 5, 11, 19), Box(18, 20, 23, 29, 31))
+    assert read(source(root, boxes="masks"), 1).boxes == (Box(12, 3, 5, 11, 19), Box(12, 20, 23, 29, 31))
+    assert read(source(root, boxes="masks", masked_splits=("val",)), 0).boxes is None
+
+
+def test_saliency_maps_are_read_and_must_fit(root: Path) -> None:
+    (root / "saliency").mkdir()
+    drawn = np.arange(37 * 53).reshape(37, 53).astype(np.uint8)
+    (root / "saliency" / "2007_1.png").write_bytes(encode_png(drawn))
+    (root / "saliency" / "2007_2.png").write_bytes(encode_png(drawn))
+    data = source(root, saliency="saliency")
+    before = data.signature()
+    np.testing.assert_array_equal(read(data, 0).saliency, drawn)
+    with pytest.raises(BadSampleError, match=r"the saliency map saliency/2007_2.png is 53x37, its image 53x38"):
+        read(data, 1)
+    with pytest.raises(BadSampleError, match=r"cannot read the saliency map saliency/2007_3.png: No such file"):
+        read(data, 2)
+    (root / "saliency" / "2007_3.png").write_bytes(encode_png(drawn))
+    assert data.signature() != before

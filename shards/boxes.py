@@ -1,0 +1,42 @@
+"""Frames of objects: from masks where no annotator drew any, and what makes one valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import ndimage
+
+from shards.records import BACKGROUND, IGNORE, BadSampleError, Box
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+def boxes_of_mask(mask_HW: np.ndarray) -> tuple[Box, ...]:
+    """Frames of the 8-connected components of every foreground class of u8[H, W], by class, then by place.
+
+    They stand in for drawn boxes: one object cut in two gets two frames, two that touch share one.
+    """
+    boxes = []
+    for class_id in np.unique(mask_HW).tolist():
+        if class_id in (BACKGROUND, IGNORE):
+            continue
+        labels, _ = ndimage.label(mask_HW == class_id, structure=_EIGHT_NEIGHBOURS)
+        for rows, columns in ndimage.find_objects(labels):
+            boxes.append(Box(class_id, rows.start, columns.start, rows.stop, columns.stop))
+    return tuple(boxes)
+
+
+def inside(boxes: Iterable[Box], *, size: tuple[int, int]) -> tuple[Box, ...]:
+    """The boxes cut at the image's border. Raises `BadSampleError` for one that holds no pixel of it."""
+    height, width = size
+    cut = []
+    for class_id, top, left, bottom, right in boxes:
+        box = Box(class_id, max(top, 0), max(left, 0), min(bottom, height), min(right, width))
+        if box.top >= box.bottom or box.left >= box.right:
+            raise BadSampleError(
+                f"a box of class {class_id}, rows {top} to {bottom}, columns {left} to {right}, holds no pixel of an "
+                f"image of {height} rows and {width} columns"
+            )
+        cut.append(box)
+    return tuple(cut)
