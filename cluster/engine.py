@@ -179,6 +179,7 @@ class _Trainer:
 
     def _step(self, parts: list[Part], epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss and its terms over all ranks and parts."""
+        self.task.begin_step(self.state.step, num_steps=self.epoch_ends[-1])
         prepared = [replace(part, batch=self._prepare(part, number)) for number, part in enumerate(parts)]
         # Without parts the counts come with the loss; with them they must be known before the first has run.
         counts = self._count(prepared) if len(parts) > 1 else None

@@ -12,18 +12,21 @@ from shards.records import BACKGROUND, IGNORE, BadSampleError, Box
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
-def boxes_of_mask(mask_HW: np.ndarray) -> tuple[Box, ...]:
+def boxes_of_mask(mask_HW: np.ndarray, *, least_part: float = 0.0) -> tuple[Box, ...]:
     """Frames of the 8-connected components of every foreground class of u8[H, W], by class, then by place.
 
-    They stand in for drawn boxes: one object cut in two gets two frames, two that touch share one.
+    They stand in for drawn boxes: one object cut in two gets two frames, two that touch share one. Components smaller
+    than `least_part` of their class's largest get none.
     """
     boxes = []
     for class_id in np.unique(mask_HW).tolist():
         if class_id in (BACKGROUND, IGNORE):
             continue
         labels, _ = ndimage.label(mask_HW == class_id, structure=_EIGHT_NEIGHBOURS)
-        for rows, columns in ndimage.find_objects(labels):
-            boxes.append(Box(class_id, rows.start, columns.start, rows.stop, columns.stop))
+        areas = np.bincount(labels.ravel())[1:]
+        for area, (rows, columns) in zip(areas, ndimage.find_objects(labels), strict=True):
+            if area >= least_part * areas.max():
+                boxes.append(Box(class_id, rows.start, columns.start, rows.stop, columns.stop))
     return tuple(boxes)
 
 

@@ -84,7 +84,7 @@ def encode(record: Record) -> Members:
             "source": record.source,
         }
         if record.boxes is not None:
-            meta["boxes"] = [list(box) for box in record.boxes]
+            meta["boxes"] = [[int(value) for value in box] for box in record.boxes]
         members = {"img": record.encoded, "json": to_json(meta)}
         if record.mask is not None:
             members["mask.png"] = encode_png(record.mask)

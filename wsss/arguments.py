@@ -14,6 +14,8 @@ STAGE_COMMANDS = (
     "make-scores",
     "make-pseudo-labels",
     "make-instance-labels",
+    "train-ancillary",
+    "train-correction",
     "train-segmenter",
     "make-segmenter-maps",
     "predict",

@@ -1,11 +1,11 @@
-"""The picture at the end of a run: image | CAM | pseudo label | instances | prediction | truth, a row per image.
+"""The picture at the end of a run: image | CAM | pseudo label | instances | predictions | truth, a row per image.
 
-Instances are drawn where the recipe makes them.
+What a recipe does not make has no column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -20,41 +20,41 @@ from wsss.recipe import Recipe
 from wsss.stages.stage import Instance
 
 MAX_ROWS = 8
-COLUMNS = ("image", "CAM", "pseudo label", "instances", "prediction", "truth")
+MAX_PREDICTIONS = 8
 GOLDEN_RATIO = 0.618034
 
 
 def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
     """A PNG of the first images of a split that all layers hold; None where a recipe makes no predictions for it.
 
-    CAMs and pseudo labels had the image's labels, the prediction had none.
+    CAMs and pseudo labels had the image's labels, the predictions had none: one column for each of the recipe's.
     """
-    layers = _layers(recipe)
-    if layers is None:
+    predictions = [i for i in recipe.instances if i.stage.kind == "predict" and i.is_done()][:MAX_PREDICTIONS]
+    if not predictions:
         return None
-    columns = [name for name in COLUMNS if name != "instances" or name in layers]
-    tiles = [[_row(records)[name] for name in columns] for records in _first_records(layers, split)]
+    chain = _chain(recipe, predictions[0])
+    layers = {"image": predictions[0].samples.layer} | {name: found.layer for name, found in chain.items()}
+    named = {"prediction" if len(predictions) == 1 else one.name: one.layer for one in predictions}
+    rows = [_row(records, predictions=list(named)) for records in _first_records(layers | named, split)]
+    if not rows:
+        return None
+    columns = [*layers, *named, "truth"]
+    tiles = [[row[name] for name in columns] for row in rows]
     taxonomy = recipe.instances[0].taxonomy
-    return compose(tiles, columns=columns, taxonomy=taxonomy, legend=range(1, len(taxonomy) + 1)) if tiles else None
+    return compose(tiles, columns=columns, taxonomy=taxonomy, legend=range(1, len(taxonomy) + 1))
 
 
-def _layers(recipe: Recipe) -> dict[str, Layer] | None:
-    """The chain behind the last predictions: samples, cams, pseudo labels, predictions; and instances of those cams."""
-    predictions = [i for i in recipe.instances if i.stage.kind == "predict"]
-    if not predictions or not predictions[0].is_done():
-        return None
-    labels = predictions[0].inputs["segmenter"].inputs["pseudo_labels"]
-    cams = _upstream(labels, "make_cams")
-    chain = {"samples": predictions[0].samples, "cams": cams, "labels": labels, "predictions": predictions[0]}
-    made = [
-        i for i in recipe.instances if i.stage.kind == "make_instance_labels" and i.inputs["cams"].path == cams.path
-    ]
-    if made and made[0].is_done():
+def _chain(recipe: Recipe, prediction: Instance) -> dict[str, Instance]:
+    """Column -> the nearest instance behind the prediction that fills it, as far as there is one."""
+    found = {"CAM": _upstream(prediction, "make_cams"), "pseudo label": _upstream(prediction, "make_pseudo_labels")}
+    chain = {name: instance for name, instance in found.items() if instance is not None}
+    made = [i for i in recipe.instances if i.stage.kind == "make_instance_labels" and i.is_done()]
+    if "CAM" in chain and made and made[0].inputs["cams"].path == chain["CAM"].path:
         chain["instances"] = made[0]
-    return {name: instance.layer for name, instance in chain.items()}
+    return chain
 
 
-def _upstream(instance: Instance, kind: str) -> Instance:
+def _upstream(instance: Instance, kind: str) -> Instance | None:
     """The nearest instance of that kind that this one descends from."""
     level = [instance]
     while level:
@@ -62,35 +62,36 @@ def _upstream(instance: Instance, kind: str) -> Instance:
         for one in level:
             if one.stage.kind == kind:
                 return one
-    raise AssertionError(f"{instance.name} descends from no {kind}")
+    return None
 
 
 def _first_records(layers: Mapping[str, Layer], split: str) -> Iterator[dict[str, Record]]:
-    shards = [shard for shard in layers["predictions"].shards() if split_of(shard) == split][:1]
+    *_, last = layers
+    shards = [shard for shard in layers[last].shards() if split_of(shard) == split][:1]
     for shard in shards:
         have = {
             name: {r.key: r for r in read_shard(layer, shard)}
             for name, layer in layers.items()
             if layer.is_finished(shard)
         }
-        keys = [key for key in have["predictions"] if all(key in records for records in have.values())]
+        keys = [key for key in have[last] if all(key in records for records in have.values())]
         # Images with more than one class say more about a method than others.
-        keys.sort(key=lambda key: -min(len(cast(Sample, have["samples"][key]).classes), 2))
+        keys.sort(key=lambda key: -min(len(cast(Sample, have["image"][key]).classes), 2))
         for key in keys[:MAX_ROWS]:
             yield {name: records[key] for name, records in have.items()}
 
 
-def _row(records: Mapping[str, Record]) -> dict[str, Image.Image]:
-    sample = cast(Sample, records["samples"])
+def _row(records: Mapping[str, Record], *, predictions: Sequence[str]) -> dict[str, Image.Image]:
+    """Column -> its tile."""
+    sample = cast(Sample, records["image"])
     image = sample.image
-    cams = cast(CamRecord, records["cams"]) if "cams" in records else None
-    labels = cast(PseudoLabel, records["labels"]) if "labels" in records else None
-    instances = cast(InstanceLabel, records["instances"]) if "instances" in records else None
+    cams, labels = cast(CamRecord | None, records.get("CAM")), cast(PseudoLabel | None, records.get("pseudo label"))
+    instances = cast(InstanceLabel | None, records.get("instances"))
     pictures = {
         "image": image,
         "CAM": _heat(image, cams),
         "pseudo label": overlay(image, None if labels is None else labels.mask),
-        "prediction": overlay(image, cast(Prediction, records["predictions"]).mask),
+        **{name: overlay(image, cast(Prediction, records[name]).mask) for name in predictions if name in records},
         "truth": overlay(image, sample.mask),
     }
     tiles = {name: fit(picture) for name, picture in pictures.items()}

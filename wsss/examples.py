@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ class Place:
     """Where the records of one key lie: its shard, and its entry in every layer."""
 
     shard: str
+    key: str
     entries: Mapping[str, Entry]
 
 
@@ -28,15 +29,24 @@ class JoinedRecords:
     A key that a layer lacks is left out here: that layer's manifest names the reason.
     """
 
-    def __init__(self, layers: Mapping[str, Layer], *, split: str, seed: int) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        *,
+        split: str,
+        seed: int,
+        max_shards: int | None = None,
+        keep: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`max_shards` takes the first shards alone; `keep` says, by its key, whether a record takes part."""
         self._layers, self._seed = dict(layers), seed
         self._factors: np.ndarray | None = None
         shards = [set(layer.shards()) for layer in layers.values()]
-        chosen = sorted(shard for shard in set.intersection(*shards) if split_of(shard) == split)
+        chosen = sorted(shard for shard in set.intersection(*shards) if split_of(shard) == split)[:max_shards]
         self.places: list[Place] = []
         self._counts: list[int] = []
         for shard in chosen:
-            places = self._places(shard)
+            places = [place for place in self._places(shard) if keep is None or keep(place.key)]
             self._counts.append(len(places))
             self.places.extend(places)
 
@@ -44,7 +54,7 @@ class JoinedRecords:
         entries = {name: {e.key: e for e in layer.row(shard).entries} for name, layer in self._layers.items()}
         first = next(iter(entries.values()))
         keys = [key for key in first if all(key in of_layer for of_layer in entries.values())]
-        return [Place(shard, {name: of_layer[key] for name, of_layer in entries.items()}) for key in keys]
+        return [Place(shard, key, {name: of_layer[key] for name, of_layer in entries.items()}) for key in keys]
 
     def __len__(self) -> int:
         return len(self.places)

@@ -58,6 +58,8 @@ class RecipeSettings:
     """Everything random is drawn from this and the sample's key."""
     supervision: Literal["image", "semi", "full"] = "image"
     """Which labels training uses: image-level labels, masks of some images, masks of all; must say what stages do."""
+    rules: Literal["none", "lid_track1"] = "none"
+    """`lid_track1`: what that challenge forbids in training, masks and boxes, is refused."""
     expected_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Instance -> seconds it took where the recipe was measured; the estimate of what is left starts from these."""
 
@@ -148,6 +150,20 @@ def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> Non
             + (f" ({most.name})" if used != "image" else "")
             + f"; declare supervision = {used!r}"
         )
+    if recipe.rules == "lid_track1":
+        _check_lid_track1(instances)
+
+
+def _check_lid_track1(instances: list[Instance]) -> None:
+    """Track 1 of the LID challenge: image-level labels alone train; masks exist for validation only."""
+    for instance in instances:
+        uses = "boxes" if instance.stage.reads_boxes() else "masks" if instance.stage.supervision() != "image" else ""
+        if uses:
+            raise RecipeError(
+                f"recipe.rules = 'lid_track1' allows image-level labels alone in training (no boxes, no masks), but "
+                f"{instance.name} ({instance.stage.kind}) trains with {uses}; take it out, or set rules = 'none' and "
+                "do not submit the result to that track"
+            )
 
 
 def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
@@ -194,7 +210,7 @@ def _resolve(
         instance = Instance(
             name=name,
             stage=stage,
-            seed=recipe.seed,
+            seed=recipe.seed + getattr(stage, "seed_shift", 0),
             inputs=present,
             fingerprint=digest,
             path=runtime.runs.absolute() / "store" / f"{kind}-{digest[:16]}",

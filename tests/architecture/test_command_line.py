@@ -28,6 +28,8 @@ FROZEN = {
     "make-scores": STAGE,
     "make-pseudo-labels": STAGE,
     "make-instance-labels": STAGE,
+    "train-ancillary": STAGE,
+    "train-correction": STAGE,
     "train-segmenter": STAGE,
     "make-segmenter-maps": STAGE,
     "predict": STAGE,

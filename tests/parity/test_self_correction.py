@@ -1,4 +1,4 @@
-"""Linear self-correction against a public re-implementation (the authors published no code)."""
+"""Self-correction against a public re-implementation (the authors published no code)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss.losses.soft_cross_entropy import soft_cross_entropy_sum
+from wsss.models.correction import ConvSelfCorrection
 from wsss.ops.self_correction import annealed_alpha, linear_self_correction
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "self_correction.npz", allow_pickle=False)
@@ -48,3 +49,15 @@ def test_schedule(case: int) -> None:
     steps = int(golden(case, "schedule_total_steps"))
     found = [annealed_alpha(step, num_steps=steps, first_alpha=30, last_alpha=0.5) for step in range(steps)]
     assert found == pytest.approx(golden(case, "schedule_alpha").tolist(), rel=1e-12)
+
+
+def test_convolutional_correction() -> None:
+    correction = ConvSelfCorrection(5)
+    weights = {f"layers.{n}.{part}": golden(0, f"conv_net_{n}_{part}") for n in (0, 2) for part in ("weight", "bias")}
+    correction.load_state_dict(weights)
+    logits = golden(0, "logits")
+    with torch.no_grad():
+        corrected = correction(logits, golden(0, "logits_anc"))
+    torch.testing.assert_close(corrected, golden(0, "conv_logits_refined"), rtol=1e-5, atol=1e-5)
+    term = soft_cross_entropy_sum(logits, target_BCHW=corrected.softmax(1), valid_BHW=None)
+    assert float(term.numerator / term.count) == pytest.approx(float(golden(0, "conv_soft_ce")), rel=1e-5)

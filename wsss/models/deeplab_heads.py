@@ -84,7 +84,12 @@ class DeepLab(nn.Module):
 
 
 def build_deeplab(
-    spec: EncoderSpec, *, num_classes: int, rates: tuple[int, ...], encoder: Encoder | None = None
+    spec: EncoderSpec,
+    *,
+    num_classes: int,
+    rates: tuple[int, ...],
+    encoder: Encoder | None = None,
+    dropout: float = 0.5,
 ) -> DeepLab:
     """Make a network of `num_classes` (background counted) on the encoder of `spec`, or on the one given.
 
@@ -95,4 +100,5 @@ def build_deeplab(
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
     encoder = build_encoder(spec) if encoder is None else encoder
-    return DeepLab(encoder, DeepLabHead(encoder.num_features, num_classes=num_classes, rates=rates))
+    head = DeepLabHead(encoder.num_features, num_classes=num_classes, rates=rates, dropout=dropout)
+    return DeepLab(encoder, head)

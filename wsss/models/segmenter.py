@@ -5,6 +5,7 @@ Shape letters: B batch, C classes with background, D channels, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -18,6 +19,9 @@ from wsss.models.weight_files import load_state
 
 _SEGMENTER_STRIDES = (8, 16)
 _NUM_LEVELS = 5
+HIGH_RESOLUTION_LEVEL, LAST_LEVEL = 2, _NUM_LEVELS
+"""The encoder's feature maps that the decoder reads: of stride 4, and the last."""
+Features = list[torch.Tensor]
 
 
 class Segmenter(nn.Module):
@@ -43,8 +47,16 @@ class Segmenter(nn.Module):
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
         """Return the logits [B,C,H,W]; the image is extended by its last row and column and the logits cropped back."""
+        return self.logits(image_B3HW)
+
+    def logits(
+        self, image_B3HW: torch.Tensor, *, through: Callable[[Features], Features] | None = None
+    ) -> torch.Tensor:
+        """As `forward`, the encoder's features changed by `through` before the decoder reads them."""
         height, width = image_B3HW.shape[-2:]
-        logits_BCHW: torch.Tensor = self.network(self._extended(image_B3HW))
+        features: Features = self.network.encoder(self._extended(image_B3HW))
+        decoded = self.network.decoder(features if through is None else through(features))
+        logits_BCHW: torch.Tensor = self.network.segmentation_head(decoded)
         return logits_BCHW[..., :height, :width]
 
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:

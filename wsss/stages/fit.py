@@ -60,6 +60,8 @@ class Validation:
 class Fit(Stage):
     """A stage that trains one task. The number of ranks and the global batch are part of the fingerprint."""
 
+    seed_shift: Annotated[int, Field(ge=0), read_unless("seed_shift", 0)] = 0
+    """Added to the recipe's seed: the same training drawn anew, to see how far results spread."""
     num_ranks: Annotated[int, Field(ge=1)] = 1
     """Processes that train together, one DeepSpeed rank each."""
     batch_size: Annotated[int, Field(ge=1)] = 16

@@ -14,7 +14,9 @@ from wsss.stages.predict import Predict
 from wsss.stages.stage import Stage
 from wsss.stages.submit import Submit
 from wsss.stages.train_affinity import TrainAffinity
+from wsss.stages.train_ancillary import TrainAncillary
 from wsss.stages.train_classifier import TrainClassifier
+from wsss.stages.train_correction import TrainCorrection
 from wsss.stages.train_segmenter import TrainSegmenter
 
 _KINDS: tuple[type[Stage], ...] = (
@@ -26,6 +28,8 @@ _KINDS: tuple[type[Stage], ...] = (
     MakeScores,
     MakePseudoLabels,
     MakeInstanceLabels,
+    TrainAncillary,
+    TrainCorrection,
     TrainSegmenter,
     MakeSegmenterMaps,
     Predict,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from shards.layer import Layer
 from shards.records import IGNORE, BadSampleError, Sample
 from wsss.examples import JoinedRecords
 from wsss.images import long_side_size, resize_image, to_tensor
@@ -26,7 +27,7 @@ _VALIDATED = ReadIf("validate_every of 1 or more", lambda stage: stage.validate_
 
 @settings
 class SegmenterValidation:
-    """Settings of the validation, for a class with an encoder's `mean` and `std`. Masks measure, they never train."""
+    """Settings of the validation, for a class with an encoder's `mean` and `std`. These masks never train."""
 
     validation_split: Annotated[str, _VALIDATED] = "val"
     """Split whose masks measure the mean IoU."""
@@ -35,13 +36,34 @@ class SegmenterValidation:
     validation_size: Annotated[int, Field(ge=0), _VALIDATED] = 0
     """Longer side of validation images in pixels, masks keep theirs; 0 leaves images as they are."""
 
+    def check_validation_split(self, instance: Instance) -> None:
+        """Raises: ValueError where the data set has no such split."""
+        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
+        if self.validate_every and self.validation_split not in splits:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r}; "
+                f"{instance.samples.name} has {', '.join(splits)}"
+            )
+
+    def validation_layers(self, instance: Instance) -> dict[str, Layer]:
+        """What is read of an image that is looked at."""
+        return {"samples": instance.inputs["samples"].layer}
+
+    def validation_sample(self, records: JoinedRecords, index: int) -> Sample:
+        """One image that is looked at."""
+        return records.sample(index)
+
+    def logits_of(self, network: Any, image_13HW: torch.Tensor, sample: Sample) -> torch.Tensor:
+        """f32[1, C, h, w] of one image."""
+        logits_1Chw: torch.Tensor = network(image_13HW).float()
+        return logits_1Chw
+
     def validation_samples(self, instance: Instance) -> Iterator[Sample]:
         """The readable images with masks among those that are looked at: the same ones at every validation."""
-        layers = {"samples": instance.inputs["samples"].layer}
-        records = JoinedRecords(layers, split=self.validation_split, seed=instance.seed)
+        records = JoinedRecords(self.validation_layers(instance), split=self.validation_split, seed=instance.seed)
         num_chosen = min(len(records), self.validation_images or len(records))
         for number in range(num_chosen):
-            sample = records.sample(number * len(records) // num_chosen)
+            sample = self.validation_sample(records, number * len(records) // num_chosen)
             if sample.mask is not None:
                 yield sample
 
@@ -85,5 +107,5 @@ class SegmenterValidation:
         image_13HW = to_tensor(sample.image, mean=self.mean, std=self.std)[None].to(device)  # type: ignore[attr-defined]
         if self.validation_size:
             image_13HW = resize_image(image_13HW, size=long_side_size(sample.size, long_side=self.validation_size))
-        logits_1CHW = resize_bilinear(network(image_13HW).float(), size=sample.size)
+        logits_1CHW = resize_bilinear(self.logits_of(network, image_13HW, sample), size=sample.size)
         return logits_1CHW[0].argmax(0).cpu()

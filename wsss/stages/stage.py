@@ -81,6 +81,10 @@ class Stage:
         """Labels that these settings train with: image-level labels, masks of some images, masks of all."""
         return "image"
 
+    def reads_boxes(self) -> bool:
+        """True where these settings train with boxes, annotated or made."""
+        return False
+
     def signature(self) -> str:
         """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run."""
         return ""

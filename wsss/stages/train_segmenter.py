@@ -1,137 +1,212 @@
-"""train_segmenter: pseudo labels -> a segmentation network that needs no labels at all.
-
-Shape letters: `H W` pixels.
-"""
+"""train_segmenter: pseudo labels, seeds, boxes or masks -> a segmentation network that needs no labels at all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
-from shards.records import PseudoLabel, SeedRecord
-from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
-from wsss.images import fill_colour, to_tensor
-from wsss.settings import read_unless, read_with, settings
-from wsss.stages.augmented_records import AugmentedRecords
+from wsss.settings import ReadIf, read_unless, settings
 from wsss.stages.dsrg_settings import DsrgSettings
-from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import Draw, TrainingSet, Validation
+from wsss.stages.fit import TrainingSet, Validation, load_trained
+from wsss.stages.full_set import TRAIN, MixedBatches
+from wsss.stages.segmenter_images import (
+    FramedImages,
+    MaskedImages,
+    MixedImages,
+    PseudoLabelledImages,
+    SeededImages,
+    SegmenterImages,
+)
+from wsss.stages.segmenter_training import SegmenterTraining
 from wsss.stages.segmenter_validation import SegmenterValidation
+from wsss.stages.self_correction_settings import SELF_CORRECTION, SelfCorrectionSettings
 from wsss.stages.stage import Instance, Outcome
-from wsss.tasks.dsrg import GRID, DsrgTask, grid_colours, grid_labels
-from wsss.tasks.segmentation import SegmentationTask
+from wsss.tasks.dsrg import GRID, DsrgTask
+from wsss.tasks.segmentation import SegmentationTask, SegmenterTask
+from wsss.tasks.self_correction import SelfCorrectionTask
+from wsss.tasks.semi_supervised import SemiSupervisedTask
 from wsss.tasks.task import Task
 
 if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
+_ON_PSEUDO_LABELS = ReadIf(
+    "objective = 'cross_entropy' and full_share below 1",
+    lambda stage: stage.objective == "cross_entropy" and stage.supervision() != "full",
+)
+
 
 @settings
-class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
-    """Train DeepLabv3+ or an earlier DeepLab by cross entropy on pseudo labels, or from seeds that grow meanwhile."""
+class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, SegmenterValidation, SegmenterTraining):
+    """Train DeepLabv3+ or an earlier DeepLab, by one of several objectives, with masks of none, some or all images.
+
+    | objective | full_share = 0 | between 0 and 1 | 1 |
+    |---|---|---|---|
+    | `cross_entropy` | on pseudo labels | pseudo labels and masks | full supervision |
+    | `dsrg` | from growing seeds | FickleNet's semi-supervised loss | - |
+    | `self_correction` | - | boxes and masks | - |
+    """
 
     kind: ClassVar[str] = "train_segmenter"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "pseudo_labels": ("make_pseudo_labels",),
         "seeds": ("make_seeds",),
+        "cams": ("make_cams", "make_segmenter_maps"),
+        "ancillary": ("train_ancillary",),
+        "correction": ("train_correction",),
         "classifier": ("train_classifier",),
     }
 
-    objective: Annotated[Literal["cross_entropy", "dsrg"], read_unless("objective", "cross_entropy")] = "cross_entropy"
-    """`cross_entropy`: on the pixels of pseudo labels; `dsrg`: on seeds that grow, and a dense CRF's result."""
-    network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], read_unless("network", "deeplabv3plus")] = (
-        "deeplabv3plus"
-    )
-    """`largefov`, `aspp`: DeepLab's earlier heads, at output stride 8, as DSRG and FickleNet have them on VGG16."""
-    decoder_channels: Annotated[int, Field(ge=8), read_with("network", "deeplabv3plus")] = 256
-    """deeplabv3plus: channels of the ASPP branches and the decoder."""
-    crop_size: Annotated[int, Field(ge=32)] = 352
-    """Side of the training crops in pixels."""
-    resize_long: SizeRange = (256, 704)
-    """Range of the longer side before cropping."""
-    augmentation: Annotated[Literal["weak", "strong"], read_unless("augmentation", "weak")] = "weak"
-    """`weak`: scale, mirror image, crop and colours; `strong`: also rotation, elastic deformation, noise, changes of
-    tone and sharpness (NoPeopleAllowed's list)."""
-    colour_jitter: Annotated[float, Field(ge=0, le=1), read_with("augmentation", "weak")] = 0.2
-    """weak: strength of random colour changes."""
-    confidence_threshold: Annotated[float, Field(ge=0, lt=1), read_with("objective", "cross_entropy")] = 0.0
+    objective: Annotated[
+        Literal["cross_entropy", "dsrg", "self_correction"], read_unless("objective", "cross_entropy")
+    ] = "cross_entropy"
+    """`cross_entropy`: on the pixels of pseudo labels, or of masks; `dsrg`: on seeds that grow, and a dense CRF's
+    result; `self_correction`: on masks of some images, and on what an ancillary model makes of the others' boxes."""
+    confidence_threshold: Annotated[float, Field(ge=0, lt=1), _ON_PSEUDO_LABELS] = 0.0
     """Pixels of the pseudo labels less confident than this are ignored."""
-    confidence_power: Annotated[
-        float, Field(ge=0), read_with("objective", "cross_entropy"), read_unless("confidence_power", 0.0)
-    ] = 0.0
+    confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, read_unless("confidence_power", 0.0)] = 0.0
     """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
 
+    def supervision(self) -> Literal["image", "semi", "full"]:
+        return MixedBatches.supervision(self)
+
+    def reads_boxes(self) -> bool:
+        return self.objective == SELF_CORRECTION
+
     def used_slots(self) -> tuple[str, ...]:
-        unused = "seeds" if self.objective == "cross_entropy" else "pseudo_labels"
-        return tuple(slot for slot in super().used_slots() if slot != unused)
+        unused = self.unused_slots()
+        if self.objective != "dsrg":
+            unused.add("seeds")
+        if self.objective != "cross_entropy" or self.supervision() == "full":
+            unused.add("pseudo_labels")
+        return tuple(slot for slot in super().used_slots() if slot not in unused)
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
-        if self.network != "deeplabv3plus" and self.output_stride != 8:
+        self.check_validation_split(instance)
+        self.check_mixture(instance)
+        supervision = self.supervision()
+        if self.objective == "dsrg" and supervision == "full":
             raise ValueError(
-                f"{instance.name}.output_stride = {self.output_stride}: network = {self.network!r} is made for maps of "
-                "stride 8; set output_stride = 8"
+                f"{instance.name}.full_share = 1 leaves objective = 'dsrg' no image without a mask; set a smaller "
+                "share, or objective = 'cross_entropy'"
             )
         if self.objective == "dsrg" and self.crop_size % GRID:
             raise ValueError(
                 f"{instance.name}.crop_size = {self.crop_size}: objective = 'dsrg' looks at a grid of stride {GRID}; "
                 f"set {self.crop_size // GRID * GRID} or {(self.crop_size // GRID + 1) * GRID}"
             )
-        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
-        if self.validate_every and self.validation_split not in splits:
+        if self.objective == SELF_CORRECTION:
+            self._check_self_correction(instance)
+
+    def _check_self_correction(self, instance: Instance) -> None:
+        if self.supervision() != "semi":
             raise ValueError(
-                f"{instance.name}.validation_split = {self.validation_split!r}; "
-                f"{instance.samples.name} has {', '.join(splits)}"
+                f"{instance.name}.full_share = {self.full_share}: objective = {SELF_CORRECTION!r} needs masks of some "
+                "images and boxes of others; set a share between 0 and 1, as its ancillary model has it"
             )
+        if self.zero_stage == 3:
+            raise ValueError(
+                f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"
+            )
+        self.check_self_correction(instance)
+        if self.self_correction == "conv":
+            self.require_same_architecture(instance, instance.inputs["correction"])
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
-        from wsss.models.deeplab_heads import ASPP_RATES, LARGE_FOV_RATES, build_deeplab
-        from wsss.models.norm import freeze_batch_norm
-        from wsss.models.segmenter import build_segmenter
-
-        spec, num_classes = self.encoder_spec(pretrained=False), len(instance.taxonomy) + 1
-        encoder = self.first_encoder(instance, pretrained=pretrained)
-        network: Segmenter | DeepLab
-        if self.network == "deeplabv3plus":
-            network = build_segmenter(
-                spec, encoder=encoder, num_classes=num_classes, decoder_channels=self.decoder_channels
-            )
-        else:
-            rates = LARGE_FOV_RATES if self.network == "largefov" else ASPP_RATES
-            network = build_deeplab(spec, encoder=encoder, num_classes=num_classes, rates=rates)
-        if self.norm == "frozen":
-            freeze_batch_norm(network.encoder)
+        goes_on = pretrained and "correction" in instance.inputs
+        network = self.segmenter(instance, pretrained=pretrained and not goes_on)
+        if goes_on:
+            network.load_state_dict(load_trained(instance.inputs["correction"]).primary.state_dict())
         return network
 
     def task(self, instance: Instance) -> Task:
         network = cast("Segmenter | DeepLab", self.model(instance, pretrained=True))
-        # A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised.
-        synchronise_norms = self.norm != "batch"
-        if self.objective == "cross_entropy":
-            return SegmentationTask(network, synchronise_norms=synchronise_norms)
-        return DsrgTask(
-            network,
-            crf=self.crf_in_the_loop(),
-            foreground_threshold=self.growing_foreground_threshold,
-            background_threshold=self.growing_background_threshold,
-            synchronise_norms=synchronise_norms,
-        )
+        if self.objective == SELF_CORRECTION:
+            return SelfCorrectionTask(
+                network,
+                self.targets(instance),
+                full_weight=self.full_weight,
+                synchronise_norms=self.synchronise_norms,
+            )
+        task: SegmenterTask = SegmentationTask(network, synchronise_norms=self.synchronise_norms)
+        if self.objective == "dsrg":
+            task = DsrgTask(
+                network,
+                crf=self.crf_in_the_loop(),
+                foreground_threshold=self.growing_foreground_threshold,
+                background_threshold=self.growing_background_threshold,
+                synchronise_norms=self.synchronise_norms,
+            )
+        return SemiSupervisedTask(task, full_weight=self.full_weight) if self.supervision() == "semi" else task
 
     def training_set(self, instance: Instance) -> TrainingSet:
         if self.validate_every:
             self.require_validation_masks(instance)
-        layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "classifier"}
-        records = JoinedRecords(layers, split="train", seed=instance.seed)
-        if self.objective == "cross_entropy":
-            return _PseudoLabelledImages(self, records, seed=instance.seed)
-        return _SeededImages(self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1)
+        if not self.full_share:
+            return self._weak_images(instance, full=frozenset())
+        full = self.full_keys(instance)
+        if self.supervision() == "full":
+            return self._masked_images(instance, full, name="label")
+        if self.objective == SELF_CORRECTION:
+            masked: SegmenterImages = self._framed_images(instance, full, masked=True)
+            others: SegmenterImages = self._framed_images(instance, full, masked=False)
+        else:
+            masked, others = self._masked_images(instance, full, name="mask"), self._weak_images(instance, full=full)
+        if not len(others):
+            raise ValueError(
+                f"{instance.name}.full_share = {self.full_share} leaves no training image to learn from weaker labels; "
+                "set a smaller share"
+            )
+        return MixedImages(masked, others, full_per_batch=self.full_per_batch, batch_size=self.batch_size)
+
+    def _masked_images(self, instance: Instance, full: frozenset[str], *, name: str) -> SegmenterImages:
+        layers = {"samples": instance.inputs["samples"].layer}
+        records = JoinedRecords(
+            layers, split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=full.__contains__
+        )
+        return MaskedImages(self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, name=name)
+
+    def _weak_images(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
+        slots = ("samples", "pseudo_labels" if self.objective == "cross_entropy" else "seeds")
+        layers = {slot: instance.inputs[slot].layer for slot in slots}
+        records = JoinedRecords(
+            layers, split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=lambda key: key not in full
+        )
+        num_classes = len(instance.taxonomy) + 1
+        if self.objective == "dsrg":
+            return SeededImages(self, records, seed=instance.seed, num_classes=num_classes)
+        return PseudoLabelledImages(
+            self,
+            records,
+            seed=instance.seed,
+            num_classes=num_classes,
+            confidence_threshold=self.confidence_threshold,
+            confidence_power=self.confidence_power,
+        )
+
+    def _framed_images(self, instance: Instance, full: frozenset[str], *, masked: bool) -> SegmenterImages:
+        slots = [slot for slot in ("samples", "cams") if slot in instance.inputs]
+        framed = self.with_boxes(instance)
+
+        def keep(key: str) -> bool:
+            return (key in full) == masked and (framed is None or key in framed)
+
+        records = JoinedRecords(
+            {slot: instance.inputs[slot].layer for slot in slots},
+            split=TRAIN,
+            seed=instance.seed,
+            max_shards=self.max_shards,
+            keep=keep,
+        )
+        return FramedImages(
+            self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=masked
+        )
 
     def validate(self, network: Segmenter, instance: Instance) -> Validation:
         """Mean IoU on the validation split; `keep = "best"` goes by it, not by the loss on pseudo labels."""
@@ -140,59 +215,3 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
     def finish(self, network: Segmenter, instance: Instance) -> Outcome:
         """The last validation; nothing without `validate_every`: `predict` and `evaluate` measure more exactly."""
         return self.validate(network, instance).outcome if self.validate_every else Outcome()
-
-
-class _AugmentedImages(AugmentedRecords):
-    """Images augmented by the stage's settings."""
-
-    def __init__(self, stage: TrainSegmenter, records: JoinedRecords, *, seed: int) -> None:
-        augmentation = Augmentation(
-            crop_size=stage.crop_size,
-            resize_long=stage.resize_long,
-            colour_jitter=stage.colour_jitter,
-            fill=fill_colour(stage.mean),
-            strong=stage.augmentation == "strong",
-        )
-        super().__init__(records, augmentation, seed=seed)
-        self._stage = stage
-
-
-class _PseudoLabelledImages(_AugmentedImages):
-    """Augmented images with pseudo labels."""
-
-    def example(self, draw: Draw) -> dict[str, Any]:
-        sample = self.records.sample(draw.index)
-        labels = cast(PseudoLabel, self.records.record(draw.index, "pseudo_labels"))
-        mask, power = labels.confident_mask(self._stage.confidence_threshold), self._stage.confidence_power
-        planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
-        image, changed = self.augmented(draw, sample, mask_HW=planes)
-        assert changed is not None
-        label_HW = torch.from_numpy((changed[..., 0] if power else changed).astype(np.int64))
-        image_3HW = to_tensor(image, mean=self._stage.mean, std=self._stage.std)
-        example = {"key": sample.key, "image": image_3HW, "label": label_HW}
-        if power:
-            example["weight"] = torch.from_numpy((changed[..., 1] / 255).astype(np.float32) ** power)
-        return example
-
-
-class _SeededImages(_AugmentedImages):
-    """Augmented images with seeds and colours on the grid, and the classes present."""
-
-    def __init__(self, stage: TrainSegmenter, records: JoinedRecords, *, seed: int, num_classes: int) -> None:
-        super().__init__(stage, records, seed=seed)
-        self._num_classes = num_classes
-
-    def example(self, draw: Draw) -> dict[str, Any]:
-        sample = self.records.sample(draw.index)
-        seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
-        image, label = self.augmented(draw, sample, mask_HW=seeds.label)
-        assert label is not None
-        present_C = torch.zeros(self._num_classes, dtype=torch.bool)
-        present_C[[0, *sample.classes]] = True
-        return {
-            "key": sample.key,
-            "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),
-            "seeds": grid_labels(label),
-            "present": present_C,
-            "pixels": grid_colours(image),
-        }

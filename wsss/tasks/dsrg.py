@@ -5,19 +5,19 @@ Shape letters: `B` batch, `C` classes with background, `H W` pixels, `h w` the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from wsss.losses.dsrg import balanced_seed_sums, boundary_sum, floored_probabilities, smoothed_softmax
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
 from wsss.ops.region_growing import grow_seeds
-from wsss.tasks.task import Batch, Task, TaskOutput
+from wsss.tasks.segmentation import SegmenterTask
+from wsss.tasks.task import Batch, TaskOutput
 
 if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
@@ -65,7 +65,7 @@ def grid_colours(image_HW3: np.ndarray) -> Tensor:
     return torch.from_numpy(cells.round().astype(np.uint8))
 
 
-class DsrgTask(Task):
+class DsrgTask(SegmenterTask):
     """Balanced seed loss on the grown seeds + closeness of the probabilities to what a dense CRF makes of them.
 
         p = smoothed softmax of the logits on the grid,  q = CRF(p),  S = growth of the given seeds by q
@@ -83,8 +83,6 @@ class DsrgTask(Task):
     CRF, where the public code sends an approximate one; colours are cell means, theirs samples.
     """
 
-    network: Segmenter | DeepLab
-
     def __init__(
         self,
         network: Segmenter | DeepLab,
@@ -94,17 +92,15 @@ class DsrgTask(Task):
         background_threshold: float,
         synchronise_norms: bool,
     ) -> None:
-        super().__init__()
-        self.network, self.synchronise_norms = network, synchronise_norms
+        super().__init__(network, synchronise_norms=synchronise_norms)
         self._crf = crf
         self._foreground_threshold, self._background_threshold = foreground_threshold, background_threshold
 
-    def forward(self, batch: Batch) -> TaskOutput:
-        logits_BCHW = self.network(batch["image"])
+    def from_logits(self, logits_BCHW: Tensor, batch: Batch) -> TaskOutput:
         # Autocast would compute the CRF's messages in half precision.
         with torch.autocast(logits_BCHW.device.type, enabled=False):
             size = batch["seeds"].shape[-2:]
-            logits_BChw = F.interpolate(logits_BCHW.float(), size=size, mode="bilinear", align_corners=False)
+            logits_BChw = F.interpolate(logits_BCHW, size=size, mode="bilinear", align_corners=False)
             probs_BChw = smoothed_softmax(logits_BChw)
             refined_BChw = self._crf.refine(probs_BChw.detach(), pixels_Bhw3=batch["pixels"])
             seeds_BChw = self._grown(batch, refined_BChw)
@@ -133,7 +129,3 @@ class DsrgTask(Task):
         images = torch.tensor(len(seeds_Bhw), device=seeds_Bhw.device)
         pixels = torch.tensor(seeds_Bhw.numel(), device=seeds_Bhw.device)
         return {"seed_background": images, "seed_foreground": images, "boundary": pixels}
-
-    def new_parameters(self) -> Iterator[nn.Parameter]:
-        for part in self.network.decoder_parts:
-            yield from part.parameters()

@@ -1,10 +1,11 @@
-"""Segmentation by cross entropy on label maps.
+"""What the objectives of a segmenter share, and the plainest one: cross entropy on label maps.
 
 Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,29 @@ if TYPE_CHECKING:
     from wsss.models.segmenter import Segmenter
 
 
-class SegmentationTask(Task):
+class SegmenterTask(Task):
+    """An objective on the logits of a segmenter."""
+
+    network: Segmenter | DeepLab
+
+    def __init__(self, network: Segmenter | DeepLab, *, synchronise_norms: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.synchronise_norms = synchronise_norms
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        return self.from_logits(self.network(batch["image"]).float(), batch)
+
+    @abstractmethod
+    def from_logits(self, logits_BCHW: torch.Tensor, batch: Batch) -> TaskOutput:
+        """The loss terms of logits f32[B, C, H, W] at the size of the images."""
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        for part in self.network.decoder_parts:
+            yield from part.parameters()
+
+
+class SegmentationTask(SegmenterTask):
     """Mean over labelled pixels of -log softmax(logits)[label]; pixels of 255 count for nothing.
 
         loss = sum_u w(u) * cost(u) / sum_u w(u),  w = 1 unless the batch has weights
@@ -33,15 +56,8 @@ class SegmentationTask(Task):
     Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W], `weight` f32[B, H, W] in [0, 1] or none.
     """
 
-    network: Segmenter | DeepLab
-
-    def __init__(self, network: Segmenter | DeepLab, *, synchronise_norms: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.synchronise_norms = synchronise_norms
-
-    def forward(self, batch: Batch) -> TaskOutput:
-        logits_BCHW, label_BHW = self.network(batch["image"]).float(), batch["label"]
+    def from_logits(self, logits_BCHW: torch.Tensor, batch: Batch) -> TaskOutput:
+        label_BHW = batch["label"]
         if "weight" in batch:
             cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
             total = (cost_BHW * batch["weight"]).sum()
@@ -55,7 +71,3 @@ class SegmentationTask(Task):
         if "weight" in batch:
             return {"cross_entropy": batch["weight"].where(labelled_BHW, 0.0).sum()}
         return {"cross_entropy": labelled_BHW.sum()}
-
-    def new_parameters(self) -> Iterator[nn.Parameter]:
-        for part in self.network.decoder_parts:
-            yield from part.parameters()

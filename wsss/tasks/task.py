@@ -48,6 +48,9 @@ class Task(nn.Module):
 
     network: nn.Module
 
+    def begin_step(self, step: int, *, num_steps: int) -> None:
+        """Told before every step, 0 to num_steps - 1, for objectives that change while they are trained."""
+
     def prepare(self, batch: Batch) -> Batch:
         """The batch that `forward` is given in training, random changes included that its counts depend on."""
         return batch

@@ -1,0 +1,57 @@
+"""A training on images with masks and boxes: what the first two stages of self-correcting networks share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from shards.layer import Layer
+from wsss.examples import JoinedRecords
+from wsss.settings import settings
+from wsss.stages.box_source import BoxSource
+from wsss.stages.fit import TrainingSet
+from wsss.stages.full_set import TRAIN, FullSet
+from wsss.stages.segmenter_images import FramedImages
+from wsss.stages.segmenter_training import SegmenterTraining
+from wsss.stages.segmenter_validation import SegmenterValidation
+from wsss.stages.stage import Instance
+
+
+@settings
+class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining):
+    """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
+
+    def supervision(self) -> Literal["image", "semi", "full"]:
+        return FullSet.supervision(self)
+
+    def reads_boxes(self) -> bool:
+        return True
+
+    def used_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in super().used_slots() if slot != "cams" or self.box_source == "cams")
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        self.check_full_set(instance)
+        self.check_boxes(instance)
+        self.check_validation_split(instance)
+        if not self.full_share:
+            raise ValueError(
+                f"{instance.name}.full_share = 0: {self.kind} learns from masks; set the share of the training images "
+                "whose masks it may use"
+            )
+
+    def layers(self, instance: Instance) -> dict[str, Layer]:
+        """What is read of an image: itself, and the maps that give it boxes."""
+        return {slot: instance.inputs[slot].layer for slot in ("samples", "cams") if slot in instance.inputs}
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        if self.validate_every:
+            self.require_validation_masks(instance)
+        full, framed = self.full_keys(instance), self.with_boxes(instance)
+        chosen = full if framed is None else full & framed
+        records = JoinedRecords(
+            self.layers(instance), split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=chosen.__contains__
+        )
+        return FramedImages(
+            self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=True
+        )

@@ -1,0 +1,91 @@
+"""train_ancillary: masks and boxes -> a segmentation network that is told boxes, for self-correcting networks.
+
+Shape letters: `C` classes with background, `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import nn
+
+from shards.layer import Layer
+from shards.records import BadSampleError, Sample
+from wsss.examples import JoinedRecords
+from wsss.settings import settings
+from wsss.stages.box_source import framed_planes, grid_planes
+from wsss.stages.fit import Validation
+from wsss.stages.framed_training import FramedTraining
+from wsss.stages.stage import Instance, Outcome
+from wsss.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wsss.models.ancillary import AncillarySegmenter
+
+
+@settings
+class TrainAncillary(FramedTraining):
+    """Train the ancillary model: a DeepLabv3+ that sees boxes beside the image.
+
+    For the convolutional self-correction, give it half of the share that the later stages have: a model that has seen
+    the masks which the correction learns from is too sure of them.
+
+    Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.1.
+    """
+
+    kind: ClassVar[str] = "train_ancillary"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "classifier": ("train_classifier",),
+        "cams": ("make_cams", "make_segmenter_maps"),
+    }
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        if self.network != "deeplabv3plus":
+            raise ValueError(
+                f"{instance.name}.network = {self.network!r}: boxes go in at the two scales of 'deeplabv3plus'; set it"
+            )
+
+    def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.ancillary import AncillarySegmenter
+        from wsss.models.segmenter import Segmenter
+
+        segmenter = self.segmenter(instance, pretrained=pretrained)
+        return AncillarySegmenter(cast(Segmenter, segmenter), num_classes=len(instance.taxonomy) + 1)
+
+    def task(self, instance: Instance) -> Task:
+        from wsss.tasks.self_correction import AncillaryTask
+
+        network = cast("AncillarySegmenter", self.model(instance, pretrained=True))
+        return AncillaryTask(network, synchronise_norms=self.synchronise_norms)
+
+    def validate(self, network: Any, instance: Instance) -> Validation:
+        """Mean IoU on the validation split, its boxes given: how good the soft labels can be."""
+        self.with_boxes(instance, split=self.validation_split)
+        return self.mean_iou(network, instance)
+
+    def finish(self, network: Any, instance: Instance) -> Outcome:
+        """The last validation; nothing without `validate_every`."""
+        return self.validate(network, instance).outcome if self.validate_every else Outcome()
+
+    def validation_layers(self, instance: Instance) -> dict[str, Layer]:
+        return self.layers(instance)
+
+    def validation_sample(self, records: JoinedRecords, index: int) -> Sample:
+        sample = records.sample(index)
+        if self.box_source == "annotated" or sample.mask is None:  # without a mask it is passed over
+            return sample
+        cams = records.record(index, "cams") if self.box_source == "cams" else None
+        return replace(sample, boxes=self.boxes_of(sample, cams))
+
+    def logits_of(self, network: AncillarySegmenter, image_13HW: torch.Tensor, sample: Sample) -> torch.Tensor:
+        """f32[1, C, H, W], the image's boxes given."""
+        if sample.boxes is None:
+            raise BadSampleError("its boxes are not known")
+        classes, framed_HWK = framed_planes(sample.boxes, size=sample.size)
+        planes = grid_planes(framed_HWK, classes, num_classes=network.num_classes)
+        logits_1CHW: torch.Tensor = network(image_13HW, planes[None].to(image_13HW.device)).float()
+        return logits_1CHW

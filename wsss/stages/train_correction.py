@@ -1,0 +1,64 @@
+"""train_correction: the second of the three stages of convolutional self-correction, on masks and boxes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from torch import nn
+
+from wsss.settings import settings
+from wsss.stages.fit import Validation, load_trained
+from wsss.stages.framed_training import FramedTraining
+from wsss.stages.self_correction_settings import require_same_boxes
+from wsss.stages.stage import Instance, Outcome
+from wsss.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wsss.models.correction import CorrectedSegmenter
+
+
+@settings
+class TrainCorrection(FramedTraining):
+    """Train the primary model and the correction that will make its soft labels, beside a frozen ancillary model.
+
+    `train_segmenter` with `self_correction = "conv"` goes on from both.
+
+    Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.3.
+    """
+
+    kind: ClassVar[str] = "train_correction"
+    slots: ClassVar[dict[str, tuple[str, ...]]] = {
+        "samples": ("build_shards",),
+        "ancillary": ("train_ancillary",),
+        "classifier": ("train_classifier",),
+        "cams": ("make_cams", "make_segmenter_maps"),
+    }
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        require_same_boxes(self, instance, instance.inputs["ancillary"])
+        if self.zero_stage == 3:
+            raise ValueError(
+                f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"
+            )
+
+    def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
+        from wsss.models.correction import ConvSelfCorrection, CorrectedSegmenter
+
+        primary = self.segmenter(instance, pretrained=pretrained)
+        return CorrectedSegmenter(primary, ConvSelfCorrection(len(instance.taxonomy) + 1))
+
+    def task(self, instance: Instance) -> Task:
+        from wsss.tasks.self_correction import CorrectionTask
+
+        network = cast("CorrectedSegmenter", self.model(instance, pretrained=True))
+        ancillary = load_trained(instance.inputs["ancillary"])
+        return CorrectionTask(network, ancillary, synchronise_norms=self.synchronise_norms)
+
+    def validate(self, network: Any, instance: Instance) -> Validation:
+        """Mean IoU of the primary model on the validation split."""
+        return self.mean_iou(network, instance)
+
+    def finish(self, network: Any, instance: Instance) -> Outcome:
+        """The last validation; nothing without `validate_every`."""
+        return self.validate(network, instance).outcome if self.validate_every else Outcome()

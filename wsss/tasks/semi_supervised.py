@@ -1,0 +1,64 @@
+"""Segmentation from masks of some images and weaker labels of the others, side by side in every batch.
+
+Shape letters: `B` batch, `C` classes with background, `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from shards.records import IGNORE
+from wsss.losses.masked_mean import MaskedSum
+from wsss.tasks.segmentation import SegmenterTask
+from wsss.tasks.task import Batch, TaskOutput
+
+FULL = "full"
+
+
+def cross_entropy_term(logits_BCHW: Tensor, label_BHW: Tensor) -> MaskedSum:
+    """Sum of -log softmax(logits)[label] over the pixels labelled, and their number; 255 counts for nothing."""
+    total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
+    return MaskedSum(total, (label_BHW != IGNORE).sum())
+
+
+def chosen(batch: Batch, which_B: Tensor) -> Batch:
+    """The examples of a batch for which `which_B`, bool[B], is true: all that is a tensor of B examples."""
+    return {name: value[which_B] for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+class SemiSupervisedTask(SegmenterTask):
+    """The terms of a weak objective on the images without masks, and cross entropy on those with masks.
+
+        loss = L_weak + full_weight * L_full
+
+    Both parts go through the network in one batch. Where L_weak is DSRG's objective this is the loss of semi-supervised
+    FickleNet, L_seed + L_boundary + alpha L_full with alpha = 2.
+
+    Batch: `image` f32[B, 3, H, W]; `is_full` bool[B]; `mask` i64[B, H, W] of the images with masks; and what the weak
+    objective reads of the others. What one kind lacks is there too, with any values.
+
+    Source: Lee et al., CVPR 2019 (FickleNet), semi-supervised segmentation.  Differs: means are over all ranks.
+    """
+
+    def __init__(self, weak: SegmenterTask, *, full_weight: float) -> None:
+        super().__init__(weak.network, synchronise_norms=weak.synchronise_norms)
+        self._weak = [weak]  # in a list: its network must not be registered twice
+        self._full_weight = full_weight
+
+    def from_logits(self, logits_BCHW: Tensor, batch: Batch) -> TaskOutput:
+        weak, full_B = self._weak[0], batch["is_full"]
+        full = cross_entropy_term(logits_BCHW[full_B], batch["mask"][full_B])
+        if full_B.all():
+            nothing = logits_BCHW.sum() * 0.0
+            terms = {name: MaskedSum(nothing, count) for name, count in weak.counts(chosen(batch, ~full_B)).items()}
+            weights = dict.fromkeys(terms, 0.0)
+        else:
+            output = weak.from_logits(logits_BCHW[~full_B], chosen(batch, ~full_B))
+            terms, weights = dict(output.terms), dict(output.weights)
+        return TaskOutput(terms={**terms, FULL: full}, weights={**weights, FULL: self._full_weight})
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        full_B = batch["is_full"]
+        counts = self._weak[0].counts(chosen(batch, ~full_B))
+        return {**counts, FULL: (batch["mask"][full_B] != IGNORE).sum()}
