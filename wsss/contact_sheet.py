@@ -17,6 +17,7 @@ from shards.reader import read_shard
 from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Record, Sample
 from wsss.pictures import compose, fit, overlay
 from wsss.recipe import Recipe
+from wsss.stages.predict import Predict
 from wsss.stages.stage import Instance
 
 MAX_ROWS = 8
@@ -29,7 +30,7 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
 
     CAMs and pseudo labels had the image's labels, the prediction had none.
     """
-    layers = _layers(recipe)
+    layers = _layers(recipe, split)
     if layers is None:
         return None
     columns = [name for name in COLUMNS if name != "instances" or name in layers]
@@ -38,31 +39,31 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
     return compose(tiles, columns=columns, taxonomy=taxonomy, legend=range(1, len(taxonomy) + 1)) if tiles else None
 
 
-def _layers(recipe: Recipe) -> dict[str, Layer] | None:
-    """The chain behind the last predictions: samples, cams, pseudo labels, predictions; and instances of those cams."""
-    predictions = [i for i in recipe.instances if i.stage.kind == "predict"]
-    if not predictions or not predictions[0].is_done():
+def _layers(recipe: Recipe, split: str) -> dict[str, Layer] | None:
+    """The chain behind the first predictions: samples, cams, pseudo labels, predictions; instances of those cams."""
+    made = [i for i in recipe.instances if isinstance(i.stage, Predict) and i.stage.labels == "none"]
+    predictions = next((i for i in made if split in cast(Predict, i.stage).splits), None)
+    if predictions is None or not predictions.is_done():
         return None
-    labels = predictions[0].inputs["segmenter"].inputs["pseudo_labels"]
-    cams = _upstream(labels, "make_cams")
-    chain = {"samples": predictions[0].samples, "cams": cams, "labels": labels, "predictions": predictions[0]}
-    made = [
-        i for i in recipe.instances if i.stage.kind == "make_instance_labels" and i.inputs["cams"].path == cams.path
-    ]
-    if made and made[0].is_done():
-        chain["instances"] = made[0]
+    found = {"cams": _upstream(predictions, "make_cams"), "labels": _upstream(predictions, "make_pseudo_labels")}
+    chain = {"samples": predictions.samples, "predictions": predictions}
+    chain |= {name: instance for name, instance in found.items() if instance is not None}
+    cams = found["cams"]
+    for one in (i for i in recipe.instances if i.stage.kind == "make_instance_labels"):
+        if cams is not None and one.inputs["cams"].path == cams.path and one.is_done():
+            chain.setdefault("instances", one)
     return {name: instance.layer for name, instance in chain.items()}
 
 
-def _upstream(instance: Instance, kind: str) -> Instance:
-    """The nearest instance of that kind that this one descends from."""
+def _upstream(instance: Instance, kind: str) -> Instance | None:
+    """The nearest instance of that kind that this one descends from; None where there is none."""
     level = [instance]
     while level:
         level = [upstream for one in level for upstream in one.inputs.values()]
         for one in level:
             if one.stage.kind == kind:
                 return one
-    raise AssertionError(f"{instance.name} descends from no {kind}")
+    return None
 
 
 def _first_records(layers: Mapping[str, Layer], split: str) -> Iterator[dict[str, Record]]:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from PIL import Image
 
 from shards.records import InstanceLabel, Prediction
 from tests.wsss.layers import sample
-from wsss.contact_sheet import COLUMNS, _row
+from wsss.contact_sheet import COLUMNS, _layers, _row
 from wsss.pictures import TILE
+from wsss.recipe import load_recipe
+from wsss.stages.stage import Instance
 
 
 def test_instances_have_colours_of_their_own_and_an_outline() -> None:
@@ -25,3 +30,41 @@ def test_instances_have_colours_of_their_own_and_an_outline() -> None:
     assert (drawn[80, 64] == 255).all() and (drawn[80] == 255).all(axis=1).sum() == 1, "one line between them"
     without = _row({"samples": sample("a", mask), "predictions": prediction})["instances"]
     assert isinstance(without, Image.Image) and without.size == tiles["instances"].size
+
+
+CHAIN = """
+[recipe]
+name = "small"
+[stages.build_shards]
+source = "toy"
+counts = { train = 5, val = 2 }
+[stages.train_classifier]
+[stages.make_cams]
+[stages.make_seeds]
+[stages.train_affinity]
+[stages.make_scores]
+[stages.make_pseudo_labels]
+[stages.train_segmenter]
+[stages.taught]
+kind = "predict"
+splits = ["train", "val"]
+labels = "given"
+[stages.pupil]
+kind = "train_segmenter"
+inputs = { pseudo_labels = "taught" }
+[stages.predict]
+"""
+
+
+def test_the_chain_behind_the_first_predictions_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Instance, "is_done", lambda self: True)
+    path = tmp_path / "small.toml"
+    path.write_text(CHAIN)
+    recipe = load_recipe(path)
+    layers = _layers(recipe, "val")
+    assert layers is not None and layers["predictions"].path == recipe.instance("predict").path, "not the teacher's"
+    assert layers["labels"].path == recipe.instance("make_pseudo_labels").path
+    assert _layers(recipe, "train") is None
+    path.write_text(CHAIN.replace("[stages.train_segmenter]", '[stages.train_segmenter]\nobjective = "dsrg"'))
+    grown = _layers(load_recipe(path), "val")
+    assert grown is not None and "labels" not in grown and "cams" in grown, "seeds that grow have no pseudo labels"

@@ -1,5 +1,7 @@
 """train_segmenter: pseudo labels -> a segmentation network that needs no labels at all.
 
+In place of pseudo labels it learns the predictions of an earlier segmenter where a recipe names them (self-training).
+
 Shape letters: `H W` pixels.
 """
 
@@ -12,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from shards.records import PseudoLabel, SeedRecord
+from shards.records import ConfidentLabel, SeedRecord
 from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
 from wsss.images import fill_colour, to_tensor
@@ -21,6 +23,7 @@ from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.dsrg_settings import DsrgSettings
 from wsss.stages.encoder_settings import EncoderSource
 from wsss.stages.fit import Draw, TrainingSet, Validation
+from wsss.stages.predict import Predict
 from wsss.stages.segmenter_validation import SegmenterValidation
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.dsrg import GRID, DsrgTask, grid_colours, grid_labels
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from wsss.models.segmenter import Segmenter
 
 
+_TRAIN = "train"
+
+
 @settings
 class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
     """Train DeepLabv3+ or an earlier DeepLab by cross entropy on pseudo labels, or from seeds that grow meanwhile."""
@@ -39,10 +45,12 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
     kind: ClassVar[str] = "train_segmenter"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
-        "pseudo_labels": ("make_pseudo_labels",),
+        "pseudo_labels": ("make_pseudo_labels", "predict"),
         "seeds": ("make_seeds",),
         "classifier": ("train_classifier",),
     }
+    # A second segmenter beside a first one must not turn into its pupil because predictions stand between the two.
+    named_kinds: ClassVar[frozenset[str]] = frozenset({"predict"})
 
     objective: Annotated[Literal["cross_entropy", "dsrg"], read_unless("objective", "cross_entropy")] = "cross_entropy"
     """`cross_entropy`: on the pixels of pseudo labels; `dsrg`: on seeds that grow, and a dense CRF's result."""
@@ -62,7 +70,7 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
     colour_jitter: Annotated[float, Field(ge=0, le=1), read_with("augmentation", "weak")] = 0.2
     """weak: strength of random colour changes."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1), read_with("objective", "cross_entropy")] = 0.0
-    """Pixels of the pseudo labels less confident than this are ignored."""
+    """Pixels of the pseudo labels, or predictions, less confident than this are ignored."""
     confidence_power: Annotated[
         float, Field(ge=0), read_with("objective", "cross_entropy"), read_unless("confidence_power", 0.0)
     ] = 0.0
@@ -83,6 +91,13 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
             raise ValueError(
                 f"{instance.name}.crop_size = {self.crop_size}: objective = 'dsrg' looks at a grid of stride {GRID}; "
                 f"set {self.crop_size // GRID * GRID} or {(self.crop_size // GRID + 1) * GRID}"
+            )
+        labels = instance.inputs.get("pseudo_labels")
+        # Left to itself, predict makes val alone. Pseudo labels of val alone are what sweeps ask a whole recipe for.
+        if labels is not None and isinstance(labels.stage, Predict) and _TRAIN not in labels.stage.splits:
+            raise ValueError(
+                f"{instance.name} trains on the split {_TRAIN!r}, which {labels.name} does not make; set "
+                f'{labels.name}.splits = ["{_TRAIN}"], or name another instance as inputs.pseudo_labels'
             )
         splits = instance.samples.stage.splits  # type: ignore[attr-defined]
         if self.validate_every and self.validation_split not in splits:
@@ -128,7 +143,7 @@ class TrainSegmenter(DsrgSettings, SegmenterValidation, EncoderSource):
         if self.validate_every:
             self.require_validation_masks(instance)
         layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "classifier"}
-        records = JoinedRecords(layers, split="train", seed=instance.seed)
+        records = JoinedRecords(layers, split=_TRAIN, seed=instance.seed)
         if self.objective == "cross_entropy":
             return _PseudoLabelledImages(self, records, seed=instance.seed)
         return _SeededImages(self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1)
@@ -162,7 +177,7 @@ class _PseudoLabelledImages(_AugmentedImages):
 
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
-        labels = cast(PseudoLabel, self.records.record(draw.index, "pseudo_labels"))
+        labels = cast(ConfidentLabel, self.records.record(draw.index, "pseudo_labels"))
         mask, power = labels.confident_mask(self._stage.confidence_threshold), self._stage.confidence_power
         planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
         image, changed = self.augmented(draw, sample, mask_HW=planes)
