@@ -269,6 +269,7 @@ class _Writer:
     def _finish_pipeline(self, run: Run, event: Event) -> None:
         run_id, when = run.info.run_id, event["time"]
         new = {name: value for name, value in event["metrics"].items() if run.data.metrics.get(_key(name)) != value}
+        self._log_params(run_id, event["pipeline"].get("settings", {}))  # what an older process left has none
         self._log_metrics(run_id, new, when=when)
         self._log_artifacts(run_id, event["artifacts"])
         if new or run.info.status != "FINISHED":

@@ -132,10 +132,9 @@ class ScoreRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoLabel:
-    """A label map made from image-level labels, with its confidence."""
+class ConfidentLabel:
+    """A label map with its confidence: what a pseudo label and a prediction have in common, and a segmenter learns."""
 
-    kind: ClassVar[str] = "pseudo_label"
     key: str
     mask: np.ndarray
     """u8[H, W]."""
@@ -157,15 +156,17 @@ class PseudoLabel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class PseudoLabel(ConfidentLabel):
+    """A label map made from image-level labels."""
+
+    kind: ClassVar[str] = "pseudo_label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(ConfidentLabel):
     """A segmentation made by a trained segmenter."""
 
     kind: ClassVar[str] = "prediction"
-    key: str
-    mask: np.ndarray
-    """u8[H, W]."""
-    confidence: np.ndarray
-    """u8[h, w]: 255 x the probability of the chosen class."""
     ablation: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name of a subset of the views -> u8[H, W], what that subset alone gives."""
 

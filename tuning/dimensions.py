@@ -1,7 +1,8 @@
-"""What a searched setting may be: a range of numbers, or one of some choices."""
+"""What is searched: a setting over a range of numbers or some choices, or several settings over cases that name all."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Annotated, Any
 
@@ -45,6 +46,14 @@ class Range:
         """Values whose validity says that all are valid."""
         return (self.low, self.high)
 
+    @property
+    def all_values(self) -> tuple[Number, ...]:
+        """Every value, from low to high. Raises ValueError for a range that has no steps."""
+        if self.log or (self.step is None and not self.whole):
+            raise ValueError("a grid tries every value: give step, without log, or { choices = [...] }")
+        step = self.step or 1
+        return tuple(self.tidy(self.low + i * step) for i in range(round((self.high - self.low) / step) + 1))
+
     def tidy(self, value: Number) -> Number:
         """The value without the noise of floating point (0.1 + 2 * 0.1), never outside the range."""
         if self.whole:
@@ -59,7 +68,53 @@ class Choices:
 
     choices: Annotated[tuple[Any, ...], Field(min_length=1)]
 
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for choice in self.choices:
+            if (text := json.dumps(choice)) in seen:
+                raise ValueError(f"{text} stands among the choices twice; every value once")
+            seen.add(text)
+
     @property
     def ends(self) -> tuple[object, ...]:
         """Values whose validity says that all are valid."""
         return self.choices
+
+    @property
+    def all_values(self) -> tuple[object, ...]:
+        """Every value, in the order given."""
+        return self.choices
+
+
+@settings
+class Cases:
+    """Settings that change together: one of some named cases, each of which gives all of them."""
+
+    cases: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Case -> dotted setting -> value."""
+
+    def __post_init__(self) -> None:
+        first, *others = self.cases
+        for case, given in self.cases.items():
+            if not given:
+                raise ValueError(f"case {case!r} gives no setting; write {case} = {{ INSTANCE.SETTING = … }}")
+        for other in others:
+            if odd := sorted(self.cases[first].keys() ^ self.cases[other].keys()):
+                raise ValueError(f"cases {first!r} and {other!r} must give the same settings; one gives no {odd[0]}")
+        known: dict[str, str] = {}
+        for case, given in self.cases.items():
+            if (before := known.setdefault(json.dumps(given, sort_keys=True), case)) != case:
+                raise ValueError(f"cases {before!r} and {case!r} give the same values; leave one of them out")
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The dotted settings that every case gives."""
+        return tuple(next(iter(self.cases.values())))
+
+    @property
+    def all_values(self) -> tuple[str, ...]:
+        """The names of the cases, in the order given."""
+        return tuple(self.cases)
+
+
+Dimension = Range | Choices | Cases

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from tuning.dimensions import Choices, Range
+from tuning.dimensions import Dimension, Range
 from tuning.search_space import SearchSpace
 
 MAX_DRAWS = 50
@@ -16,13 +16,13 @@ MAX_DRAWS = 50
 
 
 def distributions(space: SearchSpace) -> dict[str, Any]:
-    """The space in Optuna's terms; a choice stands as JSON, since a setting may be a list."""
+    """The space in Optuna's terms; a choice or a case stands as JSON, since a setting may be a list."""
     return {name: _distribution(one) for name, one in space.dimensions.items()}
 
 
-def _distribution(one: Range | Choices) -> Any:
-    if isinstance(one, Choices):
-        return optuna.distributions.CategoricalDistribution([json.dumps(choice) for choice in one.choices])
+def _distribution(one: Dimension) -> Any:
+    if not isinstance(one, Range):
+        return optuna.distributions.CategoricalDistribution([json.dumps(choice) for choice in one.all_values])
     if one.whole:
         return optuna.distributions.IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
     return optuna.distributions.FloatDistribution(float(one.low), float(one.high), log=one.log, step=one.step)

@@ -1,28 +1,30 @@
 """Sweep files: a base recipe, what to measure, and a space over dotted settings.
 
-[sweep]     name, recipe, metric, split, num_trials, max_concurrent, seed, to
-[fixed]     dotted setting = value, the same in every trial (to leave out splits that the metric does not read)
-[space]     dotted setting = { low, high, step, log } or { choices }
+[sweep]       name, recipe, metric, split, method, num_trials, max_concurrent, seed, to
+[fixed]       dotted setting = value, the same in every trial (to leave out splits that the metric does not read)
+[space]       dotted setting = { low, high, step, log } or { choices }
+[cases.NAME]  case = { dotted setting = value, ... }: settings that change together, every case gives all of them
 """
 
 from __future__ import annotations
 
-import difflib
+import itertools
 import json
+import math
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from shards.records import SeedRecord
 from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
-from tuning.dimensions import Choices, Range
-from wsss.recipe import Recipe, RecipeError, dotted_settings, load_recipe
+from tuning.dimensions import Cases, Dimension, Range
+from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
+from wsss.recipe import Recipe, RecipeError, load_recipe
 from wsss.settings import settings
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.stage import Instance
@@ -41,33 +43,61 @@ class SweepSettings:
     names the `background_threshold` that cuts them: then no trial makes labels, and it costs milliseconds."""
     split: str = "val"
     """Split that the mean IoU is taken from."""
+    method: Literal["search", "grid"] = "search"
+    """`search`: Optuna's, random settings first; `grid`: every combination of what [space] and [cases] name, once."""
     num_trials: Annotated[int, Field(ge=1)] = 12
-    """How many settings are tried."""
+    """search: how many settings are tried. A grid has as many trials as combinations."""
     max_concurrent: Annotated[int, Field(ge=1)] = 1
     """Trials at work at the same time; with more than 1 the search depends on which of them ends first."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the search; the recipe keeps its own."""
+    """search: its seed; the recipe keeps its own."""
     to: str = ""
     """A further instance that every trial runs, with all it reads; none where empty."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Dotted setting -> what it may be."""
+    """Dotted setting, or name of cases -> what it may be."""
 
-    dimensions: Mapping[str, Range | Choices]
+    dimensions: Mapping[str, Dimension]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The dotted settings that trials differ in, those of cases among them."""
+        of = [one.settings if isinstance(one, Cases) else (name,) for name, one in self.dimensions.items()]
+        return tuple(setting for names in of for setting in names)
+
+    @property
+    def num_combinations(self) -> int:
+        """Trials of a grid. Raises ValueError for a range that has no steps."""
+        return math.prod(len(one.all_values) for one in self.dimensions.values())
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination as a suggestion, the last dimension changing fastest. Raises ValueError as above."""
+        texts = [
+            one.all_values if isinstance(one, Range) else [json.dumps(value) for value in one.all_values]
+            for one in self.dimensions.values()
+        ]
+        return [dict(zip(self.dimensions, values, strict=True)) for values in itertools.product(*texts)]
 
     def values(self, suggestion: Mapping[str, Any]) -> dict[str, Any]:
-        """A suggestion of the search, in which a choice stands as JSON, as values of the settings."""
+        """A suggestion, in which a choice stands as JSON, as values of settings, and of cases their names."""
         return {
             name: one.tidy(suggestion[name]) if isinstance(one, Range) else json.loads(suggestion[name])
             for name, one in self.dimensions.items()
         }
 
+    def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Dotted setting -> value, with what the named cases give."""
+        found: dict[str, Any] = {}
+        for name, one in self.dimensions.items():
+            found |= one.cases[values[name]] if isinstance(one, Cases) else {name: values[name]}
+        return found
+
     def apply(self, values: Mapping[str, Any]) -> list[str]:
         """The `--set` overrides of one trial."""
         # JSON of numbers, strings, truth values and lists is TOML, which is what `--set` reads.
-        return [f"{name}={json.dumps(values[name])}" for name in self.dimensions]
+        return [f"{name}={json.dumps(value)}" for name, value in self.given(values).items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +141,17 @@ class Sweep:
 
     def threshold(self, values: Mapping[str, Any]) -> float | None:
         """The background threshold that a trial reads off counts, or None where it measures label maps."""
-        return float(values[f"{self.labels}.{THRESHOLD}"]) if self.labels else None
+        return float(self.space.given(values)[f"{self.labels}.{THRESHOLD}"]) if self.labels else None
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there will be."""
+        return self.space.num_combinations if self.settings.method == "grid" else self.settings.num_trials
 
     @cached_property
     def changed(self) -> frozenset[str]:
         """The instances whose fingerprints depend on the trial."""
-        names = {name.partition(".")[0] for name in self.space.dimensions}
+        names = {name.partition(".")[0] for name in self.space.settings}
         for instance in self.base.instances:
             if any(up.name in names for up in instance.inputs.values()):
                 names.add(instance.name)
@@ -142,37 +177,30 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
 
     Raises `RecipeError` for anything that cannot be searched, naming the dotted setting.
     """
-    tables = _read(path)
+    tables = read_sweep_tables(path)
     given = list(overrides)
     sweep_table = dict(tables.get("sweep", {}))
     for override in (one for one in given if one.startswith("sweep.")):
         name, _, value = override.removeprefix("sweep.").partition("=")
-        sweep_table[name.strip()] = _toml_value(value)
-    chosen = _build(SweepSettings, sweep_table, "sweep")
-    fixed = [f"{name}={json.dumps(value)}" for name, value in _by_setting(tables.get("fixed", {}), "fixed").items()]
+        sweep_table[name.strip()] = toml_value(value)
+    chosen = build_table(SweepSettings, sweep_table, "sweep")
+    fixed = [f"{name}={json.dumps(value)}" for name, value in by_setting(tables.get("fixed", {}), "fixed").items()]
     shared = [*fixed, *(one for one in given if not one.startswith("sweep."))]
     recipe_path = (path.parent / chosen.recipe).resolve()
     whole = load_recipe(recipe_path, shared)
     base = needed(whole, chosen.metric, chosen.to)
     _check_metric(base.instance(chosen.metric), chosen, whole)
-    space = _by_setting(tables.get("space", {}), "space")
-    labels = labels_of(base.instance(chosen.metric), whole, space)
-    dimensions = {}
-    for name, table in space.items():
-        if name in {override.partition("=")[0].strip() for override in shared}:
-            raise RecipeError(f"space.{name}: it is also given by [fixed] or --set; it is either searched or given")
-        counted = labels != "" and name == f"{labels}.{THRESHOLD}"
-        dimensions[name] = _dimension(name, table, whole, entering=whole if counted else base)
-        if counted:
-            check_bins(name, dimensions[name])
-    if not dimensions:
+    space, labels = _space(tables, whole, base, chosen)
+    if not space.dimensions:
         raise RecipeError(
             f"{path}: [space] names no setting to search; write e.g. "
             "make_seeds.foreground_threshold = { low = 0.2, high = 0.5 }"
         )
+    _check_searched_once(space, shared)
+    _check_method(space, chosen, sweep_table)
     return Sweep(
         settings=chosen,
-        space=SearchSpace(dimensions),
+        space=space,
         recipe_path=recipe_path,
         overrides=tuple(shared),
         base=base,
@@ -180,56 +208,56 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tables = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"the sweep does not exist: {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from None
-    if unknown := sorted(set(tables) - {"sweep", "fixed", "space"}):
-        raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a sweep has [sweep], [fixed] and [space]")
-    return tables
+def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: SweepSettings) -> tuple[SearchSpace, str]:
+    """What [space] and [cases] search, and the instance whose threshold is read off counts."""
+    lines, cases = by_setting(tables.get("space", {}), "space"), read_cases(tables.get("cases", {}))
+    searched = [*lines, *(setting for one in cases.values() for setting in one.settings)]
+    labels = labels_of(base.instance(chosen.metric), whole, searched)
+    counted = f"{labels}.{THRESHOLD}" if labels else ""
+    dimensions: dict[str, Dimension] = {}
+    for name, table in lines.items():
+        found = read_dimension(name, table, whole, entering=whole if name == counted else base, where=f"space.{name}")
+        if name == counted:
+            check_bins(name, found)
+        dimensions[name] = found
+    for name, one in cases.items():
+        for setting in one.settings:
+            values = {json.dumps(of_case[setting]): of_case[setting] for of_case in one.cases.values()}
+            entering, where = whole if setting == counted else base, f"cases.{name}: {setting}"
+            found = read_dimension(setting, {"choices": list(values.values())}, whole, entering=entering, where=where)
+            if setting == counted:
+                check_bins(setting, found)
+        dimensions[name] = one
+    return SearchSpace(dimensions), labels
 
 
-def _by_setting(table: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """Dotted names as keys, whether TOML read them as one quoted key or as nested tables."""
-    found: dict[str, Any] = {}
-    for instance, values in table.items():
-        if "." in instance:
-            found[instance] = values
-        elif isinstance(values, dict):
-            found |= {f"{instance}.{name}": value for name, value in values.items()}
-        else:
-            raise RecipeError(f"{section}.{instance}: write INSTANCE.SETTING = …, e.g. make_seeds.foreground_threshold")
-    return found
+def _check_searched_once(space: SearchSpace, shared: Iterable[str]) -> None:
+    """A setting is given, or searched by one dimension."""
+    given, seen = {override.partition("=")[0].strip() for override in shared}, set[str]()
+    for name in space.settings:
+        table = "space" if name in space.dimensions else "cases"
+        if name in given:
+            raise RecipeError(f"{table}.{name}: it is also given by [fixed] or --set; it is either searched or given")
+        if name in seen:
+            raise RecipeError(f"{table}.{name}: [space] and [cases] search it twice; leave it out of one of them")
+        seen.add(name)
 
 
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _build(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
-    """A settings object; complaints in terms of dotted names."""
-    known = [field.name for field in fields(cls)]
-    for name in table:
-        if name not in known:
-            raise RecipeError(f"{where}.{name}: " + _unknown("setting", name, known))
-    try:
-        return cls(**table)
-    except ValidationError as error:
-        raise RecipeError(_complaint(error, where)) from None
-
-
-def _complaint(error: ValidationError, where: str) -> str:
-    first = error.errors(include_url=False)[0]
-    names = [str(part) for part in first["loc"] if str(part).isidentifier() and str(part) not in ("int", "float")]
-    shown = isinstance(first["input"], str | int | float) and first["type"] != "missing"
-    came = f" (got {first['input']!r})" if shown else ""
-    return f"{'.'.join([where, *names])}: {first['msg'].removeprefix('Value error, ')}{came}"
+def _check_method(space: SearchSpace, chosen: SweepSettings, table: Mapping[str, Any]) -> None:
+    """A grid takes no settings of a search, and needs values that can be counted."""
+    if chosen.method != "grid":
+        return
+    for name in ("num_trials", "seed"):
+        if name in table:
+            raise RecipeError(
+                f"sweep.{name} = {table[name]} is for method = 'search'; a grid tries every combination once, in "
+                f"order: leave {name} out, or shorten [space]"
+            )
+    for name, one in space.dimensions.items():
+        try:
+            _ = one.all_values
+        except ValueError as error:
+            raise RecipeError(f"space.{name}: {error}") from None
 
 
 def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> None:
@@ -250,30 +278,3 @@ def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> 
 
 def _has_mean_iou(instance: Instance) -> bool:
     return isinstance(instance.stage, Evaluate) and instance.inputs["records"].layer.kind != SeedRecord.kind
-
-
-def _dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe) -> Range | Choices:
-    """One line of [space]. Both ends of a range, and every choice, must be allowed by the setting."""
-    known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
-    if name not in known:
-        raise RecipeError(f"space.{name}: " + _unknown("setting", name, list(known)))
-    instance = known[name]
-    if instance.name not in {one.name for one in entering.instances}:
-        names = ", ".join(one.name for one in entering.instances)
-        raise RecipeError(f"space.{name}: {instance.name} does not enter the metric; what does: {names}")
-    if not isinstance(table, dict):
-        raise RecipeError(f"space.{name}: write {{ low = …, high = … }} or {{ choices = […] }} (got {table!r})")
-    dimension: Range | Choices = _build(Choices if "choices" in table else Range, table, f"space.{name}")
-    setting = name.partition(".")[2]
-    for value in dimension.ends:
-        try:
-            replace(instance.stage, **{setting: value})
-        except ValidationError as error:
-            raise RecipeError(_complaint(error, f"space.{instance.name}")) from None
-    return dimension
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"

@@ -1,4 +1,4 @@
-"""Search settings with Ray Tune and Optuna; every trial is a recipe, and shares with the others what it can.
+"""Search settings with Ray Tune and Optuna, or try a whole grid; every trial is a recipe, and shares what it can.
 
 What no trial changes is run once, before the first. After that fingerprints do the sharing: a trial runs the stages
 that no earlier run made with the same settings. So a sweep that was stopped and is started again suggests the same
@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from tuning.distinct_search import DistinctSearch
 from tuning.leaderboard import percent
 from tuning.search_space import Sweep, load_sweep
 from tuning.sweep_result import SweepResult, Trial, choose, read_folds
-from tuning.sweep_trial import DRIVER_MEMORY, RESULT, SCORE, WORST, TrialResult, open_runtime, trainable
+from tuning.sweep_trial import (
+    COMBINATION,
+    DRIVER_MEMORY,
+    RESULT,
+    SCORE,
+    WORST,
+    TrialResult,
+    open_runtime,
+    suggestion_of,
+    trainable,
+)
 from wsss.pipeline import RunSummary, run_recipe
 from wsss.progress import Reporter
 from wsss.runtime import PipelineRecord
@@ -97,19 +108,11 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     storage = sweep.folder / "tune"
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
+    space, config = _suggestions(sweep)
     tuner = tune.Tuner(
         tune.with_resources(trainable(sweep, place=place), {"CPU": 0, "memory": DRIVER_MEMORY}),
-        tune_config=tune.TuneConfig(
-            search_alg=DistinctSearch(
-                sweep.space,
-                metric=SCORE,
-                seed=sweep.settings.seed,
-                num_random=(sweep.settings.num_trials + 1) // 2,
-            ),
-            num_samples=sweep.settings.num_trials,
-            max_concurrent_trials=sweep.settings.max_concurrent,
-            reuse_actors=True,
-        ),
+        param_space=space,
+        tune_config=replace(config, max_concurrent_trials=sweep.settings.max_concurrent, reuse_actors=True),
         run_config=tune.RunConfig(
             name=sweep.settings.name,
             storage_path=str(storage),
@@ -119,6 +122,15 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     )
     results = tuner.fit()
     return [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
+
+
+def _suggestions(sweep: Sweep) -> tuple[dict[str, Any] | None, tune.TuneConfig]:
+    """Where Tune's trials come from: Optuna, or the list of a grid's combinations."""
+    if sweep.settings.method == "grid":
+        # As one dimension: Tune would go through several of them in the order of their names.
+        return {COMBINATION: tune.grid_search(sweep.space.combinations())}, tune.TuneConfig(num_samples=1)
+    search = DistinctSearch(sweep.space, metric=SCORE, seed=sweep.settings.seed, num_random=(sweep.num_trials + 1) // 2)
+    return None, tune.TuneConfig(search_alg=search, num_samples=sweep.num_trials)
 
 
 class _Watch(tune.Callback):
@@ -147,7 +159,7 @@ class _Watch(tune.Callback):
         self._console.print(f"trial {trials.index(trial) + 1}: lost, its process ended", highlight=False)
 
     def _say(self, trial: Trial) -> None:
-        total = self._sweep.settings.num_trials
+        total = self._sweep.num_trials
         left = (time.monotonic() - self._began) / self._ended * (total - self._ended)
         found = f"mean IoU {percent(trial.mean_iou)}" if trial.folds else f"{trial.state}: {trial.reason}"
         settings = " ".join(f"{name}={value}" for name, value in trial.values.items())
@@ -160,9 +172,9 @@ class _Watch(tune.Callback):
         )
 
 
-def _trial(sweep: Sweep, number: int, suggestion: Mapping[str, Any], report: Mapping[str, Any] | None) -> Trial:
+def _trial(sweep: Sweep, number: int, config: Mapping[str, Any], report: Mapping[str, Any] | None) -> Trial:
     """A trial from what Tune kept of it; its confusion matrices from what evaluate left."""
-    values = sweep.space.values(suggestion)
+    values = sweep.space.values(suggestion_of(config))
     if not report or RESULT not in report:
         return Trial(number=number, values=values, state="failed", reason="its process ended")
     result = TrialResult(**report[RESULT])
@@ -185,10 +197,14 @@ def _record(sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[
     """Report a trial's own stages and its scores; what all trials share stands in a run of its own beside it."""
     overrides = sweep.trial_overrides(trial.values)
     recipe = sweep.trial_recipe(overrides)
-    pipeline = PipelineRecord(recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name)
+    pipeline = PipelineRecord(
+        recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name, settings=trial.values
+    )
+    # An instance that only some trials read stands in no run that all of them share.
+    shared = {instance.fingerprint for instance in sweep.unchanged().instances}
     for instance in recipe.instances:
         record = instance.run_record()
-        if instance.name in sweep.changed and record is not None:
+        if instance.fingerprint not in shared and record is not None:
             tracker.stage_finished(pipeline, record)
     scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
     if (threshold := sweep.threshold(trial.values)) is not None:  # no stage has it among its settings
@@ -209,4 +225,5 @@ def _result(sweep: Sweep, base: RunSummary, trials: list[Trial]) -> SweepResult:
         choice=choice,
         best_overrides=tuple(sweep.space.apply(choice.best.values)) if choice else (),
         labels=sweep.labels,
+        grid=sweep.settings.method == "grid",
     )

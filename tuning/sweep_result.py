@@ -27,7 +27,7 @@ class Trial:
 
     number: int
     values: Mapping[str, Any]
-    """Dotted setting -> value."""
+    """Dotted setting -> value; name of cases -> the case."""
     state: str
     reason: str = ""
     executed: tuple[str, ...] = ()
@@ -112,6 +112,8 @@ class SweepResult:
     best_overrides: tuple[str, ...]
     labels: str = ""
     """The make_pseudo_labels instance that trials stood for without making its labels; none where empty."""
+    grid: bool = False
+    """Every combination was tried: rows stand in the order of the grid, not best first."""
 
     @property
     def executed(self) -> int:
@@ -144,9 +146,10 @@ class SweepResult:
             lines.append(f"trials without a result: {states}; the first: {without[0].reason}")
         if self.choice is not None:
             a, b = self.choice.chosen
+            led = "every combination was tried" if self.grid else "the search was led by both"
             lines += [
                 f"two-fold mean IoU: {percent(self.choice.mean_iou)} (trial {a.number} was chosen on fold 0 and scored "
-                f"on fold 1, trial {b.number} the reverse; the search was led by both)",
+                f"on fold 1, trial {b.number} the reverse; {led})",
                 f"best: trial {self.choice.best.number}, {self.best_command}",
             ]
         return lines
@@ -172,10 +175,10 @@ class SweepResult:
         return content
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of the table, best trial first."""
+        """Head and rows of the table, best trial first; those of a grid in its order."""
         settings = list(self.trials[0].values) if self.trials else []
         head = ["trial", *settings, "mean IoU %", *(f"fold {fold} %" for fold in range(FOLDS)), "executed", "reused"]
-        order = sorted(self.trials, key=lambda trial: (-(trial.mean_iou or 0.0), trial.number))
+        order = sorted(self.trials, key=lambda trial: (0.0 if self.grid else -(trial.mean_iou or 0.0), trial.number))
         rows = []
         for trial in order:
             scores = [trial.state, *["–"] * FOLDS]

@@ -31,6 +31,8 @@ WORST = 0.0
 SCORE = "mean_iou"
 RESULT = "result"
 """Names in what a trial reports to Tune."""
+COMBINATION = "of the grid"
+"""Name under which Tune keeps a grid's suggestion; no setting and no cases can be called so."""
 DRIVER_MEMORY = 64 * 2**20
 """Bytes reserved for a waiting trial: Tune wants some resource, and it must be none that the work needs."""
 
@@ -57,14 +59,22 @@ def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[st
     write_bytes(copy, sweep.recipe_path.read_bytes())
     known, environment = ray.put(replace(sweep, recipe_path=copy)), sweep.environment
 
-    def trial(suggestion: dict[str, Any]) -> dict[str, Any]:
-        report: dict[str, Any] = ray.get(task.remote(known, suggestion, place, environment))
+    def trial(config: dict[str, Any]) -> dict[str, Any]:
+        report: dict[str, Any] = ray.get(task.remote(known, suggestion_of(config), place, environment))
         return report
 
     return trial
 
 
-def run_trial(sweep: Sweep, suggestion: dict[str, Any], place: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def suggestion_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What Tune calls a trial's configuration, as a suggestion: Optuna's is one, a grid's holds one."""
+    suggestion: Mapping[str, Any] = config.get(COMBINATION, config)
+    return suggestion
+
+
+def run_trial(
+    sweep: Sweep, suggestion: Mapping[str, Any], place: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
     """Run the recipe with the suggested values; what is done already is not done again."""
     from rich.console import Console
 

@@ -17,6 +17,7 @@ from shards.reader import read_shard
 from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Record, Sample
 from wsss.pictures import compose, fit, overlay
 from wsss.recipe import Recipe
+from wsss.stages.predict import Predict
 from wsss.stages.stage import Instance
 
 MAX_ROWS = 8
@@ -29,7 +30,7 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
 
     CAMs and pseudo labels had the image's labels, the predictions had none: one column for each of the recipe's.
     """
-    predictions = [i for i in recipe.instances if i.stage.kind == "predict" and i.is_done()][:MAX_PREDICTIONS]
+    predictions = _predictions(recipe, split)
     if not predictions:
         return None
     chain = _chain(recipe, predictions[0])
@@ -42,6 +43,12 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
     tiles = [[row[name] for name in columns] for row in rows]
     taxonomy = recipe.instances[0].taxonomy
     return compose(tiles, columns=columns, taxonomy=taxonomy, legend=range(1, len(taxonomy) + 1))
+
+
+def _predictions(recipe: Recipe, split: str) -> list[Instance]:
+    """The first finished predictions of a split that were told no labels."""
+    made = [i for i in recipe.instances if isinstance(i.stage, Predict) and i.stage.labels == "none"]
+    return [i for i in made if split in cast(Predict, i.stage).splits and i.is_done()][:MAX_PREDICTIONS]
 
 
 def _chain(recipe: Recipe, prediction: Instance) -> dict[str, Instance]:

@@ -243,15 +243,16 @@ def _check_sources(instance: Instance) -> None:
 
 
 def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[Instance]) -> Instance | None:
-    """The instance that fills a slot: the one named, else the latest earlier one of a fitting kind."""
+    """The instance that fills a slot: the one named, else the latest earlier one of a kind that needs no naming."""
     kinds = stage.slots[slot]
     fitting = [instance for instance in earlier if instance.stage.kind in kinds]
     if chosen is None:
-        if fitting:
-            return fitting[-1]
+        if unnamed := [instance for instance in fitting if instance.stage.kind not in stage.named_kinds]:
+            return unnamed[-1]
         if slot in stage.optional_slots:
             return None
-        raise RecipeError(f"{name} reads {slot} from {' or '.join(kinds)}, but no such instance stands before it")
+        hint = f"; {fitting[-1].name} is read only where inputs = {{ {slot} = ... }} names it" if fitting else ""
+        raise RecipeError(f"{name} reads {slot} from {' or '.join(kinds)}, but no such instance stands before it{hint}")
     for instance in earlier:
         if instance.name == chosen:
             if instance not in fitting:

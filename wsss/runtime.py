@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shards.records import RunRecord
@@ -22,6 +22,8 @@ class PipelineRecord:
     fingerprint: str
     parent: str = ""
     """Name of the run (a sweep) that this one belongs to."""
+    settings: Mapping[str, object] = field(default_factory=dict, compare=False)
+    """What sets this run apart from the others of its sweep: name -> value."""
 
 
 class Runtime(Protocol):

@@ -178,3 +178,53 @@ def test_thresholds_are_read_off_counts(tmp_path: Path, capsys: pytest.CaptureFi
         (trial["values"]["make_pseudo_labels.background_threshold"], trial["mean_iou"]) for trial in content["trials"]
     ]
     assert found == sorted(wanted), "every trial is a run of its own"
+
+
+TABLE = """
+[sweep]
+name = "table"
+recipe = "tiny.toml"
+metric = "evaluate"
+method = "grid"
+[space]
+make_pseudo_labels.background_threshold = { choices = [0.1, 0.3] }
+[cases.walk]
+near = { make_scores.beta = 5.0, make_scores.radius = 3 }
+far = { make_scores.beta = 1.0, make_scores.radius = 5 }
+"""
+
+
+def test_a_grid_tries_every_combination_once_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
+    (tmp_path / "table.toml").write_text(TABLE)
+
+    def run() -> dict[str, Any]:
+        assert run_sweep(tmp_path / "table.toml", overrides=(), place="local", console=Console(quiet=True)) == 0
+        found: dict[str, Any] = json.loads((tmp_path / "runs" / "table" / "sweep.json").read_text())
+        return found
+
+    content = run()
+    order = [tuple(trial["values"].values()) for trial in content["trials"]]
+    assert order == [(0.1, "near"), (0.1, "far"), (0.3, "near"), (0.3, "far")]
+    assert [trial["state"] for trial in content["trials"]] == ["done"] * 4
+    made = ["make_pseudo_labels", "evaluate"]
+    assert [trial["executed"] for trial in content["trials"]] == [["make_scores", *made]] * 2 + [made] * 2
+    printed = capsys.readouterr().out
+    assert "every combination was tried" in printed
+    assert "--set make_scores.beta=" in printed, "the best setting is told as settings, not as the name of a case"
+
+    shutil.rmtree(next(iter((tmp_path / "runs" / "store").glob("make_pseudo_labels-*"))))
+    again = run()
+    assert sorted(len(trial["executed"]) for trial in again["trials"]) == [0, 0, 0, 1], "only what was taken away"
+    assert by_setting(again) == by_setting(content)
+
+    client = connect(tracking_uri("", runs=tmp_path / "runs"))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    pipelines = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "pipeline", SWEEP: "table"})
+    rows = {
+        (float(run.data.params["make_pseudo_labels.background_threshold"]), run.data.params["walk"])
+        for run in pipelines
+        if run.data.params
+    }
+    assert rows == set(order) and len(pipelines) == 1 + 4, "side by side, and what all share beside them"

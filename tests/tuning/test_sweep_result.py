@@ -91,3 +91,21 @@ def test_files_say_what_the_table_says(tmp_path: Path) -> None:
     assert content["two_fold"] == {"mean_iou": pytest.approx(11 / 29), "chosen_on_fold": [1, 2]}
     assert content["best"] == {"trial": 3, "set": ["a.b=0.2", 'a.c="none"']}
     assert content["trials"][3]["mean_iou"] is None
+
+
+def test_a_grid_keeps_its_order_and_says_what_it_is() -> None:
+    result = SweepResult(
+        name="table",
+        recipe="base",
+        metric="evaluate",
+        split="val",
+        trials=(GOOD_ON_0, GOOD_ON_1, EVEN),
+        base_executed=(),
+        base_reused=(),
+        choice=choose([GOOD_ON_0, GOOD_ON_1, EVEN]),
+        best_overrides=("a.b=0.3",),
+        grid=True,
+    )
+    assert [row[0] for row in result.rows()[1]] == ["1", "2", "3"], "as a table of results is written"
+    assert any("every combination was tried" in line for line in result.sentences())
+    assert not any("the search was led" in line for line in result.sentences())

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from PIL import Image
 
 from shards.records import InstanceLabel, Prediction
 from tests.wsss.layers import sample
-from wsss.contact_sheet import _row
+from wsss.contact_sheet import _chain, _predictions, _row
 from wsss.pictures import TILE
+from wsss.recipe import load_recipe
+from wsss.stages.stage import Instance
 
 
 def test_instances_have_colours_of_their_own_and_an_outline() -> None:
@@ -27,3 +32,43 @@ def test_instances_have_colours_of_their_own_and_an_outline() -> None:
     assert (drawn[80, 64] == 255).all() and (drawn[80] == 255).all(axis=1).sum() == 1, "one line between them"
     without = _row({"image": sample("a", mask), "mine": prediction}, predictions=["mine"])["instances"]
     assert isinstance(without, Image.Image) and without.size == tiles["instances"].size
+
+
+CHAIN = """
+[recipe]
+name = "small"
+[stages.build_shards]
+source = "toy"
+counts = { train = 5, val = 2 }
+[stages.train_classifier]
+[stages.make_cams]
+[stages.make_seeds]
+[stages.train_affinity]
+[stages.make_scores]
+[stages.make_pseudo_labels]
+[stages.train_segmenter]
+[stages.taught]
+kind = "predict"
+splits = ["train", "val"]
+labels = "given"
+[stages.pupil]
+kind = "train_segmenter"
+inputs = { pseudo_labels = "taught" }
+[stages.predict]
+"""
+
+
+def test_the_chain_behind_predictions_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Instance, "is_done", lambda self: True)
+    path = tmp_path / "small.toml"
+    path.write_text(CHAIN)
+    recipe = load_recipe(path)
+    found = _predictions(recipe, "val")
+    assert [one.name for one in found] == ["predict"], "not the teacher's"
+    chain = _chain(recipe, found[0])
+    assert chain["pseudo label"].path == recipe.instance("make_pseudo_labels").path
+    assert _predictions(recipe, "train") == []
+    path.write_text(CHAIN.replace("[stages.train_segmenter]", '[stages.train_segmenter]\nobjective = "dsrg"'))
+    recipe = load_recipe(path)
+    grown = _chain(recipe, recipe.instance("taught"))
+    assert "pseudo label" not in grown and "CAM" in grown, "seeds that grow have no pseudo labels"

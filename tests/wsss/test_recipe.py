@@ -449,6 +449,55 @@ inputs = { samples = "build_shards", classifier = "other_classifier" }
     assert "have different class lists; name instances of one class list" in message
 
 
+PUPIL = """
+[stages.predict_train]
+kind = "predict"
+splits = ["train"]
+SAMPLES
+
+[stages.pupil]
+kind = "train_segmenter"
+pretrained = "none"
+INPUTS
+"""
+
+
+def pupil(*, inputs: str = "", samples: str = "") -> str:
+    return CHAIN + OTHER_SHARDS + PUPIL.replace("INPUTS", inputs).replace("SAMPLES", samples)
+
+
+def test_predictions_are_learned_where_they_are_named_alone(load: Load) -> None:
+    mine = 'samples = "build_shards"'
+    shards = f"inputs = {{ {mine} }}"
+    other = load(pupil(samples=shards, inputs=shards))
+    assert other.instance("pupil").inputs["pseudo_labels"].name == "make_pseudo_labels", "though predictions stand last"
+    taught = load(pupil(samples=shards, inputs=f'inputs = {{ {mine}, pseudo_labels = "predict_train" }}'))
+    assert taught.instance("pupil").inputs["pseudo_labels"].name == "predict_train"
+    unnamed = CHAIN.replace("[stages.make_pseudo_labels]\n", "").replace("[stages.train_segmenter]", "[stages.none]")
+    message = fails(load, unnamed.replace("[stages.none]", '[stages.none]\nkind = "train_segmenter"'))
+    assert (
+        "none reads pseudo_labels from make_pseudo_labels or predict, but no such instance stands before it" in message
+    )
+
+
+def test_predictions_of_other_shards_are_refused_with_both_named(load: Load) -> None:
+    inputs = 'inputs = { samples = "build_shards", pseudo_labels = "predict_train" }'
+    message = fails(load, pupil(inputs=inputs, samples='inputs = { samples = "other_shards" }'))
+    assert "predict_train (" in message and ", of other_shards)" in message and ", of build_shards)" in message
+    assert "stand on different shards" in message
+
+
+def test_predictions_of_another_class_list_are_refused_with_both_named(load: Load, voc: Path) -> None:
+    """Whichever way they are named: by their samples, by their segmenter, or by the classifier beside them."""
+    other = VOC.replace('[recipe]\nname = "voc"\n', "").replace("stages.build_shards", "stages.other_shards")
+    other = other.replace('source = "voc"', 'kind = "build_shards"\nsource = "voc"')
+    mine = 'inputs = { samples = "build_shards", pseudo_labels = "predict_train" }'
+    text = pupil(inputs=mine, samples='inputs = { samples = "other_shards" }').replace(OTHER_SHARDS, other)
+    message = fails(load, text)
+    assert "other_shards (" in message and "train_segmenter (" in message
+    assert "have different class lists; name instances of one class list" in message
+
+
 def test_dropout_of_a_head_that_has_none(load: Load) -> None:
     text = CHAIN.replace(
         "[stages.train_classifier]", "[stages.train_classifier]\nhead = 'stochastic'\ndropout = 0.5", 1
@@ -464,3 +513,12 @@ def test_image_to_train_and_to_measure_on(load: Load, voc: Path) -> None:
 def test_empty_data_set(load: Load, voc: Path) -> None:
     (voc / "lists" / "train.txt").write_text("")
     assert "the list of split 'train' is empty" in fails(load, VOC)
+
+
+def test_self_training_goes_on_from_the_toy_recipe() -> None:
+    """What the demo has made is found: only the second round, and what measures it, is new."""
+    recipes = Path(__file__).parents[2] / "tuning" / "recipes"
+    first, second = fingerprints(load_recipe(recipes / "toy.toml")), load_recipe(recipes / "self_training.toml")
+    new = [i.name for i in second.instances if i.fingerprint not in first.values() and i.stage.kind != "evaluate"]
+    assert new == ["predict_train", "train_segmenter_2", "predict_2"]
+    assert second.instance("train_segmenter_2").inputs["pseudo_labels"].name == "predict_train"

@@ -48,12 +48,7 @@ def two_threshold_seeds(
             f"background_threshold = {background_threshold}; what lies between them stays undecided, "
             "so foreground_threshold must be the larger one"
         )
-    ids = torch.tensor([BACKGROUND, *classes], dtype=torch.int64, device=cam_KHW.device)
-    if cam_KHW.ndim != 3 or len(cam_KHW) != len(classes) or not all(0 < c < IGNORE for c in classes):
-        raise ValueError(
-            f"CAMs have shape {tuple(cam_KHW.shape)} and classes are {list(classes)}; "
-            "give [K,H,W] and K mask ids, each 1..254"
-        )
+    ids = _mask_ids(cam_KHW, classes)
     if not classes:
         return torch.zeros(cam_KHW.shape[1:], dtype=torch.uint8, device=cam_KHW.device)
     index_2HW = torch.stack(
@@ -65,6 +60,48 @@ def two_threshold_seeds(
     label_HW = torch.where(foreground_HW == BACKGROUND, IGNORE, foreground_HW)
     label_HW[(foreground_HW == BACKGROUND) & (background_HW == BACKGROUND)] = BACKGROUND
     return label_HW.to(torch.uint8)
+
+
+def foreground_seeds(
+    cam_KHW: Tensor, *, classes: Sequence[int], foreground_threshold: float, refine: Refine | None
+) -> Tensor:
+    """The foreground of `two_threshold_seeds` alone: the class of f where f is foreground, 255 for the rest.
+
+        f = refine(argmax(t_f, cam_1, ..., cam_K))
+
+    Shapes and ids as there; `refine` takes [1,H,W]. Returns uint8 [H,W]. Where maps are divided by their own maximum,
+    t_f = 0.2 is SEC's and DSRG's rule "above 20 % of its maximum".
+
+    Raises: ValueError where maps and classes do not fit.
+    Source: Huang et al., CVPR 2018 (DSRG), section 3.3, after Kolesnikov and Lampert, ECCV 2016 (SEC).  Differs: of
+    several classes above the threshold the one of the highest map wins, where SEC takes the one of the smallest area.
+    """
+    ids = _mask_ids(cam_KHW, classes)
+    if not classes:
+        return torch.full(cam_KHW.shape[1:], IGNORE, dtype=torch.uint8, device=cam_KHW.device)
+    index_1HW = _argmax_above(cam_KHW, threshold=foreground_threshold)[None]
+    label_HW = ids[(index_1HW if refine is None else refine(index_1HW))[0]]
+    return torch.where(label_HW == BACKGROUND, IGNORE, label_HW).to(torch.uint8)
+
+
+def add_salient_background(foreground_HW: Tensor, *, saliency_HW: Tensor, threshold: float) -> Tensor:
+    """Make background of pixels that are no foreground seed and not salient.
+
+        label = foreground where it is a class;  0 where it is 255 and saliency / 255 < threshold;  255 elsewhere
+
+    `foreground_HW` and `saliency_HW` are uint8 [H,W]; `threshold` is in [0,1]. Saliency is divided by 255, its scale,
+    and not by its own maximum: an image in which nothing is salient is background, not noise stretched to objects.
+    Returns uint8 [H,W].
+
+    Raises: ValueError for different shapes.
+    Source: Huang et al., CVPR 2018 (DSRG), section 3.3, with the threshold 0.06.  Differs: as published.
+    """
+    if foreground_HW.shape != saliency_HW.shape:
+        raise ValueError(
+            f"foreground is {list(foreground_HW.shape)}, saliency {list(saliency_HW.shape)}; give both [H,W]"
+        )
+    background_HW = (foreground_HW == IGNORE) & (saliency_HW.float() < 255 * threshold)
+    return torch.where(background_HW, BACKGROUND, foreground_HW).to(torch.uint8)
 
 
 def exponent_scores(cam_KHW: Tensor, *, exponent: float) -> Tensor:
@@ -93,12 +130,19 @@ def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[in
             f"scores are {list(much_LHW.shape)} and {list(little_LHW.shape)}, with {len(classes)} classes; give both "
             "[K+1,H,W], the background first"
         )
-    ids = torch.tensor([BACKGROUND, *classes], dtype=torch.uint8, device=much_LHW.device)
-    much_HW, little_HW = ids[much_LHW.argmax(0)], ids[little_LHW.argmax(0)]
-    label_HW = torch.where(much_HW == BACKGROUND, IGNORE, much_HW.int()).to(torch.uint8)
-    label_HW[little_HW == BACKGROUND] = BACKGROUND
+    label_HW = exponent_foreground(much_LHW, classes=classes)
+    label_HW[little_LHW.argmax(0) == 0] = BACKGROUND
     label_HW[(much_LHW < _SCORED).all(0)] = IGNORE
     return label_HW
+
+
+def exponent_foreground(much_LHW: Tensor, *, classes: Sequence[int]) -> Tensor:
+    """The foreground of `exponent_seeds` alone: the class that wins beside much background, 255 for the rest.
+
+    Scores [K+1,H,W], `classes` the K mask ids (1..254). Returns uint8 [H,W].
+    """
+    ids = torch.tensor([IGNORE, *classes], dtype=torch.uint8, device=much_LHW.device)
+    return ids[much_LHW.argmax(0)]
 
 
 def crf_refinement(
@@ -127,6 +171,16 @@ def crf_refinement(
         ).argmax(1)
 
     return refine
+
+
+def _mask_ids(cam_KHW: Tensor, classes: Sequence[int]) -> Tensor:
+    """int64 [K+1]: the mask id of every index, the background's first. Raises ValueError where shapes do not fit."""
+    if cam_KHW.ndim != 3 or len(cam_KHW) != len(classes) or not all(0 < c < IGNORE for c in classes):
+        raise ValueError(
+            f"CAMs have shape {tuple(cam_KHW.shape)} and classes are {list(classes)}; "
+            "give [K,H,W] and K mask ids, each 1..254"
+        )
+    return torch.tensor([BACKGROUND, *classes], dtype=torch.int64, device=cam_KHW.device)
 
 
 def _argmax_above(cam_KHW: Tensor, *, threshold: float) -> Tensor:

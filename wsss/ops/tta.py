@@ -115,6 +115,27 @@ def softmax_of_classes(logits_CRW: Tensor) -> Tensor:
     return exponential_CRW / _sum_of_classes(exponential_CRW)
 
 
+def without_classes(merged_CRW: Tensor, *, absent_C: Tensor, merge: Merge) -> Tensor:
+    """Merged views of an image that is known not to show some classes.
+
+        mean_logits: l_c = -inf for c absent;   otherwise: p_c = 0 for c absent, p / sum_c p_c
+
+    So the softmax of the first, and the second, are the probabilities given that no absent class is there. Shapes:
+    merged [C,R,W] of `merged_bands`, absent bool [C] (not all of them True); result [C,R,W]. Where every class left has
+    the probability 0, all stay 0 and the first of them is the largest.
+
+    Raises: ValueError for another `merge`, or where no class is left.
+    Source: ours.
+    """
+    _refuse_unknown(merge)
+    if bool(absent_C.all()):
+        raise ValueError(f"all {len(absent_C)} classes are absent; the background, at least, is in every image")
+    if merge == "mean_logits":
+        return merged_CRW.masked_fill(absent_C[:, None, None], -torch.inf)
+    left_CRW = merged_CRW.masked_fill(absent_C[:, None, None], 0.0)
+    return left_CRW / _sum_of_classes(left_CRW).clamp_min(_TINY)
+
+
 def _sum_of_classes(x_CHW: Tensor) -> Tensor:
     """[C,...] to [...], in pairs."""
     while len(x_CHW) > 1:

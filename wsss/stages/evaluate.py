@@ -31,7 +31,7 @@ from pydantic import Field
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
-from shards.records import InstanceLabel, Missing, Prediction, Sample, SeedRecord
+from shards.records import InstanceLabel, Missing, Sample, SeedRecord
 from wsss.ops.bootstrap import mean_iou_interval
 from wsss.ops.boundary_iou import boundary_iou
 from wsss.ops.confusion import Scores, activation_rates
@@ -145,7 +145,7 @@ class Evaluate(Reduce):
 
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
         records = instance.inputs["records"]
-        metrics: dict[str, float] = {"labels_given": 0.0 if records.layer.kind == Prediction.kind else 1.0}
+        metrics: dict[str, float] = {"labels_given": float(_labels_given(instance))}
         tables: dict[str, list[dict[str, object]]] = {}
         artifacts: dict[str, str] = {}
         for split in self.splits:
@@ -167,6 +167,12 @@ class Evaluate(Reduce):
             for name, rows in found.tables.items():
                 tables[f"{name}.{split}"] = tables[name] = rows
         return Outcome(metrics=metrics, tables=tables, artifacts=artifacts)
+
+
+def _labels_given(instance: Instance) -> bool:
+    """True where what is measured was made with the labels of the images."""
+    records = instance.inputs["records"].stage
+    return not isinstance(records, Predict) or records.labels != "none"
 
 
 def _subsets(instance: Instance) -> tuple[str, ...]:

@@ -15,19 +15,28 @@ from torch.nn import functional
 
 from shards.layer import Layer
 from shards.reader import read_shard
-from shards.records import IGNORE, CamRecord, Missing, Record, Sample, SeedRecord
+from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
-from wsss.ops.seeds import exponent_scores, exponent_seeds, two_threshold_seeds
+from wsss.ops.seeds import (
+    add_salient_background,
+    exponent_foreground,
+    exponent_scores,
+    exponent_seeds,
+    foreground_seeds,
+    two_threshold_seeds,
+)
 from wsss.ops.stochastic_cam import fickle_label
-from wsss.settings import read_with, settings
+from wsss.settings import read_unless, read_with, settings
+from wsss.stages.build_shards import BuildShards
 from wsss.stages.confident_images import ConfidentImages
 from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 _NUM_BINS = 10
 _BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
+_BY_MAPS = read_with("background", "maps")
 
 
 @settings
@@ -46,25 +55,33 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     rule: Literal["two_thresholds", "exponents", "ficklenet"] = "two_thresholds"
     """`two_thresholds`: irn's; `exponents`: AffinityNet's; `ficklenet`: where any stochastic map is foreground."""
     foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
-    """A pixel whose map is above this is confident foreground."""
-    background_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.05
+    """A pixel whose map is above this is confident foreground. DSRG's: 0.2, of maps divided by their own maximum (as
+    make_cams divides them unless normalisation = "global")."""
+    background: Annotated[Literal["maps", "saliency"], read_unless("background", "maps")] = "maps"
+    """Where confident background comes from: `maps`, as the rule says; `saliency`: pixels that are no foreground seed
+    and that the sample's saliency map calls no object (DSRG). An image that shows no class is all background."""
+    saliency_threshold: Annotated[float, Field(gt=0, lt=1), read_with("background", "saliency")] = 0.06
+    """saliency: a pixel whose saliency, divided by 255, is below this is confident background."""
+    background_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS, _BY_MAPS] = 0.05
     """A pixel whose maps are all at most this is confident background."""
     foreground_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 4.0
     """exponents: what wins against a background of (1 - map) to this power is confident foreground."""
-    background_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 32.0
+    background_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents"), _BY_MAPS] = 32.0
     """exponents: what loses against a background of (1 - map) to this power is confident background."""
     refine: Annotated[Literal["crf", "none"], read_with("rule", "two_thresholds", "exponents")] = "crf"
     """Refine both label maps, or both maps of scores, by the dense CRF before they are compared."""
 
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
-        if self.rule == "exponents" and self.foreground_exponent >= self.background_exponent:
+        if self.background == "saliency":
+            self._check_saliency(instance)
+        elif self.rule == "exponents" and self.foreground_exponent >= self.background_exponent:
             raise ValueError(
                 f"{instance.name}.foreground_exponent = {self.foreground_exponent} must be below "
                 f"{instance.name}.background_exponent = {self.background_exponent}; "
                 "what lies between them stays undecided"
             )
-        if self.rule != "exponents" and self.foreground_threshold <= self.background_threshold:
+        elif self.rule != "exponents" and self.foreground_threshold <= self.background_threshold:
             raise ValueError(
                 f"{instance.name}.foreground_threshold = {self.foreground_threshold} must be above "
                 f"{instance.name}.background_threshold = {self.background_threshold}; "
@@ -75,6 +92,18 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             raise ValueError(
                 f"{instance.name}.rule = 'ficklenet' needs the maximum of stochastic maps; "
                 f"{instance.inputs['cams'].name}.method is {method!r}"
+            )
+
+    def _check_saliency(self, instance: Instance) -> None:
+        """Refuse samples of which none can have a saliency map."""
+        samples = instance.inputs["samples"]
+        data = samples.stage
+        assert isinstance(data, BuildShards)
+        if data.source != "voc" or not data.saliency:
+            what = f"{samples.name}.saliency is empty" if data.source == "voc" else f"source {data.source!r} has none"
+            raise ValueError(
+                f"{instance.name}.background = 'saliency' reads the samples' saliency maps, and {what}; name their "
+                f"folder as {samples.name}.saliency, or set {instance.name}.background = 'maps'"
             )
 
     def worker(self, instance: Instance) -> ShardWorker:
@@ -105,47 +134,64 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             )
 
     def _rule_in_words(self, name: str) -> str:
-        names = ("foreground_exponent", "background_exponent")
-        if self.rule != "exponents":
-            names = ("foreground_threshold", "background_threshold")
+        kind = "exponent" if self.rule == "exponents" else "threshold"
+        names = (f"foreground_{kind}", f"background_{kind}" if self.background == "maps" else "saliency_threshold")
         return " and ".join(f"{name}.{setting} = {getattr(self, setting)}" for setting in names)
 
     @torch.inference_mode()
     def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:
         """u8[H, W] of one image."""
         device, classes = worker_device(), cams.classes.tolist()
-        if self.rule == "ficklenet" and classes:
-            return self._fickle_label(sample, cams, device)
-        maps_KHW = upsample(cams.maps, sample.size, device=device)
-        if self.rule == "exponents":
-            return self._exponent_label(maps_KHW, sample, classes)
+        if self.background == "saliency" and sample.saliency is None:
+            raise BadSampleError("it has no saliency map, which background = 'saliency' reads")
+        if not classes:
+            return np.zeros(sample.size, dtype=np.uint8)
+        if self.rule == "ficklenet":
+            label_HW = self._fickle_label(sample, cams, device)
+        elif self.rule == "exponents":
+            label_HW = self._exponent_label(upsample(cams.maps, sample.size, device=device), sample, classes)
+        else:
+            label_HW = self._threshold_label(upsample(cams.maps, sample.size, device=device), sample, classes)
+        if self.background == "saliency":
+            saliency_HW = torch.from_numpy(np.array(sample.saliency)).to(device)
+            label_HW = add_salient_background(label_HW, saliency_HW=saliency_HW, threshold=self.saliency_threshold)
+        return label_HW.cpu().numpy()
+
+    def _threshold_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
         refine = None
-        if self.refine == "crf" and classes:
-            refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=device)
-        seeds = two_threshold_seeds(
+        if self.refine == "crf":
+            refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=maps_KHW.device)
+        if self.background == "saliency":
+            return foreground_seeds(
+                maps_KHW, classes=classes, foreground_threshold=self.foreground_threshold, refine=refine
+            )
+        return two_threshold_seeds(
             maps_KHW,
             classes=classes,
             foreground_threshold=self.foreground_threshold,
             background_threshold=self.background_threshold,
             refine=refine,
         )
-        return seeds.cpu().numpy()
 
-    def _exponent_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> np.ndarray:
-        scores = [exponent_scores(maps_KHW, exponent=e) for e in (self.foreground_exponent, self.background_exponent)]
-        if self.refine == "crf" and classes:
+    def _exponent_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
+        exponents = [self.foreground_exponent, self.background_exponent][: 2 if self.background == "maps" else 1]
+        scores = [exponent_scores(maps_KHW, exponent=exponent) for exponent in exponents]
+        if self.refine == "crf":
             scores = [self.refine_energy(unary_from_probabilities(score), sample.image) for score in scores]
-        return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes).cpu().numpy()
+        if self.background == "saliency":
+            return exponent_foreground(scores[0], classes=classes)
+        return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes)
 
-    def _fickle_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> np.ndarray:
+    def _fickle_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> torch.Tensor:
         """Decided on the grid that the maximum was taken on, where it is exact; pixels take the nearest label."""
         assert cams.peak is not None
         mean_Khw, peak_Khw = (torch.from_numpy(maps).to(device).float() for maps in (cams.maps, cams.peak))
         classes, theta = cams.classes.tolist(), self.foreground_threshold
         label_hw = fickle_label(mean_Khw, peak_Khw, classes=classes, theta=theta)
-        label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == IGNORE)] = 0
+        if self.background == "maps":
+            label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == IGNORE)] = 0
         label_HW = functional.interpolate(label_hw[None, None].float(), size=sample.size, mode="nearest")[0, 0]
-        return label_HW.to(torch.uint8).cpu().numpy()
+        return label_HW.to(torch.uint8)
 
 
 def _histogram(cams: Layer, shard: str) -> str:

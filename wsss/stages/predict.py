@@ -1,5 +1,8 @@
 """predict: images and a trained segmenter -> segmentations at the original size; no label is needed.
 
+Where labels are known and may be used, as of the images that a second segmenter trains on, classes that an image does
+not show are kept out of its segmentation (`labels = "given"`).
+
 Every view goes through the network once. What the network gives stays on its own grid; from there bands of rows are
 brought to the image's size, one after the other, so that 201 classes of an image of any size need little memory. Of the
 same views come the label maps that subsets of them would have given.
@@ -9,20 +12,20 @@ Shape letters: `C` classes with background, `K` classes that the CRF sees, `H W`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import AfterValidator, Field
 
-from shards.records import Prediction, Record, Sample, grid_size
+from shards.records import BACKGROUND, Prediction, Record, Sample, grid_size
 from wsss.crf_settings import CrfSettings
 from wsss.device import worker_device
 from wsss.images import long_side_size
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
-from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes
-from wsss.settings import read_with, settings
+from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, without_classes
+from wsss.settings import read_unless, read_with, settings
 from wsss.stages.fit import load_trained
 from wsss.stages.segmenter_views import SegmenterViews
 from wsss.stages.stage import Instance, Map, ShardWorker, Splits, work_per_record
@@ -57,6 +60,10 @@ class Predict(SegmenterViews, CrfSettings, Map):
 
     splits: Splits = ("val",)
     """Splits to segment."""
+    labels: Annotated[Literal["none", "given"], read_unless("labels", "none")] = "none"
+    """`given`: classes known to be absent from an image are not predicted there, and an image without any class is all
+    background. For images that something is trained on: measured, such predictions count as made with labels given, and
+    submit does not take them."""
     max_side: Annotated[int, Field(ge=64)] = 2048
     """Longest side of a view in pixels; views that would be longer are made as long as this."""
     ablation: Annotated[tuple[Subset, ...], AfterValidator(_distinct)] = ()
@@ -116,7 +123,7 @@ class Predict(SegmenterViews, CrfSettings, Map):
             for _ in subsets
         ]
         highest_SC = torch.zeros(len(subsets), len(views[0].logits), device=device)
-        for rows, merged in merged_bands(views, subsets=subsets, merge=self.merge, size=size):
+        for rows, merged in self._bands(sample, views, subsets):
             for (mask_HW, confidence_HW), highest_C, merged_CRW in zip(labels, highest_SC, merged, strict=True):
                 # The logits decide, where there are some: two of them may round to the same probability.
                 mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
@@ -133,6 +140,19 @@ class Predict(SegmenterViews, CrfSettings, Map):
             refined.append(self._refined(sample, views, subset, possible_C.nonzero()[:, 0]))
         return refined
 
+    def _bands(
+        self, sample: Sample, views: list[ViewLogits], subsets: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
+        """The merged views of every subset, band by band, without the classes that may not be predicted."""
+        bands = merged_bands(views, subsets=subsets, merge=self.merge, size=sample.size)
+        if self.labels == "none":
+            yield from bands
+            return
+        absent_C = torch.ones(len(views[0].logits), dtype=torch.bool, device=views[0].logits.device)
+        absent_C[[BACKGROUND, *sample.classes, *sample.unknown]] = False
+        for rows, merged in bands:
+            yield rows, [without_classes(one_CRW, absent_C=absent_C, merge=self.merge) for one_CRW in merged]
+
     def _probability(self, merged_CRW: torch.Tensor) -> torch.Tensor:
         return softmax_of_classes(merged_CRW) if self.merge == "mean_logits" else merged_CRW
 
@@ -145,7 +165,7 @@ class Predict(SegmenterViews, CrfSettings, Map):
         its cost grows with K.
         """
         share_KHW = torch.zeros(len(ids_K), *sample.size, device=ids_K.device)
-        for rows, (merged_CRW,) in merged_bands(views, subsets=[subset], merge=self.merge, size=sample.size):
+        for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
             share_KHW[:, rows] = self._probability(merged_CRW)[ids_K]
         share_KHW /= share_KHW.sum(0)
         refined_KHW = self.refine_energy(unary_from_probabilities(share_KHW), sample.image)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from shards.records import GRID_STRIDE, IGNORE, PseudoLabel, Sample, SeedRecord
+from shards.records import GRID_STRIDE, IGNORE, ConfidentLabel, Sample, SeedRecord
 from wsss.examples import JoinedRecords
 from wsss.images import to_tensor
 from wsss.stages.augmented_records import AugmentedRecords
@@ -59,7 +59,7 @@ class PseudoLabelledImages(SegmenterImages):
 
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
-        labels = cast(PseudoLabel, self.records.record(draw.index, "pseudo_labels"))
+        labels = cast(ConfidentLabel, self.records.record(draw.index, "pseudo_labels"))
         mask, power = labels.confident_mask(self._threshold), self._power
         planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
         image, changed = self.augmented(draw, sample, mask_HW=planes)

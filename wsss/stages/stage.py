@@ -72,6 +72,8 @@ class Stage:
     """Raised by hand whenever the same settings would give another result: it enters the fingerprint."""
     slots: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
+    named_kinds: ClassVar[frozenset[str]] = frozenset()
+    """Kinds that fill a slot only where a recipe names them under `inputs`, never by standing last before the stage."""
 
     def used_slots(self) -> tuple[str, ...]:
         """The slots that these settings read; the others stay empty."""

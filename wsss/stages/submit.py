@@ -19,6 +19,7 @@ from shards.layer import INDEX, Layer, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
 from wsss.settings import setting_values, settings
+from wsss.stages.predict import Predict
 from wsss.stages.stage import Counts, Instance, Outcome, Reduce, ShardCounter
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -36,10 +37,15 @@ class Submit(Reduce):
     """Split to submit."""
 
     def check(self, instance: Instance) -> None:
-        made = instance.inputs["predictions"].stage.splits  # type: ignore[attr-defined]
-        if self.split not in made:
-            predict = instance.inputs["predictions"].name
-            raise ValueError(f"{instance.name}.split = {self.split!r}; {predict} predicts {', '.join(made)}")
+        predict, stage = instance.inputs["predictions"].name, instance.inputs["predictions"].stage
+        assert isinstance(stage, Predict)
+        if self.split not in stage.splits:
+            raise ValueError(f"{instance.name}.split = {self.split!r}; {predict} predicts {', '.join(stage.splits)}")
+        if stage.labels != "none":
+            raise ValueError(
+                f"{instance.name}: {predict}.labels = {stage.labels!r} uses the images' labels, which no competitor "
+                "has; name predictions with labels = 'none' under inputs"
+            )
 
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["predictions"].layer.shards() if split_of(shard) == self.split]

@@ -1,4 +1,7 @@
-"""train_segmenter: pseudo labels, seeds, boxes or masks -> a segmentation network that needs no labels at all."""
+"""train_segmenter: pseudo labels, seeds, boxes or masks -> a segmentation network that needs no labels at all.
+
+In place of pseudo labels it learns the predictions of an earlier segmenter where a recipe names them (self-training).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from wsss.settings import ReadIf, read_unless, settings
 from wsss.stages.dsrg_settings import DsrgSettings
 from wsss.stages.fit import TrainingSet, Validation, load_trained
 from wsss.stages.full_set import TRAIN, MixedBatches
+from wsss.stages.predict import Predict
 from wsss.stages.segmenter_images import (
     FramedImages,
     MaskedImages,
@@ -54,13 +58,15 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
     kind: ClassVar[str] = "train_segmenter"
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
-        "pseudo_labels": ("make_pseudo_labels",),
+        "pseudo_labels": ("make_pseudo_labels", "predict"),
         "seeds": ("make_seeds",),
         "cams": ("make_cams", "make_segmenter_maps"),
         "ancillary": ("train_ancillary",),
         "correction": ("train_correction",),
         "classifier": ("train_classifier",),
     }
+    # A second segmenter beside a first one must not turn into its pupil because predictions stand between the two.
+    named_kinds: ClassVar[frozenset[str]] = frozenset({"predict"})
 
     objective: Annotated[
         Literal["cross_entropy", "dsrg", "self_correction"], read_unless("objective", "cross_entropy")
@@ -68,7 +74,7 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
     """`cross_entropy`: on the pixels of pseudo labels, or of masks; `dsrg`: on seeds that grow, and a dense CRF's
     result; `self_correction`: on masks of some images, and on what an ancillary model makes of the others' boxes."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1), _ON_PSEUDO_LABELS] = 0.0
-    """Pixels of the pseudo labels less confident than this are ignored."""
+    """Pixels of the pseudo labels, or predictions, less confident than this are ignored."""
     confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, read_unless("confidence_power", 0.0)] = 0.0
     """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
 
@@ -103,6 +109,13 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
             )
         if self.objective == SELF_CORRECTION:
             self._check_self_correction(instance)
+        labels = instance.inputs.get("pseudo_labels")
+        # Left to itself, predict makes val alone. Pseudo labels of val alone are what sweeps ask a whole recipe for.
+        if labels is not None and isinstance(labels.stage, Predict) and TRAIN not in labels.stage.splits:
+            raise ValueError(
+                f"{instance.name} trains on the split {TRAIN!r}, which {labels.name} does not make; set "
+                f'{labels.name}.splits = ["{TRAIN}"], or name another instance as inputs.pseudo_labels'
+            )
 
     def _check_self_correction(self, instance: Instance) -> None:
         if self.supervision() != "semi":

@@ -73,7 +73,7 @@ class DsrgTask(SegmenterTask):
 
     S starts from the seeds given at every step, so that a wrong growth is forgotten with the probabilities that made
     it; S and q are constants. Only classes present grow, the background always. The background's cues are those of the
-    seeds given: samples carry no saliency.
+    seeds given: with `make_seeds.background = "saliency"` the paper's, from saliency maps.
 
     Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` bool[B, C], the background first;
     `pixels` u8[B, h, w, 3], the crop's mean colours, not normalised.

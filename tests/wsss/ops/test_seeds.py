@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
-from wsss.ops.seeds import crf_refinement, two_threshold_seeds
+from wsss.ops.seeds import add_salient_background, crf_refinement, foreground_seeds, two_threshold_seeds
 
 
 def _definition(cam: Tensor, classes: list[int], high: float, low: float) -> Tensor:
@@ -97,3 +97,47 @@ def test_classes_must_fit_the_maps(classes: list[int]) -> None:
         two_threshold_seeds(
             torch.zeros(1, 3, 5), classes=classes, foreground_threshold=0.3, background_threshold=0.1, refine=None
         )
+
+
+def test_salient_background_by_hand() -> None:
+    """255 * 0.06 = 15.3: a saliency of 15 is background, 16 is not, and no seed is overruled."""
+    foreground = torch.tensor([[7, 7, 255, 255, 255]], dtype=torch.uint8)
+    saliency = torch.tensor([[0, 200, 15, 16, 255]], dtype=torch.uint8)
+    label = add_salient_background(foreground, saliency_HW=saliency, threshold=0.06)
+    assert label.tolist() == [[7, 7, 0, 255, 255]] and label.dtype == torch.uint8
+    assert foreground.tolist() == [[7, 7, 255, 255, 255]], "what was given stays"
+    faint = torch.full((1, 5), 9, dtype=torch.uint8)
+    assert add_salient_background(foreground, saliency_HW=faint, threshold=0.06).tolist() == [[7, 7, 0, 0, 0]], (
+        "an image in which nothing is salient is background, not stretched"
+    )
+    with pytest.raises(ValueError, match=r"foreground is \[1, 5\], saliency \[1, 4\]; give both \[H,W\]"):
+        add_salient_background(foreground, saliency_HW=saliency[:, :4], threshold=0.06)
+
+
+def test_salient_background_by_its_definition() -> None:
+    random = torch.Generator().manual_seed(3)
+    foreground = torch.tensor([3, 200, 255], dtype=torch.uint8)[torch.randint(3, (13, 17), generator=random)]
+    saliency = torch.randint(256, (13, 17), generator=random).to(torch.uint8)
+    label = add_salient_background(foreground, saliency_HW=saliency, threshold=0.4)
+    for y in range(13):
+        for x in range(17):
+            seed, share = int(foreground[y, x]), int(saliency[y, x]) / 255
+            assert int(label[y, x]) == (seed if seed != 255 else 0 if share < 0.4 else 255)
+
+
+def test_foreground_is_that_of_both_thresholds() -> None:
+    cam = torch.rand(3, 17, 11, generator=torch.Generator().manual_seed(0)) ** 3
+    both = two_threshold_seeds(
+        cam, classes=[128, 200, 254], foreground_threshold=0.4, background_threshold=0.1, refine=None
+    )
+    alone = foreground_seeds(cam, classes=[128, 200, 254], foreground_threshold=0.4, refine=None)
+    assert torch.equal(alone, torch.where(both == 0, 255, both).to(torch.uint8))
+    assert foreground_seeds(torch.zeros(0, 5, 3), classes=[], foreground_threshold=0.4, refine=None).unique() == 255
+
+
+def test_a_fifth_of_the_maximum_is_a_threshold_on_normalised_maps() -> None:
+    """SEC's and DSRG's rule, map > 0.2 * its maximum, of one class."""
+    raw = 7 * torch.rand(1, 13, 19, generator=torch.Generator().manual_seed(4)) ** 4
+    label = foreground_seeds(raw / raw.amax(), classes=[5], foreground_threshold=0.2, refine=None)
+    wanted = torch.where(raw[0] > 0.2 * raw.amax(), 5, 255)
+    assert torch.equal(label, wanted.to(torch.uint8)) and 0.1 < (label == 5).float().mean() < 0.9

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.ops import tta
-from wsss.ops.tta import ViewLogits, merged_bands, predict_views, softmax_of_classes
+from wsss.ops.tta import ViewLogits, merged_bands, predict_views, softmax_of_classes, without_classes
 
 WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
 
@@ -142,3 +142,20 @@ def test_maximum_of_the_views() -> None:
     merged = predict_views(image(), merge="max", **settings)
     torch.testing.assert_close(merged, highest / highest.sum(1, keepdim=True))
     torch.testing.assert_close(merged.sum(1), torch.ones(2, 11, 17))
+
+
+def test_probabilities_given_that_classes_are_absent() -> None:
+    """p(c | no absent class) = p(c) / the sum of p over the classes left, of logits as of probabilities."""
+    logits = torch.randn(5, 7, 3, generator=torch.Generator().manual_seed(8))
+    absent, left = torch.tensor([False, True, False, True, False]), [0, 2, 4]
+    probability = logits.softmax(0)
+    wanted = torch.zeros_like(probability)
+    wanted[left] = probability[left] / probability[left].sum(0)
+    of_logits = softmax_of_classes(without_classes(logits, absent_C=absent, merge="mean_logits"))
+    torch.testing.assert_close(of_logits, wanted)
+    torch.testing.assert_close(without_classes(probability, absent_C=absent, merge="max"), wanted)
+    nothing = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])[:, None, None]
+    alone = without_classes(nothing, absent_C=absent, merge="mean_probabilities")
+    assert alone.isfinite().all() and int(alone.argmax(0)) == 0
+    with pytest.raises(ValueError, match="all 5 classes are absent; the background, at least"):
+        without_classes(logits, absent_C=torch.ones(5, dtype=torch.bool), merge="max")

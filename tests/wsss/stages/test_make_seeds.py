@@ -9,6 +9,8 @@ import pytest
 
 from shards.records import CamRecord, Missing, SeedRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.settings import hashed_values
+from wsss.stages.build_shards import BuildShards
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.stage import Instance
@@ -142,3 +144,84 @@ def test_images_that_the_classifier_doubts_are_left_out(tmp_path: Path) -> None:
     without = prepared(tmp_path / "without", [cam(blocks(0.01, 0.9), [3])], min_probability=0.75)
     with pytest.raises(ValueError, match="carry no probabilities; run make_cams again, or set min_probability = 0"):
         seeds_of(without)
+
+
+def salient(path: Path, cams: list[CamRecord], maps: list[np.ndarray | None], **settings: Any) -> Instance:
+    """Seeds over samples with saliency maps, None where a sample has none."""
+    drawn = [replace(sample(cam.key, None, size=SIZE), saliency=each) for cam, each in zip(cams, maps, strict=True)]
+    samples = samples_of(path, {"train-000000": drawn})
+    samples = replace(samples, stage=BuildShards(source="voc", saliency="drfi"))
+    method = "stochastic" if settings.get("rule") == "ficklenet" else "cam"
+    made = records_of(MakeCams(method=method), path, samples, {"train-000000": cams})
+    stage = MakeSeeds(splits=("train",), background="saliency", **settings)
+    return instance_of(stage, path, samples=samples, cams=made)
+
+
+def shades(*values: int) -> np.ndarray:
+    return np.repeat(np.array(values, np.uint8), 16 // len(values))[None].repeat(16, axis=0)
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "two_thresholds": {"refine": "none", "foreground_threshold": 0.2},
+    "exponents": {"refine": "none", "foreground_exponent": 4.0},
+    "ficklenet": {"foreground_threshold": 0.2},
+}
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_background_from_saliency(tmp_path: Path, rule: str) -> None:
+    """15 / 255 is below 0.06, 16 / 255 is not; a foreground seed stays one, however little salient it is."""
+    maps = blocks(0.9, 0.01, 0.01, 0.9, 0.01, 0.01, 0.01, 0.01)[:, ::4, ::2]
+    maps = maps.repeat(2, axis=2) if rule == "ficklenet" else maps.repeat(4, axis=1).repeat(2, axis=2)
+    known = cam(maps[:, :, :8] if rule == "ficklenet" else maps, [4], peak=maps[:, :, :8])
+    saliency = shades(0, 15, 16, 200, 0, 255, 14, 17)
+    instance = salient(tmp_path, [known], [saliency], rule=rule, **RULES[rule])
+    label = seeds_of(instance)[0]
+    foreground = label == 4
+    assert 0 < foreground.sum() < label.size
+    np.testing.assert_array_equal(label[~foreground], np.where(saliency < 15.3, 0, 255)[~foreground])
+    without = MakeSeeds(splits=("train",), rule=rule, **RULES[rule])  # type: ignore[arg-type]
+    by_maps = seeds_of(replace(instance, stage=without, path=tmp_path / "maps"))[0]
+    np.testing.assert_array_equal(by_maps == 4, foreground)
+
+
+def test_an_image_without_a_saliency_map_is_a_bad_sample_and_one_without_a_class_background(tmp_path: Path) -> None:
+    seen = cam(blocks(0.9, 0.01, 0.9, 0.9), [4])
+    cams = [seen, replace(seen, key="b"), replace(cam(np.zeros((0, 16, 16)), []), key="c")]
+    instance = salient(tmp_path, cams, [None, shades(0, 0), shades(255, 255)], refine="none")
+    assert isinstance(instance.stage, MakeSeeds)
+    bad, good, empty = instance.stage.worker(instance)("train-000000")
+    assert isinstance(bad, Missing) and not bad.left_out
+    assert bad.reason == "it has no saliency map, which background = 'saliency' reads"
+    assert isinstance(good, SeedRecord) and set(np.unique(good.label).tolist()) == {0, 4}
+    assert isinstance(empty, SeedRecord) and not empty.label.any()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (BuildShards(source="voc"), "build_shards.saliency is empty; name their folder as build_shards.saliency"),
+        (BuildShards(source="toy", counts={"train": 1, "val": 1}), "source 'toy' has none; name their folder"),
+    ],
+)
+def test_samples_that_cannot_have_saliency_are_refused(tmp_path: Path, data: BuildShards, message: str) -> None:
+    instance = salient(tmp_path, [cam(blocks(0.9), [4])], [shades(0)])
+    samples = replace(instance.inputs["samples"], stage=data)
+    with pytest.raises(ValueError, match=f"make_seeds.background = 'saliency' reads .* and {message}"):
+        instance.stage.check(replace(instance, inputs={**instance.inputs, "samples": samples}))
+
+
+def test_a_threshold_of_the_background_is_not_asked_for_beside_saliency(tmp_path: Path) -> None:
+    """Also not compared with the foreground's."""
+    instance = salient(
+        tmp_path, [cam(blocks(0.5), [3])], [shades(255)], foreground_threshold=0.9, background_threshold=0.95
+    )
+    with pytest.raises(ValueError, match=r"foreground_threshold = 0.9 and make_seeds.saliency_threshold = 0.06 leave"):
+        seeds_of(instance)
+
+
+def test_settings_of_saliency_enter_a_fingerprint_with_it_alone() -> None:
+    for rule, unread in (("two_thresholds", "background_threshold"), ("exponents", "background_exponent")):
+        maps, by_saliency = (hashed_values(MakeSeeds(rule=rule, background=b)) for b in ("maps", "saliency"))  # type: ignore[arg-type]
+        assert set(by_saliency) - set(maps) == {"background", "saliency_threshold"}
+        assert set(maps) - set(by_saliency) == {unread}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from tests.wsss.layers import instance_of, samples_of
 from wsss.ops import tta
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.tta import predict_views
-from wsss.settings import unread_settings
+from wsss.settings import hashed_values, unread_settings
 from wsss.stages import predict
 from wsss.stages.predict import Predict
 from wsss.stages.train_segmenter import TrainSegmenter
@@ -158,7 +159,7 @@ def test_crf_sees_the_classes_that_win_or_are_probable(monkeypatch: pytest.Monke
 
 def test_settings_of_the_crf_are_read_with_it() -> None:
     assert {"crf_iterations", "crf_class_threshold", "crf_label_confidence"} <= unread_settings(Predict()).keys()
-    assert unread_settings(Predict(refine="crf")).keys() == {"crf_label_confidence"}
+    assert unread_settings(Predict(refine="crf", labels="given")).keys() == {"crf_label_confidence"}
 
 
 def test_trained_segmenter(tmp_path: Path) -> None:
@@ -174,6 +175,32 @@ def test_trained_segmenter(tmp_path: Path) -> None:
     stage = Predict(ablation=("none",))
     (made,) = stage.worker(instance_of(stage, tmp_path, samples=shards, segmenter=trained))(SHARD)
     assert isinstance(made, Prediction) and made.mask.shape == made.ablation["none"].shape == SIZE
+
+
+@pytest.mark.parametrize("refine", ["none", "crf"])
+@pytest.mark.parametrize("merge", ["mean_logits", "mean_probabilities", "max"])
+def test_given_labels_keep_absent_classes_out(merge: Any, refine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = {**SETTINGS["all"], "merge": merge, "refine": refine, "crf_iterations": 1}
+    free, sample = predicted(Predict(**views)), replace(photo(), classes=(2, 5), unknown=(6,))
+    stage = Predict(**views, labels="given", ablation=("none",))
+    given = predicted(stage, sample=sample)
+    assert set(np.unique(free.mask).tolist()) - {0, 2, 5, 6}, "there is something to keep out"
+    for mask in (given.mask, given.ablation["none"]):
+        assert set(np.unique(mask).tolist()) <= {0, 2, 5, 6}
+    allowed = np.isin(free.mask, [0, 2, 5, 6])
+    if refine == "none":
+        np.testing.assert_array_equal(given.mask[allowed], free.mask[allowed])
+        assert (given.confidence >= free.confidence).mean() > 0.5, "of fewer classes the winner is surer"
+    monkeypatch.setattr(tta, "_BAND_VALUES", 5 * NUM_CLASSES * SIZE[1])
+    banded = predicted(stage, sample=sample)
+    np.testing.assert_array_equal(given.mask, banded.mask)
+    np.testing.assert_array_equal(given.confidence, banded.confidence)
+    nothing = predicted(stage, sample=replace(photo(), classes=()))
+    assert not nothing.mask.any() and (nothing.confidence == 255).all(), "no class is there: all background"
+
+
+def test_labels_enter_a_fingerprint_only_where_given() -> None:
+    assert "labels" not in hashed_values(Predict()) and hashed_values(Predict(labels="given"))["labels"] == "given"
 
 
 PEAK = """

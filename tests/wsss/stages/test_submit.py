@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,13 @@ def test_file_that_is_no_zip(tmp_path: Path) -> None:
         list(check_submission(tmp_path / "results.zip", num_classes=20))
     with pytest.raises(ValueError, match=r"there is no file .*none.zip"):
         list(check_submission(tmp_path / "none.zip", num_classes=20))
+
+
+def test_predictions_that_used_labels_are_no_submission(tmp_path: Path) -> None:
+    instance = prepared(tmp_path)
+    told = replace(instance.inputs["predictions"], stage=Predict(labels="given"))
+    with pytest.raises(
+        ValueError, match=r"submit: predict.labels = 'given' uses the images' labels, which no competitor"
+    ):
+        instance.stage.check(replace(instance, inputs={**instance.inputs, "predictions": told}))
+    instance.stage.check(instance)

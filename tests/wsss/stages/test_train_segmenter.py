@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from shards.images import encode_png
-from shards.records import PseudoLabel, Sample, SeedRecord, grid_size
+from shards.records import Prediction, PseudoLabel, Sample, SeedRecord, grid_size
 from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.settings import hashed_values
 from wsss.stages.fit import Draw
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_seeds import MakeSeeds
+from wsss.stages.predict import Predict
 from wsss.stages.stage import Instance
 from wsss.stages.train_segmenter import TrainSegmenter
 
@@ -180,6 +182,30 @@ def test_strong_augmentation_is_a_setting(tmp_path: Path) -> None:
     assert all(a.shape == b.shape and not torch.equal(a, b) for a, b in zip(*examples, strict=True))
     assert "augmentation" not in hashed_values(weak) and "colour_jitter" in hashed_values(weak)
     assert "colour_jitter" not in hashed_values(strong)
+
+
+@pytest.mark.parametrize("settings", [{}, {"confidence_power": 1.0}, {"confidence_threshold": 0.4}])
+def test_predictions_train_as_pseudo_labels_do(tmp_path: Path, settings: dict[str, Any]) -> None:
+    stage, instance = labelled(tmp_path, **settings)
+    made = [pseudo_label(f"t{n}", n) for n in range(3)]
+    records = [Prediction(key=one.key, mask=one.mask, confidence=one.confidence) for one in made]
+    predictions = records_of(
+        Predict(splits=("train",)), tmp_path, instance.inputs["samples"], {"train-000000": records}
+    )
+    pupil = replace(instance, inputs={**instance.inputs, "pseudo_labels": predictions})
+    stage.check(pupil)
+    for index in range(3):
+        one, other = (stage.training_set(i).example(Draw(index, 0)) for i in (instance, pupil))
+        assert one.keys() == other.keys()
+        for name in one:
+            assert name == "key" or torch.equal(one[name], other[name]), name
+
+
+def test_predictions_of_other_splits_are_refused(tmp_path: Path) -> None:
+    stage, instance = labelled(tmp_path)
+    elsewhere = instance_of(Predict(), tmp_path, samples=instance.inputs["samples"])
+    with pytest.raises(ValueError, match=r"trains on the split 'train', which predict does not make; set predict.spl"):
+        stage.check(replace(instance, inputs={**instance.inputs, "pseudo_labels": elsewhere}))
 
 
 def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:

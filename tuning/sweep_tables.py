@@ -1,0 +1,119 @@
+"""A sweep file's tables, read and checked against a recipe: TOML, dotted names, and what a line of them searches."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuning.dimensions import Cases, Choices, Range
+from wsss.recipe import Recipe, RecipeError, dotted_settings
+
+TABLES = ("sweep", "fixed", "space", "cases")
+
+
+def read_sweep_tables(path: Path) -> dict[str, Any]:
+    """The tables of a sweep file. Raises `RecipeError` where it is none."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"the sweep does not exist: {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    if unknown := sorted(set(tables) - set(TABLES)):
+        raise RecipeError(
+            f"{path}: unknown table [{unknown[0]}]; a sweep has [sweep], [fixed], [space] and [cases.NAME]"
+        )
+    return tables
+
+
+def by_setting(table: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Dotted names as keys, whether TOML read them as one quoted key or as nested tables."""
+    found: dict[str, Any] = {}
+    for instance, values in table.items():
+        if "." in instance:
+            found[instance] = values
+        elif isinstance(values, dict):
+            found |= {f"{instance}.{name}": value for name, value in values.items()}
+        else:
+            raise RecipeError(f"{section}.{instance}: write INSTANCE.SETTING = …, e.g. make_seeds.foreground_threshold")
+    return found
+
+
+def toml_value(text: str) -> Any:
+    """A TOML value; what is not one is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def build_table(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    """A settings object; complaints in terms of dotted names."""
+    known = [field.name for field in fields(cls)]
+    for name in table:
+        if name not in known:
+            raise RecipeError(f"{where}.{name}: " + _unknown("setting", name, known))
+    try:
+        return cls(**table)
+    except ValidationError as error:
+        raise RecipeError(_complaint(error, where)) from None
+
+
+def read_cases(table: Mapping[str, Any]) -> dict[str, Cases]:
+    """The tables [cases.NAME]: every case of one of them gives the same settings."""
+    found = {}
+    for name, cases in table.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not isinstance(cases, dict):
+            raise RecipeError(f"cases.{name}: write [cases.NAME], NAME of letters and digits, and CASE = {{ … }} in it")
+        given = {}
+        for case, values in cases.items():
+            if not isinstance(values, dict):
+                raise RecipeError(f"cases.{name}.{case}: write {case} = {{ INSTANCE.SETTING = … }} (got {values!r})")
+            given[case] = by_setting(values, f"cases.{name}.{case}")
+        found[name] = build_table(Cases, {"cases": given}, f"cases.{name}")
+    return found
+
+
+def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, where: str) -> Range | Choices:
+    """What a setting may be. Both ends of a range, and every choice, must be allowed by the setting.
+
+    `entering`: the part of the recipe that a searched setting must stand in; `where` names the line in complaints.
+    """
+    known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
+    if name not in known:
+        raise RecipeError(f"{where}: " + _unknown("setting", name, list(known)))
+    instance = known[name]
+    if instance.name not in {one.name for one in entering.instances}:
+        names = ", ".join(one.name for one in entering.instances)
+        raise RecipeError(f"{where}: {instance.name} does not enter the metric; what does: {names}")
+    if not isinstance(table, dict):
+        raise RecipeError(f"{where}: write {{ low = …, high = … }} or {{ choices = […] }} (got {table!r})")
+    dimension: Range | Choices = build_table(Choices if "choices" in table else Range, table, where)
+    setting = name.partition(".")[2]
+    for value in dimension.ends:
+        try:
+            replace(instance.stage, **{setting: value})
+        except ValidationError as error:
+            raise RecipeError(_complaint(error, where.removesuffix(f".{setting}"))) from None
+    return dimension
+
+
+def _complaint(error: ValidationError, where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    names = [str(part) for part in first["loc"] if str(part).isidentifier() and str(part) not in ("int", "float")]
+    shown = isinstance(first["input"], str | int | float) and first["type"] != "missing"
+    came = f" (got {first['input']!r})" if shown else ""
+    return f"{'.'.join([where, *names])}: {first['msg'].removeprefix('Value error, ')}{came}"
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
