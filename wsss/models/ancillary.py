@@ -11,28 +11,25 @@ from torch import nn
 
 from wsss.models.segmenter import HIGH_RESOLUTION_LEVEL, LAST_LEVEL, Segmenter
 
-_OPEN = 3.0
-"""Bias of a new box encoder: sigmoid(3) = 0.95 lets the features pass almost as they are."""
-
 
 class BoxEncoder(nn.Module):
-    """Sigmoid of a 3x3 convolution of the box planes: a heat map for every channel of one scale's features.
+    """Twice the sigmoid of a 3x3 convolution of the box planes: a heat map for every channel of one scale's features.
 
-    bool [B,C,h,w] (see `box_planes`), resized to the nearest pixel of `size`, to float [B,D,*size] in (0, 1).
+    bool [B,C,h,w] (see `box_planes`), resized to the nearest pixel of `size`, to float [B,D,*size] in (0, 2).
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), the bounding box encoder, whose inner layers are not
-    published: one convolution is what public re-implementations take.  Differs: its bias starts at 3, since features
-    halved at every scale would not be those that the encoder was trained for.
+    published: one convolution is what public re-implementations take.  Differs: twice the sigmoid, which starts near 1:
+    the features begin as those that the encoder was trained for, where the sigmoid is steepest.
     """
 
     def __init__(self, num_classes: int, num_features: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(num_classes, num_features, 3, padding=1)
-        nn.init.constant_(torch.as_tensor(self.convolution.bias), _OPEN)
+        nn.init.zeros_(torch.as_tensor(self.convolution.bias))
 
     def forward(self, planes_BChw: torch.Tensor, *, size: torch.Size) -> torch.Tensor:
         planes = F.interpolate(planes_BChw.to(self.convolution.weight.dtype), size=size, mode="nearest")
-        return torch.sigmoid(self.convolution(planes))
+        return 2 * torch.sigmoid(self.convolution(planes))
 
 
 class AncillarySegmenter(nn.Module):
