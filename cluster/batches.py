@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from shards.assign import num_batches, occurrences, rank_share
+from shards.lanes import lane_share, num_batches, occurrences
 from wsss.stages.fit import Draw, Fit, TrainingSet
 
 _Share = tuple[list[Draw], bool]
@@ -83,7 +83,7 @@ class RankBatches:
         stage, num_ranks = self._stage, self._num_ranks
         deal = {"batch": batch, "global_batch": stage.batch_size, "num_ranks": num_ranks}
         seen = self._occurrences[epoch]
-        share, of_first = (rank_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
+        share, of_first = (lane_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
         part_size = stage.batch_size // (num_ranks * stage.accumulation_steps)
         for start in range(0, len(of_first), part_size):
             part = share[start : start + part_size]

@@ -66,3 +66,17 @@ def lane_share(num_records: int, *, batch: int, global_batch: int, rank: int, nu
     whole, over = divmod(number, num_ranks)
     first = rank * whole + min(rank, over)
     return range(start + first, start + first + whole + (rank < over))
+
+
+def num_batches(num_records: int, *, global_batch: int) -> int:
+    """Batches of an epoch; the last one may be short."""
+    return -(-num_records // global_batch)
+
+
+def occurrences(order: np.ndarray) -> np.ndarray:
+    """i64[n]: how often each entry of i64[n] stands further in front."""
+    by_value = np.argsort(order, kind="stable")
+    ordered = order[by_value]
+    counts = np.empty_like(order)
+    counts[by_value] = np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left")
+    return counts

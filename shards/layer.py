@@ -11,57 +11,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shards.codec import to_json
 from shards.files import write_bytes
 from shards.records import Missing
+from shards.remote_tars import RemoteTars
+from shards.shard_row import ShardRow
 
 INDEX = "index.json"
 
 
 class ShardError(RuntimeError):
     """A shard on disk is missing or not what its row says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """Where one record lies inside its tar, and what can be known of it without opening it."""
-
-    key: str
-    offset: int
-    length: int
-    """Bytes from the first member's header to the end of the last member, padding included."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """For samples: classes, size, position, has_mask."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardRow:
-    """The manifest row of one shard."""
-
-    shard: str
-    num_bytes: int
-    sha256: str
-    entries: tuple[Entry, ...]
-    missing: tuple[Missing, ...]
-
-    @property
-    def count(self) -> int:
-        """Number of records in the shard."""
-        return len(self.entries)
-
-    def to_bytes(self) -> bytes:
-        return to_json(asdict(self))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> ShardRow:
-        raw = json.loads(data)
-        entries = tuple(Entry(**entry) for entry in raw.pop("entries"))
-        missing = tuple(Missing(**entry) for entry in raw.pop("missing"))
-        return cls(**raw, entries=entries, missing=missing)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -76,10 +41,14 @@ def split_of(shard: str) -> str:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's folder on disk, with the kind of record it holds."""
+    """A layer's folder on disk, with the kind of record it holds.
+
+    Rows and index are always in the folder. The tars may lie elsewhere: then they are fetched where they are read.
+    """
 
     path: Path
     kind: str
+    remote: RemoteTars | None = None
 
     def tar_path(self, shard: str) -> Path:
         return self.path / f"{shard}.tar"
@@ -95,12 +64,39 @@ class Layer:
             raise ShardError(f"{self.tar_path(shard)} is not finished: it has no row; run its stage again") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{self.row_path(shard)} is not readable ({error}); run its stage again") from error
+        if self.remote is not None:
+            return row
         found = self.tar_path(shard).stat().st_size if self.tar_path(shard).exists() else 0
         if found != row.num_bytes:
             raise ShardError(
                 f"{self.tar_path(shard)} is cut short: {found} bytes, {row.num_bytes} expected; run its stage again"
             )
         return row
+
+    def open_tar(self, shard: str) -> BinaryIO:
+        """A whole tar, to be read from front to back. Raises OSError where it cannot be had."""
+        if self.remote is None:
+            return self.tar_path(shard).open("rb")
+        size = self.tar_size(shard)
+        return self.remote.open(shard, num_bytes=size.num_bytes, sha256=size.sha256)
+
+    def read_span(self, shard: str, *, offset: int, length: int) -> bytes:
+        """A part of a tar. Raises OSError where it cannot be had; fewer bytes where the tar ends before."""
+        if self.remote is None:
+            with self.tar_path(shard).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        size = self.tar_size(shard)
+        return self.remote.read_span(shard, offset=offset, length=length, num_bytes=size.num_bytes, sha256=size.sha256)
+
+    def tar_name(self, shard: str) -> str:
+        """Where a tar lies, for messages."""
+        return str(self.tar_path(shard)) if self.remote is None else self.remote.told(shard)
+
+    def tar_size(self, shard: str) -> TarSize:
+        """What the row says of the tar; kept, since every record of a remote layer needs it."""
+        path = self.row_path(shard)
+        return _tar_size(str(path), path.stat().st_mtime_ns)
 
     def is_finished(self, shard: str) -> bool:
         """True where the shard's tar and row are both there and agree in size."""
@@ -144,18 +140,24 @@ class Layer:
             if split is None or split_of(shard) == split:
                 yield self.row(shard)
 
-    def complete(self, shards: list[str]) -> None:
-        """Write the index: counts and hashes of every shard, and the reasons of what is missing."""
+    def complete(self, shards: list[str], *, classes: tuple[str, ...] | None = None) -> None:
+        """Write the index: counts, sizes and hashes of every shard, and the reasons of what is missing.
+
+        `classes`: names of the foreground classes, of a layer of samples; whoever reads it elsewhere knows no recipe.
+        """
         rows = [self.row(shard) for shard in shards]
         index: dict[str, Any] = {
             "record": self.kind,
             "shards": shards,
             "counts": {row.shard: row.count for row in rows},
+            "num_bytes": {row.shard: row.num_bytes for row in rows},
             "sha256": {row.shard: row.sha256 for row in rows},
             "missing": _reasons(rows, left_out=False),
         }
         if left_out := _reasons(rows, left_out=True):
             index["left_out"] = left_out
+        if classes is not None:
+            index["classes"] = list(classes)
         write_bytes(self.path / INDEX, to_json(index))
 
     def counts(self) -> dict[str, int]:
@@ -177,6 +179,20 @@ class Layer:
         """Every sample that a complete layer lacks, with the reason; those that were left out are not among them."""
         for reasons in self._index()["missing"].values():
             yield from (Missing(key=key, reason=reason) for key, reason in reasons.items())
+
+
+@dataclass(frozen=True)
+class TarSize:
+    """Bytes and hash of a tar."""
+
+    num_bytes: int
+    sha256: str
+
+
+@lru_cache(maxsize=65_536)
+def _tar_size(path: str, _modified: int) -> TarSize:
+    row = ShardRow.from_bytes(Path(path).read_bytes())
+    return TarSize(row.num_bytes, row.sha256)
 
 
 def _reasons(rows: list[ShardRow], *, left_out: bool) -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -10,18 +11,19 @@ from typing import Literal
 import webdataset as wds
 
 from shards.codec import decode, key_of
-from shards.layer import Entry, Layer, ShardError
+from shards.layer import Layer, ShardError
 from shards.records import Missing, Record
+from shards.shard_row import Entry
 
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
     """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
     row = layer.row(shard)
-    path = layer.tar_path(shard)
+    path = layer.tar_name(shard)
     count = 0
     try:
-        with path.open("rb") as stream:
-            files = wds.tariterators.tar_file_expander(iter([{"url": str(path), "stream": stream}]))
+        with layer.open_tar(shard) as stream:
+            files = wds.tariterators.tar_file_expander(iter([{"url": path, "stream": stream}]))
             for sample in wds.tariterators.group_by_keys(files, lcase=False):
                 key = key_of(sample["__key__"])
                 members = {name: data for name, data in sample.items() if not name.startswith("__")}
@@ -36,13 +38,16 @@ def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
 
 
 def read_entry(layer: Layer, shard: str, entry: Entry) -> Record:
-    """One record by its place in the tar: a seek and a read, the rest of the shard is not touched."""
-    path = layer.tar_path(shard)
+    """One record by its place in the tar, its bytes checked: a seek and a read, the rest of the shard is not touched.
+
+    Raises: ShardError naming the file and the key.
+    """
+    path = layer.tar_name(shard)
     members: dict[str, bytes] = {}
     try:
-        with path.open("rb") as stream:
-            stream.seek(entry.offset)
-            data = stream.read(entry.length)
+        data = layer.read_span(shard, offset=entry.offset, length=entry.length)
+        if hashlib.sha256(data).hexdigest()[: len(entry.digest)] != entry.digest:
+            raise ValueError("its bytes are not those that were written")
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for info in tar:
                 content = tar.extractfile(info)

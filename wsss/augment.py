@@ -108,22 +108,17 @@ def augment(
     epoch: int,
     key: str,
     occurrence: int = 0,
-    independent: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size.
 
     A mask of several planes, u8[H, W, N], is changed plane by plane in the same way.
-    `occurrence`: how often the epoch has drawn the image before. `independent`: the steps draw from one generator, one
-    after the other. Without it albumentations seeds every step alike: their first draws are equal, so that steps of one
-    probability happen together or not at all. The weak pipeline is kept as it is, since results stand on it.
+    `occurrence`: how often the epoch has drawn the image before. The steps draw from one generator in turn:
+    albumentations' own `set_random_seed` seeds every step alike, so that flip, size and crop would go together.
     """
     again = f" {occurrence}" if occurrence else ""
     digest = hashlib.sha256(f"{seed} {epoch} {key}{again}".encode()).digest()
     number = int.from_bytes(digest[:4], "big")
-    if independent:
-        compose.set_random_state(np.random.default_rng(number), random.Random(number))
-    else:
-        compose.set_random_seed(number)
+    compose.set_random_state(np.random.default_rng(number), random.Random(number))
     if mask_HW is None:
         return compose(image=image_HW3)["image"], None
     if mask_HW.ndim == 3:

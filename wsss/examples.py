@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from shards.assign import epoch_order
 from shards.balance import draws
-from shards.layer import Entry, Layer, split_of
+from shards.lanes import lane_order
+from shards.layer import Layer, split_of
 from shards.reader import read_entry
 from shards.records import Record, Sample
+from shards.shard_row import Entries
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where the records of one key lie: its shard, and its entry in every layer."""
-
-    shard: str
-    key: str
-    entries: Mapping[str, Entry]
+_Held = Mapping[str, tuple[Entries, np.ndarray]]
+"""Layer -> the entries of one shard, and the places among them of the records that take part, in order."""
 
 
 class JoinedRecords:
@@ -35,29 +29,35 @@ class JoinedRecords:
         *,
         split: str,
         seed: int,
+        lanes: int = 1,
         max_shards: int | None = None,
         keep: Callable[[str], bool] | None = None,
     ) -> None:
-        """`max_shards` takes the first shards alone; `keep` says, by its key, whether a record takes part."""
-        self._layers, self._seed = dict(layers), seed
+        """`lanes`: examples of one global batch (see `shards.lanes`); `max_shards` takes the first shards alone;
+        `keep` says, by its key, whether a record takes part."""
+        self._layers, self._seed, self._lanes = dict(layers), seed, lanes
         self._factors: np.ndarray | None = None
         shards = [set(layer.shards()) for layer in layers.values()]
-        chosen = sorted(shard for shard in set.intersection(*shards) if split_of(shard) == split)[:max_shards]
-        self.places: list[Place] = []
-        self._counts: list[int] = []
-        for shard in chosen:
-            places = [place for place in self._places(shard) if keep is None or keep(place.key)]
-            self._counts.append(len(places))
-            self.places.extend(places)
+        self._shards = sorted(shard for shard in set.intersection(*shards) if split_of(shard) == split)[:max_shards]
+        self._held = [self._places(shard, keep) for shard in self._shards]
+        self._counts = [len(next(iter(held.values()))[1]) for held in self._held]
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
 
-    def _places(self, shard: str) -> list[Place]:
-        entries = {name: {e.key: e for e in layer.row(shard).entries} for name, layer in self._layers.items()}
-        first = next(iter(entries.values()))
-        keys = [key for key in first if all(key in of_layer for of_layer in entries.values())]
-        return [Place(shard, key, {name: of_layer[key] for name, of_layer in entries.items()}) for key in keys]
+    def _places(self, shard: str, keep: Callable[[str], bool] | None) -> _Held:
+        entries = {name: layer.row(shard).entries for name, layer in self._layers.items()}
+        first, *others = entries.values()
+        places = [{key: place for place, key in enumerate(of_layer.keys)} for of_layer in others]
+        keys = [key for key in first.keys if all(key in of_layer for of_layer in places)]
+        if keep is not None:
+            keys = [key for key in keys if keep(key)]
+        places.insert(0, {key: place for place, key in enumerate(first.keys)})
+        return {
+            name: (of_layer, np.array([place[key] for key in keys], dtype=np.int64))
+            for (name, of_layer), place in zip(entries.items(), places, strict=True)
+        }
 
     def __len__(self) -> int:
-        return len(self.places)
+        return int(self._starts[-1])
 
     def repeat(self, factors: np.ndarray) -> None:
         """Draw each record as often as its factor says (f64[n], >= 0), from the next `order` on."""
@@ -65,18 +65,17 @@ class JoinedRecords:
 
     def classes(self) -> list[list[int]]:
         """Foreground classes of every record, from the samples' index, without reading a shard."""
-        return [list(place.entries["samples"].facts["classes"]) for place in self.places]
+        found: list[list[int]] = []
+        for held in self._held:
+            entries, places = held["samples"]
+            of_shard = entries.facts("classes")
+            found.extend(of_shard[place] for place in places.tolist())
+        return found
 
     def order(self, epoch: int) -> np.ndarray:
-        """i64[n]: record numbers of one epoch, a function of (seed, epoch) and the layers alone."""
-        pairs = epoch_order(self._counts, seed=self._seed, epoch=epoch)
-        starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
-        order = starts[pairs[:, 0]] + pairs[:, 1]
-        if self._factors is None:
-            return order
-        times = draws(self._factors, seed=self._seed, epoch=epoch)
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, epoch, 2])))
-        return generator.permutation(np.repeat(order, times[order]))
+        """i64[n]: record numbers of one epoch, batch after batch, a function of (seed, epoch, lanes) and the layers."""
+        times = None if self._factors is None else draws(self._factors, seed=self._seed, epoch=epoch)
+        return lane_order(self._counts, seed=self._seed, epoch=epoch, num_lanes=self._lanes, times=times)
 
     def sample(self, index: int) -> Sample:
         """The sample of one record. Raises `BadSampleError` or `ShardError` where it cannot be read."""
@@ -86,5 +85,7 @@ class JoinedRecords:
 
     def record(self, index: int, layer: str) -> Record:
         """One record of one layer."""
-        place = self.places[index]
-        return read_entry(self._layers[layer], place.shard, place.entries[layer])
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        entries, places = self._held[shard][layer]
+        entry = entries[int(places[index - self._starts[shard]])]
+        return read_entry(self._layers[layer], self._shards[shard], entry)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
-from shards.records import RunRecord
+from shards.records import RunRecord, Sample
 from wsss.progress import Reporter
 from wsss.recipe import Recipe, RecipeError, dotted_settings
 from wsss.runtime import PipelineRecord, Runtime, Tracker
@@ -138,7 +138,8 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
         return runtime.fit(instance, stage, reporter.progress)
     if isinstance(stage, Map):
         runtime.map(instance, stage, reporter.progress)
-        instance.layer.complete(stage.shards(instance))
+        classes = instance.taxonomy.names if instance.layer.kind == Sample.kind else None
+        instance.layer.complete(stage.shards(instance), classes=classes)
         _count_missing(recipe, instance, summary)
         counts = instance.layer.counts()
         if left_out := summary.left_out.get(instance.name):

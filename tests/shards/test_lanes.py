@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from shards.lanes import lane_order, lane_share
+from shards.lanes import lane_order, lane_share, num_batches, occurrences
 
 COUNTS = [(5,), (3, 0, 7, 1), (4,) * 13, (16, 2, 9, 31, 8)]
 
@@ -59,16 +59,16 @@ def test_a_batch_is_a_mixture_and_a_rank_reads_runs_of_shards() -> None:
     counts, num_lanes, num_ranks = [100] * 60, 48, 4
     order = lane_order(counts, seed=3, epoch=0, num_lanes=num_lanes)
     shard = order // 100
-    num_batches = len(order) // num_lanes
-    per_batch = [len(set(shard[k * num_lanes : (k + 1) * num_lanes].tolist())) for k in range(num_batches)]
+    whole_batches = len(order) // num_lanes
+    per_batch = [len(set(shard[k * num_lanes : (k + 1) * num_lanes].tolist())) for k in range(whole_batches)]
     assert np.mean(per_batch) > 38, "of 48 records hardly two are of one shard"
     of_rank = []
     for rank in range(num_ranks):
         deal = {"global_batch": num_lanes, "rank": rank, "num_ranks": num_ranks}
-        positions = [p for k in range(num_batches) for p in lane_share(len(order), batch=k, **deal)]
+        positions = [p for k in range(whole_batches) for p in lane_share(len(order), batch=k, **deal)]
         of_rank.append(set(shard[positions].tolist()))
     assert sum(map(len, of_rank)) <= 60 + num_ranks, "only a shard on the border of two runs is read twice"
-    first = [set(shard[k * num_lanes : (k + 1) * num_lanes][:12].tolist()) for k in range(num_batches)]
+    first = [set(shard[k * num_lanes : (k + 1) * num_lanes][:12].tolist()) for k in range(whole_batches)]
     assert len(set().union(*first[:10])) < 30, "within a few batches a rank has few shards open"
 
 
@@ -105,3 +105,14 @@ def test_a_short_last_batch_is_spread_over_the_lanes() -> None:
         near = set(before[8 * rank : 8 * rank + 8].tolist())
         positions = [p for k in range(batch) for p in lane_share(len(order), batch=k, **deal)]
         assert len(set(mine.tolist()) - set((order[positions] // 50).tolist())) <= 1, (near, last)
+
+
+@pytest.mark.parametrize(("number", "batches"), [(0, 0), (1, 1), (8, 1), (9, 2), (24, 3)])
+def test_the_last_batch_may_be_short(number: int, batches: int) -> None:
+    assert num_batches(number, global_batch=8) == batches
+
+
+def test_occurrences_count_what_stands_in_front() -> None:
+    order = np.array([3, 1, 3, 3, 0, 1, 7])
+    assert occurrences(order).tolist() == [0, 0, 1, 2, 0, 1, 0]
+    assert occurrences(np.zeros(0, dtype=np.int64)).tolist() == []

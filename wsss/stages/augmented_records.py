@@ -42,5 +42,4 @@ class AugmentedRecords:
             epoch=draw.epoch,
             key=sample.key,
             occurrence=draw.occurrence,
-            independent=self._augmentation.strong,
         )

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from shards.files import write_bytes
-from shards.layer import Entry, split_of
+from shards.layer import split_of
 from shards.reader import read_entry
 from shards.records import BACKGROUND, IGNORE, BadSampleError, InstanceLabel, Prediction, PseudoLabel, Sample
+from shards.shard_row import Entry
 from wsss.ops.confusion import confused_pairs
 from wsss.ops.image_scores import ImageScores, image_scores
 from wsss.pictures import compose, fit, overlay
@@ -89,7 +90,8 @@ def _gallery(
     seen: set[int] = set()
     for position, mean_iou, pixel_accuracy in chosen:
         shard, entry = places[position]
-        made = next(made for made in records.row(shard).entries if made.key == entry.key)
+        of_shard = records.row(shard).entries
+        made = of_shard[of_shard.keys.index(entry.key)]
         sample = cast(Sample, read_entry(samples, shard, entry))
         label = cast(PseudoLabel | Prediction | InstanceLabel, read_entry(records, shard, made))
         try:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from shards.layer import Layer
-from wsss.examples import JoinedRecords
 from wsss.settings import settings
 from wsss.stages.box_source import BoxSource
 from wsss.stages.fit import TrainingSet
-from wsss.stages.full_set import TRAIN, FullSet
+from wsss.stages.full_set import FullSet
 from wsss.stages.segmenter_images import FramedImages
 from wsss.stages.segmenter_training import SegmenterTraining
 from wsss.stages.segmenter_validation import SegmenterValidation
@@ -49,9 +48,7 @@ class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining)
             self.require_validation_masks(instance)
         full, framed = self.full_keys(instance), self.with_boxes(instance)
         chosen = full if framed is None else full & framed
-        records = JoinedRecords(
-            self.layers(instance), split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=chosen.__contains__
-        )
+        records = self.joined(instance, self.layers(instance), lanes=self.batch_size, keep=chosen.__contains__)
         return FramedImages(
             self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=True
         )

@@ -98,14 +98,16 @@ class MixedBatches(FullSet):
 
 def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = None) -> frozenset[str]:
     """Keys of the images of a split's first shards that have a mask, from the index alone."""
-    rows = islice(samples.rows(split), max_shards)
-    return frozenset(entry.key for row in rows for entry in row.entries if entry.facts.get("has_mask"))
+    entries = (row.entries for row in islice(samples.rows(split), max_shards))
+    return frozenset(key for of in entries for key, has in zip(of.keys, of.facts("has_mask"), strict=True) if has)
 
 
 def framed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
     """Keys of the images of a split whose objects' frames are known, be there none, from the index alone."""
-    rows = samples.rows(split)
-    return frozenset(entry.key for row in rows for entry in row.entries if "boxes" in entry.facts)
+    entries = (row.entries for row in samples.rows(split))
+    return frozenset(
+        key for of in entries for key, boxes in zip(of.keys, of.facts("boxes"), strict=True) if boxes is not None
+    )
 
 
 def _rank(key: str, seed: int) -> bytes:

@@ -171,7 +171,7 @@ def mask_of(sample: Sample) -> np.ndarray:
 
 
 class MixedImages:
-    """Batches of a few images with masks and many others: the first `full_per_batch` of every batch have masks.
+    """Batches of a few images with masks and many others, spread evenly over every batch, so that every rank has some.
 
     An epoch is one pass over the others; those with masks are repeated or go round over several epochs, in epochs of
     their own. A last, short batch has its share of both. The order is a function of (seed, epoch) alone.
@@ -191,7 +191,7 @@ class MixedImages:
         shares = [max(1, round(self._full_per_batch * len(part) / size)) for part in parts]
         full = self._full_stream(epoch * sum(shares), sum(shares))
         ends = np.cumsum([0, *shares])
-        mixed = [np.concatenate([full[ends[n] : ends[n + 1]], part]) for n, part in enumerate(parts)]
+        mixed = [_spread(full[ends[n] : ends[n + 1]], part) for n, part in enumerate(parts)]
         return np.concatenate(mixed) if mixed else others
 
     def _full_stream(self, start: int, number: int) -> np.ndarray:
@@ -208,3 +208,12 @@ class MixedImages:
         else:
             example = self._others.example(Draw(draw.index - len(self._full), draw.epoch, draw.occurrence))
         return {**self._blank, **example, "is_full": torch.tensor(is_full)}
+
+
+def _spread(few: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """The k-th of `few` at place k n / len(few) of all n, the others in order between them."""
+    number = len(few) + len(many)
+    mixed, is_few = np.empty(number, dtype=np.int64), np.zeros(number, dtype=bool)
+    is_few[np.arange(len(few)) * number // len(few)] = True
+    mixed[is_few], mixed[~is_few] = few, many
+    return mixed

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from wsss.augment import Augmentation, SizeRange
+from wsss.examples import JoinedRecords
 from wsss.images import fill_colour
 from wsss.settings import read_unless, read_with, settings
 from wsss.stages.encoder_settings import EncoderSource
@@ -80,6 +82,19 @@ class SegmenterTraining(EncoderSource):
     def synchronise_norms(self) -> bool:
         """A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised."""
         return self.norm != "batch"
+
+    def joined(
+        self, instance: Instance, slots: Iterable[str], *, lanes: int, keep: Callable[[str], bool] | None = None
+    ) -> JoinedRecords:
+        """Training records of these slots, of the first `max_shards` shards."""
+        return JoinedRecords(
+            {slot: instance.inputs[slot].layer for slot in slots},
+            split="train",
+            seed=instance.seed,
+            lanes=lanes,
+            max_shards=self.max_shards,
+            keep=keep,
+        )
 
     def changes(self) -> Augmentation:
         """The random changes of training images."""

@@ -36,6 +36,7 @@ class TrainAffinity(EncoderSource):
     """Train IRNet's two branches on a frozen encoder, or AffinityNet with its encoder."""
 
     kind: ClassVar[str] = "train_affinity"
+    revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "seeds": ("make_seeds",),
@@ -105,7 +106,8 @@ class TrainAffinity(EncoderSource):
 
     def training_set(self, instance: Instance) -> TrainingSet:
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
-        return _SeededImages(self, JoinedRecords(layers, split="train", seed=instance.seed), seed=instance.seed)
+        records = JoinedRecords(layers, split="train", seed=instance.seed, lanes=self.batch_size)
+        return _SeededImages(self, records, seed=instance.seed)
 
     def finish(self, network: IRNet | AffinityNet, instance: Instance) -> Outcome:
         """IRNet: set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""

@@ -36,6 +36,7 @@ class TrainAncillary(FramedTraining):
     """
 
     kind: ClassVar[str] = "train_ancillary"
+    revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "classifier": ("train_classifier",),

@@ -39,7 +39,7 @@ class TrainClassifier(EncoderSource):
     """Train a multi-label classifier on image-level labels."""
 
     kind: ClassVar[str] = "train_classifier"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "classifier": ("train_classifier",)}
 
     only_classes: tuple[str, ...] = ()
@@ -198,7 +198,8 @@ class TrainClassifier(EncoderSource):
         )
 
     def _records(self, instance: Instance) -> JoinedRecords:
-        return JoinedRecords({"samples": instance.inputs["samples"].layer}, split="train", seed=instance.seed)
+        layers = {"samples": instance.inputs["samples"].layer}
+        return JoinedRecords(layers, split="train", seed=instance.seed, lanes=self.batch_size)
 
     def _classes(self, instance: Instance) -> list[list[int]]:
         """The learned classes of every training image."""
@@ -279,7 +280,7 @@ class TrainClassifier(EncoderSource):
 
     def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
         rows = instance.inputs["samples"].layer.rows(self.validation_split)
-        return any(set(entry.facts["classes"]) & set(learned) for row in rows for entry in row.entries)
+        return any(set(present) & set(learned) for row in rows for present in row.entries.facts("classes"))
 
     def _has_validation(self, instance: Instance) -> bool:
         shards = instance.inputs["samples"].layer.shards()

@@ -27,6 +27,7 @@ class TrainCorrection(FramedTraining):
     """
 
     kind: ClassVar[str] = "train_correction"
+    revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "ancillary": ("train_ancillary",),

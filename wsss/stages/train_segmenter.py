@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 from torch import nn
 
-from wsss.examples import JoinedRecords
 from wsss.settings import ReadIf, read_unless, settings
 from wsss.stages.dsrg_settings import DsrgSettings
 from wsss.stages.fit import TrainingSet, Validation, load_trained
@@ -56,6 +55,7 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
     """
 
     kind: ClassVar[str] = "train_segmenter"
+    revision: ClassVar[int] = 2
     slots: ClassVar[dict[str, tuple[str, ...]]] = {
         "samples": ("build_shards",),
         "pseudo_labels": ("make_pseudo_labels", "predict"),
@@ -178,19 +178,19 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
             )
         return MixedImages(masked, others, full_per_batch=self.full_per_batch, batch_size=self.batch_size)
 
+    def _lanes(self, *, masked: bool) -> int:
+        """Examples of one kind in a batch."""
+        if self.supervision() != "semi":
+            return self.batch_size
+        return self.full_per_batch if masked else self.batch_size - self.full_per_batch
+
     def _masked_images(self, instance: Instance, full: frozenset[str], *, name: str) -> SegmenterImages:
-        layers = {"samples": instance.inputs["samples"].layer}
-        records = JoinedRecords(
-            layers, split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=full.__contains__
-        )
+        records = self.joined(instance, ["samples"], lanes=self._lanes(masked=True), keep=full.__contains__)
         return MaskedImages(self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, name=name)
 
     def _weak_images(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
         slots = ("samples", "pseudo_labels" if self.objective == "cross_entropy" else "seeds")
-        layers = {slot: instance.inputs[slot].layer for slot in slots}
-        records = JoinedRecords(
-            layers, split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=lambda key: key not in full
-        )
+        records = self.joined(instance, slots, lanes=self._lanes(masked=False), keep=lambda key: key not in full)
         num_classes = len(instance.taxonomy) + 1
         if self.objective == "dsrg":
             return SeededImages(self, records, seed=instance.seed, num_classes=num_classes)
@@ -210,13 +210,7 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
         def keep(key: str) -> bool:
             return (key in full) == masked and (framed is None or key in framed)
 
-        records = JoinedRecords(
-            {slot: instance.inputs[slot].layer for slot in slots},
-            split=TRAIN,
-            seed=instance.seed,
-            max_shards=self.max_shards,
-            keep=keep,
-        )
+        records = self.joined(instance, slots, lanes=self._lanes(masked=masked), keep=keep)
         return FramedImages(
             self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=masked
         )

@@ -151,7 +151,7 @@ def test_full_supervision_trains_on_masks_and_reads_no_pseudo_labels(tmp_path: P
         assert seen <= {0, 1 + int(examples.example(Draw(index, 0))["key"][1:]) % 5, 255}
 
 
-def test_batches_begin_with_masks_and_an_epoch_sees_every_other_image_once(tmp_path: Path) -> None:
+def test_masks_are_spread_over_batches_and_an_epoch_sees_every_other_image_once(tmp_path: Path) -> None:
     instance = segmenter(tmp_path, full_share=0.25, full_per_batch=2, batch_size=5)
     mixed: Any = instance.stage.training_set(instance)  # type: ignore[attr-defined]
     assert isinstance(mixed, MixedImages) and len(mixed) == NUM_IMAGES
@@ -160,7 +160,7 @@ def test_batches_begin_with_masks_and_an_epoch_sees_every_other_image_once(tmp_p
         order = mixed.order(epoch)
         np.testing.assert_array_equal(order, mixed.order(epoch))
         batches = [order[:5], order[5:10], order[10:]]
-        assert [(batch < 3).tolist() for batch in batches] == [[True] * 2 + [False] * 3] * 3
+        assert [(batch < 3).tolist() for batch in batches] == [[True, False, True, False, False]] * 3
         assert sorted(order[order >= 3].tolist()) == list(range(3, 12))
         seen += order[order < 3].tolist()
     assert sorted(seen) == sorted(list(range(3)) * 12), "masks go round evenly, over the ends of epochs"
@@ -268,7 +268,7 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
     ids=["semi", "em_fixed"],
 )
 def test_two_ranks_give_the_losses_of_one_over_twenty_steps(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Images with masks come first in a batch: one rank has more of them, and the losses are the same."""
+    """Of one image with a mask in a batch the other rank has none, and the losses are the same."""
     losses = []
     for num_ranks in (1, 2):
         changes = {"num_ranks": num_ranks, "full_per_batch": 1, "num_epochs": 7, "learning_rate": 1e-3, "dropout": 0.0}

@@ -1,0 +1,124 @@
+"""The row of a shard: what its tar holds and where, in columns, so that half a million samples load in a second."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from shards.codec import to_json
+from shards.records import Missing
+
+FORMAT = 2
+_COLUMNS = ("keys", "offsets", "lengths", "digests")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where one record lies inside its tar, and what can be known of it without opening it."""
+
+    key: str
+    offset: int
+    length: int
+    """Bytes from the first member's header to the end of the last member, padding included."""
+    digest: str
+    """First half of the SHA-256 of these bytes, in hexadecimal digits."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """For samples: classes, size, position, has_mask; boxes, their number, where they are known."""
+
+
+class Entries(Sequence[Entry]):
+    """The entries of a shard, held in columns; an `Entry` is made where one is asked for."""
+
+    def __init__(self, columns: Mapping[str, list[Any]], facts: Mapping[str, list[Any]]) -> None:
+        self.keys, self._offsets, self._lengths, self._digests = (columns[name] for name in _COLUMNS)
+        self._facts = facts
+        lengths = {len(column) for column in (*(columns[name] for name in _COLUMNS), *facts.values())}
+        if len(lengths) > 1:
+            raise ValueError(f"its columns are of different lengths: {sorted(lengths)}")
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Entries:
+        """The same entries in columns."""
+        entries = list(entries)
+        names = sorted({name for entry in entries for name in entry.facts})
+        columns: dict[str, list[Any]] = {
+            "keys": [entry.key for entry in entries],
+            "offsets": [entry.offset for entry in entries],
+            "lengths": [entry.length for entry in entries],
+            "digests": [entry.digest for entry in entries],
+        }
+        return cls(columns, {name: [entry.facts.get(name) for entry in entries] for name in names})
+
+    def facts(self, name: str) -> list[Any]:
+        """One fact of every entry, None where it is not known."""
+        return self._facts.get(name) or [None] * len(self)
+
+    def columns(self) -> dict[str, Any]:
+        """What JSON holds."""
+        columns = zip(_COLUMNS, (self.keys, self._offsets, self._lengths, self._digests), strict=True)
+        return {**dict(columns), "facts": dict(self._facts)}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        facts = {name: column[index] for name, column in self._facts.items() if column[index] is not None}
+        return Entry(
+            key=self.keys[index],
+            offset=self._offsets[index],
+            length=self._lengths[index],
+            digest=self._digests[index],
+            facts=facts,
+        )
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[number] for number in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entries) and self.columns() == other.columns()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRow:
+    """The manifest row of one shard."""
+
+    shard: str
+    num_bytes: int
+    sha256: str
+    entries: Entries
+    missing: tuple[Missing, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of records in the shard."""
+        return len(self.entries)
+
+    def to_bytes(self) -> bytes:
+        head = {"format": FORMAT, "shard": self.shard, "num_bytes": self.num_bytes, "sha256": self.sha256}
+        return to_json({**head, **self.entries.columns(), "missing": [vars(one) for one in self.missing]})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ShardRow:
+        """Raises ValueError, TypeError or KeyError where the bytes are not a row of this format."""
+        raw = json.loads(data)
+        if raw["format"] != FORMAT:
+            raise ValueError(f"it is of format {raw['format']}, this program reads format {FORMAT}")
+        return cls(
+            shard=raw["shard"],
+            num_bytes=raw["num_bytes"],
+            sha256=raw["sha256"],
+            entries=Entries(raw, raw["facts"]),
+            missing=tuple(Missing(**one) for one in raw["missing"]),
+        )
