@@ -123,7 +123,7 @@ def _opened(path: Path) -> BinaryIO | None:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    os.utime(path)  # used just now
+    os.utime(file.fileno())  # used just now
     return file
 
 
