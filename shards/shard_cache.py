@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -51,25 +51,29 @@ class ShardCache:
             if found is not None:
                 return found
             try:
-                self._fetch(address, path, num_bytes=num_bytes, sha256=sha256)
+                return self._fetch(address, path, num_bytes=num_bytes, sha256=sha256)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 return None
-            return path.open("rb")
 
-    def _fetch(self, address: str, path: Path, *, num_bytes: int, sha256: str) -> None:
+    def _fetch(self, address: str, path: Path, *, num_bytes: int, sha256: str) -> BinaryIO:
+        """The file as it was written, still open: others may need its room before it could be opened again."""
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             for _ in range(_DAMAGED_ATTEMPTS):
                 digest = hashlib.sha256()
-                with self._reserved(part, num_bytes) as file:
+                with ExitStack() as stack:
+                    file = stack.enter_context(self._reserved(part, num_bytes))
                     for chunk in storage.chunks(address, length=num_bytes, retries=self.retries):
                         digest.update(chunk)
                         file.write(chunk)
-                if digest.hexdigest() == sha256:
-                    part.replace(path)
-                    return
+                    if digest.hexdigest() == sha256:
+                        file.flush()
+                        file.seek(0)
+                        part.replace(path)
+                        stack.pop_all()
+                        return file
         finally:
             part.unlink(missing_ok=True)
         raise StorageError(
@@ -85,7 +89,7 @@ class ShardCache:
         with _locked(self.folder / "lock"):
             part.unlink(missing_ok=True)
             self._make_room(num_bytes)
-            file = part.open("wb")
+            file = part.open("w+b")
             try:
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             except OSError:
@@ -95,7 +99,7 @@ class ShardCache:
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove what was used longest ago until `num_bytes` more fit."""
-        files = [(path, path.stat()) for path in self.folder.iterdir() if path.suffix in (".tar", ".part")]
+        files = list(self._files())
         used = sum(stat.st_size for _, stat in files)
         for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
             if used + num_bytes <= self.max_bytes:
@@ -106,13 +110,20 @@ class ShardCache:
         if used + num_bytes > self.max_bytes:
             raise OSError(errno.ENOSPC, "no room beside what others fetch", str(self.folder))
 
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.iterdir():
+            # A part may become a whole shard at any time.
+            with suppress(FileNotFoundError):
+                if path.suffix in (".tar", ".part"):
+                    yield path, path.stat()
+
 
 def _opened(path: Path) -> BinaryIO | None:
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    os.utime(path)  # used just now
+    os.utime(file.fileno())  # used just now
     return file
 
 

@@ -1,6 +1,6 @@
 """Where bytes lie: a folder, an S3 bucket, an HTTP server. One function reads them, whole or in part.
 
-    /data/shards/train-000001.tar    s3://bucket/shards/train-000001.tar    https://host/shards/train-000001.tar
+    shards/train-000001.tar    s3://bucket/shards/train-000001.tar    https://host/shards/train-000001.tar
 
 What may pass (a 500, a 503, a connection that is cut or stands still) is tried again with growing pauses; what will not
 pass (no such object, no permission) is told at once. S3 takes its credentials, region and endpoint from the
