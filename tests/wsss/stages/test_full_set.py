@@ -262,6 +262,29 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
         conv.check(instance_of(conv, tmp_path, samples=of, ancillary=ancillary, correction=correction))
 
 
+def test_an_ancillary_model_that_learned_other_colours_is_refused(tmp_path: Path) -> None:
+    """It is shown the batches of the stage that reads it, normalised by that stage's settings."""
+    of, _ = data(tmp_path)
+    grey = TrainAncillary(**SETTINGS, full_share=0.5, mean=(0.5, 0.5, 0.5))
+    ancillary = instance_of(grey, tmp_path, samples=of)
+    linear = TrainSegmenter(**SETTINGS, objective="self_correction", full_share=0.5, full_per_batch=1)
+    for stage in (linear, TrainCorrection(**SETTINGS, full_share=0.5)):
+        with pytest.raises(ValueError, match=r"mean = \(0.485, .*but train_ancillary, .* was trained with \(0.5, 0.5"):
+            stage.check(instance_of(stage, tmp_path, samples=of, ancillary=ancillary))
+        same = type(stage)(**{**vars(stage), "mean": (0.5, 0.5, 0.5)})
+        same.check(instance_of(same, tmp_path, samples=of, ancillary=ancillary))
+
+
+def test_the_biases_of_em_fixed_are_compared_where_they_are_read(tmp_path: Path) -> None:
+    biases = {"em_foreground_bias": 1.0, "em_background_bias": 3.0}
+    with pytest.raises(ValueError, match=r"em_foreground_bias = 1.0 must be above em_background_bias = 3.0"):
+        framed(tmp_path / "a", **biases)
+    of, _ = data(tmp_path / "b")
+    ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
+    linear = TrainSegmenter(**SETTINGS, **biases, objective="self_correction", full_share=0.5, full_per_batch=1)
+    linear.check(instance_of(linear, tmp_path, samples=of, ancillary=ancillary))
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"full_share": 0.25}, {"objective": "self_correction", "self_correction": "em_fixed", "full_share": 0.25}],
