@@ -74,6 +74,10 @@ class BuildShards(Map):
         labels = root / self.labels if self.labels else None
         if labels is not None and not labels.is_file():
             raise ValueError(f"labels = {self.labels!r} names no file below the root ({labels})")
+        if self.saliency and not (root / self.saliency).is_dir():
+            raise ValueError(f"saliency = {self.saliency!r} names no folder below the root ({root / self.saliency})")
+        if self.boxes == "annotations" and not (root / "Annotations").is_dir():
+            raise ValueError(f"boxes = 'annotations', but root = {self.root!r} holds no folder Annotations")
         return VocSource(
             root=root,
             lists={split: self._list_path(self.lists[split]) for split in self.splits},

@@ -52,6 +52,7 @@ class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining)
         records = JoinedRecords(
             self.layers(instance), split=TRAIN, seed=instance.seed, max_shards=self.max_shards, keep=chosen.__contains__
         )
+        self.require_framed(instance, len(records))
         return FramedImages(
             self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=True
         )

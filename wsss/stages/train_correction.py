@@ -9,7 +9,7 @@ from torch import nn
 from wsss.settings import settings
 from wsss.stages.fit import Validation, load_trained
 from wsss.stages.framed_training import FramedTraining
-from wsss.stages.self_correction_settings import require_same_boxes
+from wsss.stages.self_correction_settings import require_same_boxes, require_same_colours
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.task import Task
 
@@ -37,6 +37,7 @@ class TrainCorrection(FramedTraining):
     def check(self, instance: Instance) -> None:
         super().check(instance)
         require_same_boxes(self, instance, instance.inputs["ancillary"])
+        require_same_colours(instance, instance.inputs["ancillary"])
         if self.zero_stage == 3:
             raise ValueError(
                 f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"

@@ -168,6 +168,7 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
             return self._masked_images(instance, full, name="label")
         if self.objective == SELF_CORRECTION:
             masked: SegmenterImages = self._framed_images(instance, full, masked=True)
+            self.require_framed(instance, len(masked))
             others: SegmenterImages = self._framed_images(instance, full, masked=False)
         else:
             masked, others = self._masked_images(instance, full, name="mask"), self._weak_images(instance, full=full)
