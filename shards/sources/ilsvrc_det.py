@@ -98,7 +98,7 @@ class IlsvrcDetSource:
         return keys
 
     def _refuse_lost_labels(self, split: str, of_images: Collection[str]) -> None:
-        """Raise ValueError for images whose folder of annotations is missing: "no XML" would be taken as "no object"."""
+        """Raise ValueError for images without a folder of annotations: "no XML" would be taken as "no object"."""
         for folder in sorted(of_images):
             if split == "train" and self._part(folder) == "extra":
                 continue
