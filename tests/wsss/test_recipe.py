@@ -170,7 +170,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("train_classifier.repeat_threshold=0.3", "train_classifier.repeat_threshold = 0.3 is for balance = 'repeat'"),
         ("make_cams.normalisation=globally", "make_cams.normalisation: Input should be 'per_class' or 'global'"),
         ("build_shards.counts.test=9", "counts.test is of no split; splits has train, val"),
-        ("build_shards.masked_splits=[\"foo\"]", "masked_splits names 'foo'; splits has train, val"),
+        ("build_shards.masked_splits=[\"foo\"]", "masked_splits is given, but source = 'toy' does not read it"),
         ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
         ("train_classifier.pretrained=none.safetensors", "train_classifier.pretrained: there is no such weight file; "
          "allowed are imagenet, none, or a .safetensors file's path (got 'none.safetensors')"),
