@@ -44,9 +44,12 @@ class VocSource:
     other_classes_as: int = BACKGROUND
     """What pixels of classes outside the subset become: 0 or 255."""
     boxes: Literal["none", "annotations", "masks"] = "none"
-    """Frames of objects: none, those of the XML annotations, or of the components of the masks that are read."""
+    """Frames of objects: none, those of the XML annotations, or of the components of the masks that are read.
+
+    An image without an annotation, or without a mask, has none that are known.
+    """
     saliency: str = ""
-    """Folder of saliency maps (grey PNGs of the images' sizes) below the root; none where empty."""
+    """Folder of saliency maps (grey PNGs of the images' sizes) below the root, not of every image; none where empty."""
     sbd: Path | None = None
     """SBD's folder: its masks stand in for those that `masks` lacks."""
 
@@ -67,7 +70,7 @@ class VocSource:
         key, image = listed.key, read_image(self.root, f"JPEGImages/{listed.key}.jpg")
         mask = self._mask(key, image) if listed.split in self.masked_splits else None
         saliency = None
-        if self.saliency:
+        if self.saliency and (self.root / self.saliency / f"{key}.png").exists():
             saliency = read_index_png(self.root, f"{self.saliency}/{key}.png", what="saliency map", image=image)
         return Sample(
             key=key,
@@ -121,7 +124,8 @@ class VocSource:
             return None if mask is None else boxes_of_mask(mask)
         # VOC counts pixels from 1.
         ids = {name: class_id for class_id, name in enumerate(self.taxonomy.names, start=1)}
-        return self._annotation(key).boxes(ids, first=1, image=image)
+        annotation = read_annotation(self.root, f"Annotations/{key}.xml")
+        return None if annotation is None else annotation.boxes(ids, first=1, image=image)
 
     def _mask(self, key: str, image: StoredImage) -> np.ndarray:
         name = f"{self.masks}/{key}.png"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from shards.layer import Layer
 from wsss.examples import JoinedRecords
 from wsss.settings import settings
@@ -19,9 +17,6 @@ from wsss.stages.stage import Instance
 @settings
 class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining):
     """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
-
-    def supervision(self) -> Literal["image", "semi", "full"]:
-        return FullSet.supervision(self)
 
     def reads_boxes(self) -> bool:
         return True

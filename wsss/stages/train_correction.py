@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class TrainCorrection(FramedTraining):
     """Train the primary model and the correction that will make its soft labels, beside a frozen ancillary model.
 
-    `train_segmenter` with `self_correction = "conv"` goes on from both.
+    `train_segmenter` with `self_correction = "conv"` goes on from both; what began at random here, the decoder and the
+    correction, keeps the head's rate there.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.3.
     """

@@ -245,8 +245,7 @@ def test_saliency_maps_are_read_and_must_fit(root: Path) -> None:
     np.testing.assert_array_equal(read(data, 0).saliency, drawn)
     with pytest.raises(BadSampleError, match=r"the saliency map saliency/2007_2.png is 53x37, its image 53x38"):
         read(data, 1)
-    with pytest.raises(BadSampleError, match=r"cannot read the saliency map saliency/2007_3.png: No such file"):
-        read(data, 2)
+    assert read(data, 2).saliency is None, "test images, say, need none"
     (root / "saliency" / "2007_3.png").write_bytes(encode_png(drawn))
     assert data.signature() != before
 
