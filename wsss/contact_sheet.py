@@ -21,14 +21,16 @@ from wsss.stages.predict import Predict
 from wsss.stages.stage import Instance
 
 MAX_ROWS = 8
-MAX_PREDICTIONS = 8
+MAX_PREDICTIONS = 12
+"""Columns of predictions at most: those of the recipe that compares every objective fit."""
 GOLDEN_RATIO = 0.618034
 
 
 def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
     """A PNG of the first images of a split that all layers hold; None where a recipe makes no predictions for it.
 
-    CAMs and pseudo labels had the image's labels, the predictions had none: one column for each of the recipe's.
+    CAMs and pseudo labels had the image's labels, the predictions had none: one column for each of
+    the recipe's first `MAX_PREDICTIONS`.
     """
     predictions = _predictions(recipe, split)
     if not predictions:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 from shards.records import Sample
 from shards.taxonomy import Taxonomy
@@ -19,14 +20,38 @@ class Listed:
     """Place in the split's list, from 0."""
 
 
+class Listing(Sequence[Listed]):
+    """The samples of one split, each made when asked for: half a million of them weigh as much as their keys."""
+
+    def __init__(self, split: str, keys: Sequence[str]) -> None:
+        self._split, self.keys = split, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, place: int) -> Listed: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Listed]: ...
+    def __getitem__(self, place: int | slice) -> Listed | list[Listed]:
+        places = range(len(self.keys))[place]
+        return [self._listed(one) for one in places] if isinstance(places, range) else self._listed(places)
+
+    def _listed(self, position: int) -> Listed:
+        return Listed(key=self.keys[position], split=self._split, position=position)
+
+
 class Source(Protocol):
     """A data set. Reading the same listed sample always gives the same record."""
 
     @property
     def taxonomy(self) -> Taxonomy: ...
 
-    def list_split(self, split: str) -> list[Listed]:
-        """The samples of one split, in their order. Raises ValueError where the list is missing or empty."""
+    def list_split(self, split: str) -> Sequence[Listed]:
+        """The samples of one split, in their order; no image is opened for it.
+
+        Raises ValueError where the list is missing or empty.
+        """
         ...
 
     def read(self, listed: Listed) -> Sample:

@@ -51,21 +51,6 @@ def test_the_third_stage_goes_on_from_the_second(done: tuple[Recipe, RunSummary]
         assert (value == second[f"primary.{name}"]).all(), name
 
 
-def test_training_that_was_broken_off_ends_with_the_same_weights(
-    done: tuple[Recipe, RunSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The weight of the ancillary model is that of the step, not of the steps since the start."""
-    recipe, _ = done
-    whole = weights_path(recipe.instance("linear")).read_bytes()
-    again = tiny(recipe.runtime.runs, path=SEMI)
-    instance = again.instance("linear")
-    for name in ("weights.safetensors", "run.json", "outcome.json"):
-        (instance.path / name).rename(tmp_path / name)
-    assert (instance.path / "checkpoints" / "latest.json").is_file()
-    run(again, first="linear", last="linear")
-    assert weights_path(instance).read_bytes() == whole
-
-
 def test_the_sheet_shows_every_prediction(done: tuple[Recipe, RunSummary]) -> None:
     recipe, _ = done
     sheet = contact_sheet(recipe)

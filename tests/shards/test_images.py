@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from shards import images
-from shards.images import decode_image, decode_index_png, decode_u16_png, encode_png, image_mode
+from shards.images import decode_image, decode_index_png, decode_u16_png, encode_png, image_facts, image_mode
 
 
 def as_file(array: np.ndarray, *, mode: str | None = None, format: str = "PNG", **options: object) -> bytes:
@@ -142,3 +144,43 @@ def test_sixteen_bits_survive_and_other_pictures_are_refused() -> None:
     np.testing.assert_array_equal(again, numbers)
     with pytest.raises(ValueError, match="must be a grey PNG of 16 bits, it is a PNG of mode L"):
         decode_u16_png(encode_png(numbers.astype(np.uint8)))
+
+
+def outcome(read: Callable[[bytes], tuple[int, int]], data: bytes) -> tuple[int, int] | None:
+    try:
+        return read(data)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}, {"mode": "L"}, {"format": "PNG"}])
+def test_facts_agree_with_decoding_also_on_damaged_files(options: dict[str, Any]) -> None:
+    generator = np.random.default_rng(3)
+    pixels = generator.integers(0, 256, (41, 61, 3), dtype=np.uint8)
+    whole = as_file(pixels, **({"format": "JPEG"} | options))
+    assert image_facts(whole) == ((41, 61), 1)
+    for _ in range(60):
+        cut = whole[: int(generator.integers(0, len(whole)))]
+        damaged = bytearray(whole)
+        damaged[int(generator.integers(len(whole)))] = int(generator.integers(256))
+        for data in (cut, bytes(damaged)):
+            expected = outcome(lambda given: decode_image(given).shape[:2], data)
+            assert outcome(lambda given: image_facts(given).size, data) == expected
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_facts_are_of_the_upright_image(picture: np.ndarray, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = as_file(picture, format="JPEG", exif=exif)
+    facts = image_facts(data)
+    assert facts.size == decode_image(data).shape[:2]
+    assert facts.orientation == (orientation if 1 <= orientation <= 8 else 1)
+
+
+def test_facts_of_bombs_and_of_nothing(monkeypatch: pytest.MonkeyPatch, picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="the file is empty"):
+        image_facts(b"")
+    monkeypatch.setattr(images, "MAX_PIXELS", 76)
+    with pytest.raises(ValueError, match="11 x 7 pixels, more than the 76 allowed"):
+        image_facts(as_file(picture))

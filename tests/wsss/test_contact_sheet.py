@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ from PIL import Image
 
 from shards.records import InstanceLabel, Prediction
 from tests.wsss.layers import sample
-from wsss.contact_sheet import _chain, _predictions, _row
+from wsss.contact_sheet import MAX_PREDICTIONS, _chain, _predictions, _row
 from wsss.pictures import TILE
 from wsss.recipe import load_recipe
 from wsss.stages.stage import Instance
+
+RECIPES = Path(__file__).resolve().parents[2] / "tuning" / "recipes"
 
 
 def test_instances_have_colours_of_their_own_and_an_outline() -> None:
@@ -32,6 +35,12 @@ def test_instances_have_colours_of_their_own_and_an_outline() -> None:
     assert (drawn[80, 64] == 255).all() and (drawn[80] == 255).all(axis=1).sum() == 1, "one line between them"
     without = _row({"image": sample("a", mask), "mine": prediction}, predictions=["mine"])["instances"]
     assert isinstance(without, Image.Image) and without.size == tiles["instances"].size
+
+
+def test_a_column_for_every_objective_that_a_recipe_compares() -> None:
+    recipe = tomllib.loads((RECIPES / "voc_segmentation.toml").read_text())
+    made = [name for name, table in recipe["stages"].items() if table.get("kind", name) == "predict"]
+    assert 1 < len(made) <= MAX_PREDICTIONS
 
 
 CHAIN = """

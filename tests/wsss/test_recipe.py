@@ -170,7 +170,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("train_classifier.repeat_threshold=0.3", "train_classifier.repeat_threshold = 0.3 is for balance = 'repeat'"),
         ("make_cams.normalisation=globally", "make_cams.normalisation: Input should be 'per_class' or 'global'"),
         ("build_shards.counts.test=9", "counts.test is of no split; splits has train, val"),
-        ("build_shards.masked_splits=[\"foo\"]", "masked_splits names 'foo'; splits has train, val"),
+        ("build_shards.masked_splits=[\"foo\"]", "masked_splits is given, but source = 'toy' does not read it"),
         ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
         ("train_classifier.pretrained=none.safetensors", "train_classifier.pretrained: there is no such weight file; "
          "allowed are imagenet, none, or a .safetensors file's path (got 'none.safetensors')"),
@@ -405,6 +405,7 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
         ("root=\"\"", "[stages.build_shards]: root is not set; it names the folder that holds JPEGImages"),
         ("root=/nowhere", "root = '/nowhere' holds no folder JPEGImages"),
         ("labels=none.json", "labels = 'none.json' names no file below the root"),
+        ("saliency=none", "saliency = 'none' names no folder below the root"),
         ("lists.train=none.txt", "the list of split 'train' does not exist: "),
         ("splits=[\"train\", \"test\"]", "lists.test is not set; it names the file of that split's keys"),
         ("class_names=[\"catt\"]", "unknown class 'catt'; did you mean cat"),
@@ -413,6 +414,12 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
 def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, message: str) -> None:
     text = VOC + "[stages.train_classifier]\npretrained = 'none'\n[stages.make_cams]\n"
     assert message in fails(load, text, f"build_shards.{override}")
+
+
+def test_boxes_of_annotations_that_are_not_there(load: Load, voc: Path) -> None:
+    shutil.rmtree(voc / "Annotations")
+    message = fails(load, VOC, "build_shards.boxes=annotations")
+    assert f"boxes = 'annotations', but root = '{voc}' holds no folder Annotations" in message
 
 
 OTHER_SHARDS = """

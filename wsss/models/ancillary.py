@@ -33,7 +33,7 @@ class BoxEncoder(nn.Module):
 
 
 class AncillarySegmenter(nn.Module):
-    """Logits [B,C,H,W] of an image [B,3,H,W] and its box planes, bool [B,C,ceil(H/4),ceil(W/4)].
+    """Logits [B,C,H,W] of an image [B,3,H,W] and its box planes, bool [B,C,h,w], of any size that covers the image.
 
     The heat maps of the boxes multiply the encoder's features at the two scales that the decoder reads.
 

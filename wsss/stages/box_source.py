@@ -16,8 +16,8 @@ from shards.boxes import boxes_of_mask
 from shards.records import GRID_STRIDE, BadSampleError, Box, CamRecord, Record, Sample
 from wsss.ops.box_planes import box_planes
 from wsss.settings import read_with, settings
-from wsss.stages.full_set import framed_keys, masked_keys
-from wsss.stages.stage import Instance
+from wsss.stages.full_set import TRAIN, framed_keys, masked_keys
+from wsss.stages.stage import Instance, Map
 
 _LEAST_PART = 0.1
 """Components of a map that are smaller than this part of the class's largest one frame no object."""
@@ -35,7 +35,9 @@ class BoxSource:
     """cams: a box frames what is connected above this value of its class's map."""
 
     def check_boxes(self, instance: Instance) -> None:
-        """Raises: ValueError where boxes are asked of samples that have none."""
+        """Raises: ValueError where boxes are asked of samples that have none, or of maps of other splits."""
+        if self.box_source == "cams":
+            self.require_maps(instance, split=TRAIN)
         samples = instance.inputs["samples"]
         source = getattr(samples.stage, "source", ""), getattr(samples.stage, "boxes", "none")
         if self.box_source == "annotated" and source == ("voc", "none"):
@@ -44,7 +46,25 @@ class BoxSource:
                 f"'annotations', or {instance.name}.box_source to 'cams' (around maps) or 'masks' (around masks)"
             )
 
-    def with_boxes(self, instance: Instance, *, split: str = "train") -> frozenset[str] | None:
+    def require_maps(self, instance: Instance, *, split: str) -> None:
+        """Raises: ValueError where no maps of a split are made to draw boxes around."""
+        cams = instance.inputs["cams"]
+        assert isinstance(cams.stage, Map)
+        if split not in cams.stage.splits:
+            raise ValueError(
+                f"{instance.name}.box_source = 'cams' reads the split {split!r}, which {cams.name} does not make; it "
+                f"makes {', '.join(cams.stage.splits)}: add it to {cams.name}.splits"
+            )
+
+    def require_framed(self, instance: Instance, num_framed: int) -> None:
+        """Raises: ValueError where none of the images that train on masks has boxes that are known."""
+        if not num_framed:
+            raise ValueError(
+                f"{instance.name}.box_source = {self.box_source!r}: of none of the images that "
+                f"{instance.name}.full_share trains on masks the boxes are known; set a larger share, or another source"
+            )
+
+    def with_boxes(self, instance: Instance, *, split: str = TRAIN) -> frozenset[str] | None:
         """Keys of the images whose boxes are known; None where all have some, from maps.
 
         Raises: ValueError where none has.

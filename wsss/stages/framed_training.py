@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from shards.layer import Layer
 from wsss.settings import settings
 from wsss.stages.box_source import BoxSource
@@ -18,9 +16,6 @@ from wsss.stages.stage import Instance
 @settings
 class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining):
     """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
-
-    def supervision(self) -> Literal["image", "semi", "full"]:
-        return FullSet.supervision(self)
 
     def reads_boxes(self) -> bool:
         return True
@@ -49,6 +44,7 @@ class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining)
         full, framed = self.full_keys(instance), self.with_boxes(instance)
         chosen = full if framed is None else full & framed
         records = self.joined(instance, self.layers(instance), lanes=self.batch_size, keep=chosen.__contains__)
+        self.require_framed(instance, len(records))
         return FramedImages(
             self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=True
         )

@@ -29,7 +29,8 @@ class FullSet:
     """Share of the training images with masks that train on these, drawn by the recipe's seed: 0 none, 1 all. A smaller
     share is part of a larger one."""
     full_list: Annotated[str, FileContent(), _DRAWN, read_unless("full_list", "")] = ""
-    """File of keys, one a line, that `full_share` is a share of, in place of all training images with masks."""
+    """File of keys, one a line, that `full_share` is a share of, in place of all training images with masks. On a
+    cluster a path that all nodes share."""
 
     def supervision(self) -> Literal["image", "semi", "full"]:
         if not self.full_share:

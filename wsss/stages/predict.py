@@ -167,7 +167,7 @@ class Predict(SegmenterViews, CrfSettings, Map):
         share_KHW = torch.zeros(len(ids_K), *sample.size, device=ids_K.device)
         for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
             share_KHW[:, rows] = self._probability(merged_CRW)[ids_K]
-        share_KHW /= share_KHW.sum(0)
+        share_KHW /= share_KHW.sum(0).clamp_min(torch.finfo(share_KHW.dtype).tiny)
         refined_KHW = self.refine_energy(unary_from_probabilities(share_KHW), sample.image)
         confidence_HW, index_HW = refined_KHW.max(0)
         return _Labels(ids_K.to(torch.uint8)[index_HW], confidence_HW)

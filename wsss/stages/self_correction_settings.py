@@ -62,7 +62,7 @@ class SelfCorrectionSettings(BoxSource):
     def check_self_correction(self, instance: Instance) -> None:
         """Raises: ValueError where settings and inputs do not fit."""
         self.check_boxes(instance)
-        if self.em_foreground_bias <= self.em_background_bias:
+        if self.self_correction == "em_fixed" and self.em_foreground_bias <= self.em_background_bias:
             raise ValueError(
                 f"{instance.name}.em_foreground_bias = {self.em_foreground_bias} must be above "
                 f"em_background_bias = {self.em_background_bias}"
@@ -70,6 +70,7 @@ class SelfCorrectionSettings(BoxSource):
         for slot in ("ancillary", "correction"):
             if slot in instance.inputs:
                 require_same_boxes(self, instance, instance.inputs[slot])
+                require_same_colours(instance, instance.inputs[slot])
         if self.self_correction == "conv":
             told, own = instance.inputs["correction"].inputs["ancillary"], instance.inputs["ancillary"]
             if told.fingerprint != own.fingerprint:
@@ -90,6 +91,17 @@ class SelfCorrectionSettings(BoxSource):
         if self.self_correction == "linear":
             return LinearTargets(ancillary, first_alpha=self.first_alpha, last_alpha=self.last_alpha)
         return ConvTargets(ancillary, load_trained(instance.inputs["correction"]).corrector)
+
+
+def require_same_colours(instance: Instance, other: Instance) -> None:
+    """Raises: ValueError where `other`, which is shown the same batches, learned other colours, naming both sides."""
+    for setting in ("mean", "std"):
+        own, its = getattr(instance.stage, setting), getattr(other.stage, setting)
+        if own != its:
+            raise ValueError(
+                f"{instance.name}.{setting} = {own!r}, but {other.name}, which sees the same images, was trained with "
+                f"{its!r}; give the same"
+            )
 
 
 def require_same_boxes(stage: BoxSource, instance: Instance, other: Instance) -> None:

@@ -16,7 +16,7 @@ from shards.records import BadSampleError, Sample
 from wsss.examples import JoinedRecords
 from wsss.settings import settings
 from wsss.stages.box_source import framed_planes, grid_planes
-from wsss.stages.fit import Validation
+from wsss.stages.fit import TrainingSet, Validation
 from wsss.stages.framed_training import FramedTraining
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.task import Task
@@ -50,6 +50,14 @@ class TrainAncillary(FramedTraining):
                 f"{instance.name}.network = {self.network!r}: boxes go in at the two scales of 'deeplabv3plus'; set it"
             )
 
+        if self.validate_every and self.box_source == "cams":
+            self.require_maps(instance, split=self.validation_split)
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        if self.validate_every:  # a training must not end at its first validation
+            self.with_boxes(instance, split=self.validation_split)
+        return super().training_set(instance)
+
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.ancillary import AncillarySegmenter
         from wsss.models.segmenter import Segmenter
@@ -65,7 +73,6 @@ class TrainAncillary(FramedTraining):
 
     def validate(self, network: Any, instance: Instance) -> Validation:
         """Mean IoU on the validation split, its boxes given: how good the soft labels can be."""
-        self.with_boxes(instance, split=self.validation_split)
         return self.mean_iou(network, instance)
 
     def finish(self, network: Any, instance: Instance) -> Outcome:

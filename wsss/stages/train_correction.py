@@ -9,7 +9,7 @@ from torch import nn
 from wsss.settings import settings
 from wsss.stages.fit import Validation, load_trained
 from wsss.stages.framed_training import FramedTraining
-from wsss.stages.self_correction_settings import require_same_boxes
+from wsss.stages.self_correction_settings import require_same_boxes, require_same_colours
 from wsss.stages.stage import Instance, Outcome
 from wsss.tasks.task import Task
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class TrainCorrection(FramedTraining):
     """Train the primary model and the correction that will make its soft labels, beside a frozen ancillary model.
 
-    `train_segmenter` with `self_correction = "conv"` goes on from both.
+    `train_segmenter` with `self_correction = "conv"` goes on from both; what began at random here, the decoder and the
+    correction, keeps the head's rate there.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.3.
     """
@@ -38,6 +39,7 @@ class TrainCorrection(FramedTraining):
     def check(self, instance: Instance) -> None:
         super().check(instance)
         require_same_boxes(self, instance, instance.inputs["ancillary"])
+        require_same_colours(instance, instance.inputs["ancillary"])
         if self.zero_stage == 3:
             raise ValueError(
                 f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"

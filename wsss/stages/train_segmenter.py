@@ -78,9 +78,6 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
     confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, read_unless("confidence_power", 0.0)] = 0.0
     """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
 
-    def supervision(self) -> Literal["image", "semi", "full"]:
-        return MixedBatches.supervision(self)
-
     def reads_boxes(self) -> bool:
         return self.objective == SELF_CORRECTION
 
@@ -123,7 +120,7 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
                 f"{instance.name}.full_share = {self.full_share}: objective = {SELF_CORRECTION!r} needs masks of some "
                 "images and boxes of others; set a share between 0 and 1, as its ancillary model has it"
             )
-        if self.zero_stage == 3:
+        if self.zero_stage == 3 and self.self_correction != "em_fixed":
             raise ValueError(
                 f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"
             )
@@ -167,8 +164,7 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
         if self.supervision() == "full":
             return self._masked_images(instance, full, name="label")
         if self.objective == SELF_CORRECTION:
-            masked: SegmenterImages = self._framed_images(instance, full, masked=True)
-            others: SegmenterImages = self._framed_images(instance, full, masked=False)
+            masked, others = self._for_self_correction(instance, full)
         else:
             masked, others = self._masked_images(instance, full, name="mask"), self._weak_images(instance, full=full)
         if not len(others):
@@ -183,6 +179,15 @@ class TrainSegmenter(DsrgSettings, SelfCorrectionSettings, MixedBatches, Segment
         if self.supervision() != "semi":
             return self.batch_size
         return self.full_per_batch if masked else self.batch_size - self.full_per_batch
+
+    def _for_self_correction(self, instance: Instance, full: frozenset[str]) -> tuple[SegmenterImages, SegmenterImages]:
+        """Images with masks, with boxes too where the correction learns from both; and images with boxes."""
+        others = self._framed_images(instance, full, masked=False)
+        if self.self_correction != "conv":
+            return self._masked_images(instance, full, name="label"), others
+        masked = self._framed_images(instance, full, masked=True)
+        self.require_framed(instance, len(masked))
+        return masked, others
 
     def _masked_images(self, instance: Instance, full: frozenset[str], *, name: str) -> SegmenterImages:
         records = self.joined(instance, ["samples"], lanes=self._lanes(masked=True), keep=full.__contains__)

@@ -158,9 +158,13 @@ class SelfCorrectionTask(SegmenterTask):
 
     def from_logits(self, logits_BCHW: Tensor, batch: Batch) -> TaskOutput:
         full_B, label_BHW = batch["is_full"], batch["label"]
-        terms = {FULL: cross_entropy_term(logits_BCHW[full_B], label_BHW[full_B]), WEAK: self._weak(logits_BCHW, batch)}
+        learned: dict[str, MaskedSum] = {}
         if isinstance(self.targets, ConvTargets):
-            terms[CORRECTION] = self._correction(self.targets, logits_BCHW, batch)
+            # Before its use as a target: what an older torch's autocast keeps of weights that it first casts without
+            # a gradient never has one (pytorch/pytorch#165068).
+            learned[CORRECTION] = self._correction(self.targets, logits_BCHW, batch)
+        terms = {FULL: cross_entropy_term(logits_BCHW[full_B], label_BHW[full_B]), WEAK: self._weak(logits_BCHW, batch)}
+        terms |= learned
         weights = dict.fromkeys(terms, self._full_weight) | {WEAK: 1.0}
         return TaskOutput(terms=terms, weights=weights)
 

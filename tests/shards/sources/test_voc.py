@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from shards.images import decode_index_png, encode_png
 from shards.records import BadSampleError, Box, Sample
 from shards.sources.voc import VocSource
-from tests.shards.sources.voc_folder import LABELS, jpeg, make_voc
+from tests.shards.sources.pictures import jpeg, put
+from tests.shards.sources.voc_folder import LABELS, make_voc
 
 
 @pytest.fixture
@@ -242,7 +245,61 @@ def test_saliency_maps_are_read_and_must_fit(root: Path) -> None:
     np.testing.assert_array_equal(read(data, 0).saliency, drawn)
     with pytest.raises(BadSampleError, match=r"the saliency map saliency/2007_2.png is 53x37, its image 53x38"):
         read(data, 1)
-    with pytest.raises(BadSampleError, match=r"cannot read the saliency map saliency/2007_3.png: No such file"):
-        read(data, 2)
+    assert read(data, 2).saliency is None, "test images, say, need none"
     (root / "saliency" / "2007_3.png").write_bytes(encode_png(drawn))
     assert data.signature() != before
+
+
+def sbd_file(mask: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    savemat(buffer, {"GTcls": {"Segmentation": mask, "Boundaries": np.zeros(3), "CategoriesPresent": np.uint8(8)}})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("place", ["dataset/cls", "benchmark_RELEASE/dataset/cls", "cls"])
+def test_masks_of_sbd_stand_in_for_those_that_are_missing(root: Path, tmp_path: Path, place: str) -> None:
+    drawn = np.zeros((37, 53), np.uint8)
+    drawn[4:9, 2:5] = 8
+    put(tmp_path / "sbd" / place / "2007_1.mat", sbd_file(drawn))
+    put(tmp_path / "sbd" / place / "2007_2.mat", sbd_file(np.full((38, 53), 20, np.uint8)))
+    data = source(root, sbd=tmp_path / "sbd", class_names=("cat",), other_classes_as=255)
+    both_there = data.signature()
+    assert 255 in np.unique(read(data, 0).mask), "the folder's own mask comes first"
+    (root / "SegmentationClassAug" / "2007_1.png").unlink()
+    np.testing.assert_array_equal(read(data, 0).mask, np.where(drawn == 8, 1, 0))
+    assert data.signature() != both_there != source(root).signature()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the mask 2007_1.mat of SBD: No such file"),
+        (b"text", "the mask 2007_1.mat of SBD is no file of SBD's"),
+        (sbd_file(np.zeros((37, 53)))[:400], "the mask 2007_1.mat of SBD is no file of SBD's"),
+        (sbd_file(np.zeros((37, 53))), r"holds float64\[37, 53\], not u8\[H, W\]"),
+        (sbd_file(np.zeros((53, 37), np.uint8)), "the mask 2007_1.mat of SBD is 37x53, its image 53x37"),
+        (sbd_file(np.full((37, 53), 21, np.uint8)), "holds the value 21, which is no class"),
+    ],
+)
+def test_bad_masks_of_sbd(root: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
+    (tmp_path / "sbd" / "cls").mkdir(parents=True)
+    if content is not None:
+        put(tmp_path / "sbd" / "cls" / "2007_1.mat", content)
+    (root / "SegmentationClassAug" / "2007_1.png").unlink()
+    with pytest.raises(BadSampleError, match=message):
+        read(source(root, sbd=tmp_path / "sbd"), 0)
+
+
+def test_a_folder_that_is_not_sbds(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no folder dataset/cls of SBD's masks"):
+        source(root, sbd=tmp_path).signature()
+
+
+def test_boxes_of_another_image(root: Path) -> None:
+    path = root / "Annotations" / "2007_2.xml"
+    size = "<size><width>500</width><height>375</height></size></annotation>"
+    path.write_text(path.read_text().replace("</annotation>", size))
+    with pytest.raises(
+        BadSampleError, match=r"boxes in Annotations/2007_2.xml are of an image of 500x375, this one is 53"
+    ):
+        read(source(root, boxes="annotations"), 1)

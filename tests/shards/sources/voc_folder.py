@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from shards.images import encode_png
+from tests.shards.sources.pictures import jpeg
 
 LABELS = {"2007_1": ["cat", "person"], "2007_2": ["dog"], "2007_3": ["cat", "sofa"], "2007_4": []}
-
-
-def jpeg(height: int, width: int, *, seed: int) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, format="JPEG")
-    return buffer.getvalue()
 
 
 def make_voc(root: Path) -> Path:

@@ -17,6 +17,7 @@ from wsss.recipe import RuntimeSettings
 from wsss.settings import hashed_values
 from wsss.stages.box_source import BoxSource, framed_planes, grid_planes
 from wsss.stages.fit import Draw
+from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.segmenter_images import MixedImages
 from wsss.stages.stage import Instance
@@ -134,6 +135,32 @@ def test_data_without_masks_or_boxes(tmp_path: Path) -> None:
         ancillary.stage.training_set(ancillary)  # type: ignore[attr-defined]
 
 
+def test_boxes_of_other_images_or_splits(tmp_path: Path) -> None:
+    """They are missed before a training begins, not at its first batch or validation."""
+    pictures = [picture(n, masked=n < 3, framed=n > 5) for n in range(NUM_IMAGES)]
+    of = samples_of(tmp_path, {"train-000000": pictures, "val-000000": [picture(20, framed=False)]})
+    validated = {"validate_every": 1, "validation_images": 0}
+    told = TrainAncillary(**SETTINGS, full_share=1.0)
+    with pytest.raises(ValueError, match=r"box_source = 'annotated': of none of the images .*full_share trains on"):
+        told.training_set(instance_of(told, tmp_path, samples=of))
+    # Without a correction that learns from both, masks need no boxes: all three may train.
+    em_fixed = TrainSegmenter(
+        **SETTINGS, objective="self_correction", self_correction="em_fixed", full_share=0.67, full_per_batch=1
+    )
+    mixed = em_fixed.training_set(instance_of(em_fixed, tmp_path, samples=of))
+    assert len(mixed) == 2 + 6 and mixed.example(Draw(0, 0)).keys() == mixed.example(Draw(5, 0)).keys()
+    ancillary = TrainAncillary(**SETTINGS, **validated, full_share=1.0)
+    with pytest.raises(ValueError, match=r"no image of split 'val' of build_shards has boxes"):
+        ancillary.training_set(instance_of(ancillary, tmp_path, samples=of))
+    made = {splits: instance_of(MakeCams(splits=splits), tmp_path, samples=of) for splits in (("val",), ("train",))}
+    of_maps = TrainAncillary(**SETTINGS, **validated, full_share=1.0, box_source="cams")
+    for splits, absent in ((("val",), "train"), (("train",), "val")):
+        with pytest.raises(ValueError, match=rf"'cams' reads the split '{absent}', which make_cams does not make"):
+            of_maps.check(instance_of(of_maps, tmp_path, samples=of, cams=made[splits]))
+    plain = TrainAncillary(**SETTINGS, full_share=1.0, box_source="cams")
+    plain.check(instance_of(plain, tmp_path, samples=of, cams=made["train",]))
+
+
 def test_without_masks_nothing_of_them_enters_a_fingerprint() -> None:
     own = {"full_share", "full_list", "full_per_batch", "full_weight", "box_source", "box_threshold", "seed_shift"}
     assert not own & set(hashed_values(TrainSegmenter(**SETTINGS)))
@@ -193,21 +220,21 @@ def framed(path: Path, **settings: Any) -> Instance:
 
 def test_boxes_go_with_their_pixels(tmp_path: Path) -> None:
     """Inside a mask's own box lies all of the mask, through flips, resizing and crops."""
-    instance = framed(tmp_path)
-    mixed: Any = instance.stage.training_set(instance)  # type: ignore[attr-defined]
+    weak: Any = framed(tmp_path / "weak").stage.training_set(framed(tmp_path / "again"))  # type: ignore[attr-defined]
+    ancillary = TrainAncillary(**SETTINGS, full_share=1.0)
+    masked: Any = ancillary.training_set(instance_of(ancillary, tmp_path, samples=data(tmp_path)[0]))
     for index in range(NUM_IMAGES):
-        example = mixed.example(Draw(index, 1))
+        example = masked.example(Draw(index, 1))
         planes = example["boxes"].repeat_interleave(4, 1).repeat_interleave(4, 2)
         class_id = 1 + int(example["key"][1:]) % 5
         assert planes.shape == (6, 32, 32) and not planes[[c for c in range(1, 6) if c != class_id]].any()
-        assert torch.equal(planes[0], ~planes[class_id])
-        assert planes[class_id].any()
-        if example["is_full"]:
-            of_class = example["label"] == class_id
-            common, either = planes[class_id] & of_class, planes[class_id] | of_class
-            assert common.sum() > 0.6 * either.sum(), "up to the grid's rounding"
-        else:
-            assert set(example["label"].unique().tolist()) <= {0, 255}
+        assert torch.equal(planes[0], ~planes[class_id]) and planes[class_id].any()
+        of_class = example["label"] == class_id
+        common, either = planes[class_id] & of_class, planes[class_id] | of_class
+        assert common.sum() > 0.6 * either.sum(), "up to the grid's rounding"
+    for index in range(6, NUM_IMAGES):
+        example = weak.example(Draw(index, 1))
+        assert set(example["label"].unique().tolist()) <= {0, 255} and example["boxes"].any(0).all()
 
 
 def test_boxes_of_masks_and_of_maps(tmp_path: Path) -> None:
@@ -260,6 +287,29 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
     )
     with pytest.raises(ValueError, match=r"decoder_channels = 8, but it starts .* of train_correction, where it is 16"):
         conv.check(instance_of(conv, tmp_path, samples=of, ancillary=ancillary, correction=correction))
+
+
+def test_an_ancillary_model_that_learned_other_colours_is_refused(tmp_path: Path) -> None:
+    """It is shown the batches of the stage that reads it, normalised by that stage's settings."""
+    of, _ = data(tmp_path)
+    grey = TrainAncillary(**SETTINGS, full_share=0.5, mean=(0.5, 0.5, 0.5))
+    ancillary = instance_of(grey, tmp_path, samples=of)
+    linear = TrainSegmenter(**SETTINGS, objective="self_correction", full_share=0.5, full_per_batch=1)
+    for stage in (linear, TrainCorrection(**SETTINGS, full_share=0.5)):
+        with pytest.raises(ValueError, match=r"mean = \(0.485, .*but train_ancillary, .* was trained with \(0.5, 0.5"):
+            stage.check(instance_of(stage, tmp_path, samples=of, ancillary=ancillary))
+        same = type(stage)(**{**vars(stage), "mean": (0.5, 0.5, 0.5)})
+        same.check(instance_of(same, tmp_path, samples=of, ancillary=ancillary))
+
+
+def test_the_biases_of_em_fixed_are_compared_where_they_are_read(tmp_path: Path) -> None:
+    biases = {"em_foreground_bias": 1.0, "em_background_bias": 3.0}
+    with pytest.raises(ValueError, match=r"em_foreground_bias = 1.0 must be above em_background_bias = 3.0"):
+        framed(tmp_path / "a", **biases)
+    of, _ = data(tmp_path / "b")
+    ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
+    linear = TrainSegmenter(**SETTINGS, **biases, objective="self_correction", full_share=0.5, full_per_batch=1)
+    linear.check(instance_of(linear, tmp_path, samples=of, ancillary=ancillary))
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,23 @@ def test_the_correction_learns_from_masks_alone() -> None:
     assert {id(parameter) for parameter in parameters} < new
 
 
+def test_the_correction_learns_under_autocast_too() -> None:
+    """Its weights are cast to bf16 once for both of its uses, of which the target has no gradient."""
+    logits, batch = drawn()
+    torch.manual_seed(0)
+    targets = ConvTargets(ancillary(), ConvSelfCorrection(NUM_CLASSES))
+    task(logits, targets)(batch).total().backward()
+    parameters = list(targets.corrector.parameters())
+    plain = [torch.as_tensor(parameter.grad).clone() for parameter in parameters]
+    targets.corrector.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = task(logits, targets)(batch)
+    output.total().backward()
+    for parameter, gradient in zip(parameters, plain, strict=True):
+        assert parameter.grad is not None
+        assert F.cosine_similarity(parameter.grad.flatten(), gradient.flatten(), dim=0) > 0.99
+
+
 @pytest.mark.parametrize("variant", ["none", "linear", "conv"])
 def test_the_ancillary_model_stays_as_it_was_trained(variant: str) -> None:
     logits, batch = drawn()

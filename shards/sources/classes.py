@@ -1,0 +1,69 @@
+"""Which of a data set's classes are kept, and under which ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from shards.records import BACKGROUND, IGNORE, BadSampleError
+from shards.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenClasses:
+    """A subset of `every`, numbered anew from 1 in the order of `names`; all of them where `names` is empty.
+
+    "Full ids" are those of `every`, "ids" those of the subset.
+    """
+
+    every: Taxonomy
+    names: tuple[str, ...] = ()
+    other_classes_as: int = BACKGROUND
+    """What mask pixels of classes outside the subset become: 0 or 255."""
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The classes kept. Raises ValueError for a name that the data set does not have."""
+        return self.every.subset(self.names)
+
+    @cached_property
+    def _ids(self) -> dict[int, int]:
+        return {self.every.id_of(name): class_id for class_id, name in enumerate(self.taxonomy.names, start=1)}
+
+    @cached_property
+    def all_ids(self) -> tuple[int, ...]:
+        return tuple(range(1, len(self.taxonomy) + 1))
+
+    def id_of(self, full_id: int) -> int | None:
+        """The id of a full id; None for a class that is not kept."""
+        return self._ids.get(full_id)
+
+    def ids(self, full_ids: Iterable[int]) -> tuple[int, ...]:
+        """Ids of those that are kept, ascending, each once."""
+        return tuple(sorted({self._ids[full_id] for full_id in full_ids if full_id in self._ids}))
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """i16[256]: mask value -> id, -1 where a value means nothing."""
+        table = np.full(256, -1, dtype=np.int16)
+        table[BACKGROUND], table[IGNORE] = BACKGROUND, IGNORE
+        table[1 : len(self.every) + 1] = self.other_classes_as
+        for full_id, class_id in self._ids.items():
+            table[full_id] = class_id
+        return table
+
+    def mask(self, values_HW: np.ndarray, *, name: object) -> np.ndarray:
+        """u8[H, W] of full ids and 255 to u8[H, W] of ids. Raises `BadSampleError` for any other value.
+
+        `name`: what the mask is called in that message.
+        """
+        mask_HW = self._table[values_HW]
+        if (bad := mask_HW < 0).any():
+            raise BadSampleError(
+                f"the mask {name} holds the value {values_HW[bad].min()}, which is no class "
+                f"(0..{len(self.every)} and {IGNORE} are)"
+            )
+        return mask_HW.astype(np.uint8)

@@ -1,0 +1,218 @@
+"""COCO's JSON files, read element by element: half a gigabyte of annotations never stands in memory as a whole.
+
+One pass notes where each image's annotations begin and end in the file; reading an image parses those alone.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+_CHUNK = 1 << 22
+_BLANK = " \t\r\n"
+_MARK = b"\xef\xbb\xbf"
+"""Some editors put it before UTF-8."""
+
+
+class Category(NamedTuple):
+    """A class as COCO numbers it."""
+
+    id: int
+    name: str
+    is_thing: bool
+    """False for stuff of panoptic files: it has regions, not objects."""
+
+
+@dataclass(frozen=True)
+class CocoIndex:
+    """What one file lists, and where its annotations are. Images stand in the file's order."""
+
+    path: Path
+    file_names: tuple[str, ...]
+    sizes: np.ndarray
+    """i32[n, 2]: height and width of the pixels as stored, as the file says."""
+    categories: tuple[Category, ...]
+    """Ascending by id, which has gaps."""
+    annotated: bool
+    """False for a file without annotations at all, as those of the test images are."""
+    first: np.ndarray
+    """i64[n + 1]: the annotations of image i are those from first[i] to first[i + 1] - 1 of `spans`."""
+    spans: np.ndarray
+    """i64[m, 2]: first byte of each annotation, and the byte after its last one."""
+
+    def annotations(self, image: int) -> list[dict[str, Any]]:
+        """The annotations of one image, in the file's order."""
+        spans = self.spans[self.first[image] : self.first[image + 1]].tolist()
+        found = []
+        with self.path.open("rb") as file:
+            for start, end in spans:
+                file.seek(start)
+                found.append(json.loads(file.read(end - start)))
+        return found
+
+
+def read_index(path: Path) -> CocoIndex:
+    """One pass over a file. Raises ValueError, with the file, for what is no COCO file."""
+    if not path.is_file():
+        raise ValueError(f"the file of annotations does not exist: {path}")
+    building = _Building(path)
+    for key, start, end, value in elements(path):
+        try:
+            building.add(key, start, end, value)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{path} is no COCO file: {type(error).__name__} {error} at byte {start}") from error
+    return building.finish()
+
+
+class _Building:
+    """A `CocoIndex` while its file is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names: list[str] = []
+        self._sizes, self._owners, self._starts, self._ends = array("i"), array("i"), array("q"), array("q")
+        self._places: dict[object, int] = {}
+        self._categories: dict[int, Category] = {}
+        self._waiting: list[tuple[object, int, int]] = []
+        self._annotated = False
+
+    def add(self, key: str, start: int, end: int, value: Any) -> None:
+        if key == "annotations":
+            self._annotated = True
+        if value is None:
+            return
+        if key == "images":
+            if value["id"] in self._places:
+                raise ValueError(f"{self._path} lists the image {value['id']} more than once")
+            self._places[value["id"]] = len(self._names)
+            self._names.append(str(value["file_name"]))
+            self._sizes.extend((int(value["height"]), int(value["width"])))
+        elif key == "categories":
+            found = Category(int(value["id"]), str(value["name"]), bool(value.get("isthing", True)))
+            self._categories[found.id] = found
+        elif key == "annotations":
+            owner = self._places.get(value["image_id"])
+            if owner is None:  # its image may be listed further on
+                self._waiting.append((value["image_id"], start, end))
+            else:
+                self._own(owner, start, end)
+
+    def _own(self, owner: int, start: int, end: int) -> None:
+        self._owners.append(owner)
+        self._starts.append(start)
+        self._ends.append(end)
+
+    def finish(self) -> CocoIndex:
+        for image_id, start, end in self._waiting:
+            if image_id not in self._places:
+                raise ValueError(
+                    f"{self._path}: the annotation at byte {start} is of image {image_id}, which the file does not list"
+                )
+            self._own(self._places[image_id], start, end)
+        if not self._names or not self._categories:
+            raise ValueError(
+                f"{self._path} is no COCO file: it lists {len(self._names)} images and "
+                f"{len(self._categories)} categories"
+            )
+        spans = np.stack([np.frombuffer(self._starts, np.int64), np.frombuffer(self._ends, np.int64)], axis=1)
+        owners = np.frombuffer(self._owners, np.intc)
+        order = np.lexsort((spans[:, 0], owners))
+        return CocoIndex(
+            path=self._path,
+            file_names=tuple(self._names),
+            sizes=np.frombuffer(self._sizes, np.intc).reshape(-1, 2),
+            categories=tuple(sorted(self._categories.values())),
+            annotated=self._annotated,
+            first=np.searchsorted(owners[order], np.arange(len(self._names) + 1)),
+            spans=spans[order],
+        )
+
+
+def elements(path: Path) -> Iterator[tuple[str, int, int, Any]]:
+    """(key, first byte, byte after the last, value) of every element of the arrays of a file's outermost object.
+
+    An array is announced by a value of None; a value that is no array comes as it is. Raises ValueError for a file that
+    is no JSON object.
+    """
+    with path.open("rb") as file:
+        scanner = _Scanner(path, file)
+        scanner.take("{")
+        while scanner.peek() != "}":
+            _, _, key = scanner.value()
+            scanner.take(":")
+            if scanner.peek() == "[":
+                start = scanner.take("[")
+                yield str(key), start, start, None
+                while scanner.peek() != "]":
+                    yield str(key), *scanner.value()
+                    if scanner.peek() != "]":
+                        scanner.take(",")
+                scanner.take("]")
+            else:
+                yield str(key), *scanner.value()
+            if scanner.peek() != "}":
+                scanner.take(",")
+
+
+class _Scanner:
+    """JSON values of a file one after the other, a few megabytes in memory at once.
+
+    The text is decoded as Latin-1, so that a character is a byte and places can be told; values are not.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._text = file.read(len(_MARK)).removeprefix(_MARK).decode("latin-1")
+        self._before, self._at, self._ended = file.tell() - len(self._text), 0, False
+        self._decoder = json.JSONDecoder()
+
+    def _more(self) -> None:
+        self._before += self._at
+        rest = self._text[self._at :]
+        chunk = self._file.read(max(_CHUNK, len(rest)))  # doubles while one value does not end
+        self._text, self._at, self._ended = rest + chunk.decode("latin-1"), 0, not chunk
+
+    def peek(self) -> str:
+        """The next character that is not blank. Raises ValueError at the end of the file."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _BLANK:
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if self._ended:
+                raise ValueError(f"{self._path} is not valid JSON: it ends too early")
+            self._more()
+
+    def take(self, expected: str) -> int:
+        """Step over the next character and return its place in the file."""
+        if (found := self.peek()) != expected:
+            place = self._before + self._at
+            raise ValueError(f"{self._path} is not valid JSON: {expected} expected at byte {place}, there is {found!r}")
+        self._at += 1
+        return self._before + self._at - 1
+
+    def value(self) -> tuple[int, int, Any]:
+        """The next value, with its first byte and the byte after its last."""
+        self.peek()
+        while True:
+            try:
+                found, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if self._ended:
+                    place = self._before + error.pos
+                    raise ValueError(f"{self._path} is not valid JSON: {error.msg} at byte {place}") from None
+            else:
+                if end < len(self._text) or self._ended:  # a number may go on
+                    break
+            self._more()
+        source = self._text[self._at : end]
+        if not source.isascii():
+            found = json.loads(source.encode("latin-1"))
+        start, self._at = self._before + self._at, end
+        return start, self._before + end, found

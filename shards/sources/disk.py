@@ -1,0 +1,152 @@
+"""Reading a data set's folders: images, index masks, lists of keys, and which files are there at all.
+
+Reasons never hold the place of the data set: the same fault reads the same on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shards.images import decode_index_png, image_facts
+from shards.orientation import stored_size, upright
+from shards.records import BadSampleError
+
+_PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file that was checked to decode."""
+
+    name: str
+    """Path below the data set's root."""
+    encoded: bytes
+    size: tuple[int, int]
+    """(H, W), upright."""
+    orientation: int
+    """EXIF's, 1 to 8."""
+
+
+def words(error: Exception) -> str:
+    """An error without the path that the system's own words hold."""
+    return error.strerror or "not readable" if isinstance(error, OSError) else str(error)
+
+
+def read_file(root: Path, name: str) -> bytes:
+    """The bytes of the file `name` below `root`; half a million times without `pathlib`'s care, which costs as much."""
+    with open(f"{root}/{name}", "rb", buffering=0) as file:
+        return file.readall()
+
+
+def read_image(root: Path, name: str) -> StoredImage:
+    """The image file `name` below `root`. Raises `BadSampleError` where it is missing or does not decode."""
+    try:
+        encoded = read_file(root, name)
+    except OSError as error:
+        raise BadSampleError(f"cannot read {name}: {words(error)}") from error
+    try:
+        size, orientation = image_facts(encoded)
+    except ValueError as error:
+        raise BadSampleError(f"{name}: {error}") from error
+    return StoredImage(name, encoded, size, orientation)
+
+
+def read_index_png(root: Path, name: str, *, what: str, image: StoredImage) -> np.ndarray:
+    """The index PNG `name` that belongs to `image`, u8[H, W]. Raises `BadSampleError` where it does not fit.
+
+    One that has the size of the pixels as stored is turned with the image.
+    """
+    try:
+        values = decode_index_png(read_file(root, name))
+    except (OSError, ValueError) as error:
+        raise BadSampleError(f"cannot read the {what} {name}: {words(error)}") from error
+    return fitted(values, name=f"the {what} {name}", image=image)
+
+
+def fitted(values_HW: np.ndarray, *, name: str, image: StoredImage) -> np.ndarray:
+    """A map of an image, of its upright size or of its size as stored, to the upright one."""
+    if values_HW.shape == image.size:
+        return values_HW
+    if values_HW.shape == stored_size(image.size, orientation=image.orientation):
+        return upright(values_HW, orientation=image.orientation)
+    (height, width), (of_height, of_width) = values_HW.shape, image.size
+    raise BadSampleError(f"{name} is {width}x{height}, its image {of_width}x{of_height}")
+
+
+def read_keys(path: Path, split: str, *, below: str, columns: int = 1) -> list[str]:
+    """The keys of a list, first on each line; up to `columns` words stand on a line.
+
+    Raises ValueError, with the line, for a list that is missing or empty, and for what is named twice or cannot be the
+    name of a file. `below`: the folder that the keys are paths below, for that message.
+    """
+    if not path.is_file():
+        raise ValueError(f"the list of split {split!r} does not exist: {path}")
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list of split {split!r} is not UTF-8 text: {path}: {error}") from None
+    keys: dict[str, None] = {}
+    for number, line in enumerate(lines, start=1):
+        if not (found := line.split()):
+            continue
+        if len(found) > columns or not is_key(found[0]):
+            raise ValueError(
+                f"the list of split {split!r} has no key in line {number}: {line.strip()[:80]!r}; write one a line, "
+                f"a path below {below} without its ending: {path}"
+            )
+        if found[0] in keys:
+            raise ValueError(f"the list of split {split!r} names {found[0]!r} more than once: {path}")
+        keys[found[0]] = None
+    if not keys:
+        raise ValueError(f"the list of split {split!r} is empty: {path}")
+    return list(keys)
+
+
+def is_key(text: str) -> bool:
+    """True for a path below a folder: parts of at most 200 printable characters, nothing that leads out of it."""
+    return all(part not in (".", "..") and _PART.fullmatch(part) is not None for part in text.split("/"))
+
+
+def stems(folder: Path, *, ending: str) -> list[str]:
+    """Names, without their ending, of a folder's files of that ending, sorted; [] where there is no such folder.
+
+    One scan: no file is opened or looked at. Raises ValueError for pictures of another ending, which would be lost.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [name.removesuffix(ending) for name in names if name.endswith(ending) and not name.startswith(".")]
+    if len(found) < len(names):
+        other = [name for name in names if name.lower().endswith((".jpeg", ".jpg", ".png")) and name[0] != "."]
+        if odd := sorted(name for name in other if not name.endswith(ending)):
+            raise ValueError(f"{folder} holds {odd[0]}; its images end in {ending}: rename it or take it away")
+    return sorted(found)
+
+
+def folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; [] where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def presence(root: Path, names: Iterable[str]) -> Iterator[bytes]:
+    """For every path below `root`, b"1" where there is such a file and b"0" where not, by one scan of each folder."""
+    scanned: dict[str, frozenset[str]] = {}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        if folder not in scanned:
+            try:
+                scanned[folder] = frozenset(os.listdir(root / folder))
+            except OSError:
+                scanned[folder] = frozenset()
+        yield b"1" if last in scanned[folder] else b"0"

@@ -1,0 +1,123 @@
+"""A folder of images with a table of their labels (see `label_table`), and a folder of masks where there are some.
+
+The classes are those of a file, one name a line in the order of the mask values from 1 on, or without one, all names of
+the tables in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from shards.boxes import boxes_of_mask
+from shards.files import sha256_of
+from shards.records import BACKGROUND, Sample
+from shards.sources.classes import ChosenClasses
+from shards.sources.disk import StoredImage, presence, read_image, read_index_png
+from shards.sources.label_table import Labelled, LabelTable
+from shards.sources.source import Listed, Listing
+from shards.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """Images in the order of their first rows; a key is an image's path without its ending."""
+
+    root: Path
+    tables: Mapping[str, Path]
+    """Split -> CSV file. Of one with a column `split`, only that split's rows are read."""
+    label_separator: str
+    """Stands between the names of a cell."""
+    class_list: Path | None = None
+    """File of all class names, one a line; None takes the names of the tables. Masks need it."""
+    masks: str = ""
+    """Folder of masks below the root, index PNGs named by key, of the values 0, 1..C and 255; none where empty."""
+    masked_splits: tuple[str, ...] = ()
+    """Splits whose masks are read at all."""
+    boxes: Literal["none", "masks"] = "none"
+    """Frames of objects: none, or of the components of the masks that are read."""
+    class_names: tuple[str, ...] = ()
+    """A subset of the classes, numbered in this order; all of them where empty."""
+    other_classes_as: int = BACKGROUND
+    """What mask pixels of classes outside the subset become: 0 or 255."""
+    _images: dict[str, dict[str, Labelled]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.masks and self.class_list is None:
+            raise ValueError("masks are given, but no class_list: it says which class each of their values is")
+
+    @cached_property
+    def _classes(self) -> ChosenClasses:
+        if self.class_list is not None:
+            names = _class_names(self.class_list)
+        elif not (names := tuple(sorted(set().union(*(self._table(split).names() for split in self.tables))))):
+            raise ValueError(f"{next(iter(self.tables.values()))} names no class; name them in class_list, one a line")
+        return ChosenClasses(every=Taxonomy(names), names=self.class_names, other_classes_as=self.other_classes_as)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self._classes.taxonomy
+
+    def _table(self, split: str) -> LabelTable:
+        if split not in self.tables:
+            raise ValueError(f"no table for split {split!r}; tables are given for {sorted(self.tables)}")
+        return LabelTable(path=self.tables[split], split=split, separator=self.label_separator)
+
+    def _labelled(self, split: str) -> dict[str, Labelled]:
+        """Key -> labels; kept for as long as the source is."""
+        if split not in self._images:
+            self._images[split] = self._table(split).images(self._classes.every)
+        return self._images[split]
+
+    def list_split(self, split: str) -> Listing:
+        return Listing(split, tuple(self._labelled(split)))
+
+    def read(self, listed: Listed) -> Sample:
+        labelled = self._labelled(listed.split)[listed.key]
+        image = read_image(self.root, listed.key + labelled.ending)
+        mask = self._mask(listed, image)
+        return Sample(
+            key=listed.key,
+            encoded=image.encoded,
+            size=image.size,
+            classes=self._classes.ids(labelled.present),
+            unknown=self._classes.ids(labelled.unknown),
+            mask=mask,
+            boxes=boxes_of_mask(mask) if self.boxes == "masks" and mask is not None else None,
+            position=listed.position,
+            source=image.name,
+        )
+
+    def _mask(self, listed: Listed, image: StoredImage) -> np.ndarray | None:
+        if not self.masks or listed.split not in self.masked_splits:
+            return None
+        name = f"{self.masks}/{listed.key}.png"
+        return self._classes.mask(read_index_png(self.root, name, what="mask", image=image), name=name)
+
+    def signature(self) -> str:
+        """Hash of the tables and the classes, and of which images and masks are there."""
+        digest = hashlib.sha256(repr(self._classes.every.names).encode())
+        for split in sorted(self.tables):
+            labelled = self._labelled(split)
+            digest.update(f"{split} {sha256_of(self.tables[split])}\n".encode())
+            digest.update(b"".join(presence(self.root, (key + one.ending for key, one in labelled.items()))))
+            if self.masks and split in self.masked_splits:
+                digest.update(b"".join(presence(self.root, (f"{self.masks}/{key}.png" for key in labelled))))
+        return digest.hexdigest()
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """The names of a class list. Raises ValueError, with the file, where it cannot be read."""
+    if not path.is_file():
+        raise ValueError(f"the list of classes does not exist: {path}")
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list of classes is not UTF-8 text: {path}: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())

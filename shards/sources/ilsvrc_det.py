@@ -1,0 +1,220 @@
+"""ILSVRC DET as its archive unpacks: ILSVRC/{Annotations,Data,ImageSets}/DET.
+
+    Data/DET/train/ILSVRC2013_train/<synset>/<synset>_<n>.JPEG         checked for few classes, the queried one first
+    Data/DET/train/ILSVRC2013_train_extra0..10/ILSVRC2013_train_<n>.JPEG    negatives of few classes, without XML
+    Data/DET/train/ILSVRC2014_train_0000..6/ILSVRC2014_train_<n>.JPEG  checked for all 200 classes
+    Data/DET/{val,test}/<name>.JPEG                                    val: all 200 classes; test: no labels
+    Annotations/DET/{train/...,val}/<same>.xml                         none where an image shows no object
+    ImageSets/DET/{train_1..train_200,val,test}.txt
+
+Which classes an image was checked for: `train_<c>.txt` lists, for class c, images with it (1), with it but not every
+object framed (0), and manually verified to be without it (-1). An image that a list does not name is unknown in that
+class, unless it is of the 2014 part. Whatever the XML shows is present.
+Source: readme.txt of the ILSVRC2015 development kit, sections 1.3 and 2.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from shards.records import BadSampleError, Box, Sample
+from shards.sources.classes import ChosenClasses
+from shards.sources.disk import StoredImage, folders, presence, read_image, read_keys, stems
+from shards.sources.ilsvrc_lists import CheckedClasses, class_lists, read_class_lists
+from shards.sources.pascal_xml import Annotation, read_annotation
+from shards.sources.source import Listed, Listing
+from shards.taxonomy import Taxonomy, ilsvrc_det_200, ilsvrc_det_synsets
+
+SPLITS = ("train", "val", "test")
+ENDING = ".JPEG"
+_SYNSETS = re.compile(r"ILSVRC2013(_DET)?_train/n\d{8}")
+_EXTRA = re.compile(r"ILSVRC2013(_DET)?_train_extra\d+")
+_FULL = re.compile(r"ILSVRC2014(_DET)?_train_\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IlsvrcDetSource:
+    """The images of train are those on disk, sorted by path; those of val and test are the lists'.
+
+    An image's key is its path below Data/DET/<split> without its ending.
+    """
+
+    root: Path
+    """The folder ILSVRC, or the one that holds it."""
+    splits: tuple[str, ...] = SPLITS
+    """Those that will be read: the signature is of them."""
+    lists: Mapping[str, Path] = field(default_factory=dict)
+    """Split -> file of keys, one a line, in place of the images on disk or of the archive's own list."""
+    unchecked: Literal["unknown", "absent"] = "unknown"
+    """What a class is in a training image that was not checked for it; `absent` goes by the XML alone."""
+    boxes: Literal["none", "annotations"] = "none"
+    """Frames of objects: none, or those of the XML (of the classes that an image was checked for)."""
+    class_names: tuple[str, ...] = ()
+    """A subset of the classes, numbered in this order; all 200 where empty."""
+    _listings: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _classes(self) -> ChosenClasses:
+        return ChosenClasses(every=ilsvrc_det_200(), names=self.class_names)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self._classes.taxonomy
+
+    @cached_property
+    def _base(self) -> Path:
+        for base in (self.root, self.root / "ILSVRC"):
+            if (base / "Data" / "DET").is_dir():
+                return base
+        raise ValueError(f"{self.root} holds no folder Data/DET or ILSVRC/Data/DET")
+
+    def list_split(self, split: str) -> Listing:
+        """One scan of the folders, no look at a file; kept for as long as the source is."""
+        if split not in self._listings:
+            self._listings[split] = tuple(self._keys(split))
+        return Listing(split, self._listings[split])
+
+    def _keys(self, split: str) -> list[str]:
+        if split not in SPLITS:
+            raise ValueError(f"ILSVRC DET has no split {split!r}; it has {', '.join(SPLITS)}")
+        images, below = self._base / "Data" / "DET" / split, f"Data/DET/{split}"
+        own = self._base / "ImageSets" / "DET" / f"{split}.txt"
+        if split in self.lists:
+            keys = read_keys(self.lists[split], split, below=below, columns=2)
+        elif split == "train":
+            keys = _on_disk(images)
+        else:
+            keys = read_keys(own, split, below=below, columns=2) if own.is_file() else stems(images, ending=ENDING)
+        if not keys:
+            raise ValueError(f"{images} holds no images ({ENDING})")
+        if split != "test":
+            self._refuse_lost_labels(split, {key.rpartition("/")[0] for key in keys})
+        return keys
+
+    def _refuse_lost_labels(self, split: str, of_images: Collection[str]) -> None:
+        """Raise ValueError for images without a folder of annotations: "no XML" would be taken as "no object"."""
+        for folder in sorted(of_images):
+            if split == "train" and self._part(folder) == "extra":
+                continue
+            place = f"DET/{split}/{folder}".rstrip("/")
+            if (self._base / "Data" / place).is_dir() and not (self._base / "Annotations" / place).is_dir():
+                raise ValueError(
+                    f"Annotations/{place} is missing below {self._base}, its images are there: their labels would be "
+                    "lost; unpack the annotations too"
+                )
+
+    @staticmethod
+    def _part(folder: str) -> Literal["synset", "extra", "full"]:
+        """What the images of a folder of train were checked for."""
+        if _SYNSETS.fullmatch(folder):
+            return "synset"
+        if _EXTRA.fullmatch(folder):
+            return "extra"
+        if _FULL.fullmatch(folder):
+            return "full"
+        raise ValueError(
+            f"{folder!r} below Data/DET/train is no folder of ILSVRC's, so what its images were checked for is not "
+            "known; it has ILSVRC2013_train/<synset>, ILSVRC2013_train_extra<n> and ILSVRC2014_train_<n>"
+        )
+
+    def read(self, listed: Listed) -> Sample:
+        image = read_image(self._base, f"Data/DET/{listed.split}/{listed.key}{ENDING}")
+        annotation = read_annotation(self._base, f"Annotations/DET/{listed.split}/{listed.key}.xml")
+        present = self._present(annotation)
+        if listed.split == "test":
+            unknown = set(range(1, len(ilsvrc_det_200()) + 1)) - present
+        elif listed.split == "val" or self.unchecked == "absent":
+            unknown = set()
+        else:
+            listed_present, unknown = self._checked_in_train(listed, present, annotation)
+            present |= listed_present
+        return Sample(
+            key=listed.key,
+            encoded=image.encoded,
+            size=image.size,
+            classes=self._classes.ids(present),
+            unknown=self._classes.ids(unknown),
+            boxes=self._boxes(annotation, image, complete=not unknown),
+            position=listed.position,
+            source=image.name,
+        )
+
+    @staticmethod
+    def _present(annotation: Annotation | None) -> set[int]:
+        """Full ids of the objects in the XML."""
+        present = set()
+        for name, _ in annotation.objects if annotation else ():
+            if name not in ilsvrc_det_synsets():
+                raise BadSampleError(f"label {name!r} is the synset of none of the 200 classes")
+            present.add(ilsvrc_det_synsets()[name])
+        return present
+
+    def _checked_in_train(
+        self, listed: Listed, present: set[int], annotation: Annotation | None
+    ) -> tuple[set[int], set[int]]:
+        """Full ids that the lists name as present, and those that are unknown."""
+        folder = listed.key.rpartition("/")[0]
+        part = self._part(folder)
+        if part == "full":
+            return set(), set()
+        in_lists, absent = self._checked.of_image(listed.position)
+        queried = ilsvrc_det_synsets().get(folder.rpartition("/")[2])
+        if part == "synset" and annotation is not None and queried is not None:
+            absent.add(queried)
+        known = present | in_lists | absent
+        return in_lists, set(range(1, len(ilsvrc_det_200()) + 1)) - known
+
+    @cached_property
+    def _checked(self) -> CheckedClasses:
+        return read_class_lists(self._base / "ImageSets" / "DET", self.list_split("train").keys)
+
+    def _boxes(self, annotation: Annotation | None, image: StoredImage, *, complete: bool) -> tuple[Box, ...] | None:
+        if self.boxes == "none":
+            return None
+        if annotation is None:
+            return () if complete else None
+        # ILSVRC counts pixels from 0.
+        return annotation.boxes(self._ids_of_synsets, first=0, image=image)
+
+    @cached_property
+    def _ids_of_synsets(self) -> dict[str, int]:
+        ids = {wnid: self._classes.id_of(full_id) for wnid, full_id in ilsvrc_det_synsets().items()}
+        return {wnid: class_id for wnid, class_id in ids.items() if class_id is not None}
+
+    def signature(self) -> str:
+        """Hash of every split's keys, of which images and annotations are there, and of the sizes of the class lists.
+
+        By names alone: a look at each of 800,000 files would take minutes on a network's disk. So a file that was
+        mended in place is not noticed: delete the layer that it is missing from.
+        """
+        digest = hashlib.sha256()
+        for split in self.splits:
+            keys = self.list_split(split).keys
+            images = (f"Data/DET/{split}/{key}{ENDING}" for key in keys)
+            annotations = (f"Annotations/DET/{split}/{key}.xml" for key in keys)
+            digest.update(f"{split} {len(keys)}\n".encode())
+            for key in keys:
+                digest.update(f"{key}\n".encode())
+            digest.update(b"".join(presence(self._base, images)))
+            digest.update(b"".join(presence(self._base, annotations)))
+        if "train" in self.splits and self.unchecked == "unknown":
+            for path in class_lists(self._base / "ImageSets" / "DET"):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+def _on_disk(images: Path) -> list[str]:
+    """The images below a folder, two folders deep, sorted."""
+    tops = folders(images)
+    inner = [f"{top}/{name}" for top in tops for name in folders(images / top)]
+    return sorted(
+        f"{folder}/{name}".lstrip("/")
+        for folder in ("", *tops, *inner)
+        for name in stems(images / folder, ending=ENDING)
+    )

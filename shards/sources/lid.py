@@ -1,0 +1,190 @@
+"""Track 1 of the LID challenge: ILSVRC DET's training images, and a package of images for val and test.
+
+    LID_track1_imageset/LID_track1/{val,test}/<name>.JPEG
+    {val,test}.txt                            one name a line; in any folder from the package's to that of the images
+    LID_track1_annotations/track1_val_annotations_raw/<name>.png   masks: grey indices
+    LID_track1_annotations/track1_val_annotations/<name>.png       the same with VOC's palette
+    LID_track1_annotations/cat_ref.txt        "<id> <name>" of the 200 classes
+
+Both encodings of the masks hold the class ids themselves, 0 background, 1..200, 255 ambiguous; where both are there,
+the grey one is read. Test has neither masks nor labels: every class is unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from shards.boxes import boxes_of_mask
+from shards.records import BACKGROUND, IGNORE, Sample
+from shards.sources.classes import ChosenClasses
+from shards.sources.disk import presence, read_image, read_index_png, read_keys, stems
+from shards.sources.ilsvrc_det import ENDING, IlsvrcDetSource
+from shards.sources.source import Listed, Listing
+from shards.taxonomy import Taxonomy, ilsvrc_det_200
+
+SPLITS = ("train", "val", "test")
+_IMAGES = ("LID_track1_imageset/LID_track1", "LID_track1", "LID_track1_imageset", "")
+_LISTS = ("", "LID_track1_imageset", "LID_track1_imageset/LID_track1", "LID_track1")
+_ANNOTATIONS = (
+    "LID_track1_annotations",
+    "LID_track1_imageset/LID_track1_annotations",
+    "LID_track1_imageset/LID_track1/LID_track1_annotations",
+    "LID_track1/LID_track1_annotations",
+    "",
+)
+_MASKS = ("track1_val_annotations_raw", "track1_val_annotations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LidSource:
+    """Keys of val and test are the images' names, those of train ILSVRC's."""
+
+    package: Path
+    """The folder that holds LID_track1_imageset and LID_track1_annotations."""
+    train: IlsvrcDetSource | None
+    """ILSVRC DET; None where train is not asked for."""
+    splits: tuple[str, ...] = SPLITS
+    """Those that will be read: the signature is of them."""
+    lists: Mapping[str, Path] = field(default_factory=dict)
+    """val, test -> file of names, one a line, in place of the package's own."""
+    val_labels: Literal["masks", "unknown"] = "masks"
+    """Image-level labels of val: the classes that its masks show, or unknown, as those of test."""
+    masked_splits: tuple[str, ...] = ("val",)
+    """Splits whose masks are read; only val has any."""
+    boxes: Literal["none", "annotations", "masks"] = "none"
+    """Frames: none, those of ILSVRC's XML for train, or of the components of val's masks."""
+    class_names: tuple[str, ...] = ()
+    """A subset of the classes, numbered in this order; all 200 where empty."""
+    other_classes_as: int = BACKGROUND
+    """What mask pixels of classes outside the subset become: 0 or 255."""
+    _listings: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _classes(self) -> ChosenClasses:
+        return ChosenClasses(every=ilsvrc_det_200(), names=self.class_names, other_classes_as=self.other_classes_as)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self._classes.taxonomy
+
+    def list_split(self, split: str) -> Listing:
+        if split == "train" and self.train is not None:
+            return self.train.list_split(split)
+        if split not in SPLITS:
+            raise ValueError(f"LID has no split {split!r}; it has {', '.join(SPLITS)}")
+        if split not in self._listings:
+            _refuse_other_order(self.package)
+            self._listings[split] = tuple(self._keys(split))
+        return Listing(split, self._listings[split])
+
+    def _keys(self, split: str) -> list[str]:
+        images = self.package / self._images(split)
+        if split in self.lists:
+            return read_keys(self.lists[split], split, below=split)
+        places = (*_LISTS, self._images(split))
+        found = [path for path in dict.fromkeys(self.package / p / f"{split}.txt" for p in places) if path.is_file()]
+        if not found:
+            if keys := stems(images, ending=ENDING):
+                return keys
+            raise ValueError(f"{images} holds no images ({ENDING}), and there is no {split}.txt")
+        lists = [read_keys(path, split, below=split) for path in found]
+        for path, keys in zip(found, lists, strict=True):
+            if keys != lists[0]:
+                raise ValueError(f"{found[0]} and {path} name other images; name the right one as lists.{split}")
+        return lists[0]
+
+    def _images(self, split: str) -> str:
+        """The folder of a split's images below the package."""
+        for place in _IMAGES:
+            if (self.package / place / split).is_dir():
+                return f"{place}/{split}".lstrip("/")
+        raise ValueError(f"{self.package} holds no folder LID_track1_imageset/LID_track1/{split} with the images")
+
+    @cached_property
+    def _masks(self) -> str:
+        """The folder of val's masks below the package."""
+        for masks in _MASKS:
+            for place in _ANNOTATIONS:
+                if (self.package / place / masks).is_dir():
+                    return f"{place}/{masks}".lstrip("/")
+        raise ValueError(
+            f"{self.package} holds no folder LID_track1_annotations/{_MASKS[0]} or .../{_MASKS[1]} of val's masks"
+        )
+
+    @property
+    def _reads_masks(self) -> bool:
+        return "val" in self.masked_splits or self.val_labels == "masks"
+
+    def read(self, listed: Listed) -> Sample:
+        if listed.split == "train" and self.train is not None:
+            return self.train.read(listed)
+        image = read_image(self.package, f"{self._images(listed.split)}/{listed.key}{ENDING}")
+        mask: np.ndarray | None = None
+        classes: tuple[int, ...] = ()
+        unknown = self._classes.all_ids
+        if listed.split == "val" and self._reads_masks:
+            name = f"{self._masks}/{listed.key}.png"
+            mask = self._classes.mask(read_index_png(self.package, name, what="mask", image=image), name=name)
+            if self.val_labels == "masks":
+                classes = tuple(c for c in np.unique(mask).tolist() if c not in (BACKGROUND, IGNORE))
+                unknown = ()
+        kept = mask if listed.split in self.masked_splits else None
+        return Sample(
+            key=listed.key,
+            encoded=image.encoded,
+            size=image.size,
+            classes=classes,
+            unknown=unknown,
+            mask=kept,
+            boxes=boxes_of_mask(kept) if self.boxes == "masks" and kept is not None else None,
+            position=listed.position,
+            source=image.name,
+        )
+
+    def signature(self) -> str:
+        """Hash of every split's keys and of which images and masks are there; by names, as ILSVRC's."""
+        digest = hashlib.sha256()
+        if "train" in self.splits and self.train is not None:
+            digest.update(self.train.signature().encode())
+        for split in self.splits:
+            if split == "train":
+                continue
+            keys, folder = self.list_split(split).keys, self._images(split)
+            digest.update(f"{split} {len(keys)}\n".encode())
+            for key in keys:
+                digest.update(f"{key}\n".encode())
+            digest.update(b"".join(presence(self.package, (f"{folder}/{key}{ENDING}" for key in keys))))
+            if split == "val" and self._reads_masks:
+                digest.update(f"{Path(self._masks).name}\n".encode())
+                digest.update(b"".join(presence(self.package, (f"{self._masks}/{key}.png" for key in keys))))
+        return digest.hexdigest()
+
+
+def _refuse_other_order(package: Path) -> None:
+    """Raise ValueError where the package's cat_ref.txt numbers the classes in another way than ILSVRC DET does."""
+    for path in (package / place / "cat_ref.txt" for place in _ANNOTATIONS):
+        if not path.is_file():
+            continue
+        text = path.read_bytes().decode("utf-8-sig", "replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            class_id, name = (*line.split(None, 1), "", "")[:2]
+            if class_id in ("", "0"):
+                continue
+            known = class_id.isdecimal() and int(class_id) <= len(ilsvrc_det_200())
+            expected = ilsvrc_det_200().name_of(int(class_id)) if known else "no class"
+            if _plain(name) != _plain(expected):
+                raise ValueError(
+                    f"{path}, line {number}: {line.strip()[:80]!r}, but class {class_id} of ILSVRC DET is {expected}; "
+                    "masks of another order would be misread"
+                )
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.replace("_", " ").lower().split())

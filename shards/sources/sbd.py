@@ -1,0 +1,39 @@
+"""Masks of the Semantic Boundaries Dataset as it lies on disk: MATLAB files, `dataset/cls/<key>.mat`.
+
+Source: Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011. Its `cls/*.mat` hold the structure
+`GTcls`, whose field `Segmentation` is u8[H, W] of VOC's class ids. They have no pixels of 255.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+
+from shards.records import BadSampleError
+from shards.sources.disk import words
+
+
+def sbd_masks(root: Path) -> Path:
+    """The folder of SBD's masks in an unpacked copy of it. Raises ValueError where there is none."""
+    for folder in (root / "dataset" / "cls", root / "benchmark_RELEASE" / "dataset" / "cls", root / "cls", root):
+        if folder.is_dir() and (folder != root or root.name == "cls"):
+            return folder
+    raise ValueError(f"{root} holds no folder dataset/cls of SBD's masks")
+
+
+def read_sbd_mask(path: Path) -> np.ndarray:
+    """u8[H, W] of VOC's class ids. Raises `BadSampleError` where the file is none of SBD's."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadSampleError(f"cannot read the mask {path.name} of SBD: {words(error)}") from error
+    try:
+        values = np.asarray(loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
+    except Exception as error:  # scipy raises whatever the damage makes it stumble over
+        raise BadSampleError(f"the mask {path.name} of SBD is no file of SBD's: {type(error).__name__}") from error
+    if values.ndim != 2 or values.dtype != np.uint8:
+        raise BadSampleError(f"the mask {path.name} of SBD holds {values.dtype}{list(values.shape)}, not u8[H, W]")
+    return values

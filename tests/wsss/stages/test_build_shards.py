@@ -1,0 +1,170 @@
+"""The stage's own part: which settings lead to which data set, and what becomes of bad samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from shards.records import Missing, Sample
+from shards.sources.coco import CocoSource
+from shards.sources.folder import FolderSource
+from shards.sources.ilsvrc_det import IlsvrcDetSource
+from shards.sources.lid import LidSource
+from shards.sources.voc import VocSource
+from tests.shards.sources.coco_folder import make_coco
+from tests.shards.sources.ilsvrc_folder import EXTRA, TRAIN, make_ilsvrc
+from tests.shards.sources.lid_folder import make_lid
+from tests.shards.sources.pictures import jpeg, put
+from tests.shards.sources.voc_folder import make_voc
+from tests.wsss.layers import instance_of
+from wsss.settings import hashed_values, setting_values
+from wsss.stages.build_shards import BuildShards
+from wsss.stages.data_sets.registry import DATA_SETS, DataSettings
+
+
+def settings_of(source: str, folder: Path) -> dict[str, Any]:
+    """Settings that open a small data set of that kind, made in `folder`."""
+    if source == "toy":
+        return {"counts": {"train": 2, "val": 1}}
+    if source == "voc":
+        root = make_voc(folder / "voc")
+        return {"root": str(root), "lists": {split: str(root / "lists" / f"{split}.txt") for split in ("train", "val")}}
+    if source == "ilsvrc_det":
+        return {"root": str(make_ilsvrc(folder / "det"))}
+    if source == "lid":
+        return {"root": str(make_ilsvrc(folder / "det")), "package": str(make_lid(folder / "lid"))}
+    if source == "coco":
+        return {"root": str(make_coco(folder / "coco")), "splits": ("val", "test")}
+    put(folder / "f" / "a.jpg", jpeg(9, 9, seed=1))
+    put(folder / "f" / "b.jpg", jpeg(9, 9, seed=2))
+    put(folder / "f" / "t.csv", "image,labels,split\na.jpg,cat,train\nb.jpg,dog,val\n")
+    return {"root": str(folder / "f"), "lists": {"train": "t.csv", "val": "t.csv"}}
+
+
+def stage_of(source: str, folder: Path, **changes: Any) -> BuildShards:
+    return BuildShards(source=source, **(settings_of(source, folder) | changes))  # type: ignore[arg-type]
+
+
+def test_the_setting_names_all_data_sets() -> None:
+    assert get_args(get_type_hints(BuildShards)["source"]) == tuple(DATA_SETS)
+    known = set(setting_values(DataSettings()))
+    assert set().union(*(data_set.reads for data_set in DATA_SETS.values())) == known
+
+
+@pytest.mark.parametrize("source", list(DATA_SETS))
+def test_every_data_set_becomes_shards(tmp_path: Path, source: str) -> None:
+    stage = stage_of(source, tmp_path, shard_size=2)
+    instance = instance_of(stage, tmp_path)
+    stage.check(instance)
+    assert len(stage.signature()) == 64 and stage.signature() == stage.signature()
+    build = stage.worker(instance)
+    records = [record for shard in stage.shards(instance) for record in build(shard)]
+    listed = [one for split in stage.splits for one in stage.data.list_split(split)]
+    assert [record.key for record in records] == [one.key for one in listed]
+    for record in records:
+        assert isinstance(record, Sample), record
+        assert set(record.classes).isdisjoint(record.unknown)
+        assert {*record.classes, *record.unknown} <= set(range(1, len(stage.taxonomy) + 1))
+
+
+def test_bad_images_are_recorded_with_their_reason(tmp_path: Path) -> None:
+    stage = stage_of("ilsvrc_det", tmp_path, splits=("train",))
+    put(tmp_path / "det" / "ILSVRC" / "Data" / "DET" / "train" / f"{EXTRA}.JPEG", b"")
+    instance = instance_of(stage, tmp_path)
+    records = [record for shard in stage.shards(instance) for record in stage.worker(instance)(shard)]
+    missing = [record for record in records if isinstance(record, Missing)]
+    assert len(records) == len(TRAIN)
+    assert [(one.key, one.reason) for one in missing] == [(EXTRA, f"Data/DET/train/{EXTRA}.JPEG: the file is empty")]
+
+
+@pytest.mark.parametrize("source", list(DATA_SETS))
+def test_a_setting_that_is_not_read_is_refused(tmp_path: Path, source: str) -> None:
+    others: dict[str, Any] = {
+        "root": "x", "counts": {"train": 1}, "package": "x", "annotations": "panoptic", "label_separator": ";",
+        "saliency": "x", "unchecked": "absent", "mask_folder": "x", "other_classes_as": 255, "size": 64,
+    }  # fmt: skip
+    for name, value in others.items():
+        if name not in DATA_SETS[source].reads:
+            with pytest.raises(
+                ValueError, match=f"{name} is given, but source = '{source}' does not read it; it reads "
+            ):
+                _ = stage_of(source, tmp_path / name, **{name: value}).data
+
+
+def test_only_what_is_read_enters_the_fingerprint() -> None:
+    before = {"boxes", "unchecked", "val_labels", "annotations", "label_separator"}
+    assert not before & set(hashed_values(BuildShards(source="toy")))
+    assert not before & set(hashed_values(BuildShards(source="voc")))
+    assert {"unchecked", "val_labels"} <= set(hashed_values(BuildShards(source="lid")))
+    for source in DATA_SETS:
+        places = {"root", "lists", "package", "labels", "sbd", "image_folders", "class_list", "mask_folder"}
+        assert not places & set(hashed_values(BuildShards(source=source)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        ("ilsvrc_det", {"root": ""}, "root is not set; it names the folder that holds ILSVRC/Data/DET"),
+        ("ilsvrc_det", {"root": "/none"}, "root = '/none' holds no folder ILSVRC/Data/DET"),
+        ("ilsvrc_det", {"boxes": "masks"}, "boxes = 'masks': ilsvrc_det has no masks; allowed are none, annotations"),
+        ("ilsvrc_det", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has train, val, test"),
+        (
+            "ilsvrc_det",
+            {"lists": {"val": "x.txt"}},
+            r"lists.val = 'x.txt' names no file; looked for .*det/x.txt and .*",
+        ),
+        ("lid", {"package": ""}, "package = '' is no folder; it names the one that holds LID_track1_imageset"),
+        ("lid", {"root": ""}, "root is not set; it names the folder that holds ILSVRC/Data/DET"),
+        ("voc", {"sbd": "/none"}, "sbd = '/none': /none holds no folder dataset/cls"),
+        ("coco", {"root": "/none"}, "root = '/none' is no folder"),
+        ("coco", {"splits": ("dev",)}, r"annotations holds no instances_dev2017.json; lists.dev names the JSON file"),
+        ("coco", {"image_folders": {"val": "no"}}, r"coco/no is no folder; image_folders.val names that of the images"),
+        ("folder", {"lists": {"train": "t.csv"}}, "lists.val is not set; it names the table of that split's images"),
+        ("folder", {"boxes": "annotations"}, "folder has no annotated frames; allowed are none, masks"),
+        ("folder", {"mask_folder": "no"}, "mask_folder = 'no' names no folder below the root"),
+        ("folder", {"mask_folder": "."}, "class_list is not set; it says which class each value of the masks is"),
+        ("toy", {"counts": {"dev": 3}}, "counts.dev is of no split; splits has train, val"),
+    ],
+)
+def test_settings_that_lead_nowhere(tmp_path: Path, source: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _ = stage_of(source, tmp_path, **changes).data
+
+
+def test_where_data_sets_are_opened_by_name(tmp_path: Path) -> None:
+    kinds = {
+        "voc": VocSource,
+        "ilsvrc_det": IlsvrcDetSource,
+        "lid": LidSource,
+        "coco": CocoSource,
+        "folder": FolderSource,
+    }
+    for source, kind in kinds.items():
+        assert isinstance(stage_of(source, tmp_path / source).data, kind)
+
+
+def test_masks_of_splits_that_are_none(tmp_path: Path) -> None:
+    stage = stage_of("voc", tmp_path, masked_splits=("vla",))
+    with pytest.raises(ValueError, match="masked_splits names 'vla'; splits has train, val"):
+        stage.check(instance_of(stage, tmp_path))
+
+
+def test_lid_without_train_needs_no_ilsvrc(tmp_path: Path) -> None:
+    stage = BuildShards(source="lid", package=str(make_lid(tmp_path)), splits=("val", "test"))
+    assert [len(stage.data.list_split(split)) for split in stage.splits] == [2, 1]
+
+
+def test_coco_files_by_their_own_names(tmp_path: Path) -> None:
+    stage = stage_of("coco", tmp_path)
+    assert isinstance(stage.data, CocoSource)
+    assert {split: path.name for split, path in stage.data.annotations.items()} == {
+        "val": "instances_val2017.json",
+        "test": "image_info_test2017.json",
+    }
+    panoptic = stage_of("coco", tmp_path / "again", annotations="panoptic", splits=("val",)).data
+    assert isinstance(panoptic, CocoSource) and panoptic.annotations["val"].name == "panoptic_val2017.json"
+    own = {"lists": {"val": "annotations/panoptic_val2017.json"}, "image_folders": {"val": "test2017"}}
+    chosen = stage_of("coco", tmp_path / "third", splits=("val",), **own).data
+    assert isinstance(chosen, CocoSource) and chosen.images == {"val": "test2017"}

@@ -1,0 +1,1 @@
+"""The settings of every data set on disk, and how each is opened."""

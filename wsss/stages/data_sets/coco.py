@@ -1,0 +1,54 @@
+"""COCO's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shards.sources.coco import CocoSource
+from shards.sources.source import Source
+from wsss.settings import Place, read_with, settings
+from wsss.stages.data_sets.shared import SharedSettings
+
+
+@settings
+class CocoSettings(SharedSettings):
+    """What COCO's layout has besides."""
+
+    annotations: Annotated[Literal["instances", "panoptic"], read_with("source", "coco")] = "instances"
+    """coco: which annotations make classes, masks and boxes: instances (things) or panoptic (things and stuff)."""
+    image_folders: Annotated[dict[str, str], Place()] = Field(default_factory=dict)
+    """coco: split -> folder of its images below the root; where not given, what follows the last underscore of the JSON
+    file's name (val2017 for instances_val2017.json)."""
+
+
+def open_coco(given: CocoSettings, splits: tuple[str, ...]) -> Source:
+    """Raises ValueError, with the setting, where files are missing."""
+    root = given.root_folder("")
+    listed = given.list_paths(splits)
+    files = {split: listed.get(split) or _own_file(root, split, given.annotations) for split in splits}
+    folders = {split: given.image_folders.get(split) or path.stem.rpartition("_")[2] for split, path in files.items()}
+    for split, folder in folders.items():
+        if not (root / folder).is_dir():
+            raise ValueError(f"{root / folder} is no folder; image_folders.{split} names that of the images below root")
+    return CocoSource(
+        root=root,
+        annotations=files,
+        images=folders,
+        form=given.annotations,
+        masked_splits=given.masked_splits,
+        boxes=given.boxes,
+        class_names=given.class_names,
+        other_classes_as=given.other_classes_as,
+    )
+
+
+def _own_file(root: Path, split: str, form: str) -> Path:
+    """COCO's own file of a split; of test there are lists of images alone."""
+    names = [f"{what}_{split}{year}.json" for what in (form, "image_info") for year in (2017, 2015, 2014)]
+    for name in names:
+        if (root / "annotations" / name).is_file():
+            return root / "annotations" / name
+    raise ValueError(f"{root / 'annotations'} holds no {names[0]}; lists.{split} names the JSON file of the split")

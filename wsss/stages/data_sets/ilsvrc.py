@@ -1,0 +1,69 @@
+"""ILSVRC DET, and track 1 of LID, which trains on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from shards.sources.ilsvrc_det import SPLITS, IlsvrcDetSource
+from shards.sources.lid import LidSource
+from shards.sources.source import Source
+from wsss.settings import Place, read_with, settings
+from wsss.stages.data_sets.shared import SharedSettings
+
+
+@settings
+class IlsvrcSettings(SharedSettings):
+    """What ILSVRC DET and LID have besides."""
+
+    unchecked: Annotated[Literal["unknown", "absent"], read_with("source", "ilsvrc_det", "lid")] = "unknown"
+    """ilsvrc_det, lid: what a class is in a training image that nobody checked for it (the 2013 part was checked for
+    few classes an image): unknown, which the classification loss leaves out, or absent, as in published systems."""
+    package: Annotated[str, Place()] = ""
+    """lid: the folder that holds LID_track1_imageset and LID_track1_annotations."""
+    val_labels: Annotated[Literal["masks", "unknown"], read_with("source", "lid")] = "masks"
+    """lid: image-level labels of val: the classes that its masks show, or unknown, as those of test."""
+
+
+def open_ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
+    """Raises ValueError, with the setting, where folders are missing."""
+    given.refuse_boxes("masks", because="ilsvrc_det has no masks")
+    return _ilsvrc_det(given, splits)
+
+
+def _ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> IlsvrcDetSource:
+    _refuse_other_splits(splits)
+    return IlsvrcDetSource(
+        root=given.root_folder("ILSVRC/Data/DET", "Data/DET"),
+        splits=splits,
+        lists=given.list_paths(splits),
+        unchecked=given.unchecked,
+        boxes="annotations" if given.boxes == "annotations" else "none",
+        class_names=given.class_names,
+    )
+
+
+def open_lid(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
+    """Raises ValueError, with the setting, where folders are missing. ILSVRC is only needed for train."""
+    _refuse_other_splits(splits)
+    if not given.package or not Path(given.package).is_dir():
+        raise ValueError(
+            f"package = {given.package!r} is no folder; it names the one that holds LID_track1_imageset, or use "
+            'source = "ilsvrc_det"'
+        )
+    return LidSource(
+        package=Path(given.package),
+        train=_ilsvrc_det(given, ("train",)) if "train" in splits else None,
+        splits=splits,
+        lists=given.list_paths(tuple(split for split in splits if split != "train")),
+        val_labels=given.val_labels,
+        masked_splits=given.masked_splits,
+        boxes=given.boxes,
+        class_names=given.class_names,
+        other_classes_as=given.other_classes_as,
+    )
+
+
+def _refuse_other_splits(splits: tuple[str, ...]) -> None:
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise ValueError(f"splits names {unknown[0]!r}; this data set has {', '.join(SPLITS)}")

@@ -1,0 +1,57 @@
+"""All data sets: a new one is a file of settings beside this one, and a line in each of the two places here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shards.sources.source import Source
+from wsss.settings import setting_values, settings
+from wsss.stages.data_sets.coco import CocoSettings, open_coco
+from wsss.stages.data_sets.folder import FolderSettings, open_folder
+from wsss.stages.data_sets.ilsvrc import IlsvrcSettings, open_ilsvrc_det, open_lid
+from wsss.stages.data_sets.toy import ToySettings, open_toy
+from wsss.stages.data_sets.voc import VocSettings, open_voc
+
+
+@settings
+class DataSettings(ToySettings, VocSettings, IlsvrcSettings, CocoSettings, FolderSettings):
+    """The settings of all data sets; which of them are read depends on the data set."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A way in which data lie on disk."""
+
+    open: Callable[[Any, tuple[str, ...]], Source]
+    """Called with (settings, splits): checks them and gives the source."""
+    reads: frozenset[str]
+    """Names of the settings that it reads."""
+
+
+def _reads(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MASKS = "masked_splits other_classes_as boxes"
+DATA_SETS: Mapping[str, DataSet] = {
+    "toy": DataSet(open_toy, _reads("counts size draw_seed")),
+    "voc": DataSet(open_voc, _reads(f"root lists class_names {_MASKS} labels masks saliency sbd")),
+    "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes unchecked")),
+    "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} unchecked package val_labels")),
+    "coco": DataSet(open_coco, _reads(f"root lists class_names {_MASKS} annotations image_folders")),
+    "folder": DataSet(open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder")),
+}
+"""Value of the setting `source` -> what it is."""
+
+
+def open_data_set(source: str, given: DataSettings, splits: tuple[str, ...]) -> Source:
+    """The data set behind settings. Raises ValueError for settings that are given and that it does not read."""
+    data_set, defaults = DATA_SETS[source], setting_values(DataSettings())
+    given_values = setting_values(given)
+    for name, default in defaults.items():
+        if name not in data_set.reads and given_values[name] != default:
+            reads = ", ".join(sorted(data_set.reads))
+            raise ValueError(f"{name} is given, but source = {source!r} does not read it; it reads {reads}")
+    return data_set.open(given, splits)

@@ -1,0 +1,31 @@
+"""Pictures drawn in code."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shards.sources.source import Source
+from shards.sources.toy import ToySource
+from wsss.settings import settings
+
+
+@settings
+class ToySettings:
+    """What is drawn."""
+
+    counts: dict[str, int] = Field(default_factory=dict)
+    """toy: split -> number of pictures."""
+    size: Annotated[int, Field(ge=32)] = 128
+    """toy: mean side of a picture in pixels."""
+    draw_seed: Annotated[int, Field(ge=0)] = 0
+    """toy: which pictures are drawn."""
+
+
+def open_toy(given: ToySettings, splits: tuple[str, ...]) -> Source:
+    """Raises ValueError for counts of splits that are none."""
+    if unknown := sorted(set(given.counts) - set(splits)):
+        raise ValueError(f"counts.{unknown[0]} is of no split; splits has {', '.join(splits)}")
+    counts = {split: given.counts.get(split, 0) for split in splits}
+    return ToySource(counts=counts, seed=given.draw_seed, size=given.size)

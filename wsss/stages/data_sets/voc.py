@@ -1,0 +1,62 @@
+"""PASCAL VOC's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from shards.sources.sbd import sbd_masks
+from shards.sources.source import Source
+from shards.sources.voc import VocSource
+from wsss.settings import Place, settings
+from wsss.stages.data_sets.shared import LISTS, SharedSettings
+
+
+@settings
+class VocSettings(SharedSettings):
+    """What VOC's layout has besides."""
+
+    labels: Annotated[str, Place()] = ""
+    """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
+    masks: str = "SegmentationClassAug"
+    """voc: folder of masks below the root."""
+    saliency: Annotated[str, Place()] = ""
+    """voc: folder of saliency maps below the root, grey PNGs of the images' sizes; none where empty."""
+    sbd: Annotated[str, Place()] = ""
+    """voc: SBD's folder (the one that holds dataset/cls); its masks stand in for those that `masks` lacks."""
+
+
+def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
+    """Raises ValueError, with the setting, where files are missing."""
+    root = given.root_folder("JPEGImages")
+    if absent := [split for split in splits if split not in given.lists]:
+        raise ValueError(f"lists.{absent[0]} is not set; it names the file of that split's keys, one a line")
+    labels = root / given.labels if given.labels else None
+    if labels is not None and not labels.is_file():
+        raise ValueError(f"labels = {given.labels!r} names no file below the root ({labels})")
+    if given.saliency and not (root / given.saliency).is_dir():
+        raise ValueError(f"saliency = {given.saliency!r} names no folder below the root ({root / given.saliency})")
+    if given.boxes == "annotations" and not (root / "Annotations").is_dir():
+        raise ValueError(f"boxes = 'annotations', but root = {given.root!r} holds no folder Annotations")
+    sbd = Path(given.sbd) if given.sbd else None
+    if sbd is not None:
+        try:
+            sbd_masks(sbd)
+        except ValueError as error:
+            raise ValueError(f"sbd = {given.sbd!r}: {error}") from None
+    return VocSource(
+        root=root,
+        lists={split: _list_path(given.lists[split]) for split in splits},
+        labels=labels,
+        masks=given.masks,
+        masked_splits=given.masked_splits,
+        class_names=given.class_names,
+        other_classes_as=given.other_classes_as,
+        boxes=given.boxes,
+        saliency=given.saliency,
+        sbd=sbd,
+    )
+
+
+def _list_path(name: str) -> Path:
+    return LISTS / name if "/" not in name else Path(name)
