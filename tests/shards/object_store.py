@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+import requests
 from moto.server import ThreadedMotoServer
 
 BUCKET = "photographs"
@@ -40,6 +41,8 @@ def object_store() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     try:
+        # moto's buckets live as long as the process.
+        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10).raise_for_status()
         _client(f"http://{host}:{port}").create_bucket(Bucket=BUCKET)
         yield f"http://{host}:{port}"
     finally:

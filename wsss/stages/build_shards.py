@@ -10,6 +10,8 @@ from pydantic import Field
 
 from shards.layer import shard_name, split_of
 from shards.records import BadSampleError, Missing, Record
+from shards.remote_tars import RemoteTars
+from shards.sources.finished import FinishedShards
 from shards.sources.source import Source
 from shards.taxonomy import Taxonomy
 from wsss.settings import settings
@@ -19,18 +21,22 @@ from wsss.stages.stage import Instance, Map, ShardWorker
 
 @settings
 class BuildShards(DataSettings, Map):
-    """Copy a data set's images, labels and masks into shards; image bytes are not re-encoded."""
+    """Copy a data set's images, labels and masks into shards; image bytes are not re-encoded.
+
+    Shards that were built before are read where they lie: then only their index and rows are copied.
+    """
 
     kind: ClassVar[str] = "build_shards"
     record_kind: ClassVar[str] = "sample"
 
-    source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder"]
-    """How the data set lies on disk (shards/README.md has the layouts); `toy` is drawn in code."""
+    source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
+    """How the data set lies on disk (shards/README.md has the layouts); `toy` is drawn in code; `shards` are finished
+    ones, in a folder or at an s3:// or http(s):// address."""
     shard_size: Annotated[int, Field(ge=1)] = 128
     """Samples per shard."""
 
     @cached_property
-    def data(self) -> Source:
+    def data(self) -> Source | FinishedShards:
         """The data set behind these settings."""
         return open_data_set(self.source, self, self.splits)
 
@@ -45,6 +51,10 @@ class BuildShards(DataSettings, Map):
         _ = self.taxonomy  # raises where a class name is unknown
         if unknown := sorted(set(self.masked_splits) - {*self.splits, "train", "val"}):
             raise ValueError(f"masked_splits names {unknown[0]!r}; splits has {', '.join(self.splits)}")
+        if isinstance(self.data, FinishedShards):
+            for split in self.splits:
+                self.data.shards(split)  # raises where there are none
+            return
         seen: dict[str, str] = {}
         for split in self.splits:
             for listed in self.data.list_split(split):
@@ -57,17 +67,33 @@ class BuildShards(DataSettings, Map):
 
     def shards(self, instance: Instance) -> list[str]:
         names: list[str] = []
+        if isinstance(self.data, FinishedShards):
+            for split in self.splits:
+                names.extend(self.data.shards(split)[: self.max_shards])
+            return names
         for split in self.splits:
             count = -(-len(self.data.list_split(split)) // self.shard_size)
             names.extend(shard_name(split, number) for number in range(count)[: self.max_shards])
         return names
 
+    def tars(self) -> RemoteTars | None:
+        return self.data.tars if isinstance(self.data, FinishedShards) else None
+
+    def take(self, instance: Instance, shard: str) -> bool:
+        if not isinstance(self.data, FinishedShards):
+            return False
+        self.data.take(shard, instance.layer)
+        return True
+
     def worker(self, instance: Instance) -> ShardWorker:
+        data = self.data
+        assert not isinstance(data, FinishedShards)
+
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
-            for listed in self.data.list_split(split)[number * self.shard_size : (number + 1) * self.shard_size]:
+            for listed in data.list_split(split)[number * self.shard_size : (number + 1) * self.shard_size]:
                 try:
-                    yield self.data.read(listed)
+                    yield data.read(listed)
                 except BadSampleError as error:
                     yield Missing(key=listed.key, reason=str(error))
 

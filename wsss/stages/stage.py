@@ -29,6 +29,7 @@ from shards.files import write_bytes
 from shards.layer import Layer, ShardError, split_of
 from shards.reader import join_shard
 from shards.records import BadSampleError, Missing, Record, RunRecord
+from shards.remote_tars import RemoteTars
 from shards.taxonomy import Taxonomy
 from wsss.settings import settings
 
@@ -138,6 +139,14 @@ class Map(Stage):
         except ShardError:  # what it reads is not complete any more
             return False
 
+    def tars(self) -> RemoteTars | None:
+        """Where the tars of this stage's layer lie, if not in its own folder."""
+        return None
+
+    def take(self, instance: Instance, shard: str) -> bool:
+        """Take over a shard that was made elsewhere, in place of making it; False where there is none."""
+        return False
+
     @abstractmethod
     def worker(self, instance: Instance) -> ShardWorker:
         """Load what the work needs (once per actor) and return the function from a shard's name to its records."""
@@ -211,7 +220,7 @@ class Instance:
     def layer(self) -> Layer:
         """The layer that this instance writes. Only for `Map` stages."""
         assert isinstance(self.stage, Map), f"{self.name} writes no layer"
-        return Layer(self.path, self.stage.record_kind)
+        return Layer(self.path, self.stage.record_kind, self.stage.tars())
 
     @cached_property
     def samples(self) -> Instance:

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shards.sources.finished import FinishedShards
 from shards.sources.source import Source
 from wsss.settings import setting_values, settings
 from wsss.stages.data_sets.coco import CocoSettings, open_coco
 from wsss.stages.data_sets.folder import FolderSettings, open_folder
 from wsss.stages.data_sets.ilsvrc import IlsvrcSettings, open_ilsvrc_det, open_lid
+from wsss.stages.data_sets.shards import ShardsSettings, open_shards
 from wsss.stages.data_sets.toy import ToySettings, open_toy
 from wsss.stages.data_sets.voc import VocSettings, open_voc
 
 
 @settings
-class DataSettings(ToySettings, VocSettings, IlsvrcSettings, CocoSettings, FolderSettings):
+class DataSettings(ToySettings, VocSettings, IlsvrcSettings, CocoSettings, FolderSettings, ShardsSettings):
     """The settings of all data sets; which of them are read depends on the data set."""
 
 
@@ -24,7 +26,7 @@ class DataSettings(ToySettings, VocSettings, IlsvrcSettings, CocoSettings, Folde
 class DataSet:
     """A way in which data lie on disk."""
 
-    open: Callable[[Any, tuple[str, ...]], Source]
+    open: Callable[[Any, tuple[str, ...]], Source | FinishedShards]
     """Called with (settings, splits): checks them and gives the source."""
     reads: frozenset[str]
     """Names of the settings that it reads."""
@@ -41,12 +43,13 @@ DATA_SETS: Mapping[str, DataSet] = {
     "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes unchecked")),
     "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} unchecked package val_labels")),
     "coco": DataSet(open_coco, _reads(f"root lists class_names {_MASKS} annotations image_folders")),
+    "shards": DataSet(lambda given, _: open_shards(given), _reads("root cache cache_gigabytes")),
     "folder": DataSet(open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder")),
 }
 """Value of the setting `source` -> what it is."""
 
 
-def open_data_set(source: str, given: DataSettings, splits: tuple[str, ...]) -> Source:
+def open_data_set(source: str, given: DataSettings, splits: tuple[str, ...]) -> Source | FinishedShards:
     """The data set behind settings. Raises ValueError for settings that are given and that it does not read."""
     data_set, defaults = DATA_SETS[source], setting_values(DataSettings())
     given_values = setting_values(given)

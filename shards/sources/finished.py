@@ -1,0 +1,84 @@
+"""Shards that were built before: a finished layer of samples in a folder, in a bucket or behind a server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from shards import storage
+from shards.files import write_bytes
+from shards.layer import INDEX, Layer, ShardError, split_of
+from shards.records import Sample
+from shards.remote_tars import RemoteTars
+from shards.shard_row import ShardRow
+from shards.storage import StorageError, without_secrets
+from shards.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedShards:
+    """What `wsss build-shards` left, wherever it lies now: index.json, and for every shard a row and a tar."""
+
+    tars: RemoteTars
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Raises: ValueError where the index does not name its classes."""
+        names = self._index.get("classes")
+        if not isinstance(names, list) or not names:
+            raise ValueError(f"{self._told(INDEX)} names no classes; build the shards again, and upload them")
+        return Taxonomy(tuple(names))
+
+    def shards(self, split: str) -> list[str]:
+        """The shards of a split, in order. Raises: ValueError where there are none."""
+        found = [shard for shard in self._index["shards"] if split_of(shard) == split]
+        if not found:
+            have = sorted({split_of(shard) for shard in self._index["shards"]})
+            raise ValueError(f"{self._told(INDEX)} has no shards of split {split!r}; it has {', '.join(have)}")
+        return found
+
+    def signature(self) -> str:
+        """A hash of what the shards hold, and nothing of where they lie."""
+        held = {name: self._index[name] for name in ("shards", "sha256", "classes") if name in self._index}
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+    def take(self, shard: str, layer: Layer) -> None:
+        """Write a shard's row into `layer`; its tar stays where it is.
+
+        Raises: ShardError where the row cannot be had, or is of another shard than the index says.
+        """
+        name = f"{shard}.json"
+        try:
+            data = self._read(name)
+            row = ShardRow.from_bytes(data)
+        except StorageError as error:
+            raise ShardError(str(error)) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ShardError(f"{self._told(name)} is not a shard's row ({error}); upload it again") from error
+        if row.sha256 != self._index["sha256"].get(shard):
+            raise ShardError(f"{self._told(name)} is not of the shard that {INDEX} names; upload both again")
+        write_bytes(layer.row_path(shard), data)
+
+    @cached_property
+    def _index(self) -> dict[str, Any]:
+        try:
+            index = json.loads(self._read(INDEX))
+        except StorageError as error:
+            raise ValueError(f"root holds no finished shards: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self._told(INDEX)} is not readable: {error}") from None
+        forms = {"record": str, "shards": list, "sha256": dict}
+        if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
+            raise ValueError(f"{self._told(INDEX)} is not the index of a layer")
+        if index["record"] != Sample.kind:
+            raise ValueError(f"{self._told(INDEX)} is of {index['record']} records; samples are needed")
+        return index
+
+    def _read(self, name: str) -> bytes:
+        return storage.read(f"{self.tars.address.rstrip('/')}/{name}", retries=self.tars.retries)
+
+    def _told(self, name: str) -> str:
+        return f"{without_secrets(self.tars.address).rstrip('/')}/{name}"

@@ -1,0 +1,40 @@
+"""Shards that were built before, read where they lie."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from shards.remote_tars import RemoteTars
+from shards.shard_cache import ShardCache
+from shards.sources.finished import FinishedShards
+from shards.storage import is_remote
+from wsss.settings import Place, Speed, settings
+from wsss.stages.data_sets.shared import SharedSettings
+
+
+@settings
+class ShardsSettings(SharedSettings):
+    """Where tars that come over the network are kept for a while."""
+
+    cache: Annotated[str, Place()] = ""
+    """shards: folder, on each machine, of tars that were fetched from s3:// or http(s)://; the system's folder for
+    temporary files where empty."""
+    cache_gigabytes: Annotated[float, Field(ge=0), Speed()] = 50.0
+    """shards: most that the cache may hold; tars for which there is no room are read in parts, a request per image."""
+
+
+def open_shards(given: ShardsSettings) -> FinishedShards:
+    """Raises ValueError, with the setting, where the root is not set or is of a scheme that nothing here reads."""
+    if not given.root:
+        raise ValueError(
+            "root is not set; it names the folder of finished shards, or their s3:// or http(s):// address"
+        )
+    if not is_remote(given.root):
+        return FinishedShards(tars=RemoteTars(address=str(Path(given.root).absolute())))
+    folder = Path(given.cache) if given.cache else Path(tempfile.gettempdir()) / "wsss-shards"
+    cache = ShardCache(folder=folder, max_bytes=int(given.cache_gigabytes * 1e9))
+    return FinishedShards(tars=RemoteTars(address=given.root, cache=cache))
