@@ -8,13 +8,14 @@ that nobody waits for it, and it counts for nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cluster.faults import FAULT, readable_example
 from shards.lanes import lane_share, num_batches, occurrences
 from wsss.stages.fit import Draw, Fit, TrainingSet
 
@@ -29,6 +30,8 @@ class Part:
     batch: dict[str, Any]
     present: bool
     """False where it only keeps the others company."""
+    faults: list[str] = field(default_factory=list)
+    """What could not be read and is stood in for, with its cause."""
 
 
 class RankBatches:
@@ -67,7 +70,7 @@ class RankBatches:
         )
         loaded = iter(loader)
         for step in self._shares(first):
-            yield [Part(self._on_device(next(loaded)), present) for _, present in step]
+            yield [self._part(next(loaded), present) for _, present in step]
 
     def _shares(self, first: int) -> Iterator[list[_Share]]:
         """What this rank computes in every step after step `first`."""
@@ -90,6 +93,15 @@ class RankBatches:
             places = part or [batch * stage.batch_size]
             yield [Draw(int(order[i]), epoch, int(seen[i])) for i in places], len(part) > 0
 
+    def _part(self, batch: dict[str, Any], present: bool) -> Part:
+        faults = [fault for fault in batch.pop(FAULT) if fault]
+        return Part(self._on_device(batch), present, faults)
+
+    def allowed_faults(self, epoch: int) -> int:
+        """Examples of an epoch that may be unreadable: a share of it, one where that is less."""
+        share = self._stage.max_unreadable
+        return max(1, int(share * len(self.orders[epoch]))) if share else 0
+
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: self._to_device(value) for name, value in batch.items()}
 
@@ -108,7 +120,7 @@ class _Examples(Dataset[dict[str, Any]]):
         self._examples = examples
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return self._examples.example(draw)
+        return readable_example(self._examples, draw)
 
 
 class _Lazy:

@@ -36,6 +36,8 @@ class TrainingState:
     """One row per finished epoch."""
     sums: dict[str, float] = field(default_factory=dict)
     """Loss and terms, added up over the steps of the epoch that is under way."""
+    faults: int = 0
+    """Examples of that epoch that could not be read."""
     best_score: float | None = None
     """Of the best validation so far."""
     best_step: int = 0

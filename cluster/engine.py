@@ -8,12 +8,9 @@ its last checkpoint ends with the weights of one that was not.
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +22,10 @@ from cluster import checkpoints
 from cluster.batches import Part, RankBatches
 from cluster.deepspeed_config import deepspeed_config
 from cluster.ema import make_average
+from cluster.faults import FaultLog, stop_for_faults
 from cluster.fit_files import has_outcome, write_outcome, write_progress
-from cluster.memory import keep_freed_memory
 from cluster.optimizer import make_optimizer, rate_factor
+from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.files import write_bytes
 from wsss.stages.fit import Fit, is_whole, spare_path, weights_path
@@ -36,21 +34,6 @@ from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
 _TOLD_KEYS = 16
-COLLECTIVE_SECONDS = 7200
-"""Ranks wait this long for one another: rank 0 validates while the others wait. A rank that dies is noticed at once."""
-
-
-@dataclass(frozen=True)
-class RankPlace:
-    """Which rank this process is, and what it may use."""
-
-    rank: int
-    num_ranks: int
-    local_rank: int
-    threads: int
-    gpus: int
-    address: str | None
-    """HOST:PORT to meet the other ranks at; None where a process group exists already (Ray Train makes one)."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -63,50 +46,10 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
         return  # a driver that died before it wrote its record
     stage = instance.stage
     assert isinstance(stage, Fit)
-    device = _prepare_process(place)
+    device = prepare_process(place)
     torch.manual_seed(instance.seed)
     task = stage.task(instance)
     _Trainer(instance, stage, task, place, device).run()
-
-
-def _prepare_process(place: RankPlace) -> torch.device:
-    os.environ["DS_ACCELERATOR"] = "cuda" if place.gpus else "cpu"
-    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
-    torch.set_num_threads(place.threads)
-    keep_freed_memory()
-    deepspeed = _import_deepspeed()
-    from deepspeed.utils import logger
-
-    logger.setLevel("WARNING")
-    # Without a C++ compiler, DeepSpeed 0.19 dies while it builds this operator for gloo; it is only a speed-up.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if place.address is not None:
-        host, _, port = place.address.rpartition(":")
-        os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.num_ranks))
-    if place.gpus:
-        torch.cuda.set_device(place.local_rank)
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if place.gpus else "gloo",
-            rank=place.rank,
-            world_size=place.num_ranks,
-            timeout=timedelta(seconds=COLLECTIVE_SECONDS),
-        )
-    deepspeed.init_distributed(dist_backend="nccl" if place.gpus else "gloo", auto_mpi_discovery=False, verbose=False)
-    return torch.device("cuda", place.local_rank) if place.gpus else torch.device("cpu")
-
-
-def _import_deepspeed() -> Any:
-    """DeepSpeed without MLflow, which only its autotuner uses: importing that takes as long as torch itself."""
-    absent = "mlflow" not in sys.modules
-    if absent:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]
-    try:
-        import deepspeed
-    finally:
-        if absent:
-            del sys.modules["mlflow"]
-    return deepspeed
 
 
 class _Trainer:
@@ -121,7 +64,7 @@ class _Trainer:
         self.epoch_ends = self.batches.epoch_ends
         self.norms = self._synchronise_norms()
         optimizer = make_optimizer(task, stage)
-        self.engine, *_ = _import_deepspeed().initialize(
+        self.engine, *_ = import_deepspeed().initialize(
             model=task,
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(
@@ -133,6 +76,7 @@ class _Trainer:
         self.folder = instance.path / "checkpoints"
         self.average = make_average(task.network, stage, rank=place.rank)
         self.state = checkpoints.restore(self.engine, self.folder, self.average)
+        self.faults = FaultLog.of(instance.path, rank=place.rank)
         self.last_progress = 0.0
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
@@ -160,6 +104,9 @@ class _Trainer:
         while state.step < end:
             terms = self._step(next(parts), epoch)
             state.step += 1
+            state.faults += round(terms.pop("faults"))
+            if state.faults > (allowed := self.batches.allowed_faults(epoch)):
+                stop_for_faults(self.faults, name=self.instance.name, count=state.faults, allowed=allowed, epoch=epoch)
             if self.average is not None:
                 self.average.update(self.task.network, step=state.step)
             state.sums = {name: state.sums.get(name, 0.0) + value for name, value in terms.items()}
@@ -171,14 +118,18 @@ class _Trainer:
         rate = len(order) / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
         row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": rate}
+        if state.faults:
+            row["unreadable"] = state.faults
         if self.stage.validate_every and (epoch + 1) % self.stage.validate_every == 0:
             row.update(self._validate())
         state.history.append(row)
-        state.sums = {}
+        state.sums, state.faults = {}, 0
         self._save()
 
     def _step(self, parts: list[Part], epoch: int) -> dict[str, float]:
-        """One optimisation step; returns the loss and its terms over all ranks and parts."""
+        """One optimisation step; returns the loss, its terms and the faults over all ranks and parts."""
+        faults = [fault for part in parts if part.present for fault in part.faults]
+        self.faults.add(faults, epoch=epoch, step=self.state.step)
         self.task.begin_step(self.state.step, num_steps=self.epoch_ends[-1])
         prepared = [replace(part, batch=self._prepare(part, number)) for number, part in enumerate(parts)]
         # Without parts the counts come with the loss; with them they must be known before the first has run.
@@ -196,11 +147,12 @@ class _Trainer:
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
             values = values.to(loss.device) + torch.stack([loss, *terms]).detach()
+        values = torch.cat([values, values.new_tensor([len(faults)])])
         if self.place.num_ranks > 1:
             dist.all_reduce(values)
         if not torch.isfinite(values[0]):
             self._stop(float(values[0]), prepared, epoch)
-        return dict(zip(["loss", *names], values.tolist(), strict=True))
+        return dict(zip(["loss", *names, "faults"], values.tolist(), strict=True))
 
     def _prepare(self, part: Part, number: int) -> Batch:
         self._seed(2 * number)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from cluster.engine import RankPlace, run_rank
+from cluster.engine import run_rank
 from cluster.fit_files import RankError, raise_rank_errors, read_outcome, watch_progress, write_rank_error
+from cluster.rank_process import RankPlace
 from cluster.shard_work import ShardBench, add_counts, pending_shards
 from wsss.runtime import Progress
 from wsss.stages.fit import Fit

@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from cluster.engine import COLLECTIVE_SECONDS, RankPlace, run_rank
+from cluster.engine import run_rank
 from cluster.fit_files import (
     RankError,
     has_failed_for_good,
@@ -29,6 +29,7 @@ from cluster.fit_files import (
     watch_progress,
     write_rank_error,
 )
+from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
 from cluster.ray_session import thread_environment
 from wsss.runtime import Progress
 from wsss.stages.fit import Fit

@@ -77,6 +77,11 @@ class JoinedRecords:
         times = None if self._factors is None else draws(self._factors, seed=self._seed, epoch=epoch)
         return lane_order(self._counts, seed=self._seed, epoch=epoch, num_lanes=self._lanes, times=times)
 
+    def name_of(self, index: int) -> str:
+        """The shard and the key of one record."""
+        shard, entries, place = self._place(index, next(iter(self._layers)))
+        return f"{self._shards[shard]}: {entries.keys[place]}"
+
     def sample(self, index: int) -> Sample:
         """The sample of one record. Raises `BadSampleError` or `ShardError` where it cannot be read."""
         record = self.record(index, "samples")
@@ -85,7 +90,11 @@ class JoinedRecords:
 
     def record(self, index: int, layer: str) -> Record:
         """One record of one layer."""
+        shard, entries, place = self._place(index, layer)
+        return read_entry(self._layers[layer], self._shards[shard], entries[place])
+
+    def _place(self, index: int, layer: str) -> tuple[int, Entries, int]:
+        """The number of a record's shard, that shard's entries in a layer, and the record's place among them."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         entries, places = self._held[shard][layer]
-        entry = entries[int(places[index - self._starts[shard]])]
-        return read_entry(self._layers[layer], self._shards[shard], entry)
+        return shard, entries, int(places[index - self._starts[shard]])

@@ -24,7 +24,12 @@ ALLOWED = {
     "segmentation_models_pytorch": ("wsss/models/",),
     "albumentations": ("wsss/augment.py",),
     "ray": ("cluster/", "tuning/"),
-    "deepspeed": ("cluster/engine.py", "cluster/deepspeed_config.py", "cluster/checkpoints.py"),
+    "deepspeed": (
+        "cluster/engine.py",
+        "cluster/rank_process.py",
+        "cluster/deepspeed_config.py",
+        "cluster/checkpoints.py",
+    ),
     "mlflow": ("cluster/tracking.py", "tuning/leaderboard.py"),
 }
 """Third party -> the files and folders that may import it."""

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cluster.engine import RankPlace, run_rank
+from cluster.engine import run_rank
+from cluster.rank_process import RankPlace
 from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
 from wsss.models.norm import freeze_batch_norm
@@ -51,6 +52,9 @@ class Drawn:
 
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(len(self))
+
+    def name_of(self, index: int) -> str:
+        return str(index)
 
     def example(self, draw: Draw) -> dict[str, Any]:
         target = self._targets[draw.index]

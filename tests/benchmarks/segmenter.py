@@ -28,8 +28,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cluster.engine import RankPlace, run_rank
+from cluster.engine import run_rank
 from cluster.local import LocalRuntime
+from cluster.rank_process import RankPlace
 from cluster.ray_runtime import RayRuntime
 from shards.images import encode_png
 from shards.records import Sample
@@ -65,6 +66,9 @@ class Drawn:
 
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(len(self))
+
+    def name_of(self, index: int) -> str:
+        return str(index)
 
     def example(self, draw: Draw) -> dict[str, Any]:
         return {"key": str(draw.index), "image": self._images[draw.index], "label": self._labels[draw.index]}

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from shards.records import Missing, Record, SeedRecord
+from shards.layer import ShardError
+from shards.records import BadSampleError, Missing, Record, SeedRecord
 from wsss.losses.masked_mean import MaskedSum
 from wsss.models.norm import freeze_batch_norm
 from wsss.settings import settings
@@ -77,8 +78,13 @@ class TinySet:
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(9)
 
+    def name_of(self, index: int) -> str:
+        return f"train-000000: k{index}"
+
     def example(self, draw: Draw) -> dict[str, Any]:
         index, epoch = draw.index, draw.epoch
+        if index in self._stage.torn:
+            raise (BadSampleError if index % 2 else ShardError)(f"it is torn at {index % 2}")
         if self._stage.die and epoch == 1 and index == self.order(epoch)[5]:
             die_once(self._marker)
         generator = torch.Generator().manual_seed(100 * epoch + index)
@@ -100,6 +106,8 @@ class TinyFit(Fit):
     """This example's loss is no number."""
     spoil: int = -1
     """This example's loss is a number, its gradient is not."""
+    torn: tuple[int, ...] = ()
+    """These examples cannot be read."""
     synchronise: bool = True
     """Normalise over the batches of all ranks."""
     note_buffers: bool = False

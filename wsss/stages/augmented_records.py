@@ -30,6 +30,9 @@ class AugmentedRecords:
     def order(self, epoch: int) -> np.ndarray:
         return self.records.order(epoch)
 
+    def name_of(self, index: int) -> str:
+        return self.records.name_of(index)
+
     def augmented(
         self, draw: Draw, sample: Sample, *, mask_HW: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:

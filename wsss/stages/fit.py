@@ -43,7 +43,14 @@ class TrainingSet(Protocol):
         ...
 
     def example(self, draw: Draw) -> dict[str, Any]:
-        """One example: name -> tensor, or `key` -> str."""
+        """One example: name -> tensor, or `key` -> str.
+
+        Raises `BadSampleError` or `ShardError` where it cannot be read.
+        """
+        ...
+
+    def name_of(self, index: int) -> str:
+        """What an example is called where it cannot be read: its shard and its key."""
         ...
 
 
@@ -107,6 +114,9 @@ class Fit(Stage):
     """Epochs between validations; 0 validates the last weights alone, and a segmenter not at all."""
     keep: Literal["last", "best"] = "last"
     """Weights that later stages read: the last, or those that validated best."""
+    max_unreadable: Annotated[float, Field(ge=0, le=1), Speed()] = 0.01
+    """Share of an epoch's examples (at least one, unless 0) that may be unreadable before the training stops; each is
+    recorded, and the next one stands in for it."""
     loader_workers: Annotated[int, Field(ge=0), Speed()] = 0
     """Processes per rank that read and augment; 0 does it in the rank itself."""
 

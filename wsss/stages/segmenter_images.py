@@ -201,6 +201,10 @@ class MixedImages:
         passes = np.concatenate([self._full.order(epoch) for epoch in range(first, last + 1)])
         return passes[start - first * size :][:number]
 
+    def name_of(self, index: int) -> str:
+        size = len(self._full)
+        return self._full.name_of(index) if index < size else self._others.name_of(index - size)
+
     def example(self, draw: Draw) -> dict[str, Any]:
         is_full = draw.index < len(self._full)
         if is_full:

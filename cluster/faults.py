@@ -1,0 +1,76 @@
+"""Training examples that cannot be read: stood in for, recorded, counted, and too many of them a stop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from shards.layer import ShardError
+from shards.records import BadSampleError
+from wsss.stages.fit import Draw, TrainingSet
+
+FAULT = "fault"
+_LONGEST_SEARCH = 64
+_TOLD_CAUSES = 5
+
+
+class TooManyFaultsError(RuntimeError):
+    """More examples than the settings allow cannot be read."""
+
+
+def readable_example(examples: TrainingSet, draw: Draw) -> dict[str, Any]:
+    """The example of a draw; where it cannot be read, the next by number that can. `fault` says what is wrong, or "".
+
+    Which one stands in depends on the draw alone, so that any number of ranks sees the same.
+    Raises: TooManyFaultsError where many in a row cannot be read.
+    """
+    fault = ""
+    for number in range(min(_LONGEST_SEARCH, len(examples))):
+        index = (draw.index + number) % len(examples)
+        try:
+            example = examples.example(Draw(index, draw.epoch, draw.occurrence))
+        except (BadSampleError, ShardError) as error:
+            fault = fault or f"{examples.name_of(draw.index)}: {error}"
+        else:
+            return {**example, FAULT: fault}
+    raise TooManyFaultsError(f"none of {number + 1} examples in a row can be read; the first is {fault}")
+
+
+@dataclass(frozen=True)
+class FaultLog:
+    """One rank's file of faults, beside what the training writes; a line each: epoch, step, example, cause."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, folder: Path, *, rank: int) -> FaultLog:
+        return cls(folder / f"faults.rank-{rank}.txt")
+
+    def add(self, faults: Sequence[str], *, epoch: int, step: int) -> None:
+        """Append a step's faults; a training that goes on from a checkpoint tells those after it again."""
+        if faults:
+            with self.path.open("a") as file:
+                file.writelines(f"epoch {epoch + 1}, step {step}: {' '.join(fault.split())}\n" for fault in faults)
+
+    def causes(self) -> Counter[str]:
+        """How often each cause stands in the file, examples and places aside."""
+        if not self.path.exists():
+            return Counter()
+        return Counter(line.rstrip("\n").rpartition(": ")[2] for line in self.path.open())
+
+
+def stop_for_faults(log: FaultLog, *, name: str, count: int, allowed: int, epoch: int) -> None:
+    """Raise on all ranks together, naming how many there are of what."""
+    gathered: list[Counter[str]] = [Counter()] * dist.get_world_size()
+    dist.all_gather_object(gathered, log.causes())
+    causes = sum(gathered, Counter())
+    told = "; ".join(f"{number} x {cause}" for cause, number in causes.most_common(_TOLD_CAUSES))
+    raise TooManyFaultsError(
+        f"{name}: {count} examples of epoch {epoch + 1} cannot be read, max_unreadable allows {allowed}: {told}. "
+        f"All are named in {log.path.parent}/faults.rank-*.txt; mend them, or raise max_unreadable"
+    )

@@ -1,0 +1,70 @@
+"""A process as one rank of a training: which one, on which device, and how it meets the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cluster.memory import keep_freed_memory
+
+COLLECTIVE_SECONDS = 7200
+"""Ranks wait this long for one another: rank 0 validates while the others wait. A rank that dies is noticed at once."""
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Which rank this process is, and what it may use."""
+
+    rank: int
+    num_ranks: int
+    local_rank: int
+    threads: int
+    gpus: int
+    address: str | None
+    """HOST:PORT to meet the other ranks at; None where a process group exists already (Ray Train makes one)."""
+
+
+def prepare_process(place: RankPlace) -> torch.device:
+    os.environ["DS_ACCELERATOR"] = "cuda" if place.gpus else "cpu"
+    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    torch.set_num_threads(place.threads)
+    keep_freed_memory()
+    deepspeed = import_deepspeed()
+    from deepspeed.utils import logger
+
+    logger.setLevel("WARNING")
+    # Without a C++ compiler, DeepSpeed 0.19 dies while it builds this operator for gloo; it is only a speed-up.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if place.address is not None:
+        host, _, port = place.address.rpartition(":")
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.num_ranks))
+    if place.gpus:
+        torch.cuda.set_device(place.local_rank)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if place.gpus else "gloo",
+            rank=place.rank,
+            world_size=place.num_ranks,
+            timeout=timedelta(seconds=COLLECTIVE_SECONDS),
+        )
+    deepspeed.init_distributed(dist_backend="nccl" if place.gpus else "gloo", auto_mpi_discovery=False, verbose=False)
+    return torch.device("cuda", place.local_rank) if place.gpus else torch.device("cpu")
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed without MLflow, which only its autotuner uses: importing that takes as long as torch itself."""
+    absent = "mlflow" not in sys.modules
+    if absent:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+    finally:
+        if absent:
+            del sys.modules["mlflow"]
+    return deepspeed

@@ -1,0 +1,79 @@
+"""Examples that cannot be read: stood in for, the same on any number of ranks, recorded, counted, and bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.batches import RankBatches
+from cluster.faults import TooManyFaultsError, readable_example
+from cluster.fit_files import RankError
+from cluster.local import LocalRuntime
+from tests.cluster.tiny import TinyFit, TinySet, instance_of
+from wsss.recipe import RuntimeSettings
+from wsss.stages.fit import Draw, weights_path
+
+
+def torn(*bad: int, **settings: Any) -> TinySet:
+    return TinySet(TinyFit(torn=bad, **settings), Path("unused"))
+
+
+def test_the_next_one_that_can_be_read_stands_in() -> None:
+    examples = torn(3, 4, 8)
+    for index, taken in ((2, 2), (3, 5), (4, 5), (8, 0)):
+        found = readable_example(examples, Draw(index, 1))
+        assert found["key"] == f"k{taken}"
+        assert found["fault"] == ("" if taken == index else f"train-000000: k{index}: it is torn at {index % 2}")
+
+
+def test_nothing_to_stand_in() -> None:
+    with pytest.raises(TooManyFaultsError, match=r"none of 9 examples in a row .* k5: it is torn at 1"):
+        readable_example(torn(*range(9)), Draw(5, 0))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_any_number_of_ranks_sees_the_same_and_tells_each_fault_once(num_ranks: int) -> None:
+    stage = TinyFit(batch_size=4, num_epochs=1, num_ranks=num_ranks)
+    seen, faults = [], []
+    for rank in range(num_ranks):
+        device = torch.device("cpu")
+        batches = RankBatches(torn(1, 6), stage, rank=rank, num_ranks=num_ranks, device=device)
+        for step in batches.after(0):
+            for part in step:
+                if part.present:
+                    seen += part.batch["key"]
+                    faults += part.faults
+                assert "fault" not in part.batch
+    assert sorted(seen) == sorted(["k0", "k2", "k2", "k3", "k4", "k5", "k7", "k7", "k8"])
+    assert sorted(faults) == [f"train-000000: k{n}: it is torn at {n % 2}" for n in (1, 6)]
+
+
+@pytest.mark.parametrize(("share", "number", "allowed"), [(0.0, 9, 0), (0.01, 9, 1), (0.34, 9, 3), (1.0, 9, 9)])
+def test_budget_of_an_epoch(share: float, number: int, allowed: int) -> None:
+    stage = TinyFit(batch_size=4, num_epochs=1, max_unreadable=share)
+    batches = RankBatches(torn(), stage, rank=0, num_ranks=1, device=torch.device("cpu"))
+    assert batches.allowed_faults(0) == allowed
+
+
+def trained(path: Path, **settings: Any) -> Any:
+    stage = TinyFit(batch_size=4, num_epochs=2, num_ranks=2, torn=(1, 6), **settings)
+    instance = instance_of(stage, path)
+    path.mkdir(exist_ok=True)
+    return LocalRuntime(RuntimeSettings(runs=path)).fit(instance, stage, lambda *_: None)
+
+
+def test_faults_are_recorded_and_counted_in_every_epoch(tmp_path: Path) -> None:
+    outcome = trained(tmp_path, max_unreadable=0.25)
+    assert [row["unreadable"] for row in outcome.tables["history"]] == [2, 2]
+    lines = [line for path in sorted(tmp_path.glob("faults.rank-*.txt")) for line in path.read_text().splitlines()]
+    assert len(lines) == 4 and len(list(tmp_path.glob("faults.rank-*.txt"))) >= 1
+    assert all("epoch" in line and "train-000000: k" in line and "it is torn at" in line for line in lines)
+
+
+def test_too_many_stop_the_training_and_are_counted_by_cause(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match=r"2 examples of epoch 1 cannot be read, .* allows 1: 1 x it is torn"):
+        trained(tmp_path, max_unreadable=0.01)
+    assert not weights_path(instance_of(TinyFit(), tmp_path)).exists()
