@@ -30,3 +30,19 @@ def test_class_that_no_image_shows_has_no_score() -> None:
     truth[1, 0] = True
     precision_C, f1_C, _ = classification_metrics(np.random.default_rng(0).random((5, 2)), truth_NC=truth)
     assert np.isnan(precision_C[1]) and np.isnan(f1_C[1]) and precision_C[0] > 0
+
+
+def test_pairs_that_nobody_looked_at_count_for_nothing() -> None:
+    generator = np.random.default_rng(1)
+    scores, truth = generator.random((40, 3)), generator.random((40, 3)) < 0.4
+    known = generator.random((40, 3)) < 0.6
+    precision, f1, micro = classification_metrics(scores, truth_NC=truth, known_NC=known)
+    for c in range(3):
+        rows = known[:, c]
+        alone = classification_metrics(scores[rows][:, c : c + 1], truth_NC=truth[rows][:, c : c + 1])
+        assert (precision[c], f1[c]) == pytest.approx((alone[0][0], alone[1][0]))
+    changed = classification_metrics(np.where(known, scores, 0.5), truth_NC=truth | ~known, known_NC=known)
+    np.testing.assert_array_equal(precision, changed[0])
+    assert micro == changed[2] != classification_metrics(scores, truth_NC=truth)[2]
+    known[:, 1] &= ~truth[:, 1]
+    assert np.isnan(classification_metrics(scores, truth_NC=truth, known_NC=known)[0]).tolist() == [False, True, False]

@@ -55,12 +55,15 @@ def predicted_labels(
     *,
     num_classes: int,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities f64[N, C] and labels bool[N, C] of every readable image of `stage.validation_split`.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities f64[N, C], labels bool[N, C] and whether they are known, bool[N, C], of the validation split.
+
+    Of every readable image of `stage.validation_split`.
 
     `logits`: f32[1, 3, H, W] -> f[1, C].
     """
-    scores, truth = [], []
+    classes = np.arange(1, num_classes + 1)
+    scores, truth, known = [], [], []
     for shard in samples.shards():
         if split_of(shard) != stage.validation_split:
             continue
@@ -73,5 +76,8 @@ def predicted_labels(
             x_13HW = to_tensor(image, mean=stage.mean, std=stage.std)[None].to(device)
             x_13HW = resize_image(x_13HW, size=long_side_size(sample.size, long_side=stage.validation_size))
             scores.append(torch.sigmoid(logits(x_13HW)[0].float()).cpu().double().numpy())
-            truth.append(np.isin(np.arange(1, num_classes + 1), sample.classes))
-    return np.array(scores).reshape(-1, num_classes), np.array(truth, dtype=bool).reshape(-1, num_classes)
+            truth.append(np.isin(classes, sample.classes))
+            known.append(~np.isin(classes, sample.unknown))
+    found = (np.array(scores), np.array(truth, dtype=bool), np.array(known, dtype=bool))
+    scores_NC, truth_NC, known_NC = (of_kind.reshape(-1, num_classes) for of_kind in found)
+    return scores_NC, truth_NC, known_NC

@@ -246,7 +246,7 @@ class TrainClassifier(EncoderSource):
         from wsss.classification_metrics import classification_metrics
 
         taxonomy, learned = instance.taxonomy, self.learned(instance)
-        scores_NC, truth_NC = predicted_labels(
+        scores_NC, truth_NC, known_NC = predicted_labels(
             network,
             self,
             instance.inputs["samples"].layer,
@@ -256,7 +256,9 @@ class TrainClassifier(EncoderSource):
         if len(scores_NC) == 0:
             raise ValueError(f"{instance.name}.validation_split = {self.validation_split!r} has no readable image")
         columns = [c - 1 for c in learned]
-        precision_C, f1_C, micro = classification_metrics(scores_NC[:, columns], truth_NC=truth_NC[:, columns])
+        precision_C, f1_C, micro = classification_metrics(
+            scores_NC[:, columns], truth_NC=truth_NC[:, columns], known_NC=known_NC[:, columns]
+        )
         rows: list[dict[str, object]] = [
             {
                 "class": taxonomy.name_of(c),
