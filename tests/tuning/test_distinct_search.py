@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tuning.dimensions import Choices, Range
+from tuning.dimensions import Cases, Choices, Range
 from tuning.distinct_search import DistinctSearch
 from tuning.search_space import SearchSpace
 
@@ -30,3 +30,12 @@ def test_a_small_space_is_tried_out_before_anything_comes_twice() -> None:
 def test_the_same_seed_and_scores_bring_the_same_settings() -> None:
     assert suggestions(9) == suggestions(9)
     assert suggestions(9) != suggestions(9, seed=2)
+
+
+def test_cases_are_drawn_by_their_names() -> None:
+    cases = Cases(cases={"one": {"a.x": 1, "a.y": [2]}, "two": {"a.x": 3, "a.y": [4]}})
+    space = SearchSpace({"views": cases})
+    search = DistinctSearch(space, metric="score", seed=1, num_random=2)
+    drawn = [space.values(search.suggest(f"trial{number}") or {}) for number in range(2)]
+    assert sorted(values["views"] for values in drawn) == ["one", "two"]
+    assert sorted(space.apply(drawn[0]) + space.apply(drawn[1])) == ["a.x=1", "a.x=3", "a.y=[2]", "a.y=[4]"]

@@ -34,7 +34,7 @@ class SegmenterTraining(EncoderSource):
     """deeplabv3plus: channels of the ASPP branches and the decoder."""
     dropout: Annotated[float, Field(ge=0, lt=1), read_unless("dropout", 0.5)] = 0.5
     """Share of the head's features that are left out at random (NoPeopleAllowed: 0.1)."""
-    max_shards: Annotated[int, Field(ge=1), read_unless("max_shards", None)] | None = None
+    max_shards: Annotated[Annotated[int, Field(ge=1)] | None, read_unless("max_shards", None)] = None
     """At most this many shards of the training split, from the front; all of them where not given."""
     crop_size: Annotated[int, Field(ge=32)] = 352
     """Side of the training crops in pixels."""

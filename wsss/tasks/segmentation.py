@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from wsss.models.segmenter import Segmenter
 
 
+def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> MaskedSum:
+    """Sum of -log softmax(logits)[label] over the pixels labelled, and their number; 255 counts for nothing."""
+    total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
+    return MaskedSum(total, (label_BHW != IGNORE).sum())
+
+
 class SegmenterTask(Task):
     """An objective on the logits of a segmenter."""
 
@@ -60,10 +66,9 @@ class SegmentationTask(SegmenterTask):
         label_BHW = batch["label"]
         if "weight" in batch:
             cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
-            total = (cost_BHW * batch["weight"]).sum()
+            term = MaskedSum((cost_BHW * batch["weight"]).sum(), self.counts(batch)["cross_entropy"])
         else:
-            total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
-        term = MaskedSum(total, self.counts(batch)["cross_entropy"])
+            term = cross_entropy_term(logits_BCHW, label_BHW)
         return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -18,8 +18,8 @@ from wsss.losses.masked_mean import MaskedSum
 from wsss.losses.soft_cross_entropy import soft_cross_entropy_sum
 from wsss.ops.expectation import em_fixed_label
 from wsss.ops.self_correction import annealed_alpha, linear_self_correction
-from wsss.tasks.segmentation import SegmenterTask
-from wsss.tasks.semi_supervised import FULL, cross_entropy_term
+from wsss.tasks.segmentation import SegmenterTask, cross_entropy_term
+from wsss.tasks.semi_supervised import FULL
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 if TYPE_CHECKING:

@@ -6,20 +6,13 @@ Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from shards.records import IGNORE
 from wsss.losses.masked_mean import MaskedSum
-from wsss.tasks.segmentation import SegmenterTask
+from wsss.tasks.segmentation import SegmenterTask, cross_entropy_term
 from wsss.tasks.task import Batch, TaskOutput
 
 FULL = "full"
-
-
-def cross_entropy_term(logits_BCHW: Tensor, label_BHW: Tensor) -> MaskedSum:
-    """Sum of -log softmax(logits)[label] over the pixels labelled, and their number; 255 counts for nothing."""
-    total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
-    return MaskedSum(total, (label_BHW != IGNORE).sum())
 
 
 def chosen(batch: Batch, which_B: Tensor) -> Batch:

@@ -163,7 +163,8 @@ def test_boxes_of_other_images_or_splits(tmp_path: Path) -> None:
 
 def test_without_masks_nothing_of_them_enters_a_fingerprint() -> None:
     own = {"full_share", "full_list", "full_per_batch", "full_weight", "box_source", "box_threshold", "seed_shift"}
-    assert not own & set(hashed_values(TrainSegmenter(**SETTINGS)))
+    assert not (own | {"max_shards", "dropout"}) & set(hashed_values(TrainSegmenter(**SETTINGS)))
+    assert hashed_values(TrainSegmenter(**SETTINGS, max_shards=3))["max_shards"] == 3
     assert set(hashed_values(TrainSegmenter(**SETTINGS, full_share=0.5))) & own == {
         "full_share", "full_per_batch", "full_weight",
     }  # fmt: skip
