@@ -138,6 +138,26 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from wsss.plan.cluster import cluster_of
+    from wsss.plan.plan import make_plan
+    from wsss.plan.render import render_plan
+
+    cluster = cluster_of(
+        nodes=options.nodes,
+        gpus_per_node=options.gpus_per_node,
+        gpu=options.gpu,
+        cores_per_node=options.cores_per_node,
+        network_gbps=options.network_gbps,
+        storage_gbps=options.storage_gbps,
+    )
+    plan = make_plan(options.recipe, options.overrides, cluster=cluster, images=options.images)
+    render_plan(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    return 0
+
+
 def _shards(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -203,6 +223,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "demo": _demo,
     "show": _show,
+    "plan": _plan,
     "shards": _shards,
     "sweep": _sweep,
     "leaderboard": _leaderboard,

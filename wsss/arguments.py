@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "show", help="instances, settings and where each came from, what is done, what would run"
     )
     _add_recipe(show)
+    _add_plan(commands.add_parser("plan", help="hours, GPU-hours, disk and network of a recipe on a cluster, on paper"))
     demo = commands.add_parser("demo", help="the toy recipe with everything on defaults")
     demo.set_defaults(recipe=None)
     _add_overrides(demo)
@@ -58,6 +59,25 @@ def parser() -> argparse.ArgumentParser:
 def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe's TOML file")
     _add_overrides(command)
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    _add_recipe(plan)
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the cluster (default: 1)")
+    plan.add_argument(
+        "--gpus-per-node", type=int, default=8, metavar="G", help="GPUs of a node (default: 8); 0 plans on cores alone"
+    )
+    plan.add_argument("--gpu", metavar="NAME", help="the GPU, such as A100; a wrong name lists those that are known")
+    plan.add_argument("--images", metavar="N", help="training images, or SPLIT=N,... (default: of the recipe's data)")
+    plan.add_argument(
+        "--cores-per-node", type=int, metavar="C", help="cores of a node (default: 12 per GPU, 16 without GPUs)"
+    )
+    plan.add_argument(
+        "--network-gbps", type=float, default=100.0, metavar="B", help="Gbit/s of a node to the others (default: 100)"
+    )
+    plan.add_argument(
+        "--storage-gbps", type=float, default=20.0, metavar="B", help="Gbit/s of the shared folder (default: 20)"
+    )
 
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ A string value `$NAME` is read from the environment variable NAME, so that a com
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -117,12 +117,18 @@ class Recipe:
         return self.runtime.runs / self.settings.name
 
 
-def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and apply `NAME=VALUE` overrides. Raises `RecipeError` for anything it cannot mean."""
+def load_recipe(
+    path: Path, overrides: Iterable[str] = (), *, stand_in: Callable[[Stage], Stage] | None = None
+) -> Recipe:
+    """Read a recipe and apply `NAME=VALUE` overrides. Raises `RecipeError` for anything it cannot mean.
+
+    `stand_in`: gives, for every stage, the one that takes its place, for a look at a recipe whose data are not here;
+    then environment variables need not be set either.
+    """
     tables, origins = read_tables(path)
     for override in overrides:
         apply_override(tables, origins, override)
-    tables = from_environment(tables, origins)
+    tables = from_environment(tables, origins, required=stand_in is None)
     if unknown := sorted(set(tables) - {"recipe", "runtime", "defaults", "stages"}):
         raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has {TABLES}")
     stages = with_defaults(tables, origins)
@@ -130,7 +136,10 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     runtime = _build(RuntimeSettings, tables.get("runtime", {}), prefix="runtime")
     instances: list[Instance] = []
     for name, table in stages.items():
-        instances.append(_resolve(name, table, instances, recipe=recipe, runtime=runtime))
+        placed = _resolve(
+            name, table, instances, recipe=recipe, runtime=runtime, stand_in=stand_in or (lambda stage: stage)
+        )
+        instances.append(placed)
     if not instances:
         raise RecipeError(f"{path}: a recipe needs at least one [stages.NAME] table")
     _check_supervision(recipe, instances)
@@ -182,7 +191,13 @@ def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
 
 
 def _resolve(
-    name: str, table: Mapping[str, Any], earlier: list[Instance], *, recipe: RecipeSettings, runtime: RuntimeSettings
+    name: str,
+    table: Mapping[str, Any],
+    earlier: list[Instance],
+    *,
+    recipe: RecipeSettings,
+    runtime: RuntimeSettings,
+    stand_in: Callable[[Stage], Stage],
 ) -> Instance:
     values = dict(table)
     kind = str(values.pop("kind", name))
@@ -191,7 +206,7 @@ def _resolve(
         raise RecipeError(f"[stages.{name}]: " + unknown_name("kind", kind, list(STAGES)) + "; give it with kind = ...")
     if not isinstance(chosen, dict) or not all(isinstance(upstream, str) for upstream in chosen.values()):
         raise RecipeError(f'{name}.inputs is {chosen!r}; write inputs = {{ SLOT = "INSTANCE" }}')
-    stage: Stage = _build(STAGES[kind], values, prefix=name)
+    stage: Stage = stand_in(_build(STAGES[kind], values, prefix=name))
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_name("input", extra[0], list(inputs)))

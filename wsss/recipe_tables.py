@@ -74,7 +74,9 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def from_environment(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+def from_environment(tables: dict[str, Any], origins: dict[str, str], *, required: bool = True) -> dict[str, Any]:
+    """The tables with `$NAME` read from the environment; what is not set there stays as it is, unless `required`."""
+
     def expand(value: Any, dotted: str) -> Any:
         if isinstance(value, dict):
             return {key: expand(item, f"{dotted}.{key}" if dotted else key) for key, item in value.items()}
@@ -86,6 +88,8 @@ def from_environment(tables: dict[str, Any], origins: dict[str, str]) -> dict[st
         named = dotted.split(".")[: 3 if dotted.startswith("defaults.") else 2]
         variable, slash, rest = value[1:].partition("/")
         if variable not in os.environ:
+            if not required:
+                return value
             raise RecipeError(
                 f"{dotted} is read from the environment variable {variable}, which is not set; "
                 f"set it, or give --set {dotted}=VALUE"

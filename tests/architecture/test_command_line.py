@@ -19,6 +19,16 @@ STAGE = [*RECIPE, "--on"]
 FROZEN = {
     "run": [*RECIPE, "--from", "--to", "--on"],
     "show": RECIPE,
+    "plan": [
+        *RECIPE,
+        "--nodes",
+        "--gpus-per-node",
+        "--gpu",
+        "--images",
+        "--cores-per-node",
+        "--network-gbps",
+        "--storage-gbps",
+    ],
     "demo": ["--set", "--on"],
     "build-shards": STAGE,
     "train-classifier": STAGE,
@@ -88,6 +98,24 @@ def test_show_loads_neither_ray_nor_deepspeed_nor_mlflow(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "make_pseudo_labels.background_threshold" in done.stdout
     assert not (tmp_path / "runs").exists(), "showing a recipe writes nothing"
+
+
+def test_plan_loads_neither_ray_nor_deepspeed_nor_mlflow() -> None:
+    code = (
+        "import sys; from wsss.__main__ import main; status = main(sys.argv[1:]);"
+        "heavy = {'ray', 'deepspeed', 'mlflow', 'albumentations'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else status)"
+    )
+    recipe = ROOT / "tuning" / "recipes" / "npa.toml"
+    command = [sys.executable, "-c", code, "plan", str(recipe), "--gpu", "A100"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "train_segmenter" in done.stdout
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys; from wsss.arguments import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
 
 
 def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ ORDER = (
     ("stages",),
     ("recipe_tables",),
     ("recipe", "runtime"),
-    ("pipeline", "show", "report", "contact_sheet"),
+    ("pipeline", "show", "plan", "report", "contact_sheet"),
     ("__main__",),
 )
 """Parts of wsss: a part imports from its own row and from rows above it."""

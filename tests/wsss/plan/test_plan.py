@@ -1,0 +1,233 @@
+"""Plans of whole recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from wsss.__main__ import main
+from wsss.ops.random_walk import chebyshev_power
+from wsss.plan.cluster import DECODE, GPU, STORAGE, Cluster, cluster_of
+from wsss.plan.costs import WALK_TOLERANCE, PlanError, load_costs
+from wsss.plan.desk import Desk
+from wsss.plan.networks import Networks, _counted
+from wsss.plan.paper import Paper, parse_images, recipe_on_paper
+from wsss.plan.plan import MANY_IMAGES, SCALES, WORK, Plan, make_plan
+from wsss.plan.work import FitWork, ShardWork
+from wsss.recipe import RecipeError
+from wsss.stages.registry import STAGES
+
+ROOT = Path(__file__).resolve().parents[3]
+RECIPES = sorted((ROOT / "tuning" / "recipes").glob("*.toml"))
+CHAIN = """
+[recipe]
+name = "small"
+
+[defaults]
+pretrained = "none"
+encoder = "test_efficientnet"
+
+[stages.build_shards]
+source = "toy"
+counts = { train = 4000, val = 400 }
+size = 128
+shard_size = 100
+
+[stages.train_classifier]
+crop_size = 128
+batch_size = 16
+num_epochs = 3
+num_ranks = 4
+
+[stages.make_cams]
+scales = [1.0, 2.0]
+max_shards = 20
+
+[stages.make_seeds]
+crf_iterations = 5
+
+[stages.train_affinity]
+num_epochs = 2
+batch_size = 10
+
+[stages.make_scores]
+
+[stages.make_pseudo_labels]
+"""
+
+
+def cluster(**changes: object) -> Cluster:
+    options = {"nodes": 4, "gpus_per_node": 8, "gpu": "A100", "cores_per_node": None}
+    return cluster_of(**{**options, "network_gbps": 100.0, "storage_gbps": 20.0, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(CHAIN)
+    return path
+
+
+def plan(path: Path, *overrides: str, images: str | None = None, **changes: object) -> Plan:
+    runs = f"runtime.runs={path.parent / 'runs'}"
+    return make_plan(path, [runs, *overrides], cluster=cluster(**changes), images=images)
+
+
+def work(path: Path, name: str, *overrides: str) -> ShardWork | FitWork:
+    recipe, _ = recipe_on_paper(path, list(overrides))
+    paper = Paper({"train": 4000, "val": 400}, (128, 128), 1.0, 2.0, "test")
+    instance = recipe.instance(name)
+    return WORK[instance.stage.kind](instance, Desk(paper, load_costs(), Networks()))
+
+
+def test_every_kind_of_stage_has_its_work() -> None:
+    assert set(WORK) == set(STAGES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("VOC_ROOT", "ILSVRC_ROOT", "LID_PACKAGE"):
+        monkeypatch.delenv(variable, raising=False)
+    made = make_plan(path, [f"runtime.runs={tmp_path}/runs"], cluster=cluster(), images="train=1000,val=100")
+    assert [planned.instance.name for planned in made.stages] == [i.name for i in made.recipe.instances]
+    assert all(planned.taken.seconds > 0 for planned in made.stages)
+    assert len(made.scaled) == 2 * len(SCALES)
+    assert not (tmp_path / "runs").exists(), "a plan writes nothing"
+
+
+def test_work_by_hand(small: Path) -> None:
+    cams = work(small, "make_cams")
+    assert isinstance(cams, ShardWork)
+    assert (cams.images, cams.shards) == (2000 + 400, 20 + 4)
+    assert cams.load.passes == 2  # both scales, an image beside its mirror image
+    assert cams.load.core["decode_image"] == pytest.approx(128 * 128 / 1e6)
+    assert cams.load.arrays["cam_maps"] == pytest.approx(2 * 2 * 2 * 32 * 32 / 1e6)  # classes, scales, flips, nodes
+    seeds = work(small, "make_seeds")
+    assert isinstance(seeds, ShardWork) and not seeds.has_network
+    assert seeds.images == 2400, "no more than there are maps"
+    assert seeds.load.core["crf_step_label"] == pytest.approx(0.016384 * 5 * 3 * 2)  # steps, labels, both maps
+    scores = work(small, "make_scores", "make_scores.num_steps_log2=4")
+    terms = len(chebyshev_power(16, tolerance=WALK_TOLERANCE))
+    assert isinstance(scores, ShardWork)
+    assert scores.load.arrays["walk_step"] == pytest.approx(1024 / 1e6 * 2 * terms)
+    training = work(small, "train_classifier")
+    assert isinstance(training, FitWork)
+    assert (training.examples, training.steps, training.ranks) == (4000, 3 * 250, 4)
+    affinity = work(small, "train_affinity")
+    assert isinstance(affinity, FitWork)
+    assert (affinity.examples, affinity.steps) == (2000, 2 * 200)
+    assert affinity.load.core["read_mask"] == pytest.approx(0.016384)
+
+
+def test_masks_of_some_make_an_epoch_one_pass_over_the_others(small: Path) -> None:
+    small.write_text(
+        CHAIN.replace('name = "small"', 'name = "small"\nsupervision = "semi"')
+        + "\n[stages.train_segmenter]\nbatch_size = 8\nfull_share = 0.25\nfull_per_batch = 2\n"
+    )
+    mixed = work(small, "train_segmenter")
+    assert isinstance(mixed, FitWork)
+    assert mixed.examples == 0.75 * 2000 * 8 / 6
+
+
+def test_doubled_images_double_what_is_not_fixed(small: Path) -> None:
+    once, twice = (plan(small, images=f"train={n},val=400") for n in (40_000, 80_000))
+    for place, part in ((0, STORAGE), (1, GPU), (1, DECODE)):
+        one, two = (made.stages[place].taken.parts[part] for made in (once, twice))
+        assert two == pytest.approx(2 * one, rel=0.02), "but for the 400 images of val"
+    assert twice.stages[0].taken.read == pytest.approx(2 * once.stages[0].taken.read, rel=0.02)
+
+
+def test_settings_reach_the_plan(small: Path) -> None:
+    def hours(*overrides: str) -> dict[str, float]:
+        return {planned.instance.name: planned.taken.seconds for planned in plan(small, *overrides).stages}
+
+    usual, more = (
+        hours(),
+        hours("train_classifier.num_epochs=6", "make_seeds.crf_iterations=10", "make_cams.flip=false"),
+    )
+    assert more["train_classifier"] > 1.5 * usual["train_classifier"]
+    assert more["make_seeds"] > usual["make_seeds"]
+    assert more["make_pseudo_labels"] == usual["make_pseudo_labels"]
+    assert hours("train_classifier.num_ranks=8")["train_classifier"] < usual["train_classifier"]
+
+
+def test_bottlenecks_come_from_the_same_model(small: Path) -> None:
+    made = plan(small, images="train=40000,val=400")
+    assert [(scaled.gpus, scaled.images) for scaled in made.scaled] == [
+        (gpus, images) for images in (40_000, MANY_IMAGES) for gpus in SCALES
+    ]
+    eight = made.scaled[0]
+    alone = plan(
+        small,
+        "train_classifier.num_ranks=8",
+        "train_affinity.num_ranks=5",
+        images="train=40000,val=400",
+        nodes=1,
+    )
+    assert eight.seconds == pytest.approx(sum(planned.taken.seconds for planned in alone.stages))
+    assert eight.slowest.taken.seconds == max(planned.taken.seconds for planned in alone.stages)
+    classifier = next(s for s in made.scaled if s.gpus == 512).slowest.taken
+    assert classifier.used <= 16, "a batch of 16 feeds 16 ranks"
+
+
+def test_images(small: Path) -> None:
+    assert plan(small).paper.images == {"train": 4000, "val": 400}
+    assert plan(small, images="456_567").paper.images == {"train": 456_567, "val": 400}
+    lid = plan(small, "recipe.rules=lid_track1").paper
+    assert (lid.images, lid.told) == ({"train": 456_567, "val": 4690}, "LID's track 1")
+    assert parse_images("train=5, val=3") == {"train": 5, "val": 3}
+    for wrong in ("0", "many", "train=", "=5", "-3"):
+        with pytest.raises(PlanError, match=r"write a number of training images, or SPLIT=NUMBER"):
+            parse_images(wrong)
+    voc = ROOT / "tuning" / "recipes" / "voc_animals.toml"
+    with pytest.raises(PlanError, match=r"how many images\? build_shards is not done.*give --images N"):
+        make_plan(voc, [f"runtime.runs={small.parent}/runs"], cluster=cluster(), images=None)
+
+
+def test_more_ranks_than_gpus_are_refused(small: Path) -> None:
+    with pytest.raises(
+        PlanError, match=r"train_classifier\.num_ranks = 4, but the cluster has 2 GPUs; plan more nodes"
+    ):
+        plan(small, nodes=1, gpus_per_node=2)
+
+
+def test_other_faults_of_a_recipe_are_told(small: Path) -> None:
+    with pytest.raises(RecipeError, match=r"make_cams\.flp: unknown setting"):
+        plan(small, "make_cams.flp=true")
+
+
+def test_operations_by_hand() -> None:
+    """Forward: two per weight and position. Back: as much towards the weights, and towards the input where asked."""
+    image = torch.zeros(1, 6, 8, 8, device="meta")
+    for groups in (1, 3):
+        layer = nn.Conv2d(6, 12, 3, padding=1, groups=groups, bias=False, device="meta")
+        forward = 2 * 64 * 12 * 9 * 6 // groups
+        assert _counted(lambda layer=layer: layer(image)) == forward  # type: ignore[misc]
+        assert _counted(lambda layer=layer: layer(image).sum().backward()) == 2 * forward  # type: ignore[misc]
+        learned = image.clone().requires_grad_()
+        assert _counted(lambda layer=layer, x=learned: layer(x).sum().backward()) == 3 * forward  # type: ignore[misc]
+
+
+def test_what_is_printed(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ["--set", f"runtime.runs={small.parent}/runs"]
+    assert main(["plan", str(small), "--nodes", "2", "--gpu", "H200", *runs]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 120
+    for name in ("build_shards", "train_classifier", "make_pseudo_labels", "total"):
+        assert any(line.startswith(name) for line in lines)
+    assert "what would be the bottleneck" in out and "100,000,000" in out
+    assert "assumed" in out and "NVIDIA H200" in out and "tests/benchmarks/costs.py" in out
+    assert main(["plan", str(small), "--gpu", "B7", *runs]) == 1
+    assert "allowed are T4, V100" in capsys.readouterr().err
+    assert main(["plan", str(small), "--gpus-per-node", "0", *runs]) == 0
+    assert "GPU-hours" not in capsys.readouterr().out
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    assert "--storage-gbps" in capsys.readouterr().out

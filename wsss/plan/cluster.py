@@ -1,0 +1,258 @@
+"""A named cluster, and the time that work takes on it: what each resource would need alone, and which one binds.
+
+Nothing overlaps that the program does not overlap. An actor reads, computes and writes one image after the other. A
+training step waits for its loader where that has no processes of its own; gradients are exchanged after the way back.
+Storage is one folder that all nodes share, read and written while the rest goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from wsss.plan.costs import BASES, Basis, Costs, Gpu, PlanError, load_costs
+from wsss.plan.work import FitWork, Load, ShardWork, Work, core_seconds
+
+GPU, DECODE, CPU, STORAGE, NETWORK = "GPU", "CPU decode", "CPU work", "storage", "network"
+START, DRIVER, VALIDATION = "start-up", "driver", "validation"
+CORES_PER_GPU, CORES_ALONE = 12, 16
+"""Cores of a node where none are named: assumed, per GPU and for nodes without one."""
+_BYTES = frozenset({"image_bytes", "mask_bytes", "map_bytes", "record_bytes"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What there is to compute on. Without a GPU networks run on cores."""
+
+    nodes: int
+    gpus_per_node: int
+    gpu: Gpu | None
+    cores_per_node: int
+    network_gbps: float
+    """Gbit/s of a node to the others."""
+    storage_gbps: float
+    """Gbit/s of the shared folder, all nodes together."""
+
+    @property
+    def gpus(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def cores(self) -> int:
+        return self.nodes * self.cores_per_node
+
+    @property
+    def places(self) -> int:
+        """Training ranks that have a device of their own."""
+        return self.gpus or self.cores
+
+    def scaled_to(self, gpus: int) -> Cluster:
+        """The same nodes, as many as so many GPUs (or cores, where there are none) need."""
+        per_node = self.gpus_per_node or self.cores_per_node
+        return replace(self, nodes=-(-gpus // per_node))
+
+
+def cluster_of(
+    *,
+    nodes: int,
+    gpus_per_node: int,
+    gpu: str | None,
+    cores_per_node: int | None,
+    network_gbps: float,
+    storage_gbps: float,
+) -> Cluster:
+    """A cluster as the command line names it. Raises: `PlanError` for what cannot be, with the option."""
+    if gpus_per_node < 0 or (gpus_per_node > 0 and gpu is None):
+        raise PlanError(
+            f"--gpus-per-node {gpus_per_node}: give --gpu NAME ({', '.join(load_costs().gpus)}), or --gpus-per-node 0"
+        )
+    cores = CORES_PER_GPU * gpus_per_node or CORES_ALONE
+    given = {"nodes": nodes, "cores-per-node": cores if cores_per_node is None else cores_per_node}
+    for name, value in {**given, "network-gbps": network_gbps, "storage-gbps": storage_gbps}.items():
+        if not 0 < value < math.inf:
+            raise PlanError(f"--{name} {value}: it must be above 0")
+    return Cluster(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu=load_costs().gpu(gpu) if gpu is not None and gpus_per_node else None,
+        cores_per_node=given["cores-per-node"],
+        network_gbps=network_gbps,
+        storage_gbps=storage_gbps,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of a cluster the recipe lets be used."""
+
+    actor_gpus: float = 1.0
+    """GPUs of an actor of a stage with a network."""
+    num_actors: int = 0
+    """0: one per GPU share, or per core."""
+    ranks_of_recipe: bool = True
+    """Ranks as the recipe sets them; else as many as there are GPUs and a batch can be dealt to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a stage takes."""
+
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+    """Resource -> seconds that it would need if nothing else took any."""
+    used: int = 0
+    """Ranks or actors at work."""
+    held: int = 0
+    """Ranks or actors that there is room for."""
+    gpus: float = 0.0
+    """GPUs that it holds."""
+    core_seconds: float = 0.0
+    """Seconds of cores at work."""
+    read: float = 0.0
+    written: float = 0.0
+    exchanged: float = 0.0
+    """Bytes of gradients between nodes, of all nodes."""
+    requests: float = 0.0
+    behind: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Resource -> names of the costs that its seconds are made of."""
+
+    @property
+    def bound(self) -> str:
+        """The resource that takes longest."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+
+def time_of(work: Work, cluster: Cluster, costs: Costs, limits: Limits) -> Taken:
+    """Seconds of one stage on a cluster, and what it uses."""
+    if isinstance(work, FitWork):
+        return _fit_time(work, cluster, costs, limits)
+    return _shard_time(work, cluster, costs, limits)
+
+
+def device_seconds(load: Load, costs: Costs, gpu: Gpu | None, *, precision: str = "fp32") -> float:
+    """Seconds of one GPU, or of one core, for networks and what is computed beside them.
+
+    GPU: max(operations / (peak x share reached), passes x seconds of a pass) + array operations, whose time on a core
+    is scaled by memory bandwidth. Core: operations / s as measured, array operations as measured.
+    """
+    arrays = core_seconds(load.arrays, costs)
+    if gpu is None:
+        return load.flops / costs["core_flops"] + arrays
+    network = max(load.flops / gpu.flops(precision), load.passes * costs["pass_seconds"])
+    return network + arrays * costs["core_bandwidth"] / (gpu.bandwidth * costs["array_use"])
+
+
+def _shard_time(work: ShardWork, cluster: Cluster, costs: Costs, limits: Limits) -> Taken:
+    on_gpu = work.has_network and cluster.gpus > 0
+    room = math.floor(cluster.gpus / limits.actor_gpus) if on_gpu else cluster.cores
+    actors = max(1, min(room, cluster.cores, limits.num_actors or room))
+    host = core_seconds(work.load.core, costs)
+    device = device_seconds(work.load, costs, cluster.gpu if on_gpu else None) if work.has_network else 0.0
+    # The last round of shards may leave actors without one.
+    rounds = -(-work.shards // actors) if work.shards else 0
+    in_turn = rounds * work.images / max(work.shards, 1) * (host + device)
+    shared = work.images * device / cluster.gpus if on_gpu else 0.0  # actors that share a GPU wait for each other
+    storage = work.storage
+    moved = 8 * (storage.read + storage.written)
+    parts = {
+        GPU if on_gpu and device > host else CPU: max(in_turn, shared),
+        STORAGE: moved / (cluster.storage_gbps * 1e9),
+        NETWORK: moved / (cluster.nodes * cluster.network_gbps * 1e9),
+        START: costs["start_actor"],
+        DRIVER: core_seconds(work.driver, costs),
+    }
+    return Taken(
+        seconds=max(in_turn, shared, parts[STORAGE], parts[NETWORK]) + parts[START] + parts[DRIVER],
+        parts=parts,
+        used=min(actors, work.shards),
+        held=room,
+        gpus=min(actors * limits.actor_gpus, cluster.gpus) if on_gpu else 0.0,
+        core_seconds=work.images * (host + (0.0 if on_gpu else device)) + parts[DRIVER],
+        read=storage.read,
+        written=storage.written,
+        requests=storage.requests,
+        behind={
+            GPU if on_gpu and device > host else CPU: frozenset(work.load.core)
+            | _device_costs(work.load, on_gpu=on_gpu),
+            START: frozenset({"start_actor"}),
+            DRIVER: frozenset(work.driver),
+        }
+        | dict.fromkeys((STORAGE, NETWORK), _BYTES),
+    )
+
+
+def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits) -> Taken:
+    ranks = work.ranks if limits.ranks_of_recipe else work.feeds(cluster.places)
+    on_gpu = cluster.gpus > 0
+    nodes = min(cluster.nodes, -(-ranks // (cluster.gpus_per_node or cluster.cores_per_node)))
+    share = work.batch_size / ranks
+    loader = share * core_seconds(work.load.core, costs) / _loader_cores(work, cluster, ranks=ranks, nodes=nodes)
+    part = replace(work.load * (share / work.accumulation), passes=work.load.passes)
+    compute = work.accumulation * device_seconds(part, costs, cluster.gpu if on_gpu else None, precision=work.precision)
+    # A ring: every node sends and receives (n - 1) / n of the gradients twice. What stays inside a node is not counted.
+    exchange = 2 * (nodes - 1) / nodes * 8 * work.exchanged / (cluster.network_gbps * 1e9)
+    step = max(loader, compute + exchange) if work.loader_workers else loader + compute + exchange
+    read, requests = (a + nodes * b for a, b in _both(work))
+    moved = 8 * (read + work.storage.written)
+    alone = device_seconds(work.validation, costs, cluster.gpu if on_gpu else None)
+    parts = {
+        GPU if on_gpu else CPU: work.steps * compute,
+        DECODE: work.steps * loader,
+        NETWORK: work.steps * exchange + moved / (nodes * cluster.network_gbps * 1e9),
+        STORAGE: moved / (cluster.storage_gbps * 1e9),
+        START: core_seconds(work.start, costs),
+        VALIDATION: alone + core_seconds(work.validation.core, costs),
+    }
+    return Taken(
+        seconds=max(work.steps * step, parts[STORAGE]) + parts[START] + parts[VALIDATION],
+        parts=parts,
+        used=ranks,
+        held=cluster.places,
+        gpus=float(ranks) if on_gpu else 0.0,
+        core_seconds=work.steps * work.batch_size * core_seconds(work.load.core, costs)
+        + ranks * parts[START]
+        + (0.0 if on_gpu else work.steps * ranks * compute),
+        read=read,
+        written=work.storage.written,
+        exchanged=work.steps * 2.0 * (nodes - 1) * work.exchanged,
+        requests=requests,
+        behind={
+            GPU if on_gpu else CPU: _device_costs(work.load, on_gpu=on_gpu),
+            DECODE: frozenset(work.load.core),
+            START: frozenset(work.start),
+            VALIDATION: frozenset(work.validation.names) | _device_costs(work.validation, on_gpu=on_gpu),
+        }
+        | dict.fromkeys((STORAGE, NETWORK), _BYTES | {"weight_bytes"}),
+    )
+
+
+def _both(work: FitWork) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bytes and requests, each of all together and of every node for itself."""
+    return (work.storage.read, work.fetched.read), (work.storage.requests, work.fetched.requests)
+
+
+def _loader_cores(work: FitWork, cluster: Cluster, *, ranks: int, nodes: int) -> float:
+    """Cores that read and change one rank's examples: its own, or so many of its processes as there are cores for."""
+    on_a_node = -(-ranks // nodes)
+    return min(max(work.loader_workers, 1), cluster.cores_per_node / on_a_node)
+
+
+def _device_costs(load: Load, *, on_gpu: bool) -> frozenset[str]:
+    """The costs that the time of networks and arrays is made of."""
+    names = set(load.arrays)
+    if not on_gpu:
+        return frozenset(names | ({"core_flops"} if load.flops else set()))
+    names |= {"core_bandwidth", "array_use"} if load.arrays else set()
+    return frozenset(names | ({"pass_seconds"} if load.passes else set()))
+
+
+def basis_of(taken: Taken, costs: Costs, gpu: Gpu | None) -> Basis:
+    """How firm the time of the resource that binds is: as firm as the weakest figure behind it.
+
+    What the user gave (storage, network) is taken as given.
+    """
+    behind = taken.behind.get(taken.bound, frozenset())
+    found = [costs.costs[name].basis for name in behind]
+    if gpu is not None and "pass_seconds" in behind:
+        found.append(gpu.basis)
+    return max(found, key=BASES.index, default="measured")
