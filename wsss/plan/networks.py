@@ -31,7 +31,9 @@ _SHAPELESS = frozenset(
     {
         *("balance", "repeat_threshold", "balance_limit", "class_weighting", "class_weight_limit"),
         *("full_share", "full_list", "full_per_batch", "full_weight", "confidence_threshold", "confidence_power"),
-        *("encoder_from", "pretrained", "max_shards"),
+        *("encoder_from", "pretrained", "max_shards", "mean", "std", "resize_long", "colour_jitter", "augmentation"),
+        *("dropout", "objective", "self_correction", "box_source", "box_threshold", "first_alpha", "last_alpha"),
+        *("validation_split", "validation_images", "validation_size"),
     }
 )
 """Settings besides those of every training that shape neither."""
