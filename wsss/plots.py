@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from shards.summary import LayerSummary
 
 if TYPE_CHECKING:
@@ -81,8 +83,8 @@ def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
     if order:
         _draw_classes(above, summary, order, columns=columns, each=each)
     left, right = below.subplots(1, 2)
-    _draw_sizes(left, list(summary.sides), label="longer side of an image, pixels")
-    _draw_sizes(right, [weight / 1000 for weight in summary.weights], label="bytes of a record, thousands")
+    _draw_sizes(left, np.asarray(summary.sides), label="longer side of an image, pixels (dashed: median)")
+    _draw_sizes(right, np.asarray(summary.weights) / 1000, label="bytes of a record, thousands (dashed: median)")
     left.set_ylabel("records", fontsize=8)
     return _png(figure)
 
@@ -128,9 +130,11 @@ def _draw_shares(axes: Axes, summary: LayerSummary, shown: Sequence[int], *, eac
     axes.tick_params(axis="x", labelsize=7)
 
 
-def _draw_sizes(axes: Axes, values: Sequence[float], *, label: str) -> None:
-    if values:
-        axes.hist(values, bins=60, color=_PRESENT)
+def _draw_sizes(axes: Axes, values: np.ndarray, *, label: str) -> None:
+    if len(values):
+        counts, edges = np.histogram(values, bins=60)
+        axes.stairs(counts, edges, fill=True, color=_PRESENT)
+        axes.axvline(float(np.median(values)), color="#ed553b", linewidth=0.8, linestyle="--")
     axes.set_xlabel(label, fontsize=8)
     axes.tick_params(labelsize=7)
 

@@ -21,7 +21,6 @@ from wsss.__main__ import main
 from wsss.look import look
 from wsss.plots import draw_layer
 
-
 FIVE = ("ant", "bear", "cat", "dog", "emu")
 
 
