@@ -48,7 +48,8 @@ class ShardBench:
 
 
 def pending_shards(instance: Instance, stage: Map) -> tuple[list[str], int]:
-    """The shards that are still to be made, and how many there are in all."""
+    """The shards that are still to be made, and how many there are in all; called once, before any worker starts."""
+    stage.prepare(instance)
     shards = stage.shards(instance)
     return [shard for shard in shards if not instance.layer.is_finished(shard)], len(shards)
 

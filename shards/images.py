@@ -1,26 +1,52 @@
-"""Image codecs: bytes to arrays and back, with one error for everything that does not decode."""
+"""Image codecs: bytes to arrays and back, with one error for everything that does not decode.
+
+What becomes of an odd image; its file's own bytes are kept in every case, and a name's ending says nothing:
+
+| image | becomes |
+|---|---|
+| JPEG, progressive too; PNG, WebP, GIF, BMP, TIFF, JPEG 2000, PNM | itself, whatever its name ends in |
+| any other (EPS, PDF, SVG, ICO, AVIF, HTML) | refused: they start programs, or are not read everywhere |
+| grey, 1 bit, palette | its colours; grey in three equal channels |
+| alpha, transparent colours | left out: the colours below |
+| CMYK, YCbCr, Lab | RGB by PIL's arithmetic, without a profile |
+| 16 bits per channel | the upper 8 |
+| 32 bits per pixel of one channel, whole or float; 16-bit PGM | refused: what is white is not known |
+| EXIF orientation 1 to 8, of TIFF and WebP too | upright; any other value is as 1 |
+| several pictures (MPO, animated GIF, PNG and WebP, pages of TIFF) | the first |
+| more than 100 million pixels by the header, more than a megabyte of packed text | refused, no pixel is decoded |
+| cut short, damaged, of zero bytes | refused |
+
+Refused is a ValueError with the reason; build_shards records the image as missing with it, and goes on.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
-"""Above this an image is refused as a decompression bomb (PIL only warns at 89 million)."""
+"""Above this an image is refused as a decompression bomb."""
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error)
+"""What PIL raises on damaged bytes; no MemoryError, which is not the image's fault."""
+
+# PIL warns at 89 million, which is no fault yet, and refuses twice its limit by itself.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ValueError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         # PIL's own words hold a memory address: a reason in a manifest must be the same in every run.
         raise ValueError("not a readable image: of no known format") from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except (*_DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"not a readable image: {error}") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
@@ -36,13 +62,20 @@ def decode_image(data: bytes) -> np.ndarray:
     """Bytes of any image file to u8[H, W, 3] RGB, upright. Raises ValueError with the reason."""
     image = _open(data)
     try:
+        _refuse_unknown_white(image)
         upright = ImageOps.exif_transpose(image)
+        upright.info.pop("transparency", None)  # else PIL warns of colours that are left out on purpose
         if upright.mode.startswith("I;16"):
             # PIL would clip 16-bit grey at 255 and give an almost white picture.
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"the image does not decode: {error}") from error
+
+
+def _refuse_unknown_white(image: Image.Image) -> None:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"a {image.format} of mode {image.mode}, 32 bits per pixel: what is white in it is not known")
 
 
 class ImageFacts(NamedTuple):
@@ -62,10 +95,11 @@ def image_facts(data: bytes) -> ImageFacts:
     image = _open(data)
     height, width = image.height, image.width
     try:
+        _refuse_unknown_white(image)
         image.draft(None, (1, 1))
         image.load()
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"the image does not decode: {error}") from error
     orientation = found if found in range(1, 9) else 1
     return ImageFacts((width, height) if orientation >= 5 else (height, width), orientation)
@@ -87,7 +121,7 @@ def decode_index_png(data: bytes) -> np.ndarray:
         )
     try:
         return np.asarray(image).astype(np.uint8, copy=True)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"the mask does not decode: {error}") from error
 
 
@@ -98,5 +132,5 @@ def decode_u16_png(data: bytes) -> np.ndarray:
         raise ValueError(f"this must be a grey PNG of 16 bits, it is a {image.format} of mode {image.mode}")
     try:
         return np.asarray(image).astype(np.uint16)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"the map does not decode: {error}") from error

@@ -160,6 +160,19 @@ class Layer:
             index["classes"] = list(classes)
         write_bytes(self.path / INDEX, to_json(index))
 
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the foreground classes of a complete layer; None where its index does not name them."""
+        names = self._index().get("classes")
+        return tuple(names) if isinstance(names, list) else None
+
+    def counts_of_shards(self) -> dict[str, int]:
+        """Number of records in every shard of a complete layer."""
+        return dict(self._index()["counts"])
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every tar, as the index of a complete layer has it."""
+        return dict(self._index()["sha256"])
+
     def counts(self) -> dict[str, int]:
         """Number of records per split, and `missing` over all splits, of a complete layer."""
         index = self._index()

@@ -6,29 +6,34 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import webdataset as wds
 
 from shards.codec import decode, key_of
 from shards.layer import Layer, ShardError
 from shards.records import Missing, Record
-from shards.shard_row import Entry
+from shards.shard_row import Entry, ShardRow
 
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
     """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
     row = layer.row(shard)
-    path = layer.tar_name(shard)
+    with layer.open_tar(shard) as stream:
+        yield from read_tar(stream, layer, row)
+
+
+def read_tar(stream: BinaryIO, layer: Layer, row: ShardRow) -> Iterator[Record]:
+    """As `read_shard`, of a tar that is open."""
+    path = layer.tar_name(row.shard)
     count = 0
     try:
-        with layer.open_tar(shard) as stream:
-            files = wds.tariterators.tar_file_expander(iter([{"url": path, "stream": stream}]))
-            for sample in wds.tariterators.group_by_keys(files, lcase=False):
-                key = key_of(sample["__key__"])
-                members = {name: data for name, data in sample.items() if not name.startswith("__")}
-                yield decode(layer.kind, key, members)
-                count += 1
+        files = wds.tariterators.tar_file_expander(iter([{"url": path, "stream": stream}]))
+        for sample in wds.tariterators.group_by_keys(files, lcase=False):
+            key = key_of(sample["__key__"])
+            members = {name: data for name, data in sample.items() if not name.startswith("__")}
+            yield decode(layer.kind, key, members)
+            count += 1
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ShardError(
             f"{path} is damaged after {count} records: {error}; delete it and run its stage again"

@@ -25,14 +25,15 @@ class Entry:
     digest: str
     """First half of the SHA-256 of these bytes, in hexadecimal digits."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """For samples: classes, size, position, has_mask; boxes, their number, where they are known."""
+    """For samples: classes, unknown (classes as `shards.ranges`), size, position, has_mask; boxes, their number, where
+    they are known. A reader takes a fact that it does not find as not known: one more fact is no other format."""
 
 
 class Entries(Sequence[Entry]):
     """The entries of a shard, held in columns; an `Entry` is made where one is asked for."""
 
     def __init__(self, columns: Mapping[str, list[Any]], facts: Mapping[str, list[Any]]) -> None:
-        self.keys, self._offsets, self._lengths, self._digests = (columns[name] for name in _COLUMNS)
+        self.keys, self._offsets, self.lengths, self._digests = (columns[name] for name in _COLUMNS)
         self._facts = facts
         lengths = {len(column) for column in (*(columns[name] for name in _COLUMNS), *facts.values())}
         if len(lengths) > 1:
@@ -57,7 +58,7 @@ class Entries(Sequence[Entry]):
 
     def columns(self) -> dict[str, Any]:
         """What JSON holds."""
-        columns = zip(_COLUMNS, (self.keys, self._offsets, self._lengths, self._digests), strict=True)
+        columns = zip(_COLUMNS, (self.keys, self._offsets, self.lengths, self._digests), strict=True)
         return {**dict(columns), "facts": dict(self._facts)}
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class Entries(Sequence[Entry]):
         return Entry(
             key=self.keys[index],
             offset=self._offsets[index],
-            length=self._lengths[index],
+            length=self.lengths[index],
             digest=self._digests[index],
             facts=facts,
         )

@@ -13,6 +13,7 @@ import webdataset as wds
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
 from shards.layer import Layer
+from shards.ranges import to_ranges
 from shards.records import RECORD_KINDS, Missing, Record, Sample
 from shards.shard_row import Entries, Entry, ShardRow
 
@@ -56,11 +57,11 @@ class _HashingFile:
         return data[mine:]
 
 
-def _facts(record: Record) -> dict[str, Any]:
-    if not isinstance(record, Sample):
-        return {}
+def sample_facts(record: Sample) -> dict[str, Any]:
+    """What a row says of a sample, so that nobody opens the tar for it."""
     facts: dict[str, Any] = {
         "classes": list(record.classes),
+        "unknown": to_ranges(record.unknown),
         "size": list(record.size),
         "position": record.position,
         "has_mask": record.mask is not None,
@@ -93,7 +94,8 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -
                 writer.write({"__key__": member_name(record.key), **dict(sorted(encode(record).items()))})
                 length = writer.tarstream.offset - start
                 hashing.record_ends(start + length)
-                entries.append(Entry(key=record.key, offset=start, length=length, digest="", facts=_facts(record)))
+                facts = sample_facts(record) if isinstance(record, Sample) else {}
+                entries.append(Entry(key=record.key, offset=start, length=length, digest="", facts=facts))
     row = ShardRow(
         shard=shard,
         num_bytes=hashing.num_bytes,

@@ -161,23 +161,16 @@ def _plan(options: argparse.Namespace) -> int:
 def _shards(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from shards.files import write_bytes
-    from shards.inspect import info, lint, preview
+    from shards.opened import opened
+    from wsss.look import look
+    from wsss.stages.data_sets.shards import tars_of_run
 
     out, faults = Console(highlight=False), 0
-    for folder in options.paths:
-        if options.action == "preview":
-            path = Path(f"{folder.name}.preview.png")
-            write_bytes(path, preview(folder))
-            out.print(f"{path}", markup=False, soft_wrap=True)
-        elif options.action == "info":
-            for line in info(folder):
-                out.print(line, markup=False, soft_wrap=True)
-        else:
-            found = list(lint(folder))
-            for line in found or [f"{folder}: no fault found"]:
-                out.print(line, markup=False, soft_wrap=True)
-            faults += len(found)
+    for place in options.paths:
+        with opened(place, tars=tars_of_run(place)) as layer:
+            for line in look(layer, options.action, pictures=options.pictures, console=_console()):
+                out.print(line.text, markup=False, soft_wrap=True)
+                faults += line.is_fault
     return 1 if faults else 0
 
 

@@ -100,7 +100,14 @@ def _add_shards(shards: argparse.ArgumentParser) -> None:
     actions = shards.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("info", "counts and sizes"), ("lint", "read and check everything"), ("preview", "a picture")):
         action = actions.add_parser(name, help=text)
-        action.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="folders of layers")
+        action.add_argument("paths", nargs="+", metavar="PATH", help="folders of layers, or their addresses")
+        action.set_defaults(pictures=None)
+        if name == "info":
+            action.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw histograms, into this folder")
+        if name == "preview":
+            action.add_argument(
+                "--pictures", type=Path, default=Path(), metavar="FOLDER", help="where to (default: the current one)"
+            )
 
 
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shards.summary import LayerSummary
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_CLASSES_BELOW_EACH_OTHER = 50
+_PRESENT, _ABSENT, _UNKNOWN = "#20639b", "#b8c4d0", "#f6d55c"
 
 
 def draw_curve(
@@ -56,6 +64,79 @@ def draw_class_histogram(counts_C: Sequence[float], *, drawn_C: Sequence[float],
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.legend(fontsize=8)
     return _png(figure)
+
+
+def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
+    """A PNG: images of each class, most frequent first, on a logarithmic scale; where classes are unknown in some, also
+    the share of the images in which a class is present, absent and unknown; below, sizes of the images and records."""
+    from matplotlib.figure import Figure
+
+    order = sorted(summary.classes(), key=lambda c: -summary.present[c])
+    columns = max(1, -(-len(order) // _CLASSES_BELOW_EACH_OTHER))
+    each = -(-len(order) // columns)
+    width = 4.4 if summary.unknown else 3.4
+    heights = (0.6 + 0.155 * each, 2.4)
+    figure = Figure(figsize=(max(7.0, width * columns), 0.3 + sum(heights)), dpi=110, layout="constrained")
+    halves: Any = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = halves
+    figure.suptitle(f"{title}: {summary.num_records} {summary.kind} records", fontsize=9)
+    if order:
+        _draw_classes(above, summary, order, columns=columns, each=each)
+    left, right = below.subplots(1, 2)
+    _draw_sizes(left, np.asarray(summary.sides), label="longer side of an image, pixels (dashed: median)")
+    _draw_sizes(right, np.asarray(summary.weights) / 1000, label="bytes of a record, thousands (dashed: median)")
+    left.set_ylabel("records", fontsize=8)
+    return _png(figure)
+
+
+def _draw_classes(figure: SubFigure, summary: LayerSummary, order: Sequence[int], *, columns: int, each: int) -> None:
+    parts = 2 if summary.unknown else 1
+    axes = figure.subplots(1, columns * parts, squeeze=False, width_ratios=[3, 1][:parts] * columns)[0]
+    most = max(1, *(summary.present[c] for c in order))
+    for column in range(columns):
+        shown = order[column * each : (column + 1) * each]
+        bars, counts = axes[column * parts], [summary.present[c] for c in shown]
+        bars.set_xscale("log")
+        bars.set_xlim(0.8, most * 6)  # also where no class is in any image
+        bars.barh(range(len(shown)), counts, color=_PRESENT, height=0.8)
+        for place, count in enumerate(counts):
+            bars.text(max(count, 1) * 1.08, place, str(count), va="center", fontsize=6)
+        bars.set_yticks(range(len(shown)), [summary.name_of(c) for c in shown], fontsize=7)
+        bars.set_ylim(each - 0.4, -0.6)
+        bars.set_title("images of each class", fontsize=8)
+        bars.tick_params(axis="x", labelsize=7)
+        if parts == 2:
+            _draw_shares(axes[column * parts + 1], summary, shown, each=each)
+    if parts == 2:
+        handles, labels = axes[1].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=7, ncols=len(labels), loc="outside lower right", frameon=False)
+
+
+def _draw_shares(axes: Axes, summary: LayerSummary, shown: Sequence[int], *, each: int) -> None:
+    total, left = max(1, summary.num_records), [0.0] * len(shown)
+    parts = (
+        ("present", _PRESENT, summary.present.__getitem__),
+        ("absent", _ABSENT, summary.absent),
+        ("unknown", _UNKNOWN, summary.unknown.__getitem__),
+    )
+    for label, colour, count_of in parts:
+        shares = [100 * count_of(c) / total for c in shown]
+        axes.barh(range(len(shown)), shares, left=left, color=colour, height=0.8, label=label)
+        left = [before + share for before, share in zip(left, shares, strict=True)]
+    axes.set_xlim(0, 100)
+    axes.set_ylim(each - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.set_title("% of all images", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+
+
+def _draw_sizes(axes: Axes, values: np.ndarray, *, label: str) -> None:
+    if len(values):
+        counts, edges = np.histogram(values, bins=60)
+        axes.stairs(counts, edges, fill=True, color=_PRESENT)
+        axes.axvline(float(np.median(values)), color="#ed553b", linewidth=0.8, linestyle="--")
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(labelsize=7)
 
 
 def draw_confusion(

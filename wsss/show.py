@@ -51,7 +51,7 @@ def state_of(instance: Instance) -> str:
     if instance.is_done():
         record = instance.run_record()
         return f"done in {record.seconds:.0f} s" if record else "done"
-    if isinstance(instance.stage, Map):
+    if isinstance(instance.stage, Map) and instance.path.is_dir():  # else naming them may cost a look at all files
         try:
             shards = instance.stage.shards(instance)
         except ShardError:

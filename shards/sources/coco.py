@@ -29,7 +29,7 @@ from shards.records import BACKGROUND, IGNORE, BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
 from shards.sources.coco_json import Category, CocoIndex, read_index
 from shards.sources.coco_masks import instances_values, panoptic_values, whole_box
-from shards.sources.disk import StoredImage, is_key, presence, read_image, words
+from shards.sources.disk import StoredImage, file_sizes, is_key, presence, read_image, words
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy
 
@@ -93,6 +93,9 @@ class CocoSource:
                 raise ValueError(f"{index.path}: the file name {name[:80]!r} {fault}")
             keys[key] = None
         return Listing(split, tuple(keys))
+
+    def image_bytes(self, split: str) -> np.ndarray:
+        return file_sizes(self.root / self.images[split], self._index(split).file_names)
 
     def read(self, listed: Listed) -> Sample:
         index = self._index(listed.split)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from shards.images import decode_index_png, image_facts
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
 
+_LOOKERS, _LOOKS = 8, 1000
+"""Threads that look at files, and at how many each before it takes the next."""
 _PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
@@ -137,6 +141,28 @@ def folders(folder: Path) -> list[str]:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def file_sizes(root: Path, names: Sequence[str]) -> np.ndarray:
+    """i64[N]: bytes of every file below `root`, 0 where there is none.
+
+    A look at each: a second or two for half a million on a disk. On a network's disk it is the waiting that costs, so
+    several look at once.
+    """
+
+    def look(start: int) -> list[int]:
+        return [_size(f"{root}/{name}") for name in names[start : start + _LOOKS]]
+
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        found = list(chain.from_iterable(pool.map(look, range(0, len(names), _LOOKS))))
+    return np.array(found, dtype=np.int64)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def presence(root: Path, names: Iterable[str]) -> Iterator[bytes]:

@@ -62,6 +62,11 @@ class FinishedShards:
             raise ShardError(f"{self._told(name)} is not of the shard that {INDEX} names; upload both again")
         write_bytes(layer.row_path(shard), data)
 
+    def take_index(self, layer: Layer) -> None:
+        """Write the index into `layer`. Raises: ValueError where it cannot be had, or is not of samples."""
+        _ = self._index
+        write_bytes(layer.path / INDEX, self._read(INDEX))
+
     @cached_property
     def _index(self) -> dict[str, Any]:
         try:

@@ -19,7 +19,7 @@ from shards.boxes import boxes_of_mask
 from shards.files import sha256_of
 from shards.records import BACKGROUND, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, presence, read_image, read_index_png
+from shards.sources.disk import StoredImage, file_sizes, presence, read_image, read_index_png
 from shards.sources.label_table import Labelled, LabelTable
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy
@@ -77,6 +77,9 @@ class FolderSource:
 
     def list_split(self, split: str) -> Listing:
         return Listing(split, tuple(self._labelled(split)))
+
+    def image_bytes(self, split: str) -> np.ndarray:
+        return file_sizes(self.root, [key + one.ending for key, one in self._labelled(split).items()])
 
     def read(self, listed: Listed) -> Sample:
         labelled = self._labelled(listed.split)[listed.key]

@@ -23,9 +23,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from shards.records import BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, folders, presence, read_image, read_keys, stems
+from shards.sources.disk import StoredImage, file_sizes, folders, presence, read_image, read_keys, stems
 from shards.sources.ilsvrc_lists import CheckedClasses, class_lists, read_class_lists
 from shards.sources.pascal_xml import Annotation, read_annotation
 from shards.sources.source import Listed, Listing
@@ -122,6 +124,10 @@ class IlsvrcDetSource:
             f"{folder!r} below Data/DET/train is no folder of ILSVRC's, so what its images were checked for is not "
             "known; it has ILSVRC2013_train/<synset>, ILSVRC2013_train_extra<n> and ILSVRC2014_train_<n>"
         )
+
+    def image_bytes(self, split: str) -> np.ndarray:
+        """The only look at every file that listing may take; shards cut by a count need none."""
+        return file_sizes(self._base / "Data" / "DET" / split, [f"{k}{ENDING}" for k in self.list_split(split).keys])
 
     def read(self, listed: Listed) -> Sample:
         image = read_image(self._base, f"Data/DET/{listed.split}/{listed.key}{ENDING}")

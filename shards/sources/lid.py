@@ -24,7 +24,7 @@ import numpy as np
 from shards.boxes import boxes_of_mask
 from shards.records import BACKGROUND, IGNORE, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import presence, read_image, read_index_png, read_keys, stems
+from shards.sources.disk import file_sizes, presence, read_image, read_index_png, read_keys, stems
 from shards.sources.ilsvrc_det import ENDING, IlsvrcDetSource
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy, ilsvrc_det_200
@@ -121,6 +121,11 @@ class LidSource:
     @property
     def _reads_masks(self) -> bool:
         return "val" in self.masked_splits or self.val_labels == "masks"
+
+    def image_bytes(self, split: str) -> np.ndarray:
+        if split == "train" and self.train is not None:
+            return self.train.image_bytes(split)
+        return file_sizes(self.package / self._images(split), [f"{k}{ENDING}" for k in self.list_split(split).keys])
 
     def read(self, listed: Listed) -> Sample:
         if listed.split == "train" and self.train is not None:

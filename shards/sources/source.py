@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
+import numpy as np
+
 from shards.records import Sample
 from shards.taxonomy import Taxonomy
 
@@ -56,6 +58,10 @@ class Source(Protocol):
 
     def read(self, listed: Listed) -> Sample:
         """One sample, its image checked to decode. Raises `BadSampleError` with the reason where it cannot be used."""
+        ...
+
+    def image_bytes(self, split: str) -> np.ndarray | None:
+        """i64[N]: size of every listed image's file in bytes, 0 where there is none; None where images are no files."""
         ...
 
     def signature(self) -> str:

@@ -56,6 +56,10 @@ class ToySource:
             raise ValueError(f"split {split!r} of the toy data set has {count} pictures; it needs at least 1")
         return [Listed(key=f"{split}_{n:05d}", split=split, position=n) for n in range(count)]
 
+    def image_bytes(self, split: str) -> None:
+        """Nothing is known before it is drawn."""
+        return None
+
     def read(self, listed: Listed) -> Sample:
         split_number = int.from_bytes(listed.split.encode(), "big") % 2**31
         generator = np.random.Generator(

@@ -19,7 +19,7 @@ import numpy as np
 from shards.boxes import boxes_of_mask
 from shards.records import BACKGROUND, BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, fitted, read_image, read_index_png, read_keys
+from shards.sources.disk import StoredImage, file_sizes, fitted, read_image, read_index_png, read_keys
 from shards.sources.pascal_xml import Annotation, read_annotation
 from shards.sources.sbd import read_sbd_mask, sbd_masks
 from shards.sources.source import Listed, Listing
@@ -65,6 +65,9 @@ class VocSource:
         if split not in self.lists:
             raise ValueError(f"no list for split {split!r}; lists are given for {sorted(self.lists)}")
         return Listing(split, read_keys(self.lists[split], split, below="JPEGImages"))
+
+    def image_bytes(self, split: str) -> np.ndarray:
+        return file_sizes(self.root, [f"JPEGImages/{listed.key}.jpg" for listed in self.list_split(split)])
 
     def read(self, listed: Listed) -> Sample:
         key, image = listed.key, read_image(self.root, f"JPEGImages/{listed.key}.jpg")

@@ -13,7 +13,7 @@ COMMAND_LINE = "wsss/__main__.py"
 
 ALLOWED = {
     "webdataset": ("shards/",),
-    # contact_sheet.py, pictures.py and inspect.py draw; encoding and decoding of images is in shards/images.py alone.
+    # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is in shards/images.py alone.
     "PIL": ("shards/", "wsss/contact_sheet.py", "wsss/pictures.py"),
     "cv2": (),
     "imageio": (),
@@ -41,7 +41,7 @@ ORDER = (
     ("stages",),
     ("recipe_tables",),
     ("recipe", "runtime"),
-    ("pipeline", "show", "plan", "report", "contact_sheet"),
+    ("pipeline", "show", "plan", "report", "contact_sheet", "look"),
     ("__main__",),
 )
 """Parts of wsss: a part imports from its own row and from rows above it."""

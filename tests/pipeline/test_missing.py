@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shards.images import encode_png
-from shards.inspect import lint
+from shards.lint import lint
+from shards.opened import opened
 from shards.sources.toy import ToySource
 from tests.pipeline.chain import files, layers, pretend_trained, run, tiny
 from wsss.pipeline import TooManyMissingError
@@ -98,7 +99,8 @@ def test_one_unreadable_image_is_recorded_counted_and_not_fatal(photographs: Pat
         assert list(index["missing"][shard]) == ["val_00001"]
         assert index["missing"][shard]["val_00001"].startswith(reason), f"{name} repeats the first reason"
         assert summary.records[name].metrics["records.missing"] == 1
-        assert list(lint(recipe.instance(name).path)) == []
+        with opened(str(recipe.instance(name).path)) as layer:
+            assert list(lint(layer)) == []
     assert summary.records["evaluate"].metrics["val.missing"] == 1
     assert summary.records["evaluate"].metrics["val.images"] == NUM_VAL - 1
     (row,) = result_rows(recipe, summary.records)

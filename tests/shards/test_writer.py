@@ -33,7 +33,8 @@ def test_row_tells_size_hash_facts_and_missing(tmp_path: Path) -> None:
     assert (row.num_bytes, row.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert row.missing == (Missing(key="b", reason="gone"),)
     assert [entry.key for entry in row.entries] == ["a", "c"] and row.count == 2
-    assert row.entries[0].facts == {"classes": [2, 5], "size": [13, 19], "position": 4, "has_mask": True}
+    facts = {"classes": [2, 5], "unknown": "3", "size": [13, 19], "position": 4, "has_mask": True}
+    assert row.entries[0].facts == facts
     assert row.entries[1].facts["has_mask"] is False
 
 

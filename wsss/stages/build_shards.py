@@ -8,15 +8,23 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from shards.cuts import Cuts, cuts_by_bytes, cuts_by_count, read_cuts, write_cuts
 from shards.layer import shard_name, split_of
 from shards.records import BadSampleError, Missing, Record
 from shards.remote_tars import RemoteTars
 from shards.sources.finished import FinishedShards
 from shards.sources.source import Source
 from shards.taxonomy import Taxonomy
-from wsss.settings import settings
+from wsss.settings import ReadIf, read_unless, settings
 from wsss.stages.data_sets.registry import DataSettings, open_data_set
 from wsss.stages.stage import Instance, Map, ShardWorker
+
+UNSIZED = 128
+"""Samples per shard where neither a count is given nor the images have a size before they are read (`toy`)."""
+_CUT_BY_BYTES = ReadIf(
+    "shard_size = 0, and not of the sources toy and shards",
+    lambda stage: stage.shard_size == 0 and stage.source not in ("toy", "shards"),
+)
 
 
 @settings
@@ -32,8 +40,12 @@ class BuildShards(DataSettings, Map):
     source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
     """How the data set lies on disk (shards/README.md has the layouts); `toy` is drawn in code; `shards` are finished
     ones, in a folder or at an s3:// or http(s):// address."""
-    shard_size: Annotated[int, Field(ge=1)] = 128
-    """Samples per shard."""
+    shard_size: Annotated[int, Field(ge=0), read_unless("shard_size", 0)] = 0
+    """Samples per shard; 0 cuts the list by `shard_megabytes`."""
+    shard_megabytes: Annotated[float, Field(gt=0), _CUT_BY_BYTES] = 100.0
+    """Bytes per shard, about, in millions: the list is cut into the fewest shards of equal shares of the image files'
+    bytes. A shard is what a worker takes, repeats after a fault and has lost when it is killed, in every stage: large
+    ones are read fast and are few, small ones keep many workers busy and lose little."""
 
     @cached_property
     def data(self) -> Source | FinishedShards:
@@ -71,10 +83,32 @@ class BuildShards(DataSettings, Map):
             for split in self.splits:
                 names.extend(self.data.shards(split)[: self.max_shards])
             return names
-        for split in self.splits:
-            count = -(-len(self.data.list_split(split)) // self.shard_size)
-            names.extend(shard_name(split, number) for number in range(count)[: self.max_shards])
+        for split, cuts in self._cuts(instance).items():
+            names.extend(shard_name(split, number) for number in range(len(cuts) - 1)[: self.max_shards])
         return names
+
+    def prepare(self, instance: Instance) -> None:
+        """Look at the files once, for all workers, and for good: what becomes of a file later moves no cut."""
+        if not isinstance(self.data, FinishedShards) and not self.shard_size:
+            write_cuts(instance.path, self._cuts(instance))
+
+    def _cuts(self, instance: Instance) -> dict[str, Cuts]:
+        """Split -> where its shards begin in its list: as kept with the layer, else from the listing."""
+        data = self.data
+        assert not isinstance(data, FinishedShards)
+        lengths = {split: len(data.list_split(split)) for split in self.splits}
+        if self.shard_size:
+            return {split: cuts_by_count(length, size=self.shard_size) for split, length in lengths.items()}
+        if (kept := read_cuts(instance.path, lengths)) is not None:
+            return kept
+        cuts: dict[str, Cuts] = {}
+        for split, length in lengths.items():
+            sizes = data.image_bytes(split)
+            if sizes is None:
+                cuts[split] = cuts_by_count(length, size=UNSIZED)
+            else:
+                cuts[split] = cuts_by_bytes(sizes, target=int(self.shard_megabytes * 1e6))
+        return cuts
 
     def tars(self) -> RemoteTars | None:
         return self.data.tars if isinstance(self.data, FinishedShards) else None
@@ -88,10 +122,11 @@ class BuildShards(DataSettings, Map):
     def worker(self, instance: Instance) -> ShardWorker:
         data = self.data
         assert not isinstance(data, FinishedShards)
+        cuts = self._cuts(instance)
 
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
-            for listed in data.list_split(split)[number * self.shard_size : (number + 1) * self.shard_size]:
+            for listed in data.list_split(split)[cuts[split][number] : cuts[split][number + 1]]:
                 try:
                     yield data.read(listed)
                 except BadSampleError as error:

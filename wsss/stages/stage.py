@@ -143,6 +143,9 @@ class Map(Stage):
         """Where the tars of this stage's layer lie, if not in its own folder."""
         return None
 
+    def prepare(self, instance: Instance) -> None:
+        """Write down, once and before the first shard, what all workers must agree on. Called again on every resume."""
+
     def take(self, instance: Instance, shard: str) -> bool:
         """Take over a shard that was made elsewhere, in place of making it; False where there is none."""
         return False

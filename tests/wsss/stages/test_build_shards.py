@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 
+from cluster.shard_work import pending_shards
+from shards.layer import Layer
 from shards.records import Missing, Sample
 from shards.sources.coco import CocoSource
+from shards.sources.finished import FinishedShards
 from shards.sources.folder import FolderSource
 from shards.sources.ilsvrc_det import IlsvrcDetSource
 from shards.sources.lid import LidSource
 from shards.sources.voc import VocSource
+from shards.writer import write_shard
+from tests.shards.example_records import sample
 from tests.shards.sources.coco_folder import make_coco
 from tests.shards.sources.ilsvrc_folder import EXTRA, TRAIN, make_ilsvrc
 from tests.shards.sources.lid_folder import make_lid
@@ -22,6 +29,7 @@ from tests.wsss.layers import instance_of
 from wsss.settings import hashed_values, setting_values
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.data_sets.registry import DATA_SETS, DataSettings
+from wsss.stages.stage import Instance
 
 
 def settings_of(source: str, folder: Path) -> dict[str, Any]:
@@ -37,6 +45,12 @@ def settings_of(source: str, folder: Path) -> dict[str, Any]:
         return {"root": str(make_ilsvrc(folder / "det")), "package": str(make_lid(folder / "lid"))}
     if source == "coco":
         return {"root": str(make_coco(folder / "coco")), "splits": ("val", "test")}
+    if source == "shards":
+        layer = Layer(folder / "built", "sample")
+        for shard in ("train-000000", "val-000000"):
+            write_shard(layer, shard, [sample(shard)])
+        layer.complete(["train-000000", "val-000000"], classes=("a", "b", "c", "d", "e"))
+        return {"root": str(layer.path)}
     put(folder / "f" / "a.jpg", jpeg(9, 9, seed=1))
     put(folder / "f" / "b.jpg", jpeg(9, 9, seed=2))
     put(folder / "f" / "t.csv", "image,labels,split\na.jpg,cat,train\nb.jpg,dog,val\n")
@@ -53,7 +67,7 @@ def test_the_setting_names_all_data_sets() -> None:
     assert set().union(*(data_set.reads for data_set in DATA_SETS.values())) == known
 
 
-@pytest.mark.parametrize("source", list(DATA_SETS))
+@pytest.mark.parametrize("source", [source for source in DATA_SETS if source != "shards"])
 def test_every_data_set_becomes_shards(tmp_path: Path, source: str) -> None:
     stage = stage_of(source, tmp_path, shard_size=2)
     instance = instance_of(stage, tmp_path)
@@ -61,12 +75,89 @@ def test_every_data_set_becomes_shards(tmp_path: Path, source: str) -> None:
     assert len(stage.signature()) == 64 and stage.signature() == stage.signature()
     build = stage.worker(instance)
     records = [record for shard in stage.shards(instance) for record in build(shard)]
+    assert not isinstance(stage.data, FinishedShards)
     listed = [one for split in stage.splits for one in stage.data.list_split(split)]
     assert [record.key for record in records] == [one.key for one in listed]
     for record in records:
         assert isinstance(record, Sample), record
         assert set(record.classes).isdisjoint(record.unknown)
         assert {*record.classes, *record.unknown} <= set(range(1, len(stage.taxonomy) + 1))
+
+
+@pytest.mark.parametrize("source", [source for source in DATA_SETS if source not in ("toy", "shards")])
+def test_sizes_are_those_of_the_listed_images(tmp_path: Path, source: str) -> None:
+    stage = stage_of(source, tmp_path)
+    assert not isinstance(stage.data, FinishedShards)
+    for split in stage.splits:
+        sizes = stage.data.image_bytes(split)
+        assert sizes is not None and sizes.dtype == np.int64
+        listed = stage.data.list_split(split)
+        assert sizes.tolist() == [len(stage.data.read(one).encoded) for one in listed]
+
+
+def photographs(folder: Path, *sizes: int) -> BuildShards:
+    """Images of these sizes in bytes, cut into shards of about 0.1 MB."""
+    for number, size in enumerate(sizes):
+        put(folder / f"{number}.jpg", jpeg(9, 9, seed=number).ljust(size, b"\0"))
+    put(folder / "t.csv", "image,labels\n" + "".join(f"{number}.jpg,cat\n" for number in range(len(sizes))))
+    return BuildShards(
+        source="folder", root=str(folder), lists={"train": "t.csv"}, splits=("train",), shard_megabytes=0.1
+    )
+
+
+def keys_of_shards(stage: BuildShards, instance: Instance) -> list[list[str]]:
+    build = stage.worker(instance)
+    return [[record.key for record in build(shard)] for shard in stage.shards(instance)]
+
+
+def test_shards_of_equal_bytes(tmp_path: Path) -> None:
+    stage = photographs(tmp_path / "f", 70_000, 20_000, 20_000, 20_000, 20_000, 20_000)
+    instance = instance_of(stage, tmp_path)
+    assert stage.shards(instance) == ["train-000000", "train-000001"]
+    assert keys_of_shards(stage, instance) == [["0", "1"], ["2", "3", "4", "5"]]
+    by_count = replace(stage, shard_size=5)
+    assert keys_of_shards(by_count, instance) == [["0", "1", "2", "3", "4"], ["5"]]
+    first_alone = replace(stage, max_shards=1)
+    assert keys_of_shards(first_alone, instance) == [["0", "1"]]
+
+
+def test_what_was_begun_goes_on_with_the_same_cuts(tmp_path: Path) -> None:
+    stage = photographs(tmp_path / "f", 70_000, 20_000, 20_000, 20_000, 20_000, 20_000)
+    instance = instance_of(stage, tmp_path)
+    pending_shards(instance, stage)
+    (tmp_path / "f" / "0.jpg").write_bytes(b"")
+    (tmp_path / "f" / "5.jpg").unlink()
+    assert keys_of_shards(stage, instance) == [["0", "1"], ["2", "3", "4", "5"]]
+    pending_shards(instance, stage)
+    assert keys_of_shards(stage, instance) == [["0", "1"], ["2", "3", "4", "5"]]
+    (instance.path / "cuts.json").unlink()
+    assert keys_of_shards(stage, instance) == [["0", "1", "2", "3", "4", "5"]]
+
+
+def test_shards_of_what_has_no_size_yet(tmp_path: Path) -> None:
+    stage = BuildShards(source="toy", counts={"train": 129, "val": 1})
+    assert stage.shards(instance_of(stage, tmp_path)) == ["train-000000", "train-000001", "val-000000"]
+
+
+def test_one_of_count_and_bytes_enters_the_fingerprint() -> None:
+    def cuts(**given: Any) -> dict[str, object]:
+        return {k: v for k, v in hashed_values(BuildShards(**given)).items() if k.startswith("shard_")}
+
+    assert cuts(source="voc") == {"shard_megabytes": 100.0}
+    assert (
+        cuts(source="voc", shard_size=64) == cuts(source="voc", shard_size=64, shard_megabytes=5) == {"shard_size": 64}
+    )
+    assert cuts(source="toy") == cuts(source="shards") == {}
+    assert cuts(source="toy", shard_size=40) == {"shard_size": 40}
+
+
+def test_finished_shards_are_taken_as_they_are(tmp_path: Path) -> None:
+    stage = stage_of("shards", tmp_path, splits=("train",), shard_megabytes=0.001)
+    instance = instance_of(stage, tmp_path)
+    assert pending_shards(instance, stage) == (["train-000000"], 1)
+    assert stage.take(instance, "train-000000") and [path.name for path in instance.path.iterdir()] == [
+        "train-000000.json"
+    ]
 
 
 def test_bad_images_are_recorded_with_their_reason(tmp_path: Path) -> None:

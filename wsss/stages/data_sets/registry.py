@@ -43,8 +43,8 @@ DATA_SETS: Mapping[str, DataSet] = {
     "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes unchecked")),
     "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} unchecked package val_labels")),
     "coco": DataSet(open_coco, _reads(f"root lists class_names {_MASKS} annotations image_folders")),
-    "shards": DataSet(lambda given, _: open_shards(given), _reads("root cache cache_gigabytes")),
     "folder": DataSet(open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder")),
+    "shards": DataSet(lambda given, _: open_shards(given), _reads("root cache cache_gigabytes")),
 }
 """Value of the setting `source` -> what it is."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -38,3 +39,18 @@ def open_shards(given: ShardsSettings) -> FinishedShards:
     folder = Path(given.cache) if given.cache else Path(tempfile.gettempdir()) / "wsss-shards"
     cache = ShardCache(folder=folder, max_bytes=int(given.cache_gigabytes * 1e9))
     return FinishedShards(tars=RemoteTars(address=given.root, cache=cache))
+
+
+def tars_of_run(place: str) -> RemoteTars | None:
+    """Where the tars of a layer in a run's folder lie, if they were taken over from elsewhere; None for any other."""
+    if is_remote(place):
+        return None
+    try:
+        dotted = json.loads((Path(place) / "settings.json").read_bytes())["settings"]
+        own = {name.partition(".")[2]: value for name, value in dotted.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if own.get("source") != "shards":
+        return None
+    names = ("root", "cache", "cache_gigabytes")
+    return open_shards(ShardsSettings(**{name: own[name] for name in names if name in own})).tars

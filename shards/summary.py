@@ -1,0 +1,119 @@
+"""`wsss shards info`: what a layer holds, from its index and rows alone; no tar is opened."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shards.layer import split_of
+from shards.opened import OpenedLayer
+from shards.ranges import spans_of
+from shards.records import Sample
+from shards.shard_row import Entries, ShardRow
+
+
+@dataclass
+class LayerSummary:
+    """Counts of a layer; of samples also labels and sizes. `N` samples, `C` classes from 1 on."""
+
+    name: str
+    kind: str
+    names: tuple[str, ...] | None
+    """Of the classes, where the index has them."""
+    splits: dict[str, Counter[str]] = field(default_factory=dict)
+    """Split -> shards, records, num_bytes, missing, left_out, masks."""
+    present: Counter[int] = field(default_factory=Counter)
+    """Class -> samples that show it."""
+    unknown: Counter[int] = field(default_factory=Counter)
+    """Class -> samples that nobody checked for it."""
+    unknown_is_kept: bool = True
+    """False for rows written before unknown classes entered them."""
+    sides: array[int] = field(default_factory=lambda: array("L"))
+    """Longer side of every sample's image in pixels."""
+    weights: array[int] = field(default_factory=lambda: array("Q"))
+    """Bytes of every record in its tar."""
+
+    @property
+    def num_records(self) -> int:
+        return sum(counter["records"] for counter in self.splits.values())
+
+    def classes(self) -> list[int]:
+        """All classes: those that are named, else those that are met."""
+        met = max((*self.present, *self.unknown), default=0)
+        return list(range(1, max(met, len(self.names or ())) + 1))
+
+    def name_of(self, class_id: int) -> str:
+        """A class's name, or its number."""
+        return self.names[class_id - 1] if self.names and class_id <= len(self.names) else str(class_id)
+
+    def absent(self, class_id: int) -> int:
+        """Samples known not to show a class."""
+        return self.num_records - self.present[class_id] - self.unknown[class_id]
+
+    def add(self, row: ShardRow) -> None:
+        """Count one shard."""
+        counter = self.splits.setdefault(split_of(row.shard), Counter())
+        left_out = sum(one.left_out for one in row.missing)
+        counter.update(shards=1, records=row.count, num_bytes=row.num_bytes, left_out=left_out)
+        counter.update(missing=len(row.missing) - left_out)
+        self.weights.extend(row.entries.lengths)
+        if self.kind == Sample.kind:
+            counter.update(masks=sum(map(bool, row.entries.facts("has_mask"))))
+            self._add_labels(row.entries)
+            self.sides.extend(max(size) for size in row.entries.facts("size") if size)
+
+    def _add_labels(self, entries: Entries) -> None:
+        for present in entries.facts("classes"):
+            self.present.update(present or ())
+        changes: Counter[int] = Counter()
+        for text, times in Counter(entries.facts("unknown")).items():
+            if text is None:
+                self.unknown_is_kept = False
+                continue
+            for first, last in spans_of(text):
+                changes[first] += times
+                changes[last + 1] -= times
+        unknown = 0
+        for class_id in range(max(changes, default=0)):
+            unknown += changes[class_id]
+            self.unknown[class_id] += unknown
+
+
+def summarise(opened: OpenedLayer) -> LayerSummary:
+    """Count a layer, row by row."""
+    summary = LayerSummary(opened.told, opened.layer.kind, opened.layer.classes())
+    for row in opened.rows():
+        summary.add(row)
+    return summary
+
+
+def lines(summary: LayerSummary) -> Iterator[str]:
+    """Records, bytes and missing per split; of samples also the images' sizes, and images per class."""
+    yield f"{summary.name}: {summary.kind} records"
+    is_samples = summary.kind == Sample.kind
+    for split, counter in summary.splits.items():
+        masks = f", {counter['masks']} with a mask" if is_samples else ""
+        masks += f", {counter['left_out']} left out" if counter["left_out"] else ""
+        yield (
+            f"{split}: {counter['records']} records in {counter['shards']} shards, "
+            f"{counter['num_bytes'] / 1e6:.1f} MB, {counter['missing']} missing{masks}"
+        )
+    if not is_samples:
+        return
+    if summary.sides:
+        low, middle, high = (int(side) for side in np.percentile(np.asarray(summary.sides), (0, 50, 100)))
+        yield f"longer side of an image: {low} to {high} pixels, median {middle}"
+    if not summary.unknown_is_kept:
+        yield "which classes are unknown stands in no index of that age; build the shards again to see it"
+    most = max(summary.present.values(), default=1) or 1
+    for class_id in summary.classes():
+        count = summary.present[class_id]
+        told = f"class {class_id:3d}: {count:7d} "
+        if summary.unknown:
+            told += f"present, {summary.absent(class_id):7d} absent, {summary.unknown[class_id]:7d} unknown "
+        name = f" {summary.name_of(class_id)}" if summary.names else ""
+        yield f"{told}{'#' * round(40 * count / most)}{name}"

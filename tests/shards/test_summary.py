@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from shards.layer import Layer
+from shards.opened import opened
+from shards.records import Missing
+from shards.shard_row import Entries
+from shards.summary import LayerSummary, lines, summarise
+from shards.writer import write_shard
+from tests.shards.example_records import sample, seed_record
+
+
+def layer_of(folder: Path, *, names: tuple[str, ...] | None = None) -> Layer:
+    layer = Layer(folder, "sample")
+    write_shard(layer, "train-000000", [sample("a", 1), sample("b", 2), Missing(key="x", reason="gone")])
+    other = replace(sample("c", 3, masked=False), classes=(3,), unknown=(1, 4, 5))
+    write_shard(layer, "val-000000", [other, Missing(key="y", reason="asked for", left_out=True)])
+    layer.complete(["train-000000", "val-000000"], classes=names)
+    return layer
+
+
+def summary_of(layer: Layer) -> LayerSummary:
+    with opened(str(layer.path)) as one:
+        return summarise(one)
+
+
+def test_counts_by_hand(tmp_path: Path) -> None:
+    summary = summary_of(layer_of(tmp_path, names=("a", "b", "c", "d", "e", "f")))
+    assert summary.splits["train"] == {
+        "shards": 1, "records": 2, "num_bytes": (tmp_path / "train-000000.tar").stat().st_size, "missing": 1,
+        "left_out": 0, "masks": 2,
+    }  # fmt: skip
+    assert (summary.splits["val"]["left_out"], summary.splits["val"]["missing"]) == (1, 0)
+    counts = {c: (summary.present[c], summary.absent(c), summary.unknown[c]) for c in summary.classes()}
+    assert counts == {1: (0, 2, 1), 2: (2, 1, 0), 3: (1, 0, 2), 4: (0, 2, 1), 5: (2, 0, 1), 6: (0, 3, 0)}
+    assert list(summary.sides) == [19, 19, 19] and len(summary.weights) == 3
+    assert [summary.name_of(c) for c in (1, 6)] == ["a", "f"]
+
+
+def test_lines(tmp_path: Path) -> None:
+    told = list(lines(summary_of(layer_of(tmp_path, names=("cat", "dog")))))
+    assert told[0] == f"{tmp_path}: sample records"
+    assert told[1].startswith("train: 2 records in 1 shards, 0.0 MB, 1 missing, 2 with a mask")
+    assert told[2].startswith("val: 1 records in 1 shards") and told[2].endswith("0 with a mask, 1 left out")
+    assert told[3] == "longer side of an image: 19 to 19 pixels, median 19"
+    assert told[5] == "class   2:       2 present,       1 absent,       0 unknown " + "#" * 40 + " dog"
+    assert len(told) == 4 + 5
+
+
+def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
+    layer = layer_of(tmp_path)
+    for row in list(layer.rows()):
+        older = [replace(e, facts={k: v for k, v in e.facts.items() if k != "unknown"}) for e in row.entries]
+        layer.row_path(row.shard).write_bytes(replace(row, entries=Entries.of(older)).to_bytes())
+    told = list(lines(summary_of(layer)))
+    assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
+    assert told[6] == "class   2:       2 " + "#" * 40
+
+
+def test_layers_of_other_records(tmp_path: Path) -> None:
+    layer = Layer(tmp_path, "seed")
+    write_shard(layer, "val-000000", [seed_record("a")])
+    layer.complete(["val-000000"])
+    told = list(lines(summary_of(layer)))
+    assert told[0] == f"{tmp_path}: seed records" and told[1].startswith("val: 1 records in 1 shards, ")
+    assert len(told) == 2 and "mask" not in told[1]
