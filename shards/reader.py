@@ -8,8 +8,6 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-import webdataset as wds
-
 from shards.codec import decode, key_of
 from shards.layer import Layer, ShardError
 from shards.records import Missing, Record
@@ -18,6 +16,8 @@ from shards.shard_row import Entry
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
     """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
+    import webdataset as wds  # with it comes torch, which a worker that builds shards does without
+
     row = layer.row(shard)
     path = layer.tar_name(shard)
     count = 0
