@@ -104,7 +104,7 @@ class Memory:
 
     def _look(self, process: psutil.Process, what: str) -> int:
         try:
-            if what == "worker" and not "".join(process.cmdline()).startswith("ray::ShardBench"):
+            if what == "worker" and not "".join(process.cmdline()).startswith("ray::ShardActor"):
                 return 0
             info = process.memory_full_info()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
