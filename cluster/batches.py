@@ -41,9 +41,9 @@ class RankBatches:
         self._examples, self._stage, self._rank, self._num_ranks = examples, stage, rank, num_ranks
         self._device = device
         # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
-        self.orders = [examples.order(epoch) for epoch in range(stage.num_epochs)]
-        self._occurrences = [occurrences(order) for order in self.orders]
-        self.steps = [num_batches(len(order), global_batch=stage.batch_size) for order in self.orders]
+        self.num_draws = [examples.num_draws(epoch) for epoch in range(stage.num_epochs)]
+        self.steps = [num_batches(number, global_batch=stage.batch_size) for number in self.num_draws]
+        self._planned: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def epoch_ends(self) -> list[int]:
@@ -53,7 +53,7 @@ class RankBatches:
     @property
     def are_whole(self) -> bool:
         """True where no epoch ends with a short batch: then every rank always has examples of its own."""
-        return all(len(order) % self._stage.batch_size == 0 for order in self.orders)
+        return all(number % self._stage.batch_size == 0 for number in self.num_draws)
 
     def after(self, first: int) -> Iterator[list[Part]]:
         """The parts of every step after step `first`.
@@ -75,17 +75,26 @@ class RankBatches:
     def _shares(self, first: int) -> Iterator[list[_Share]]:
         """What this rank computes in every step after step `first`."""
         step = 0
-        for epoch, order in enumerate(self.orders):
-            for batch in range(self.steps[epoch]):
-                step += 1
-                if step > first:
-                    yield list(self._parts(order, epoch, batch))
+        for epoch, steps in enumerate(self.steps):
+            for batch in range(max(0, min(first - step, steps)), steps):
+                yield list(self._parts(epoch, batch))
+            step += steps
 
-    def _parts(self, order: np.ndarray, epoch: int, batch: int) -> Iterator[_Share]:
+    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of an epoch, and how often each draw's example was drawn before; this one's and the last one's."""
+        if epoch not in self._planned:
+            # The loader reads ahead: it may be in the next epoch while the training ends this one.
+            self._planned = {known: plan for known, plan in self._planned.items() if abs(known - epoch) == 1}
+            order = self._examples.order(epoch)
+            assert len(order) == self.num_draws[epoch], "a training set says how long its epochs are"
+            self._planned[epoch] = (order, occurrences(order))
+        return self._planned[epoch]
+
+    def _parts(self, epoch: int, batch: int) -> Iterator[_Share]:
         """A part that rank 0, which is dealt to first, has no example for is left out on all ranks."""
         stage, num_ranks = self._stage, self._num_ranks
         deal = {"batch": batch, "global_batch": stage.batch_size, "num_ranks": num_ranks}
-        seen = self._occurrences[epoch]
+        order, seen = self._plan(epoch)
         share, of_first = (lane_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
         part_size = stage.batch_size // (num_ranks * stage.accumulation_steps)
         for start in range(0, len(of_first), part_size):
@@ -100,7 +109,7 @@ class RankBatches:
     def allowed_faults(self, epoch: int) -> int:
         """Examples of an epoch that may be unreadable: a share of it, one where that is less."""
         share = self._stage.max_unreadable
-        return max(1, int(share * len(self.orders[epoch]))) if share else 0
+        return max(1, int(share * self.num_draws[epoch])) if share else 0
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: self._to_device(value) for name, value in batch.items()}

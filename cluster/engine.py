@@ -114,8 +114,8 @@ class _Trainer:
             every = self.stage.checkpoint_every
             if every and state.step % every == 0 and state.step < end:
                 self._save()
-        order, steps = self.batches.orders[epoch], self.batches.steps[epoch]
-        rate = len(order) / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
+        steps = self.batches.steps[epoch]
+        rate = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
         row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": rate}
         if state.faults:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import torch
 
 from shards.writer import write_shard
-from wsss.device import choose_device
 from wsss.stages.stage import ROWS, Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
@@ -16,9 +14,9 @@ class ShardBench:
     """Works on shards of one instance after another; what an instance needs is loaded once."""
 
     def __init__(self, *, threads: int, gpu: bool = False) -> None:
-        choose_device(gpu=gpu)
-        # Equal bytes need equal threads: sums of floats are grouped by thread.
-        torch.set_num_threads(threads)
+        self._threads, self._gpu, self._has_torch = threads, gpu, False
+        if gpu:
+            self._prepare_torch()  # where there is none, the actor must not start
         # A tensor made from a read-only array is never written to here.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._instance: Instance | None = None
@@ -30,6 +28,8 @@ class ShardBench:
         if instance.stage.take(instance, shard):
             return
         if not self._is_ready(instance):
+            if instance.stage.uses_torch:
+                self._prepare_torch()
             self._worker = instance.stage.worker(instance)
         write_shard(instance.layer, shard, self._worker(shard))  # type: ignore[misc, arg-type]
 
@@ -37,9 +37,23 @@ class ShardBench:
         """The counts of one shard for a `Reduce` instance."""
         assert isinstance(instance.stage, Reduce)
         if not self._is_ready(instance):
+            self._prepare_torch()
             self._worker = instance.stage.counter(instance)
         counts: Counts = self._worker(shard)  # type: ignore[misc, assignment]
         return counts
+
+    def _prepare_torch(self) -> None:
+        """Device and threads, once; torch takes seconds and 300 MB, which actors that only build shards are spared."""
+        if self._has_torch:
+            return
+        import torch
+
+        from wsss.device import choose_device
+
+        choose_device(gpu=self._gpu)
+        # Equal bytes need equal threads: sums of floats are grouped by thread.
+        torch.set_num_threads(self._threads)
+        self._has_torch = True
 
     def _is_ready(self, instance: Instance) -> bool:
         ready = self._instance is not None and self._instance.path == instance.path

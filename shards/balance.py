@@ -7,6 +7,7 @@ class that stands beside most others (person in LID) stays more frequent than th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -16,11 +17,24 @@ Balance = Literal["none", "down", "up", "down_up", "repeat"]
 
 def class_counts(classes: Sequence[Sequence[int]], *, num_classes: int) -> np.ndarray:
     """Images per foreground class, i64[num_classes]; column c - 1 counts class c."""
-    counts = np.zeros(num_classes, dtype=np.int64)
-    for present in classes:
-        for c in present:
-            counts[c - 1] += 1
-    return counts
+    flat, _ = _flat(classes)
+    return np.bincount(flat - 1, minlength=num_classes)
+
+
+def _flat(classes: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of all samples one after the other, i64, and how many each sample has, i64[len(classes)]."""
+    lengths = np.fromiter(map(len, classes), np.int64, len(classes))
+    return np.fromiter(chain.from_iterable(classes), np.int64, int(lengths.sum())), lengths
+
+
+def _largest(classes: Sequence[Sequence[int]], per_class: np.ndarray, *, default: float) -> np.ndarray:
+    """f64[len(classes)]: the largest value of a sample's classes, `default` where it has none."""
+    flat, lengths = _flat(classes)
+    found = np.full(len(classes), default, dtype=np.float64)
+    if len(flat):
+        starts = (np.cumsum(lengths) - lengths)[lengths > 0]
+        found[lengths > 0] = np.maximum.reduceat(per_class[flat - 1], starts)
+    return found
 
 
 def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, threshold: float) -> np.ndarray:
@@ -33,7 +47,7 @@ def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, thresh
     frequency = class_counts(classes, num_classes=num_classes) / max(len(classes), 1)
     with np.errstate(divide="ignore"):
         per_class = np.maximum(1.0, np.sqrt(threshold / frequency))
-    return np.array([max((per_class[c - 1] for c in present), default=1.0) for present in classes])
+    return _largest(classes, per_class, default=1.0)
 
 
 def balance_factors(
@@ -65,17 +79,13 @@ def balance_factors(
     per_class = goal / np.maximum(counts, 1.0)
     num_empty = sum(not present for present in classes)
     of_empty = min(1.0, goal / max(num_empty, 1))
-    factors = np.array([max((per_class[c - 1] for c in present), default=of_empty) for present in classes])
-    return np.minimum(factors, limit)
+    return np.minimum(_largest(classes, per_class, default=of_empty), limit)
 
 
 def expected_counts(classes: Sequence[Sequence[int]], *, factors: np.ndarray, num_classes: int) -> np.ndarray:
     """Images of each class in an epoch, f64[num_classes], on average over epochs."""
-    counts = np.zeros(num_classes)
-    for present, factor in zip(classes, factors, strict=True):
-        for c in present:
-            counts[c - 1] += factor
-    return counts
+    flat, lengths = _flat(classes)
+    return np.bincount(flat - 1, weights=np.repeat(factors, lengths), minlength=num_classes)
 
 
 def positive_weights(counts: np.ndarray, *, power: float, limit: float) -> np.ndarray:

@@ -18,6 +18,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -38,6 +39,7 @@ from shards.records import (
 
 Members = dict[str, bytes]
 _ABLATION = "ablation."
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def member_name(key: str) -> str:
@@ -58,7 +60,7 @@ def key_of(stem: str) -> str:
 
 def to_json(value: object) -> bytes:
     """JSON that is the same bytes for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _JSON.encode(value).encode()
 
 
 def _to_npz(**arrays: np.ndarray) -> bytes:
@@ -73,19 +75,25 @@ def _from_npz(data: bytes) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
+@lru_cache(maxsize=4096)
+def _unknown_json(unknown: tuple[int, ...]) -> bytes:
+    """The end of a sample's JSON."""
+    return b"," + to_json({"unknown": unknown})[1:]
+
+
 def encode(record: Record) -> Members:
     """A record to its members, extension -> bytes. Equal records give equal bytes."""
     if isinstance(record, Sample):
         meta: dict[str, Any] = {
             "classes": list(record.classes),
-            "unknown": list(record.unknown),
             "size": list(record.size),
             "position": record.position,
             "source": record.source,
         }
         if record.boxes is not None:
             meta["boxes"] = [[int(value) for value in box] for box in record.boxes]
-        members = {"img": record.encoded, "json": to_json(meta)}
+        # `unknown` comes last in the order of names, may be hundreds of numbers, and is the same for many samples.
+        members = {"img": record.encoded, "json": to_json(meta)[:-1] + _unknown_json(record.unknown)}
         if record.mask is not None:
             members["mask.png"] = encode_png(record.mask)
         if record.saliency is not None:

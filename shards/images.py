@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 MAX_PIXELS = 100_000_000
 """Above this an image is refused as a decompression bomb."""
@@ -36,6 +37,24 @@ _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeE
 
 # PIL warns at 89 million, which is no fault yet, and refuses twice its limit by itself.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+_JPEG = b"\xff\xd8\xff"
+_SAYS_NO_ORIENTATION = frozenset(
+    (
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+        "dpi",
+        "progressive",
+        "progression",
+        "adobe",
+        "adobe_transform",
+        "icc_profile",
+        "comment",
+    )
+)
+"""What PIL may tell of an image beside EXIF and XMP."""
 
 
 def _open(data: bytes) -> Image.Image:
@@ -51,6 +70,17 @@ def _open(data: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
     return image
+
+
+def _open_jpeg(data: bytes) -> Image.Image | None:
+    """A JPEG of ordinary size without the search for its format; None for everything else, and where it has a fault."""
+    if data[:3] != _JPEG:
+        return None
+    try:
+        image = JpegImageFile(io.BytesIO(data))
+    except Exception:
+        return None  # whatever it is, `_open` meets it again and has the words for it
+    return image if image.width * image.height <= min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or 0) else None
 
 
 def image_mode(data: bytes) -> str:
@@ -92,13 +122,15 @@ def image_facts(data: bytes) -> ImageFacts:
 
     A JPEG is decoded at an eighth of its size: all its bytes are read, most of the arithmetic is left out.
     """
-    image = _open(data)
+    image = _open_jpeg(data) or _open(data)
     height, width = image.height, image.width
     try:
         _refuse_unknown_white(image)
         image.draft(None, (1, 1))
         image.load()
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = 1
+        if not _SAYS_NO_ORIENTATION.issuperset(image.info):
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DAMAGED as error:
         raise ValueError(f"the image does not decode: {error}") from error
     orientation = found if found in range(1, 9) else 1

@@ -145,17 +145,23 @@ class Layer:
 
         `classes`: names of the foreground classes, of a layer of samples; whoever reads it elsewhere knows no recipe.
         """
-        rows = [self.row(shard) for shard in shards]
-        index: dict[str, Any] = {
-            "record": self.kind,
-            "shards": shards,
-            "counts": {row.shard: row.count for row in rows},
-            "num_bytes": {row.shard: row.num_bytes for row in rows},
-            "sha256": {row.shard: row.sha256 for row in rows},
-            "missing": _reasons(rows, left_out=False),
+        index: dict[str, Any] = {"record": self.kind, "shards": shards}
+        told: dict[str, dict[str, Any]] = {
+            name: {} for name in ("counts", "num_bytes", "sha256", "missing", "left_out")
         }
-        if left_out := _reasons(rows, left_out=True):
-            index["left_out"] = left_out
+        for shard in shards:
+            row = self.row(shard)  # one at a time: together they hold every key of the data set
+            told["counts"][shard], told["num_bytes"][shard], told["sha256"][shard] = (
+                row.count,
+                row.num_bytes,
+                row.sha256,
+            )
+            for name, left_out in (("missing", False), ("left_out", True)):
+                if reasons := {e.key: e.reason for e in row.missing if e.left_out == left_out}:
+                    told[name][shard] = reasons
+        if not told["left_out"]:
+            del told["left_out"]
+        index |= told
         if classes is not None:
             index["classes"] = list(classes)
         write_bytes(self.path / INDEX, to_json(index))
@@ -206,9 +212,3 @@ class TarSize:
 def _tar_size(path: str, _modified: int) -> TarSize:
     row = ShardRow.from_bytes(Path(path).read_bytes())
     return TarSize(row.num_bytes, row.sha256)
-
-
-def _reasons(rows: list[ShardRow], *, left_out: bool) -> dict[str, dict[str, str]]:
-    """Shard -> key -> reason, of what is missing or of what was left out."""
-    told = {row.shard: {e.key: e.reason for e in row.missing if e.left_out == left_out} for row in rows}
-    return {shard: reasons for shard, reasons in told.items() if reasons}

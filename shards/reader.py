@@ -8,8 +8,6 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Literal
 
-import webdataset as wds
-
 from shards.codec import decode, key_of
 from shards.layer import Layer, ShardError
 from shards.records import Missing, Record
@@ -25,6 +23,8 @@ def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
 
 def read_tar(stream: BinaryIO, layer: Layer, row: ShardRow) -> Iterator[Record]:
     """As `read_shard`, of a tar that is open."""
+    import webdataset as wds  # with it comes torch, which a worker that builds shards does without
+
     path = layer.tar_name(row.shard)
     count = 0
     try:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, BinaryIO, cast
-
-import webdataset as wds
+from typing import Any
 
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
@@ -16,45 +11,9 @@ from shards.layer import Layer
 from shards.ranges import to_ranges
 from shards.records import RECORD_KINDS, Missing, Record, Sample
 from shards.shard_row import Entries, Entry, ShardRow
+from shards.tar_stream import TarStream
 
 DIGEST_DIGITS = 32
-
-
-class _HashingFile:
-    """Passes bytes on and keeps the SHA-256 of all and of every record, so that the tar is not read again."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.num_bytes = 0
-        self._ends: deque[int] = deque()
-        self._of_record = hashlib.sha256()
-        self.digests: list[str] = []
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        rest = memoryview(data)
-        while self._ends and self.num_bytes + len(rest) >= self._ends[0]:
-            rest = self._finish_record(rest, self._ends.popleft())
-        self._of_record.update(rest)
-        self.num_bytes += len(rest)
-        return self._file.write(data)
-
-    def record_ends(self, end: int) -> None:
-        """The record under way ends at byte `end`; tarfile may hold back its last bytes for a while."""
-        if end == self.num_bytes:
-            self._finish_record(memoryview(b""), end)
-        else:
-            self._ends.append(end)
-
-    def _finish_record(self, data: memoryview, end: int) -> memoryview:
-        """Take the last bytes of a record from `data`; what is left belongs to the next."""
-        mine = end - self.num_bytes
-        self._of_record.update(data[:mine])
-        self.digests.append(self._of_record.hexdigest()[:DIGEST_DIGITS])
-        self._of_record = hashlib.sha256()
-        self.num_bytes = end
-        return data[mine:]
 
 
 def sample_facts(record: Sample) -> dict[str, Any]:
@@ -79,29 +38,23 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -
     missing: list[Missing] = []
     seen: set[str] = set()
     with replacing(layer.tar_path(shard)) as file:
-        hashing = _HashingFile(file)
-        with wds.TarWriter(cast(Any, hashing), encoder=False, mtime=0, user="wsss", group="wsss") as writer:
-            for record in records:
-                if record.key in seen:
-                    raise ValueError(f"key {record.key!r} appears twice in {shard}; keys must be unique")
-                seen.add(record.key)
-                if isinstance(record, Missing):
-                    missing.append(record)
-                    continue
-                if not isinstance(record, expected):
-                    raise ValueError(f"{layer.path} holds {expected.__name__} records, got {type(record).__name__}")
-                start = writer.tarstream.offset
-                writer.write({"__key__": member_name(record.key), **dict(sorted(encode(record).items()))})
-                length = writer.tarstream.offset - start
-                hashing.record_ends(start + length)
-                facts = sample_facts(record) if isinstance(record, Sample) else {}
-                entries.append(Entry(key=record.key, offset=start, length=length, digest="", facts=facts))
+        tar = TarStream(file)
+        for record in records:
+            if record.key in seen:
+                raise ValueError(f"key {record.key!r} appears twice in {shard}; keys must be unique")
+            seen.add(record.key)
+            if isinstance(record, Missing):
+                missing.append(record)
+                continue
+            if not isinstance(record, expected):
+                raise ValueError(f"{layer.path} holds {expected.__name__} records, got {type(record).__name__}")
+            start = tar.num_bytes
+            length, digest = tar.add(member_name(record.key), encode(record))
+            digest, facts = digest[:DIGEST_DIGITS], sample_facts(record) if isinstance(record, Sample) else {}
+            entries.append(Entry(key=record.key, offset=start, length=length, digest=digest, facts=facts))
+        sha256 = tar.finish()
     row = ShardRow(
-        shard=shard,
-        num_bytes=hashing.num_bytes,
-        sha256=hashing.digest.hexdigest(),
-        entries=Entries.of(replace(e, digest=d) for e, d in zip(entries, hashing.digests, strict=True)),
-        missing=tuple(missing),
+        shard=shard, num_bytes=tar.num_bytes, sha256=sha256, entries=Entries.of(entries), missing=tuple(missing)
     )
     write_bytes(layer.row_path(shard), row.to_bytes())
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from shards.reader import read_entry
 from shards.records import Record, Sample
 from shards.shard_row import Entries
 
-_Held = Mapping[str, tuple[Entries, np.ndarray]]
-"""Layer -> the entries of one shard, and the places among them of the records that take part, in order."""
+_Places = Mapping[str, np.ndarray] | None
+"""Layer -> the places, in its row of one shard, of the records that take part, in order; None: all of its records."""
 
 
 class JoinedRecords:
@@ -39,22 +40,29 @@ class JoinedRecords:
         self._factors: np.ndarray | None = None
         shards = [set(layer.shards()) for layer in layers.values()]
         self._shards = sorted(shard for shard in set.intersection(*shards) if split_of(shard) == split)[:max_shards]
-        self._held = [self._places(shard, keep) for shard in self._shards]
-        self._counts = [len(next(iter(held.values()))[1]) for held in self._held]
+        self._places: list[_Places] = [None] * len(self._shards)
+        if len(layers) > 1 or keep is not None:
+            self._places = [self._common(shard, keep) for shard in self._shards]
+            self._counts = [len(next(iter(places.values()))) for places in self._places if places is not None]
+        else:
+            (layer,) = layers.values()
+            of_shard = layer.counts_of_shards()
+            self._counts = [of_shard[shard] for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
+        self._rows: dict[tuple[int, str], Entries] = {}
 
-    def _places(self, shard: str, keep: Callable[[str], bool] | None) -> _Held:
-        entries = {name: layer.row(shard).entries for name, layer in self._layers.items()}
-        first, *others = entries.values()
-        places = [{key: place for place, key in enumerate(of_layer.keys)} for of_layer in others]
-        keys = [key for key in first.keys if all(key in of_layer for of_layer in places)]
+    def _common(self, shard: str, keep: Callable[[str], bool] | None) -> _Places:
+        names = {name: layer.row(shard).entries.keys for name, layer in self._layers.items()}
+        places = {name: {key: place for place, key in enumerate(keys)} for name, keys in names.items()}
+        first = next(iter(names.values()))
+        keys = [key for key in first if all(key in of_layer for of_layer in places.values())]
         if keep is not None:
             keys = [key for key in keys if keep(key)]
-        places.insert(0, {key: place for place, key in enumerate(first.keys)})
-        return {
-            name: (of_layer, np.array([place[key] for key in keys], dtype=np.int64))
-            for (name, of_layer), place in zip(entries.items(), places, strict=True)
-        }
+        return {name: np.array([place[key] for key in keys], dtype=np.int64) for name, place in places.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read of the rows: a loader's process reads those that it comes to."""
+        return self.__dict__ | {"_rows": {}}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -66,11 +74,16 @@ class JoinedRecords:
     def classes(self) -> list[list[int]]:
         """Foreground classes of every record, from the samples' index, without reading a shard."""
         found: list[list[int]] = []
-        for held in self._held:
-            entries, places = held["samples"]
-            of_shard = entries.facts("classes")
-            found.extend(of_shard[place] for place in places.tolist())
+        for shard, places in zip(self._shards, self._places, strict=True):
+            of_shard = self._layers["samples"].row(shard).entries.facts("classes")
+            found += of_shard if places is None else [of_shard[place] for place in places["samples"].tolist()]
         return found
+
+    def num_draws(self, epoch: int) -> int:
+        """Length of `order(epoch)`."""
+        if self._factors is None:
+            return len(self)
+        return int(draws(self._factors, seed=self._seed, epoch=epoch).sum())
 
     def order(self, epoch: int) -> np.ndarray:
         """i64[n]: record numbers of one epoch, batch after batch, a function of (seed, epoch, lanes) and the layers."""
@@ -96,5 +109,7 @@ class JoinedRecords:
     def _place(self, index: int, layer: str) -> tuple[int, Entries, int]:
         """The number of a record's shard, that shard's entries in a layer, and the record's place among them."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        entries, places = self._held[shard][layer]
-        return shard, entries, int(places[index - self._starts[shard]])
+        place, places = index - int(self._starts[shard]), self._places[shard]
+        if (shard, layer) not in self._rows:
+            self._rows[shard, layer] = self._layers[layer].row(self._shards[shard]).entries
+        return shard, self._rows[shard, layer], place if places is None else int(places[layer][place])

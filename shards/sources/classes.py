@@ -11,6 +11,8 @@ import numpy as np
 from shards.records import BACKGROUND, IGNORE, BadSampleError
 from shards.taxonomy import Taxonomy
 
+_MOST_SETS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenClasses:
@@ -34,6 +36,10 @@ class ChosenClasses:
         return {self.every.id_of(name): class_id for class_id, name in enumerate(self.taxonomy.names, start=1)}
 
     @cached_property
+    def _known(self) -> dict[frozenset[int], tuple[int, ...]]:
+        return {}
+
+    @cached_property
     def all_ids(self) -> tuple[int, ...]:
         return tuple(range(1, len(self.taxonomy) + 1))
 
@@ -43,7 +49,13 @@ class ChosenClasses:
 
     def ids(self, full_ids: Iterable[int]) -> tuple[int, ...]:
         """Ids of those that are kept, ascending, each once."""
-        return tuple(sorted({self._ids[full_id] for full_id in full_ids if full_id in self._ids}))
+        asked = frozenset(full_ids)
+        # The same few sets again and again: what images of one folder were never checked for.
+        if (found := self._known.get(asked)) is None:
+            found = tuple(sorted({self._ids[full_id] for full_id in asked if full_id in self._ids}))
+            if len(self._known) < _MOST_SETS:
+                self._known[asked] = found
+        return found
 
     @cached_property
     def _table(self) -> np.ndarray:

@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ ENDING = ".JPEG"
 _SYNSETS = re.compile(r"ILSVRC2013(_DET)?_train/n\d{8}")
 _EXTRA = re.compile(r"ILSVRC2013(_DET)?_train_extra\d+")
 _FULL = re.compile(r"ILSVRC2014(_DET)?_train_\d+")
+_EVERY_ID = frozenset(range(1, len(ilsvrc_det_200()) + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ class IlsvrcDetSource:
                 )
 
     @staticmethod
+    @cache
     def _part(folder: str) -> Literal["synset", "extra", "full"]:
         """What the images of a folder of train were checked for."""
         if _SYNSETS.fullmatch(folder):
@@ -134,9 +136,9 @@ class IlsvrcDetSource:
         annotation = read_annotation(self._base, f"Annotations/DET/{listed.split}/{listed.key}.xml")
         present = self._present(annotation)
         if listed.split == "test":
-            unknown = set(range(1, len(ilsvrc_det_200()) + 1)) - present
+            unknown = _EVERY_ID - present
         elif listed.split == "val" or self.unchecked == "absent":
-            unknown = set()
+            unknown = frozenset()
         else:
             listed_present, unknown = self._checked_in_train(listed, present, annotation)
             present |= listed_present
@@ -163,18 +165,17 @@ class IlsvrcDetSource:
 
     def _checked_in_train(
         self, listed: Listed, present: set[int], annotation: Annotation | None
-    ) -> tuple[set[int], set[int]]:
+    ) -> tuple[set[int], frozenset[int]]:
         """Full ids that the lists name as present, and those that are unknown."""
         folder = listed.key.rpartition("/")[0]
         part = self._part(folder)
         if part == "full":
-            return set(), set()
+            return set(), frozenset()
         in_lists, absent = self._checked.of_image(listed.position)
         queried = ilsvrc_det_synsets().get(folder.rpartition("/")[2])
         if part == "synset" and annotation is not None and queried is not None:
             absent.add(queried)
-        known = present | in_lists | absent
-        return in_lists, set(range(1, len(ilsvrc_det_200()) + 1)) - known
+        return in_lists, _EVERY_ID - present - in_lists - absent
 
     @cached_property
     def _checked(self) -> CheckedClasses:

@@ -32,7 +32,8 @@ class CheckedClasses:
 
     def of_image(self, position: int) -> tuple[set[int], set[int]]:
         """Class ids that are present, and those that are absent, of the image at `position`."""
-        first, last = np.searchsorted(self.images, (position, position + 1))
+        # Numbers of another type would have the whole column converted, for every image anew.
+        first, last = np.searchsorted(self.images, np.array((position, position + 1), self.images.dtype))
         found = self.classes[first:last].tolist()
         present = {c for c in found if c > 0}
         return present, {-c for c in found if c < 0} - present

@@ -67,6 +67,9 @@ class Drawn:
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(len(self))
 
+    def num_draws(self, epoch: int) -> int:
+        return len(self)
+
     def name_of(self, index: int) -> str:
         return str(index)
 

@@ -78,6 +78,9 @@ class TinySet:
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(epoch).permutation(9)
 
+    def num_draws(self, epoch: int) -> int:
+        return len(self.order(epoch))
+
     def name_of(self, index: int) -> str:
         return f"train-000000: k{index}"
 

@@ -184,3 +184,29 @@ def test_facts_of_bombs_and_of_nothing(monkeypatch: pytest.MonkeyPatch, picture:
     monkeypatch.setattr(images, "MAX_PIXELS", 76)
     with pytest.raises(ValueError, match="11 x 7 pixels, more than the 76 allowed"):
         image_facts(as_file(picture))
+
+
+def test_facts_of_a_jpeg_are_those_of_the_general_way(monkeypatch: pytest.MonkeyPatch, picture: np.ndarray) -> None:
+    """Whatever is wrong with it, and wherever its orientation stands."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<x tiff:Orientation="8"/>'
+    random, files = np.random.default_rng(2), []
+    for options in ({}, {"exif": exif}, {"xmp": xmp}, {"comment": b"a", "progressive": True, "dpi": (72, 72)}):
+        data = as_file(picture, format="JPEG", **options)
+        files += [data, data[: len(data) * 3 // 4]]
+        for _ in range(100):
+            damaged = bytearray(data)
+            damaged[random.integers(3, len(data))] = random.integers(0, 256)
+            files.append(bytes(damaged))
+    fast = [told(data) for data in files]
+    monkeypatch.setattr(images, "_open_jpeg", lambda data: None)
+    assert fast == [told(data) for data in files]
+    assert {found[1] for found in fast if isinstance(found, tuple)} >= {1, 6, 8}
+
+
+def told(data: bytes) -> object:
+    try:
+        return image_facts(data)
+    except ValueError as error:
+        return str(error)

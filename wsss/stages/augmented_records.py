@@ -30,6 +30,9 @@ class AugmentedRecords:
     def order(self, epoch: int) -> np.ndarray:
         return self.records.order(epoch)
 
+    def num_draws(self, epoch: int) -> int:
+        return self.records.num_draws(epoch)
+
     def name_of(self, index: int) -> str:
         return self.records.name_of(index)
 

@@ -36,6 +36,7 @@ class BuildShards(DataSettings, Map):
 
     kind: ClassVar[str] = "build_shards"
     record_kind: ClassVar[str] = "sample"
+    uses_torch: ClassVar[bool] = False
 
     source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
     """How the data set lies on disk (shards/README.md has the layouts); `toy` is drawn in code; `shards` are finished

@@ -42,6 +42,10 @@ class TrainingSet(Protocol):
         """i64[n]: the indices of one epoch, in order, a repeated index for a sample that is drawn more often."""
         ...
 
+    def num_draws(self, epoch: int) -> int:
+        """Length of `order(epoch)`: asked for all epochs at once, their orders one after the other."""
+        ...
+
     def example(self, draw: Draw) -> dict[str, Any]:
         """One example: name -> tensor, or `key` -> str.
 

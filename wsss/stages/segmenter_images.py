@@ -194,6 +194,9 @@ class MixedImages:
         mixed = [_spread(full[ends[n] : ends[n + 1]], part) for n, part in enumerate(parts)]
         return np.concatenate(mixed) if mixed else others
 
+    def num_draws(self, epoch: int) -> int:
+        return len(self.order(epoch))
+
     def _full_stream(self, start: int, number: int) -> np.ndarray:
         """Entries start..start+number-1 of all epochs of the images with masks, one after the other."""
         size = len(self._full)

@@ -117,6 +117,8 @@ class Map(Stage):
     record_kind: ClassVar[str]
     aligned_with: ClassVar[str] = "samples"
     """The slot whose shards this stage's shards stand beside; `samples` where it is not filled."""
+    uses_torch: ClassVar[bool] = True
+    """False where the worker computes without torch, which it is then not given."""
 
     splits: Splits = ("train", "val")
     """Splits to work on."""

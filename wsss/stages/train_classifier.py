@@ -201,14 +201,16 @@ class TrainClassifier(EncoderSource):
         layers = {"samples": instance.inputs["samples"].layer}
         return JoinedRecords(layers, split="train", seed=instance.seed, lanes=self.batch_size)
 
-    def _classes(self, instance: Instance) -> list[list[int]]:
+    def _classes(self, instance: Instance, records: JoinedRecords) -> list[list[int]]:
         """The learned classes of every training image."""
-        learned = set(self.learned(instance))
-        return [[c for c in present if c in learned] for present in self._records(instance).classes()]
+        learned, classes = set(self.learned(instance)), records.classes()
+        if len(learned) == len(instance.taxonomy):
+            return classes
+        return [[c for c in present if c in learned] for present in classes]
 
     def training_set(self, instance: Instance) -> TrainingSet:
         records, taxonomy, learned = self._records(instance), instance.taxonomy, self.learned(instance)
-        classes = self._classes(instance)
+        classes = self._classes(instance, records)
         counts_C = class_counts(classes, num_classes=len(taxonomy))
         if empty := [c for c in learned if counts_C[c - 1] == 0]:
             raise ValueError(
@@ -304,7 +306,7 @@ class TrainClassifier(EncoderSource):
 
     def _histogram(self, instance: Instance) -> tuple[np.ndarray, np.ndarray]:
         """Images of each class, i64[C], and how many an epoch draws on average, f64[C]."""
-        classes, num_classes = self._classes(instance), len(instance.taxonomy)
+        classes, num_classes = self._classes(instance, self._records(instance)), len(instance.taxonomy)
         factors = self._factors(classes, num_classes=num_classes)
         counts_C = class_counts(classes, num_classes=num_classes)
         return counts_C, expected_counts(classes, factors=factors, num_classes=num_classes)

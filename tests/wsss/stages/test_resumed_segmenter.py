@@ -38,6 +38,9 @@ class DyingSet:
     def order(self, epoch: int) -> np.ndarray:
         return self._examples.order(epoch)
 
+    def num_draws(self, epoch: int) -> int:
+        return self._examples.num_draws(epoch)
+
     def example(self, draw: Draw) -> dict[str, Any]:
         if draw.epoch == 1:
             die_once(self._marker)
