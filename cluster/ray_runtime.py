@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from cluster.pool import ActorPool
-from cluster.ray_fit import fit_with_ray_train
 from cluster.ray_session import connect, thread_environment
 from cluster.shard_work import ShardBench, add_counts, pending_shards
 from wsss.runtime import Progress
@@ -83,6 +82,8 @@ class RayRuntime:
         return counts
 
     def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+        from cluster.ray_fit import fit_with_ray_train  # Ray Train brings pandas and pyarrow
+
         # Actors that wait for shards would hold the CPUs that the ranks need.
         self._release_actors()
         have = ray.cluster_resources().get("GPU", 0.0)
