@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from cluster.pool import ActorPool
-from cluster.ray_fit import fit_with_ray_train
 from cluster.ray_session import connect, thread_environment
-from cluster.shard_work import ShardBench, add_counts, pending_shards
+from cluster.shard_actor import ShardActor
+from cluster.shard_work import add_counts, pending_shards
 from wsss.runtime import Progress
 from wsss.stages.fit import Fit
 from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
@@ -20,26 +20,6 @@ if TYPE_CHECKING:
 
 START_SECONDS_HERE = 180.0
 START_SECONDS_CLUSTER = 1200.0
-
-
-class ShardActor(ShardBench):
-    """Takes an instance out of Ray's store once, not for every shard: a listing of half a million keys comes with it.
-
-    Ray itself fetches a reference that is an argument, anew in every call; one inside a list it leaves alone.
-    """
-
-    _known: tuple[Any, Instance] | None = None
-
-    def make(self, known: list[Any], shard: str) -> None:
-        self.make_shard(self._instance_of(known[0]), shard)
-
-    def count(self, known: list[Any], shard: str) -> Counts:
-        return self.count_shard(self._instance_of(known[0]), shard)
-
-    def _instance_of(self, reference: Any) -> Instance:
-        if self._known is None or self._known[0] != reference:
-            self._known = (reference, ray.get(reference))
-        return self._known[1]
 
 
 class RayRuntime:
@@ -83,6 +63,8 @@ class RayRuntime:
         return counts
 
     def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+        from cluster.ray_fit import fit_with_ray_train  # Ray Train brings pandas and pyarrow
+
         # Actors that wait for shards would hold the CPUs that the ranks need.
         self._release_actors()
         have = ray.cluster_resources().get("GPU", 0.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -70,3 +71,24 @@ def test_factors_repeat_the_records_they_are_given_for(layers: dict[str, Layer])
     order = keys_in_order(records, 0)
     places = [place for place, key in enumerate(order) if key == "d"]
     assert any(b - a > 1 for a, b in pairwise(places)), "repeated records are spread"
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_loaders_process_is_sent_no_rows_and_reads_the_same(layers: dict[str, Layer], both: bool) -> None:
+    records = JoinedRecords(layers if both else {"samples": layers["samples"]}, split="train", seed=3)
+    records.repeat(np.linspace(0.0, 2.0, len(records)))
+    found = [records.sample(index) for index in range(len(records))]
+    sent = copy.copy(records)  # goes through __getstate__, as a loader's process does
+    assert sent._rows == {} and records._rows
+    for index, sample_there in enumerate(found):
+        assert_equal(sent.sample(index), sample_there)
+        assert sent.name_of(index) == records.name_of(index)
+    for epoch in range(5):
+        assert records.num_draws(epoch) == len(records.order(epoch))
+        np.testing.assert_array_equal(sent.order(epoch), records.order(epoch))
+
+
+def test_a_filter_on_keys_leaves_the_rest_in_order(layers: dict[str, Layer]) -> None:
+    records = JoinedRecords({"samples": layers["samples"]}, split="train", seed=3, keep=lambda key: key in "bdg")
+    assert [records.sample(index).key for index in range(len(records))] == ["b", "d", "g"]
+    assert records.classes() == [[1 + ord(key) % 5] for key in "bdg"]
