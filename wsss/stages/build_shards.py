@@ -112,7 +112,10 @@ class BuildShards(DataSettings, Map):
         return cuts
 
     def tars(self) -> RemoteTars | None:
-        return self.data.tars if isinstance(self.data, FinishedShards) else None
+        # Another data set is not opened for it: a finished layer is read where what it was made of is gone.
+        if self.source != "shards" or not isinstance(self.data, FinishedShards):
+            return None
+        return self.data.tars
 
     def take(self, instance: Instance, shard: str) -> bool:
         if not isinstance(self.data, FinishedShards):

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.shard_work import pending_shards
 from shards.layer import Layer
+from shards.reader import read_shard
 from shards.records import Missing, Sample
 from shards.sources.coco import CocoSource
 from shards.sources.finished import FinishedShards
@@ -158,6 +159,13 @@ def test_finished_shards_are_taken_as_they_are(tmp_path: Path) -> None:
     assert stage.take(instance, "train-000000") and [path.name for path in instance.path.iterdir()] == [
         "train-000000.json"
     ]
+
+
+def test_a_finished_layer_is_read_where_its_data_set_is_gone(tmp_path: Path) -> None:
+    stage = BuildShards(source="voc", root=str(tmp_path / "unplugged"))
+    instance = instance_of(stage, tmp_path)
+    write_shard(Layer(instance.path, "sample"), "train-000000", [sample("a")])
+    assert [record.key for record in read_shard(instance.layer, "train-000000")] == ["a"]
 
 
 def test_bad_images_are_recorded_with_their_reason(tmp_path: Path) -> None:
