@@ -53,7 +53,8 @@ def connect(address: str | None) -> bool:
     prepare_environment()
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        ray.init(num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
+        # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left in its folder names.
+        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
         return True
     if not _ADDRESS.fullmatch(address):
         raise ValueError(
