@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cluster.faults import FAULT, readable_example
+from cluster.loader_server import START_METHOD, end_with_rank
 from shards.lanes import lane_share, num_batches, occurrences
 from wsss.stages.fit import Draw, Fit, TrainingSet
 
@@ -65,7 +66,8 @@ class RankBatches:
             _Examples(self._examples),
             batch_sampler=_Lazy(lambda: (places for step in self._shares(first) for places, _ in step)),
             num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=START_METHOD if workers else None,
+            worker_init_fn=end_with_rank if workers else None,
             pin_memory=self._device.type == "cuda",
         )
         loaded = iter(loader)
@@ -112,14 +114,17 @@ class RankBatches:
         return max(1, int(share * self.num_draws[epoch])) if share else 0
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {name: self._to_device(value) for name, value in batch.items()}
+        moved = {name: self._to_device(value) for name, value in batch.items()}
+        return {name: _channels_last(value) for name, value in self._stage.on_device(moved).items()}
 
     def _to_device(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        # Channels last is what convolutions compute in. The weights stay as they are: DeepSpeed views them as bytes.
-        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
-        return value.to(self._device, non_blocking=True, memory_format=layout)
+        return value.to(self._device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+
+def _channels_last(value: Any) -> Any:
+    """What convolutions compute in. The weights stay as they are: DeepSpeed views them as bytes."""
+    is_map = isinstance(value, torch.Tensor) and value.ndim == 4
+    return value.to(memory_format=torch.channels_last) if is_map else value
 
 
 class _Examples(Dataset[dict[str, Any]]):

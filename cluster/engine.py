@@ -24,6 +24,7 @@ from cluster.deepspeed_config import deepspeed_config
 from cluster.ema import make_average
 from cluster.faults import FaultLog, stop_for_faults
 from cluster.fit_files import has_outcome, write_outcome, write_progress
+from cluster.loader_server import start_loader_server
 from cluster.optimizer import make_optimizer, rate_factor
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
@@ -46,6 +47,8 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
         return  # a driver that died before it wrote its record
     stage = instance.stage
     assert isinstance(stage, Fit)
+    if stage.loader_workers:
+        start_loader_server()
     device = prepare_process(place)
     torch.manual_seed(instance.seed)
     task = stage.task(instance)

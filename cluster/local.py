@@ -54,7 +54,7 @@ class LocalRuntime:
 
     def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
         """Every rank is a process of its own, also a single one: DeepSpeed's state must not outlive a training."""
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         context = multiprocessing.get_context("spawn")
         ranks: list[SpawnProcess] = []
         with tempfile.TemporaryDirectory() as folder, watch_progress(instance.path, progress):
@@ -114,7 +114,7 @@ def _end_with_parent(parent: int) -> None:
     start()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -93,12 +93,13 @@ def decode_image(data: bytes) -> np.ndarray:
     image = _open(data)
     try:
         _refuse_unknown_white(image)
-        upright = ImageOps.exif_transpose(image)
+        upright = image
+        ImageOps.exif_transpose(upright, in_place=True)
         upright.info.pop("transparency", None)  # else PIL warns of colours that are left out on purpose
         if upright.mode.startswith("I;16"):
             # PIL would clip 16-bit grey at 255 and give an almost white picture.
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        return np.asarray(upright.convert("RGB"))
+        return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
     except _DAMAGED as error:
         raise ValueError(f"the image does not decode: {error}") from error
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 
 
-def to_ranges(numbers: Iterable[int]) -> str:
+@lru_cache(maxsize=4096)  # half a million images of ILSVRC share a few hundred lists
+def to_ranges(numbers: tuple[int, ...]) -> str:
     """Ascending whole numbers, none below 0, to text; nothing is the empty text."""
     spans: list[list[int]] = []
     for number in numbers:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
+from wsss.images import fill_colour, long_side_size, normalised, pixels, resize_image, to_tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -39,3 +39,12 @@ def test_sizes() -> None:
 def test_constant_images_stay_constant() -> None:
     flat = torch.full((1, 3, 17, 23), 0.7)
     torch.testing.assert_close(resize_image(flat, size=(5, 41)), torch.full((1, 3, 5, 41), 0.7))
+
+
+def test_a_batch_of_pixels_is_normalised_to_the_same_numbers() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
+    images[2] = images[1, :, ::-1]
+    batch = torch.stack([pixels(images[0]), pixels(images[1]), pixels(images[1][:, ::-1])])
+    found = normalised(batch, mean=MEAN, std=STD)
+    assert torch.equal(found, torch.stack([to_tensor(image, mean=MEAN, std=STD) for image in images]))
+    assert found.is_contiguous(memory_format=torch.channels_last)

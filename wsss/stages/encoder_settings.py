@@ -6,7 +6,7 @@ Stages import `wsss.models` on use: timm takes seconds to import, and a recipe i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -111,6 +111,12 @@ class EncoderSource(EncoderSettings, Fit):
         check_encoder(self.encoder_spec(pretrained=loads), mean=self.mean, std=self.std)
         with torch.device("meta"):
             self.model(instance, pretrained=False)
+
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """`image`, u8[B, H, W, 3], normalised to f32[B, 3, H, W]."""
+        from wsss.images import normalised
+
+        return {**batch, "image": normalised(batch["image"], mean=self.mean, std=self.std)}
 
     def first_encoder(self, instance: Instance, *, pretrained: bool) -> Encoder:
         """The encoder that training starts from; random where trained weights follow (`pretrained` false).

@@ -165,6 +165,10 @@ class Fit(Stage):
     def task(self, instance: Instance) -> Task:
         """The network with its objective, ready to be trained."""
 
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of examples as the task reads it: what is better computed on the training's device than before."""
+        return batch
+
     @abstractmethod
     def training_set(self, instance: Instance) -> TrainingSet:
         """What to train on. Raises ValueError where it is empty."""

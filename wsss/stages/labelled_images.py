@@ -13,7 +13,7 @@ from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
 from wsss.augment import Augmentation
 from wsss.examples import JoinedRecords
-from wsss.images import fill_colour, long_side_size, resize_image, to_tensor
+from wsss.images import fill_colour, long_side_size, pixels, resize_image, to_tensor
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.fit import Draw
 
@@ -34,7 +34,7 @@ class LabelledImages(AugmentedRecords):
             fill=fill_colour(stage.mean),
         )
         super().__init__(records, augmentation, seed=seed)
-        self._stage, self._num_classes = stage, num_classes
+        self._num_classes = num_classes
         self._not_learned = [c for c in range(1, num_classes + 1) if c not in learned]
 
     def example(self, draw: Draw) -> dict[str, Any]:
@@ -43,8 +43,7 @@ class LabelledImages(AugmentedRecords):
         target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
         target[[c - 1 for c in sample.classes]] = 1.0
         known[[c - 1 for c in (*sample.unknown, *self._not_learned)]] = 0.0
-        image_3HW = to_tensor(image, mean=self._stage.mean, std=self._stage.std)
-        return {"key": sample.key, "image": image_3HW, "target": target, "known": known}
+        return {"key": sample.key, "image": pixels(image), "target": target, "known": known}
 
 
 @torch.no_grad()

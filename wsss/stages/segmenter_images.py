@@ -10,7 +10,7 @@ import torch
 
 from shards.records import GRID_STRIDE, IGNORE, ConfidentLabel, Sample, SeedRecord
 from wsss.examples import JoinedRecords
-from wsss.images import to_tensor
+from wsss.images import pixels
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.box_source import BoxSource, framed_planes, grid_planes
 from wsss.stages.fit import Draw
@@ -32,10 +32,6 @@ class SegmenterImages(AugmentedRecords):
     @abstractmethod
     def blank(self) -> dict[str, torch.Tensor]:
         """Stand-ins, of the same shapes and types, for what `example` gives beside `key` and `image`."""
-
-    def tensor(self, image_HW3: np.ndarray) -> torch.Tensor:
-        """f32[3, H, W], normalised."""
-        return to_tensor(image_HW3, mean=self.stage.mean, std=self.stage.std)
 
     def _pixels(self, value: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.full((self.stage.crop_size, self.stage.crop_size), value, dtype=dtype)
@@ -65,7 +61,7 @@ class PseudoLabelledImages(SegmenterImages):
         image, changed = self.augmented(draw, sample, mask_HW=planes)
         assert changed is not None
         label_HW = torch.from_numpy((changed[..., 0] if power else changed).astype(np.int64))
-        example = {"key": sample.key, "image": self.tensor(image), "label": label_HW}
+        example = {"key": sample.key, "image": pixels(image), "label": label_HW}
         if power:
             example["weight"] = torch.from_numpy((changed[..., 1] / 255.0) ** power).float()
         return example
@@ -87,7 +83,7 @@ class SeededImages(SegmenterImages):
         present_C[[0, *sample.classes]] = True
         return {
             "key": sample.key,
-            "image": self.tensor(image),
+            "image": pixels(image),
             "seeds": grid_labels(label),
             "present": present_C,
             "pixels": grid_colours(image),
@@ -122,7 +118,7 @@ class MaskedImages(SegmenterImages):
         image, changed = self.augmented(draw, sample, mask_HW=mask_of(sample))
         assert changed is not None
         label_HW = torch.from_numpy(changed.astype(np.int64))
-        return {"key": sample.key, "image": self.tensor(image), self._name: label_HW}
+        return {"key": sample.key, "image": pixels(image), self._name: label_HW}
 
     def blank(self) -> dict[str, torch.Tensor]:
         return {self._name: self._pixels(IGNORE)}
@@ -153,7 +149,7 @@ class FramedImages(SegmenterImages):
         assert changed is not None
         return {
             "key": sample.key,
-            "image": self.tensor(image),
+            "image": pixels(image),
             "label": torch.from_numpy(changed[..., 0].astype(np.int64)),
             "boxes": grid_planes(changed[..., 1:], classes, num_classes=self.num_classes),
         }

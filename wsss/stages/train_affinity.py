@@ -15,7 +15,7 @@ from torch import nn
 from shards.records import SeedRecord
 from wsss.augment import Augmentation, SizeRange
 from wsss.examples import JoinedRecords
-from wsss.images import fill_colour, to_tensor
+from wsss.images import fill_colour, pixels
 from wsss.settings import read_with, settings
 from wsss.stages.augmented_records import AugmentedRecords
 from wsss.stages.encoder_settings import EncoderSource
@@ -117,8 +117,8 @@ class TrainAffinity(EncoderSource):
         examples = self.training_set(instance)
         device, total, count = network.mean_shift.device, torch.zeros(2), 0
         for index in range(min(self.mean_shift_images, len(examples))):
-            image_13HW = examples.example(Draw(index, self.num_epochs))["image"][None].to(device)
-            total += network(image_13HW)[1].mean((0, 2, 3)).cpu()
+            image_1HW3 = examples.example(Draw(index, self.num_epochs))["image"][None].to(device)
+            total += network(self.on_device({"image": image_1HW3})["image"])[1].mean((0, 2, 3)).cpu()
             count += 1
         # The pass itself subtracted the mean so far, which is 0 before it.
         network.mean_shift.copy_(total / max(count, 1))
@@ -151,6 +151,6 @@ class _SeededImages(AugmentedRecords):
         label_hw = torch.from_numpy(label[middle::stride, middle::stride].astype(np.int64))
         return {
             "key": sample.key,
-            "image": to_tensor(image, mean=self._stage.mean, std=self._stage.std),
+            "image": pixels(image),
             "label": label_hw,
         }

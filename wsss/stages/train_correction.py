@@ -40,9 +40,21 @@ class TrainCorrection(FramedTraining):
         super().check(instance)
         require_same_boxes(self, instance, instance.inputs["ancillary"])
         require_same_colours(instance, instance.inputs["ancillary"])
+        self._check_new_masks(instance, instance.inputs["ancillary"])
         if self.zero_stage == 3:
             raise ValueError(
                 f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"
+            )
+
+    def _check_new_masks(self, instance: Instance, ancillary: Instance) -> None:
+        """On masks that the ancillary model has learned there is nothing left to correct."""
+        told = ancillary.stage
+        assert isinstance(told, FramedTraining)
+        among = [(stage.full_list, stage.max_shards) for stage in (self, told)]
+        if among[0] == among[1] and told.full_share >= self.full_share:
+            raise ValueError(
+                f"{instance.name}.full_share = {self.full_share}, but {ancillary.name} learned a share of "
+                f"{told.full_share} of the same masks, which holds all of these; give it less, as published a half"
             )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:

@@ -280,7 +280,7 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
             **SETTINGS, objective="self_correction", full_share=0.5, full_per_batch=1, box_source="masks"
         )
         linear.check(instance_of(linear, tmp_path, samples=of, ancillary=ancillary))
-    stage = TrainCorrection(**{**SETTINGS, "decoder_channels": 16}, full_share=0.5)
+    stage = TrainCorrection(**{**SETTINGS, "decoder_channels": 16}, full_share=1.0)
     correction = instance_of(stage, tmp_path, samples=of, ancillary=ancillary)
     stage.check(correction)
     conv = TrainSegmenter(
@@ -296,11 +296,21 @@ def test_an_ancillary_model_that_learned_other_colours_is_refused(tmp_path: Path
     grey = TrainAncillary(**SETTINGS, full_share=0.5, mean=(0.5, 0.5, 0.5))
     ancillary = instance_of(grey, tmp_path, samples=of)
     linear = TrainSegmenter(**SETTINGS, objective="self_correction", full_share=0.5, full_per_batch=1)
-    for stage in (linear, TrainCorrection(**SETTINGS, full_share=0.5)):
+    for stage in (linear, TrainCorrection(**SETTINGS, full_share=1.0)):
         with pytest.raises(ValueError, match=r"mean = \(0.485, .*but train_ancillary, .* was trained with \(0.5, 0.5"):
             stage.check(instance_of(stage, tmp_path, samples=of, ancillary=ancillary))
         same = type(stage)(**{**vars(stage), "mean": (0.5, 0.5, 0.5)})
         same.check(instance_of(same, tmp_path, samples=of, ancillary=ancillary))
+
+
+def test_a_correction_learns_from_masks_that_the_ancillary_model_has_not_seen(tmp_path: Path) -> None:
+    of, _ = data(tmp_path)
+    ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
+    same = TrainCorrection(**SETTINGS, full_share=0.5)
+    with pytest.raises(ValueError, match=r"full_share = 0.5, but train_ancillary learned a share of 0.5 of the same"):
+        same.check(instance_of(same, tmp_path, samples=of, ancillary=ancillary))
+    more = TrainCorrection(**SETTINGS, full_share=0.75)
+    more.check(instance_of(more, tmp_path, samples=of, ancillary=ancillary))
 
 
 def test_the_biases_of_em_fixed_are_compared_where_they_are_read(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:
     names = ("image", "seeds", "present", "pixels")
     batch = {name: torch.stack([example[name] for example in examples]) for name in names}
     assert batch["seeds"].shape == (2, 4, 4) and batch["pixels"].shape == (2, 4, 4, 3)
-    output = stage.task(instance)(batch)
+    output = stage.task(instance)(stage.on_device(batch))
     assert output.total().isfinite() and set(output.terms) == {"seed_background", "seed_foreground", "boundary"}
 
 

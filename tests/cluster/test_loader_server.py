@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+RANK = """
+import time
+from pathlib import Path
+import torch
+from cluster.batches import RankBatches
+from cluster.loader_server import start_loader_server
+from tests.cluster.tiny import TinyFit, TinySet
+
+if __name__ == "__main__":
+    start_loader_server()
+    stage = TinyFit(batch_size=3, num_epochs=1000, loader_workers=2)
+    examples = TinySet(stage, Path("unused"))
+    stream = RankBatches(examples, stage, rank=0, num_ranks=1, device=torch.device("cpu")).after(0)
+    print([part.batch["key"] for part in next(stream)], flush=True)
+    time.sleep(600)
+"""
+
+
+def of_rank(marker: str) -> list[psutil.Process]:
+    """The processes that were started with this environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TEST_MARKER") == marker and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_nothing_is_left_of_a_killed_rank(tmp_path: Path) -> None:
+    """Neither the server nor its children outlive the rank that they read for."""
+    script, marker = tmp_path / "rank.py", str(tmp_path)
+    script.write_text(RANK)
+    environment = os.environ | {"TEST_MARKER": marker, "PYTHONPATH": os.pathsep.join(sys.path)}
+    rank = subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True)
+    assert rank.stdout is not None
+    assert rank.stdout.readline().count("'k") == 3
+    assert len(of_rank(marker)) >= 4, "the rank, the server and two that read"
+    rank.kill()
+    rank.wait(60)
+    rank.stdout.close()
+    ends = time.monotonic() + 30
+    while (left := of_rank(marker)) and time.monotonic() < ends:
+        time.sleep(0.1)
+    for process in left:
+        process.kill()
+    assert not left, [process.cmdline() for process in left]
