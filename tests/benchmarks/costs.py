@@ -1,6 +1,6 @@
 """What one image, one step and one record cost on a core: the figures of `wsss/plan/costs.toml`, measured here.
 
-    python tests/benchmarks/costs.py [--photographs VOC2012]
+    .venv/bin/python -m tests.benchmarks.costs [--photographs VOC2012]
 
 Seconds of the thread that does the work, so that a busy machine changes them little; medians. Without photographs
 pictures drawn in code stand in for them: the costs in costs.toml were measured on photographs. The ratio of the JSON

@@ -1,6 +1,6 @@
 """One training step: our engine (DeepSpeed, one rank) against a bare PyTorch loop, one thread.
 
-    .venv/bin/python tests/benchmarks/engine.py
+    .venv/bin/python -m tests.benchmarks.engine
 
 Both train the same classifier (MobileNetV2 at output stride 16, frozen norms, SGD in two groups, poly schedule) on the
 same batches of 16 tensors of 160 x 160 pixels that lie in memory, through torch's loader, from the same weights, and
@@ -11,7 +11,6 @@ which the bare loop does not write, stand between epochs on both sides of the cl
 from __future__ import annotations
 
 import json
-import socket
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cluster.engine import run_rank
+from cluster.local import free_port
 from cluster.rank_process import RankPlace
 from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
@@ -90,13 +90,6 @@ class Training(Fit):
 
 
 STAGE = Training(batch_size=BATCH, num_epochs=EPOCHS, learning_rate=1e-3, weight_decay=1e-4)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def ours(folder: Path) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:

@@ -1,6 +1,6 @@
 """Grad-CAM++ one block before the last: ours against the package grad-cam, one thread.
 
-    .venv/bin/python tests/benchmarks/grad_cam.py
+    .venv/bin/python -m tests.benchmarks.grad_cam
 
 The work: raw maps of three classes of one image in eight views (four scales, each with its mirror image), of a
 ResNet-50 as irn has it. The package is called once for each class and view, as its interface wants it; both get the

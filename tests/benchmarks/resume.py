@@ -1,32 +1,37 @@
 """A training of ILSVRC DET's size that goes on in the middle of an epoch: seconds until its first batch is there.
 
-    .venv/bin/python tests/benchmarks/resume.py
+    .venv/bin/python -m tests.benchmarks.resume
 
 456,567 samples of 500 x 375 pixels and 110 KB in 223 shards, balanced, crops of 352 pixels, batches of 16, step 10,000.
 All shards are one file under many names (it would be 50 GB); rows, keys and classes are each shard's own.
 Timed in a fresh process, from the settings to the first batch after the step: opening the layer, the classes of all
 samples, the plan of the epochs, the start of the loader's processes, by the code that training runs (train_classifier's
-training set, cluster/batches.py). Python and torch, which a start needs as well, are told apart. Nothing is read or
-decoded for the steps before: the examples made until the first batch are counted.
+training set, cluster/batches.py). Python, torch and DeepSpeed, which a start needs as well, are told apart; the
+loader's server starts beside them, as in a training. Nothing is read or decoded for the steps before: the
+examples made until the first batch are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import torch
 
 from cluster.batches import RankBatches
+from cluster.loader_server import start_loader_server
+from cluster.local import free_port
+from cluster.rank_process import RankPlace, prepare_process
 from shards.files import write_bytes
 from shards.records import Sample
 from shards.shard_row import Entries
@@ -44,9 +49,14 @@ SECONDS_BAR = 5.0
 
 
 def samples_of_size(folder: Path, num_images: int) -> Instance:
-    """A layer of so many samples, whose tars are links to one."""
     stage = BuildShards(source="toy", counts={"train": num_images}, splits=("train",), shard_size=SHARD_SIZE)
-    instance = instance_of(stage, folder)
+    return instance_of(stage, folder)
+
+
+def make_samples(folder: Path, num_images: int) -> None:
+    """A layer of so many samples, whose tars are links to one."""
+    instance = samples_of_size(folder, num_images)
+    stage = cast(BuildShards, instance.stage)
     layer, (first, *others) = instance.layer, stage.shards(instance)
     pictures = [photograph(number) for number in range(NUM_PICTURES)]
     row = write_shard(
@@ -72,10 +82,9 @@ def samples_of_size(folder: Path, num_images: int) -> Instance:
             os.link(layer.tar_path(first), layer.tar_path(shard))
         write_bytes(layer.row_path(shard), replace(row, shard=shard, entries=Entries.of(own)).to_bytes())
     layer.complete([first, *others], classes=instance.taxonomy.names)
-    return instance
 
 
-def trained_on(samples: Instance, folder: Path, workers: int) -> Instance:
+def trained_on(folder: Path, *, num_images: int, workers: int) -> Instance:
     stage = TrainClassifier(
         crop_size=CROP,
         batch_size=BATCH,
@@ -84,7 +93,7 @@ def trained_on(samples: Instance, folder: Path, workers: int) -> Instance:
         loader_workers=workers,
         validation_split="",
     )
-    return instance_of(stage, folder, samples=samples)
+    return instance_of(stage, folder, samples=samples_of_size(folder, num_images))
 
 
 class Counted:
@@ -105,12 +114,15 @@ class Counted:
         return found
 
 
-def resume(instance: Instance, result: Path) -> None:
+def rank(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
     """What a rank does from its settings to the first batch; in a process of its own."""
-    loading = time.time() - psutil.Process().create_time()
-    torch.set_num_threads(1)
+    instance = trained_on(folder, num_images=num_images, workers=workers)
     stage = instance.stage
     assert isinstance(stage, TrainClassifier)
+    if stage.loader_workers:
+        start_loader_server()
+    prepare_process(RankPlace(0, 1, 0, threads=1, gpus=0, address=f"127.0.0.1:{free_port()}"))
+    loading = time.time() - psutil.Process().create_time()
     started = time.perf_counter()
     examples = stage.training_set(instance)
     opened = time.perf_counter()
@@ -123,8 +135,8 @@ def resume(instance: Instance, result: Path) -> None:
     order = examples.order(0)[STEP * BATCH : (STEP + 1) * BATCH]
     assert len(order) == BATCH, "the step lies in the first epoch"
     expected = [examples.name_of(int(index)).partition(": ")[2] for index in order]
-    report = {
-        "loading Python and torch": loading,
+    found = {
+        "loading Python, torch and DeepSpeed": loading,
         "layer and classes": opened - started,
         "plan": planned - opened,
         "first batch": ended - planned,
@@ -134,20 +146,19 @@ def resume(instance: Instance, result: Path) -> None:
         "peak bytes": psutil.Process().memory_info().rss,
     }
     stream.close()  # type: ignore[attr-defined]
-    result.write_text(json.dumps(report))
+    return found
 
 
-def measured(samples: Instance, folder: Path, workers: int) -> dict[str, Any]:
-    result = folder / "result.json"
-    process = multiprocessing.get_context("spawn").Process(
-        target=resume, args=(trained_on(samples, folder, workers), result)
-    )
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"the training ended with exit code {process.exitcode}")
+def measured(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
+    # A main module of no weight, as a training's is: the loader's processes import it.
+    result, call = folder / "result.json", "import sys; from tests.benchmarks.resume import write; write(*sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", call, folder, str(num_images), str(workers), result], check=True)
     found: dict[str, Any] = json.loads(result.read_text())
     return found
+
+
+def write(folder: str, num_images: str, workers: str, result: str) -> None:
+    Path(result).write_text(json.dumps(rank(Path(folder), int(num_images), int(workers))))
 
 
 def main() -> None:
@@ -157,9 +168,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        samples = samples_of_size(Path(name), options.images)
-        runs = [measured(samples, Path(name), options.workers) for _ in range(options.repetitions)]
-        alone = measured(samples, Path(name), 0)
+        make_samples(Path(name), options.images)
+        runs = [measured(Path(name), options.images, options.workers) for _ in range(options.repetitions)]
+        alone = measured(Path(name), options.images, 0)
     middle = sorted(runs, key=lambda run: run["all"])[len(runs) // 2]
     wrong, seconds = sum(run["wrong"] for run in [*runs, alone]), middle["all"]
     report = {

@@ -1,7 +1,7 @@
 """Training and prediction of a DeepLabv3+: our engine against a bare loop; two ranks and two actors against one.
 
-    .venv/bin/python tests/benchmarks/segmenter.py
-    .venv/bin/python tests/benchmarks/segmenter.py --gpu     # images per second on this machine's GPU
+    .venv/bin/python -m tests.benchmarks.segmenter
+    .venv/bin/python -m tests.benchmarks.segmenter --gpu     # images per second on this machine's GPU
 
 Training: MobileNetV2 at output stride 16, batches of 8 crops of 160 x 160 pixels that lie in memory, 21 classes, one
 thread; the rival is the loop that anyone would write, from the same weights. Losses: one rank and two, 20 steps.
@@ -29,12 +29,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cluster.engine import run_rank
-from cluster.local import LocalRuntime
+from cluster.local import LocalRuntime, free_port
 from cluster.rank_process import RankPlace
 from cluster.ray_runtime import RayRuntime
 from shards.images import encode_png
 from shards.records import Sample
-from tests.benchmarks.engine import free_port
 from tests.benchmarks.pseudo_labels import NICENESS, SIZE, layer_bytes, picture, rate
 from tests.wsss.layers import instance_of, samples_of
 from wsss.models.encoder import EncoderSpec
@@ -104,6 +103,7 @@ def training(folder: Path, **changes: Any) -> Instance:
 
 def ours(folder: Path) -> tuple[list[float], list[float]]:
     """Seconds and mean loss of every epoch."""
+    folder.mkdir()
     run_rank(training(folder), RankPlace(0, 1, 0, threads=1, gpus=0, address=f"127.0.0.1:{free_port()}"))
     history = json.loads((folder / "outcome.json").read_text())["tables"]["history"]
     return [STEPS * BATCH / row["images_per_second"] for row in history], [row["loss"] for row in history]

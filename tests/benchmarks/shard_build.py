@@ -1,7 +1,7 @@
 """Index and shards of a data set of ILSVRC DET's size on this machine's cores, against plain `tar` over the same files.
 
-    .venv/bin/python tests/benchmarks/shard_build.py --folder FOLDER           # 456,567 images; FOLDER keeps the tree
-    .venv/bin/python tests/benchmarks/shard_build.py --images 20000
+    .venv/bin/python -m tests.benchmarks.shard_build --folder FOLDER           # 456,567 images; FOLDER keeps the tree
+    .venv/bin/python -m tests.benchmarks.shard_build --images 20000
 
 The tree: JPEGs of 3 KB, annotations and lists in the archive's layout (tests/shards/sources/det_tree.py). The rival
 copies all of it into one tar; ours lists it, reads labels, checks that every image decodes, hashes, and writes shards
@@ -35,7 +35,6 @@ from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import Sample
 from shards.taxonomy import ilsvrc_det_200
-from tests.benchmarks.pseudo_labels import NICENESS
 from tests.shards.sources.det_tree import FULL_SIZE, det_tree
 from tests.wsss.layers import instance_of
 from wsss.examples import JoinedRecords
@@ -45,6 +44,7 @@ from wsss.stages.build_shards import BuildShards
 NUM_RANKS, NUM_WORKERS, GLOBAL_BATCH = 64, 8, 384
 RATIO_BAR, SECONDS_BAR, MEMORY_BAR = 0.5, 2.0, 1 << 30
 TIMES = "seconds.json"
+NICENESS = "RAY_worker_niceness"
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -141,9 +141,8 @@ def wrong_images(tree: Path, layer: Layer) -> int:
     return wrong + len(left)
 
 
-def plan(records: JoinedRecords) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+def plan(records: JoinedRecords, classes: list[list[int]]) -> tuple[np.ndarray, list[list[np.ndarray]]]:
     """A balanced epoch: draws of every record, and what each worker of each rank reads, batch after batch."""
-    classes = records.classes()
     factors = balance_factors(
         classes, num_classes=len(ilsvrc_det_200()), balance="down_up", threshold=0.001, limit=10.0
     )
@@ -175,13 +174,14 @@ def wrong_draws(order: np.ndarray, read: list[list[np.ndarray]], times: np.ndarr
 def plans(layer: Layer) -> tuple[dict[str, float], int]:
     """Seconds to load the index and to plan an epoch, and draws that are wrong in a plain and in a balanced epoch."""
 
-    def load() -> JoinedRecords:
-        return JoinedRecords({"samples": layer}, split="train", seed=1, lanes=GLOBAL_BATCH)
+    def load() -> tuple[JoinedRecords, list[list[int]]]:
+        records = JoinedRecords({"samples": layer}, split="train", seed=1, lanes=GLOBAL_BATCH)
+        return records, records.classes()  # reads the row of every shard
 
-    loading, records = timed(load)
+    loading, (records, classes) = timed(load)
     plain = records.order(0)
     wrong = wrong_draws(plain, dealt(plain), np.ones(len(records), np.int64))
-    planning, (order, read) = timed(lambda: plan(records))
+    planning, (order, read) = timed(lambda: plan(records, classes))
     wrong += wrong_draws(order, read, np.bincount(order, minlength=len(records)))
     return {"index loads, seconds": loading, "plan of 64 ranks x 8 workers, seconds": planning}, wrong
 

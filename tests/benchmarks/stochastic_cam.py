@@ -1,6 +1,6 @@
 """FickleNet's localisation maps at the paper's sizes: ours against expansion and autograd.
 
-    .venv/bin/python tests/benchmarks/stochastic_cam.py
+    .venv/bin/python -m tests.benchmarks.stochastic_cam
 
 Both sides get the same features and weights and use one thread. Ours is timed for all 200 samples of two classes,
 drawing the masks, normalising and aggregating included. The rival is the paper's way: windows side by side (here

@@ -1,6 +1,6 @@
 """FickleNet's head in training: the step time of a plain pooled linear head over ours, one thread.
 
-    .venv/bin/python tests/benchmarks/stochastic_training.py
+    .venv/bin/python -m tests.benchmarks.stochastic_training
 
 Both sit on the same VGG16 at output stride 8 (`vgg16_ficklenet`), at the paper's 321 pixels, with 20 classes; a step is
 forward, binary cross entropy and backward. ratio = plain head's time / ours, so 1 is free and 0.9 is the bar.

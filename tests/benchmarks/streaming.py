@@ -1,6 +1,6 @@
 """Reading, decoding and augmenting on this machine's cores: a training's own reader against what the cores can do.
 
-    .venv/bin/python tests/benchmarks/streaming.py --folder FOLDER     # FOLDER keeps the drawn files
+    .venv/bin/python -m tests.benchmarks.streaming --folder FOLDER     # FOLDER keeps the drawn files
 
 2,000 drawn JPEGs of 500 x 375 pixels and 110 KB, crops of 352 pixels, one process per core on every side:
 
@@ -41,6 +41,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from cluster.batches import RankBatches
+from cluster.memory import keep_freed_memory
 from cluster.shard_work import ShardBench
 from shards.images import decode_image
 from tests.shards.sources.photographs import photograph, photographs
@@ -266,6 +267,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="alternating runs of all sides")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every rank does
     rates: dict[str, list[float]] = {side: [] for side in ("pure", "ours", "ImageFolder", "webdataset")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

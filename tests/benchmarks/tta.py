@@ -1,6 +1,6 @@
 """Test-time augmentation against its six passes one by one, in time and in memory, one thread.
 
-    .venv/bin/python tests/benchmarks/tta.py
+    .venv/bin/python -m tests.benchmarks.tta
 
 A DeepLabv3+ on ResNet-50 at output stride 8 with random weights, 201 classes, an image of 375 x 500, scales 0.5, 1 and
 2 with their mirror images. The rival takes every view through the network, resizes its logits to the image's size and
