@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cluster.faults import FAULT, readable_example
+from cluster.loader_memory import AHEAD, ReusedMemory, SharedMemory
 from cluster.loader_server import START_METHOD, end_with_rank
 from shards.lanes import lane_share, num_batches, occurrences
 from wsss.stages.fit import Draw, Fit, TrainingSet
@@ -40,7 +41,7 @@ class RankBatches:
 
     def __init__(self, examples: TrainingSet, stage: Fit, *, rank: int, num_ranks: int, device: torch.device) -> None:
         self._examples, self._stage, self._rank, self._num_ranks = examples, stage, rank, num_ranks
-        self._device = device
+        self._device, self._shared = device, SharedMemory()
         # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
         self.num_draws = [examples.num_draws(epoch) for epoch in range(stage.num_epochs)]
         self.steps = [num_batches(number, global_batch=stage.batch_size) for number in self.num_draws]
@@ -56,6 +57,11 @@ class RankBatches:
         """True where no epoch ends with a short batch: then every rank always has examples of its own."""
         return all(number % self._stage.batch_size == 0 for number in self.num_draws)
 
+    @property
+    def _part_size(self) -> int:
+        """The most examples that are computed at once."""
+        return self._stage.batch_size // (self._num_ranks * self._stage.accumulation_steps)
+
     def after(self, first: int) -> Iterator[list[Part]]:
         """The parts of every step after step `first`.
 
@@ -65,7 +71,9 @@ class RankBatches:
         loader = DataLoader(
             _Examples(self._examples),
             batch_sampler=_Lazy(lambda: (places for step in self._shares(first) for places, _ in step)),
+            collate_fn=ReusedMemory(self._part_size),
             num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
             multiprocessing_context=START_METHOD if workers else None,
             worker_init_fn=end_with_rank if workers else None,
             pin_memory=self._device.type == "cuda",
@@ -98,9 +106,8 @@ class RankBatches:
         deal = {"batch": batch, "global_batch": stage.batch_size, "num_ranks": num_ranks}
         order, seen = self._plan(epoch)
         share, of_first = (lane_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
-        part_size = stage.batch_size // (num_ranks * stage.accumulation_steps)
-        for start in range(0, len(of_first), part_size):
-            part = share[start : start + part_size]
+        for start in range(0, len(of_first), self._part_size):
+            part = share[start : start + self._part_size]
             places = part or [batch * stage.batch_size]
             yield [Draw(int(order[i]), epoch, int(seen[i])) for i in places], len(part) > 0
 
@@ -115,7 +122,8 @@ class RankBatches:
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         moved = {name: self._to_device(value) for name, value in batch.items()}
-        return {name: _channels_last(value) for name, value in self._stage.on_device(moved).items()}
+        used = {name: _channels_last(value) for name, value in self._stage.on_device(moved).items()}
+        return self._shared.taken(batch, used)
 
     def _to_device(self, value: Any) -> Any:
         return value.to(self._device, non_blocking=True) if isinstance(value, torch.Tensor) else value
