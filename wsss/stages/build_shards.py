@@ -10,10 +10,11 @@ from pydantic import Field
 
 from shards.cuts import Cuts, cuts_by_bytes, cuts_by_count, read_cuts, write_cuts
 from shards.layer import shard_name, split_of
+from shards.read_ahead import read_ahead
 from shards.records import BadSampleError, Missing, Record
 from shards.remote_tars import RemoteTars
 from shards.sources.finished import FinishedShards
-from shards.sources.source import Source
+from shards.sources.source import Listed, Source
 from shards.taxonomy import Taxonomy
 from wsss.settings import ReadIf, read_unless, settings
 from wsss.stages.data_sets.registry import DataSettings, open_data_set
@@ -128,12 +129,14 @@ class BuildShards(DataSettings, Map):
         assert not isinstance(data, FinishedShards)
         cuts = self._cuts(instance)
 
+        def read(listed: Listed) -> Record | Missing:
+            try:
+                return data.read(listed)
+            except BadSampleError as error:
+                return Missing(key=listed.key, reason=str(error))
+
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
-            for listed in data.list_split(split)[cuts[split][number] : cuts[split][number + 1]]:
-                try:
-                    yield data.read(listed)
-                except BadSampleError as error:
-                    yield Missing(key=listed.key, reason=str(error))
+            yield from read_ahead(read, data.list_split(split)[cuts[split][number] : cuts[split][number + 1]])
 
         return build
