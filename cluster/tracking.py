@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "wsss"
 KIND, RECIPE, PIPELINE, SWEEP = "wsss.kind", "wsss.recipe", "wsss.pipeline", "wsss.sweep"
 INSTANCE, FINGERPRINT, COMMIT, UPSTREAM = "wsss.instance", "wsss.fingerprint", "wsss.git_commit", "wsss.upstream"
+SUPERVISION = "wsss.supervision"
 PARENT_RUN = "mlflow.parentRunId"
 
 PARAMS_PER_BATCH = 100
@@ -307,6 +308,8 @@ class _Writer:
 
 def _stage_tags(record: RunRecord) -> dict[str, str]:
     tags = {KIND: record.kind, RECIPE: record.recipe, COMMIT: record.git_commit}
+    if record.supervision:
+        tags[SUPERVISION] = record.supervision
     if record.git_commit != "unknown":
         tags["mlflow.source.git.commit"] = record.git_commit.removesuffix("-dirty")
     return tags | {_key(f"{UPSTREAM}.{name}"): fingerprint for name, fingerprint in record.upstream.items()}

@@ -66,10 +66,12 @@ class Layer:
             raise ShardError(f"{self.row_path(shard)} is not readable ({error}); run its stage again") from error
         if self.remote is not None:
             return row
-        found = self.tar_path(shard).stat().st_size if self.tar_path(shard).exists() else 0
-        if found != row.num_bytes:
+        if not self.tar_path(shard).exists():
+            raise ShardError(f"{self.tar_path(shard)} is not there, but its row is; run its stage again")
+        if (found := self.tar_path(shard).stat().st_size) != row.num_bytes:
+            what = "is cut short" if found < row.num_bytes else "is longer than it was written"
             raise ShardError(
-                f"{self.tar_path(shard)} is cut short: {found} bytes, {row.num_bytes} expected; run its stage again"
+                f"{self.tar_path(shard)} {what}: {found} bytes, {row.num_bytes} expected; run its stage again"
             )
         return row
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 _THREADS, _PIECE = 4, 16
 """Threads, and how many items each takes at a time: handing over one by one would cost as much as a small image."""
 
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def read_ahead(read: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:

@@ -217,3 +217,5 @@ class RunRecord:
     seconds: float = 0.0
     finished: float = 0.0
     """Unix time in seconds."""
+    supervision: str = ""
+    """What it and all before it were trained with: image, semi or full, and `+ boxes`; empty in old records."""

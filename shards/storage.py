@@ -154,7 +154,13 @@ def _s3() -> Any:
 
 
 def _of_s3(address: str, start: int, end: int | None) -> Iterator[bytes]:
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        EndpointConnectionError,
+        NoCredentialsError,
+        NoRegionError,
+    )
     from urllib3.exceptions import HTTPError
 
     bucket, _, key = address.removeprefix("s3://").partition("/")
@@ -174,6 +180,9 @@ def _of_s3(address: str, start: int, end: int | None) -> Iterator[bytes]:
         raise StorageError(
             f"{address}: S3 cannot be asked: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
+    except EndpointConnectionError as error:
+        asked = urlsplit(str(error.kwargs.get("endpoint_url", "")))
+        raise PassingError(f"nobody answers at {asked.hostname}:{asked.port or asked.scheme}") from error
     except (BotoCoreError, HTTPError, OSError) as error:
         raise PassingError(type(error).__name__) from error
 

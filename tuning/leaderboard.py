@@ -20,6 +20,7 @@ from cluster.tracking import (
     PARENT_RUN,
     PIPELINE,
     RECIPE,
+    SUPERVISION,
     SWEEP,
     connect,
     find_runs,
@@ -56,6 +57,8 @@ class Row:
     """The split that the numbers are of: the last one that was evaluated."""
     labels_given: bool
     """True where image-level labels of the evaluated images were used, as for pseudo labels; no competitor has them."""
+    supervision: str
+    """What was trained with: image, semi or full, `+ boxes` where boxes were; empty where an older version made it."""
     finished: float
     """Unix time in seconds."""
 
@@ -91,7 +94,7 @@ def render(rows: Sequence[Row]) -> Table:
         table.add_column(title, overflow="fold")
     for title in METRICS.values():
         table.add_column(f"{title} %", justify="right")
-    for title in ("images", "labels given", "finished"):
+    for title in ("images", "labels given", "trained with", "finished"):
         table.add_column(title)
     for place, row in enumerate(rows, start=1):
         table.add_row(
@@ -102,6 +105,7 @@ def render(rows: Sequence[Row]) -> Table:
             *(percent(row.metrics.get(name)) for name in METRICS),
             row.image_set,
             "yes" if row.labels_given else "no",
+            row.supervision or "–",
             f"{datetime.fromtimestamp(row.finished):%Y-%m-%d %H:%M}",
         )
     return table
@@ -190,5 +194,6 @@ def _row(run: Run, pipeline: Mapping[str, str]) -> Row:
         metrics={name: run.data.metrics[name] for name in METRICS if name in run.data.metrics},
         image_set=json.loads(params.get(f"{instance}.splits", '[""]'))[-1],
         labels_given=bool(run.data.metrics.get("labels_given", 0.0)),
+        supervision=tags.get(SUPERVISION, ""),
         finished=(run.info.end_time or run.info.start_time) / 1000,
     )

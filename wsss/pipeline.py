@@ -15,7 +15,7 @@ from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
 from shards.records import RunRecord, Sample
 from wsss.progress import Reporter
-from wsss.recipe import Recipe, RecipeError, dotted_settings
+from wsss.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.runtime import PipelineRecord, Runtime, Tracker
 from wsss.stages.fit import Fit
 from wsss.stages.stage import Instance, Map, Outcome, Reduce
@@ -201,6 +201,7 @@ def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: fl
         artifacts=outcome.artifacts,
         seconds=round(seconds, 2),
         finished=round(time.time(), 2),
+        supervision=supervision_behind(instance),
     )
 
 

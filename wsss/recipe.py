@@ -163,6 +163,15 @@ def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> Non
         _check_lid_track1(instances)
 
 
+def supervision_behind(instance: Instance) -> str:
+    """The labels that an instance and all that it is made of were trained with: `image`, `semi`, `full`, boxes."""
+    behind = [instance]
+    for one in behind:
+        behind += [upstream for upstream in one.inputs.values() if upstream not in behind]
+    most = max((one.stage.supervision() for one in behind), key=_SUPERVISION.index)
+    return f"{most} + boxes" if any(one.stage.reads_boxes() for one in behind) else most
+
+
 def _check_lid_track1(instances: list[Instance]) -> None:
     """Track 1 of the LID challenge: image-level labels alone train; masks exist for validation only."""
     for instance in instances:
@@ -209,6 +218,8 @@ def _resolve(
     stage: Stage = stand_in(_build(STAGES[kind], values, prefix=name))
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):
+        if extra[0] in stage.slots:
+            raise RecipeError(f"{name}.inputs.{extra[0]}: with its other settings {name} does not read it; take it out")
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_name("input", extra[0], list(inputs)))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
     try:

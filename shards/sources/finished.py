@@ -72,7 +72,7 @@ class FinishedShards:
         try:
             index = json.loads(self._read(INDEX))
         except StorageError as error:
-            raise ValueError(f"root holds no finished shards: {error}") from error
+            raise ValueError(f"no finished shards can be read: {error}") from error
         except ValueError as error:
             raise ValueError(f"{self._told(INDEX)} is not readable: {error}") from None
         forms = {"record": str, "shards": list, "sha256": dict}

@@ -67,7 +67,8 @@ class FolderSource:
     def _table(self, split: str) -> LabelTable:
         if split not in self.tables:
             raise ValueError(f"no table for split {split!r}; tables are given for {sorted(self.tables)}")
-        return LabelTable(path=self.tables[split], split=split, separator=self.label_separator)
+        others = frozenset(self.tables) - {split}
+        return LabelTable(path=self.tables[split], split=split, separator=self.label_separator, other_splits=others)
 
     def _labelled(self, split: str) -> dict[str, Labelled]:
         """Key -> labels; kept for as long as the source is."""

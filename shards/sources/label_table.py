@@ -14,6 +14,7 @@ every class is unknown. Further columns are not read.
 from __future__ import annotations
 
 import csv
+import difflib
 import posixpath
 import sys
 from collections.abc import Iterator
@@ -55,22 +56,37 @@ class LabelTable:
     split: str
     separator: str
     """Stands between the names of a cell."""
+    other_splits: frozenset[str] = frozenset()
+    """Splits that rows may belong to besides; a name that is near `split` and none of these is taken for a slip."""
 
     def rows(self) -> Iterator[Row]:
         """Raises ValueError, with file and line, for what is no row of the form above."""
         if not self.path.is_file():
             raise ValueError(f"the table of split {self.split!r} does not exist: {self.path}")
+        passed = set(self.other_splits)
         with self.path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             try:
                 columns = _Columns(next(reader, []), self.separator)
                 for cells in reader:
-                    if any(cells) and columns.split(cells, self.split) == self.split:
+                    if not any(cells):
+                        continue
+                    split = columns.split(cells, self.split)
+                    if split == self.split:
                         yield columns.row(cells, line=reader.line_num)
+                    elif split not in passed:
+                        self._check_other(split)
+                        passed.add(split)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{self.path} is not UTF-8 text: {error}") from None
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{self.path}, line {max(reader.line_num, 1)}: {error}") from None
+
+    def _check_other(self, split: str) -> None:
+        if _near(split, [self.split]):
+            raise ValueError(
+                f"the split {split!r} is near {self.split!r}; write that, or name the other one's table in lists"
+            )
 
     def names(self) -> set[str]:
         """All class names of the rows."""
@@ -115,6 +131,9 @@ class _Columns:
         self._names = [name.strip() for name in header]
         if "image" not in self._names:
             raise ValueError(f"the header has no column 'image'; it names {', '.join(self._names) or 'nothing'}")
+        for name in _COLUMNS:
+            if name not in self._names and (slips := _near(name, [n for n in self._names if n not in _COLUMNS])):
+                raise ValueError(f"the header names a column {slips[0]!r}; did you mean {name!r}?")
         if twice := [name for name in _COLUMNS if self._names.count(name) > 1]:
             raise ValueError(f"the header names {twice[0]!r} more than once")
         places = (self._names.index(name) if name in self._names else None for name in _COLUMNS)
@@ -141,6 +160,11 @@ class _Columns:
         if cell not in self._told:
             self._told[cell] = tuple(name for part in cell.split(self._separator) if (name := part.strip()))
         return self._told[cell]
+
+
+def _near(name: str, others: list[str]) -> list[str]:
+    """The others that may be the same name with a slip."""
+    return difflib.get_close_matches(name, others, cutoff=0.8)
 
 
 def _ids(row: Row, classes: Taxonomy) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -63,7 +63,7 @@ def test_what_is_wrong_with_a_bucket_is_told_before_anything_runs(
     with object_store() as address:
         use(monkeypatch, address)
         with pytest.raises(
-            RecipeError, match=rf"root holds no finished shards: s3://{BUCKET}/toy/index.json: there is no"
+            RecipeError, match=rf"no finished shards can be read: s3://{BUCKET}/toy/index.json: there is no"
         ):
             recipe_from_s3(tmp_path)
         cams = (finished.recipe.instance("make_cams").path / "index.json").read_bytes()

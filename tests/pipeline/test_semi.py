@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.pipeline.chain import run, tiny
 from wsss.contact_sheet import contact_sheet
 from wsss.pipeline import RunSummary
-from wsss.recipe import Recipe, RecipeError
+from wsss.recipe import Recipe, RecipeError, supervision_behind
 from wsss.stages.fit import weights_path
 
 SEMI = Path(__file__).with_name("semi.toml")
@@ -55,6 +55,15 @@ def test_the_sheet_shows_every_prediction(done: tuple[Recipe, RunSummary]) -> No
     recipe, _ = done
     sheet = contact_sheet(recipe)
     assert sheet is not None and sheet.startswith(b"\x89PNG")
+
+
+def test_a_result_is_recorded_with_what_it_was_trained_with(done: tuple[Recipe, RunSummary]) -> None:
+    """Of one recipe each instance has its own: what is made of image-level labels alone says so beside the others."""
+    recipe, _ = done
+    told = {
+        name: supervision_behind(recipe.instance(name)) for name in ("make_seeds", "predict_ficklenet", "predict_conv")
+    }
+    assert told == {"make_seeds": "image", "predict_ficklenet": "semi", "predict_conv": "semi + boxes"}
 
 
 def test_supervision_must_be_declared(tmp_path: Path) -> None:

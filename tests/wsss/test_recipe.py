@@ -143,6 +143,10 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; windows have a centre"),
         ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', which predict does not make; it makes val"),
         ("evaluate.inputs.record=predict", "evaluate.inputs.record: unknown input 'record'; did you mean records"),
+        (
+            "train_affinity.inputs.classifier=train_classifier",
+            "train_affinity.inputs.classifier: with its other settings train_affinity does not read it; take it out",
+        ),
         ("evaluate.inputs.records=predicts", "unknown earlier instance 'predicts'; did you mean predict"),
         ("evaluate.inputs.records=build_shards", "evaluate.inputs.records names build_shards, a build_shards; "
          "it takes predict or"),

@@ -62,7 +62,9 @@ def cluster_of(
     storage_gbps: float,
 ) -> Cluster:
     """A cluster as the command line names it. Raises: `PlanError` for what cannot be, with the option."""
-    if gpus_per_node < 0 or (gpus_per_node > 0 and gpu is None):
+    if gpus_per_node < 0:
+        raise PlanError(f"--gpus-per-node {gpus_per_node}: it must be 0 or above")
+    if gpus_per_node > 0 and gpu is None:
         raise PlanError(
             f"--gpus-per-node {gpus_per_node}: give --gpu NAME ({', '.join(load_costs().gpus)}), or --gpus-per-node 0"
         )

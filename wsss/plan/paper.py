@@ -11,7 +11,7 @@ from shards.sources.toy import TOY
 from shards.taxonomy import VOC_20, Taxonomy, ilsvrc_det_200
 from wsss.plan.costs import Costs, PlanError
 from wsss.recipe import Recipe, load_recipe
-from wsss.recipe_tables import RecipeError
+from wsss.recipe_tables import RecipeError, unknown_name
 from wsss.settings import settings
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.stage import Instance, Stage
@@ -129,6 +129,8 @@ def _counts(stage: BuildShards, instance: Instance, images: str | None, *, rules
             "(training images), or --images train=N,val=M"
         )
     given = parse_images(images)
+    if strange := sorted(set(given) - set(stage.splits)):
+        raise PlanError(f"--images {images}: " + unknown_name("split", strange[0], list(stage.splits)))
     others = {split: count for split, count in (known or LID_IMAGES).items() if split != "train"}
     whose = "the recipe's" if known else "LID's"
     filled = [split for split in stage.splits if split not in given and split in others]

@@ -143,7 +143,7 @@ def tell_faults(faults: Iterable[Fault], *, examples: int = 5) -> Iterator[str]:
     for kind, count in counts.items():
         if count > examples:
             yield f"{count} files in all: {kind}"
-    yield f"{counts.total()} faults" if counts else "in order"
+    yield f"faults: {counts.total()}" if counts else "in order"
 
 
 def check_submission(

@@ -207,6 +207,8 @@ def test_a_cluster_that_cannot_be() -> None:
     assert cluster_of(gpu=None, **{**options, "gpus_per_node": 0}).cores_per_node == 16  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"--gpus-per-node 8: give --gpu NAME \(T4, V100.*H200\)"):
         cluster_of(gpu=None, **options)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"--gpus-per-node -2: it must be 0 or above"):
+        cluster_of(gpu="A100", **{**options, "gpus_per_node": -2})  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"--nodes 0: it must be above 0"):
         cluster_of(gpu="A100", **{**options, "nodes": 0})  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"--gpu h10: its speed is not known; did you mean H100\? allowed are T4, V100"):

@@ -182,6 +182,8 @@ def test_images(small: Path) -> None:
     for wrong in ("0", "many", "train=", "=5", "-3"):
         with pytest.raises(PlanError, match=r"write a number of training images, or SPLIT=NUMBER"):
             parse_images(wrong)
+    with pytest.raises(PlanError, match=r"--images train=5,vall=3: unknown split 'vall'; did you mean val\?"):
+        plan(small, images="train=5,vall=3")
     voc = ROOT / "tuning" / "recipes" / "voc_animals.toml"
     with pytest.raises(PlanError, match=r"how many images\? build_shards is not done.*give --images N"):
         make_plan(voc, [f"runtime.runs={small.parent}/runs"], cluster=cluster(), images=None)

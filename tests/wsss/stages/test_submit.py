@@ -169,7 +169,7 @@ def test_a_few_of_each_kind_and_the_rest_counted(tmp_path: Path) -> None:
         f"1.png: {NO_INDICES} RGB",
         "folder/a.png: the zip must hold <basename>.png files only, no folders",
         "9 files in all: no mask",
-        "10 faults",
+        "faults: 10",
     ]
     assert list(tell_faults([])) == ["in order"]
 

@@ -22,7 +22,7 @@ class FolderSettings(SharedSettings):
     """folder: file of all class names below the root, one a line in the order of the mask values; without one, the
     names of the tables in alphabetical order."""
     mask_folder: Annotated[str, Place()] = ""
-    """folder: folder of masks below the root, index PNGs named as the images; none where empty."""
+    """folder: folder of masks below the root, index PNGs: photos/1.jpg has MASK_FOLDER/photos/1.png; none if empty."""
 
 
 def open_folder(given: FolderSettings, splits: tuple[str, ...]) -> Source:
