@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from typing import Any
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -27,6 +28,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+_STARTS = 3
 _ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
 
 
@@ -53,8 +55,7 @@ def connect(address: str | None) -> bool:
     prepare_environment()
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left in its folder names.
-        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
+        _start_session(**quiet)
         return True
     if not _ADDRESS.fullmatch(address):
         raise ValueError(
@@ -70,6 +71,20 @@ def connect(address: str | None) -> bool:
             "give auto on one of its nodes, HOST:PORT or ray://HOST:10001, or --on ray for this machine alone"
         ) from error
     return True
+
+
+def _start_session(**options: Any) -> None:
+    """A session on this machine. Ray gives its own processes 30 s to come up, which a busy machine may exceed."""
+    for left in reversed(range(_STARTS)):
+        try:
+            # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left behind.
+            ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **options)
+            return
+        except Exception as error:
+            # Ray has no class of its own for it.
+            if left == 0 or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:
