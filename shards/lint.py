@@ -60,6 +60,8 @@ def lint(opened: OpenedLayer, *, progress: Progress | None = None) -> Iterator[s
     """One line per fault; nothing where all is sound. A shard's come when it was read, duplicates at the end."""
     shards, hashes = opened.layer.shards(), opened.layer.hashes()
     contents = _Contents()
+    if not shards:
+        yield "the layer has no shards"
     for number, shard in enumerate(shards):
         if progress is not None:
             progress(number, len(shards))
@@ -67,6 +69,8 @@ def lint(opened: OpenedLayer, *, progress: Progress | None = None) -> Iterator[s
             row = opened.row(shard)
             if hashes.get(shard) != row.sha256:
                 yield f"{shard}: its row is of another tar than the index says; run its stage again"
+            if row.count == 0:
+                yield f"{shard}: holds no record"
             with opened.layer.open_tar(shard) as tar:
                 yield from _lint_tar(opened, row, tar, contents, number)
         except (OSError, ValueError, ShardError) as error:

@@ -147,7 +147,7 @@ def test_tars_that_lie_elsewhere(layer: Layer, tmp_path: Path) -> None:
     for tar in layer.path.glob("*.tar"):
         tar.rename(elsewhere / tar.name)
     tars = RemoteTars(address=str(elsewhere), retries=Retries(attempts=1))
-    assert all("is cut short" in fault for fault in faults(layer))
+    assert all("is not there" in fault for fault in faults(layer))
     assert faults(layer, tars) == []
     whole = (elsewhere / "val-000000.tar").read_bytes()
     (elsewhere / "val-000000.tar").write_bytes(whole[:-1] + b"x")
@@ -155,6 +155,15 @@ def test_tars_that_lie_elsewhere(layer: Layer, tmp_path: Path) -> None:
     first, second = faults(layer, tars)
     assert first.startswith(f"{elsewhere}/train-000000.tar: No such file")
     assert second.startswith(f"{elsewhere}/val-000000.tar: its bytes are not the ones that were written")
+
+
+def test_what_holds_nothing_is_told(tmp_path: Path) -> None:
+    empty, bare = Layer(tmp_path / "empty", "sample"), Layer(tmp_path / "bare", "sample")
+    write_shard(empty, "train-000000", [])
+    empty.complete(["train-000000"])
+    bare.complete([])
+    assert faults(empty) == ["train-000000: holds no record"]
+    assert faults(bare) == ["the layer has no shards"]
 
 
 def test_progress_is_told_shard_by_shard(layer: Layer) -> None:
