@@ -64,8 +64,11 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from wsss.pipeline import run_recipe
     from wsss.progress import Reporter
     from wsss.recipe import load_recipe
+    from wsss.show import unread_given
 
     recipe, console = load_recipe(options.recipe, options.overrides), _console()
+    for line in unread_given(recipe):
+        console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
     runtime = _runtime(recipe, options.on)
     try:

@@ -41,6 +41,23 @@ def render_recipe(recipe: Recipe, out: Console) -> None:
     out.print(settings)
 
 
+def unread_given(recipe: Recipe) -> list[str]:
+    """A line for every setting that an instance's own table or `--set` gives and that its other settings leave unread.
+
+    What `[defaults]` gives is for many instances and told by none; neither is one that is off by its own value.
+    """
+    lines = []
+    for instance in recipe.instances:
+        stage = instance.stage
+        for name, condition in unread_settings(stage).items():
+            origin = recipe.origins.get(f"{instance.name}.{name}")
+            shared = {f"defaults.{name}", f"defaults.{stage.kind}.{name}"} & set(recipe.origins)
+            if origin and not shared and not condition.startswith(f"{name} "):
+                value = setting_values(stage)[name]
+                lines.append(f"{instance.name}.{name} = {value!r} ({origin}) is read only with {condition}")
+    return lines
+
+
 def _preview(instance: Instance) -> list[str]:
     """Empty where what the stage reads is not there yet."""
     return instance.stage.preview(instance) if all(up.is_done() for up in instance.inputs.values()) else []
