@@ -11,6 +11,7 @@ from rich.table import Table
 from shards.records import RunRecord
 from wsss.recipe import Recipe
 from wsss.stages.evaluate import Evaluate
+from wsss.stages.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
@@ -33,6 +34,8 @@ class Row:
     note: str = ""
     kind: str = ""
     """Kind of the stage that was measured."""
+    labels: str = ""
+    """Fingerprint of the pseudo labels that were measured, or that the measured segmenter learned from."""
 
 
 def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
@@ -43,10 +46,17 @@ def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
         if record is None or not isinstance(stage, Evaluate):
             continue
         for split in stage.splits:
-            measured, title = instance.inputs["records"].stage.kind, stage.title or instance.name
-            rows.append(_row(title, split, record.metrics, kind=measured))
+            measured, title = instance.inputs["records"], stage.title or instance.name
+            row = _row(title, split, record.metrics, kind=measured.stage.kind)
+            rows.append(replace(row, labels=_labels_behind(measured)))
             rows += _subset_rows(title, split, record.metrics)
     return _with_losses(_with_shares(rows))
+
+
+def _labels_behind(measured: Instance) -> str:
+    if (segmenter := measured.inputs.get("segmenter")) is not None and measured.stage.kind == "predict":
+        measured = segmenter.inputs.get("pseudo_labels", segmenter)
+    return measured.fingerprint if measured.stage.kind == "make_pseudo_labels" else ""
 
 
 def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row:
@@ -98,12 +108,13 @@ def _subset_rows(title: str, split: str, metrics: dict[str, float]) -> list[Row]
 
 
 def _with_shares(rows: Sequence[Row]) -> list[Row]:
-    """Say of every segmentation which share of the pseudo labels' mean IoU it reaches, on the same split."""
+    """Say of every segmentation which share of its own pseudo labels' mean IoU it reaches, on the same split."""
+    labels = {(r.labels, r.split): r.mean_iou for r in rows if r.kind == "make_pseudo_labels" and r.mean_iou}
     shared = []
     for row in rows:
-        pseudo = [r.mean_iou for r in rows if r.kind == "make_pseudo_labels" and r.split == row.split and r.mean_iou]
-        if row.kind == "predict" and row.mean_iou is not None and pseudo:
-            share = f"{row.mean_iou / pseudo[-1]:.0%} of the pseudo labels' mean IoU"
+        pseudo = labels.get((row.labels, row.split))
+        if row.kind == "predict" and row.mean_iou is not None and pseudo is not None:
+            share = f"{row.mean_iou / pseudo:.0%} of the pseudo labels' mean IoU"
             row = replace(row, note="; ".join(filter(None, [share, row.note])))
         shared.append(row)
     return shared

@@ -167,7 +167,8 @@ def dealt(order: np.ndarray) -> list[list[np.ndarray]]:
             for batch in range(num_batches(len(order), global_batch=GLOBAL_BATCH))
             for share in (lane_share(len(order), batch=batch, **deal),)
         ]
-        read.append([np.concatenate(shares[worker::NUM_WORKERS]) for worker in range(NUM_WORKERS)])
+        none = order[:0]  # of few images there are fewer batches than workers
+        read.append([np.concatenate([none, *shares[worker::NUM_WORKERS]]) for worker in range(NUM_WORKERS)])
     return read
 
 

@@ -157,6 +157,43 @@ def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
     ]
 
 
+def test_a_segmentation_is_told_against_the_labels_that_it_learned(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.toml"
+    path.write_text(
+        RECIPE
+        + """
+[stages.stricter]
+kind = "make_pseudo_labels"
+background_threshold = 0.4
+
+[stages.evaluate_stricter]
+kind = "evaluate"
+inputs = { records = "stricter" }
+
+[stages.learned_stricter]
+kind = "train_segmenter"
+inputs = { pseudo_labels = "stricter" }
+pretrained = "none"
+
+[stages.predict_stricter]
+kind = "predict"
+inputs = { segmenter = "learned_stricter" }
+
+[stages.evaluate_2]
+kind = "evaluate"
+title = "second"
+inputs = { records = "predict_stricter" }
+"""
+    )
+    known = records() | {
+        "evaluate_stricter": record("evaluate_stricter", labels_given=1, val__mean_iou=0.7),
+        "evaluate_2": record("evaluate_2", labels_given=0, val__mean_iou=0.35),
+    }
+    notes = {row.title: row.note for row in result_rows(load_recipe(path), known)}
+    assert notes["segmentation"] == "70% of the pseudo labels' mean IoU"
+    assert notes["second"] == "50% of the pseudo labels' mean IoU"
+
+
 def test_classifiers_side_by_side(recipe: Recipe) -> None:
     metrics = {"val__mean_average_precision": 0.5, "val__f1_macro": 0.25, "val__f1_micro": 0.75}
     trained = record("train_classifier", **metrics)
