@@ -19,7 +19,7 @@ from cluster.faults import FAULT, readable_example
 from cluster.loader_memory import AHEAD, ReusedMemory, SharedMemory
 from cluster.loader_server import START_METHOD, end_with_rank
 from shards.lanes import lane_share, num_batches, occurrences
-from wsss.stages.fit import Draw, Fit, TrainingSet
+from wsss.contract.fit import Draw, Fit, TrainingSet
 
 _Share = tuple[list[Draw], bool]
 """A part's examples; False where none is the rank's own."""

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_safetensors
 
 from cluster.ema import MovingAverage
 from shards.files import write_bytes
-from wsss.stages.stage import Outcome
+from wsss.contract.stage import Outcome
 
 POINTER = "latest.json"
 

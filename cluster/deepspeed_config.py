@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsss.stages.fit import Fit
+from wsss.contract.fit import Fit
 
 
 def deepspeed_config(stage: Fit) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load
 from safetensors.torch import save as to_safetensors
 
-from wsss.stages.fit import Fit
+from wsss.contract.fit import Fit
 
 _WARM_UP = 10
 

@@ -29,8 +29,8 @@ from cluster.optimizer import make_optimizer, rate_factor
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.files import write_bytes
-from wsss.stages.fit import Fit, is_whole, spare_path, weights_path
-from wsss.stages.stage import Instance
+from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
+from wsss.contract.stage import Instance
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from shards.layer import ShardError
 from shards.records import BadSampleError
-from wsss.stages.fit import Draw, TrainingSet
+from wsss.contract.fit import Draw, TrainingSet
 
 FAULT = "fault"
 _LONGEST_SEARCH = 64

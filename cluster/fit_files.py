@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from shards.files import write_bytes
-from wsss.runtime import Progress
-from wsss.stages.stage import Outcome
+from wsss.contract.runtime import Progress
+from wsss.contract.stage import Outcome
 
 PROGRESS = "progress.json"
 OUTCOME = "outcome.json"

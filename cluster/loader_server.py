@@ -14,7 +14,7 @@ import threading
 from multiprocessing import connection, forkserver
 
 START_METHOD = "forkserver"
-_IMPORTED = ("torch.utils.data", "albumentations", "webdataset", "cluster.batches", "wsss.stages.augmented_records")
+_IMPORTED = ("torch.utils.data", "albumentations", "webdataset", "cluster.batches", "wsss.data.augmented_records")
 
 
 def start_loader_server() -> None:

@@ -17,13 +17,14 @@ import torch.multiprocessing as multiprocessing
 from cluster.engine import run_rank
 from cluster.fit_files import RankError, raise_rank_errors, read_outcome, watch_progress, write_rank_error
 from cluster.rank_process import RankPlace
-from cluster.shard_work import ShardBench, add_counts, pending_shards
-from wsss.runtime import Progress
-from wsss.stages.fit import Fit
-from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+from cluster.shard_work import ShardBench, pending_shards
+from wsss.contract.counts import Counts
+from wsss.contract.fit import Fit
+from wsss.contract.runtime import Progress
+from wsss.contract.stage import Instance, Map, Outcome, Reduce
 
 if TYPE_CHECKING:
-    from wsss.recipe import RuntimeSettings
+    from wsss.contract.runtime import RuntimeSettings
 
 
 class LocalRuntime:
@@ -45,11 +46,11 @@ class LocalRuntime:
             self._shard_bench().make_shard(instance, shard)
 
     def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
-        counts: Counts = {}
+        counts = Counts()
         shards = stage.shards(instance)
         for number, shard in enumerate(shards):
             progress(number, len(shards), f"{number} of {len(shards)} shards")
-            counts = add_counts(counts, self._shard_bench().count_shard(instance, shard))
+            counts += self._shard_bench().count_shard(instance, shard)
         return counts
 
     def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from wsss.stages.fit import Fit
+from wsss.contract.fit import Fit
 from wsss.tasks.task import Task
 
 

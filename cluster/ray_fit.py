@@ -31,12 +31,12 @@ from cluster.fit_files import (
 )
 from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
 from cluster.ray_session import thread_environment
-from wsss.runtime import Progress
-from wsss.stages.fit import Fit
-from wsss.stages.stage import Instance, Outcome
+from wsss.contract.fit import Fit
+from wsss.contract.runtime import Progress
+from wsss.contract.stage import Instance, Outcome
 
 if TYPE_CHECKING:
-    from wsss.recipe import RuntimeSettings
+    from wsss.contract.runtime import RuntimeSettings
 
 FOLDER = "ray_train"
 

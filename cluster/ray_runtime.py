@@ -10,20 +10,21 @@ import ray
 from cluster.pool import ActorPool
 from cluster.ray_session import connect, thread_environment
 from cluster.shard_actor import ShardActor
-from cluster.shard_work import add_counts, pending_shards
-from wsss.runtime import Progress
-from wsss.stages.fit import Fit
-from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+from cluster.shard_work import pending_shards
+from wsss.contract.counts import Counts
+from wsss.contract.fit import Fit
+from wsss.contract.runtime import Progress
+from wsss.contract.stage import Instance, Map, Outcome, Reduce
 
 if TYPE_CHECKING:
-    from wsss.recipe import RuntimeSettings
+    from wsss.contract.runtime import RuntimeSettings
 
 START_SECONDS_HERE = 180.0
 START_SECONDS_CLUSTER = 1200.0
 
 
 class RayRuntime:
-    """Implements `wsss.runtime.Runtime`. Actors stay alive from one shard stage to the next."""
+    """Implements `wsss.contract.runtime.Runtime`. Actors stay alive from one shard stage to the next."""
 
     def __init__(self, settings: RuntimeSettings, *, address: str | None) -> None:
         """Connect as `cluster.ray_session.connect` does. On several nodes `settings.runs` must be shared by all."""
@@ -48,12 +49,12 @@ class RayRuntime:
 
     def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
         shards = stage.shards(instance)
-        counts: Counts = {}
+        counts = Counts()
         finished = 0
 
         def done(shard: str, result: Counts) -> None:
             nonlocal counts, finished
-            counts = add_counts(counts, result)
+            counts += result
             finished += 1
             progress(finished, len(shards), f"{finished} of {len(shards)} shards")
 

@@ -7,7 +7,8 @@ from typing import Any
 import ray
 
 from cluster.shard_work import ShardBench
-from wsss.stages.stage import Counts, Instance
+from wsss.contract.counts import Counts
+from wsss.contract.stage import Instance
 
 
 class ShardActor(ShardBench):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
-
 from shards.writer import write_shard
-from wsss.stages.stage import ROWS, Counts, Instance, Map, Reduce, ShardCounter, ShardWorker
+from wsss.contract.counts import Counts
+from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
 class ShardBench:
@@ -48,7 +47,7 @@ class ShardBench:
             return
         import torch
 
-        from wsss.device import choose_device
+        from wsss.contract.device import choose_device
 
         choose_device(gpu=self._gpu)
         # Equal bytes need equal threads: sums of floats are grouped by thread.
@@ -66,13 +65,3 @@ def pending_shards(instance: Instance, stage: Map) -> tuple[list[str], int]:
     stage.prepare(instance)
     shards = stage.shards(instance)
     return [shard for shard in shards if not instance.layer.is_finished(shard)], len(shards)
-
-
-def add_counts(total: Counts, part: Counts) -> Counts:
-    """Add one shard's counts to a sum, append its rows; an empty sum takes the part as it is."""
-    if not total:
-        return dict(part)
-    return {
-        name: np.concatenate([total[name], array]) if name.endswith(ROWS) else total[name] + array
-        for name, array in part.items()
-    }

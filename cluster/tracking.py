@@ -29,7 +29,7 @@ from rich.console import Console
 
 from cluster.outbox import Event, Outbox, RejectedError
 from shards.records import RunRecord
-from wsss.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

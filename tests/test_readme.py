@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsss.arguments import parser
-from wsss.recipe import load_recipe
+from wsss.pipeline.recipe import load_recipe
 from wsss.stages.train_affinity import TrainAffinity
 
 ROOT = Path(__file__).resolve().parents[1]

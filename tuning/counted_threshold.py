@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tuning.dimensions import Choices, Range
+from wsss.contract.stage import Instance
 from wsss.ops.threshold_curve import NUM_BINS, bin_of
-from wsss.recipe import Recipe, RecipeError
-from wsss.stages.evaluation_counts import SCORED
+from wsss.pipeline.recipe import Recipe, RecipeError
+from wsss.stages.evaluation.counts import SCORED
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
-from wsss.stages.stage import Instance
 
 THRESHOLD = "background_threshold"
 

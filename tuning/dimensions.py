@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from wsss.settings import settings
+from wsss.contract.settings import settings
 
 Number = int | float
 SIGNIFICANT_DIGITS = 4

@@ -24,10 +24,10 @@ from shards.records import SeedRecord
 from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
 from tuning.dimensions import Cases, Dimension, Range
 from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
-from wsss.recipe import Recipe, RecipeError, load_recipe
-from wsss.settings import settings
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance
+from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
 from wsss.stages.evaluate import Evaluate
-from wsss.stages.stage import Instance
 
 
 @settings

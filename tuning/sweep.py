@@ -40,9 +40,9 @@ from tuning.sweep_trial import (
     suggestion_of,
     trainable,
 )
-from wsss.pipeline import RunSummary, run_recipe
-from wsss.progress import Reporter
-from wsss.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord
+from wsss.pipeline.progress import Reporter
+from wsss.pipeline.run import RunSummary, run_recipe
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -18,7 +18,7 @@ from torch import Tensor
 from shards.files import write_bytes
 from tuning.leaderboard import percent
 from wsss.ops.confusion import Scores
-from wsss.stages.evaluation_counts import FOLDS, confusions_at, counts_path
+from wsss.stages.evaluation.counts import FOLDS, confusions_at, counts_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuning.dimensions import Cases, Choices, Range
-from wsss.recipe import Recipe, RecipeError, dotted_settings
+from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings
 
 TABLES = ("sweep", "fixed", "space", "cases")
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     # Imported on use below: the actor that only waits needs no torch.
     from shards.records import RunRecord
     from tuning.search_space import Sweep
-    from wsss.recipe import Recipe, RuntimeSettings
-    from wsss.runtime import PipelineRecord, Progress, Runtime
-    from wsss.stages.fit import Fit
-    from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce
+    from wsss.contract.counts import Counts
+    from wsss.contract.fit import Fit
+    from wsss.contract.runtime import PipelineRecord, Progress, Runtime, RuntimeSettings
+    from wsss.contract.stage import Instance, Map, Outcome, Reduce
+    from wsss.pipeline.recipe import Recipe
 
 WORST = 0.0
 """What the search is told of a trial without a result: the lowest mean IoU there is."""
@@ -78,9 +79,9 @@ def run_trial(
     """Run the recipe with the suggested values; what is done already is not done again."""
     from rich.console import Console
 
-    from wsss.pipeline import run_recipe
-    from wsss.progress import Reporter
-    from wsss.recipe import RecipeError
+    from wsss.pipeline.progress import Reporter
+    from wsss.pipeline.recipe import RecipeError
+    from wsss.pipeline.run import run_recipe
 
     os.environ.update(environment)
     values = sweep.space.values(suggestion)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cluster.tracking import MlflowTracker
-    from wsss.pipeline import RunSummary
-    from wsss.recipe import Recipe
-    from wsss.runtime import Runtime
+    from wsss.contract.runtime import Runtime
+    from wsss.pipeline.recipe import Recipe
+    from wsss.pipeline.run import RunSummary
 
 TOY_RECIPE = Path(__file__).resolve().parents[1] / "tuning" / "recipes" / "toy.toml"
 
@@ -48,7 +48,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _stage(options: argparse.Namespace) -> int:
     """Run every instance of one kind, each by itself: what stands before it must be done."""
-    from wsss.recipe import RecipeError, load_recipe
+    from wsss.pipeline.recipe import RecipeError, load_recipe
 
     kind = options.command.replace("-", "_")
     recipe = load_recipe(options.recipe, options.overrides)
@@ -61,10 +61,10 @@ def _stage(options: argparse.Namespace) -> int:
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
     """Run one span of instances after the other, each from its first to its last, in one session."""
     from cluster.tracking import MlflowTracker
-    from wsss.pipeline import run_recipe
-    from wsss.progress import Reporter
-    from wsss.recipe import load_recipe
-    from wsss.show import unread_given
+    from wsss.pipeline.progress import Reporter
+    from wsss.pipeline.recipe import load_recipe
+    from wsss.pipeline.run import run_recipe
+    from wsss.report.show_recipe import unread_given
 
     recipe, console = load_recipe(options.recipe, options.overrides), _console()
     for line in unread_given(recipe):
@@ -88,8 +88,9 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, consol
 
     from cluster.tracking import open_command
     from shards.files import write_bytes
-    from wsss.contact_sheet import contact_sheet
-    from wsss.report import (
+    from wsss.contract.runtime import PipelineRecord
+    from wsss.report.contact_sheet import contact_sheet
+    from wsss.report.results_table import (
         classifier_rows,
         markdown,
         markdown_classifiers,
@@ -97,7 +98,6 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, consol
         render_classifiers,
         result_rows,
     )
-    from wsss.runtime import PipelineRecord
 
     # The table shows all that is known of the recipe, also what an earlier command measured.
     known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
@@ -133,8 +133,8 @@ def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, consol
 def _show(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from wsss.recipe import load_recipe
-    from wsss.show import render_recipe
+    from wsss.pipeline.recipe import load_recipe
+    from wsss.report.show_recipe import render_recipe
 
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     render_recipe(load_recipe(options.recipe, options.overrides), out)
@@ -144,7 +144,7 @@ def _show(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from wsss.plan.cluster import cluster_of
+    from wsss.plan.hardware import cluster_of
     from wsss.plan.plan import make_plan
     from wsss.plan.render import render_plan
 
@@ -165,7 +165,7 @@ def _shards(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from shards.opened import opened
-    from wsss.look import look
+    from wsss.report.show_layer import look
     from wsss.stages.data_sets.shards import tars_of_run
 
     out, faults = Console(highlight=False), 0

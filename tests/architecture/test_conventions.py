@@ -10,7 +10,7 @@ import pytest
 
 from shards.records import RECORD_KINDS
 from tests.architecture.sources import ROOT, trees
-from wsss.settings import setting_docs
+from wsss.contract.settings import setting_docs
 from wsss.stages.registry import STAGES
 
 MAX_FILE, MAX_FUNCTION = 350, 50

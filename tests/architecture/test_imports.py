@@ -14,15 +14,15 @@ COMMAND_LINE = "wsss/__main__.py"
 ALLOWED = {
     "webdataset": ("shards/",),
     # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is in shards/images.py alone.
-    "PIL": ("shards/", "wsss/contact_sheet.py", "wsss/pictures.py"),
-    "cv2": ("wsss/images.py",),  # a table lookup; it decodes nothing
+    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py"),
+    "cv2": ("wsss/data/images.py",),  # a table lookup; it decodes nothing
     "imageio": (),
     "skimage": (),
     # The sweep adds confusion matrices, which wsss.ops takes as tensors.
     "torch": ("wsss/", "cluster/", "tuning/sweep_result.py"),
     "timm": ("wsss/models/",),
     "segmentation_models_pytorch": ("wsss/models/",),
-    "albumentations": ("wsss/augment.py",),
+    "albumentations": ("wsss/data/augment.py",),
     "ray": ("cluster/", "tuning/"),
     "deepspeed": (
         "cluster/engine.py",
@@ -35,13 +35,12 @@ ALLOWED = {
 """Third party -> the files and folders that may import it."""
 
 ORDER = (
-    ("ops", "losses", "settings", "device", "arguments", "plots", "mixing", "progress", "classification_metrics"),
-    ("models", "images", "pictures", "augment", "examples", "crf_settings"),
+    ("ops", "losses", "contract", "arguments", "pictures"),
+    ("models", "data"),
     ("tasks",),
     ("stages",),
-    ("recipe_tables",),
-    ("recipe", "runtime"),
-    ("pipeline", "show", "plan", "report", "contact_sheet", "look"),
+    ("pipeline",),
+    ("plan", "report"),
     ("__main__",),
 )
 """Parts of wsss: a part imports from its own row and from rows above it."""

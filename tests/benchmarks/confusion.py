@@ -26,12 +26,13 @@ from shards.layer import Layer
 from shards.records import Prediction, Sample
 from shards.taxonomy import Taxonomy, ilsvrc_det_200
 from shards.writer import write_shard
+from wsss.contract.counts import Counts
+from wsss.contract.stage import Instance
 from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.confusion import confusion_matrix
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Counts, Instance
 
 T = TypeVar("T")
 Pair = tuple[np.ndarray, np.ndarray]
@@ -163,7 +164,7 @@ def main() -> None:
                     seconds.setdefault(name, []).append(taken)
             matrix, counts = found["ours"], found["evaluate"]
             same &= np.array_equal(matrix, found["loop"])
-            same &= np.array_equal(matrix, counts["val.fold0"] + counts["val.fold1"])
+            same &= np.array_equal(matrix, counts.sums["val.fold0"] + counts.sums["val.fold1"])
             sums = (matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0))
             same &= np.array_equal(np.stack(sums, axis=1), found["plain"])
 

@@ -32,9 +32,9 @@ from shards.reader import read_shard
 from shards.records import CamRecord, PseudoLabel, Record, Sample, SeedRecord, grid_size
 from shards.sources.toy import ToySource
 from shards.writer import write_shard
-from wsss.augment import Augmentation, augment
-from wsss.examples import JoinedRecords
-from wsss.images import fill_colour, resize_image, to_tensor
+from wsss.data.augment import Augmentation, augment
+from wsss.data.images import fill_colour, resize_image, to_tensor
+from wsss.data.joined_records import JoinedRecords
 from wsss.losses.affinity_displacement import affinity_displacement_loss, affinity_displacement_sums
 from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
@@ -48,7 +48,7 @@ from wsss.ops.seeds import two_threshold_seeds
 from wsss.ops.stochastic_cam import stochastic_cam
 from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes
 from wsss.plan.costs import WALK_TOLERANCE, load_costs
-from wsss.stages.evaluation_counts import add_image, count_boundary, empty_counts
+from wsss.stages.evaluation.counts import add_image, count_boundary, empty_counts
 
 NUM_IMAGES, REPETITIONS = 12, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

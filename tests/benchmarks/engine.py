@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader
 from cluster.engine import run_rank
 from cluster.local import free_port
 from cluster.rank_process import RankPlace
+from wsss.contract.fit import Draw, Fit, weights_path
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance
 from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
 from wsss.models.norm import freeze_batch_norm
-from wsss.settings import settings
-from wsss.stages.fit import Draw, Fit, weights_path
-from wsss.stages.stage import Instance
 from wsss.tasks.classification import ClassificationTask, Objective
 
 NUM_CLASSES, SIDE, BATCH, STEPS, EPOCHS, REPETITIONS, SEED = 20, 160, 16, 4, 3, 3, 0

@@ -26,15 +26,14 @@ from cluster.ray_runtime import RayRuntime
 from shards.images import encode_png
 from shards.records import CamRecord, Sample, ScoreRecord, grid_size
 from tests.wsss.layers import instance_of, records_of, samples_of
-from wsss.images import to_tensor
+from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.stage import Instance, Map
+from wsss.data.images import to_tensor, upsample
 from wsss.ops.random_walk import random_walk
-from wsss.recipe import RuntimeSettings
-from wsss.stages.fit import load_trained, weights_path
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores, edge_probability
-from wsss.stages.make_seeds import upsample
-from wsss.stages.stage import Instance, Map
 from wsss.stages.train_affinity import TrainAffinity
 
 SIZE, CLASSES = (375, 500), (2, 4)

@@ -39,9 +39,9 @@ from shards.writer import write_shard
 from tests.shards.sources.det_tree import FULL_SIZE
 from tests.shards.sources.photographs import photograph
 from tests.wsss.layers import instance_of
+from wsss.contract.fit import Draw
+from wsss.contract.stage import Instance
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.fit import Draw
-from wsss.stages.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
 
 SHARD_SIZE, NUM_PICTURES, BATCH, STEP, CROP = 2048, 128, 16, 10_000, 352

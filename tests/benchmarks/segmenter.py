@@ -36,14 +36,14 @@ from shards.images import encode_png
 from shards.records import Sample
 from tests.benchmarks.pseudo_labels import NICENESS, SIZE, layer_bytes, picture, rate
 from tests.wsss.layers import instance_of, samples_of
+from wsss.contract.fit import Draw, Fit, weights_path
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Outcome
 from wsss.models.encoder import EncoderSpec
 from wsss.models.norm import freeze_batch_norm
 from wsss.models.segmenter import build_segmenter
-from wsss.recipe import RuntimeSettings
-from wsss.settings import settings
-from wsss.stages.fit import Draw, Fit, weights_path
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Instance, Outcome
 from wsss.stages.train_segmenter import TrainSegmenter
 from wsss.tasks.segmentation import SegmentationTask
 

@@ -38,8 +38,8 @@ from shards.records import Sample
 from shards.taxonomy import ilsvrc_det_200
 from tests.shards.sources.det_tree import FULL_SIZE, det_tree
 from tests.wsss.layers import instance_of
-from wsss.examples import JoinedRecords
-from wsss.recipe import RuntimeSettings
+from wsss.contract.runtime import RuntimeSettings
+from wsss.data.joined_records import JoinedRecords
 from wsss.stages.build_shards import BuildShards
 
 NUM_RANKS, NUM_WORKERS, GLOBAL_BATCH = 64, 8, 384

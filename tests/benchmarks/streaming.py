@@ -46,10 +46,10 @@ from cluster.shard_work import ShardBench
 from shards.images import decode_image
 from tests.shards.sources.photographs import photograph, photographs
 from tests.wsss.layers import instance_of
-from wsss.augment import Augmentation, augment
-from wsss.images import fill_colour, to_tensor
+from wsss.contract.stage import Instance, Map
+from wsss.data.augment import Augmentation, augment
+from wsss.data.images import fill_colour, to_tensor
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.stage import Instance, Map
 from wsss.stages.train_classifier import TrainClassifier
 
 CORES = len(os.sched_getaffinity(0))

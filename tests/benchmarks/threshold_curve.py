@@ -25,7 +25,7 @@ from shards.records import Sample, ScoreRecord
 from wsss.ops.bootstrap import mean_iou_interval
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, confusion_at, curve, curve_counts
-from wsss.stages.evaluation_counts import add_image, confusions_at, save_threshold_counts
+from wsss.stages.evaluation.counts import add_image, confusions_at, save_threshold_counts
 
 T = TypeVar("T")
 Image = tuple[Tensor, list[int], Tensor]

@@ -14,10 +14,10 @@ from cluster.ema import MovingAverage, make_average
 from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
 from tests.cluster.tiny import TinyFit, instance_of
-from wsss.recipe import RuntimeSettings
-from wsss.settings import hashed_values
-from wsss.stages.fit import BEST, LAST, WEIGHTS
-from wsss.stages.stage import Outcome
+from wsss.contract.fit import BEST, LAST, WEIGHTS
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.settings import hashed_values
+from wsss.contract.stage import Outcome
 
 SETTINGS: dict[str, Any] = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
 AVERAGED: dict[str, Any] = {**SETTINGS, "ema_decay": 0.4}

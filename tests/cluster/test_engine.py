@@ -14,10 +14,10 @@ from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from tests.cluster.tiny import TinyFit, instance_of
+from wsss.contract.fit import BEST, LAST, WEIGHTS
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.stage import Outcome
 from wsss.models.norm import freeze_batch_norm
-from wsss.recipe import RuntimeSettings
-from wsss.stages.fit import BEST, LAST, WEIGHTS
-from wsss.stages.stage import Outcome
 
 SETTINGS = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
 

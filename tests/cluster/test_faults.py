@@ -13,8 +13,8 @@ from cluster.faults import TooManyFaultsError, readable_example
 from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
 from tests.cluster.tiny import TinyFit, TinySet, instance_of
-from wsss.recipe import RuntimeSettings
-from wsss.stages.fit import Draw, weights_path
+from wsss.contract.fit import Draw, weights_path
+from wsss.contract.runtime import RuntimeSettings
 
 
 def torn(*bad: int, **settings: Any) -> TinySet:

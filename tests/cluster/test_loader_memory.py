@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from cluster.batches import RankBatches
 from cluster.loader_memory import AHEAD, ReusedMemory, SharedMemory
 from tests.cluster.tiny import TinyFit, TinySet
-from wsss.stages.fit import Draw
+from wsss.contract.fit import Draw
 
 WORKERS = 2
 

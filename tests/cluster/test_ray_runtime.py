@@ -15,8 +15,8 @@ from cluster.local import LocalRuntime
 from cluster.pool import PoolError
 from cluster.ray_runtime import RayRuntime
 from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, instance_of
-from wsss.recipe import RuntimeSettings
-from wsss.stages.fit import WEIGHTS
+from wsss.contract.fit import WEIGHTS
+from wsss.contract.runtime import RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -60,7 +60,7 @@ def test_map_tells_the_shard_and_the_error(runtime: RayRuntime, tmp_path: Path) 
 
 def test_reduce_adds_all_shards(runtime: RayRuntime, tmp_path: Path) -> None:
     counts = runtime.reduce(instance_of(TinyReduce(), tmp_path), TinyReduce(), ignore)
-    np.testing.assert_array_equal(counts["counts"], [5, 11111])
+    np.testing.assert_array_equal(counts.sums["counts"], [5, 11111])
 
 
 def test_fit_goes_on_after_a_killed_rank_with_the_bytes_of_the_local_runtime(

@@ -14,7 +14,7 @@ from pathlib import Path
 import cluster.shard_actor
 from cluster.shard_work import ShardBench
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.stage import Instance
+from wsss.contract.stage import Instance
 stage = BuildShards(source="toy", counts={"train": 2}, splits=("train",))
 instance = Instance(name="a", stage=stage, seed=0, inputs={}, fingerprint="0" * 64, path=Path(sys.argv[1]))
 ShardBench(threads=1).make_shard(instance, "train-000000")

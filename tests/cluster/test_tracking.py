@@ -26,7 +26,7 @@ from rich.console import Console
 from cluster.outbox import Outbox, RejectedError
 from cluster.tracking import MlflowTracker, connect, find_runs, open_command, tracking_uri
 from shards.records import RunRecord
-from wsss.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord
 
 PIPELINE = PipelineRecord("toy", "f" * 64)
 CAMS = RunRecord(

@@ -15,11 +15,12 @@ from torch import nn
 
 from shards.layer import ShardError
 from shards.records import BadSampleError, Missing, Record, SeedRecord
+from wsss.contract.counts import Counts
+from wsss.contract.fit import Draw, Fit, Validation
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter, ShardWorker, Stage
 from wsss.losses.masked_mean import MaskedSum
 from wsss.models.norm import freeze_batch_norm
-from wsss.settings import settings
-from wsss.stages.fit import Draw, Fit, Validation
-from wsss.stages.stage import Counts, Instance, Map, Outcome, Reduce, ShardCounter, ShardWorker, Stage
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 SHARDS = [f"train-{number:06d}" for number in range(5)]
@@ -191,7 +192,7 @@ class TinyReduce(Reduce):
         return SHARDS
 
     def counter(self, instance: Instance) -> ShardCounter:
-        return lambda shard: {"counts": np.array([1, 10 ** SHARDS.index(shard)], np.int64)}
+        return lambda shard: Counts(sums={"counts": np.array([1, 10 ** SHARDS.index(shard)], np.int64)})
 
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
         return Outcome()

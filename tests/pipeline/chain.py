@@ -16,12 +16,12 @@ from cluster.local import LocalRuntime
 from shards.layer import Layer, ShardRow
 from shards.records import Missing, Record, RunRecord
 from shards.writer import write_shard
-from wsss.pipeline import RunSummary, run_recipe
-from wsss.progress import Reporter
-from wsss.recipe import Recipe, load_recipe
-from wsss.runtime import PipelineRecord
-from wsss.stages.fit import Fit, weights_path
-from wsss.stages.stage import Instance, Map
+from wsss.contract.fit import Fit, weights_path
+from wsss.contract.runtime import PipelineRecord
+from wsss.contract.stage import Instance, Map
+from wsss.pipeline.progress import Reporter
+from wsss.pipeline.recipe import Recipe, load_recipe
+from wsss.pipeline.run import RunSummary, run_recipe
 
 TINY = Path(__file__).with_name("tiny.toml")
 

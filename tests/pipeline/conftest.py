@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.pipeline.chain import run, tiny
-from wsss.pipeline import RunSummary
-from wsss.recipe import Recipe
+from wsss.pipeline.recipe import Recipe
+from wsss.pipeline.run import RunSummary
 
 
 @dataclass(frozen=True)

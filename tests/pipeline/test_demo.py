@@ -15,7 +15,7 @@ import mlflow
 import pytest
 
 from wsss.__main__ import TOY_RECIPE
-from wsss.recipe import Recipe, load_recipe
+from wsss.pipeline.recipe import Recipe, load_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 README = Path(__file__).resolve().parents[2] / "README.md"

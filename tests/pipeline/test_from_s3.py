@@ -9,8 +9,8 @@ import pytest
 from tests.pipeline.chain import TINY, run, tiny
 from tests.pipeline.conftest import Finished
 from tests.shards.object_store import BUCKET, Faults, object_store, proxy, put, use
-from wsss.recipe import Recipe, RecipeError
-from wsss.stages.fit import weights_path
+from wsss.contract.fit import weights_path
+from wsss.pipeline.recipe import Recipe, RecipeError
 
 FROM_S3 = f"""[stages.build_shards]
 source = "shards"

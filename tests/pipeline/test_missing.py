@@ -13,10 +13,10 @@ from shards.lint import lint
 from shards.opened import opened
 from shards.sources.toy import ToySource
 from tests.pipeline.chain import files, layers, pretend_trained, run, tiny
-from wsss.pipeline import TooManyMissingError
-from wsss.recipe import Recipe
-from wsss.report import result_rows
-from wsss.stages.fit import Fit
+from wsss.contract.fit import Fit
+from wsss.pipeline.recipe import Recipe
+from wsss.pipeline.run import TooManyMissingError
+from wsss.report.results_table import result_rows
 
 RECIPE = """
 [recipe]

@@ -8,10 +8,10 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.pipeline.chain import run, tiny
-from wsss.contact_sheet import contact_sheet
-from wsss.pipeline import RunSummary
-from wsss.recipe import Recipe, RecipeError, supervision_behind
-from wsss.stages.fit import weights_path
+from wsss.contract.fit import weights_path
+from wsss.pipeline.recipe import Recipe, RecipeError, supervision_behind
+from wsss.pipeline.run import RunSummary
+from wsss.report.contact_sheet import contact_sheet
 
 SEMI = Path(__file__).with_name("semi.toml")
 

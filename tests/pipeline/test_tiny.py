@@ -18,12 +18,12 @@ from cluster import shard_work
 from tests.pipeline.chain import TINY, breaking, copy_upstream, files, layers, run, tiny
 from tests.pipeline.conftest import Finished
 from wsss.__main__ import main
-from wsss.contact_sheet import contact_sheet
-from wsss.recipe import RecipeError
-from wsss.report import result_rows
-from wsss.show import state_of
-from wsss.stages.fit import load_trained, weights_path
-from wsss.stages.stage import Map
+from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.stage import Map
+from wsss.pipeline.recipe import RecipeError
+from wsss.report.contact_sheet import contact_sheet
+from wsss.report.results_table import result_rows
+from wsss.report.show_recipe import state_of
 from wsss.stages.submit import check_submission, expected_images
 
 ROOT = Path(__file__).resolve().parents[2]

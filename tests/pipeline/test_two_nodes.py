@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline.chain import files, layers, run, tiny
 from tests.pipeline.two_nodes import OVERRIDES
-from wsss.stages.fit import Fit, weights_path
+from wsss.contract.fit import Fit, weights_path
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

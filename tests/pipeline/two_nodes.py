@@ -11,8 +11,8 @@ from ray.cluster_utils import Cluster
 
 from cluster import ray_session
 from tests.pipeline.chain import NoTracker, tiny
-from wsss.pipeline import run_recipe
-from wsss.progress import Reporter
+from wsss.pipeline.progress import Reporter
+from wsss.pipeline.run import run_recipe
 
 OVERRIDES = ("train_classifier.num_ranks=2", "train_classifier.norm=synchronised", "train_classifier.num_epochs=2")
 PLACEMENT = ("runtime.placement=STRICT_SPREAD", "runtime.num_actors=2")

@@ -14,7 +14,7 @@ from cluster.tracking import MlflowTracker, connect
 from shards.records import RunRecord
 from tuning.compare import CompareError, compare, render
 from tuning.leaderboard import leaderboard
-from wsss.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord
 
 Ious = dict[str, float | None]
 A: Ious = {"background": 0.9, "cat": 0.5, "dog": 0.25, "bird": None, "[/] odd": 0.1}

@@ -11,7 +11,7 @@ import pytest
 from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded
 from tuning.dimensions import Cases
 from tuning.search_space import load_sweep
-from wsss.recipe import RecipeError
+from wsss.pipeline.recipe import RecipeError
 
 SWEEPS = Path(__file__).parents[2] / "tuning" / "sweeps"
 GRID = SWEEP + 'method = "grid"\n'

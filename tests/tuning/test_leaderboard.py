@@ -15,7 +15,7 @@ from rich.console import Console
 from cluster.tracking import MlflowTracker, connect
 from shards.records import RunRecord
 from tuning.leaderboard import UnreadableError, leaderboard, render, table_of
-from wsss.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord
 
 
 def evaluation(recipe: str, *, iou: float, digit: str, labels_given: bool = False, name: str = "evaluate") -> RunRecord:

@@ -8,7 +8,7 @@ import pytest
 from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded
 from tuning.dimensions import Range
 from tuning.search_space import SearchSpace, load_sweep, needed
-from wsss.recipe import RecipeError, load_recipe
+from wsss.pipeline.recipe import RecipeError, load_recipe
 
 SWEEPS = Path(__file__).parents[2] / "tuning" / "sweeps"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tuning.sweep_result import SweepResult, Trial, choose, mean_iou, read_folds
-from wsss.stages.evaluation_counts import counts_path, save_threshold_counts
+from wsss.stages.evaluation.counts import counts_path, save_threshold_counts
 
 
 def trial(number: int, *folds: list[list[int]], state: str = "done") -> Trial:

@@ -11,8 +11,8 @@ from shards.images import encode_png
 from shards.layer import Layer
 from shards.records import Missing, Record, Sample
 from shards.writer import write_shard
+from wsss.contract.stage import Instance, Map, Stage
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.stage import Instance, Map, Stage
 
 Shards = Mapping[str, Sequence[Record | Missing]]
 

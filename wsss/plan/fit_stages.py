@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 from shards.storage import is_remote
-from wsss.images import long_side_size
+from wsss.contract.fit import Fit
+from wsss.contract.stage import Instance
+from wsss.data.images import long_side_size
 from wsss.ops.pixel_pairs import half_plane_offsets
-from wsss.plan.desk import Desk
+from wsss.plan.context import Desk
 from wsss.plan.images import TRAIN, images_of, layers_read, num_shards, record_bytes, train_images
 from wsss.plan.work import FitWork, Load, Storage, Units
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.fit import Fit
-from wsss.stages.stage import Instance
 from wsss.stages.train_affinity import TrainAffinity
 from wsss.stages.train_classifier import TrainClassifier
 from wsss.stages.train_segmenter import TrainSegmenter

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from wsss.contract.stage import Instance, Map
 from wsss.plan.costs import Costs
-from wsss.plan.paper import Paper
+from wsss.plan.dataset_stats import Paper
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.stage import Instance, Map
 
 TRAIN = "train"
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from wsss.settings import setting_values
-from wsss.stages.fit import Fit
-from wsss.stages.stage import Instance
+from wsss.contract.fit import Fit
+from wsss.contract.settings import setting_values
+from wsss.contract.stage import Instance
 from wsss.stages.train_affinity import TrainAffinity
 
 _GRID_STRIDE = 4

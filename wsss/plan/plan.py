@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wsss.contract.stage import Instance
+from wsss.pipeline.recipe import Recipe
 from wsss.plan import fit_stages, shard_stages
-from wsss.plan.cluster import Cluster, Limits, Taken, time_of
+from wsss.plan.context import Desk
 from wsss.plan.costs import Costs, PlanError, load_costs
-from wsss.plan.desk import Desk
+from wsss.plan.dataset_stats import Paper, paper_of, recipe_on_paper
+from wsss.plan.hardware import Cluster, Limits, Taken, time_of
 from wsss.plan.networks import Networks
-from wsss.plan.paper import Paper, paper_of, recipe_on_paper
 from wsss.plan.work import Work
-from wsss.recipe import Recipe
-from wsss.stages.stage import Instance
 
 WORK: Mapping[str, Callable[[Instance, Desk], Work]] = {
     "build_shards": shard_stages.build_shards,

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wsss.plan.cluster import DECODE, GPU, NETWORK, STORAGE, Taken, basis_of
+from wsss.contract.fit import Fit
 from wsss.plan.costs import BASES
+from wsss.plan.hardware import DECODE, GPU, NETWORK, STORAGE, Taken, basis_of
 from wsss.plan.plan import Plan, Scaled
-from wsss.stages.fit import Fit
 
 _BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 _NUMBERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))

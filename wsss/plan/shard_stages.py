@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from wsss.images import long_side_size
+from wsss.contract.stage import Instance, Map
+from wsss.data.images import long_side_size
 from wsss.ops.grad_cam import METHODS
 from wsss.ops.multi_scale import view_sizes
 from wsss.ops.random_walk import chebyshev_power
+from wsss.plan.context import Desk
 from wsss.plan.costs import WALK_TOLERANCE
-from wsss.plan.desk import Desk
 from wsss.plan.images import has_masks, images_of, layers_read, num_shards, record_bytes, shard_size
 from wsss.plan.work import Load, ShardWork, Storage, Units
 from wsss.stages.build_shards import BuildShards
@@ -25,7 +26,6 @@ from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Instance, Map
 from wsss.stages.submit import Submit
 from wsss.stages.train_classifier import TrainClassifier
 

@@ -16,9 +16,9 @@ from shards.remote_tars import RemoteTars
 from shards.sources.finished import FinishedShards
 from shards.sources.source import Listed, Source
 from shards.taxonomy import Taxonomy
-from wsss.settings import ReadIf, read_unless, settings
+from wsss.contract.settings import ReadIf, read_unless, settings
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.data_sets.registry import DataSettings, open_data_set
-from wsss.stages.stage import Instance, Map, ShardWorker
 
 UNSIZED = 128
 """Samples per shard where neither a count is given nor the images have a size before they are read (`toy`)."""

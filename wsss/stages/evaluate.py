@@ -32,13 +32,15 @@ from shards.files import write_bytes
 from shards.layer import split_of
 from shards.reader import join_shard
 from shards.records import InstanceLabel, Missing, Sample, SeedRecord
+from wsss.contract.counts import Counts
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter, Splits
 from wsss.ops.bootstrap import mean_iou_interval
 from wsss.ops.boundary_iou import boundary_iou
 from wsss.ops.confusion import Scores, activation_rates
 from wsss.ops.threshold_curve import NUM_BINS, activation_curves, curve, two_fold_threshold
-from wsss.plots import draw_curve
-from wsss.settings import settings
-from wsss.stages.evaluation_counts import (
+from wsss.pictures.plots import draw_curve
+from wsss.stages.evaluation.counts import (
     FOLDS,
     LABELLED,
     SCORED,
@@ -53,7 +55,7 @@ from wsss.stages.evaluation_counts import (
     save_threshold_counts,
     subset_mean_iou,
 )
-from wsss.stages.evaluation_pictures import (
+from wsss.stages.evaluation.pictures import (
     confusion_table,
     places_of,
     save_confusion_picture,
@@ -61,7 +63,6 @@ from wsss.stages.evaluation_pictures import (
     save_image_scores,
 )
 from wsss.stages.predict import Predict
-from wsss.stages.stage import ROWS, Counts, Instance, Map, Outcome, Reduce, ShardCounter, Splits
 
 NUM_REPLICATES, LEVEL = 1000, 0.95
 """Of the bootstrap interval. With 1000 its ends are settled to about a tenth of its width."""
@@ -114,7 +115,7 @@ class Evaluate(Reduce):
 
         def count(shard: str) -> Counts:
             split = split_of(shard)
-            counts = {
+            sums = {
                 f"{s}.{name}": array
                 for s in self.splits
                 for name, array in empty_counts(kind, num_classes, subsets=subsets).items()
@@ -122,24 +123,22 @@ class Evaluate(Reduce):
             rows = {s: [empty_rows(kind)] for s in self.splits}
             for joined in join_shard(layers, shard, how="inner"):
                 if isinstance(joined, Missing):
-                    counts[f"{split}.{'left_out' if joined.left_out else 'missing'}"] += 1
+                    sums[f"{split}.{'left_out' if joined.left_out else 'missing'}"] += 1
                     continue
                 sample = cast(Sample, joined["samples"])
                 if sample.mask is None:
-                    counts[f"{split}.unmasked"] += 1
+                    sums[f"{split}.unmasked"] += 1
                     continue
-                counts[f"{split}.images"] += 1
-                rows[split].append(
-                    add_image(counts[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample)
-                )
-                add_subsets(counts, split, joined["records"], sample, subsets=subsets)
+                sums[f"{split}.images"] += 1
+                rows[split].append(add_image(sums[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample))
+                add_subsets(sums, split, joined["records"], sample, subsets=subsets)
                 if kind in LABELLED and self.boundary_width > 0:
-                    counts[f"{split}.boundary"] += count_boundary(
+                    sums[f"{split}.boundary"] += count_boundary(
                         joined["records"], sample, num_classes=num_classes, width=self.boundary_width
                     )
                 if isinstance(joined["records"], InstanceLabel):
-                    counts[f"{split}.instances"] += len(joined["records"].classes)
-            return counts | {f"{s}.{ROWS}": np.concatenate(found) for s, found in rows.items()}
+                    sums[f"{split}.instances"] += len(joined["records"].classes)
+            return Counts(sums=sums, rows={s: np.concatenate(found) for s, found in rows.items()})
 
         return count
 
@@ -149,20 +148,22 @@ class Evaluate(Reduce):
         tables: dict[str, list[dict[str, object]]] = {}
         artifacts: dict[str, str] = {}
         for split in self.splits:
-            if counts[f"{split}.images"] == 0:
+            if not counts.total(f"{split}.images"):
                 others = ("unmasked", "missing", "left_out")
-                without, missing, left_out = (int(counts[f"{split}.{name}"]) for name in others)
+                without, missing, left_out = (counts.total(f"{split}.{name}") for name in others)
                 raise ValueError(
                     f"{instance.name}: no image of split {split!r} can be measured ({without} have no mask, {missing} "
                     f"no record, {left_out} were left out by settings); take {split!r} out of {instance.name}.splits"
                 )
             found = _summarise(records.layer.kind, counts, instance, split)
             if records.layer.kind == InstanceLabel.kind:
-                found.metrics["instances_per_image"] = float(counts[f"{split}.instances"] / counts[f"{split}.images"])
+                found.metrics["instances_per_image"] = counts.total(f"{split}.instances") / counts.total(
+                    f"{split}.images"
+                )
             for name in _subsets(instance):
                 found.metrics[f"mean_iou.{name}"] = subset_mean_iou(counts, split, name)
             metrics |= {f"{split}.{name}": value for name, value in found.metrics.items()} | found.metrics
-            metrics |= {f"{split}.{name}": float(counts[f"{split}.{name}"]) for name in TALLIES}
+            metrics |= {f"{split}.{name}": float(counts.total(f"{split}.{name}")) for name in TALLIES}
             artifacts |= found.artifacts
             for name, rows in found.tables.items():
                 tables[f"{name}.{split}"] = tables[name] = rows
@@ -183,7 +184,7 @@ def _subsets(instance: Instance) -> tuple[str, ...]:
 
 def _summarise(kind: str, counts: Counts, instance: Instance, split: str) -> Outcome:
     """Metrics, tables and files of one split."""
-    folds = [counts[f"{split}.fold{fold}"] for fold in range(FOLDS)]
+    folds = [counts.sums[f"{split}.fold{fold}"] for fold in range(FOLDS)]
     if kind == SeedRecord.kind:
         return Outcome(metrics=_seed_metrics(np.sum(folds, axis=0)))
     metrics: dict[str, float] = {}
@@ -202,7 +203,7 @@ def _summarise(kind: str, counts: Counts, instance: Instance, split: str) -> Out
     scores, (low, high) = Scores.from_confusion(confusion_CC), _interval(counts, instance, split)
     rows = _per_class(scores, instance)
     if kind in LABELLED and cast(Evaluate, instance.stage).boundary_width > 0:
-        boundary_C = boundary_iou(torch.from_numpy(counts[f"{split}.boundary"]))
+        boundary_C = boundary_iou(torch.from_numpy(counts.sums[f"{split}.boundary"]))
         metrics["boundary_iou"] = float(boundary_C.nanmean())
         rows = [row | {"boundary_iou": _or_none(value)} for row, value in zip(rows, boundary_C.tolist(), strict=True)]
     metrics |= _metrics(scores) | {"mean_iou_low": low, "mean_iou_high": high}
@@ -228,7 +229,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
 def _save_single_images(counts: Counts, instance: Instance, split: str) -> dict[str, str]:
     """The scores of every image, and pictures of the best and the worst; file name -> path."""
     stage, places = cast(Evaluate, instance.stage), places_of(instance, split)
-    scores, files = save_image_scores(instance, split, counts[f"{split}.{ROWS}"], places=places)
+    scores, files = save_image_scores(instance, split, counts.rows[split], places=places)
     if stage.num_gallery_images:
         files |= save_galleries(instance, split, scores, places=places, num_images=stage.num_gallery_images)
     return files

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record, Sample
-from wsss.device import worker_device
+from wsss.contract.device import worker_device
+from wsss.contract.fit import load_trained
+from wsss.contract.settings import Scales, read_with, settings
+from wsss.contract.shard_workers import work_per_group
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.ops.grad_cam import LAST_LAYER, METHODS
-from wsss.settings import Scales, read_with, settings
-from wsss.stages.cam_maker import CamMaker, Maps
-from wsss.stages.fit import load_trained
-from wsss.stages.image_groups import work_per_group
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.classifier.cam_maker import CamMaker, Maps
 from wsss.stages.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ import torch
 from pydantic import Field
 
 from shards.records import CamRecord, InstanceLabel, Record, Sample
-from wsss.device import worker_device
-from wsss.images import to_tensor
+from wsss.contract.device import worker_device
+from wsss.contract.fit import load_trained
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.data.images import to_tensor
 from wsss.ops.instances import Instances, cut_instances, displacement_groups, group_walk
-from wsss.settings import settings
-from wsss.stages.fit import load_trained
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
 
 if TYPE_CHECKING:
     from wsss.models.irnet import IRNet

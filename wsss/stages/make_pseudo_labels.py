@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 
 from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
-from wsss.crf_settings import CrfSettings
-from wsss.device import worker_device
+from wsss.contract.device import worker_device
+from wsss.contract.settings import read_with, settings
+from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.data.images import upsample
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.seeds import exponent_scores
-from wsss.settings import read_with, settings
-from wsss.stages.make_seeds import upsample
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.settings.crf import CrfSettings
 
 
 @settings

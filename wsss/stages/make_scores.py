@@ -15,16 +15,16 @@ from pydantic import Field
 from torch.nn import functional
 
 from shards.records import CamRecord, Record, ScoreRecord
-from wsss.device import worker_device
-from wsss.images import to_tensor
+from wsss.contract.device import worker_device
+from wsss.contract.fit import load_trained
+from wsss.contract.settings import read_with, settings
+from wsss.contract.shard_workers import work_per_group
+from wsss.contract.stage import Instance, Map, ShardWorker
+from wsss.data.images import to_tensor
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.random_walk import feature_walk, random_walk
 from wsss.ops.seeds import exponent_scores
-from wsss.settings import read_with, settings
-from wsss.stages.confident_images import ConfidentImages
-from wsss.stages.fit import load_trained
-from wsss.stages.image_groups import work_per_group
-from wsss.stages.stage import Instance, Map, ShardWorker
+from wsss.stages.settings.confident_images import ConfidentImages
 from wsss.stages.train_affinity import TrainAffinity
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from torch.nn import functional
 from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
-from wsss.crf_settings import CrfSettings
-from wsss.device import worker_device
+from wsss.contract.device import worker_device
+from wsss.contract.settings import read_unless, read_with, settings
+from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.data.images import upsample
 from wsss.ops.dense_crf import unary_from_probabilities
-from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.seeds import (
     add_salient_background,
     exponent_foreground,
@@ -29,10 +30,9 @@ from wsss.ops.seeds import (
     two_threshold_seeds,
 )
 from wsss.ops.stochastic_cam import fickle_label
-from wsss.settings import read_unless, read_with, settings
 from wsss.stages.build_shards import BuildShards
-from wsss.stages.confident_images import ConfidentImages
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.settings.confident_images import ConfidentImages
+from wsss.stages.settings.crf import CrfSettings
 
 _NUM_BINS = 10
 _BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
@@ -204,11 +204,3 @@ def _histogram(cams: Layer, shard: str) -> str:
     return ", ".join(
         f"{i / _NUM_BINS:.1f} to {(i + 1) / _NUM_BINS:.1f}: {share:.0f} %" for i, share in enumerate(shares)
     )
-
-
-def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:
-    """f16[K, h, w] of the stride-4 grid to f32[K, H, W]."""
-    if len(maps_Khw) == 0:
-        return torch.zeros((0, *size), device=device)
-    maps = torch.from_numpy(maps_Khw).to(device).float()
-    return resize_bilinear(maps[None], size=size)[0]

@@ -13,12 +13,12 @@ import torch
 from pydantic import Field
 
 from shards.records import CamRecord, Record, Sample, grid_size
-from wsss.device import worker_device
+from wsss.contract.device import worker_device
+from wsss.contract.fit import load_trained
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
 from wsss.ops.cam import normalise_per_class
-from wsss.settings import settings
-from wsss.stages.fit import load_trained
-from wsss.stages.segmenter_views import SegmenterViews
-from wsss.stages.stage import Instance, Map, ShardWorker, work_per_record
+from wsss.stages.segmenter.views import SegmenterViews
 
 _EVEN = 1e-12
 

@@ -19,16 +19,16 @@ import torch
 from pydantic import AfterValidator, Field
 
 from shards.records import BACKGROUND, Prediction, Record, Sample, grid_size
-from wsss.crf_settings import CrfSettings
-from wsss.device import worker_device
-from wsss.images import long_side_size
+from wsss.contract.device import worker_device
+from wsss.contract.fit import load_trained
+from wsss.contract.settings import read_unless, read_with, settings
+from wsss.contract.stage import Instance, Map, ShardWorker, Splits, work_per_record
+from wsss.data.images import long_side_size
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
 from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, without_classes
-from wsss.settings import read_unless, read_with, settings
-from wsss.stages.fit import load_trained
-from wsss.stages.segmenter_views import SegmenterViews
-from wsss.stages.stage import Instance, Map, ShardWorker, Splits, work_per_record
+from wsss.stages.segmenter.views import SegmenterViews
+from wsss.stages.settings.crf import CrfSettings
 
 Subset = Literal["none", "flip", "scales", "all"]
 _View = tuple[tuple[int, int], bool]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wsss.contract.stage import Stage
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.make_cams import MakeCams
@@ -11,7 +12,6 @@ from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Stage
 from wsss.stages.submit import Submit
 from wsss.stages.train_affinity import TrainAffinity
 from wsss.stages.train_ancillary import TrainAncillary

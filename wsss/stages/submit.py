@@ -18,9 +18,10 @@ from shards.images import decode_index_png, encode_png, image_mode
 from shards.layer import INDEX, Layer, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
-from wsss.settings import setting_values, settings
+from wsss.contract.counts import Counts
+from wsss.contract.settings import setting_values, settings
+from wsss.contract.stage import Instance, Outcome, Reduce, ShardCounter
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Counts, Instance, Outcome, Reduce, ShardCounter
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """A fixed date, so that the same predictions give the same file."""
@@ -55,17 +56,15 @@ class Submit(Reduce):
 
         def count(shard: str) -> Counts:
             row = layer.row(shard)
-            return {
-                "images": np.array(row.count, dtype=np.int64),
-                "missing": np.array(len(row.missing), dtype=np.int64),
-            }
+            sums = {"images": row.count, "missing": len(row.missing)}
+            return Counts(sums={name: np.array(value, dtype=np.int64) for name, value in sums.items()})
 
         return count
 
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
-        if counts["missing"]:
+        if missing := counts.total("missing"):
             raise ValueError(
-                f"{instance.name}: {int(counts['missing'])} predictions of split {self.split!r} are missing, and a "
+                f"{instance.name}: {missing} predictions of split {self.split!r} are missing, and a "
                 f"submission needs every image; the reasons stand in {instance.inputs['predictions'].path / INDEX}"
             )
         path, keys = instance.path / "results.zip", dict[str, str]()
@@ -81,7 +80,7 @@ class Submit(Reduce):
                     keys[name] = record.key
                     archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), encode_png(cast(Prediction, record).mask))
         return Outcome(
-            metrics={"images": float(counts["images"])},
+            metrics={"images": float(counts.total("images"))},
             tables={"lineage": lineage_rows(instance)},
             artifacts={"results.zip": str(path)},
         )

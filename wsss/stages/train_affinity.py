@@ -13,14 +13,14 @@ from pydantic import Field
 from torch import nn
 
 from shards.records import SeedRecord
-from wsss.augment import Augmentation, SizeRange
-from wsss.examples import JoinedRecords
-from wsss.images import fill_colour, pixels
-from wsss.settings import read_with, settings
-from wsss.stages.augmented_records import AugmentedRecords
-from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import Draw, TrainingSet
-from wsss.stages.stage import Instance, Outcome
+from wsss.contract.fit import Draw, TrainingSet
+from wsss.contract.settings import read_with, settings
+from wsss.contract.stage import Instance, Outcome
+from wsss.data.augment import Augmentation, SizeRange
+from wsss.data.augmented_records import AugmentedRecords
+from wsss.data.images import fill_colour, pixels
+from wsss.data.joined_records import JoinedRecords
+from wsss.stages.settings.encoder import EncoderSource
 from wsss.tasks.affinity import AffinityNetTask, IRNetTask
 from wsss.tasks.task import Task
 

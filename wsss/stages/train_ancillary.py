@@ -13,12 +13,12 @@ from torch import nn
 
 from shards.layer import Layer
 from shards.records import BadSampleError, Sample
-from wsss.examples import JoinedRecords
-from wsss.settings import settings
-from wsss.stages.box_source import framed_planes, grid_planes
-from wsss.stages.fit import TrainingSet, Validation
-from wsss.stages.framed_training import FramedTraining
-from wsss.stages.stage import Instance, Outcome
+from wsss.contract.fit import TrainingSet, Validation
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Outcome
+from wsss.data.joined_records import JoinedRecords
+from wsss.stages.segmenter.box_source import framed_planes, grid_planes
+from wsss.stages.segmenter.boxed_training import FramedTraining
 from wsss.tasks.task import Task
 
 if TYPE_CHECKING:

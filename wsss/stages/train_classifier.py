@@ -12,13 +12,13 @@ from torch import nn
 from shards.balance import balance_factors, class_counts, expected_counts, positive_weights
 from shards.files import write_bytes
 from shards.layer import split_of
-from wsss.augment import SizeRange
-from wsss.examples import JoinedRecords
-from wsss.settings import ReadIf, Speed, read_with, settings
-from wsss.stages.encoder_settings import EncoderSource
-from wsss.stages.fit import TrainingSet, Validation
-from wsss.stages.labelled_images import LabelledImages, predicted_labels
-from wsss.stages.stage import Instance, Outcome
+from wsss.contract.fit import TrainingSet, Validation
+from wsss.contract.settings import ReadIf, Speed, read_with, settings
+from wsss.contract.stage import Instance, Outcome
+from wsss.data.augment import SizeRange
+from wsss.data.joined_records import JoinedRecords
+from wsss.stages.classifier.labelled_images import LabelledImages, predicted_labels
+from wsss.stages.settings.encoder import EncoderSource
 from wsss.tasks.classification import ClassificationTask, Objective
 from wsss.tasks.task import Task
 
@@ -237,7 +237,7 @@ class TrainClassifier(EncoderSource):
 
     def begin(self, instance: Instance) -> None:
         """Draw how often an epoch shows each class."""
-        from wsss.plots import draw_class_histogram
+        from wsss.pictures.plots import draw_class_histogram
 
         counts_C, drawn_C = self._histogram(instance)
         picture = draw_class_histogram(counts_C.tolist(), drawn_C=drawn_C.tolist(), names=instance.taxonomy.names)
@@ -245,7 +245,7 @@ class TrainClassifier(EncoderSource):
 
     def validate(self, network: Classifier, instance: Instance) -> Validation:
         """F1 and mean average precision of the learned classes on the validation split, class by class."""
-        from wsss.classification_metrics import classification_metrics
+        from wsss.stages.classifier.classification_metrics import classification_metrics
 
         taxonomy, learned = instance.taxonomy, self.learned(instance)
         scores_NC, truth_NC, known_NC = predicted_labels(

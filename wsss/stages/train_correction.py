@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import nn
 
-from wsss.settings import settings
-from wsss.stages.fit import Validation, load_trained
-from wsss.stages.framed_training import FramedTraining
-from wsss.stages.self_correction_settings import require_same_boxes, require_same_colours
-from wsss.stages.stage import Instance, Outcome
+from wsss.contract.fit import Validation, load_trained
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance, Outcome
+from wsss.stages.segmenter.boxed_training import FramedTraining
+from wsss.stages.segmenter.self_correction_settings import require_same_boxes, require_same_colours
 from wsss.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 from torch import nn
 
-from wsss.settings import ReadIf, read_unless, settings
-from wsss.stages.dsrg_settings import DsrgSettings
-from wsss.stages.fit import TrainingSet, Validation, load_trained
-from wsss.stages.full_set import TRAIN, MixedBatches
+from wsss.contract.fit import TrainingSet, Validation, load_trained
+from wsss.contract.settings import ReadIf, read_unless, settings
+from wsss.contract.stage import Instance, Outcome
 from wsss.stages.predict import Predict
-from wsss.stages.segmenter_images import (
+from wsss.stages.segmenter.dsrg_settings import DsrgSettings
+from wsss.stages.segmenter.full_set import TRAIN, MixedBatches
+from wsss.stages.segmenter.images import (
     FramedImages,
     MaskedImages,
     MixedImages,
@@ -23,10 +24,9 @@ from wsss.stages.segmenter_images import (
     SeededImages,
     SegmenterImages,
 )
-from wsss.stages.segmenter_training import SegmenterTraining
-from wsss.stages.segmenter_validation import SegmenterValidation
-from wsss.stages.self_correction_settings import SELF_CORRECTION, SelfCorrectionSettings
-from wsss.stages.stage import Instance, Outcome
+from wsss.stages.segmenter.self_correction_settings import SELF_CORRECTION, SelfCorrectionSettings
+from wsss.stages.segmenter.training import SegmenterTraining
+from wsss.stages.segmenter.validation import SegmenterValidation
 from wsss.tasks.dsrg import GRID, DsrgTask
 from wsss.tasks.segmentation import SegmentationTask, SegmenterTask
 from wsss.tasks.self_correction import SelfCorrectionTask

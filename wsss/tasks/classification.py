@@ -14,7 +14,7 @@ from torch import nn
 
 from wsss.losses.masked_mean import MaskedSum
 from wsss.losses.multi_label import Loss, asymmetric_terms, bce_terms, combine_terms, focal_terms
-from wsss.mixing import Mixing, mix
+from wsss.tasks.mixing import Mixing, mix
 from wsss.tasks.task import Batch, Task, TaskOutput
 
 if TYPE_CHECKING:

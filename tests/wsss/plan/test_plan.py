@@ -10,14 +10,14 @@ from torch import nn
 
 from wsss.__main__ import main
 from wsss.ops.random_walk import chebyshev_power
-from wsss.plan.cluster import DECODE, GPU, STORAGE, Cluster, cluster_of
+from wsss.pipeline.recipe import RecipeError
+from wsss.plan.context import Desk
 from wsss.plan.costs import WALK_TOLERANCE, PlanError, load_costs
-from wsss.plan.desk import Desk
+from wsss.plan.dataset_stats import Paper, parse_images, recipe_on_paper
+from wsss.plan.hardware import DECODE, GPU, STORAGE, Cluster, cluster_of
 from wsss.plan.networks import Networks, _counted
-from wsss.plan.paper import Paper, parse_images, recipe_on_paper
 from wsss.plan.plan import MANY_IMAGES, SCALES, WORK, Plan, make_plan
 from wsss.plan.work import FitWork, ShardWork
-from wsss.recipe import RecipeError
 from wsss.stages.registry import STAGES
 
 ROOT = Path(__file__).resolve().parents[3]

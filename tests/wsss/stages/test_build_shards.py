@@ -27,10 +27,10 @@ from tests.shards.sources.lid_folder import make_lid
 from tests.shards.sources.pictures import jpeg, put
 from tests.shards.sources.voc_folder import make_voc
 from tests.wsss.layers import instance_of
-from wsss.settings import hashed_values, setting_values
+from wsss.contract.settings import hashed_values, setting_values
+from wsss.contract.stage import Instance
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.data_sets.registry import DATA_SETS, DataSettings
-from wsss.stages.stage import Instance
 
 
 def settings_of(source: str, folder: Path) -> dict[str, Any]:

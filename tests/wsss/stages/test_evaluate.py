@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster.shard_work import add_counts
 from shards.records import (
     CamRecord,
     InstanceLabel,
@@ -22,18 +21,19 @@ from shards.records import (
     SeedRecord,
 )
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.contract.counts import Counts
+from wsss.contract.stage import Instance, Map, Outcome
 from wsss.ops.boundary_iou import boundary_counts, boundary_iou
 from wsss.ops.confusion import confusion_matrix
 from wsss.stages.evaluate import Evaluate
-from wsss.stages.evaluation_counts import confusions_at
-from wsss.stages.evaluation_pictures import shown_classes
+from wsss.stages.evaluation.counts import confusions_at
+from wsss.stages.evaluation.pictures import shown_classes
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_instance_labels import MakeInstanceLabels
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Instance, Map, Outcome
 
 STAGES: dict[str, type[Map]] = {
     stage.record_kind: stage
@@ -66,12 +66,13 @@ def evaluate(instance: Instance) -> Outcome:
     stage = instance.stage
     assert isinstance(stage, Evaluate)
     count = stage.counter(instance)
-    total: dict[str, np.ndarray] = {}
+    total = Counts()
     assert stage.shards(instance) == ["val-000000", "val-000001"]
     for shard in stage.shards(instance):
         counts = count(shard)
-        assert all(array.dtype == (np.int32 if name.endswith("rows") else np.int64) for name, array in counts.items())
-        total = add_counts(total, counts)
+        assert {array.dtype for array in counts.sums.values()} == {np.dtype(np.int64)}
+        assert {array.dtype for array in counts.rows.values()} == {np.dtype(np.int32)}
+        total += counts
     return stage.finish(instance, total)
 
 
@@ -287,7 +288,7 @@ def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:
     assert isinstance(stage, Evaluate)
     count = stage.counter(instance)
     parts = [count(shard) for shard in stage.shards(instance)]
-    found = [stage.finish(instance, add_counts(dict(a), b)).metrics for a, b in (parts, parts[::-1])]
+    found = [stage.finish(instance, a + b).metrics for a, b in (parts, parts[::-1])]
     assert found[0] == found[1]
     assert found[0]["mean_iou_low"] < found[0]["mean_iou_high"]
 

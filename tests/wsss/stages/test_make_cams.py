@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from shards.images import encode_png
 from shards.records import CamRecord, Missing, Sample, grid_size
 from tests.wsss.layers import instance_of, samples_of
-from wsss.images import resize_image, to_tensor
+from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.stage import Instance
+from wsss.data.images import resize_image, to_tensor
 from wsss.ops.grad_cam import METHODS
-from wsss.stages.fit import load_trained, weights_path
 from wsss.stages.make_cams import MakeCams
-from wsss.stages.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
 
 CLASSIFIER = TrainClassifier(encoder="test_efficientnet", pretrained="none", dilated=False)
@@ -100,8 +100,8 @@ def test_global_normalisation_keeps_the_ratio_of_the_classes(trained: Instance) 
 
 def test_images_without_labels_get_the_classes_that_are_predicted(trained: Instance, tmp_path: Path) -> None:
     """Of what is not known to be absent: an image that shows nothing, and is known to, stays without a map."""
-    from wsss.images import to_tensor
-    from wsss.stages.fit import load_trained
+    from wsss.contract.fit import load_trained
+    from wsss.data.images import to_tensor
 
     x_3HW = to_tensor(picture("c", ()).image, mean=CLASSIFIER.mean, std=CLASSIFIER.std)
     with torch.no_grad():
@@ -203,7 +203,7 @@ def test_views_are_no_longer_than_max_side(trained: Instance) -> None:
     """An image of 640 pixels at scale 2 is looked at as one at scale 1 is, where 640 is the limit."""
     seen: list[tuple[int, ...]] = []
     from tests.wsss.layers import write_layer
-    from wsss.stages import cam_maker
+    from wsss.stages.classifier import cam_maker
 
     samples = replace(trained.samples, path=trained.path.parent / "long")
     write_layer(samples.path, "sample", {SHARD: [picture("a", (4, 1), size=(64, 640))]})

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from shards.records import CamRecord, InstanceLabel
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.contract.stage import Instance
 from wsss.stages import make_instance_labels
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_instance_labels import MakeInstanceLabels, boundary_and_displacement
-from wsss.stages.stage import Instance
 from wsss.stages.train_affinity import TrainAffinity
 
 GRID = (17, 29)

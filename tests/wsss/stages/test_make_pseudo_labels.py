@@ -10,9 +10,9 @@ import pytest
 
 from shards.records import PseudoLabel, ScoreRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.contract.stage import Instance
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
-from wsss.stages.stage import Instance
 
 SIZE = (16, 16)
 SHARD = "train-000000"

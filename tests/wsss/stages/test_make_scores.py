@@ -15,13 +15,13 @@ from shards.images import encode_png
 from shards.reader import read_shard
 from shards.records import CamRecord, Missing, Sample, ScoreRecord
 from tests.wsss.layers import instance_of, records_of, samples_of, write_layer
-from wsss.images import to_tensor
+from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.stage import Instance
+from wsss.data.images import to_tensor
 from wsss.ops.pixel_pairs import half_plane_offsets
-from wsss.stages.fit import load_trained, weights_path
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
-from wsss.stages.stage import Instance
 from wsss.stages.train_affinity import TrainAffinity
 from wsss.stages.train_segmenter import TrainSegmenter
 

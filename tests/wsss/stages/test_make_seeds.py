@@ -9,11 +9,11 @@ import pytest
 
 from shards.records import CamRecord, Missing, SeedRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
-from wsss.settings import hashed_values
+from wsss.contract.settings import hashed_values
+from wsss.contract.stage import Instance
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_seeds import MakeSeeds
-from wsss.stages.stage import Instance
 
 SIZE = (16, 16)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from shards.images import encode_png
 from shards.records import CamRecord, Sample
 from tests.wsss.layers import instance_of, records_of, samples_of
-from wsss.stages.fit import load_trained, weights_path
+from wsss.contract.fit import load_trained, weights_path
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps, present_maps
 from wsss.stages.train_segmenter import TrainSegmenter

@@ -18,10 +18,10 @@ from torch import nn
 from shards.images import encode_png
 from shards.records import Prediction, Sample, grid_size
 from tests.wsss.layers import instance_of, samples_of
+from wsss.contract.settings import hashed_values, unread_settings
 from wsss.ops import tta
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.tta import predict_views
-from wsss.settings import hashed_values, unread_settings
 from wsss.stages import predict
 from wsss.stages.predict import Predict
 from wsss.stages.train_segmenter import TrainSegmenter
@@ -165,7 +165,7 @@ def test_settings_of_the_crf_are_read_with_it() -> None:
 def test_trained_segmenter(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from wsss.stages.fit import weights_path
+    from wsss.contract.fit import weights_path
 
     shards = samples_of(tmp_path, {SHARD: [photo()]})
     trained = instance_of(TrainSegmenter(encoder="test_efficientnet", pretrained="none"), tmp_path, samples=shards)

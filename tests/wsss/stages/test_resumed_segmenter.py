@@ -15,11 +15,11 @@ from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
 from tests.cluster.tiny import die_once
 from tests.wsss.layers import instance_of
-from tests.wsss.stages.test_full_set import SETTINGS, data
-from wsss.recipe import RuntimeSettings
-from wsss.settings import settings
-from wsss.stages.fit import Draw, TrainingSet, weights_path
-from wsss.stages.stage import Instance
+from tests.wsss.stages.segmenter.test_full_set import SETTINGS, data
+from wsss.contract.fit import Draw, TrainingSet, weights_path
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance
 from wsss.stages.train_ancillary import TrainAncillary
 from wsss.stages.train_segmenter import TrainSegmenter
 

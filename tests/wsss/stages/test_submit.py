@@ -12,8 +12,8 @@ from PIL import Image
 from shards.images import decode_index_png, encode_png
 from shards.records import Missing, Prediction, Record
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.contract.stage import Instance, Outcome
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Instance, Outcome
 from wsss.stages.submit import Submit, check_submission, expected_images, tell_faults
 
 MASKS = {
@@ -36,7 +36,7 @@ def submit(instance: Instance) -> Outcome:
     stage = instance.stage
     assert isinstance(stage, Submit)
     counts = [stage.counter(instance)(shard) for shard in stage.shards(instance)]
-    return stage.finish(instance, {name: counts[0][name] + counts[1][name] for name in counts[0]})
+    return stage.finish(instance, counts[0] + counts[1])
 
 
 def test_zip_is_flat_exact_and_the_same_every_time(tmp_path: Path) -> None:

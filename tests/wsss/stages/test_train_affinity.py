@@ -13,12 +13,12 @@ from cluster.local import LocalRuntime
 from shards.images import encode_png
 from shards.records import Sample, SeedRecord
 from tests.wsss.layers import instance_of, records_of, samples_of
+from wsss.contract.fit import Draw, load_trained
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.stage import Instance, Outcome
 from wsss.models.affinitynet import AffinityNet
 from wsss.models.irnet import IRNet
-from wsss.recipe import RuntimeSettings
-from wsss.stages.fit import Draw, load_trained
 from wsss.stages.make_seeds import MakeSeeds
-from wsss.stages.stage import Instance, Outcome
 from wsss.stages.train_affinity import TrainAffinity
 
 SHARD = "train-000000"

@@ -13,8 +13,8 @@ import torch
 from shards.images import encode_png
 from shards.records import Sample
 from tests.wsss.layers import instance_of, samples_of
-from wsss.stages.fit import Draw
-from wsss.stages.stage import Instance
+from wsss.contract.fit import Draw
+from wsss.contract.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
 
 SETTINGS: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False, "crop_size": 32}

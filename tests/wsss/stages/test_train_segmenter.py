@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from shards.images import encode_png
 from shards.records import Prediction, PseudoLabel, Sample, SeedRecord, grid_size
 from tests.wsss.layers import instance_of, records_of, samples_of
-from wsss.settings import hashed_values
-from wsss.stages.fit import Draw
+from wsss.contract.fit import Draw
+from wsss.contract.settings import hashed_values
+from wsss.contract.stage import Instance
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.predict import Predict
-from wsss.stages.stage import Instance
 from wsss.stages.train_segmenter import TrainSegmenter
 
 SETTINGS: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False, "crop_size": 32}

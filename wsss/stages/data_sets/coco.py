@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shards.sources.coco import CocoSource
 from shards.sources.source import Source
-from wsss.settings import Place, read_with, settings
+from wsss.contract.settings import Place, read_with, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 

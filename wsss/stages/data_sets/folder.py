@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shards.sources.folder import FolderSource
 from shards.sources.source import Source
-from wsss.settings import Place, read_with, settings
+from wsss.contract.settings import Place, read_with, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from shards.sources.ilsvrc_det import SPLITS, IlsvrcDetSource
 from shards.sources.lid import LidSource
 from shards.sources.source import Source
-from wsss.settings import Place, read_with, settings
+from wsss.contract.settings import Place, read_with, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from shards.sources.finished import FinishedShards
 from shards.sources.source import Source
-from wsss.settings import setting_values, settings
+from wsss.contract.settings import setting_values, settings
 from wsss.stages.data_sets.coco import CocoSettings, open_coco
 from wsss.stages.data_sets.folder import FolderSettings, open_folder
 from wsss.stages.data_sets.ilsvrc import IlsvrcSettings, open_ilsvrc_det, open_lid

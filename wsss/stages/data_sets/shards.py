@@ -13,7 +13,7 @@ from shards.remote_tars import RemoteTars
 from shards.shard_cache import ShardCache
 from shards.sources.finished import FinishedShards
 from shards.storage import is_remote
-from wsss.settings import Place, Speed, settings
+from wsss.contract.settings import Place, Speed, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wsss.settings import Place, read_unless, settings
+from wsss.contract.settings import Place, read_unless, settings
 
 LISTS = Path(__file__).resolve().parents[3] / "tuning" / "recipes" / "lists"
 

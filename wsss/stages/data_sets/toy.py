@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shards.sources.source import Source
 from shards.sources.toy import ToySource
-from wsss.settings import settings
+from wsss.contract.settings import settings
 
 
 @settings

@@ -8,7 +8,7 @@ from typing import Annotated
 from shards.sources.sbd import sbd_masks
 from shards.sources.source import Source
 from shards.sources.voc import VocSource
-from wsss.settings import Place, settings
+from wsss.contract.settings import Place, settings
 from wsss.stages.data_sets.shared import LISTS, SharedSettings
 
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from wsss.pipeline import progress
+from wsss.pipeline.progress import Reporter
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress, "time", made)
+    return made
+
+
+def lines(out: io.StringIO) -> list[str]:
+    return out.getvalue().splitlines()
+
+
+def test_estimate_follows_the_recipe_and_then_this_machine(clock: Clock) -> None:
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=100))
+    reporter.start(["a", "b", "c"], {"a": 100, "b": 200, "c": 60})
+    reporter.begin("a")
+    clock.now += 50
+    reporter.progress(1, 4, "1 of 4 shards")  # a quarter took 50 s where the recipe says 25: everything doubles
+    clock.now += 150
+    reporter.end("a", 200.0)
+    reporter.begin("b")
+    reporter.reused("b")
+    reporter.begin("c")
+    reporter.stop()
+    assert lines(out) == [
+        "a: starting (6:00 left in all)",
+        "a: 25%, 1 of 4 shards, 11:10 left in all",
+        "done   a in 3:20",
+        "b: starting (8:40 left in all)",
+        "kept   b",
+        "c: starting (2:00 left in all)",
+    ]
+
+
+def test_lines_come_now_and_then(clock: Clock) -> None:
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=100))
+    reporter.start(["a"], {})
+    reporter.begin("a")
+    for step in range(100):
+        clock.now += 1
+        reporter.progress(step, 100, "training")
+    assert len(lines(out)) == 1 + 4
+
+
+def test_quiet_says_nothing_and_a_terminal_gets_bars(clock: Clock) -> None:
+    reporter = Reporter(quiet=True)
+    reporter.start(["a"], {})
+    reporter.begin("a")
+    reporter.progress(0, 0, "nothing to do")
+    reporter.end("a", 1.0)
+    reporter.stop()
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=100, force_terminal=True))
+    reporter.start(["a", "b"], {})
+    reporter.begin("a")
+    reporter.progress(1, 2, "half of it")
+    reporter.end("a", 1.0)
+    reporter.stop()
+    assert "done" in out.getvalue() and "\x1b[" in out.getvalue()

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shards.records import RunRecord
+from wsss.pipeline.recipe import Recipe, load_recipe
+from wsss.report.results_table import Row, classifier_rows, markdown, markdown_classifiers, render, result_rows
+
+RECIPE = """
+[recipe]
+name = "report"
+[stages.build_shards]
+source = "toy"
+counts = { train = 4, val = 2 }
+[stages.train_classifier]
+pretrained = "none"
+[stages.make_cams]
+[stages.make_seeds]
+[stages.make_scores]
+propagation = "none"
+[stages.make_pseudo_labels]
+[stages.train_segmenter]
+pretrained = "none"
+[stages.predict]
+[stages.evaluate_cam]
+kind = "evaluate"
+title = "CAM"
+inputs = { records = "make_cams" }
+[stages.evaluate_seeds]
+kind = "evaluate"
+inputs = { records = "make_seeds" }
+splits = ["train", "val"]
+[stages.evaluate_pseudo_labels]
+kind = "evaluate"
+inputs = { records = "make_pseudo_labels" }
+[stages.evaluate]
+title = "segmentation"
+inputs = { records = "predict" }
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    path = tmp_path / "report.toml"
+    path.write_text(RECIPE)
+    return load_recipe(path)
+
+
+def record(instance: str, **metrics: float) -> RunRecord:
+    named = {name.replace("__", "."): value for name, value in metrics.items()}
+    return RunRecord(
+        recipe="report",
+        instance=instance,
+        kind="evaluate",
+        fingerprint="",
+        settings={},
+        upstream={},
+        git_commit="",
+        metrics=named,
+    )
+
+
+def records() -> dict[str, RunRecord]:
+    made = [
+        record("evaluate_cam", labels_given=1, val__mean_iou=0.4, val__threshold_a=0.2, val__threshold_b=0.25),
+        record("evaluate_seeds", labels_given=1, train__coverage=0.5, train__precision=0.9, val__coverage=0.25),
+        record("evaluate_pseudo_labels", labels_given=1, val__mean_iou=0.5, val__missing=2),
+        record("evaluate", labels_given=0, val__mean_iou=0.35, val__mean_accuracy=0.45, val__pixel_accuracy=0.6),
+    ]
+    return {made_of.instance: made_of for made_of in made}
+
+
+def test_a_row_for_every_evaluation_and_split(recipe: Recipe) -> None:
+    rows = result_rows(recipe, records())
+    assert [(row.title, row.split, row.labels_given, row.mean_iou, row.note) for row in rows] == [
+        ("CAM", "val", True, 0.4, "thresholds 0.200 and 0.250, two-fold"),
+        ("evaluate_seeds", "train", True, None, "50.0% of the pixels are seeds, 90.0% of them right"),
+        ("evaluate_seeds", "val", True, None, "25.0% of the pixels are seeds, 0.0% of them right"),
+        ("evaluate_pseudo_labels", "val", True, 0.5, "2 images missing"),
+        ("segmentation", "val", False, 0.35, "70% of the pseudo labels' mean IoU"),
+    ]
+
+
+def test_which_classes_a_mean_is_taken_over_is_told(recipe: Recipe) -> None:
+    found = record(
+        "evaluate",
+        labels_given=0,
+        val__mean_iou=0.35,
+        val__boundary_iou=0.2,
+        val__mean_iou_present=0.41,
+        val__mean_iou_all_classes=0.3,
+        val__absent_classes=3,
+        val__skipped_classes=2,
+    )
+    (row,) = result_rows(recipe, {"evaluate": found})
+    assert row.note == (
+        "boundary IoU 20.0; 2 classes never found (over those of the truth 41.0); 3 classes absent (over all 30.0)"
+    )
+
+
+def test_only_what_is_done_is_told(recipe: Recipe) -> None:
+    assert result_rows(recipe, {}) == []
+    (row,) = result_rows(recipe, {"evaluate": records()["evaluate"]})
+    assert row.note == "", "without pseudo labels there is nothing to compare with"
+
+
+def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
+    rows = result_rows(recipe, records())
+    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(rows, title="report"))
+    shown = console.export_text()
+    written = markdown(rows)
+    assert "| segmentation | val | no | 35.0 | 45.0 | 60.0 | 70% of the pseudo labels' mean IoU |" in written
+    for word in ("segmentation", "35.0", "45.0", "60.0", "evaluate_seeds", "2 images missing"):
+        assert word in shown
+    assert len(written.splitlines()) == 2 + len(rows)
+    assert markdown([Row(title="t", split="s", labels_given=True)]).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
+
+
+def test_the_interval_stands_beside_the_mean_iou(recipe: Recipe) -> None:
+    known = records()
+    known["evaluate"].metrics.update({"val.mean_iou_low": 0.321, "val.mean_iou_high": 0.3789})
+    rows = result_rows(recipe, known)
+    assert "| segmentation | val | no | 35.0 (32.1 to 37.9) | 45.0 | 60.0 |" in markdown(rows)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(rows, title="report"))
+    assert "35.0 (32.1 to 37.9)" in console.export_text(), "figures are never broken over lines"
+
+
+def test_subsets_of_the_views_have_rows_of_their_own(recipe: Recipe) -> None:
+    known = records()
+    known["evaluate"].metrics.update({"val.mean_iou.all": 0.35, "val.mean_iou.none": 0.3, "val.mean_iou.flip": 0.25})
+    rows = result_rows(recipe, known)[-4:]
+    assert [(row.title, row.split, row.labels_given, row.mean_iou, row.note) for row in rows] == [
+        ("segmentation", "val", False, 0.35, "70% of the pseudo labels' mean IoU"),
+        ("segmentation, one view", "val", False, 0.3, ""),
+        (
+            "segmentation, one scale, mirrored too", "val", False, 0.25,
+            "5.0 below segmentation, one view: no help here",
+        ),
+        ("segmentation, all views", "val", False, 0.35, ""),
+    ]  # fmt: skip
+
+
+def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "views.toml"
+    more = '[stages.evaluate_views]\nkind = "evaluate"\ntitle = "views"\ninputs = { records = "predict" }\n'
+    path.write_text(RECIPE + more)
+    worse, better = (record("evaluate_views", labels_given=0, val__mean_iou=iou) for iou in (0.31, 0.4))
+    notes = [result_rows(load_recipe(path), records() | {"evaluate_views": r})[-1].note for r in (worse, better)]
+    assert notes == [
+        "62% of the pseudo labels' mean IoU; 4.0 below segmentation: no help here",
+        "80% of the pseudo labels' mean IoU",
+    ]
+
+
+def test_a_segmentation_is_told_against_the_labels_that_it_learned(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.toml"
+    path.write_text(
+        RECIPE
+        + """
+[stages.stricter]
+kind = "make_pseudo_labels"
+background_threshold = 0.4
+
+[stages.evaluate_stricter]
+kind = "evaluate"
+inputs = { records = "stricter" }
+
+[stages.learned_stricter]
+kind = "train_segmenter"
+inputs = { pseudo_labels = "stricter" }
+pretrained = "none"
+
+[stages.predict_stricter]
+kind = "predict"
+inputs = { segmenter = "learned_stricter" }
+
+[stages.evaluate_2]
+kind = "evaluate"
+title = "second"
+inputs = { records = "predict_stricter" }
+"""
+    )
+    known = records() | {
+        "evaluate_stricter": record("evaluate_stricter", labels_given=1, val__mean_iou=0.7),
+        "evaluate_2": record("evaluate_2", labels_given=0, val__mean_iou=0.35),
+    }
+    notes = {row.title: row.note for row in result_rows(load_recipe(path), known)}
+    assert notes["segmentation"] == "70% of the pseudo labels' mean IoU"
+    assert notes["second"] == "50% of the pseudo labels' mean IoU"
+
+
+def test_classifiers_side_by_side(recipe: Recipe) -> None:
+    metrics = {"val__mean_average_precision": 0.5, "val__f1_macro": 0.25, "val__f1_micro": 0.75}
+    trained = record("train_classifier", **metrics)
+    names = recipe.instance("train_classifier").taxonomy.names
+    rows: list[dict[str, object]] = [{"class": name, "f1": place / 10} for place, name in enumerate(names)]
+    rows[2]["f1"] = None
+    trained.tables["per_class"] = rows
+    found = classifier_rows(recipe, {"train_classifier": trained, "make_cams": record("make_cams")})
+    assert found[0] == ["classifier", "mean AP", "F1 macro", "F1 micro", *(f"F1 {name}" for name in names)]
+    assert found[1:] == [["train_classifier", "50.0", "25.0", "75.0", "0.0", "10.0", "", "30.0", "40.0"]]
+    assert markdown_classifiers(found).splitlines()[1:] == [
+        "| --- |" + " ---: |" * 8,
+        "| train_classifier | 50.0 | 25.0 | 75.0 | 0.0 | 10.0 |  | 30.0 | 40.0 |",
+    ]
+    assert classifier_rows(recipe, {"make_cams": record("make_cams")}) == []

@@ -1,0 +1,111 @@
+"""`wsss shards info|lint|preview` from the command line: what is printed, written, and the exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from shards.layer import Layer
+from shards.opened import opened
+from shards.summary import summarise
+from shards.taxonomy import ilsvrc_det_200
+from shards.writer import write_shard
+from tests.shards.example_records import sample, seed_record
+from wsss.__main__ import main
+from wsss.pictures.plots import draw_layer
+from wsss.report.show_layer import look
+
+FIVE = ("ant", "bear", "cat", "dog", "emu")
+
+
+def layer_of(folder: Path, *, twice: bool = False, names: tuple[str, ...] = FIVE) -> Layer:
+    layer = Layer(folder, "sample")
+    write_shard(layer, "train-000000", [sample("a", 1), sample("b", 2)])
+    write_shard(layer, "val-000000", [sample("c", 1 if twice else 3)])
+    layer.complete(["train-000000", "val-000000"], classes=names)
+    return layer
+
+
+def test_info_draws_where_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = layer_of(tmp_path / "built", names=ilsvrc_det_200().names)
+    assert main(["shards", "info", str(layer.path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{layer.path}: sample records\ntrain: 2 records") and "airplane" in printed
+    assert not list(tmp_path.rglob("*.png"))
+    assert main(["shards", "info", str(layer.path), "--pictures", str(tmp_path / "here")]) == 0
+    picture = tmp_path / "here" / "built.info.png"
+    assert capsys.readouterr().out == f"{printed}{picture}\n"
+    with Image.open(picture) as image:
+        assert image.format == "PNG" and image.width > 1500 and image.height > 1000
+
+
+def test_histograms_tell_present_absent_and_unknown_apart(tmp_path: Path) -> None:
+    with opened(str(layer_of(tmp_path / "built").path)) as one:
+        summary = summarise(one)
+    data = draw_layer(summary, title="built")
+    assert data == draw_layer(summary, title="built")
+    summary.unknown.clear()
+    known = draw_layer(summary, title="built")
+
+    def is_yellow(png: bytes) -> bool:
+        return bool((np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) == (0xF6, 0xD5, 0x5C)).all(2).any())
+
+    assert is_yellow(data) and not is_yellow(known)
+
+
+def test_info_of_records_without_images(tmp_path: Path) -> None:
+    layer = Layer(tmp_path / "seeds", "seed")
+    write_shard(layer, "val-000000", [seed_record("a")])
+    layer.complete(["val-000000"])
+    assert main(["shards", "info", str(layer.path), "--pictures", str(tmp_path)]) == 0
+    assert (tmp_path / "seeds.info.png").stat().st_size > 1000
+
+
+def test_preview_goes_here_or_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of(tmp_path / "built")
+    monkeypatch.chdir(tmp_path)
+    assert main(["shards", "preview", str(layer.path), "--pictures", "there"]) == 0
+    assert main(["shards", "preview", "built"]) == 0
+    assert (tmp_path / "there" / "built.preview.png").read_bytes() == (tmp_path / "built.preview.png").read_bytes()
+
+
+def test_lint_tells_faults_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound, leaky = layer_of(tmp_path / "sound").path, layer_of(tmp_path / "leaky", twice=True).path
+    assert main(["shards", "lint", str(sound)]) == 0
+    assert capsys.readouterr().out == f"{sound}: no fault found\n"
+    assert main(["shards", "lint", str(leaky), str(sound)]) == 1
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("the same image 2 times, in train and val (what is measured on must not be trained on)")
+    assert (second, third) == (f"{leaky}: 1 faults", f"{sound}: no fault found")
+
+
+def test_a_run_whose_tars_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built = layer_of(tmp_path / "built").path
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in built.glob("*.json"):
+        (run / path.name).write_bytes(path.read_bytes())
+    settings = {"samples.source": "shards", "samples.root": str(built), "samples.cache": "", "samples.size": 128}
+    (run / "settings.json").write_text(json.dumps({"kind": "build_shards", "settings": settings}))
+    assert main(["shards", "lint", str(run)]) == 0
+    assert main(["shards", "preview", str(run), "--pictures", str(tmp_path)]) == 0
+    (built / "val-000000.tar").unlink()
+    assert main(["shards", "lint", str(run)]) == 1
+    assert f"{built}/val-000000.tar: No such file" in capsys.readouterr().out
+
+
+def test_progress_is_told_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsss.report.show_layer.PLAIN_INTERVAL", 0.0)
+    for terminal in (False, True):
+        told = io.StringIO()
+        with opened(str(layer_of(tmp_path / "built").path)) as one:
+            console = Console(file=told, force_terminal=terminal, width=80)
+            assert [line.is_fault for line in look(one, "lint", pictures=None, console=console)] == [False]
+        assert ("built: 1 of 2 shards read\n" in told.getvalue()) == (not terminal)
+        assert "built" in told.getvalue()

@@ -1,0 +1,80 @@
+"""Work on several images of one size at once: on a GPU one photograph is too little.
+
+Shape letters: `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar, cast
+
+import numpy as np
+
+from shards.layer import Layer
+from shards.reader import join_shard
+from shards.records import BadSampleError, Missing, Record, Sample
+from wsss.contract.stage import ShardWorker
+
+_WINDOW = 8
+"""Images of equal size are looked for among this many times as many as are looked at together."""
+_T = TypeVar("_T")
+Joined = Mapping[str, Record]
+MakeGroup = Callable[[Sequence[Joined], Sequence[np.ndarray]], Sequence[Record]]
+"""(joined records, their images u8[H, W, 3], all of one size) -> a record of each."""
+
+
+def work_per_group(
+    layers: Mapping[str, Layer],
+    make: MakeGroup,
+    *,
+    batch_images: int,
+    leave_out: Callable[[Joined, str], Missing | None],
+) -> ShardWorker:
+    """The worker that joins `layers` (one of them `samples`) by key and makes the records of images of one size, at
+    most `batch_images` of them, together. The records come in the samples' order.
+
+    What is missing, left out or does not decode is passed on with its reason, as by `work_per_record`.
+    """
+
+    def work(shard: str) -> Iterator[Record | Missing]:
+        joined = join_shard(layers, shard, how="inner")
+        for window in _batched(joined, batch_images if batch_images == 1 else _WINDOW * batch_images):
+            yield from _records(window, make, shard, batch_images, leave_out)
+
+    return work
+
+
+def _records(
+    window: Sequence[Joined | Missing],
+    make: MakeGroup,
+    shard: str,
+    batch_images: int,
+    leave_out: Callable[[Joined, str], Missing | None],
+) -> Iterator[Record | Missing]:
+    made: dict[int, Record | Missing] = {}
+    by_size: dict[tuple[int, int], list[tuple[int, Joined, np.ndarray]]] = {}
+    for place, joined in enumerate(window):
+        if isinstance(joined, Missing):
+            made[place] = joined
+            continue
+        if (left_out := leave_out(joined, shard)) is not None:
+            made[place] = left_out
+            continue
+        sample = cast(Sample, joined["samples"])
+        try:
+            by_size.setdefault(sample.size, []).append((place, joined, sample.image))
+        except BadSampleError as error:
+            made[place] = Missing(key=sample.key, reason=str(error))
+    for of_size in by_size.values():
+        for group in _batched(of_size, batch_images):
+            places, together, images = zip(*group, strict=True)
+            made |= zip(places, make(together, images), strict=True)
+    yield from (made[place] for place in range(len(window)))
+
+
+def _batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of `size` items, the last one maybe shorter."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

@@ -1,0 +1,1 @@
+"""Records of several layers joined by key, images as tensors, augmentation."""

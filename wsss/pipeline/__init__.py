@@ -1,0 +1,1 @@
+"""A recipe: read, checked, run and followed on the screen."""

@@ -1,0 +1,230 @@
+"""Walk a recipe's instances in order: skip what is done, run what is not, record what came out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.files import remove_leftovers, write_bytes
+from shards.layer import INDEX
+from shards.records import RunRecord, Sample
+from wsss.contract.fit import Fit
+from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
+from wsss.contract.stage import Instance, Map, Outcome, Reduce
+from wsss.pipeline.progress import Reporter
+from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
+
+
+class TooManyMissingError(RuntimeError):
+    """More records of a layer are missing than the recipe allows."""
+
+
+@dataclass
+class RunSummary:
+    """What one walk through a recipe did."""
+
+    executed: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    records: dict[str, RunRecord] = field(default_factory=dict)
+    """Instance -> its run record, executed or reused."""
+    missing: dict[str, int] = field(default_factory=dict)
+    """Instance -> number of missing records in its layer, where there are any."""
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Instance -> split -> number of samples that settings left out of its layer, where there are any."""
+
+
+def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
+    """The instances from `first` to `last`, both included; the ends of the recipe where not given."""
+    names = [instance.name for instance in recipe.instances]
+    start = names.index(recipe.instance(first).name) if first else 0
+    stop = names.index(recipe.instance(last).name) + 1 if last else len(names)
+    if start >= stop:
+        raise RecipeError(f"--from {first} stands after --to {last}; the order is {', '.join(names)}")
+    return recipe.instances[start:stop]
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    runtime: Runtime,
+    tracker: Tracker,
+    reporter: Reporter,
+    first: str | None = None,
+    last: str | None = None,
+    parent: str = "",
+) -> RunSummary:
+    """Run the chosen instances. Raises `RecipeError` where an instance before them is not done."""
+    chosen = selected(recipe, first, last)
+    pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
+    for instance in _upstream(chosen):
+        if not instance.is_done():
+            raise RecipeError(
+                f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
+            )
+    _make_runs_folder(recipe)
+    for instance in chosen:
+        _check_environment(instance)
+    summary = RunSummary()
+    reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
+    try:
+        for instance in chosen:
+            record = run_instance(recipe, instance, runtime=runtime, reporter=reporter, summary=summary)
+            summary.records[instance.name] = record
+            tracker.stage_finished(pipeline, record)
+    finally:
+        reporter.stop()
+    return summary
+
+
+def _upstream(chosen: tuple[Instance, ...]) -> list[Instance]:
+    """Instances that the chosen ones read and that are not themselves chosen."""
+    names = {instance.name for instance in chosen}
+    outside = {up.name: up for instance in chosen for up in instance.inputs.values() if up.name not in names}
+    return list(outside.values())
+
+
+def _make_runs_folder(recipe: Recipe) -> None:
+    try:
+        (recipe.runtime.runs / "store").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"runtime.runs = {str(recipe.runtime.runs)!r} cannot be written to ({error.strerror}); name another folder"
+        ) from None
+
+
+def _check_environment(instance: Instance) -> None:
+    """A network that cannot be built must not cost the hours of the stages before it."""
+    if instance.is_done():
+        return
+    try:
+        instance.stage.check_environment(instance)
+    except ValueError as error:
+        raise RecipeError(f"{instance.name}.{error}") from error
+
+
+def run_instance(
+    recipe: Recipe, instance: Instance, *, runtime: Runtime, reporter: Reporter, summary: RunSummary
+) -> RunRecord:
+    """Run one instance unless it is done, and return its record."""
+    with _locked(instance.path):
+        record = instance.run_record()
+        if record is not None and instance.is_done():
+            summary.reused.append(instance.name)
+            reporter.reused(instance.name)
+            _count_missing(recipe, instance, summary)
+            return record
+        reporter.begin(instance.name)
+        started = time.time()
+        outcome = _execute(recipe, instance, runtime, reporter, summary)
+        seconds = time.time() - started
+        record = _record_of(recipe, instance, outcome, seconds)
+        instance.write_run_record(record)
+    summary.executed.append(instance.name)
+    reporter.end(instance.name, seconds)
+    return record
+
+
+def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Reporter, summary: RunSummary) -> Outcome:
+    stage = instance.stage
+    remove_leftovers(instance.path)  # of a driver or worker that was killed
+    write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
+    if isinstance(stage, Fit):
+        return runtime.fit(instance, stage, reporter.progress)
+    if isinstance(stage, Map):
+        runtime.map(instance, stage, reporter.progress)
+        classes = instance.taxonomy.names if instance.layer.kind == Sample.kind else None
+        instance.layer.complete(stage.shards(instance), classes=classes)
+        _count_missing(recipe, instance, summary)
+        counts = instance.layer.counts()
+        if left_out := summary.left_out.get(instance.name):
+            counts["left_out"] = sum(left_out.values())
+        return Outcome(metrics={f"records.{name}": float(count) for name, count in counts.items()})
+    assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
+    return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))
+
+
+def _lineage(instance: Instance) -> dict[str, object]:
+    """The settings that made an instance, and those of everything it reads, all the way up."""
+    return {
+        "kind": instance.stage.kind,
+        "fingerprint": instance.fingerprint,
+        "seed": instance.seed,
+        "settings": dotted_settings(instance),
+        "upstream": {slot: _lineage(up) for slot, up in instance.inputs.items()},
+    }
+
+
+def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> None:
+    """Note what is missing in a layer; stop where it is more than the recipe allows."""
+    if not isinstance(instance.stage, Map):
+        return
+    counts = instance.layer.counts()
+    missing, total = counts["missing"], sum(counts.values())
+    if missing:
+        summary.missing[instance.name] = missing
+    if left_out := instance.layer.left_out():
+        summary.left_out[instance.name] = {split: len(reasons) for split, reasons in left_out.items()}
+    for split, reasons in left_out.items():
+        if counts.get(split, 0) == missing == 0:
+            key, reason = next(iter(reasons.items()))
+            raise TooManyMissingError(
+                f"{instance.name} has no record of split {split!r}: its settings or those before it left out all "
+                f"{len(reasons)}, as of {key}: {reason}; look at min_probability, dropped_classes and only_classes"
+            )
+    if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
+        index = instance.layer.path / INDEX
+        example = next((f", as of {first.key}: {first.reason}" for first in instance.layer.missing()), "")
+        raise TooManyMissingError(
+            f"{instance.name}: {missing} of {total} records are missing, more than runtime.max_missing = "
+            f"{recipe.runtime.max_missing} allows; the reasons stand in {index}{example}. "
+            f"Mend them, delete {instance.path} and start again; or raise runtime.max_missing"
+        )
+
+
+def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: float) -> RunRecord:
+    return RunRecord(
+        recipe=recipe.settings.name,
+        instance=instance.name,
+        kind=instance.stage.kind,
+        fingerprint=instance.fingerprint,
+        settings=dotted_settings(instance),
+        upstream={up.name: up.fingerprint for up in instance.inputs.values()},
+        git_commit=git_commit(),
+        metrics=outcome.metrics,
+        tables=outcome.tables,
+        artifacts=outcome.artifacts,
+        seconds=round(seconds, 2),
+        finished=round(time.time(), 2),
+        supervision=supervision_behind(instance),
+    )
+
+
+def git_commit() -> str:
+    """The commit of the source tree, `-dirty` appended where it is changed, or `unknown`."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One driver at a time per instance: concurrent trials share upstream work instead of doing it twice."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

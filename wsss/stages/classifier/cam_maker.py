@@ -1,0 +1,207 @@
+"""A trained classifier that turns images of one size into their class activation maps.
+
+Shape letters: `B` images, `F` views of one size (the image, its mirror image), `D` channels, `K` classes of an image,
+`H W` pixels, `h w` strided pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from shards.records import Sample, grid_size
+from wsss.data.images import long_side_size, resize_image, to_tensor
+from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
+from wsss.ops.dropout_cam import dropout_cam
+from wsss.ops.grad_cam import METHODS, Method, pooled_map
+from wsss.ops.multi_scale import resize_bilinear, view_sizes
+from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
+
+if TYPE_CHECKING:
+    from wsss.models.classifier import Classifier
+    from wsss.stages.make_cams import MakeCams
+    from wsss.stages.train_classifier import TrainClassifier
+
+_SHORTEST_SIDE = 32
+_Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tensor], torch.Tensor]]
+"""(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0; logits f32[B * F, C]."""
+
+
+class Maps(NamedTuple):
+    """What a classifier says of one image."""
+
+    classes: list[int]
+    """Class ids of its maps."""
+    maps: torch.Tensor
+    """f32[K, h, w] in [0, 1]."""
+    peak: torch.Tensor | None
+    """f32[K, h, w]: the maximum of stochastic maps."""
+    probabilities: torch.Tensor
+    """f32[K]: sigmoid of the mean logit over all views."""
+
+
+class CamMaker:
+    """Maps of the classes that the classifier has learned; what a sample gets does not depend on its neighbours."""
+
+    def __init__(
+        self, stage: MakeCams, network: Classifier, trained: TrainClassifier, *, learned: Collection[int], seed: int
+    ) -> None:
+        self._stage, self._network, self._trained = stage, network, trained
+        self.learned, self._seed = frozenset(learned), seed
+        self._device = network.cam_weights.device
+        self._look: _Look = self._from_gradients() if stage.method in METHODS else self._from_weights
+
+    @torch.no_grad()
+    def cams(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Maps]:
+        """The maps of samples of one size, in their order; `images` u8[H, W, 3]."""
+        mean, std = self._trained.mean, self._trained.std
+        x_B3HW = torch.stack([to_tensor(image, mean=mean, std=std).to(self._device) for image in images])
+        classes = self._classes(samples, x_B3HW)
+        if self._stage.method == "stochastic":
+            return self._stochastic(x_B3HW, samples, classes)
+        return self._deterministic(x_B3HW, classes, grid=grid_size(samples[0].size))
+
+    def _classes(self, samples: Sequence[Sample], x_B3HW: torch.Tensor) -> list[list[int]]:
+        """The labels; of an image without any, those not known to be absent that the classifier sees, where asked."""
+        classes = [[c for c in sample.classes if c in self.learned] for sample in samples]
+        unlabelled = [place for place, sample in enumerate(samples) if not sample.classes and sample.unknown]
+        if self._stage.unlabelled_threshold > 0 and unlabelled:
+            size = self._sizes((1.0,), x_B3HW)[0]
+            seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[unlabelled], size=size)))
+            for place, seen_C in zip(unlabelled, seen_BC, strict=True):
+                rows = torch.nonzero(seen_C >= self._stage.unlabelled_threshold)[:, 0].tolist()
+                candidates = self.learned & set(samples[place].unknown)
+                classes[place] = [row + 1 for row in rows if row + 1 in candidates]
+        return classes
+
+    def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
+        """Sizes of the views; none is longer than `max_side`, so that memory does not grow with the image, and no side
+        is shorter than what an encoder of output stride 32 makes one pixel of.
+        """
+        longest = self._stage.max_side
+        sizes = view_sizes((x_B3HW.shape[-2], x_B3HW.shape[-1]), scales=scales)
+        fitting = [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
+        return [(max(height, _SHORTEST_SIDE), max(width, _SHORTEST_SIDE)) for height, width in fitting]
+
+    def _views(self, x_B3HW: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Every scale, f32[F * B, 3, H, W]: the images and, where asked for, their mirror images behind them."""
+        for size in self._sizes(self._stage.scales, x_B3HW):
+            view_B3HW = resize_image(x_B3HW, size=size)
+            yield torch.cat([view_B3HW, view_B3HW.flip(-1)]) if self._stage.flip else view_B3HW
+
+    def _deterministic(self, x_B3HW: torch.Tensor, classes: list[list[int]], *, grid: tuple[int, int]) -> list[Maps]:
+        """irn's merge: maps of all views are resized to the grid and added, then divided by their maximum."""
+        num_images = len(classes)
+        totals = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
+        logits = _MeanLogits(num_images)
+        if any(classes):
+            for views in self._views(x_B3HW):
+                of_view = [classes[place % num_images] for place in range(len(views))]
+                maps_of_views, logits_VC = self._look(views, of_view)
+                logits.add(logits_VC)
+                for place, maps_Khw in enumerate(maps_of_views):
+                    if len(maps_Khw):
+                        upright = maps_Khw.flip(-1) if place >= num_images else maps_Khw
+                        totals[place % num_images] += resize_bilinear(upright[None], size=grid)[0]
+        normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
+        return [
+            Maps(present, normalise(maps) if present else maps, None, logits.probabilities(place, present))
+            for place, (present, maps) in enumerate(zip(classes, totals, strict=True))
+        ]
+
+    def _from_weights(
+        self, views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        features = self._network.features(views_B3HW)
+        weights_CD = self._network.cam_weights
+        maps = [
+            class_activation_map(features_Dhw, weights_CD=weights_CD, classes=present)
+            for features_Dhw, present in zip(features, classes, strict=True)
+        ]
+        return maps, self._network.logits(features)
+
+    def _from_gradients(self) -> _Look:
+        from wsss.models.layer_gradients import LayerGradients
+
+        method = cast(Method, self._stage.method)
+        gradients_of = LayerGradients(self._network, layer=self._stage.target_layer)
+
+        def look(views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
+            activations, gradients, num_pixels, logits_VC = gradients_of(views_B3HW, classes=classes)
+            # Views of all sizes weigh alike.
+            rows = [
+                pooled_map(method, activations, gradients_KBDhw=g[None], num_pixels=num_pixels)[:, 0].relu()
+                for g in gradients
+            ]
+            maps_KBhw = torch.stack(rows) if rows else activations.new_zeros((0, *activations[:, 0].shape))
+            return [maps_KBhw[: len(present), place] for place, present in enumerate(classes)], logits_VC
+
+        return look
+
+    def _stochastic(self, x_B3HW: torch.Tensor, samples: Sequence[Sample], classes: list[list[int]]) -> list[Maps]:
+        """Mean over all views and draws, and maximum, of the normalised stochastic maps."""
+        grid, num_images = grid_size(samples[0].size), len(samples)
+        generators = [self._generator(sample.key) for sample in samples]
+        means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
+        peaks, logits = [torch.zeros_like(mean) for mean in means], _MeanLogits(num_images)
+        for views in self._views(x_B3HW) if any(classes) else ():
+            features_VDhw = self._network.features(views)
+            logits.add(self._network.logits(features_VDhw))
+            for place, features_Dhw in enumerate(features_VDhw):
+                number = place % num_images
+                if not classes[number]:
+                    continue
+
+                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = place >= num_images) -> torch.Tensor:
+                    return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
+
+                mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid)
+                means[number] += mean
+                peaks[number] = torch.maximum(peaks[number], peak)
+        return [
+            Maps(c, mean / max(logits.num_views, 1), peak, logits.probabilities(place, c))
+            for place, (c, mean, peak) in enumerate(zip(classes, means, peaks, strict=True))
+        ]
+
+    def _generator(self, key: str) -> torch.Generator:
+        """One generator per sample: what it draws does not depend on actors, order or retries."""
+        seed = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+
+    def _draw_maps(
+        self, features_Dhw: torch.Tensor, classes: Sequence[int], generator: torch.Generator, on_grid: OnGrid
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rate = self._stage.drop_rate
+        draw = stochastic_cam if self._trained.stochastic_units == "windows" else dropout_cam
+        return draw(
+            features_Dhw,
+            weights_CDss=self._network.cam_weights,
+            classes=classes,
+            num_samples=self._stage.num_samples,
+            drop_rate=self._trained.stochastic_drop_rate if rate is None else rate,
+            generator=generator,
+            on_grid=on_grid,
+        )
+
+
+class _MeanLogits:
+    """Sum of the logits of every image's views."""
+
+    def __init__(self, num_images: int) -> None:
+        self._num_images, self._total, self.num_views = num_images, torch.zeros(()), 0
+
+    def add(self, logits_VC: torch.Tensor) -> None:
+        """Add those of one size: of the images, and of their mirror images behind them."""
+        views_FBC = logits_VC.reshape(-1, self._num_images, logits_VC.shape[1])
+        self._total = self._total.to(views_FBC) + views_FBC.sum(0)
+        self.num_views += len(views_FBC)
+
+    def probabilities(self, place: int, classes: Sequence[int]) -> torch.Tensor:
+        """f32[K] of one image's classes."""
+        if not classes:
+            return torch.zeros(0)
+        return torch.sigmoid(self._total[place, [c - 1 for c in classes]] / self.num_views)

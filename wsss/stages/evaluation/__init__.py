@@ -1,0 +1,1 @@
+"""Helpers of the stages that measure and check results."""

@@ -1,0 +1,163 @@
+"""What `evaluate` counts, shard by shard, and the counts as it leaves them on disk.
+
+Per split: a total of each fold (a confusion matrix, or one per score bin), the bands of the classes' boundaries, rows
+per image for the bootstrap, and how many images there were; of predictions also a confusion matrix of every subset of
+their views.
+
+Shape letters: `C` classes with background, `L` winners, `N` score bins, `P` rows, `V` columns of class sums.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shards.files import write_bytes
+from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
+from wsss.contract.counts import Counts
+from wsss.data.images import upsample
+from wsss.ops.bootstrap import ROW_START, image_rows
+from wsss.ops.boundary_iou import boundary_counts
+from wsss.ops.confusion import Scores, confusion_matrix
+from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
+
+TALLIES = ("images", "missing", "left_out", "unmasked")
+FOLDS = 2
+"""Fold of a sample: its position in its split's list, odd or even."""
+SCORED = (CamRecord.kind, ScoreRecord.kind)
+"""Kinds of records that a background threshold turns into label maps."""
+LABELLED = (PseudoLabel.kind, Prediction.kind, InstanceLabel.kind)
+"""Kinds of records that are label maps."""
+
+
+def empty_counts(kind: str, num_classes: int, *, subsets: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Totals of zero for one split."""
+    shape: tuple[int, ...] = (num_classes, num_classes)
+    if kind in SCORED:
+        shape = (num_classes, num_classes, NUM_BINS)
+    elif kind == SeedRecord.kind:
+        shape = (num_classes, num_classes + 1)  # the last column counts undecided pixels
+    folds = {f"fold{fold}": np.zeros(shape, dtype=np.int64) for fold in range(FOLDS)}
+    folds |= {_subset_counts(name): np.zeros(shape, dtype=np.int64) for name in subsets}
+    tallies = (*TALLIES, "instances") if kind == InstanceLabel.kind else TALLIES
+    if kind in LABELLED:
+        folds["boundary"] = np.zeros((num_classes, 2), dtype=np.int64)
+    return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
+
+
+def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
+    """Add one image to the total of its fold, in place, and return its rows, i32[P, 2 + V]."""
+    assert sample.mask is not None
+    truth_HW, num_classes = torch.from_numpy(sample.mask), len(total)
+    if isinstance(record, CamRecord | ScoreRecord):
+        maps = record.maps if isinstance(record, CamRecord) else record.scores
+        classes = record.classes.tolist()
+        counts_CLN = image_counts(
+            upsample(maps, sample.size, device=torch.device("cpu")),
+            classes=classes,
+            truth_HW=truth_HW,
+            num_classes=num_classes,
+            ignore_index=IGNORE,
+        )
+        winners = winners_of(classes)
+        for place, winner in enumerate(winners):
+            total[:, winner] += counts_CLN[:, place].numpy()
+    elif isinstance(record, SeedRecord):
+        total += _seed_counts(record, truth_HW, num_classes)
+        return empty_rows(SeedRecord.kind)
+    else:
+        assert isinstance(record, PseudoLabel | Prediction | InstanceLabel)
+        prediction_HW, winners = torch.from_numpy(record.mask), list(range(num_classes))
+        matrix_CC = confusion_matrix(truth_HW, prediction_HW, num_classes=num_classes, ignore_index=IGNORE)
+        total += matrix_CC.numpy()
+        counts_CLN = matrix_CC[..., None]
+    return image_rows(counts_CLN, winners=winners, image=sample.position).numpy()
+
+
+def _subset_counts(name: str) -> str:
+    return f"subset_{name}"
+
+
+def add_subsets(
+    sums: dict[str, np.ndarray], split: str, record: object, sample: Sample, *, subsets: Sequence[str]
+) -> None:
+    """Add what subsets of the views give of one image to their confusion matrices, in place."""
+    for name in subsets:
+        assert isinstance(record, Prediction) and sample.mask is not None
+        total = sums[f"{split}.{_subset_counts(name)}"]
+        truth_HW, label_HW = torch.from_numpy(sample.mask), torch.from_numpy(record.ablation[name])
+        total += confusion_matrix(truth_HW, label_HW, num_classes=len(total), ignore_index=IGNORE).numpy()
+
+
+def subset_mean_iou(counts: Counts, split: str, name: str) -> float:
+    """Mean IoU of what a subset of the views gives."""
+    return Scores.from_confusion(torch.from_numpy(counts.sums[f"{split}.{_subset_counts(name)}"])).mean_iou
+
+
+def count_boundary(record: object, sample: Sample, *, num_classes: int, width: float) -> np.ndarray:
+    """`boundary_counts` of one label map, i64[C, 2]."""
+    assert isinstance(record, PseudoLabel | Prediction | InstanceLabel) and sample.mask is not None
+    truth_HW, label_HW = torch.from_numpy(sample.mask), torch.from_numpy(record.mask)
+    counts = boundary_counts(truth_HW, label_HW, num_classes=num_classes, ignore_index=IGNORE, width=width)
+    return counts.numpy()
+
+
+def _seed_counts(record: SeedRecord, truth_HW: torch.Tensor, num_classes: int) -> np.ndarray:
+    label_HW = torch.from_numpy(record.label).long()
+    label_HW[label_HW == IGNORE] = num_classes
+    seen = truth_HW != IGNORE
+    cells = truth_HW[seen].long() * (num_classes + 1) + label_HW[seen]
+    return torch.bincount(cells, minlength=num_classes * (num_classes + 1)).view(num_classes, -1).numpy()
+
+
+def empty_rows(kind: str) -> np.ndarray:
+    """No rows, of the width that a record of this kind gives."""
+    return np.zeros((0, ROW_START + 1 + 2 * (NUM_BINS if kind in SCORED else 1)), dtype=np.int32)
+
+
+def fold_rows(counts: Counts, split: str) -> list[torch.Tensor]:
+    """The rows of a split by fold."""
+    rows = counts.rows[split]
+    return [torch.from_numpy(rows[rows[:, 0] % FOLDS == fold]) for fold in range(FOLDS)]
+
+
+def counts_path(folder: Path, split: str) -> Path:
+    """Where an `evaluate` of score maps leaves its counts by score bin."""
+    return folder / f"threshold_counts.{split}.npz"
+
+
+def save_threshold_counts(path: Path, folds: list[np.ndarray]) -> None:
+    """The counts by score bin of both folds, i64[C, C, N], as an npz of the cells that are not empty.
+
+    Of 201 classes few ever meet in an image: a file of megabytes stands for 166 MB, and is read in milliseconds.
+    """
+    arrays: dict[str, np.ndarray] = {"shape": np.array(folds[0].shape, dtype=np.int64)}
+    for fold, counts in enumerate(folds):
+        cells = np.flatnonzero(counts)
+        arrays |= {f"cells{fold}": cells.astype(np.uint32), f"pixels{fold}": counts.reshape(-1)[cells]}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def confusions_at(path: Path, *, threshold: float) -> tuple[torch.Tensor, ...]:
+    """The confusion matrix of every fold, i64[C, C], at a background threshold, from `save_threshold_counts`.
+
+    Exactly what `make_pseudo_labels` without a CRF and `evaluate` after it would give. Raises ValueError for a
+    threshold that is no multiple of 1/256.
+    """
+    lowest = bin_of(threshold)
+    with np.load(path, allow_pickle=False) as arrays:
+        num_classes, _, num_bins = arrays["shape"].tolist()
+        matrices = []
+        for fold in range(FOLDS):
+            cells, pixels = arrays[f"cells{fold}"].astype(np.int64), arrays[f"pixels{fold}"]
+            pair = cells // num_bins  # truth * C + winner
+            pair = np.where(cells % num_bins < lowest, pair - pair % num_classes, pair)  # there the background wins
+            matrix = np.bincount(pair, weights=pixels, minlength=num_classes * num_classes)  # exact below 2^53 pixels
+            matrices.append(torch.from_numpy(matrix.astype(np.int64).reshape(num_classes, num_classes)))
+    return tuple(matrices)

@@ -1,0 +1,50 @@
+"""A training on images with masks and boxes: what the first two stages of self-correcting networks share."""
+
+from __future__ import annotations
+
+from shards.layer import Layer
+from wsss.contract.fit import TrainingSet
+from wsss.contract.settings import settings
+from wsss.contract.stage import Instance
+from wsss.stages.segmenter.box_source import BoxSource
+from wsss.stages.segmenter.full_set import FullSet
+from wsss.stages.segmenter.images import FramedImages
+from wsss.stages.segmenter.training import SegmenterTraining
+from wsss.stages.segmenter.validation import SegmenterValidation
+
+
+@settings
+class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining):
+    """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
+
+    def reads_boxes(self) -> bool:
+        return True
+
+    def used_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in super().used_slots() if slot != "cams" or self.box_source == "cams")
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        self.check_full_set(instance)
+        self.check_boxes(instance)
+        self.check_validation_split(instance)
+        if not self.full_share:
+            raise ValueError(
+                f"{instance.name}.full_share = 0: {self.kind} learns from masks; set the share of the training images "
+                "whose masks it may use"
+            )
+
+    def layers(self, instance: Instance) -> dict[str, Layer]:
+        """What is read of an image: itself, and the maps that give it boxes."""
+        return {slot: instance.inputs[slot].layer for slot in ("samples", "cams") if slot in instance.inputs}
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        if self.validate_every:
+            self.require_validation_masks(instance)
+        full, framed = self.full_keys(instance), self.with_boxes(instance)
+        chosen = full if framed is None else full & framed
+        records = self.joined(instance, self.layers(instance), lanes=self.batch_size, keep=chosen.__contains__)
+        self.require_framed(instance, len(records))
+        return FramedImages(
+            self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=True
+        )

@@ -1,0 +1,115 @@
+"""Which training images train on their own masks, where a stage is allowed to."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shards.layer import Layer
+from wsss.contract.settings import FileContent, ReadIf, read_unless, settings
+from wsss.contract.stage import Instance
+
+TRAIN = "train"
+_DRAWN = ReadIf("full_share above 0", lambda stage: stage.full_share > 0)
+_MIXED = ReadIf("masks of some images and weaker labels of others", lambda stage: stage.supervision() == "semi")
+
+
+@settings
+class FullSet:
+    """The images with masks that train on them: a share of those there are, or of a list.
+
+    For a class with `max_shards`.
+    """
+
+    full_share: Annotated[float, Field(ge=0, le=1), read_unless("full_share", 0.0)] = 0.0
+    """Share of the training images with masks that train on these, drawn by the recipe's seed: 0 none, 1 all. A smaller
+    share is part of a larger one."""
+    full_list: Annotated[str, FileContent(), _DRAWN, read_unless("full_list", "")] = ""
+    """File of keys, one a line, that `full_share` is a share of, in place of all training images with masks. On a
+    cluster a path that all nodes share."""
+
+    def supervision(self) -> Literal["image", "semi", "full"]:
+        if not self.full_share:
+            return "image"
+        return "full" if self.full_share == 1 and not self.full_list else "semi"
+
+    def check_full_set(self, instance: Instance) -> None:
+        """Raises: ValueError where `full_list` names no file."""
+        if self.full_list and not Path(self.full_list).is_file():
+            raise ValueError(f"{instance.name}.full_list = {self.full_list!r} is no file of keys, one a line")
+
+    def full_keys(self, instance: Instance) -> frozenset[str]:
+        """Keys of the training images that train on their masks: the same for every stage of equal settings.
+
+        Raises: ValueError where no image has a mask, for a key of the list that has none, and where the share is less
+        than one image.
+        """
+        samples = instance.inputs["samples"]
+        masked = masked_keys(samples.layer, max_shards=self.max_shards)  # type: ignore[attr-defined]
+        if not masked:
+            raise ValueError(
+                f"{instance.name}.full_share = {self.full_share}: no training image of {samples.name} has a mask; "
+                "see its masked_splits, or set full_share = 0"
+            )
+        among = self._listed(instance, masked) if self.full_list else masked
+        number = round(self.full_share * len(among))
+        if not number:
+            raise ValueError(
+                f"{instance.name}.full_share = {self.full_share} of {len(among)} images with masks is less than one; "
+                f"set at least {1 / len(among):.2g}"
+            )
+        return frozenset(sorted(among, key=lambda key: _rank(key, samples.seed))[:number])
+
+    def _listed(self, instance: Instance, masked: frozenset[str]) -> list[str]:
+        keys = dict.fromkeys(line.strip() for line in Path(self.full_list).read_text("utf-8-sig").splitlines())
+        listed = [key for key in keys if key]
+        if absent := [key for key in listed if key not in masked]:
+            raise ValueError(
+                f"{instance.name}.full_list: {self.full_list} names {absent[0]!r} ({len(absent)} such), which is no "
+                f"training image with a mask of {instance.inputs['samples'].name}"
+            )
+        if not listed:
+            raise ValueError(f"{instance.name}.full_list: {self.full_list} names no image")
+        return listed
+
+
+@settings
+class MixedBatches(FullSet):
+    """Batches of some images with masks and others without."""
+
+    full_per_batch: Annotated[int, Field(ge=1), _MIXED] = 4
+    """Images with masks in every batch; the others are the rest of it. An epoch is one pass over those."""
+    full_weight: Annotated[float, Field(gt=0), _MIXED] = 2.0
+    """Weight of the loss on masks beside the other's (FickleNet: alpha = 2; self-correcting networks: 1)."""
+
+    def check_mixture(self, instance: Instance) -> None:
+        """Raises: ValueError where a batch would have no image without a mask."""
+        self.check_full_set(instance)
+        batch_size: int = instance.stage.batch_size  # type: ignore[attr-defined]
+        if self.supervision() == "semi" and self.full_per_batch >= batch_size:
+            raise ValueError(
+                f"{instance.name}.full_per_batch = {self.full_per_batch} leaves no room for other images in "
+                f"batch_size = {batch_size}; at most {batch_size - 1}"
+            )
+
+
+def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = None) -> frozenset[str]:
+    """Keys of the images of a split's first shards that have a mask, from the index alone."""
+    entries = (row.entries for row in islice(samples.rows(split), max_shards))
+    return frozenset(key for of in entries for key, has in zip(of.keys, of.facts("has_mask"), strict=True) if has)
+
+
+def framed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
+    """Keys of the images of a split whose objects' frames are known, be there none, from the index alone."""
+    entries = (row.entries for row in samples.rows(split))
+    return frozenset(
+        key for of in entries for key, boxes in zip(of.keys, of.facts("boxes"), strict=True) if boxes is not None
+    )
+
+
+def _rank(key: str, seed: int) -> bytes:
+    return hashlib.sha256(f"full {seed} {key}".encode()).digest()

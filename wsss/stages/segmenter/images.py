@@ -1,0 +1,222 @@
+"""The training sets of segmenters: augmented images with what each objective reads."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from shards.records import GRID_STRIDE, IGNORE, ConfidentLabel, Sample, SeedRecord
+from wsss.contract.fit import Draw
+from wsss.data.augmented_records import AugmentedRecords
+from wsss.data.images import pixels
+from wsss.data.joined_records import JoinedRecords
+from wsss.stages.segmenter.box_source import BoxSource, framed_planes, grid_planes
+from wsss.stages.segmenter.training import SegmenterTraining
+from wsss.tasks.dsrg import GRID, grid_colours, grid_labels
+
+
+class SegmenterImages(AugmentedRecords):
+    """Images augmented by the stage's settings."""
+
+    def __init__(self, stage: SegmenterTraining, records: JoinedRecords, *, seed: int, num_classes: int) -> None:
+        super().__init__(records, stage.changes(), seed=seed)
+        self.stage, self.num_classes = stage, num_classes
+
+    @abstractmethod
+    def example(self, draw: Draw) -> dict[str, Any]:
+        """What the objective reads of one draw."""
+
+    @abstractmethod
+    def blank(self) -> dict[str, torch.Tensor]:
+        """Stand-ins, of the same shapes and types, for what `example` gives beside `key` and `image`."""
+
+    def _pixels(self, value: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        return torch.full((self.stage.crop_size, self.stage.crop_size), value, dtype=dtype)
+
+
+class PseudoLabelledImages(SegmenterImages):
+    """Augmented images with pseudo labels."""
+
+    def __init__(
+        self,
+        stage: SegmenterTraining,
+        records: JoinedRecords,
+        *,
+        seed: int,
+        num_classes: int,
+        confidence_threshold: float,
+        confidence_power: float,
+    ) -> None:
+        super().__init__(stage, records, seed=seed, num_classes=num_classes)
+        self._threshold, self._power = confidence_threshold, confidence_power
+
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self.records.sample(draw.index)
+        labels = cast(ConfidentLabel, self.records.record(draw.index, "pseudo_labels"))
+        mask, power = labels.confident_mask(self._threshold), self._power
+        planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
+        image, changed = self.augmented(draw, sample, mask_HW=planes)
+        assert changed is not None
+        label_HW = torch.from_numpy((changed[..., 0] if power else changed).astype(np.int64))
+        example = {"key": sample.key, "image": pixels(image), "label": label_HW}
+        if power:
+            example["weight"] = torch.from_numpy((changed[..., 1] / 255.0) ** power).float()
+        return example
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        label = {"label": self._pixels(IGNORE)}
+        return label | {"weight": self._pixels(0, torch.float32)} if self._power else label
+
+
+class SeededImages(SegmenterImages):
+    """Augmented images with seeds and colours on the grid, and the classes present."""
+
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self.records.sample(draw.index)
+        seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
+        image, label = self.augmented(draw, sample, mask_HW=seeds.label)
+        assert label is not None
+        present_C = torch.zeros(self.num_classes, dtype=torch.bool)
+        present_C[[0, *sample.classes]] = True
+        return {
+            "key": sample.key,
+            "image": pixels(image),
+            "seeds": grid_labels(label),
+            "present": present_C,
+            "pixels": grid_colours(image),
+        }
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        side = self.stage.crop_size // GRID
+        return {
+            "seeds": torch.full((side, side), IGNORE, dtype=torch.int64),
+            "present": torch.zeros(self.num_classes, dtype=torch.bool),
+            "pixels": torch.zeros((side, side, 3), dtype=torch.uint8),
+        }
+
+
+class MaskedImages(SegmenterImages):
+    """Augmented images with their own masks, under the name that the objective reads them by."""
+
+    def __init__(
+        self,
+        stage: SegmenterTraining,
+        records: JoinedRecords,
+        *,
+        seed: int,
+        num_classes: int,
+        name: str = "label",
+    ) -> None:
+        super().__init__(stage, records, seed=seed, num_classes=num_classes)
+        self._name = name
+
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self.records.sample(draw.index)
+        image, changed = self.augmented(draw, sample, mask_HW=mask_of(sample))
+        assert changed is not None
+        label_HW = torch.from_numpy(changed.astype(np.int64))
+        return {"key": sample.key, "image": pixels(image), self._name: label_HW}
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        return {self._name: self._pixels(IGNORE)}
+
+
+class FramedImages(SegmenterImages):
+    """Augmented images with the planes of their boxes, and their masks; without `masked`, 0 inside and 255 outside."""
+
+    def __init__(
+        self,
+        stage: SegmenterTraining,
+        records: JoinedRecords,
+        *,
+        seed: int,
+        num_classes: int,
+        boxes: BoxSource,
+        masked: bool,
+    ) -> None:
+        super().__init__(stage, records, seed=seed, num_classes=num_classes)
+        self._boxes, self._masked = boxes, masked
+
+    def example(self, draw: Draw) -> dict[str, Any]:
+        sample = self.records.sample(draw.index)
+        cams = self.records.record(draw.index, "cams") if self._boxes.box_source == "cams" else None
+        classes, framed = framed_planes(self._boxes.boxes_of(sample, cams), size=sample.size)
+        mask = mask_of(sample) if self._masked else np.zeros(sample.size, np.uint8)
+        image, changed = self.augmented(draw, sample, mask_HW=np.concatenate([mask[..., None], framed], axis=2))
+        assert changed is not None
+        return {
+            "key": sample.key,
+            "image": pixels(image),
+            "label": torch.from_numpy(changed[..., 0].astype(np.int64)),
+            "boxes": grid_planes(changed[..., 1:], classes, num_classes=self.num_classes),
+        }
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        side = len(range(GRID_STRIDE // 2, self.stage.crop_size, GRID_STRIDE))
+        boxes = torch.zeros((self.num_classes, side, side), dtype=torch.bool)
+        return {"label": self._pixels(IGNORE), "boxes": boxes}
+
+
+def mask_of(sample: Sample) -> np.ndarray:
+    """u8[H, W], the mask of an image that was chosen for having one."""
+    assert sample.mask is not None, f"{sample.key} was drawn for its mask and has none"
+    return sample.mask
+
+
+class MixedImages:
+    """Batches of a few images with masks and many others, spread evenly over every batch, so that every rank has some.
+
+    An epoch is one pass over the others; those with masks are repeated or go round over several epochs, in epochs of
+    their own. A last, short batch has its share of both. The order is a function of (seed, epoch) alone.
+    """
+
+    def __init__(self, full: SegmenterImages, others: SegmenterImages, *, full_per_batch: int, batch_size: int) -> None:
+        self._full, self._others = full, others
+        self._full_per_batch, self._others_per_batch = full_per_batch, batch_size - full_per_batch
+        self._blank = full.blank() | others.blank()
+
+    def __len__(self) -> int:
+        return len(self._full) + len(self._others) if len(self._full) and len(self._others) else 0
+
+    def order(self, epoch: int) -> np.ndarray:
+        others, size = self._others.order(epoch) + len(self._full), self._others_per_batch
+        parts = [others[start : start + size] for start in range(0, len(others), size)]
+        shares = [max(1, round(self._full_per_batch * len(part) / size)) for part in parts]
+        full = self._full_stream(epoch * sum(shares), sum(shares))
+        ends = np.cumsum([0, *shares])
+        mixed = [_spread(full[ends[n] : ends[n + 1]], part) for n, part in enumerate(parts)]
+        return np.concatenate(mixed) if mixed else others
+
+    def num_draws(self, epoch: int) -> int:
+        return len(self.order(epoch))
+
+    def _full_stream(self, start: int, number: int) -> np.ndarray:
+        """Entries start..start+number-1 of all epochs of the images with masks, one after the other."""
+        size = len(self._full)
+        first, last = start // size, (start + number - 1) // size
+        passes = np.concatenate([self._full.order(epoch) for epoch in range(first, last + 1)])
+        return passes[start - first * size :][:number]
+
+    def name_of(self, index: int) -> str:
+        size = len(self._full)
+        return self._full.name_of(index) if index < size else self._others.name_of(index - size)
+
+    def example(self, draw: Draw) -> dict[str, Any]:
+        is_full = draw.index < len(self._full)
+        if is_full:
+            example = self._full.example(draw)
+        else:
+            example = self._others.example(Draw(draw.index - len(self._full), draw.epoch, draw.occurrence))
+        return {**self._blank, **example, "is_full": torch.tensor(is_full)}
+
+
+def _spread(few: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """The k-th of `few` at place k n / len(few) of all n, the others in order between them."""
+    number = len(few) + len(many)
+    mixed, is_few = np.empty(number, dtype=np.int64), np.zeros(number, dtype=bool)
+    is_few[np.arange(len(few)) * number // len(few)] = True
+    mixed[is_few], mixed[~is_few] = few, many
+    return mixed

@@ -1,0 +1,117 @@
+"""What every stage that trains a segmentation network shares: its shape, its crops and how they are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from wsss.contract.settings import read_unless, read_with, settings
+from wsss.contract.stage import Instance
+from wsss.data.augment import Augmentation, SizeRange
+from wsss.data.images import fill_colour
+from wsss.data.joined_records import JoinedRecords
+from wsss.stages.settings.encoder import EncoderSource
+
+if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
+    from wsss.models.segmenter import Segmenter
+
+ARCHITECTURE = ("encoder", "network", "decoder_channels", "output_stride", "dilated", "pad_type", "reparameterised")
+"""Settings that two stages must share for the weights of one to fit the other."""
+
+
+@settings
+class SegmenterTraining(EncoderSource):
+    """A training of DeepLabv3+, or of an earlier DeepLab, on crops."""
+
+    network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], read_unless("network", "deeplabv3plus")] = (
+        "deeplabv3plus"
+    )
+    """`largefov`, `aspp`: DeepLab's earlier heads, at output stride 8, as DSRG and FickleNet have them on VGG16."""
+    decoder_channels: Annotated[int, Field(ge=8), read_with("network", "deeplabv3plus")] = 256
+    """deeplabv3plus: channels of the ASPP branches and the decoder."""
+    dropout: Annotated[float, Field(ge=0, lt=1), read_unless("dropout", 0.5)] = 0.5
+    """Share of the head's features that are left out at random (NoPeopleAllowed: 0.1)."""
+    max_shards: Annotated[Annotated[int, Field(ge=1)] | None, read_unless("max_shards", None)] = None
+    """At most this many shards of the training split, from the front; all of them where not given."""
+    crop_size: Annotated[int, Field(ge=32)] = 352
+    """Side of the training crops in pixels."""
+    resize_long: SizeRange = (256, 704)
+    """Range of the longer side before cropping."""
+    augmentation: Annotated[Literal["weak", "strong"], read_unless("augmentation", "weak")] = "weak"
+    """`weak`: scale, mirror image, crop and colours; `strong`: also rotation, elastic deformation, noise, changes of
+    tone and sharpness (NoPeopleAllowed's list)."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1), read_with("augmentation", "weak")] = 0.2
+    """weak: strength of random colour changes."""
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        if self.network != "deeplabv3plus" and self.output_stride != 8:
+            raise ValueError(
+                f"{instance.name}.output_stride = {self.output_stride}: network = {self.network!r} is made for maps of "
+                "stride 8; set output_stride = 8"
+            )
+
+    def segmenter(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
+        """The segmentation network; `pretrained` loads the encoder's starting weights."""
+        from wsss.models.deeplab_heads import ASPP_RATES, LARGE_FOV_RATES, build_deeplab
+        from wsss.models.norm import freeze_batch_norm
+        from wsss.models.segmenter import build_segmenter
+
+        spec, num_classes = self.encoder_spec(pretrained=False), len(instance.taxonomy) + 1
+        encoder = self.first_encoder(instance, pretrained=pretrained)
+        network: Segmenter | DeepLab
+        if self.network == "deeplabv3plus":
+            network = build_segmenter(
+                spec,
+                encoder=encoder,
+                num_classes=num_classes,
+                decoder_channels=self.decoder_channels,
+                dropout=self.dropout,
+            )
+        else:
+            rates = LARGE_FOV_RATES if self.network == "largefov" else ASPP_RATES
+            network = build_deeplab(spec, encoder=encoder, num_classes=num_classes, rates=rates, dropout=self.dropout)
+        if self.norm == "frozen":
+            freeze_batch_norm(network.encoder)
+        return network
+
+    @property
+    def synchronise_norms(self) -> bool:
+        """A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised."""
+        return self.norm != "batch"
+
+    def joined(
+        self, instance: Instance, slots: Iterable[str], *, lanes: int, keep: Callable[[str], bool] | None = None
+    ) -> JoinedRecords:
+        """Training records of these slots, of the first `max_shards` shards."""
+        return JoinedRecords(
+            {slot: instance.inputs[slot].layer for slot in slots},
+            split="train",
+            seed=instance.seed,
+            lanes=lanes,
+            max_shards=self.max_shards,
+            keep=keep,
+        )
+
+    def changes(self) -> Augmentation:
+        """The random changes of training images."""
+        return Augmentation(
+            crop_size=self.crop_size,
+            resize_long=self.resize_long,
+            colour_jitter=self.colour_jitter,
+            fill=fill_colour(self.mean),
+            strong=self.augmentation == "strong",
+        )
+
+    def require_same_architecture(self, instance: Instance, other: Instance) -> None:
+        """Raises: ValueError where weights of `other` do not fit this network, naming both sides."""
+        for setting in ARCHITECTURE:
+            own, its = getattr(self, setting), getattr(other.stage, setting)
+            if own != its:
+                raise ValueError(
+                    f"{instance.name}.{setting} = {own!r}, but it starts with the weights of {other.name}, where it is "
+                    f"{its!r}; give the same"
+                )

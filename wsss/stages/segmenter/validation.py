@@ -1,0 +1,111 @@
+"""How a segmenter is measured while it trains: mean IoU on a few images with masks, in one view.
+
+Shape letters: `C` classes with background, `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from shards.layer import Layer
+from shards.records import IGNORE, BadSampleError, Sample
+from wsss.contract.fit import Validation
+from wsss.contract.settings import ReadIf, settings
+from wsss.contract.stage import Instance, Outcome
+from wsss.data.images import long_side_size, resize_image, to_tensor
+from wsss.data.joined_records import JoinedRecords
+from wsss.ops.confusion import Scores, confusion_matrix
+from wsss.ops.multi_scale import resize_bilinear
+
+_VALIDATED = ReadIf("validate_every of 1 or more", lambda stage: stage.validate_every > 0)
+
+
+@settings
+class SegmenterValidation:
+    """Settings of the validation, for a class with an encoder's `mean` and `std`. These masks never train."""
+
+    validation_split: Annotated[str, _VALIDATED] = "val"
+    """Split whose masks measure the mean IoU."""
+    validation_images: Annotated[int, Field(ge=0), _VALIDATED] = 200
+    """Images that are looked at, evenly spread over the split; 0 looks at all of them."""
+    validation_size: Annotated[int, Field(ge=0), _VALIDATED] = 0
+    """Longer side of validation images in pixels, masks keep theirs; 0 leaves images as they are."""
+
+    def check_validation_split(self, instance: Instance) -> None:
+        """Raises: ValueError where the data set has no such split."""
+        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
+        if self.validate_every and self.validation_split not in splits:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r}; "
+                f"{instance.samples.name} has {', '.join(splits)}"
+            )
+
+    def validation_layers(self, instance: Instance) -> dict[str, Layer]:
+        """What is read of an image that is looked at."""
+        return {"samples": instance.inputs["samples"].layer}
+
+    def validation_sample(self, records: JoinedRecords, index: int) -> Sample:
+        """One image that is looked at."""
+        return records.sample(index)
+
+    def logits_of(self, network: Any, image_13HW: torch.Tensor, sample: Sample) -> torch.Tensor:
+        """f32[1, C, h, w] of one image."""
+        logits_1Chw: torch.Tensor = network(image_13HW).float()
+        return logits_1Chw
+
+    def validation_samples(self, instance: Instance) -> Iterator[Sample]:
+        """The readable images with masks among those that are looked at: the same ones at every validation."""
+        records = JoinedRecords(self.validation_layers(instance), split=self.validation_split, seed=instance.seed)
+        num_chosen = min(len(records), self.validation_images or len(records))
+        for number in range(num_chosen):
+            sample = self.validation_sample(records, number * len(records) // num_chosen)
+            if sample.mask is not None:
+                yield sample
+
+    def require_validation_masks(self, instance: Instance) -> None:
+        """Raises: ValueError where no image that would be looked at has a mask."""
+        if next(self.validation_samples(instance), None) is None:
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r} has no mask among the images that "
+                "validation looks at; name a split with masks, or leave validate_every out"
+            )
+
+    @torch.no_grad()
+    def mean_iou(self, network: Any, instance: Instance) -> Validation:
+        """Mean IoU over the classes, background counted, of one view of every image, at the masks' own size.
+
+        Raises: ValueError where no image has a readable mask.
+        """
+        taxonomy, device = instance.taxonomy, next(network.parameters()).device
+        num_classes = len(taxonomy) + 1
+        total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        for sample in self.validation_samples(instance):
+            try:
+                predicted_HW = self._predicted(sample, network, device=device)
+            except BadSampleError:
+                continue
+            truth_HW = torch.from_numpy(np.asarray(sample.mask).astype(np.int64))
+            total_CC += confusion_matrix(truth_HW, predicted_HW, num_classes=num_classes, ignore_index=IGNORE)
+        if not total_CC.any():
+            raise ValueError(f"{instance.name}.validation_split = {self.validation_split!r} has no readable mask")
+        scores = Scores.from_confusion(total_CC)
+        metrics = {"val.mean_iou": scores.mean_iou, "val.pixel_accuracy": scores.pixel_accuracy}
+        names = ("background", *taxonomy.names)
+        rows: list[dict[str, object]] = [
+            {"class": name, "iou": None if np.isnan(iou) else iou}
+            for name, iou in zip(names, scores.iou_per_class.tolist(), strict=True)
+        ]
+        return Validation(scores.mean_iou, Outcome(metrics=metrics, tables={"per_class": rows}))
+
+    def _predicted(self, sample: Sample, network: Any, *, device: torch.device) -> torch.Tensor:
+        """i64[H, W] at the image's own size."""
+        image_13HW = to_tensor(sample.image, mean=self.mean, std=self.std)[None].to(device)  # type: ignore[attr-defined]
+        if self.validation_size:
+            image_13HW = resize_image(image_13HW, size=long_side_size(sample.size, long_side=self.validation_size))
+        logits_1CHW = resize_bilinear(self.logits_of(network, image_13HW, sample), size=sample.size)
+        return logits_1CHW[0].argmax(0).cpu()

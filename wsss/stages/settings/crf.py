@@ -1,0 +1,65 @@
+"""The settings of the dense CRF, shared by the stages that refine labels with it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from wsss.contract.settings import ReadIf, read_with, settings
+from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
+from wsss.ops.seeds import Refine, crf_refinement
+
+_Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
+_Weight = Annotated[float, Field(ge=0, le=10_000)]
+
+
+_FROM_LABELS = ReadIf(
+    "refine = 'crf' that starts from labels",
+    lambda stage: stage.refine == "crf" and getattr(stage, "crf_start", "labels") == "labels",
+)
+
+
+@settings
+class CrfSettings:
+    """Mean field over all pixel pairs; the defaults are irn's."""
+
+    crf_iterations: Annotated[int, Field(ge=0, le=1000), read_with("refine", "crf")] = 10
+    """Steps of mean field."""
+    crf_gaussian: Annotated[tuple[_Deviation, _Weight], read_with("refine", "crf")] = (
+        3.0,
+        3.0,
+    )
+    """Smoothness kernel: standard deviation in pixels, weight."""
+    crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], read_with("refine", "crf")] = (50.0, 5.0, 10.0)
+    """Appearance kernel: standard deviation in pixels, in grey levels, weight."""
+    crf_label_confidence: Annotated[
+        float,
+        Field(gt=0, lt=1),
+        _FROM_LABELS,
+    ] = 0.7
+    """Probability of the label that a pixel starts with, where the CRF starts from labels."""
+
+    def _arguments(self) -> dict[str, Any]:
+        gaussian_sxy, gaussian_weight = self.crf_gaussian
+        bilateral_sxy, bilateral_srgb, bilateral_weight = self.crf_bilateral
+        return {
+            "num_iterations": self.crf_iterations,
+            "gaussian": GaussianKernel(sxy=gaussian_sxy, compat=gaussian_weight),
+            "bilateral": BilateralKernel(sxy=bilateral_sxy, srgb=bilateral_srgb, compat=bilateral_weight),
+        }
+
+    def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
+        """Energies f32[K, H, W] to probabilities of the same shape."""
+        return dense_crf(energy_KHW, image_HW3=_image(image_HW3, energy_KHW.device), **self._arguments())
+
+    def label_refinement(self, image_HW3: np.ndarray, *, num_labels: int, device: torch.device) -> Refine:
+        """The function that refines index maps of one image."""
+        image, confidence = _image(image_HW3, device), self.crf_label_confidence
+        return crf_refinement(image, num_labels=num_labels, gt_prob=confidence, **self._arguments())
+
+
+def _image(image_HW3: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(image_HW3.copy()).to(device)
