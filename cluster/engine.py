@@ -52,6 +52,7 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
     device = prepare_process(place)
     torch.manual_seed(instance.seed)
     task = stage.task(instance)
+    assert isinstance(task, Task)
     _Trainer(instance, stage, task, place, device).run()
 
 

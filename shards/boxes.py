@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy import ndimage
 
 from shards.records import BACKGROUND, IGNORE, BadSampleError, Box
 
@@ -18,6 +17,8 @@ def boxes_of_mask(mask_HW: np.ndarray, *, least_part: float = 0.0) -> tuple[Box,
     They stand in for drawn boxes: one object cut in two gets two frames, two that touch share one. Components smaller
     than `least_part` of their class's largest get none.
     """
+    from scipy import ndimage  # slow to import, and not needed to read a recipe
+
     boxes = []
     for class_id in np.unique(mask_HW).tolist():
         if class_id in (BACKGROUND, IGNORE):

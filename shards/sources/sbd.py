@@ -10,7 +10,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from shards.records import BadSampleError
 from shards.sources.disk import words
@@ -26,6 +25,8 @@ def sbd_masks(root: Path) -> Path:
 
 def read_sbd_mask(path: Path) -> np.ndarray:
     """u8[H, W] of VOC's class ids. Raises `BadSampleError` where the file is none of SBD's."""
+    from scipy.io import loadmat  # slow to import, and not needed to read a recipe
+
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from shards.images import encode_png
 from shards.records import Box, Sample
@@ -109,6 +108,8 @@ def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray
 
 def _frames(objects: np.ndarray, classes: list[int]) -> tuple[Box, ...]:
     """The frame of every object 1, 2, ... of i64[H, W] that is not wholly covered."""
+    from scipy import ndimage
+
     found = zip(classes, ndimage.find_objects(objects), strict=False)
     return tuple(Box(c, at[0].start, at[1].start, at[0].stop, at[1].stop) for c, at in found if at is not None)
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from typing import get_args, get_type_hints
 
 import pytest
 
 from shards.records import RECORD_KINDS
 from tests.architecture.sources import ROOT, trees
 from wsss.contract.settings import setting_docs
-from wsss.stages.registry import STAGES
+from wsss.ops.grad_cam import METHODS
+from wsss.ops.tta import Merge
+from wsss.stages.classifier.cam_settings import GRADIENT_METHODS
+from wsss.stages.registry import STAGES, producers
+from wsss.stages.segmenter.views import SegmenterViews
+from wsss.stages.train_segmenter import OBJECTIVES, TrainSegmenter
 
 MAX_FILE, MAX_FUNCTION = 350, 50
 FORBIDDEN_NAMES = {"utils", "util", "misc", "common", "helpers", "helper", "core"}
@@ -90,4 +96,17 @@ def test_kinds_and_names_of_stages_agree() -> None:
         assert stage.__name__ == "".join(word.capitalize() for word in kind.split("_"))
         assert stage.__module__ == f"wsss.stages.{kind}"
         assert getattr(stage, "record_kind", "sample") in RECORD_KINDS
-        assert all(reads in STAGES for kinds in stage.slots.values() for reads in kinds)
+
+
+@pytest.mark.parametrize("kind", list(STAGES))
+def test_every_input_of_a_stage_can_be_made_by_some_stage(kind: str) -> None:
+    for name, slot in STAGES[kind].slots.items():
+        assert producers(slot), f"nothing makes {kind}.inputs.{name}: {slot}"
+
+
+def test_choices_that_are_written_twice_agree() -> None:
+    """Settings are read without torch, so what an operation offers is written again where it is chosen."""
+    assert tuple(METHODS) == GRADIENT_METHODS
+    assert get_args(get_type_hints(SegmenterViews)["merge"]) == get_args(Merge)
+    choices = get_args(get_args(get_type_hints(TrainSegmenter, include_extras=True)["objective"])[0])
+    assert choices == tuple(OBJECTIVES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 
-from tests.architecture.sources import FOLDERS, imported, trees
+from tests.architecture.sources import FOLDERS, ROOT, imported, trees
+from wsss.stages.registry import STAGES
 
 COMMAND_LINE = "wsss/__main__.py"
 """The only file that may see all four folders."""
@@ -82,3 +84,46 @@ def test_order_inside_wsss(path: str) -> None:
     read = {name.split(".")[1] for name in imported(trees()[path]) if name.startswith("wsss.")}
     later = sorted(part for part in read if RANK[part] > own)
     assert not later, f"{path} imports {later}, which stand after it"
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path.startswith("cluster/")])
+def test_the_cluster_sees_the_contract_and_no_stage(path: str) -> None:
+    """Imports of types count: a runtime must not even know the name of a concrete stage."""
+    seen = {name for name in imported(trees()[path]) if name.startswith("wsss.")}
+    assert not [name for name in seen if not name.startswith(("wsss.contract", "wsss.tasks.task"))]
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/contract/")])
+def test_the_contract_knows_nothing_of_the_rest(path: str) -> None:
+    seen = {name for name in imported(trees()[path]) if name.startswith("wsss.")}
+    assert not [name for name in seen if not name.startswith("wsss.contract")]
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/stages/")])
+def test_stages_do_not_import_each_other(path: str) -> None:
+    """A stage is named by the registry alone; what two stages share lies in a folder beside them."""
+    stages = {f"wsss.stages.{kind}" for kind in STAGES}
+    assert not imported(trees()[path]) & stages
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    """Imports inside functions and for types count as well."""
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in trees()}
+    reads = {name: (imported(trees()[path]) & modules.keys()) - {name} for name, path in modules.items()}
+    # `from wsss.stages import x` names the package too; a package that only holds a docstring reads nothing.
+    done: set[str] = set()
+    while ready := {name for name in reads if name not in done and reads[name] <= done}:
+        done |= ready
+    assert not sorted(set(reads) - done), "these import each other in a circle, or read modules that do"
+
+
+def test_a_recipe_is_read_without_torch() -> None:
+    """Importing every stage loads nothing that computes, draws, or speaks to a server."""
+    heavy = ["torch", "ray", "mlflow", "deepspeed", "timm", "albumentations", "webdataset"]
+    heavy += ["matplotlib", "cv2", "scipy", "pandas", "rich", "boto3"]
+    code = (
+        "import sys; from wsss.stages.registry import STAGES; import wsss.pipeline.recipe;"
+        f"[STAGES[kind] for kind in STAGES]; sys.exit(str(sorted(set({heavy}) & set(sys.modules)) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode in (0, 1) and done.stderr.strip() == "", done.stderr

@@ -32,8 +32,8 @@ from shards.reader import read_shard
 from shards.records import CamRecord, PseudoLabel, Record, Sample, SeedRecord, grid_size
 from shards.sources.toy import ToySource
 from shards.writer import write_shard
-from wsss.data.augment import Augmentation, augment
-from wsss.data.images import fill_colour, resize_image, to_tensor
+from wsss.data.augment import Augmentation, augment, fill_colour
+from wsss.data.images import resize_image, to_tensor
 from wsss.data.joined_records import JoinedRecords
 from wsss.losses.affinity_displacement import affinity_displacement_loss, affinity_displacement_sums
 from wsss.models.classifier import Classifier

@@ -47,8 +47,8 @@ from shards.images import decode_image
 from tests.shards.sources.photographs import photograph, photographs
 from tests.wsss.layers import instance_of
 from wsss.contract.stage import Instance, Map
-from wsss.data.augment import Augmentation, augment
-from wsss.data.images import fill_colour, to_tensor
+from wsss.data.augment import Augmentation, augment, fill_colour
+from wsss.data.images import to_tensor
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.train_classifier import TrainClassifier
 

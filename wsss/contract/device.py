@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-_chosen = torch.device("cpu")
+if TYPE_CHECKING:
+    import torch
+
+_uses_gpu = False
 
 
 def choose_device(*, gpu: bool) -> None:
     """Called once by the runtime: the GPU that this process was given, or the CPU even where a GPU is in sight."""
-    global _chosen
-    if gpu and not torch.cuda.is_available():
-        raise ValueError("runtime.actor_gpus asks for a GPU, but torch sees none here; set it to 0 to work on CPUs")
-    _chosen = torch.device("cuda" if gpu else "cpu")
+    global _uses_gpu
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("runtime.actor_gpus asks for a GPU, but torch sees none here; set it to 0 to work on CPUs")
+    _uses_gpu = gpu
 
 
 def worker_device() -> torch.device:
     """The device for networks and maps in a `Map` stage's worker."""
-    return _chosen
+    import torch
+
+    return torch.device("cuda" if _uses_gpu else "cpu")

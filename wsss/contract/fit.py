@@ -7,16 +7,17 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import nn
 
 from wsss.contract.settings import Speed, read_unless, read_with, settings
 from wsss.contract.stage import Instance, Outcome, Stage
-from wsss.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 WEIGHTS = "weights.safetensors"
 LAST = "last.safetensors"
@@ -154,6 +155,9 @@ class Fit(Stage):
         if self.keep == "best" and not self.validate_every:
             raise ValueError(f"{instance.name}.keep = 'best' needs validate_every, of 1 or more epochs")
 
+    def draws(self) -> bool:
+        return True
+
     def is_intact(self, instance: Instance) -> bool:
         return is_whole(weights_path(instance))
 
@@ -162,8 +166,8 @@ class Fit(Stage):
         """The network; `pretrained` loads the encoder's starting weights, without it weights are random."""
 
     @abstractmethod
-    def task(self, instance: Instance) -> Task:
-        """The network with its objective, ready to be trained."""
+    def task(self, instance: Instance) -> nn.Module:
+        """The network with its objective, ready to be trained: a `wsss.tasks.task.Task`."""
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of examples as the task reads it: what is better computed on the training's device than before."""
@@ -213,9 +217,11 @@ def load_trained(instance: Instance, *, device: torch.device | str = "cpu") -> A
 
     Raises ValueError where the file is damaged or holds the weights of another architecture, naming both sides.
     """
+    import torch
+    from safetensors.torch import load_file
+
     assert isinstance(instance.stage, Fit)
     model = instance.stage.model(instance, pretrained=False)
-    from safetensors.torch import load_file
 
     if not is_whole(weights_path(instance)):
         raise ValueError(f"{weights_path(instance)} is damaged; delete it, and {instance.name} trains again")

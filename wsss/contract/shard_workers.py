@@ -1,4 +1,4 @@
-"""Work on several images of one size at once: on a GPU one photograph is too little.
+"""Workers for stages that make one record of every sample: one at a time, or several images of one size together.
 
 Shape letters: `H W` pixels.
 """
@@ -22,6 +22,34 @@ _T = TypeVar("_T")
 Joined = Mapping[str, Record]
 MakeGroup = Callable[[Sequence[Joined], Sequence[np.ndarray]], Sequence[Record]]
 """(joined records, their images u8[H, W, 3], all of one size) -> a record of each."""
+
+
+def work_per_record(
+    layers: Mapping[str, Layer],
+    make: Callable[[Mapping[str, Record]], Record],
+    *,
+    leave_out: Callable[[Mapping[str, Record], str], Missing | None] | None = None,
+) -> ShardWorker:
+    """The worker that joins `layers` (one of them `samples`) by key and makes one record of each group.
+
+    What is missing in a layer is passed on as missing; where `make` raises `BadSampleError` its text is the reason.
+    `leave_out`: gives, for a group and the shard's name, what stands in for a record that settings leave out.
+    """
+
+    def work(shard: str) -> Iterator[Record | Missing]:
+        for joined in join_shard(layers, shard, how="inner"):
+            if isinstance(joined, Missing):
+                yield joined
+                continue
+            if leave_out is not None and (missing := leave_out(joined, shard)) is not None:
+                yield missing
+                continue
+            try:
+                yield make(joined)
+            except BadSampleError as error:
+                yield Missing(key=joined["samples"].key, reason=str(error))
+
+    return work
 
 
 def work_per_group(

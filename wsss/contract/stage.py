@@ -20,28 +20,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from shards.files import write_bytes
 from shards.layer import Layer, ShardError, split_of
-from shards.reader import join_shard
-from shards.records import BadSampleError, Missing, Record, RunRecord
+from shards.records import Missing, Record, RunRecord, Sample
 from shards.remote_tars import RemoteTars
 from shards.taxonomy import Taxonomy
 from wsss.contract.counts import Counts
 from wsss.contract.settings import settings
 
-if TYPE_CHECKING:
-    from wsss.stages.build_shards import BuildShards
-
 RUN_RECORD = "run.json"
+S = TypeVar("S")
 
 
 def _distinct(splits: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(splits)) < len(splits):
-        raise ValueError("every split once")
+        repeated = next(split for split in splits if splits.count(split) > 1)
+        raise ValueError(f"splits must be unique, got {repeated!r} twice")
     return splits
 
 
@@ -61,21 +59,78 @@ class Outcome:
     artifacts: dict[str, str] = field(default_factory=dict)
 
 
+class Slot(Protocol):
+    """An input of a stage: what may fill it, said by what flows, never by which stage made it."""
+
+    def accepts(self, stage: type[Stage]) -> bool:
+        """True if instances of this class of stage may fill the slot."""
+        ...
+
+    def must_be_named(self, stage: type[Stage]) -> bool:
+        """True if such an instance fills the slot only where a recipe names it under `inputs`.
+
+        Otherwise the latest fitting instance before the stage is taken.
+        """
+        ...
+
+    def __str__(self) -> str:
+        """What fills the slot, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Records:
+    """A slot for a layer of records of one of these types."""
+
+    types: tuple[type[Record], ...]
+    only_named: tuple[type[Record], ...] = ()
+    """Types among them that are never taken unless a recipe names them."""
+
+    def accepts(self, stage: type[Stage]) -> bool:
+        return issubclass(stage, Map) and stage.record_kind in {record.kind for record in self.types}
+
+    def must_be_named(self, stage: type[Stage]) -> bool:
+        return issubclass(stage, Map) and stage.record_kind in {record.kind for record in self.only_named}
+
+    def __str__(self) -> str:
+        return f"records of kind {' or '.join(record.kind for record in self.types)}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A slot for a training: any stage of this class, which says what its trained network offers."""
+
+    training: type[Stage]
+
+    def accepts(self, stage: type[Stage]) -> bool:
+        return issubclass(stage, self.training)
+
+    def must_be_named(self, stage: type[Stage]) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"a trained {self.training.trains}"
+
+
 @settings
 class Stage:
-    """A named step with settings. `slots` says, for every input, which kinds of stage may fill it."""
+    """A named step with settings. `slots` says, for every input, what may fill it."""
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
     """Raised by hand whenever the same settings would give another result: it enters the fingerprint."""
-    slots: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
-    named_kinds: ClassVar[frozenset[str]] = frozenset()
-    """Kinds that fill a slot only where a recipe names them under `inputs`, never by standing last before the stage."""
+    trains: ClassVar[str] = "network"
+    """What a training leaves, in words: classifier, segmenter, …"""
 
     def used_slots(self) -> tuple[str, ...]:
         """The slots that these settings read; the others stay empty."""
         return tuple(self.slots)
+
+    def draws(self) -> bool:
+        """True if the result depends on the recipe's seed with these settings: only then it enters the fingerprint."""
+        return False
 
     def supervision(self) -> Literal["image", "semi", "full"]:
         """Labels that these settings train with: image-level labels, masks of some images, masks of all."""
@@ -122,6 +177,14 @@ class Map(Stage):
     max_shards: Annotated[int, Field(ge=1)] | None = None
     """At most this many shards of each split, from the front; all of them where not given."""
 
+    def given_labels(self) -> bool:
+        """True if a record is made with the labels of its image: such results are told apart from all others."""
+        return True
+
+    def optional_fields(self, instance: Instance) -> frozenset[str]:
+        """Optional fields of its records that these settings fill, such as `peak` or `saliency`."""
+        return frozenset()
+
     def shards(self, instance: Instance) -> list[str]:
         """The shards this stage writes, in order."""
         aligned_with = self.aligned_with if self.aligned_with in instance.inputs else "samples"
@@ -154,32 +217,16 @@ class Map(Stage):
         """Load what the work needs (once per actor) and return the function from a shard's name to its records."""
 
 
-def work_per_record(
-    layers: Mapping[str, Layer],
-    make: Callable[[Mapping[str, Record]], Record],
-    *,
-    leave_out: Callable[[Mapping[str, Record], str], Missing | None] | None = None,
-) -> ShardWorker:
-    """The worker that joins `layers` (one of them `samples`) by key and makes one record of each group.
+@settings
+class DataStage(Map):
+    """A stage that makes the samples, which all other layers stand beside."""
 
-    What is missing in a layer is passed on as missing; where `make` raises `BadSampleError` its text is the reason.
-    `leave_out`: gives, for a group and the shard's name, what stands in for a record that settings leave out.
-    """
+    record_kind: ClassVar[str] = Sample.kind
 
-    def work(shard: str) -> Iterator[Record | Missing]:
-        for joined in join_shard(layers, shard, how="inner"):
-            if isinstance(joined, Missing):
-                yield joined
-                continue
-            if leave_out is not None and (missing := leave_out(joined, shard)) is not None:
-                yield missing
-                continue
-            try:
-                yield make(joined)
-            except BadSampleError as error:
-                yield Missing(key=joined["samples"].key, reason=str(error))
-
-    return work
+    @property
+    @abstractmethod
+    def taxonomy(self) -> Taxonomy:
+        """The class list of the data set."""
 
 
 def _first(names: list[str], limit: int | None) -> list[str]:
@@ -222,16 +269,28 @@ class Instance:
 
     @cached_property
     def samples(self) -> Instance:
-        """The build_shards instance that this one descends from."""
-        if self.stage.kind == "build_shards":
+        """The instance that made the samples which this one descends from."""
+        if isinstance(self.stage, DataStage):
             return self
         return next(iter(self.inputs.values())).samples
 
     @property
+    def data(self) -> DataStage:
+        """The stage that made the samples."""
+        stage = self.samples.stage
+        assert isinstance(stage, DataStage)
+        return stage
+
+    @property
     def taxonomy(self) -> Taxonomy:
         """The class list of the data set."""
-        stage: BuildShards = self.samples.stage  # type: ignore[assignment]
-        return stage.taxonomy
+        return self.data.taxonomy
+
+    def stage_in(self, slot: str, kind: type[S]) -> S:
+        """The stage in a slot, as the class that the slot's declaration promises."""
+        stage = self.inputs[slot].stage
+        assert isinstance(stage, kind), f"{self.name}.inputs.{slot} is {stage.kind}, declared as {kind.__name__}"
+        return stage
 
     def run_record(self) -> RunRecord | None:
         """What the finished stage recorded, or None where it is not finished."""

@@ -30,6 +30,12 @@ SizeRange = Annotated[tuple[int, int], AfterValidator(_ascending)]
 """A setting: the smallest and the largest longer side in pixels."""
 
 
+def fill_colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
+    """The colour that is (nearly) 0 after normalisation."""
+    red, green, blue = (round(255 * channel) for channel in mean)
+    return red, green, blue
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Resize, pad, crop, flip and colour changes for images of any size.

@@ -48,12 +48,6 @@ def pixels(image_HW3: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image_HW3))
 
 
-def fill_colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
-    """The colour that is (nearly) 0 after normalisation."""
-    red, green, blue = (round(255 * channel) for channel in mean)
-    return red, green, blue
-
-
 def resize_image(x_B3HW: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
     """Resize normalised images: bicubic, low-passed where it shrinks (as PIL does, which irn uses)."""
     if tuple(x_B3HW.shape[-2:]) == size:

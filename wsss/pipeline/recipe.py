@@ -33,7 +33,7 @@ from wsss.pipeline.recipe_tables import (
     unknown_name,
     with_defaults,
 )
-from wsss.stages.registry import STAGES
+from wsss.stages.registry import STAGES, producers
 
 T = TypeVar("T")
 __all__ = ["Recipe", "RecipeError", "RecipeSettings", "RuntimeSettings", "dotted_settings", "load_recipe"]
@@ -62,7 +62,8 @@ class RecipeSettings:
     rules: Literal["none", "lid_track1"] = "none"
     """`lid_track1`: what that challenge forbids in training, masks and boxes, is refused."""
     expected_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Instance -> seconds it took where the recipe was measured; the estimate of what is left starts from these."""
+    """Instance -> seconds it took where the recipe was measured; the estimate of what is left starts from these.
+    Entries of instances that the recipe does not have are ignored."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,6 @@ def load_recipe(
     if not instances:
         raise RecipeError(f"{path}: a recipe needs at least one [stages.NAME] table")
     _check_supervision(recipe, instances)
-    if unknown := sorted(set(recipe.expected_seconds) - {instance.name for instance in instances}):
-        names = [instance.name for instance in instances]
-        raise RecipeError(f"recipe.expected_seconds.{unknown[0]}: " + unknown_name("instance", unknown[0], names))
     return Recipe(path, recipe, runtime, tuple(instances), origins)
 
 
@@ -205,7 +203,7 @@ def _resolve(
                 kind,
                 stage.revision,
                 hashed_values(stage),
-                recipe.seed,
+                recipe.seed if stage.draws() else None,
                 stage.signature(),
                 {slot: instance.fingerprint for slot, instance in present.items()},
             ]
@@ -247,20 +245,23 @@ def _check_sources(instance: Instance) -> None:
 
 def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[Instance]) -> Instance | None:
     """The instance that fills a slot: the one named, else the latest earlier one of a kind that needs no naming."""
-    kinds = stage.slots[slot]
-    fitting = [instance for instance in earlier if instance.stage.kind in kinds]
+    wanted = stage.slots[slot]
+    fitting = [instance for instance in earlier if wanted.accepts(type(instance.stage))]
     if chosen is None:
-        if unnamed := [instance for instance in fitting if instance.stage.kind not in stage.named_kinds]:
+        if unnamed := [instance for instance in fitting if not wanted.must_be_named(type(instance.stage))]:
             return unnamed[-1]
         if slot in stage.optional_slots:
             return None
         hint = f"; {fitting[-1].name} is read only where inputs = {{ {slot} = ... }} names it" if fitting else ""
-        raise RecipeError(f"{name} reads {slot} from {' or '.join(kinds)}, but no such instance stands before it{hint}")
+        raise RecipeError(
+            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but no such instance stands before it{hint}"
+        )
     for instance in earlier:
         if instance.name == chosen:
             if instance not in fitting:
                 raise RecipeError(
-                    f"{name}.inputs.{slot} names {chosen}, a {instance.stage.kind}; it takes {' or '.join(kinds)}"
+                    f"{name}.inputs.{slot} names {chosen}, a {instance.stage.kind}; it takes {wanted}, from "
+                    f"{' or '.join(producers(wanted))}"
                 )
             return instance
     raise RecipeError(f"{name}.inputs.{slot}: " + unknown_name("earlier instance", chosen, [i.name for i in earlier]))

@@ -17,7 +17,7 @@ from shards.sources.finished import FinishedShards
 from shards.sources.source import Listed, Source
 from shards.taxonomy import Taxonomy
 from wsss.contract.settings import ReadIf, read_unless, settings
-from wsss.contract.stage import Instance, Map, ShardWorker
+from wsss.contract.stage import DataStage, Instance, ShardWorker
 from wsss.stages.data_sets.registry import DataSettings, open_data_set
 
 UNSIZED = 128
@@ -29,14 +29,13 @@ _CUT_BY_BYTES = ReadIf(
 
 
 @settings
-class BuildShards(DataSettings, Map):
+class BuildShards(DataSettings, DataStage):
     """Copy a data set's images, labels and masks into shards; image bytes are not re-encoded.
 
     Shards that were built before are read where they lie: then only their index and rows are copied.
     """
 
     kind: ClassVar[str] = "build_shards"
-    record_kind: ClassVar[str] = "sample"
     uses_torch: ClassVar[bool] = False
 
     source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
@@ -57,6 +56,13 @@ class BuildShards(DataSettings, Map):
     @property
     def taxonomy(self) -> Taxonomy:
         return self.data.taxonomy
+
+    def optional_fields(self, instance: Instance) -> frozenset[str]:
+        fields = {"saliency"} if self.source == "voc" and self.saliency else set()
+        # Samples that finished shards hold are not opened for this: the training counts them.
+        if self.boxes != "none" or self.source in ("toy", "shards"):
+            fields.add("boxes")
+        return frozenset(fields)
 
     def signature(self) -> str:
         return self.data.signature()

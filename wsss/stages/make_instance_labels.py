@@ -8,22 +8,24 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid, `I` i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from shards.records import CamRecord, InstanceLabel, Record, Sample
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
-from wsss.data.images import to_tensor
-from wsss.ops.instances import Instances, cut_instances, displacement_groups, group_walk
+from wsss.contract.shard_workers import work_per_record
+from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.stages.affinity.training import AffinityTraining
 
 if TYPE_CHECKING:
+    import torch
+
     from wsss.models.irnet import IRNet
+    from wsss.ops.instances import Instances
 
 
 @settings
@@ -31,12 +33,12 @@ class MakeInstanceLabels(Map):
     """Tell objects of one class apart by IRNet's displacement field: refined to centroids, walked per instance."""
 
     kind: ClassVar[str] = "make_instance_labels"
-    record_kind: ClassVar[str] = "instance_label"
+    record_kind: ClassVar[str] = InstanceLabel.kind
     aligned_with: ClassVar[str] = "cams"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "cams": ("make_cams", "make_segmenter_maps"),
-        "affinity": ("train_affinity",),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "cams": Records((CamRecord,)),
+        "affinity": Trained(AffinityTraining),
     }
 
     num_refinements: Annotated[int, Field(ge=0)] = 300
@@ -56,7 +58,7 @@ class MakeInstanceLabels(Map):
 
     def check(self, instance: Instance) -> None:
         affinity = instance.inputs["affinity"]
-        network = getattr(affinity.stage, "network", "irnet")
+        network = instance.stage_in("affinity", AffinityTraining).network
         if network != "irnet":
             raise ValueError(
                 f"{instance.name} needs IRNet's displacement field, which {affinity.name}.network = {network!r} does "
@@ -64,18 +66,26 @@ class MakeInstanceLabels(Map):
             )
 
     def worker(self, instance: Instance) -> ShardWorker:
+        import torch
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
-        affinity = instance.inputs["affinity"]
-        network = load_trained(affinity, device=worker_device())
+        affinity = instance.stage_in("affinity", AffinityTraining)
+        network = load_trained(instance.inputs["affinity"], device=worker_device())
 
         def make(joined: Mapping[str, Record]) -> InstanceLabel:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
-            return self._instance_label(sample, cams, network, affinity.stage)
+            with torch.inference_mode():
+                return self._instance_label(sample, cams, network, affinity)
 
         return work_per_record(layers, make)
 
-    @torch.inference_mode()
-    def _instance_label(self, sample: Sample, cams: CamRecord, network: IRNet, trained: Any) -> InstanceLabel:
+    def _instance_label(
+        self, sample: Sample, cams: CamRecord, network: IRNet, trained: AffinityTraining
+    ) -> InstanceLabel:
+        import torch
+
+        from wsss.data.images import to_tensor
+
         if len(cams.classes) == 0:
             map_HW, no_scores = np.zeros(sample.size, np.uint16), np.zeros(0, np.float16)
             return InstanceLabel(key=sample.key, instances=map_HW, classes=cams.classes, scores=no_scores)
@@ -90,6 +100,8 @@ class MakeInstanceLabels(Map):
         )
 
     def _instances(self, maps_Khw: torch.Tensor, image_13HW: torch.Tensor, network: IRNet) -> Instances:
+        from wsss.ops.instances import cut_instances, displacement_groups, group_walk
+
         edge_hw, displacement_12hw = boundary_and_displacement(network, image_13HW)
         groups_1hw = displacement_groups(
             displacement_12hw, centroid_threshold=self.centroid_threshold, num_steps=self.num_refinements
@@ -120,6 +132,8 @@ def boundary_and_displacement(network: IRNet, image_13HW: torch.Tensor) -> tuple
 
     Source: irn's public code.
     """
+    import torch
+
     logits_11hw, displacement_12hw = network(image_13HW)
     mirrored_11hw = network.edge_logits(image_13HW.flip(-1))
     edge_hw = torch.sigmoid((logits_11hw[0, 0] + mirrored_11hw[0, 0].flip(-1)) / 2)

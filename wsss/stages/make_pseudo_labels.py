@@ -6,20 +6,19 @@ Shape letters: `K` classes present, `L` = K + 1 labels with the background first
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-import torch
 from pydantic import Field
 
 from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.device import worker_device
 from wsss.contract.settings import read_with, settings
-from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
-from wsss.data.images import upsample
-from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
-from wsss.ops.multi_scale import resize_bilinear
-from wsss.ops.seeds import exponent_scores
+from wsss.contract.shard_workers import work_per_record
+from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot
 from wsss.stages.settings.crf import CrfSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 @settings
@@ -28,9 +27,9 @@ class MakePseudoLabels(CrfSettings, Map):
 
     kind: ClassVar[str] = "make_pseudo_labels"
     revision: ClassVar[int] = 2
-    record_kind: ClassVar[str] = "pseudo_label"
+    record_kind: ClassVar[str] = PseudoLabel.kind
     aligned_with: ClassVar[str] = "scores"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "scores": ("make_scores",)}
+    slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "scores": Records((ScoreRecord,))}
 
     background: Literal["threshold", "power", "propagated"] = "threshold"
     """The background's score: a threshold (IRNet); (1 - largest score) to a power; or as make_scores propagated it with
@@ -46,22 +45,30 @@ class MakePseudoLabels(CrfSettings, Map):
 
     def check(self, instance: Instance) -> None:
         scores = instance.inputs["scores"]
-        if self.background == "propagated" and getattr(scores.stage, "background_exponent", None) is None:
+        fields = instance.stage_in("scores", Map).optional_fields(scores)
+        if self.background == "propagated" and "background" not in fields:
             raise ValueError(
                 f"{instance.name}.background = 'propagated' needs the background's score from {scores.name}; set "
                 f"{scores.name}.background_exponent (AffinityNet: 16)"
             )
 
     def worker(self, instance: Instance) -> ShardWorker:
+        import torch
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
-            return self._pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
+            with torch.inference_mode():
+                return self._pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
 
         return work_per_record(layers, make)
 
-    @torch.inference_mode()
     def _pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
+        import torch
+
+        from wsss.data.images import upsample
+        from wsss.ops.multi_scale import resize_bilinear
+
         device = worker_device()
         scores_KHW = upsample(scores.scores, sample.size, device=device)
         planes_LHW = torch.cat([self._background(scores, scores_KHW)[None], scores_KHW])  # L = K + 1
@@ -80,6 +87,11 @@ class MakePseudoLabels(CrfSettings, Map):
 
     def _background(self, scores: ScoreRecord, scores_KHW: torch.Tensor) -> torch.Tensor:
         """f32[H, W]."""
+        import torch
+
+        from wsss.data.images import upsample
+        from wsss.ops.seeds import exponent_scores
+
         if self.background == "propagated":
             assert scores.background is not None
             return upsample(scores.background[None], scores.size, device=scores_KHW.device)[0]
@@ -90,6 +102,8 @@ class MakePseudoLabels(CrfSettings, Map):
         return torch.full(scores.size, below, device=scores_KHW.device)
 
     def _energy(self, planes_LHW: torch.Tensor, share_LHW: torch.Tensor) -> torch.Tensor:
+        from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
+
         if self.crf_start == "scores":
             return unary_from_probabilities(share_LHW)
         return unary_from_labels(planes_LHW.argmax(0), num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence)

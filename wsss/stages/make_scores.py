@@ -6,33 +6,25 @@ Shape letters: `B` images, `K` classes present, `L` planes (K, or K + 1 with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch.nn import functional
 
-from shards.records import CamRecord, Record, ScoreRecord
+from shards.records import CamRecord, Record, Sample, ScoreRecord
 from wsss.contract.device import worker_device
-from wsss.contract.fit import load_trained
 from wsss.contract.settings import read_with, settings
 from wsss.contract.shard_workers import work_per_group
-from wsss.contract.stage import Instance, Map, ShardWorker
-from wsss.data.images import to_tensor
-from wsss.ops.multi_scale import resize_bilinear
-from wsss.ops.random_walk import feature_walk, random_walk
-from wsss.ops.seeds import exponent_scores
+from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.settings.confident_images import ConfidentImages
-from wsss.stages.train_affinity import TrainAffinity
 
 if TYPE_CHECKING:
-    from wsss.models.affinitynet import AffinityNet
-    from wsss.models.irnet import IRNet
+    import numpy as np
+    import torch
 
-Walk = Callable[[Sequence[np.ndarray], torch.Tensor], torch.Tensor]
-"""(images u8[H, W, 3] of one size, planes f32[B, L, h, w]) -> the planes, propagated."""
+    from wsss.stages.affinity.walk import Walk
+
 _SMALLEST = 1e-12
 _WALKED = read_with("propagation", "walk")
 
@@ -42,12 +34,12 @@ class MakeScores(ConfidentImages, Map):
     """Spread the maps by the random walk of IRNet, or of AffinityNet."""
 
     kind: ClassVar[str] = "make_scores"
-    record_kind: ClassVar[str] = "score"
+    record_kind: ClassVar[str] = ScoreRecord.kind
     aligned_with: ClassVar[str] = "cams"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "cams": ("make_cams", "make_segmenter_maps"),
-        "affinity": ("train_affinity",),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "cams": Records((CamRecord,)),
+        "affinity": Trained(AffinityTraining),
     }
 
     propagation: Literal["walk", "none"] = "walk"
@@ -72,23 +64,37 @@ class MakeScores(ConfidentImages, Map):
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
 
+    def optional_fields(self, instance: Instance) -> frozenset[str]:
+        return frozenset() if self.background_exponent is None else frozenset({"background"})
+
     def worker(self, instance: Instance) -> ShardWorker:
+        import torch
+
+        from wsss.stages.affinity.walk import walk_of
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
-        affinity = instance.inputs.get("affinity")
-        walk = _walk(self, affinity) if affinity else None
+        walk = None
+        if "affinity" in instance.inputs:
+            walk = walk_of(
+                instance.inputs["affinity"], radius=self.radius, beta=self.beta, num_steps_log2=self.num_steps_log2
+            )
 
         def make(together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[ScoreRecord]:
             cams = [cast(CamRecord, joined["cams"]) for joined in together]
-            return self._records(cams, images, walk)
+            with torch.inference_mode():
+                return self._records(cams, images, walk)
 
         return work_per_group(layers, make, batch_images=self.batch_images, leave_out=self.left_out)
 
-    @torch.inference_mode()
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
         """Of images of one size. Scores f16[K, h, w], where they were propagated divided by their maximum, as irn does.
 
         A background, where it is asked for, is the first plane.
         """
+        import torch
+
+        from wsss.ops.seeds import exponent_scores
+
         planes = [torch.from_numpy(record.maps).to(worker_device()).float() for record in cams]
         if self.background_exponent is not None:
             planes = [exponent_scores(planes_Khw, exponent=self.background_exponent) for planes_Khw in planes]
@@ -100,6 +106,8 @@ class MakeScores(ConfidentImages, Map):
         return [self._record(record, planes_Lhw) for record, planes_Lhw in zip(cams, planes, strict=True)]
 
     def _record(self, cams: CamRecord, planes_Lhw: torch.Tensor) -> ScoreRecord:
+        import torch
+
         # Where all maps are next to nothing, the background's score is beyond what 16 bits hold.
         planes = planes_Lhw.clamp_max(torch.finfo(torch.float16).max).half().cpu().numpy()
         background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
@@ -117,57 +125,10 @@ class MakeScores(ConfidentImages, Map):
 
 def _together(planes: Sequence[torch.Tensor], walk: Walk, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
     """Walk images of different numbers of planes as one stack, short ones filled up with planes of zeros."""
+    import torch
+    from torch.nn import functional
+
     most = max(len(planes_Lhw) for planes_Lhw in planes)
     stacked_BLhw = torch.stack([functional.pad(one, (0, 0, 0, 0, 0, most - len(one))) for one in planes])
     walked_BLhw = walk(images, stacked_BLhw)
     return [walked_Lhw[: len(one)] for walked_Lhw, one in zip(walked_BLhw, planes, strict=True)]
-
-
-def _walk(stage: MakeScores, affinity: Instance) -> Walk:
-    """The walk of the network that `affinity` trained."""
-    trained = affinity.stage
-    assert isinstance(trained, TrainAffinity)
-    network = load_trained(affinity, device=worker_device())
-    along = _along_boundaries if trained.network == "irnet" else _along_features
-
-    def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
-        image_B3HW = torch.stack([to_tensor(image, mean=trained.mean, std=trained.std) for image in images])
-        return along(stage, network, image_B3HW.to(planes_BLhw.device), planes_BLhw)
-
-    return walk
-
-
-def _along_boundaries(
-    stage: MakeScores, network: IRNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor
-) -> torch.Tensor:
-    return random_walk(
-        planes_BLhw,
-        edge_hw=edge_probability(network, image_B3HW),
-        radius=stage.radius,
-        beta=stage.beta,
-        num_steps_log2=stage.num_steps_log2,
-    )
-
-
-def _along_features(
-    stage: MakeScores, network: AffinityNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor
-) -> torch.Tensor:
-    """On the grid of stride 8: planes are averaged onto it, and come back to stride 4 bilinearly."""
-    coarse_BLhw = functional.avg_pool2d(planes_BLhw, 2, ceil_mode=True, count_include_pad=False)
-    walked_BLhw = feature_walk(
-        coarse_BLhw,
-        features_Dhw=network(image_B3HW),
-        radius=stage.radius,
-        beta=stage.beta,
-        num_steps_log2=stage.num_steps_log2,
-    )
-    return resize_bilinear(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
-
-
-def edge_probability(network: IRNet, image_B3HW: torch.Tensor) -> torch.Tensor:
-    """f32[B, h, w]: boundary probability; logits of an image and its mirror image are averaged before the sigmoid.
-
-    Source: irn's public code.
-    """
-    upright, mirrored = network.edge_logits(torch.cat([image_B3HW, image_B3HW.flip(-1)])).chunk(2)
-    return torch.sigmoid((upright + mirrored.flip(-1)) / 2)[:, 0]

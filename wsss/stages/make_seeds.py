@@ -6,33 +6,23 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch.nn import functional
 
 from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.contract.device import worker_device
 from wsss.contract.settings import read_unless, read_with, settings
-from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
-from wsss.data.images import upsample
-from wsss.ops.dense_crf import unary_from_probabilities
-from wsss.ops.seeds import (
-    add_salient_background,
-    exponent_foreground,
-    exponent_scores,
-    exponent_seeds,
-    foreground_seeds,
-    two_threshold_seeds,
-)
-from wsss.ops.stochastic_cam import fickle_label
-from wsss.stages.build_shards import BuildShards
+from wsss.contract.shard_workers import work_per_record
+from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot
 from wsss.stages.settings.confident_images import ConfidentImages
 from wsss.stages.settings.crf import CrfSettings
+
+if TYPE_CHECKING:
+    import torch
 
 _NUM_BINS = 10
 _BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
@@ -45,11 +35,11 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
 
     kind: ClassVar[str] = "make_seeds"
     revision: ClassVar[int] = 2
-    record_kind: ClassVar[str] = "seed"
+    record_kind: ClassVar[str] = SeedRecord.kind
     aligned_with: ClassVar[str] = "cams"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "cams": ("make_cams", "make_segmenter_maps"),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "cams": Records((CamRecord,)),
     }
 
     rule: Literal["two_thresholds", "exponents", "ficklenet"] = "two_thresholds"
@@ -87,31 +77,32 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
                 f"{instance.name}.background_threshold = {self.background_threshold}; "
                 "the band between them stays undecided"
             )
-        method = getattr(instance.inputs["cams"].stage, "method", "cam")
-        if self.rule == "ficklenet" and method != "stochastic":
+        cams = instance.inputs["cams"]
+        if self.rule == "ficklenet" and "peak" not in instance.stage_in("cams", Map).optional_fields(cams):
             raise ValueError(
-                f"{instance.name}.rule = 'ficklenet' needs the maximum of stochastic maps; "
-                f"{instance.inputs['cams'].name}.method is {method!r}"
+                f"{instance.name}.rule = 'ficklenet' needs the maximum of stochastic maps, which {cams.name} does not "
+                f"keep; set {cams.name}.method = 'stochastic', or another rule"
             )
 
     def _check_saliency(self, instance: Instance) -> None:
         """Refuse samples of which none can have a saliency map."""
         samples = instance.inputs["samples"]
-        data = samples.stage
-        assert isinstance(data, BuildShards)
-        if data.source != "voc" or not data.saliency:
-            what = f"{samples.name}.saliency is empty" if data.source == "voc" else f"source {data.source!r} has none"
+        if "saliency" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
-                f"{instance.name}.background = 'saliency' reads the samples' saliency maps, and {what}; name their "
-                f"folder as {samples.name}.saliency, or set {instance.name}.background = 'maps'"
+                f"{instance.name}.background = 'saliency' reads the samples' saliency maps, and {samples.name} has "
+                f"none; name their folder as {samples.name}.saliency (source = 'voc'), or set "
+                f"{instance.name}.background = 'maps'"
             )
 
     def worker(self, instance: Instance) -> ShardWorker:
+        import torch
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
 
         def make(joined: Mapping[str, Record]) -> SeedRecord:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
-            return SeedRecord(key=sample.key, label=self._label(sample, cams))
+            with torch.inference_mode():
+                return SeedRecord(key=sample.key, label=self._label(sample, cams))
 
         work = work_per_record(layers, make, leave_out=self.left_out)
         return lambda shard: self._with_pairs(work(shard), shard, instance)
@@ -138,9 +129,13 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         names = (f"foreground_{kind}", f"background_{kind}" if self.background == "maps" else "saliency_threshold")
         return " and ".join(f"{name}.{setting} = {getattr(self, setting)}" for setting in names)
 
-    @torch.inference_mode()
     def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:
         """u8[H, W] of one image."""
+        import torch
+
+        from wsss.data.images import upsample
+        from wsss.ops.seeds import add_salient_background
+
         device, classes = worker_device(), cams.classes.tolist()
         if self.background == "saliency" and sample.saliency is None:
             raise BadSampleError("it has no saliency map, which background = 'saliency' reads")
@@ -158,6 +153,8 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         return label_HW.cpu().numpy()
 
     def _threshold_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
+        from wsss.ops.seeds import foreground_seeds, two_threshold_seeds
+
         refine = None
         if self.refine == "crf":
             refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=maps_KHW.device)
@@ -174,6 +171,9 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         )
 
     def _exponent_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
+        from wsss.ops.dense_crf import unary_from_probabilities
+        from wsss.ops.seeds import exponent_foreground, exponent_scores, exponent_seeds
+
         exponents = [self.foreground_exponent, self.background_exponent][: 2 if self.background == "maps" else 1]
         scores = [exponent_scores(maps_KHW, exponent=exponent) for exponent in exponents]
         if self.refine == "crf":
@@ -184,6 +184,11 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
 
     def _fickle_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> torch.Tensor:
         """Decided on the grid that the maximum was taken on, where it is exact; pixels take the nearest label."""
+        import torch
+        from torch.nn import functional
+
+        from wsss.ops.stochastic_cam import fickle_label
+
         assert cams.peak is not None
         mean_Khw, peak_Khw = (torch.from_numpy(maps).to(device).float() for maps in (cams.maps, cams.peak))
         classes, theta = cams.classes.tolist(), self.foreground_threshold

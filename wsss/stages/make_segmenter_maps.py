@@ -6,19 +6,22 @@ Shape letters: `C` classes with background, `K` classes present, `h w` the strid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from shards.records import CamRecord, Record, Sample, grid_size
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Map, ShardWorker, work_per_record
-from wsss.ops.cam import normalise_per_class
+from wsss.contract.shard_workers import work_per_record
+from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
+
+if TYPE_CHECKING:
+    import torch
 
 _EVEN = 1e-12
 
@@ -32,12 +35,12 @@ class MakeSegmenterMaps(SegmenterViews, Map):
     """
 
     kind: ClassVar[str] = "make_segmenter_maps"
-    record_kind: ClassVar[str] = "cam"
+    record_kind: ClassVar[str] = CamRecord.kind
     aligned_with: ClassVar[str] = "cams"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "segmenter": ("train_segmenter",),
-        "cams": ("make_cams", "make_segmenter_maps"),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "segmenter": Trained(ImageSegmenterTraining),
+        "cams": Records((CamRecord,)),
     }
 
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -46,19 +49,32 @@ class MakeSegmenterMaps(SegmenterViews, Map):
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
 
+    def optional_fields(self, instance: Instance) -> frozenset[str]:
+        """The probabilities of the maps that they are averaged with."""
+        if "cams" not in instance.inputs:
+            return frozenset()
+        earlier = instance.stage_in("cams", Map).optional_fields(instance.inputs["cams"])
+        return earlier & frozenset({"probabilities"})
+
     def worker(self, instance: Instance) -> ShardWorker:
+        import torch
+
         trained = instance.inputs["segmenter"]
         network = load_trained(trained, device=worker_device())
         layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "segmenter"}
 
         def make(joined: Mapping[str, Record]) -> CamRecord:
             sample, earlier = cast(Sample, joined["samples"]), cast(CamRecord | None, joined.get("cams"))
-            return self._record(sample, earlier, network, trained.stage)
+            with torch.inference_mode():
+                return self._record(sample, earlier, network, trained.stage)
 
         return work_per_record(layers, make)
 
-    @torch.inference_mode()
     def _record(self, sample: Sample, earlier: CamRecord | None, network: Any, trained: Any) -> CamRecord:
+        import torch
+
+        from wsss.ops.cam import normalise_per_class
+
         # An image without labels may have been given classes where its activation maps were made.
         classes = list(sample.classes) if earlier is None else earlier.classes.tolist()
         probability_Chw = self.probabilities(sample, network, trained, size=grid_size(sample.size))
@@ -82,6 +98,8 @@ def present_maps(probability_Chw: torch.Tensor, *, classes: list[int]) -> torch.
 
     Source: ours.
     """
+    from wsss.ops.cam import normalise_per_class
+
     if not classes:
         return probability_Chw.new_zeros((0, *probability_Chw.shape[1:]))
     possible_Lhw = probability_Chw[[0, *classes]] + _EVEN

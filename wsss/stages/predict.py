@@ -2,179 +2,48 @@
 
 Where labels are known and may be used, as of the images that a second segmenter trains on, classes that an image does
 not show are kept out of its segmentation (`labels = "given"`).
-
-Every view goes through the network once. What the network gives stays on its own grid; from there bands of rows are
-brought to the image's size, one after the other, so that 201 classes of an image of any size need little memory. Of the
-same views come the label maps that subsets of them would have given.
-
-Shape letters: `C` classes with background, `K` classes that the CRF sees, `H W` pixels, `R` rows of a band.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
-import torch
-from pydantic import AfterValidator, Field
-
-from shards.records import BACKGROUND, Prediction, Record, Sample, grid_size
+from shards.records import Prediction, Record, Sample
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
-from wsss.contract.settings import read_unless, read_with, settings
-from wsss.contract.stage import Instance, Map, ShardWorker, Splits, work_per_record
-from wsss.data.images import long_side_size
-from wsss.ops.dense_crf import unary_from_probabilities
-from wsss.ops.multi_scale import resize_bilinear, view_sizes
-from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, without_classes
-from wsss.stages.segmenter.views import SegmenterViews
-from wsss.stages.settings.crf import CrfSettings
-
-Subset = Literal["none", "flip", "scales", "all"]
-_View = tuple[tuple[int, int], bool]
-"""Size of a view, and whether it is mirrored."""
-
-
-class _Labels(NamedTuple):
-    mask: torch.Tensor
-    """u8[H, W]."""
-    confidence: torch.Tensor
-    """f32[H, W]: the probability of the chosen class."""
-
-
-def _distinct(subsets: tuple[Subset, ...]) -> tuple[Subset, ...]:
-    if len(set(subsets)) < len(subsets):
-        raise ValueError("every subset once")
-    return subsets
+from wsss.contract.settings import settings
+from wsss.contract.shard_workers import work_per_record
+from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Splits, Trained
+from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
+from wsss.stages.segmenter.prediction_settings import PredictionSettings
 
 
 @settings
-class Predict(SegmenterViews, CrfSettings, Map):
+class Predict(PredictionSettings, Map):
     """Segment images, with test-time augmentation by scales and mirror images."""
 
     kind: ClassVar[str] = "predict"
     revision: ClassVar[int] = 2
-    record_kind: ClassVar[str] = "prediction"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "segmenter": ("train_segmenter",)}
-    crf_start: ClassVar[str] = "probabilities"
+    record_kind: ClassVar[str] = Prediction.kind
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "segmenter": Trained(ImageSegmenterTraining),
+    }
 
     splits: Splits = ("val",)
     """Splits to segment."""
-    labels: Annotated[Literal["none", "given"], read_unless("labels", "none")] = "none"
-    """`given`: classes known to be absent from an image are not predicted there, and an image without any class is all
-    background. For images that something is trained on: measured, such predictions count as made with labels given, and
-    submit does not take them."""
-    max_side: Annotated[int, Field(ge=64)] = 2048
-    """Longest side of a view in pixels; views that would be longer are made as long as this."""
-    ablation: Annotated[tuple[Subset, ...], AfterValidator(_distinct)] = ()
-    """Subsets of the views whose label maps are kept beside the prediction and measured by evaluate: none (the image as
-    it is), flip (with its mirror image), scales (without mirror images), all."""
-    refine: Literal["crf", "none"] = "none"
-    """Refine by the dense CRF, from the merged probabilities, or leave the labels as the views make them."""
-    crf_class_threshold: Annotated[float, Field(gt=0, le=1), read_with("refine", "crf")] = 0.1
-    """The CRF sees the classes that win a pixel, and those whose probability reaches this in some pixel."""
+
+    def given_labels(self) -> bool:
+        return self.labels != "none"
 
     def worker(self, instance: Instance) -> ShardWorker:
-        trained = instance.inputs["segmenter"]
-        network = load_trained(trained, device=worker_device())
+        from wsss.stages.segmenter.predictor import Predictor
+
+        network = load_trained(instance.inputs["segmenter"], device=worker_device())
+        predictor = Predictor(self, network, instance.stage_in("segmenter", ImageSegmenterTraining))
 
         def make(joined: Mapping[str, Record]) -> Prediction:
-            return self._prediction(cast(Sample, joined["samples"]), network, trained.stage)
+            return predictor.prediction(cast(Sample, joined["samples"]))
 
         return work_per_record({"samples": instance.inputs["samples"].layer}, make)
-
-    @torch.inference_mode()
-    def _prediction(self, sample: Sample, network: Any, trained: Any) -> Prediction:
-        image_13HW = self.image(sample, network, trained)
-        sets = self._view_sets((image_13HW.shape[-2], image_13HW.shape[-1]))
-        wanted = list(dict.fromkeys(view for views in sets.values() for view in views))
-        looked = [_look(image_13HW, network, size=size, mirrored=mirrored) for size, mirrored in wanted]
-        places = {name: tuple(wanted.index(view) for view in views) for name, views in sets.items()}
-        subsets = list(dict.fromkeys(places.values()))
-        labels = dict(zip(subsets, self._labels(sample, looked, subsets), strict=True))
-        mask_HW, confidence_HW = labels[places.pop("")]
-        confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
-        return Prediction(
-            key=sample.key,
-            mask=mask_HW.cpu().numpy(),
-            confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
-            ablation={name: labels[subset].mask.cpu().numpy() for name, subset in places.items()},
-        )
-
-    def _view_sets(self, size: tuple[int, int]) -> dict[str, list[_View]]:
-        """The views of the prediction (under "") and of every subset asked for."""
-        chosen: dict[str, tuple[tuple[float, ...], bool]] = {"": (self.scales, self.flip)}
-        every = {"none": ((1.0,), False), "flip": ((1.0,), True), "scales": (self.scales, False)}
-        chosen |= {name: every.get(name, (self.scales, True)) for name in self.ablation}
-        sets: dict[str, list[_View]] = {}
-        for name, (scales, flip) in chosen.items():
-            sizes = [self._fitting(view) for view in view_sizes(size, scales=scales)]
-            sets[name] = [(view, mirrored) for view in sizes for mirrored in ((False, True) if flip else (False,))]
-        return sets
-
-    def _fitting(self, size: tuple[int, int]) -> tuple[int, int]:
-        return size if max(size) <= self.max_side else long_side_size(size, long_side=self.max_side)
-
-    def _labels(self, sample: Sample, views: list[ViewLogits], subsets: list[tuple[int, ...]]) -> list[_Labels]:
-        """The labels of every subset of the views."""
-        device, size = views[0].logits.device, sample.size
-        labels = [
-            _Labels(torch.zeros(size, dtype=torch.uint8, device=device), torch.zeros(size, device=device))
-            for _ in subsets
-        ]
-        highest_SC = torch.zeros(len(subsets), len(views[0].logits), device=device)
-        for rows, merged in self._bands(sample, views, subsets):
-            for (mask_HW, confidence_HW), highest_C, merged_CRW in zip(labels, highest_SC, merged, strict=True):
-                # The logits decide, where there are some: two of them may round to the same probability.
-                mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
-                probability_CRW = self._probability(merged_CRW)
-                confidence_HW[rows] = probability_CRW.amax(0)
-                if self.refine == "crf":
-                    torch.maximum(highest_C, probability_CRW.amax((1, 2)), out=highest_C)
-        if self.refine == "none":
-            return labels
-        refined = []
-        for (mask_HW, _), highest_C, subset in zip(labels, highest_SC, subsets, strict=True):
-            possible_C = highest_C >= self.crf_class_threshold
-            possible_C[mask_HW.unique().long()] = True
-            refined.append(self._refined(sample, views, subset, possible_C.nonzero()[:, 0]))
-        return refined
-
-    def _bands(
-        self, sample: Sample, views: list[ViewLogits], subsets: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
-        """The merged views of every subset, band by band, without the classes that may not be predicted."""
-        bands = merged_bands(views, subsets=subsets, merge=self.merge, size=sample.size)
-        if self.labels == "none":
-            yield from bands
-            return
-        absent_C = torch.ones(len(views[0].logits), dtype=torch.bool, device=views[0].logits.device)
-        absent_C[[BACKGROUND, *sample.classes, *sample.unknown]] = False
-        for rows, merged in bands:
-            yield rows, [without_classes(one_CRW, absent_C=absent_C, merge=self.merge) for one_CRW in merged]
-
-    def _probability(self, merged_CRW: torch.Tensor) -> torch.Tensor:
-        return softmax_of_classes(merged_CRW) if self.merge == "mean_logits" else merged_CRW
-
-    def _refined(
-        self, sample: Sample, views: list[ViewLogits], subset: tuple[int, ...], ids_K: torch.Tensor
-    ) -> _Labels:
-        """The labels after the CRF.
-
-        It sees K classes, their probabilities divided by their sum: of 201 classes few have a probability anywhere, and
-        its cost grows with K.
-        """
-        share_KHW = torch.zeros(len(ids_K), *sample.size, device=ids_K.device)
-        for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
-            share_KHW[:, rows] = self._probability(merged_CRW)[ids_K]
-        share_KHW /= share_KHW.sum(0).clamp_min(torch.finfo(share_KHW.dtype).tiny)
-        refined_KHW = self.refine_energy(unary_from_probabilities(share_KHW), sample.image)
-        confidence_HW, index_HW = refined_KHW.max(0)
-        return _Labels(ids_K.to(torch.uint8)[index_HW], confidence_HW)
-
-
-def _look(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirrored: bool) -> ViewLogits:
-    """One view through the network."""
-    view_13HW = resize_bilinear(image_13HW, size=size)
-    logits_1Chw, extended = network.strided_logits(view_13HW.flip(-1) if mirrored else view_13HW)
-    return ViewLogits(logits=logits_1Chw[0].contiguous(), extended=extended, size=size, mirrored=mirrored)

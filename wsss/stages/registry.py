@@ -1,39 +1,105 @@
-"""Every kind of stage, by name: the subcommands, TOML tables and sweepable names follow from this list."""
+"""Every kind of stage, by name: the commands, TOML tables, sweepable names and planned costs follow from this list.
+
+A kind `make_cams` is the class `MakeCams` of the module `wsss.stages.make_cams`; it is imported when it is asked for,
+so that listing the kinds costs nothing. Stages from other packages are announced by an entry point of the group
+`wsss.stages` (`my_maps = "my_package.my_maps:MyMaps"`, the name being the kind), or by `register`.
+"""
 
 from __future__ import annotations
 
-from wsss.contract.stage import Stage
-from wsss.stages.build_shards import BuildShards
-from wsss.stages.evaluate import Evaluate
-from wsss.stages.make_cams import MakeCams
-from wsss.stages.make_instance_labels import MakeInstanceLabels
-from wsss.stages.make_pseudo_labels import MakePseudoLabels
-from wsss.stages.make_scores import MakeScores
-from wsss.stages.make_seeds import MakeSeeds
-from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
-from wsss.stages.predict import Predict
-from wsss.stages.submit import Submit
-from wsss.stages.train_affinity import TrainAffinity
-from wsss.stages.train_ancillary import TrainAncillary
-from wsss.stages.train_classifier import TrainClassifier
-from wsss.stages.train_correction import TrainCorrection
-from wsss.stages.train_segmenter import TrainSegmenter
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 
-_KINDS: tuple[type[Stage], ...] = (
-    BuildShards,
-    TrainClassifier,
-    MakeCams,
-    MakeSeeds,
-    TrainAffinity,
-    MakeScores,
-    MakePseudoLabels,
-    MakeInstanceLabels,
-    TrainAncillary,
-    TrainCorrection,
-    TrainSegmenter,
-    MakeSegmenterMaps,
-    Predict,
-    Evaluate,
-    Submit,
+from wsss.contract.stage import Slot, Stage
+
+_KINDS = (
+    "build_shards",
+    "train_classifier",
+    "make_cams",
+    "make_seeds",
+    "train_affinity",
+    "make_scores",
+    "make_pseudo_labels",
+    "make_instance_labels",
+    "train_ancillary",
+    "train_correction",
+    "train_segmenter",
+    "make_segmenter_maps",
+    "predict",
+    "evaluate",
+    "submit",
 )
-STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in _KINDS}
+ENTRY_POINTS = "wsss.stages"
+"""Group of the entry points by which other packages announce their stages."""
+
+
+class Registry(Mapping[str, type[Stage]]):
+    """Kind -> class of stage, imported on use."""
+
+    def __init__(self, kinds: tuple[str, ...]) -> None:
+        self._own = dict.fromkeys(kinds)
+        self._registered: dict[str, type[Stage]] = {}
+        self._announced: dict[str, EntryPoint] | None = None
+
+    def __getitem__(self, kind: str) -> type[Stage]:
+        if kind in self._registered:
+            return self._registered[kind]
+        if kind in self._own:
+            module = import_module(f"wsss.stages.{kind}")
+            stage: type[Stage] = getattr(module, "".join(word.capitalize() for word in kind.split("_")))
+            return stage
+        return self._load(kind, self._entry_points()[kind])
+
+    def _kinds(self) -> dict[str, None]:
+        return dict.fromkeys([*self._own, *self._entry_points(), *self._registered])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds())
+
+    def __len__(self) -> int:
+        return len(self._kinds())
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._own or kind in self._registered or kind in self._entry_points()
+
+    def register(self, stage: type[Stage]) -> type[Stage]:
+        """Add a kind from outside the package; usable as a class decorator. Raises ValueError for a kind there is."""
+        if stage.kind in self and self[stage.kind] is not stage:
+            raise ValueError(
+                f"there is a stage {stage.kind!r} already, {self[stage.kind].__module__}; rename the other"
+            )
+        self._registered[stage.kind] = stage
+        return stage
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._announced is None:
+            self._announced = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+            if taken := sorted(set(self._announced) & set(self._own)):
+                point = self._announced[taken[0]]
+                raise ValueError(
+                    f"the entry point {point.value!r} announces {taken[0]!r}, which is a kind of wsss's own"
+                )
+        return self._announced
+
+    def _load(self, kind: str, point: EntryPoint) -> type[Stage]:
+        stage = point.load()
+        if not (isinstance(stage, type) and issubclass(stage, Stage) and getattr(stage, "kind", None) == kind):
+            raise ValueError(
+                f"the entry point {kind} = {point.value!r} of group {ENTRY_POINTS} must name a class of "
+                f"wsss.contract.stage.Stage whose kind is {kind!r}; got {stage!r}"
+            )
+        return stage
+
+
+STAGES = Registry(_KINDS)
+
+
+def register(stage: type[Stage]) -> type[Stage]:
+    """Add a kind of stage from outside the package to `STAGES`."""
+    return STAGES.register(stage)
+
+
+def producers(slot: Slot) -> list[str]:
+    """The kinds of stage that may fill a slot; for messages, since it imports them all."""
+    return [kind for kind in STAGES if slot.accepts(STAGES[kind])]

@@ -20,8 +20,7 @@ from shards.reader import read_shard
 from shards.records import Prediction, Sample
 from wsss.contract.counts import Counts
 from wsss.contract.settings import setting_values, settings
-from wsss.contract.stage import Instance, Outcome, Reduce, ShardCounter
-from wsss.stages.predict import Predict
+from wsss.contract.stage import Instance, Map, Outcome, Records, Reduce, ShardCounter, Slot
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """A fixed date, so that the same predictions give the same file."""
@@ -32,20 +31,19 @@ class Submit(Reduce):
     """Pack one split's predictions: a flat zip with one uint8 single-channel PNG per image, at its original size."""
 
     kind: ClassVar[str] = "submit"
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "predictions": ("predict",)}
+    slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "predictions": Records((Prediction,))}
 
     split: str = "val"
     """Split to submit."""
 
     def check(self, instance: Instance) -> None:
-        predict, stage = instance.inputs["predictions"].name, instance.inputs["predictions"].stage
-        assert isinstance(stage, Predict)
+        predict, stage = instance.inputs["predictions"].name, instance.stage_in("predictions", Map)
         if self.split not in stage.splits:
             raise ValueError(f"{instance.name}.split = {self.split!r}; {predict} predicts {', '.join(stage.splits)}")
-        if stage.labels != "none":
+        if stage.given_labels():
             raise ValueError(
-                f"{instance.name}: {predict}.labels = {stage.labels!r} uses the images' labels, which no competitor "
-                "has; name predictions with labels = 'none' under inputs"
+                f"{instance.name}: {predict} uses the images' labels, which no competitor has; name predictions with "
+                "labels = 'none' under inputs"
             )
 
     def shards(self, instance: Instance) -> list[str]:

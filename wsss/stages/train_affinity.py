@@ -5,61 +5,42 @@ Shape letters: `B` batch, `H W` pixels, `h w` the network's grid, of stride 4 (I
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch import nn
 
-from shards.records import SeedRecord
+from shards.records import Sample, SeedRecord
 from wsss.contract.fit import Draw, TrainingSet
 from wsss.contract.settings import read_with, settings
-from wsss.contract.stage import Instance, Outcome
-from wsss.data.augment import Augmentation, SizeRange
-from wsss.data.augmented_records import AugmentedRecords
-from wsss.data.images import fill_colour, pixels
+from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.settings.encoder import EncoderSource
-from wsss.tasks.affinity import AffinityNetTask, IRNetTask
-from wsss.tasks.task import Task
+from wsss.stages.affinity.training import AffinityTraining
+from wsss.stages.classifier.training import ClassifierTraining
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from wsss.models.affinitynet import AffinityNet
     from wsss.models.irnet import IRNet
-
-_GRID_STRIDES = {"irnet": 4, "affinitynet": 8}
+    from wsss.tasks.task import Task
 
 
 @settings
-class TrainAffinity(EncoderSource):
+class TrainAffinity(AffinityTraining):
     """Train IRNet's two branches on a frozen encoder, or AffinityNet with its encoder."""
 
     kind: ClassVar[str] = "train_affinity"
     revision: ClassVar[int] = 2
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "seeds": ("make_seeds",),
-        "classifier": ("train_classifier",),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "seeds": Records((SeedRecord,)),
+        "classifier": Trained(ClassifierTraining),
     }
 
-    network: Literal["irnet", "affinitynet"] = "irnet"
-    """`irnet`: boundaries and displacements at stride 4; `affinitynet`: affinities of features at stride 8."""
-    radius: Annotated[int, Field(ge=2)] = 10
-    """Pixel pairs nearer than this are compared, in pixels of the network's grid (IRNet: 10; AffinityNet: 5)."""
     frozen_stride: Annotated[Literal[1, 2, 4, 8], read_with("network", "affinitynet")] = 4
     """affinitynet: the encoder's stages up to this stride keep their weights; 1 trains all of them."""
-    crop_size: Annotated[int, Field(ge=32, multiple_of=8)] = 512
-    """Side of the training crops in pixels."""
-    resize_long: SizeRange = (256, 768)
-    """Range of the longer side before cropping."""
     mean_shift_images: Annotated[int, Field(ge=0), read_with("network", "irnet")] = 100
     """Training images over which the mean of the displacement field is taken after training."""
-
-    @property
-    def grid_stride(self) -> int:
-        """Pixels of the image per pixel that the network compares."""
-        return _GRID_STRIDES[self.network]
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
@@ -94,6 +75,8 @@ class TrainAffinity(EncoderSource):
         return AffinityNet(encoder, frozen_stride=self.frozen_stride)
 
     def task(self, instance: Instance) -> Task:
+        from wsss.tasks.affinity import AffinityNetTask, IRNetTask
+
         network, num_classes = self.model(instance, pretrained=True), len(instance.taxonomy)
         if self.network == "irnet":
             return IRNetTask(cast("IRNet", network), radius=self.radius, num_classes=num_classes)
@@ -105,14 +88,18 @@ class TrainAffinity(EncoderSource):
         )
 
     def training_set(self, instance: Instance) -> TrainingSet:
+        from wsss.stages.affinity.seeded_images import SeededImages
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
         records = JoinedRecords(layers, split="train", seed=instance.seed, lanes=self.batch_size)
-        return _SeededImages(self, records, seed=instance.seed)
+        return SeededImages(self, records, seed=instance.seed)
 
     def finish(self, network: IRNet | AffinityNet, instance: Instance) -> Outcome:
         """IRNet: set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""
         if self.network == "affinitynet":
             return Outcome()
+        import torch
+
         network = cast("IRNet", network)
         examples = self.training_set(instance)
         device, total, count = network.mean_shift.device, torch.zeros(2), 0
@@ -128,29 +115,3 @@ class TrainAffinity(EncoderSource):
                 "mean_shift.columns": float(network.mean_shift[1]),
             }
         )
-
-
-class _SeededImages(AugmentedRecords):
-    """Augmented images with seeds on the network's grid."""
-
-    def __init__(self, stage: TrainAffinity, records: JoinedRecords, *, seed: int) -> None:
-        fill = fill_colour(stage.mean)
-        augmentation = Augmentation(
-            crop_size=stage.crop_size, resize_long=stage.resize_long, colour_jitter=0.0, fill=fill
-        )
-        super().__init__(records, augmentation, seed=seed)
-        self._stage = stage
-
-    def example(self, draw: Draw) -> dict[str, Any]:
-        sample = self.records.sample(draw.index)
-        seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
-        image, label = self.augmented(draw, sample, mask_HW=seeds.label)
-        assert label is not None
-        stride = self._stage.grid_stride
-        middle = stride // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
-        label_hw = torch.from_numpy(label[middle::stride, middle::stride].astype(np.int64))
-        return {
-            "key": sample.key,
-            "image": pixels(image),
-            "label": label_hw,
-        }

@@ -8,25 +8,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import torch
-from torch import nn
-
 from shards.layer import Layer
-from shards.records import BadSampleError, Sample
+from shards.records import BadSampleError, CamRecord, Sample
 from wsss.contract.fit import TrainingSet, Validation
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Outcome
+from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.segmenter.box_source import framed_planes, grid_planes
-from wsss.stages.segmenter.boxed_training import FramedTraining
-from wsss.tasks.task import Task
+from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.segmenter.boxed_training import AncillaryTraining
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from wsss.models.ancillary import AncillarySegmenter
+    from wsss.tasks.task import Task
 
 
 @settings
-class TrainAncillary(FramedTraining):
+class TrainAncillary(AncillaryTraining):
     """Train the ancillary model: a DeepLabv3+ that sees boxes beside the image.
 
     For the convolutional self-correction, give it half of the share that the later stages have: a model that has seen
@@ -37,10 +37,10 @@ class TrainAncillary(FramedTraining):
 
     kind: ClassVar[str] = "train_ancillary"
     revision: ClassVar[int] = 2
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "classifier": ("train_classifier",),
-        "cams": ("make_cams", "make_segmenter_maps"),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "classifier": Trained(ClassifierTraining),
+        "cams": Records((CamRecord,)),
     }
 
     def check(self, instance: Instance) -> None:
@@ -91,9 +91,11 @@ class TrainAncillary(FramedTraining):
 
     def logits_of(self, network: AncillarySegmenter, image_13HW: torch.Tensor, sample: Sample) -> torch.Tensor:
         """f32[1, C, H, W], the image's boxes given."""
+        from wsss.stages.segmenter.box_planes import grid_planes, planes_of_boxes
+
         if sample.boxes is None:
             raise BadSampleError("its boxes are not known")
-        classes, framed_HWK = framed_planes(sample.boxes, size=sample.size)
-        planes = grid_planes(framed_HWK, classes, num_classes=network.num_classes)
+        classes, inside_HWK = planes_of_boxes(sample.boxes, size=sample.size)
+        planes = grid_planes(inside_HWK, classes, num_classes=network.num_classes)
         logits_1CHW: torch.Tensor = network(image_13HW, planes[None].to(image_13HW.device)).float()
         return logits_1CHW

@@ -7,26 +7,24 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field
-from torch import nn
 
 from shards.balance import balance_factors, class_counts, expected_counts, positive_weights
 from shards.files import write_bytes
 from shards.layer import split_of
+from shards.records import Sample
 from wsss.contract.fit import TrainingSet, Validation
 from wsss.contract.settings import ReadIf, Speed, read_with, settings
-from wsss.contract.stage import Instance, Outcome
-from wsss.data.augment import SizeRange
+from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.classifier.labelled_images import LabelledImages, predicted_labels
-from wsss.stages.settings.encoder import EncoderSource
-from wsss.tasks.classification import ClassificationTask, Objective
-from wsss.tasks.task import Task
+from wsss.stages.classifier.training import ClassifierTraining
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from wsss.models.classifier import Classifier
+    from wsss.tasks.classification import ClassificationTask, Objective
 
 _TOLD_CLASSES = 8
-_VALIDATED = ReadIf("a validation_split", lambda stage: stage.validation_split != "")
 _WEIGHTED = ReadIf("class_weighting > 0", lambda stage: stage.class_weighting > 0)
 HISTOGRAM = "class_histogram.png"
 
@@ -35,28 +33,15 @@ _Exponent = Annotated[float, Field(ge=0)]
 
 
 @settings
-class TrainClassifier(EncoderSource):
+class TrainClassifier(ClassifierTraining):
     """Train a multi-label classifier on image-level labels."""
 
     kind: ClassVar[str] = "train_classifier"
     revision: ClassVar[int] = 3
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {"samples": ("build_shards",), "classifier": ("train_classifier",)}
+    slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
-    only_classes: tuple[str, ...] = ()
-    """Classes that are learned; empty learns all. A class that is trained apart has a classifier of its own."""
-    dropped_classes: tuple[str, ...] = ()
-    """Classes that are not learned: no later stage sees them, and their pixels count as background in the labels made.
-    Training images that show no other class are left out of the maps and all that follows."""
     activation_checkpointing: Annotated[bool, Speed()] = False
     """Blocks of the encoder run again on the way back instead of keeping what they computed; needs norm = "frozen"."""
-    head: Literal["linear", "stochastic"] = "linear"
-    """`linear`: global average pooling and a linear layer; `stochastic`: FickleNet's random choice of hidden units."""
-    stochastic_kernel: Annotated[int, Field(ge=1), read_with("head", "stochastic")] = 9
-    """stochastic: side s of the window that units are chosen in; odd."""
-    stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1), read_with("head", "stochastic")] = 0.9
-    """stochastic: probability p that a unit is dropped."""
-    stochastic_units: Annotated[Literal["windows", "units"], read_with("head", "stochastic")] = "windows"
-    """stochastic: every window chooses its units (FickleNet), or ordinary dropout of the map does."""
     loss: Literal["bce", "soft_margin", "focal", "asymmetric"] = "bce"
     """Loss per (image, class)."""
     focal_gamma: Annotated[float, Field(ge=0), read_with("loss", "focal")] = 2.0
@@ -86,21 +71,11 @@ class TrainClassifier(EncoderSource):
     """The positive loss of class c weighs (n_max / n_c) to this power; 0 weighs all alike."""
     class_weight_limit: Annotated[float, Field(ge=1), _WEIGHTED] = 10.0
     """Largest of these weights."""
-    crop_size: Annotated[int, Field(ge=32)] = 512
-    """Side of the training crops in pixels."""
-    resize_long: SizeRange = (320, 640)
-    """Range of the longer side before cropping."""
-    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Strength of random colour changes."""
-    validation_split: str = "val"
-    """Split whose labels measure F1 and mean average precision after training; empty skips it."""
-    validation_size: Annotated[int, Field(ge=32), _VALIDATED] = 512
-    """Longer side of validation images in pixels."""
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
         self.learned(instance)
-        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
+        splits = instance.data.splits
         if self.validation_split not in ("", "val", *splits):
             raise ValueError(
                 f"{instance.name}.validation_split = {self.validation_split!r}; "
@@ -139,15 +114,6 @@ class TrainClassifier(EncoderSource):
                 "windows have a centre, so it must be odd"
             )
 
-    def learned(self, instance: Instance) -> list[int]:
-        """Ids of the classes that are learned. Raises ValueError for a name that is none, and where none is left."""
-        taxonomy = instance.taxonomy
-        only = {taxonomy.id_of(name) for name in self.only_classes or taxonomy.names}
-        learned = sorted(only - {taxonomy.id_of(name) for name in self.dropped_classes})
-        if not learned:
-            raise ValueError(f"{instance.name}: only_classes and dropped_classes leave no class to learn")
-        return learned
-
     def check_environment(self, instance: Instance) -> None:
         import torch
 
@@ -173,7 +139,9 @@ class TrainClassifier(EncoderSource):
             chosen=self.stochastic_units,
         )
 
-    def task(self, instance: Instance) -> Task:
+    def task(self, instance: Instance) -> ClassificationTask:
+        from wsss.tasks.classification import ClassificationTask
+
         network = cast("Classifier", self.model(instance, pretrained=True))
         if self.activation_checkpointing:
             network.encoder.checkpoint_activations()
@@ -182,6 +150,8 @@ class TrainClassifier(EncoderSource):
         )
 
     def _objective(self, instance: Instance) -> Objective:
+        from wsss.tasks.classification import Objective
+
         weights = None
         if self.class_weighting > 0:
             _, drawn_C = self._histogram(instance)  # what balancing has evened out is not evened out twice
@@ -209,6 +179,8 @@ class TrainClassifier(EncoderSource):
         return [[c for c in present if c in learned] for present in classes]
 
     def training_set(self, instance: Instance) -> TrainingSet:
+        from wsss.stages.classifier.labelled_images import LabelledImages
+
         records, taxonomy, learned = self._records(instance), instance.taxonomy, self.learned(instance)
         classes = self._classes(instance, records)
         counts_C = class_counts(classes, num_classes=len(taxonomy))
@@ -246,6 +218,7 @@ class TrainClassifier(EncoderSource):
     def validate(self, network: Classifier, instance: Instance) -> Validation:
         """F1 and mean average precision of the learned classes on the validation split, class by class."""
         from wsss.stages.classifier.classification_metrics import classification_metrics
+        from wsss.stages.classifier.labelled_images import predicted_labels
 
         taxonomy, learned = instance.taxonomy, self.learned(instance)
         scores_NC, truth_NC, known_NC = predicted_labels(

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from torch import nn
-
+from shards.records import CamRecord, Sample
 from wsss.contract.fit import Validation, load_trained
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Outcome
-from wsss.stages.segmenter.boxed_training import FramedTraining
-from wsss.stages.segmenter.self_correction_settings import require_same_boxes, require_same_colours
-from wsss.tasks.task import Task
+from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
+from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.segmenter.box_source import require_same_boxes
+from wsss.stages.segmenter.boxed_training import AncillaryTraining, CorrectionTraining
+from wsss.stages.segmenter.training import require_same_colours
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from wsss.models.correction import CorrectedSegmenter
+    from wsss.tasks.task import Task
 
 
 @settings
-class TrainCorrection(FramedTraining):
+class TrainCorrection(CorrectionTraining):
     """Train the primary model and the correction that will make its soft labels, beside a frozen ancillary model.
 
-    `train_segmenter` with `self_correction = "conv"` goes on from both; what began at random here, the decoder and the
+    `train_segmenter` with `self_correction = "conv"` starts from both; what began at random here, the decoder and the
     correction, keeps the head's rate there.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.3.
@@ -29,11 +32,11 @@ class TrainCorrection(FramedTraining):
 
     kind: ClassVar[str] = "train_correction"
     revision: ClassVar[int] = 2
-    slots: ClassVar[dict[str, tuple[str, ...]]] = {
-        "samples": ("build_shards",),
-        "ancillary": ("train_ancillary",),
-        "classifier": ("train_classifier",),
-        "cams": ("make_cams", "make_segmenter_maps"),
+    slots: ClassVar[dict[str, Slot]] = {
+        "samples": Records((Sample,)),
+        "ancillary": Trained(AncillaryTraining),
+        "classifier": Trained(ClassifierTraining),
+        "cams": Records((CamRecord,)),
     }
 
     def check(self, instance: Instance) -> None:
@@ -48,13 +51,12 @@ class TrainCorrection(FramedTraining):
 
     def _check_new_masks(self, instance: Instance, ancillary: Instance) -> None:
         """On masks that the ancillary model has learned there is nothing left to correct."""
-        told = ancillary.stage
-        assert isinstance(told, FramedTraining)
-        among = [(stage.full_list, stage.max_shards) for stage in (self, told)]
-        if among[0] == among[1] and told.full_share >= self.full_share:
+        earlier = instance.stage_in("ancillary", AncillaryTraining)
+        among = [(stage.full_list, stage.max_shards) for stage in (self, earlier)]
+        if among[0] == among[1] and earlier.full_share >= self.full_share:
             raise ValueError(
                 f"{instance.name}.full_share = {self.full_share}, but {ancillary.name} learned a share of "
-                f"{told.full_share} of the same masks, which holds all of these; give it less, as published a half"
+                f"{earlier.full_share} of the same masks, which holds all of these; give it less, as published a half"
             )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:

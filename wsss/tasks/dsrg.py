@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from wsss.losses.dsrg import balanced_seed_sums, boundary_sum, floored_probabilities, smoothed_softmax
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
 from wsss.ops.region_growing import grow_seeds
+from wsss.tasks.dsrg_grid import GRID
 from wsss.tasks.segmentation import SegmenterTask
 from wsss.tasks.task import Batch, TaskOutput
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
-GRID = 8
-"""Pixels of the crop per pixel of the grid that seeds, CRF and losses live on."""
 _WEIGHTS = {"seed_background": 1.0, "seed_foreground": 1.0, "boundary": 1.0}
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.data.images import fill_colour, long_side_size, normalised, pixels, resize_image, to_tensor
+from wsss.data.augment import fill_colour
+from wsss.data.images import long_side_size, normalised, pixels, resize_image, to_tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

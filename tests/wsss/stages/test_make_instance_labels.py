@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,7 +114,7 @@ def test_boundaries_are_the_mean_of_both_views_and_the_field_is_the_images(netwo
 
 
 def test_networks_without_a_displacement_field_are_refused(tmp_path: Path) -> None:
-    other = SimpleNamespace(kind="train_affinity", network="affinitynet")
+    other = TrainAffinity(network="affinitynet", output_stride=8)
     instance = prepared(tmp_path, np.ones((1, *GRID)), [5], affinity=other)
     message = (
         "make_instance_labels needs IRNet's displacement field, which train_affinity.network = 'affinitynet' does "

@@ -22,8 +22,9 @@ from wsss.contract.settings import hashed_values, unread_settings
 from wsss.ops import tta
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.tta import predict_views
-from wsss.stages import predict
 from wsss.stages.predict import Predict
+from wsss.stages.segmenter import predictor
+from wsss.stages.segmenter.predictor import Predictor
 from wsss.stages.train_segmenter import TrainSegmenter
 
 SHARD, SIZE, NUM_CLASSES = "val-000000", (53, 67), 7
@@ -65,7 +66,7 @@ def photo(size: tuple[int, int] = SIZE) -> Sample:
 
 
 def predicted(stage: Predict, network: Network | None = None, sample: Sample | None = None) -> Prediction:
-    return stage._prediction(sample or photo(), network or Network(), TRAINED)
+    return Predictor(stage, network or Network(), TRAINED).prediction(sample or photo())
 
 
 @pytest.mark.parametrize("merge", ["mean_logits", "mean_probabilities", "max"])
@@ -110,7 +111,7 @@ def test_only_the_views_that_are_asked_for() -> None:
     made = predicted(Predict(scales=(1.0,), flip=False, ablation=("none", "flip")), network)
     assert len(network.views) == 2
     np.testing.assert_array_equal(made.mask, made.ablation["none"])
-    with pytest.raises(ValueError, match="every subset once"):
+    with pytest.raises(ValueError, match="subsets must be unique, got 'flip' twice"):
         Predict(ablation=("flip", "flip"))
 
 
@@ -140,7 +141,7 @@ def test_crf_sees_the_classes_that_win_or_are_probable(monkeypatch: pytest.Monke
         seen.append(share_KHW.clone())
         return unary_from_probabilities(share_KHW)
 
-    monkeypatch.setattr(predict, "unary_from_probabilities", noted)
+    monkeypatch.setattr(predictor, "unary_from_probabilities", noted)
     network, views = Network(num_classes=201), {"scales": (1.0,), "flip": False}
     plain = predicted(Predict(**views), network)
     stage = Predict(refine="crf", crf_class_threshold=0.2, crf_iterations=2, **views)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 import torch
 
-from shards.records import Sample, grid_size
+from shards.records import CamRecord, Sample, grid_size
 from wsss.data.images import long_side_size, resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
 from wsss.ops.dropout_cam import dropout_cam
 from wsss.ops.grad_cam import METHODS, Method, pooled_map
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
+from wsss.stages.classifier.cam_settings import CamSettings
+from wsss.stages.classifier.training import ClassifierTraining
 
 if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
-    from wsss.stages.make_cams import MakeCams
-    from wsss.stages.train_classifier import TrainClassifier
 
 _SHORTEST_SIDE = 32
 _Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tensor], torch.Tensor]]
@@ -48,7 +48,13 @@ class CamMaker:
     """Maps of the classes that the classifier has learned; what a sample gets does not depend on its neighbours."""
 
     def __init__(
-        self, stage: MakeCams, network: Classifier, trained: TrainClassifier, *, learned: Collection[int], seed: int
+        self,
+        stage: CamSettings,
+        network: Classifier,
+        trained: ClassifierTraining,
+        *,
+        learned: Collection[int],
+        seed: int,
     ) -> None:
         self._stage, self._network, self._trained = stage, network, trained
         self.learned, self._seed = frozenset(learned), seed
@@ -205,3 +211,21 @@ class _MeanLogits:
         if not classes:
             return torch.zeros(0)
         return torch.sigmoid(self._total[place, [c - 1 for c in classes]] / self.num_views)
+
+
+def cam_record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
+    """The maps of one image from one classifier or two, in the order of its labels."""
+    classes = [c for part in parts for c in part.classes]
+    labels = list(sample.classes) or sorted(classes)
+    order = sorted(range(len(classes)), key=lambda place: labels.index(classes[place]))
+    maps_Khw = torch.cat([part.maps for part in parts])[order]
+    peaks = [part.peak for part in parts if part.peak is not None]
+    probabilities_K = torch.cat([part.probabilities.cpu() for part in parts])[order]
+    return CamRecord(
+        key=sample.key,
+        classes=np.array([classes[place] for place in order], dtype=np.int16),
+        maps=maps_Khw.half().cpu().numpy(),
+        peak=torch.cat(peaks)[order].half().cpu().numpy() if peaks else None,
+        probabilities=probabilities_K.half().numpy(),
+        size=sample.size,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +12,24 @@ from shards.layer import Layer, split_of
 from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
 from wsss.contract.fit import Draw
-from wsss.data.augment import Augmentation
+from wsss.data.augment import Augmentation, fill_colour
 from wsss.data.augmented_records import AugmentedRecords
-from wsss.data.images import fill_colour, long_side_size, pixels, resize_image, to_tensor
+from wsss.data.images import long_side_size, pixels, resize_image, to_tensor
 from wsss.data.joined_records import JoinedRecords
-
-if TYPE_CHECKING:
-    from wsss.stages.train_classifier import TrainClassifier
+from wsss.stages.classifier.training import ClassifierTraining
 
 
 class LabelledImages(AugmentedRecords):
     """Augmented images with multi-hot labels; classes that are not learned are unknown everywhere."""
 
     def __init__(
-        self, stage: TrainClassifier, records: JoinedRecords, *, learned: Collection[int], num_classes: int, seed: int
+        self,
+        stage: ClassifierTraining,
+        records: JoinedRecords,
+        *,
+        learned: Collection[int],
+        num_classes: int,
+        seed: int,
     ) -> None:
         augmentation = Augmentation(
             crop_size=stage.crop_size,
@@ -49,7 +53,7 @@ class LabelledImages(AugmentedRecords):
 @torch.no_grad()
 def predicted_labels(
     logits: Callable[[torch.Tensor], torch.Tensor],
-    stage: TrainClassifier,
+    stage: ClassifierTraining,
     samples: Layer,
     *,
     num_classes: int,

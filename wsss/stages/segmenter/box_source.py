@@ -1,23 +1,17 @@
-"""Where the boxes come from that self-correcting networks are told, and the planes made of them.
-
-Shape letters: `C` classes with background, `K` classes with boxes, `H W` pixels, `h w` the grid of stride 4.
-"""
+"""Where the boxes come from that self-correcting networks are given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal, cast
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from shards.boxes import boxes_of_mask
 from shards.records import GRID_STRIDE, BadSampleError, Box, CamRecord, Record, Sample
 from wsss.contract.settings import read_with, settings
 from wsss.contract.stage import Instance, Map
-from wsss.ops.box_planes import box_planes
-from wsss.stages.segmenter.full_set import TRAIN, framed_keys, masked_keys
+from wsss.stages.segmenter.full_set import TRAIN, boxed_keys, masked_keys
 
 _LEAST_PART = 0.1
 """Components of a map that are smaller than this part of the class's largest one frame no object."""
@@ -39,29 +33,27 @@ class BoxSource:
         if self.box_source == "cams":
             self.require_maps(instance, split=TRAIN)
         samples = instance.inputs["samples"]
-        source = getattr(samples.stage, "source", ""), getattr(samples.stage, "boxes", "none")
-        if self.box_source == "annotated" and source == ("voc", "none"):
+        if self.box_source == "annotated" and "boxes" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
-                f"{instance.name}.box_source = 'annotated', but {samples.name}.boxes = 'none'; set it to "
+                f"{instance.name}.box_source = 'annotated', but {samples.name} has no boxes; set its boxes to "
                 f"'annotations', or {instance.name}.box_source to 'cams' (around maps) or 'masks' (around masks)"
             )
 
     def require_maps(self, instance: Instance, *, split: str) -> None:
         """Raises: ValueError where no maps of a split are made to draw boxes around."""
-        cams = instance.inputs["cams"]
-        assert isinstance(cams.stage, Map)
-        if split not in cams.stage.splits:
+        cams, splits = instance.inputs["cams"], instance.stage_in("cams", Map).splits
+        if split not in splits:
             raise ValueError(
                 f"{instance.name}.box_source = 'cams' reads the split {split!r}, which {cams.name} does not make; it "
-                f"makes {', '.join(cams.stage.splits)}: add it to {cams.name}.splits"
+                f"makes {', '.join(splits)}: add it to {cams.name}.splits"
             )
 
-    def require_framed(self, instance: Instance, num_framed: int) -> None:
+    def require_boxes(self, instance: Instance, num_boxed: int) -> None:
         """Raises: ValueError where none of the images that train on masks has boxes that are known."""
-        if not num_framed:
+        if not num_boxed:
             raise ValueError(
-                f"{instance.name}.box_source = {self.box_source!r}: of none of the images that "
-                f"{instance.name}.full_share trains on masks the boxes are known; set a larger share, or another source"
+                f"{instance.name}.box_source = {self.box_source!r}: no image selected by {instance.name}.full_share "
+                "has known boxes; set a larger share, or another source"
             )
 
     def with_boxes(self, instance: Instance, *, split: str = TRAIN) -> frozenset[str] | None:
@@ -72,7 +64,7 @@ class BoxSource:
         if self.box_source == "cams":
             return None
         samples = instance.inputs["samples"]
-        known = framed_keys if self.box_source == "annotated" else masked_keys
+        known = boxed_keys if self.box_source == "annotated" else masked_keys
         keys = known(samples.layer, split=split)
         if not keys:
             has = "boxes" if self.box_source == "annotated" else "a mask"
@@ -105,18 +97,18 @@ def _boxes_of_maps(cams: CamRecord, *, threshold: float, size: tuple[int, int]) 
     return tuple(boxes)
 
 
-def framed_planes(boxes: Iterable[Box], *, size: tuple[int, int]) -> tuple[list[int], np.ndarray]:
-    """The classes with boxes, ascending, and u8[H, W, K]: 1 inside those of each class."""
-    boxes = tuple(boxes)
-    classes = sorted({box.class_id for box in boxes})
-    planes = np.zeros((*size, len(classes)), np.uint8)
-    for class_id, top, left, bottom, right in boxes:
-        planes[top:bottom, left:right, classes.index(class_id)] = 1
-    return classes, planes
-
-
-def grid_planes(framed_HWK: np.ndarray, classes: list[int], *, num_classes: int) -> torch.Tensor:
-    """bool[C, h, w] on the grid of stride 4, from planes of pixels; other values than 1 are outside every box."""
-    middle = GRID_STRIDE // 2
-    framed_Khw = torch.from_numpy(framed_HWK[middle::GRID_STRIDE, middle::GRID_STRIDE] == 1).permute(2, 0, 1)
-    return box_planes(framed_Khw, classes=classes, num_classes=num_classes)
+def require_same_boxes(stage: BoxSource, instance: Instance, other: Instance) -> None:
+    """Raises: ValueError where `other` was trained with boxes of another kind, naming both sides."""
+    assert isinstance(other.stage, BoxSource)
+    for setting in ("box_source", "box_threshold"):
+        own, its = getattr(stage, setting), getattr(other.stage, setting)
+        if own != its and (setting == "box_source" or stage.box_source == "cams"):
+            raise ValueError(
+                f"{instance.name}.{setting} = {own!r}, but {other.name} was given boxes with {its!r}; give the same"
+            )
+    mine, theirs = (one.inputs.get("cams") for one in (instance, other))
+    if mine is not None and theirs is not None and mine.fingerprint != theirs.fingerprint:
+        raise ValueError(
+            f"{instance.name} draws boxes around the maps of {mine.name}, {other.name} around those of {theirs.name}; "
+            "name the same under inputs"
+        )

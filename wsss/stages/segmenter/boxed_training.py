@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from shards.layer import Layer
 from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance
 from wsss.stages.segmenter.box_source import BoxSource
 from wsss.stages.segmenter.full_set import FullSet
-from wsss.stages.segmenter.images import FramedImages
-from wsss.stages.segmenter.training import SegmenterTraining
 from wsss.stages.segmenter.validation import SegmenterValidation
 
 
 @settings
-class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining):
+class BoxedTraining(BoxSource, FullSet, SegmenterValidation):
     """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
 
     def reads_boxes(self) -> bool:
@@ -39,12 +39,28 @@ class FramedTraining(BoxSource, FullSet, SegmenterValidation, SegmenterTraining)
         return {slot: instance.inputs[slot].layer for slot in ("samples", "cams") if slot in instance.inputs}
 
     def training_set(self, instance: Instance) -> TrainingSet:
+        from wsss.stages.segmenter.images import BoxedImages
+
         if self.validate_every:
             self.require_validation_masks(instance)
-        full, framed = self.full_keys(instance), self.with_boxes(instance)
-        chosen = full if framed is None else full & framed
+        full, boxed = self.full_keys(instance), self.with_boxes(instance)
+        chosen = full if boxed is None else full & boxed
         records = self.joined(instance, self.layers(instance), lanes=self.batch_size, keep=chosen.__contains__)
-        self.require_framed(instance, len(records))
-        return FramedImages(
+        self.require_boxes(instance, len(records))
+        return BoxedImages(
             self, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1, boxes=self, masked=True
         )
+
+
+@settings
+class AncillaryTraining(BoxedTraining):
+    """A training that leaves a `wsss.models.ancillary.AncillarySegmenter`."""
+
+    trains: ClassVar[str] = "ancillary model"
+
+
+@settings
+class CorrectionTraining(BoxedTraining):
+    """A training that leaves a `wsss.models.correction.CorrectedSegmenter`."""
+
+    trains: ClassVar[str] = "self-correction"

@@ -12,6 +12,7 @@ from pydantic import Field
 from shards.layer import Layer
 from wsss.contract.settings import FileContent, ReadIf, read_unless, settings
 from wsss.contract.stage import Instance
+from wsss.stages.segmenter.training import SegmenterTraining
 
 TRAIN = "train"
 _DRAWN = ReadIf("full_share above 0", lambda stage: stage.full_share > 0)
@@ -19,11 +20,8 @@ _MIXED = ReadIf("masks of some images and weaker labels of others", lambda stage
 
 
 @settings
-class FullSet:
-    """The images with masks that train on them: a share of those there are, or of a list.
-
-    For a class with `max_shards`.
-    """
+class FullSet(SegmenterTraining):
+    """The images with masks that train on them: a share of those there are, or of a list."""
 
     full_share: Annotated[float, Field(ge=0, le=1), read_unless("full_share", 0.0)] = 0.0
     """Share of the training images with masks that train on these, drawn by the recipe's seed: 0 none, 1 all. A smaller
@@ -49,7 +47,7 @@ class FullSet:
         than one image.
         """
         samples = instance.inputs["samples"]
-        masked = masked_keys(samples.layer, max_shards=self.max_shards)  # type: ignore[attr-defined]
+        masked = masked_keys(samples.layer, max_shards=self.max_shards)
         if not masked:
             raise ValueError(
                 f"{instance.name}.full_share = {self.full_share}: no training image of {samples.name} has a mask; "
@@ -89,11 +87,10 @@ class MixedBatches(FullSet):
     def check_mixture(self, instance: Instance) -> None:
         """Raises: ValueError where a batch would have no image without a mask."""
         self.check_full_set(instance)
-        batch_size: int = instance.stage.batch_size  # type: ignore[attr-defined]
-        if self.supervision() == "semi" and self.full_per_batch >= batch_size:
+        if self.supervision() == "semi" and self.full_per_batch >= self.batch_size:
             raise ValueError(
                 f"{instance.name}.full_per_batch = {self.full_per_batch} leaves no room for other images in "
-                f"batch_size = {batch_size}; at most {batch_size - 1}"
+                f"batch_size = {self.batch_size}; at most {self.batch_size - 1}"
             )
 
 
@@ -103,8 +100,8 @@ def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = 
     return frozenset(key for of in entries for key, has in zip(of.keys, of.facts("has_mask"), strict=True) if has)
 
 
-def framed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
-    """Keys of the images of a split whose objects' frames are known, be there none, from the index alone."""
+def boxed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
+    """Keys of the images of a split whose boxes are annotated, including images annotated as empty, by the index."""
     entries = (row.entries for row in samples.rows(split))
     return frozenset(
         key for of in entries for key, boxes in zip(of.keys, of.facts("boxes"), strict=True) if boxes is not None

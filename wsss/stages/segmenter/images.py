@@ -13,9 +13,11 @@ from wsss.contract.fit import Draw
 from wsss.data.augmented_records import AugmentedRecords
 from wsss.data.images import pixels
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.segmenter.box_source import BoxSource, framed_planes, grid_planes
+from wsss.stages.segmenter.box_planes import grid_planes, planes_of_boxes
+from wsss.stages.segmenter.box_source import BoxSource
 from wsss.stages.segmenter.training import SegmenterTraining
-from wsss.tasks.dsrg import GRID, grid_colours, grid_labels
+from wsss.tasks.dsrg import grid_colours, grid_labels
+from wsss.tasks.dsrg_grid import GRID
 
 
 class SegmenterImages(AugmentedRecords):
@@ -124,7 +126,7 @@ class MaskedImages(SegmenterImages):
         return {self._name: self._pixels(IGNORE)}
 
 
-class FramedImages(SegmenterImages):
+class BoxedImages(SegmenterImages):
     """Augmented images with the planes of their boxes, and their masks; without `masked`, 0 inside and 255 outside."""
 
     def __init__(
@@ -143,7 +145,7 @@ class FramedImages(SegmenterImages):
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
         cams = self.records.record(draw.index, "cams") if self._boxes.box_source == "cams" else None
-        classes, framed = framed_planes(self._boxes.boxes_of(sample, cams), size=sample.size)
+        classes, framed = planes_of_boxes(self._boxes.boxes_of(sample, cams), size=sample.size)
         mask = mask_of(sample) if self._masked else np.zeros(sample.size, np.uint8)
         image, changed = self.augmented(draw, sample, mask_HW=np.concatenate([mask[..., None], framed], axis=2))
         assert changed is not None

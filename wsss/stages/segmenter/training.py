@@ -9,8 +9,7 @@ from pydantic import Field
 
 from wsss.contract.settings import read_unless, read_with, settings
 from wsss.contract.stage import Instance
-from wsss.data.augment import Augmentation, SizeRange
-from wsss.data.images import fill_colour
+from wsss.data.augment import Augmentation, SizeRange, fill_colour
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.settings.encoder import EncoderSource
 
@@ -115,3 +114,14 @@ class SegmenterTraining(EncoderSource):
                     f"{instance.name}.{setting} = {own!r}, but it starts with the weights of {other.name}, where it is "
                     f"{its!r}; give the same"
                 )
+
+
+def require_same_colours(instance: Instance, other: Instance) -> None:
+    """Raises: ValueError where `other`, which is shown the same batches, learned other colours, naming both sides."""
+    for setting in ("mean", "std"):
+        own, its = getattr(instance.stage, setting), getattr(other.stage, setting)
+        if own != its:
+            raise ValueError(
+                f"{instance.name}.{setting} = {own!r}, but {other.name}, which sees the same images, was trained with "
+                f"{its!r}; give the same"
+            )

@@ -6,10 +6,9 @@ Shape letters: `C` classes with background, `H W` pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from shards.layer import Layer
@@ -17,17 +16,18 @@ from shards.records import IGNORE, BadSampleError, Sample
 from wsss.contract.fit import Validation
 from wsss.contract.settings import ReadIf, settings
 from wsss.contract.stage import Instance, Outcome
-from wsss.data.images import long_side_size, resize_image, to_tensor
 from wsss.data.joined_records import JoinedRecords
-from wsss.ops.confusion import Scores, confusion_matrix
-from wsss.ops.multi_scale import resize_bilinear
+from wsss.stages.segmenter.training import SegmenterTraining
+
+if TYPE_CHECKING:
+    import torch
 
 _VALIDATED = ReadIf("validate_every of 1 or more", lambda stage: stage.validate_every > 0)
 
 
 @settings
-class SegmenterValidation:
-    """Settings of the validation, for a class with an encoder's `mean` and `std`. These masks never train."""
+class SegmenterValidation(SegmenterTraining):
+    """A training that measures itself on the masks of a split. These masks never train."""
 
     validation_split: Annotated[str, _VALIDATED] = "val"
     """Split whose masks measure the mean IoU."""
@@ -38,8 +38,8 @@ class SegmenterValidation:
 
     def check_validation_split(self, instance: Instance) -> None:
         """Raises: ValueError where the data set has no such split."""
-        splits = instance.samples.stage.splits  # type: ignore[attr-defined]
-        if self.validate_every and self.validation_split not in splits:  # type: ignore[attr-defined]
+        splits = instance.data.splits
+        if self.validate_every and self.validation_split not in splits:
             raise ValueError(
                 f"{instance.name}.validation_split = {self.validation_split!r}; "
                 f"{instance.samples.name} has {', '.join(splits)}"
@@ -75,18 +75,22 @@ class SegmenterValidation:
                 "validation looks at; name a split with masks, or leave validate_every out"
             )
 
-    @torch.no_grad()
     def mean_iou(self, network: Any, instance: Instance) -> Validation:
         """Mean IoU over the classes, background counted, of one view of every image, at the masks' own size.
 
         Raises: ValueError where no image has a readable mask.
         """
+        import torch
+
+        from wsss.ops.confusion import Scores, confusion_matrix
+
         taxonomy, device = instance.taxonomy, next(network.parameters()).device
         num_classes = len(taxonomy) + 1
         total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         for sample in self.validation_samples(instance):
             try:
-                predicted_HW = self._predicted(sample, network, device=device)
+                with torch.no_grad():
+                    predicted_HW = self._predicted(sample, network, device=device)
             except BadSampleError:
                 continue
             truth_HW = torch.from_numpy(np.asarray(sample.mask).astype(np.int64))
@@ -104,7 +108,10 @@ class SegmenterValidation:
 
     def _predicted(self, sample: Sample, network: Any, *, device: torch.device) -> torch.Tensor:
         """i64[H, W] at the image's own size."""
-        image_13HW = to_tensor(sample.image, mean=self.mean, std=self.std)[None].to(device)  # type: ignore[attr-defined]
+        from wsss.data.images import long_side_size, resize_image, to_tensor
+        from wsss.ops.multi_scale import resize_bilinear
+
+        image_13HW = to_tensor(sample.image, mean=self.mean, std=self.std)[None].to(device)
         if self.validation_size:
             image_13HW = resize_image(image_13HW, size=long_side_size(sample.size, long_side=self.validation_size))
         logits_1CHW = resize_bilinear(self.logits_of(network, image_13HW, sample), size=sample.size)

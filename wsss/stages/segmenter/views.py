@@ -5,15 +5,15 @@ Shape letters: `C` classes with background, `H W` pixels.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 
 from shards.records import Sample
 from wsss.contract.settings import Scales, settings
-from wsss.data.images import long_side_size, resize_image, to_tensor
-from wsss.ops.tta import Merge, predict_views
+
+if TYPE_CHECKING:
+    import torch
 
 
 @settings
@@ -24,7 +24,7 @@ class SegmenterViews:
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""
-    merge: Merge = "mean_logits"
+    merge: Literal["mean_logits", "mean_probabilities", "max"] = "mean_logits"
     """What becomes of the views: the mean of their logits, the mean of their probabilities, or the maximum of these,
     divided by its sum over the classes."""
     long_side: Annotated[int, Field(ge=0)] = 0
@@ -35,6 +35,8 @@ class SegmenterViews:
 
         Raises: `BadSampleError` where the image does not decode.
         """
+        from wsss.ops.tta import predict_views
+
         merged_1CHW = predict_views(
             self.image(sample, network, trained),
             network=network,
@@ -50,6 +52,8 @@ class SegmenterViews:
 
         Raises: `BadSampleError` where the image does not decode.
         """
+        from wsss.data.images import long_side_size, resize_image, to_tensor
+
         device = next(network.parameters()).device
         image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(device)
         if self.long_side:

@@ -10,7 +10,7 @@ from pydantic import Field
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance
+from wsss.contract.stage import Instance, Map
 
 _TRAIN = "train"
 
@@ -28,10 +28,12 @@ class ConfidentImages:
     def check_probabilities(self, instance: Instance) -> None:
         """Refuse maps that will carry no probabilities."""
         cams = instance.inputs["cams"]
-        if self.min_probability > 0 and cams.stage.kind == "make_segmenter_maps" and "cams" not in cams.inputs:
+        fields = instance.stage_in("cams", Map).optional_fields(cams)
+        if self.min_probability > 0 and "probabilities" not in fields:
             raise ValueError(
-                f"{instance.name}.min_probability = {self.min_probability}: {cams.name} has maps of a segmenter alone, "
-                f"which carry no probability of a classifier; set {cams.name}.weight below 1, or min_probability = 0"
+                f"{instance.name}.min_probability = {self.min_probability}: the maps of {cams.name} carry no "
+                "probability of a classifier (a segmenter's maps do where their weight is below 1); set "
+                "min_probability = 0"
             )
 
     def left_out(self, joined: Mapping[str, Record], shard: str) -> Missing | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 from pydantic import Field
 
 from wsss.contract.settings import ReadIf, read_with, settings
-from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
-from wsss.ops.seeds import Refine, crf_refinement
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from wsss.ops.seeds import Refine
 
 _Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
 _Weight = Annotated[float, Field(ge=0, le=10_000)]
@@ -43,6 +45,8 @@ class CrfSettings:
     """Probability of the label that a pixel starts with, where the CRF starts from labels."""
 
     def _arguments(self) -> dict[str, Any]:
+        from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
+
         gaussian_sxy, gaussian_weight = self.crf_gaussian
         bilateral_sxy, bilateral_srgb, bilateral_weight = self.crf_bilateral
         return {
@@ -53,13 +57,19 @@ class CrfSettings:
 
     def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
         """Energies f32[K, H, W] to probabilities of the same shape."""
+        from wsss.ops.dense_crf import dense_crf
+
         return dense_crf(energy_KHW, image_HW3=_image(image_HW3, energy_KHW.device), **self._arguments())
 
     def label_refinement(self, image_HW3: np.ndarray, *, num_labels: int, device: torch.device) -> Refine:
         """The function that refines index maps of one image."""
+        from wsss.ops.seeds import crf_refinement
+
         image, confidence = _image(image_HW3, device), self.crf_label_confidence
         return crf_refinement(image, num_labels=num_labels, gt_prob=confidence, **self._arguments())
 
 
 def _image(image_HW3: np.ndarray, device: torch.device) -> torch.Tensor:
+    import torch
+
     return torch.from_numpy(image_HW3.copy()).to(device)

@@ -87,10 +87,9 @@ class EncoderSource(EncoderSettings, Fit):
     def check(self, instance: Instance) -> None:
         super().check(instance)
         if self.encoder_from == "classifier":
-            trained = instance.inputs["classifier"]
-            assert isinstance(trained.stage, EncoderSettings)
+            trained, stage = instance.inputs["classifier"], instance.stage_in("classifier", EncoderSettings)
             for setting in ("encoder", "mean", "std", "pad_type", "reparameterised"):
-                own, its = getattr(self, setting), getattr(trained.stage, setting)
+                own, its = getattr(self, setting), getattr(stage, setting)
                 if own != its:
                     raise ValueError(
                         f"{instance.name}.{setting} = {own!r}, but its encoder starts as {trained.name}'s, where it is "

@@ -19,7 +19,8 @@ from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
-from wsss.stages.segmenter.box_source import BoxSource, framed_planes, grid_planes
+from wsss.stages.segmenter.box_planes import grid_planes, planes_of_boxes
+from wsss.stages.segmenter.box_source import BoxSource
 from wsss.stages.segmenter.images import MixedImages
 from wsss.stages.train_ancillary import TrainAncillary
 from wsss.stages.train_correction import TrainCorrection
@@ -141,7 +142,7 @@ def test_boxes_of_other_images_or_splits(tmp_path: Path) -> None:
     of = samples_of(tmp_path, {"train-000000": pictures, "val-000000": [picture(20, framed=False)]})
     validated = {"validate_every": 1, "validation_images": 0}
     told = TrainAncillary(**SETTINGS, full_share=1.0)
-    with pytest.raises(ValueError, match=r"box_source = 'annotated': of none of the images .*full_share trains on"):
+    with pytest.raises(ValueError, match=r"'annotated': no image selected by train_ancillary.full_share has known"):
         told.training_set(instance_of(told, tmp_path, samples=of))
     # Without a correction that learns from both, masks need no boxes: all three may train.
     em_fixed = TrainSegmenter(
@@ -251,7 +252,7 @@ def test_boxes_of_masks_and_of_maps(tmp_path: Path) -> None:
     found = BoxSource(box_source="cams", box_threshold=0.3).boxes_of(sample("a", None, size=(38, 53)), cams)
     assert found == (Box(2, 4, 8, 16, 24), Box(2, 32, 48, 36, 53))
     assert BoxSource(box_source="cams", box_threshold=0.6).boxes_of(sample("a", None, size=(38, 53)), cams) == found[:1]
-    classes, planes = framed_planes(found, size=(38, 53))
+    classes, planes = planes_of_boxes(found, size=(38, 53))
     assert classes == [2] and planes.shape == (38, 53, 1) and planes.sum() == 12 * 16 + 4 * 5
     grid = grid_planes(planes, classes, num_classes=6)
     assert grid.shape == (6, 9, 13) and grid[2].sum() == 3 * 4 + 1
@@ -274,7 +275,7 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
     of, _ = data(tmp_path)
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
     with pytest.raises(
-        ValueError, match=r"train_segmenter.box_source = 'masks', but train_ancillary was told boxes with 'ann"
+        ValueError, match=r"train_segmenter.box_source = 'masks', but train_ancillary was given boxes with 'ann"
     ):
         linear = TrainSegmenter(
             **SETTINGS, objective="self_correction", full_share=0.5, full_per_batch=1, box_source="masks"

@@ -1,0 +1,99 @@
+"""cross_entropy: on the pixels of pseudo labels, of an earlier segmenter's predictions, or of masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from shards.records import Prediction, PseudoLabel
+from wsss.contract.fit import TrainingSet
+from wsss.contract.settings import ReadIf, read_unless, settings
+from wsss.contract.stage import Instance, Map, Records, Slot
+from wsss.stages.objectives.objective import Objective
+from wsss.stages.segmenter.full_set import TRAIN
+from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
+
+if TYPE_CHECKING:
+    from wsss.stages.segmenter.images import SegmenterImages
+    from wsss.tasks.task import Task
+
+_ON_PSEUDO_LABELS = ReadIf(
+    "objective = 'cross_entropy' and full_share below 1",
+    lambda stage: stage.objective == "cross_entropy" and stage.supervision() != "full",
+)
+
+
+@settings
+class CrossEntropySettings(ImageSegmenterTraining):
+    """Which pixels of the pseudo labels count, and how much."""
+
+    confidence_threshold: Annotated[float, Field(ge=0, lt=1), _ON_PSEUDO_LABELS] = 0.0
+    """Pixels of the pseudo labels, or predictions, less confident than this are ignored."""
+    confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, read_unless("confidence_power", 0.0)] = 0.0
+    """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
+
+
+class CrossEntropy(Objective):
+    """Cross entropy with pseudo labels, with masks, or with both in every batch."""
+
+    # Predictions are read only where a recipe names them: a second segmenter would otherwise be trained on the first
+    # one's predictions.
+    slots: ClassVar[dict[str, Slot]] = {"pseudo_labels": Records((PseudoLabel, Prediction), only_named=(Prediction,))}
+
+    def __init__(self, training: CrossEntropySettings) -> None:
+        super().__init__(training)
+        self.settings = training
+
+    def used_slots(self) -> frozenset[str]:
+        return frozenset() if self.training.supervision() == "full" else frozenset(self.slots)
+
+    def check(self, instance: Instance) -> None:
+        labels = instance.inputs.get("pseudo_labels")
+        # Left to itself, predict makes val alone. Pseudo labels of val alone are what sweeps ask a whole recipe for.
+        if labels is None or labels.layer.kind != Prediction.kind:
+            return
+        if TRAIN not in instance.stage_in("pseudo_labels", Map).splits:
+            raise ValueError(
+                f"{instance.name} trains on the split {TRAIN!r}, which {labels.name} does not make; set "
+                f'{labels.name}.splits = ["{TRAIN}"], or name another instance as inputs.pseudo_labels'
+            )
+
+    def task(self, instance: Instance) -> Task:
+        from wsss.tasks.segmentation import SegmentationTask
+        from wsss.tasks.semi_supervised import SemiSupervisedTask
+
+        training = self.training
+        task = SegmentationTask(self.starting_network(instance), synchronise_norms=training.synchronise_norms)
+        if training.supervision() != "semi":
+            return task
+        return SemiSupervisedTask(task, full_weight=training.full_weight)
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        training = self.training
+        if training.supervision() == "image":
+            return self._pseudo_labelled(instance, full=frozenset())
+        full = training.full_keys(instance)
+        if training.supervision() == "full":
+            return training.masked_images(instance, full, name="label")
+        masked = training.masked_images(instance, full, name="mask")
+        return training.mixed(instance, masked, self._pseudo_labelled(instance, full=full))
+
+    def _pseudo_labelled(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
+        from wsss.stages.segmenter.images import PseudoLabelledImages
+
+        training = self.training
+        records = training.joined(
+            instance,
+            ("samples", "pseudo_labels"),
+            lanes=training.lanes(masked=False),
+            keep=lambda key: key not in full,
+        )
+        return PseudoLabelledImages(
+            training,
+            records,
+            seed=instance.seed,
+            num_classes=len(instance.taxonomy) + 1,
+            confidence_threshold=self.settings.confidence_threshold,
+            confidence_power=self.settings.confidence_power,
+        )

@@ -1,0 +1,115 @@
+"""dsrg: on seeds that grow at every step, and on a dense CRF's result; with masks, FickleNet's semi-supervised loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from shards.records import SeedRecord
+from wsss.contract.fit import TrainingSet
+from wsss.contract.settings import read_with, settings
+from wsss.contract.stage import Instance, Records, Slot
+from wsss.stages.objectives.objective import Objective
+from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
+from wsss.tasks.dsrg_grid import GRID
+
+if TYPE_CHECKING:
+    from wsss.stages.segmenter.images import SegmenterImages
+    from wsss.tasks.dsrg import CrfInTheLoop
+    from wsss.tasks.task import Task
+
+_DSRG = read_with("objective", "dsrg")
+_Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
+_Weight = Annotated[float, Field(ge=0, le=10_000)]
+
+
+@settings
+class DsrgSettings(ImageSegmenterTraining):
+    """How seeds grow, and the dense CRF in the loop; the defaults are the public code's."""
+
+    growing_foreground_threshold: Annotated[float, Field(gt=0, lt=1), _DSRG] = 0.85
+    """dsrg: a pixel joins the seeds of a class above this probability."""
+    growing_background_threshold: Annotated[float, Field(gt=0, lt=1), _DSRG] = 0.99
+    """dsrg: a pixel joins the seeds of the background above this probability."""
+    loop_crf_iterations: Annotated[int, Field(ge=0, le=1000), _DSRG] = 10
+    """dsrg: steps of mean field."""
+    loop_crf_gaussian: Annotated[tuple[_Deviation, _Weight], _DSRG] = (3.0, 3.0)
+    """dsrg: smoothness kernel: standard deviation in pixels of the crop, weight."""
+    loop_crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], _DSRG] = (80.0, 13.0, 10.0)
+    """dsrg: appearance kernel: standard deviation in pixels of the crop, in grey levels, weight."""
+    loop_crf_scale: Annotated[float, Field(gt=0), _DSRG] = 12.0
+    """dsrg: deviations in pixels are divided by this on the grid; its stride is 8, the published value is 12."""
+
+
+class Dsrg(Objective):
+    """Deep seeded region growing.
+
+    Source: Huang et al., CVPR 2018; semi-supervised: Lee et al., CVPR 2019 (FickleNet).
+    """
+
+    slots: ClassVar[dict[str, Slot]] = {"seeds": Records((SeedRecord,))}
+
+    def __init__(self, training: DsrgSettings) -> None:
+        super().__init__(training)
+        self.settings = training
+
+    def check(self, instance: Instance) -> None:
+        training = self.training
+        if training.supervision() == "full":
+            raise ValueError(
+                f"{instance.name}.full_share = 1 leaves objective = 'dsrg' no image without a mask; set a smaller "
+                "share, or objective = 'cross_entropy'"
+            )
+        if training.crop_size % GRID:
+            raise ValueError(
+                f"{instance.name}.crop_size = {training.crop_size}: objective = 'dsrg' looks at a grid of stride "
+                f"{GRID}; set {training.crop_size // GRID * GRID} or {(training.crop_size // GRID + 1) * GRID}"
+            )
+
+    def task(self, instance: Instance) -> Task:
+        from wsss.tasks.dsrg import DsrgTask
+        from wsss.tasks.semi_supervised import SemiSupervisedTask
+
+        training = self.training
+        task = DsrgTask(
+            self.starting_network(instance),
+            crf=self._crf_in_the_loop(),
+            foreground_threshold=self.settings.growing_foreground_threshold,
+            background_threshold=self.settings.growing_background_threshold,
+            synchronise_norms=training.synchronise_norms,
+        )
+        if training.supervision() != "semi":
+            return task
+        return SemiSupervisedTask(task, full_weight=training.full_weight)
+
+    def _crf_in_the_loop(self) -> CrfInTheLoop:
+        """The CRF on the grid."""
+        from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
+        from wsss.tasks.dsrg import CrfInTheLoop
+
+        given = self.settings
+        gaussian_sxy, gaussian_weight = given.loop_crf_gaussian
+        bilateral_sxy, srgb, bilateral_weight = given.loop_crf_bilateral
+        return CrfInTheLoop(
+            num_iterations=given.loop_crf_iterations,
+            gaussian=GaussianKernel(sxy=gaussian_sxy / given.loop_crf_scale, compat=gaussian_weight),
+            bilateral=BilateralKernel(sxy=bilateral_sxy / given.loop_crf_scale, srgb=srgb, compat=bilateral_weight),
+        )
+
+    def training_set(self, instance: Instance) -> TrainingSet:
+        training = self.training
+        if training.supervision() == "image":
+            return self._seeded(instance, full=frozenset())
+        full = training.full_keys(instance)
+        masked = training.masked_images(instance, full, name="mask")
+        return training.mixed(instance, masked, self._seeded(instance, full=full))
+
+    def _seeded(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
+        from wsss.stages.segmenter.images import SeededImages
+
+        training = self.training
+        records = training.joined(
+            instance, ("samples", "seeds"), lanes=training.lanes(masked=False), keep=lambda key: key not in full
+        )
+        return SeededImages(training, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1)

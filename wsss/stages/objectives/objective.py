@@ -1,0 +1,55 @@
+"""What an objective of a segmenter is. A new one is a file beside this one and a line in `train_segmenter.py`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from wsss.contract.fit import TrainingSet
+from wsss.contract.stage import Instance, Slot
+from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
+
+if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
+    from wsss.models.segmenter import Segmenter
+    from wsss.tasks.task import Task
+
+
+class Objective(ABC):
+    """What a segmenter is trained towards: the inputs that takes, its checks, network, task and training set."""
+
+    slots: ClassVar[Mapping[str, Slot]]
+    """Inputs beside the samples and the classifier; which of them are read, `used_slots` says."""
+
+    def __init__(self, training: Any) -> None:
+        """`training`: an `ImageSegmenterTraining` that also holds this objective's own settings."""
+        self.training: ImageSegmenterTraining = training
+
+    def used_slots(self) -> frozenset[str]:
+        """The inputs of `slots` that are read with these settings."""
+        return frozenset(self.slots)
+
+    def reads_boxes(self) -> bool:
+        """True where it trains with boxes."""
+        return False
+
+    @abstractmethod
+    def check(self, instance: Instance) -> None:
+        """Raise ValueError where settings and inputs do not fit together."""
+
+    def network(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
+        """The network before its first step; `pretrained` loads the weights that it starts with."""
+        return self.training.segmenter(instance, pretrained=pretrained)
+
+    @abstractmethod
+    def task(self, instance: Instance) -> Task:
+        """The network with its losses."""
+
+    @abstractmethod
+    def training_set(self, instance: Instance) -> TrainingSet:
+        """What to train on."""
+
+    def starting_network(self, instance: Instance) -> Segmenter | DeepLab:
+        """The network as training begins with it."""
+        return self.network(instance, pretrained=True)

@@ -1,0 +1,138 @@
+"""A trained segmenter that segments images of any size.
+
+Every view goes through the network once. What the network gives stays on its own grid; from there bands of rows are
+brought to the image's size, one after the other, so that 201 classes of an image of any size need little memory. Of the
+same views come the label maps that subsets of them would have given.
+
+Shape letters: `C` classes with background, `K` classes that the CRF sees, `H W` pixels, `R` rows of a band.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from shards.records import BACKGROUND, Prediction, Sample, grid_size
+from wsss.data.images import long_side_size
+from wsss.ops.dense_crf import unary_from_probabilities
+from wsss.ops.multi_scale import resize_bilinear, view_sizes
+from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, without_classes
+from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
+from wsss.stages.segmenter.prediction_settings import PredictionSettings
+
+_View = tuple[tuple[int, int], bool]
+"""Size of a view, and whether it is mirrored."""
+
+
+class _Labels(NamedTuple):
+    mask: torch.Tensor
+    """u8[H, W]."""
+    confidence: torch.Tensor
+    """f32[H, W]: the probability of the chosen class."""
+
+
+class Predictor:
+    """One network and the settings of its use; what it makes of an image depends on that image alone."""
+
+    def __init__(self, given: PredictionSettings, network: Any, trained: ImageSegmenterTraining) -> None:
+        """`trained`: the stage that trained the network."""
+        self._settings, self._network, self._trained = given, network, trained
+
+    @torch.inference_mode()
+    def prediction(self, sample: Sample) -> Prediction:
+        """Segment one image. Raises `BadSampleError` where it does not decode."""
+        image_13HW = self._settings.image(sample, self._network, self._trained)
+        sets = self._view_sets((image_13HW.shape[-2], image_13HW.shape[-1]))
+        wanted = list(dict.fromkeys(view for views in sets.values() for view in views))
+        looked = [_look(image_13HW, self._network, size=size, mirrored=mirrored) for size, mirrored in wanted]
+        places = {name: tuple(wanted.index(view) for view in views) for name, views in sets.items()}
+        subsets = list(dict.fromkeys(places.values()))
+        labels = dict(zip(subsets, self._labels(sample, looked, subsets), strict=True))
+        mask_HW, confidence_HW = labels[places.pop("")]
+        confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
+        return Prediction(
+            key=sample.key,
+            mask=mask_HW.cpu().numpy(),
+            confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
+            ablation={name: labels[subset].mask.cpu().numpy() for name, subset in places.items()},
+        )
+
+    def _view_sets(self, size: tuple[int, int]) -> dict[str, list[_View]]:
+        """The views of the prediction (under "") and of every subset asked for."""
+        chosen: dict[str, tuple[tuple[float, ...], bool]] = {"": (self._settings.scales, self._settings.flip)}
+        every = {"none": ((1.0,), False), "flip": ((1.0,), True), "scales": (self._settings.scales, False)}
+        chosen |= {name: every.get(name, (self._settings.scales, True)) for name in self._settings.ablation}
+        sets: dict[str, list[_View]] = {}
+        for name, (scales, flip) in chosen.items():
+            sizes = [self._fitting(view) for view in view_sizes(size, scales=scales)]
+            sets[name] = [(view, mirrored) for view in sizes for mirrored in ((False, True) if flip else (False,))]
+        return sets
+
+    def _fitting(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size if max(size) <= self._settings.max_side else long_side_size(size, long_side=self._settings.max_side)
+
+    def _labels(self, sample: Sample, views: list[ViewLogits], subsets: list[tuple[int, ...]]) -> list[_Labels]:
+        """The labels of every subset of the views."""
+        device, size = views[0].logits.device, sample.size
+        labels = [
+            _Labels(torch.zeros(size, dtype=torch.uint8, device=device), torch.zeros(size, device=device))
+            for _ in subsets
+        ]
+        highest_SC = torch.zeros(len(subsets), len(views[0].logits), device=device)
+        for rows, merged in self._bands(sample, views, subsets):
+            for (mask_HW, confidence_HW), highest_C, merged_CRW in zip(labels, highest_SC, merged, strict=True):
+                # The logits decide, where there are some: two of them may round to the same probability.
+                mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
+                probability_CRW = self._probability(merged_CRW)
+                confidence_HW[rows] = probability_CRW.amax(0)
+                if self._settings.refine == "crf":
+                    torch.maximum(highest_C, probability_CRW.amax((1, 2)), out=highest_C)
+        if self._settings.refine == "none":
+            return labels
+        refined = []
+        for (mask_HW, _), highest_C, subset in zip(labels, highest_SC, subsets, strict=True):
+            possible_C = highest_C >= self._settings.crf_class_threshold
+            possible_C[mask_HW.unique().long()] = True
+            refined.append(self._refined(sample, views, subset, possible_C.nonzero()[:, 0]))
+        return refined
+
+    def _bands(
+        self, sample: Sample, views: list[ViewLogits], subsets: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
+        """The merged views of every subset, band by band, without the classes that may not be predicted."""
+        bands = merged_bands(views, subsets=subsets, merge=self._settings.merge, size=sample.size)
+        if self._settings.labels == "none":
+            yield from bands
+            return
+        absent_C = torch.ones(len(views[0].logits), dtype=torch.bool, device=views[0].logits.device)
+        absent_C[[BACKGROUND, *sample.classes, *sample.unknown]] = False
+        for rows, merged in bands:
+            yield rows, [without_classes(one_CRW, absent_C=absent_C, merge=self._settings.merge) for one_CRW in merged]
+
+    def _probability(self, merged_CRW: torch.Tensor) -> torch.Tensor:
+        return softmax_of_classes(merged_CRW) if self._settings.merge == "mean_logits" else merged_CRW
+
+    def _refined(
+        self, sample: Sample, views: list[ViewLogits], subset: tuple[int, ...], ids_K: torch.Tensor
+    ) -> _Labels:
+        """The labels after the CRF.
+
+        It sees K classes, their probabilities divided by their sum: of 201 classes few have a probability anywhere, and
+        its cost grows with K.
+        """
+        share_KHW = torch.zeros(len(ids_K), *sample.size, device=ids_K.device)
+        for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
+            share_KHW[:, rows] = self._probability(merged_CRW)[ids_K]
+        share_KHW /= share_KHW.sum(0).clamp_min(torch.finfo(share_KHW.dtype).tiny)
+        refined_KHW = self._settings.refine_energy(unary_from_probabilities(share_KHW), sample.image)
+        confidence_HW, index_HW = refined_KHW.max(0)
+        return _Labels(ids_K.to(torch.uint8)[index_HW], confidence_HW)
+
+
+def _look(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirrored: bool) -> ViewLogits:
+    """One view through the network."""
+    view_13HW = resize_bilinear(image_13HW, size=size)
+    logits_1Chw, extended = network.strided_logits(view_13HW.flip(-1) if mirrored else view_13HW)
+    return ViewLogits(logits=logits_1Chw[0].contiguous(), extended=extended, size=size, mirrored=mirrored)
