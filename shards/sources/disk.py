@@ -22,6 +22,7 @@ from shards.records import BadSampleError
 _LOOKERS, _LOOKS = 8, 1000
 """Threads that look at files, and at how many each before it takes the next."""
 _PIECE = 1 << 16
+_DRIVE = re.compile(r"[A-Za-z]:")
 _PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
@@ -122,6 +123,14 @@ def read_keys(path: Path, split: str, *, below: str, columns: int = 1) -> list[s
 def is_key(text: str) -> bool:
     """True for a path below a folder: parts of at most 200 printable characters, nothing that leads out of it."""
     return all(part not in (".", "..") and _PART.fullmatch(part) is not None for part in text.split("/"))
+
+
+def as_path(text: str) -> str:
+    """A path as Windows' programs write it, with slashes; and without ./ before it. Drives (C:) stay as they are."""
+    text = text if _DRIVE.match(text) else text.replace("\\", "/")
+    while text.startswith("./"):
+        text = text[2:].lstrip("/")
+    return text
 
 
 def stems(folder: Path, *, ending: str) -> list[str]:
