@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
+from shards.sources.neighbours import beside
+
 BACKGROUND_NAMES = frozenset({"background", "bg", "back ground"})
 """In the form of `plain`."""
 _NO_VALUE = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>", "no label", "unlabeled", "unlabelled"})
@@ -149,7 +151,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     0), or __ignore__ before it, is no class. Raises ValueError, with the file, where it cannot be read.
     """
     if not path.is_file():
-        raise ValueError(f"the list of classes does not exist: {path}")
+        raise ValueError(f"the list of classes does not exist: {path}{beside(path.parent, path.name)}")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

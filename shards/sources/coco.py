@@ -39,7 +39,8 @@ from shards.sources.coco_masks import (
     segmentation_mask,
     whole_box,
 )
-from shards.sources.disk import StoredImage, as_path, file_sizes, is_key, presence, read_image, words
+from shards.sources.disk import StoredImage, as_path, file_sizes, is_key, presence, read_file, read_image, words
+from shards.sources.neighbours import beside
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy
 
@@ -197,14 +198,15 @@ class CocoSource:
         name = as_path(str(annotations[0]["file_name"]))
         if not is_key(name):
             raise BadSampleError(f"the mask {name[:80]!r} is no path below a folder")
-        path = index.path.with_suffix("") / name
+        folder = index.path.with_suffix("")
         values = {int(segment["id"]): categories.value(segment) for segment in annotations[0]["segments_info"]}
         try:
-            return panoptic_values(decode_image(path.read_bytes()), values)
+            return panoptic_values(decode_image(read_file(folder, name)), values)
         except BadSampleError:
             raise
         except (OSError, ValueError) as error:
-            raise BadSampleError(f"cannot read the mask {path.name}: {words(error)}") from error
+            there = beside(folder, name) if isinstance(error, FileNotFoundError) else ""
+            raise BadSampleError(f"cannot read the mask {name}: {words(error)}{there}") from error
 
     def _frames(
         self,

@@ -38,6 +38,8 @@ class FolderSource:
     """File of all class names, one a line; None takes the names of the tables. Masks need it."""
     masks: str = ""
     """Folder of masks below the root, index PNGs named by key, of the values 0, 1..C and 255; none where empty."""
+    mask_suffix: str = ""
+    """Stands between a mask's key and its ending: 1_mask.png where it is _mask."""
     masked_splits: tuple[str, ...] = ()
     """Splits whose masks are read at all."""
     boxes: Literal["none", "masks"] = "none"
@@ -110,8 +112,12 @@ class FolderSource:
     def _mask(self, listed: Listed, image: StoredImage) -> np.ndarray | None:
         if not self.masks or listed.split not in self.masked_splits:
             return None
-        name = f"{self.masks}/{listed.key}.png"
-        return self._classes.mask(read_index_png(self.root, name, what="mask", image=image), name=name)
+        name = self._mask_name(listed.key)
+        values = read_index_png(self.root, name, what="mask", image=image, mask_suffix=self.mask_suffix)
+        return self._classes.mask(values, name=name)
+
+    def _mask_name(self, key: str) -> str:
+        return f"{self.masks}/{key}{self.mask_suffix}.png"
 
     def signature(self) -> str:
         """Hash of the tables and the classes, and of which images and masks are there."""
@@ -121,5 +127,5 @@ class FolderSource:
             digest.update(f"{split} {sha256_of(self.tables[split])}\n".encode())
             digest.update(b"".join(presence(self.root, (key + one.ending for key, one in labelled.items()))))
             if self.masks and split in self.masked_splits:
-                digest.update(b"".join(presence(self.root, (f"{self.masks}/{key}.png" for key in labelled))))
+                digest.update(b"".join(presence(self.root, map(self._mask_name, labelled))))
         return digest.hexdigest()

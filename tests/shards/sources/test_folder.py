@@ -133,6 +133,12 @@ def test_masks_and_their_frames(root: Path) -> None:
         data.read(data.list_split("val")[1])
     cats = source(root, **settings, class_names=("cat",), other_classes_as=255).read(val).mask
     assert cats is not None and (cats[3, 6], cats[8, 0], cats[11, 0], cats[0, 0]) == (1, 255, 255, 0)
+    renamed = (root / "masks" / "b" / "4.png").rename(root / "masks" / "b" / "4_mask.png")
+    with pytest.raises(BadSampleError, match=r"masks/b/4_mask.png is there: set mask_suffix = '_mask'"):
+        data.read(val)
+    np.testing.assert_array_equal(source(root, **settings, mask_suffix="_mask").read(val).mask, mask)
+    assert source(root, **settings, mask_suffix="_mask").signature() != data.signature()
+    renamed.rename(root / "masks" / "b" / "4.png")
     with pytest.raises(ValueError, match="masks are given, but no class_list"):
         source(root, masks="masks")
 
