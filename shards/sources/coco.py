@@ -222,7 +222,7 @@ class CocoSource:
             if class_id is None or not categories.is_thing(segment):
                 continue
             sides = None
-            if not segment.get("bbox"):
+            if not any(segment.get("bbox") or ()):  # 0, 0, 0, 0 says nothing either
                 outline = segmentation_mask(segment.get("segmentation"), size=drawn_on)
                 sides = None if outline is None else box_of_mask(outline)
             box = Box(class_id, *(sides or whole_box(segment["bbox"])))

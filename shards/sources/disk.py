@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.images import decode_index_png, image_facts
+from shards.images import decode_grey_png, decode_index_png, image_facts
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
 from shards.sources.neighbours import beside, in_other_form
@@ -92,6 +92,15 @@ def read_index_png(
     except (OSError, ValueError) as error:
         there = beside(root, name, mask_suffix=mask_suffix) if isinstance(error, FileNotFoundError) else ""
         raise BadSampleError(f"cannot read the {what} {name}: {words(error)}{there}") from error
+    return fitted(values, name=f"the {what} {name}", image=image)
+
+
+def read_grey_png(root: Path, name: str, *, what: str, image: StoredImage) -> np.ndarray:
+    """As `read_index_png`, of a map of brightness: u8[H, W], white is 255 whatever the depth of the file."""
+    try:
+        values = decode_grey_png(read_file(root, name))
+    except (OSError, ValueError) as error:
+        raise BadSampleError(f"cannot read the {what} {name}: {words(error)}") from error
     return fitted(values, name=f"the {what} {name}", image=image)
 
 
