@@ -17,6 +17,8 @@ What becomes of an odd image; its file's own bytes are kept in every case, and a
 | cut short, damaged, of zero bytes | refused |
 
 Refused is a ValueError with the reason; build_shards records the image as missing with it, and goes on.
+
+Of a mask, a PNG of indices, the values count as they are stored: grey or palette, of 1, 2, 4, 8 or 16 bits (to 255).
 """
 
 from __future__ import annotations
@@ -125,17 +127,24 @@ def image_facts(data: bytes) -> ImageFacts:
     """
     image = _open_jpeg(data) or _open(data)
     height, width = image.height, image.width
+    is_turned = image.format == "TIFF"
     try:
         _refuse_unknown_white(image)
+        # PIL turns a TIFF itself: its size is the upright one, and its orientation is gone once it is loaded.
+        found = _orientation(image) if is_turned else 1
         image.draft(None, (1, 1))
         image.load()
-        found = 1
-        if not _SAYS_NO_ORIENTATION.issuperset(image.info):
-            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if not is_turned and not _SAYS_NO_ORIENTATION.issuperset(image.info):
+            found = _orientation(image)  # of a PNG it may stand behind the pixels
     except _DAMAGED as error:
         raise ValueError(f"the image does not decode: {error}") from error
-    orientation = found if found in range(1, 9) else 1
-    return ImageFacts((width, height) if orientation >= 5 else (height, width), orientation)
+    return ImageFacts((width, height) if found >= 5 and not is_turned else (height, width), found)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 where it says none of 1 to 8."""
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(found) if found in range(1, 9) else 1
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -146,16 +155,44 @@ def encode_png(array: np.ndarray) -> bytes:
 
 
 def decode_index_png(data: bytes) -> np.ndarray:
-    """An index PNG (grey or palette) to its indices, u8[H, W]: a palette is never turned into colours."""
+    """An index PNG (grey or palette, 1 to 16 bits) to its indices as they are stored, u8[H, W].
+
+    A palette is never turned into colours, and grey of few bits never scaled to white. Raises ValueError for indices
+    above 255.
+    """
     image = _open(data)
-    if image.format != "PNG" or image.mode not in ("L", "P", "1"):
+    if image.format != "PNG" or not (image.mode in ("L", "P", "1") or image.mode.startswith("I")):
         raise ValueError(
             f"a mask must be a PNG of indices (mode L or P), this one is a {image.format} of mode {image.mode}"
         )
     try:
-        return np.asarray(image).astype(np.uint8, copy=True)
+        indices = np.asarray(image)
     except _DAMAGED as error:
         raise ValueError(f"the mask does not decode: {error}") from error
+    if image.mode == "L":
+        return indices // _white_of(data)
+    if image.mode.startswith("I") and indices.max(initial=0) > 255:
+        raise ValueError(f"the mask is of 16 bits and holds {indices.max()}; class ids are 0 to 255")
+    return indices.astype(np.uint8, copy=True)
+
+
+def _white_of(data: bytes) -> np.uint8:
+    """By what PIL has multiplied the values of a grey PNG of 2 or 4 bits, so that the largest is 255; else 1."""
+    depth = data[24] if data[12:16] == b"IHDR" else 8
+    return np.uint8({2: 85, 4: 17}.get(depth, 1))
+
+
+def decode_grey_png(data: bytes) -> np.ndarray:
+    """A PNG of brightness (grey of any depth, or grey colours in a palette), u8[H, W]: white is 255."""
+    image = _open(data)
+    if image.format != "PNG" or not (image.mode in ("L", "P", "1") or image.mode.startswith("I;16")):
+        raise ValueError(f"this must be a grey PNG (mode L), it is a {image.format} of mode {image.mode}")
+    try:
+        if image.mode.startswith("I;16"):
+            return (np.asarray(image) >> 8).astype(np.uint8)
+        return np.array(image.convert("L"))
+    except _DAMAGED as error:
+        raise ValueError(f"the map does not decode: {error}") from error
 
 
 def decode_u16_png(data: bytes) -> np.ndarray:

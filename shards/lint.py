@@ -2,7 +2,8 @@
 
 Of every shard: the index, the row and the tar agree in size and hash, and every record in place, digest and facts;
 every record decodes; every image decodes and has the size, mask, saliency map and boxes that fit. Over all shards and
-splits: images whose files are the same bytes. Memory holds one tar where it comes from afar, and 24 bytes an image.
+splits: images whose files are the same bytes, and masks that show other classes than their images' labels for a reason
+that can be named. Memory holds one tar where it comes from afar, and 24 bytes an image.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from shards.images import image_facts
 from shards.layer import ShardError, split_of
+from shards.mask_check import MaskCheck, likely_causes
 from shards.opened import OpenedLayer
 from shards.reader import read_tar
 from shards.records import Sample
@@ -56,8 +58,15 @@ class _Contents:
             yield [(self._shards[number], self._places[number]) for number in group]
 
 
-def lint(opened: OpenedLayer, *, progress: Progress | None = None) -> Iterator[str]:
-    """One line per fault; nothing where all is sound. A shard's come when it was read, duplicates at the end."""
+def lint(
+    opened: OpenedLayer, *, progress: Progress | None = None, checks: dict[str, MaskCheck] | None = None
+) -> Iterator[str]:
+    """One line per fault; nothing where all is sound. A shard's come when it was read, duplicates at the end.
+
+    `checks`: filled with split -> its masks against its labels. A few that differ are no fault (an object may be too
+    small for the mask); a cause that can be named is one.
+    """
+    checks = {} if checks is None else checks
     shards, hashes = opened.layer.shards(), opened.layer.hashes()
     contents = _Contents()
     if not shards:
@@ -72,15 +81,20 @@ def lint(opened: OpenedLayer, *, progress: Progress | None = None) -> Iterator[s
             if row.count == 0:
                 yield f"{shard}: holds no record"
             with opened.layer.open_tar(shard) as tar:
-                yield from _lint_tar(opened, row, tar, contents, number)
+                yield from _lint_tar(
+                    opened, row, tar, contents, number, checks.setdefault(split_of(shard), MaskCheck())
+                )
         except (OSError, ValueError, ShardError) as error:
             yield str(error)
     if progress is not None:
         progress(len(shards), len(shards))
     yield from _duplicates(opened, shards, contents)
+    yield from likely_causes(checks, opened.layer.classes())
 
 
-def _lint_tar(opened: OpenedLayer, row: ShardRow, tar: BinaryIO, contents: _Contents, number: int) -> Iterator[str]:
+def _lint_tar(
+    opened: OpenedLayer, row: ShardRow, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
+) -> Iterator[str]:
     where = opened.layer.tar_name(row.shard)
     if hashlib.file_digest(tar, "sha256").hexdigest() != row.sha256:  # type: ignore[arg-type]
         yield f"{where}: its bytes are not the ones that were written; delete it and run its stage again"
@@ -94,6 +108,7 @@ def _lint_tar(opened: OpenedLayer, row: ShardRow, tar: BinaryIO, contents: _Cont
             yield f"{row.shard}: holds {record.key!r} where its row names {entry.key!r}"
         elif isinstance(record, Sample):
             contents.add(record.encoded, shard=number, place=place)
+            check.add_sample(record, notes=entry.facts.get("notes", {}))
             for fault in (*_facts(entry, record), *_image(record)):
                 yield f"{row.shard}: {record.key}: {fault}"
     for entry in row.entries:

@@ -79,6 +79,9 @@ class Sample:
     position: int = 0
     source: str = ""
     """Where the sample came from, relative to the data root."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Counts of what its source met on reading it (`objects`, `crowds`, `without_outline` of COCO). They stand in the
+    shard's row alone: a record that was decoded has none."""
 
     @property
     def image(self) -> np.ndarray:

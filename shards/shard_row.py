@@ -26,8 +26,9 @@ class Entry:
     digest: str
     """First half of the SHA-256 of these bytes, in hexadecimal digits."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """For samples: classes, unknown (classes as `shards.ranges`), size, position, has_mask; boxes, their number, where
-    they are known. A reader takes a fact that it does not find as not known: one more fact is no other format."""
+    """For samples: classes, unknown (classes as `shards.ranges`), size, position, has_mask; mask_values (the distinct
+    values, as `shards.ranges`) where there is a mask; boxes, their number, where they are known; notes (`Sample.notes`)
+    where there are any. A reader takes a fact that it does not find as not known: one more fact is no other format."""
 
 
 class Entries(Sequence[Entry]):

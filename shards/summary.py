@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shards.layer import split_of
+from shards.mask_check import MaskCheck, likely_causes, mismatch_lines
 from shards.opened import OpenedLayer
 from shards.ranges import spans_of
 from shards.records import Sample
@@ -32,6 +33,8 @@ class LayerSummary:
     """Class -> samples that nobody checked for it."""
     unknown_is_kept: bool = True
     """False for rows written before unknown classes entered them."""
+    checks: dict[str, MaskCheck] = field(default_factory=dict)
+    """Split -> its masks against its labels."""
     sides: array[int] = field(default_factory=lambda: array("L"))
     """Longer side of every sample's image in pixels."""
     weights: array[int] = field(default_factory=lambda: array("Q"))
@@ -64,7 +67,19 @@ class LayerSummary:
         if self.kind == Sample.kind:
             counter.update(masks=sum(map(bool, row.entries.facts("has_mask"))))
             self._add_labels(row.entries)
+            self._add_masks(self.checks.setdefault(split_of(row.shard), MaskCheck()), row.entries)
             self.sides.extend(max(size) for size in row.entries.facts("size") if size)
+
+    @staticmethod
+    def _add_masks(check: MaskCheck, entries: Entries) -> None:
+        columns = (entries.facts(name) for name in ("classes", "unknown", "mask_values", "notes"))
+        for classes, unknown, values, notes in zip(*columns, strict=True):
+            check.add(classes or (), unknown or "", values, notes or {})
+
+    @property
+    def masks_not_compared(self) -> int:
+        """Masks of rows that were written before the values of masks entered them."""
+        return sum(counter["masks"] for counter in self.splits.values()) - sum(c.masks for c in self.checks.values())
 
     def _add_labels(self, entries: Entries) -> None:
         for present in entries.facts("classes"):
@@ -109,6 +124,7 @@ def lines(summary: LayerSummary) -> Iterator[str]:
         yield f"longer side of an image: {low} to {high} pixels, median {middle}"
     if not summary.unknown_is_kept:
         yield "which classes are unknown stands in no index of that age; build the shards again to see it"
+    yield from mask_lines(summary)
     most = max(summary.present.values(), default=1) or 1
     for class_id in summary.classes():
         count = summary.present[class_id]
@@ -117,3 +133,11 @@ def lines(summary: LayerSummary) -> Iterator[str]:
             told += f"present, {summary.absent(class_id):7d} absent, {summary.unknown[class_id]:7d} unknown "
         name = f" {summary.name_of(class_id)}" if summary.names else ""
         yield f"{told}{'#' * round(40 * count / most)}{name}"
+
+
+def mask_lines(summary: LayerSummary) -> Iterator[str]:
+    """How the masks of a layer of samples compare with its labels; nothing where they agree."""
+    yield from mismatch_lines(summary.checks)
+    yield from likely_causes(summary.checks, summary.names)
+    if count := summary.masks_not_compared:
+        yield f"{count} masks were not compared with the labels: this index is older; build the shards again to see it"

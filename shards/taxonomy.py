@@ -33,7 +33,8 @@ class Taxonomy:
     def id_of(self, name: str) -> int:
         """Class id of a name. Raises ValueError with the nearest names."""
         if name not in self.names:
-            near = difflib.get_close_matches(name, self.names, n=3) or self.names[:3]
+            folded = {known.casefold(): known for known in reversed(self.names)}
+            near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3)] or self.names[:3]
             raise ValueError(f"unknown class {name!r}; did you mean {', '.join(near)}? ({len(self)} classes)")
         return self.names.index(name) + 1
 

@@ -8,6 +8,7 @@ from typing import Any
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
 from shards.layer import Layer
+from shards.mask_check import mask_values
 from shards.ranges import to_ranges
 from shards.records import RECORD_KINDS, Missing, Record, Sample
 from shards.shard_row import Entries, Entry, ShardRow
@@ -25,7 +26,13 @@ def sample_facts(record: Sample) -> dict[str, Any]:
         "position": record.position,
         "has_mask": record.mask is not None,
     }
-    return facts if record.boxes is None else facts | {"boxes": len(record.boxes)}
+    if record.mask is not None:
+        facts["mask_values"] = mask_values(record.mask)
+    if record.boxes is not None:
+        facts["boxes"] = len(record.boxes)
+    if record.notes:
+        facts["notes"] = dict(record.notes)
+    return facts
 
 
 def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -> ShardRow:

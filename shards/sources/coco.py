@@ -4,20 +4,21 @@
     annotations/panoptic_<split>2017.json and the folder of that name, PNGs whose colours are segment ids
     <split>2017/<image>                                 or 2014, or what the settings name
 
-Class ids count the file's categories from 1, ascending by their own ids, which have gaps. Image-level labels are the
-categories of an image's annotations, crowds included. In masks crowds are 255; of instances that overlap, the one with
-fewer pixels lies in front; what no segment of a panoptic mask holds is 255. A file without annotations is of images
-that nobody labelled: every class is unknown.
+Class ids count the categories of the first split's file from 1, ascending by their own ids, which have gaps; other
+files are joined to it by the categories' names. Image-level labels are the categories of an image's annotations, crowds
+included. In masks crowds are 255, and so is the box of an object that nobody outlined; of instances that overlap, the
+one with fewer pixels lies in front; what no segment of a panoptic mask holds is 255. A file without annotations is of
+images that nobody labelled: every class is unknown. A file's sizes of images are checked where it has any.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,16 +28,30 @@ from shards.images import decode_image
 from shards.orientation import stored_size, upright, upright_box
 from shards.records import BACKGROUND, IGNORE, BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.coco_json import Category, CocoIndex, read_index
-from shards.sources.coco_masks import instances_values, panoptic_values, whole_box
-from shards.sources.disk import StoredImage, file_sizes, is_key, presence, read_image, words
+from shards.sources.coco_categories import FileCategories, is_crowd, joined, taxonomy_of
+from shards.sources.coco_json import CocoIndex, read_index
+from shards.sources.coco_masks import (
+    Outline,
+    box_mask,
+    box_of_mask,
+    instances_values,
+    panoptic_values,
+    segmentation_mask,
+    whole_box,
+)
+from shards.sources.disk import StoredImage, as_path, file_sizes, is_key, presence, read_file, read_image, words
+from shards.sources.neighbours import beside
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoSource:
-    """Images in the order of the JSON file; a key is an image's file name without its ending."""
+    """Images in the order of the JSON file; a key is an image's file name without its ending.
+
+    Where splits hold different images of one name (train2017/000001.jpg and val2017/000001.jpg), every key begins with
+    its split's folder.
+    """
 
     root: Path
     annotations: Mapping[str, Path]
@@ -53,46 +68,61 @@ class CocoSource:
     other_classes_as: int = BACKGROUND
     """What mask pixels of classes outside the subset become: 0 or 255."""
     _indices: dict[str, CocoIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _joined: dict[str, FileCategories] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _keys: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _index(self, split: str) -> CocoIndex:
         if split not in self.annotations:
             raise ValueError(f"no annotations for split {split!r}; they are given for {sorted(self.annotations)}")
         if split not in self._indices:
-            found = read_index(self.annotations[split])
-            for index in self._indices.values():
-                if index.categories != found.categories:
-                    raise ValueError(f"{index.path} and {found.path} have different categories")
-            self._indices[split] = found
+            self._indices[split] = read_index(self.annotations[split])
         return self._indices[split]
 
-    @cached_property
-    def _categories(self) -> tuple[Category, ...]:
-        return self._index(next(iter(self.annotations))).categories
+    @property
+    def _first(self) -> CocoIndex:
+        """The file whose categories are the classes."""
+        return self._index(next(iter(self.annotations)))
 
     @cached_property
     def _classes(self) -> ChosenClasses:
-        every = Taxonomy(tuple(category.name for category in self._categories))
+        every = taxonomy_of(self._first)
         return ChosenClasses(every=every, names=self.class_names, other_classes_as=self.other_classes_as)
 
-    @cached_property
-    def _full_ids(self) -> dict[int, int]:
-        """Category id -> place among the categories, from 1."""
-        return {category.id: place for place, category in enumerate(self._categories, start=1)}
+    def _categories(self, split: str) -> FileCategories:
+        if split not in self._joined:
+            self._joined[split] = joined(self._index(split), first=self._first, classes=self._classes)
+        return self._joined[split]
 
     @property
     def taxonomy(self) -> Taxonomy:
         return self._classes.taxonomy
 
     def list_split(self, split: str) -> Listing:
-        index = self._index(split)
-        keys: dict[str, None] = {}
-        for name in index.file_names:
-            key = str(PurePosixPath(name).with_suffix("")) if is_key(name) else ""
-            if not key or key in keys:
-                fault = "stands for two images, without its ending" if key else "is no path below a folder"
-                raise ValueError(f"{index.path}: the file name {name[:80]!r} {fault}")
-            keys[key] = None
-        return Listing(split, tuple(keys))
+        _ = self._categories(split)  # raises where they are not those of the other splits
+        if split not in self._keys:
+            self._keys[split] = tuple(self._prefix(split) + key for key in _stems(self._index(split)))
+        return Listing(split, self._keys[split])
+
+    def _prefix(self, split: str) -> str:
+        """What the keys of a split begin with: nothing, or its folder where other splits have images of the same names.
+
+        Images of one name in one folder are the same image, which is told as such.
+        """
+        if not self._names_repeat:
+            return ""
+        folder = as_path(self.images[split]).strip("/")
+        return f"{folder if is_key(folder) else split}/"
+
+    @cached_property
+    def _names_repeat(self) -> bool:
+        """True where two splits have images of the same name in different folders."""
+        seen: dict[str, str] = {}
+        for split in self.annotations if len(self.annotations) > 1 else ():
+            folder = as_path(self.images[split]).strip("/")
+            for stem in _stems(self._index(split)):
+                if seen.setdefault(stem, folder) != folder:
+                    return True
+        return False
 
     def image_bytes(self, split: str) -> np.ndarray:
         return file_sizes(self.root / self.images[split], self._index(split).file_names)
@@ -101,74 +131,101 @@ class CocoSource:
         index = self._index(listed.split)
         image = read_image(self.root, f"{self.images[listed.split]}/{index.file_names[listed.position]}")
         try:
-            classes, mask, boxes = self._annotated(listed, index, image) if index.annotated else ((), None, None)
+            found = self._annotated(listed, index, image) if index.annotated else _Annotated()
         except (KeyError, TypeError, AttributeError) as error:
             raise BadSampleError(f"an annotation of {image.name} is not of COCO's form: {error!r}") from error
         return Sample(
             key=listed.key,
             encoded=image.encoded,
             size=image.size,
-            classes=classes,
+            classes=found.classes,
             unknown=() if index.annotated else self._classes.all_ids,
-            mask=mask,
-            boxes=boxes,
+            mask=found.mask,
+            boxes=found.boxes,
             position=listed.position,
             source=image.name,
+            notes=found.notes,
         )
 
-    def _annotated(
-        self, listed: Listed, index: CocoIndex, image: StoredImage
-    ) -> tuple[tuple[int, ...], np.ndarray | None, tuple[Box, ...] | None]:
-        """Classes, mask and boxes of an image."""
-        drawn_on: tuple[int, int] = tuple(index.sizes[listed.position].tolist())
-        if drawn_on not in (image.size, stored_size(image.size, orientation=image.orientation)):
-            (height, width), (of_height, of_width) = image.size, drawn_on
-            raise BadSampleError(
-                f"{image.name} is {width}x{height}, its annotations are of an image of {of_width}x{of_height}"
-            )
+    def _annotated(self, listed: Listed, index: CocoIndex, image: StoredImage) -> _Annotated:
+        """What the annotations say of an image."""
+        drawn_on = _drawn_on(index, listed.position, image)
+        categories = self._categories(listed.split)
         found = index.annotations(listed.position)
         segments = [part for one in found for part in one["segments_info"]] if self.form == "panoptic" else found
-        classes = self._classes.ids(self._full_ids[segment["category_id"]] for segment in segments)
+        full_ids = {categories.full_id(segment) for segment in segments}
+        classes = self._classes.ids(full_id for full_id in full_ids if full_id)
+        notes = {"objects": len(segments), "crowds": sum(map(is_crowd, segments))}
         mask = None
         if listed.split in self.masked_splits:
             if self.form == "panoptic":
-                values = self._panoptic(index, found, image)
+                values = self._panoptic(index, found, image, categories)
             else:
-                values = self._instances(found, drawn_on)
+                outlines = [segmentation_mask(one.get("segmentation"), size=drawn_on) for one in segments]
+                values = self._instances(segments, outlines, categories, size=drawn_on)
+                notes["without_outline"] = sum(outline is None for outline in outlines)
             mask = self._classes.mask(_turned(values, image), name=image.name)
-        if self.boxes == "masks":
-            return classes, mask, None if mask is None else boxes_of_mask(mask)
-        return classes, mask, self._frames(segments, drawn_on, image) if self.boxes == "annotations" else None
+        boxes = None
+        if self.boxes == "masks" and mask is not None:
+            boxes = boxes_of_mask(mask)
+        elif self.boxes == "annotations":
+            boxes = self._frames(segments, categories, drawn_on, image)
+        return _Annotated(classes, mask, boxes, {name: count for name, count in notes.items() if count})
 
-    def _value(self, segment: Mapping[str, Any]) -> int:
-        return IGNORE if segment.get("iscrowd") else self._full_ids[segment["category_id"]]
+    def _instances(
+        self,
+        segments: list[dict[str, Any]],
+        outlines: list[np.ndarray | None],
+        categories: FileCategories,
+        *,
+        size: tuple[int, int],
+    ) -> np.ndarray:
+        """u8[H, W] of full ids. What has no outline is 255 in its box, behind all: it is somewhere in there."""
+        drawn = []
+        for segment, outline in zip(segments, outlines, strict=True):
+            value = categories.value(segment)
+            if outline is not None:
+                drawn.append(Outline(value, is_crowd(segment), outline))
+            elif value == IGNORE or self._classes.id_of(value) or (value and self.other_classes_as):
+                drawn.append(Outline(IGNORE, True, box_mask(segment.get("bbox"), size=size)))
+        return instances_values(drawn, size=size)
 
-    def _instances(self, annotations: list[dict[str, Any]], size: tuple[int, int]) -> np.ndarray:
-        return instances_values(((self._value(one), one["segmentation"]) for one in annotations), size=size)
-
-    def _panoptic(self, index: CocoIndex, annotations: list[dict[str, Any]], image: StoredImage) -> np.ndarray:
+    def _panoptic(
+        self, index: CocoIndex, annotations: list[dict[str, Any]], image: StoredImage, categories: FileCategories
+    ) -> np.ndarray:
         if len(annotations) != 1:
             raise BadSampleError(f"{image.name} has {len(annotations)} panoptic annotations; it must have one")
-        name = str(annotations[0]["file_name"])
+        name = as_path(str(annotations[0]["file_name"]))
         if not is_key(name):
             raise BadSampleError(f"the mask {name[:80]!r} is no path below a folder")
-        path = index.path.with_suffix("") / name
-        values = {int(segment["id"]): self._value(segment) for segment in annotations[0]["segments_info"]}
+        folder = index.path.with_suffix("")
+        values = {int(segment["id"]): categories.value(segment) for segment in annotations[0]["segments_info"]}
         try:
-            return panoptic_values(decode_image(path.read_bytes()), values)
+            return panoptic_values(decode_image(read_file(folder, name)), values)
         except BadSampleError:
             raise
         except (OSError, ValueError) as error:
-            raise BadSampleError(f"cannot read the mask {path.name}: {words(error)}") from error
+            there = beside(folder, name) if isinstance(error, FileNotFoundError) else ""
+            raise BadSampleError(f"cannot read the mask {name}: {words(error)}{there}") from error
 
-    def _frames(self, segments: list[dict[str, Any]], drawn_on: tuple[int, int], image: StoredImage) -> tuple[Box, ...]:
-        things = {category.id for category in self._categories if category.is_thing}
+    def _frames(
+        self,
+        segments: list[dict[str, Any]],
+        categories: FileCategories,
+        drawn_on: tuple[int, int],
+        image: StoredImage,
+    ) -> tuple[Box, ...]:
+        """The objects' boxes; of one without a box that of its outline."""
         boxes = []
         for segment in segments:
-            class_id = self._classes.id_of(self._full_ids[segment["category_id"]])
-            if class_id is None or segment.get("iscrowd") or segment["category_id"] not in things:
+            class_id = self._classes.id_of(categories.full_id(segment) or BACKGROUND)
+            if class_id is None or not categories.is_thing(segment):
                 continue
-            box = Box(class_id, *whole_box(segment["bbox"]))
+            sides = None
+            if not any(segment.get("bbox") or ()):  # 0, 0, 0, 0 says nothing either
+                outline = segmentation_mask(segment.get("segmentation"), size=drawn_on)
+                sides = None if outline is None else box_of_mask(outline)
+            box = Box(class_id, *(sides or whole_box(segment["bbox"])))
             if drawn_on == stored_size(image.size, orientation=image.orientation):
                 box = upright_box(box, orientation=image.orientation, size=image.size)
             boxes.append(box)
@@ -185,6 +242,41 @@ class CocoSource:
                 masks = (f"{listed.key}.png" for listed in self.list_split(split))
                 digest.update(b"".join(presence(index.path.with_suffix(""), masks)))
         return digest.hexdigest()
+
+
+class _Annotated(NamedTuple):
+    """What annotations say of one image; of nothing at all where there are none."""
+
+    classes: tuple[int, ...] = ()
+    mask: np.ndarray | None = None
+    boxes: tuple[Box, ...] | None = None
+    notes: Mapping[str, int] = {}
+
+
+def _stems(index: CocoIndex) -> Iterator[str]:
+    """The file names without their endings. Raises ValueError for names that cannot be keys, and for repeated ones."""
+    seen: set[str] = set()
+    for name in index.file_names:
+        stem = str(PurePosixPath(name).with_suffix("")) if is_key(name) else ""
+        if not stem or stem in seen:
+            fault = "stands for two images, without its ending" if stem else "is no path below a folder"
+            raise ValueError(f"{index.path}: the file name {name[:80]!r} {fault}")
+        seen.add(stem)
+        yield stem
+
+
+def _drawn_on(index: CocoIndex, position: int, image: StoredImage) -> tuple[int, int]:
+    """(H, W) of the pixels that the annotations count: as the file says, else as the image's pixels are stored."""
+    height, width = index.sizes[position].tolist()
+    stored = stored_size(image.size, orientation=image.orientation)
+    if not height:
+        return stored
+    if (height, width) not in (image.size, stored):
+        (of_height, of_width) = image.size
+        raise BadSampleError(
+            f"{image.name} is {of_width}x{of_height}, its annotations are of an image of {width}x{height}"
+        )
+    return height, width
 
 
 def _turned(values_HW: np.ndarray, image: StoredImage) -> np.ndarray:

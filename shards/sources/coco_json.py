@@ -14,6 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from shards.sources.class_names import composed
+from shards.sources.disk import as_path
+
 _CHUNK = 1 << 22
 _BLANK = " \t\r\n"
 _MARK = b"\xef\xbb\xbf"
@@ -21,9 +24,10 @@ _MARK = b"\xef\xbb\xbf"
 
 
 class Category(NamedTuple):
-    """A class as COCO numbers it."""
+    """A class as a file numbers it."""
 
-    id: int
+    id: str
+    """As `plain_id`."""
     name: str
     is_thing: bool
     """False for stuff of panoptic files: it has regions, not objects."""
@@ -36,9 +40,9 @@ class CocoIndex:
     path: Path
     file_names: tuple[str, ...]
     sizes: np.ndarray
-    """i32[n, 2]: height and width of the pixels as stored, as the file says."""
+    """i32[n, 2]: height and width of the pixels as stored, as the file says; 0, 0 where it does not say."""
     categories: tuple[Category, ...]
-    """Ascending by id, which has gaps."""
+    """Ascending by id, numbers before other ids; ids have gaps."""
     annotated: bool
     """False for a file without annotations at all, as those of the test images are."""
     first: np.ndarray
@@ -67,7 +71,39 @@ def read_index(path: Path) -> CocoIndex:
             building.add(key, start, end, value)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is no COCO file: {type(error).__name__} {error} at byte {start}") from error
+        except _ElementError as error:
+            raise ValueError(f"{path}, at byte {start}: {error}") from None
     return building.finish()
+
+
+class _ElementError(ValueError):
+    """An element that says something impossible."""
+
+
+def plain_id(value: Any) -> str:
+    """An id as text: files write the same one as 1, "1" or 1.0. Raises TypeError for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(f"{value!r} is no id")
+    return str(value).strip()
+
+
+def _by_id(category: Category) -> tuple[bool, int, str]:
+    is_number = category.id.isdecimal()
+    return not is_number, int(category.id) if is_number else 0, category.id
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """Height and width of an image, (0, 0) where either is missing or no size: such a file says nothing of it."""
+    told = [image.get(name) for name in ("height", "width")]
+    if any(side in (None, "") for side in told):
+        return 0, 0
+    try:
+        height, width = (int(float(side)) for side in told)
+    except (TypeError, ValueError, OverflowError):
+        raise _ElementError(f"height and width of an image are {told[0]!r} and {told[1]!r}; write numbers") from None
+    return (height, width) if height > 0 and width > 0 else (0, 0)
 
 
 class _Building:
@@ -77,9 +113,9 @@ class _Building:
         self._path = path
         self._names: list[str] = []
         self._sizes, self._owners, self._starts, self._ends = array("i"), array("i"), array("q"), array("q")
-        self._places: dict[object, int] = {}
-        self._categories: dict[int, Category] = {}
-        self._waiting: list[tuple[object, int, int]] = []
+        self._places: dict[str, int] = {}
+        self._categories: dict[str, Category] = {}
+        self._waiting: list[tuple[str, int, int]] = []
         self._annotated = False
 
     def add(self, key: str, start: int, end: int, value: Any) -> None:
@@ -88,18 +124,21 @@ class _Building:
         if value is None:
             return
         if key == "images":
-            if value["id"] in self._places:
-                raise ValueError(f"{self._path} lists the image {value['id']} more than once")
-            self._places[value["id"]] = len(self._names)
-            self._names.append(str(value["file_name"]))
-            self._sizes.extend((int(value["height"]), int(value["width"])))
+            image_id = plain_id(value["id"])
+            if image_id in self._places:
+                raise ValueError(f"{self._path} lists the image {image_id} more than once")
+            self._places[image_id] = len(self._names)
+            self._names.append(as_path(str(value["file_name"])))
+            self._sizes.extend(_size(value))
         elif key == "categories":
-            found = Category(int(value["id"]), str(value["name"]), bool(value.get("isthing", True)))
-            self._categories[found.id] = found
+            found = Category(plain_id(value["id"]), composed(str(value["name"])), bool(value.get("isthing", True)))
+            if (other := self._categories.setdefault(found.id, found)) != found:
+                raise _ElementError(f"the categories {other.name!r} and {found.name!r} have the same id {found.id}")
         elif key == "annotations":
-            owner = self._places.get(value["image_id"])
+            image_id = plain_id(value["image_id"])
+            owner = self._places.get(image_id)
             if owner is None:  # its image may be listed further on
-                self._waiting.append((value["image_id"], start, end))
+                self._waiting.append((image_id, start, end))
             else:
                 self._own(owner, start, end)
 
@@ -127,7 +166,7 @@ class _Building:
             path=self._path,
             file_names=tuple(self._names),
             sizes=np.frombuffer(self._sizes, np.intc).reshape(-1, 2),
-            categories=tuple(sorted(self._categories.values())),
+            categories=tuple(sorted(self._categories.values(), key=_by_id)),
             annotated=self._annotated,
             first=np.searchsorted(owners[order], np.arange(len(self._names) + 1)),
             spans=spans[order],

@@ -1,82 +1,117 @@
-"""COCO's outlines to pixels: polygons and run lengths, plain or compressed.
+"""COCO's outlines to pixels: polygons and run lengths, plain or compressed, by pycocotools.
 
-Source: maskApi of cocoapi for both forms of run lengths, which are exact here.
-Differs: a polygon holds the pixels whose centre it encloses, by the even-odd rule; maskApi rounds corners to a fifth of
-a pixel first, so pixels on an outline may differ.
+Whatever an annotation holds is checked before the C code of pycocotools sees it: it reads past the end of run lengths
+that are too short, and takes memory by the length of a polygon's edges.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools import mask as mask_api
 
 from shards.records import IGNORE, BadSampleError
 
 _VOID = 0
 """The id of panoptic pixels that belong to no segment."""
+_MOST_SIDES = 10
+"""A polygon's corner lies at most this many times the image's longer side away."""
+_MOST_BOUNDARY = 2_000_000
+"""Pixels that the edges of a polygon may be long in all."""
+_LONGEST_NUMBER = 7
+"""Characters of a number in compressed run lengths: 35 bits."""
 
 
-def segmentation_mask(segmentation: Any, *, size: tuple[int, int]) -> np.ndarray:
-    """bool[H, W] of what an annotation's `segmentation` covers. Raises `BadSampleError` for one of another form."""
+class Outline(NamedTuple):
+    """What is drawn of an object."""
+
+    value: int
+    """Of its pixels."""
+    is_behind: bool
+    """True where every other object lies in front: crowds, and boxes of objects that nobody outlined."""
+    mask: np.ndarray
+    """bool[H, W]."""
+
+
+def segmentation_mask(segmentation: Any, *, size: tuple[int, int]) -> np.ndarray | None:
+    """bool[H, W] of what an annotation's `segmentation` covers; None where it holds no outline.
+
+    An outline is one or several polygons of at least three corners [x, y, x, y, ...], or run lengths. Raises
+    `BadSampleError` for anything else.
+    """
+    if isinstance(segmentation, dict) or not isinstance(segmentation, list):
+        parts = [] if segmentation in (None, "") else [segmentation]
+    elif segmentation and all(isinstance(part, int | float) for part in segmentation):
+        parts = [segmentation]  # one polygon without the list around it
+    else:
+        parts = segmentation
     try:
-        if isinstance(segmentation, dict):
-            return _run_lengths_mask(segmentation, size=size)
-        mask = np.zeros(size, dtype=bool)
-        for polygon in segmentation:
-            add_polygon(mask, polygon)
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+        encoded = [one for part in parts if (one := _encoded(part, size=size)) is not None]
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         if isinstance(error, BadSampleError):
             raise
         raise BadSampleError(f"an outline is neither polygons nor run lengths of COCO's: {error}") from error
-    return mask
+    if not encoded:
+        return None
+    decoded: np.ndarray = mask_api.decode(encoded[0] if len(encoded) == 1 else mask_api.merge(encoded))
+    return decoded.astype(bool)
 
 
-def add_polygon(mask_HW: np.ndarray, polygon: Sequence[float]) -> None:
-    """Set the pixels of bool[H, W] whose centres a polygon [x, y, x, y, ...] encloses; (0, 0) is the image's corner.
+def _encoded(part: Any, *, size: tuple[int, int]) -> dict[str, Any] | None:
+    """A polygon or run lengths in the form of pycocotools; None for a polygon that encloses nothing."""
+    if isinstance(part, dict):
+        counts = _checked_counts(part, size=size)
+        encoded: dict[str, Any] = mask_api.frPyObjects({"size": [*size], "counts": counts}, *size)
+        return encoded
+    corners = _checked_polygon(part, size=size)
+    return mask_api.frPyObjects([corners], *size)[0] if len(corners) >= 6 else None
 
-    Raises ValueError where the numbers are not pairs, or not finite.
-    """
-    height, width = mask_HW.shape
-    points_P2 = np.array(polygon, dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(points_P2).all():
+
+def _checked_polygon(polygon: Any, *, size: tuple[int, int]) -> list[float]:
+    """The numbers of a polygon. Raises ValueError where they are not finite pairs near the image."""
+    if not isinstance(polygon, list):
+        raise ValueError(f"a polygon is {str(polygon)[:80]!r}, not a list of numbers")
+    points = np.array(polygon, dtype=np.float64).reshape(-1)
+    if points.size % 2:
+        raise ValueError(f"a polygon has {points.size} numbers; they must be pairs x, y")
+    if not np.isfinite(points).all():
         raise ValueError("a polygon's corner is not finite")
-    x0, y0 = points_P2.T
-    x1, y1 = np.roll(points_P2, -1, axis=0).T
-    # An edge crosses the rows whose middles lie between its ends, one end included, so that no corner counts twice.
-    first = np.ceil(np.minimum(y0, y1) - 0.5).clip(0, height).astype(np.int64)
-    last = np.ceil(np.maximum(y0, y1) - 0.5).clip(0, height).astype(np.int64)
-    edges = np.repeat(np.arange(len(points_P2)), last - first)
-    if len(edges) == 0:
-        return
-    counts = last - first
-    rows = first[edges] + np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts)
-    slope = (x1 - x0)[edges] / (y1 - y0)[edges]
-    columns = np.ceil(x0[edges] + (rows + 0.5 - y0[edges]) * slope - 0.5).clip(0, width).astype(np.int64)
-    top, left, right = rows.min(), columns.min(), columns.max()
-    crossings = np.zeros((rows.max() + 1 - top, right - left + 1), dtype=np.int64)
-    np.add.at(crossings, (rows - top, columns - left), 1)
-    inside = np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
-    mask_HW[top : top + len(inside), left:right] |= inside
+    farthest = np.abs(points).max(initial=0.0)
+    if farthest > _MOST_SIDES * max(size):
+        raise ValueError(
+            f"a polygon's corner lies at {farthest:.0f}, far outside its image of {size[1]}x{size[0]} pixels"
+        )
+    edges_P2 = np.diff(points.reshape(-1, 2), axis=0, append=points.reshape(-1, 2)[:1])
+    if np.abs(edges_P2).max(axis=1, initial=0.0).sum() > _MOST_BOUNDARY:
+        raise ValueError(f"the edges of a polygon are more than {_MOST_BOUNDARY} pixels long in all")
+    return [float(number) for number in points]
 
 
-def _run_lengths_mask(segmentation: dict[str, Any], *, size: tuple[int, int]) -> np.ndarray:
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        counts = uncompressed_counts(counts)
+def _checked_counts(segmentation: Mapping[str, Any], *, size: tuple[int, int]) -> list[int]:
+    """Run lengths that cover exactly the image. Raises `BadSampleError` or ValueError for others."""
     height, width = size
+    counts = segmentation["counts"]
     if [int(side) for side in segmentation["size"]] != [height, width]:
         raise BadSampleError(f"an outline is of an image of {segmentation['size']} rows and columns, not {[*size]}")
-    if min(counts, default=0) < 0 or sum(counts) != height * width:
+    counts = uncompressed_counts(counts) if isinstance(counts, str) else [_whole(count) for count in counts]
+    if min(counts, default=0) < 0:
+        raise BadSampleError("a run length of an outline is negative")
+    if sum(counts) != height * width:
         raise BadSampleError(f"run lengths of an outline cover {sum(counts)} pixels, its image has {height * width}")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T
+    return counts
+
+
+def _whole(count: Any) -> int:
+    if isinstance(count, bool) or not isinstance(count, int | float) or count != int(count):
+        raise ValueError(f"a run length is {str(count)[:20]!r}, not a whole number")
+    return int(count)
 
 
 def uncompressed_counts(text: str) -> list[int]:
-    """Run lengths from COCO's compressed form.
+    """Run lengths from COCO's compressed form, to be checked: pycocotools does not.
 
     Five bits a character from 48 on, lowest first, the sixth says that more follow; a number's highest bit is its sign;
     from the fourth number on, the difference to the last but one stands for it. Raises ValueError for any other text.
@@ -87,6 +122,8 @@ def uncompressed_counts(text: str) -> list[int]:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
             raise ValueError(f"the character {character!r} is in no compressed run length")
+        if shift >= 5 * _LONGEST_NUMBER:
+            raise ValueError("a number in the compressed run lengths is too long")
         number |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -114,12 +151,34 @@ def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
     return int(top), int(left), max(bottom, int(top) + 1), max(right, int(left) + 1)
 
 
-def instances_values(outlines: Iterable[tuple[int, Any]], *, size: tuple[int, int]) -> np.ndarray:
-    """u8[H, W] of the outlines' values, 0 where there is none; 255 lies behind all, else the smaller one in front."""
-    drawn = [(value, segmentation_mask(segmentation, size=size)) for value, segmentation in outlines]
+def box_mask(box: Any, *, size: tuple[int, int]) -> np.ndarray:
+    """bool[H, W] of the pixels that COCO's box touches; of all pixels where it is missing or has no extent.
+
+    Raises `BadSampleError` where it is something else than four finite numbers.
+    """
+    mask = np.zeros(size, dtype=bool)
+    if not box:
+        return ~mask
+    top, left, bottom, right = whole_box(box)
+    if float(box[2]) <= 0 or float(box[3]) <= 0:
+        return ~mask
+    mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
+    return mask
+
+
+def box_of_mask(mask_HW: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, left, bottom, right of the pixels of bool[H, W], half-open; None where there are none."""
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def instances_values(outlines: Iterable[Outline], *, size: tuple[int, int]) -> np.ndarray:
+    """u8[H, W] of the outlines' values, 0 where there is none; of two that overlap the smaller one lies in front."""
     values_HW = np.zeros(size, dtype=np.uint8)
-    for value, mask in sorted(drawn, key=lambda one: (one[0] != IGNORE, -np.count_nonzero(one[1]))):
-        values_HW[mask] = value
+    for one in sorted(outlines, key=lambda one: (not one.is_behind, -np.count_nonzero(one.mask))):
+        values_HW[one.mask] = one.value
     return values_HW
 
 

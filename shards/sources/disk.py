@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.images import decode_index_png, image_facts
+from shards.images import decode_grey_png, decode_index_png, image_facts
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
+from shards.sources.neighbours import beside, in_other_form
 
 _LOOKERS, _LOOKS = 8, 1000
 """Threads that look at files, and at how many each before it takes the next."""
 _PIECE = 1 << 16
+_DRIVE = re.compile(r"[A-Za-z]:")
 _PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
@@ -44,8 +46,16 @@ def words(error: Exception) -> str:
 
 
 def read_file(root: Path, name: str) -> bytes:
-    """The bytes of the file `name` below `root`; half a million times without `pathlib`'s care, which costs as much."""
-    descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    """The bytes of the file `name` below `root`, in whatever Unicode form the disk writes its name.
+
+    Half a million times without `pathlib`'s care, which costs as much.
+    """
+    try:
+        descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if (other := in_other_form(root, name)) is None:
+            raise
+        descriptor = os.open(f"{root}/{other}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = [os.read(descriptor, _PIECE)]
         while pieces[-1]:
@@ -60,7 +70,8 @@ def read_image(root: Path, name: str) -> StoredImage:
     try:
         encoded = read_file(root, name)
     except OSError as error:
-        raise BadSampleError(f"cannot read {name}: {words(error)}") from error
+        there = beside(root, name) if isinstance(error, FileNotFoundError) else ""
+        raise BadSampleError(f"cannot read {name}: {words(error)}{there}") from error
     try:
         size, orientation = image_facts(encoded)
     except ValueError as error:
@@ -68,13 +79,26 @@ def read_image(root: Path, name: str) -> StoredImage:
     return StoredImage(name, encoded, size, orientation)
 
 
-def read_index_png(root: Path, name: str, *, what: str, image: StoredImage) -> np.ndarray:
+def read_index_png(
+    root: Path, name: str, *, what: str, image: StoredImage, mask_suffix: str | None = None
+) -> np.ndarray:
     """The index PNG `name` that belongs to `image`, u8[H, W]. Raises `BadSampleError` where it does not fit.
 
-    One that has the size of the pixels as stored is turned with the image.
+    One that has the size of the pixels as stored is turned with the image. `mask_suffix`: the value of that setting,
+    where the data set has it: a message for a missing mask may tell another one.
     """
     try:
         values = decode_index_png(read_file(root, name))
+    except (OSError, ValueError) as error:
+        there = beside(root, name, mask_suffix=mask_suffix) if isinstance(error, FileNotFoundError) else ""
+        raise BadSampleError(f"cannot read the {what} {name}: {words(error)}{there}") from error
+    return fitted(values, name=f"the {what} {name}", image=image)
+
+
+def read_grey_png(root: Path, name: str, *, what: str, image: StoredImage) -> np.ndarray:
+    """As `read_index_png`, of a map of brightness: u8[H, W], white is 255 whatever the depth of the file."""
+    try:
+        values = decode_grey_png(read_file(root, name))
     except (OSError, ValueError) as error:
         raise BadSampleError(f"cannot read the {what} {name}: {words(error)}") from error
     return fitted(values, name=f"the {what} {name}", image=image)
@@ -124,6 +148,14 @@ def is_key(text: str) -> bool:
     return all(part not in (".", "..") and _PART.fullmatch(part) is not None for part in text.split("/"))
 
 
+def as_path(text: str) -> str:
+    """A path as Windows' programs write it, with slashes; and without ./ before it. Drives (C:) stay as they are."""
+    text = text if _DRIVE.match(text) else text.replace("\\", "/")
+    while text.startswith("./"):
+        text = text[2:].lstrip("/")
+    return text
+
+
 def stems(folder: Path, *, ending: str) -> list[str]:
     """Names, without their ending, of a folder's files of that ending, sorted; [] where there is no such folder.
 
@@ -158,18 +190,19 @@ def file_sizes(root: Path, names: Sequence[str]) -> np.ndarray:
     """
 
     def look(start: int) -> list[int]:
-        return [_size(f"{root}/{name}") for name in names[start : start + _LOOKS]]
+        return [_size(root, name) for name in names[start : start + _LOOKS]]
 
     with ThreadPoolExecutor(_LOOKERS) as pool:
         found = list(chain.from_iterable(pool.map(look, range(0, len(names), _LOOKS))))
     return np.array(found, dtype=np.int64)
 
 
-def _size(path: str) -> int:
+def _size(root: Path, name: str) -> int:
     try:
-        return os.stat(path).st_size
+        return os.stat(f"{root}/{name}").st_size
     except OSError:
-        return 0
+        other = in_other_form(root, name)
+        return 0 if other is None else os.stat(f"{root}/{other}").st_size
 
 
 def presence(root: Path, names: Iterable[str]) -> Iterator[bytes]:
@@ -182,4 +215,4 @@ def presence(root: Path, names: Iterable[str]) -> Iterator[bytes]:
                 scanned[folder] = frozenset(os.listdir(root / folder))
             except OSError:
                 scanned[folder] = frozenset()
-        yield b"1" if last in scanned[folder] else b"0"
+        yield b"1" if last in scanned[folder] or in_other_form(root, name) is not None else b"0"

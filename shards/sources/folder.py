@@ -1,7 +1,6 @@
 """A folder of images with a table of their labels (see `label_table`), and a folder of masks where there are some.
 
-The classes are those of a file, one name a line in the order of the mask values from 1 on, or without one, all names of
-the tables in alphabetical order.
+The classes are those of a file (see `read_class_list`), or without one, all names of the tables in alphabetical order.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from shards.boxes import boxes_of_mask
 from shards.files import sha256_of
 from shards.records import BACKGROUND, Sample
+from shards.sources.class_names import read_class_list, refuse_doubtful
 from shards.sources.classes import ChosenClasses
 from shards.sources.disk import StoredImage, file_sizes, presence, read_image, read_index_png
 from shards.sources.label_table import Labelled, LabelTable
@@ -38,6 +38,8 @@ class FolderSource:
     """File of all class names, one a line; None takes the names of the tables. Masks need it."""
     masks: str = ""
     """Folder of masks below the root, index PNGs named by key, of the values 0, 1..C and 255; none where empty."""
+    mask_suffix: str = ""
+    """Stands between a mask's key and its ending: 1_mask.png where it is _mask."""
     masked_splits: tuple[str, ...] = ()
     """Splits whose masks are read at all."""
     boxes: Literal["none", "masks"] = "none"
@@ -54,11 +56,20 @@ class FolderSource:
 
     @cached_property
     def _classes(self) -> ChosenClasses:
-        if self.class_list is not None:
-            names = _class_names(self.class_list)
-        elif not (names := tuple(sorted(set().union(*(self._table(split).names() for split in self.tables))))):
-            raise ValueError(f"{next(iter(self.tables.values()))} names no class; name them in class_list, one a line")
+        names = self._table_names() if self.class_list is None else read_class_list(self.class_list)
         return ChosenClasses(every=Taxonomy(names), names=self.class_names, other_classes_as=self.other_classes_as)
+
+    def _table_names(self) -> tuple[str, ...]:
+        """The names of all tables, sorted. Raises ValueError where there are none, or where some are hardly names."""
+        met: dict[str, str] = {}
+        for split in self.tables:
+            table = self._table(split)
+            for name, line in table.names().items():
+                met.setdefault(name, f"{table.path}, line {line}")
+        if not met:
+            raise ValueError(f"{next(iter(self.tables.values()))} names no class; name them in class_list, one a line")
+        refuse_doubtful(met, separator=self.label_separator)
+        return tuple(sorted(met))
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -101,8 +112,12 @@ class FolderSource:
     def _mask(self, listed: Listed, image: StoredImage) -> np.ndarray | None:
         if not self.masks or listed.split not in self.masked_splits:
             return None
-        name = f"{self.masks}/{listed.key}.png"
-        return self._classes.mask(read_index_png(self.root, name, what="mask", image=image), name=name)
+        name = self._mask_name(listed.key)
+        values = read_index_png(self.root, name, what="mask", image=image, mask_suffix=self.mask_suffix)
+        return self._classes.mask(values, name=name)
+
+    def _mask_name(self, key: str) -> str:
+        return f"{self.masks}/{key}{self.mask_suffix}.png"
 
     def signature(self) -> str:
         """Hash of the tables and the classes, and of which images and masks are there."""
@@ -112,16 +127,5 @@ class FolderSource:
             digest.update(f"{split} {sha256_of(self.tables[split])}\n".encode())
             digest.update(b"".join(presence(self.root, (key + one.ending for key, one in labelled.items()))))
             if self.masks and split in self.masked_splits:
-                digest.update(b"".join(presence(self.root, (f"{self.masks}/{key}.png" for key in labelled))))
+                digest.update(b"".join(presence(self.root, map(self._mask_name, labelled))))
         return digest.hexdigest()
-
-
-def _class_names(path: Path) -> tuple[str, ...]:
-    """The names of a class list. Raises ValueError, with the file, where it cannot be read."""
-    if not path.is_file():
-        raise ValueError(f"the list of classes does not exist: {path}")
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the list of classes is not UTF-8 text: {path}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())

@@ -1,4 +1,4 @@
-"""Image-level labels in a table: a CSV file with a header line, UTF-8, commas between the columns.
+"""Image-level labels in a table: a CSV file with a header line, UTF-8, commas (or semicolons, or tabs) between columns.
 
 | column | holds |
 |---|---|
@@ -8,7 +8,7 @@
 | `split` | the split the row belongs to; may be left out where every split has a table of its own |
 
 Rows of the same image add up, so one row for each label will do. Without a column `labels` nobody labelled the images:
-every class is unknown. Further columns are not read.
+every class is unknown. Further columns are not read; those that look like labels (a number for each class) are refused.
 """
 
 from __future__ import annotations
@@ -16,17 +16,27 @@ from __future__ import annotations
 import csv
 import difflib
 import posixpath
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from shards.sources.disk import is_key
+from shards.sources.class_names import cell_names, separator_in
+from shards.sources.disk import as_path, is_key
 from shards.taxonomy import Taxonomy
 
 _COLUMNS = ("image", "labels", "unknown", "split")
 _ALL_OTHERS = "*"
+_NUMBERED_LABEL = re.compile(r"(?i)(labels?|class(es)?)[ ._-]?\d+")
+_SET = frozenset({"1", "1.0", "True", "true", "TRUE"})
+_FLAGS = _SET | {"", "0", "0.0", "False", "false", "FALSE", "-1"}
+"""Cells of a column that says of one class whether an image shows it."""
+
+
+class _EmptyError(ValueError):
+    """A table without rows of a split, which is no fault of one line."""
 
 
 class Row(NamedTuple):
@@ -64,19 +74,28 @@ class LabelTable:
         if not self.path.is_file():
             raise ValueError(f"the table of split {self.split!r} does not exist: {self.path}")
         passed = set(self.other_splits)
+        met: set[str] = set()
         with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
             try:
+                reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=_delimiter(file.readline()))
+                file.seek(0)
                 columns = _Columns(next(reader, []), self.separator)
                 for cells in reader:
                     if not any(cells):
                         continue
                     split = columns.split(cells, self.split)
+                    met.add(split)
                     if split == self.split:
                         yield columns.row(cells, line=reader.line_num)
                     elif split not in passed:
                         self._check_other(split)
                         passed.add(split)
+                columns.refuse_flags()
+                if self.split not in met:
+                    others = f"; it has rows of {', '.join(sorted(met)[:9])}" if met else ""
+                    raise _EmptyError(f"{self.path} has no rows of split {self.split!r}{others}")
+            except _EmptyError:
+                raise
             except UnicodeDecodeError as error:
                 raise ValueError(f"{self.path} is not UTF-8 text: {error}") from None
             except (ValueError, csv.Error) as error:
@@ -88,9 +107,14 @@ class LabelTable:
                 f"the split {split!r} is near {self.split!r}; write that, or name the other one's table in lists"
             )
 
-    def names(self) -> set[str]:
-        """All class names of the rows."""
-        return {name for row in self.rows() for name in (*row.labels, *row.unknown)} - {_ALL_OTHERS}
+    def names(self) -> dict[str, int]:
+        """All class names of the rows, with the line where each is met first."""
+        found: dict[str, int] = {}
+        for row in self.rows():
+            for name in (*row.labels, *row.unknown):
+                found.setdefault(name, row.line)
+        found.pop(_ALL_OTHERS, None)
+        return found
 
     def images(self, classes: Taxonomy) -> dict[str, Labelled]:
         """Path of an image without its ending -> its labels, in the order of the first rows.
@@ -106,7 +130,7 @@ class LabelTable:
             named = (row.labels, row.unknown)
             try:
                 if named not in known:
-                    known[named] = _ids(row, classes)
+                    known[named] = _ids(row, classes, separator=self.separator)
                 if (entry := found.get(key)) and entry.ending != ending:
                     raise ValueError(f"{row.image} and {key}{entry.ending} differ in their ending alone; rename one")
             except ValueError as error:
@@ -119,8 +143,6 @@ class LabelTable:
                     tuple(sorted({*unknown, *entry.unknown} - every_present)),
                 )
             found[key] = Labelled(ending, present, unknown)
-        if not found:
-            raise ValueError(f"{self.path} has no rows of split {self.split!r}")
         return found
 
 
@@ -130,7 +152,15 @@ class _Columns:
     def __init__(self, header: list[str], separator: str) -> None:
         self._names = [name.strip() for name in header]
         if "image" not in self._names:
-            raise ValueError(f"the header has no column 'image'; it names {', '.join(self._names) or 'nothing'}")
+            raise ValueError(
+                f"the header has no column 'image'; it names {', '.join(self._names) or 'nothing'}; write commas, "
+                "semicolons or tabs between its columns"
+            )
+        if numbered := [name for name in self._names if _NUMBERED_LABEL.fullmatch(name)]:
+            raise ValueError(
+                f"the header names a column {numbered[0]!r}; write all names of an image in the column 'labels', with "
+                f"{separator!r} between them, or a row for each"
+            )
         for name in _COLUMNS:
             if name not in self._names and (slips := _near(name, [n for n in self._names if n not in _COLUMNS])):
                 raise ValueError(f"the header names a column {slips[0]!r}; did you mean {name!r}?")
@@ -139,38 +169,70 @@ class _Columns:
         places = (self._names.index(name) if name in self._names else None for name in _COLUMNS)
         self._image, self._labels, self._unknown, self._split = places
         self._separator = separator
-        self._told: dict[str, tuple[str, ...]] = {}  # a table has few distinct cells of names
+        self._known: dict[str, tuple[str, ...]] = {}  # a table has few distinct cells of names
+        further = [place for place, name in enumerate(self._names) if name not in _COLUMNS]
+        self._flags = further if self._labels is None else []
+        self._shown = False
 
     def split(self, cells: list[str], default: str) -> str:
         """The split that a line belongs to. Raises ValueError for a line of another number of columns."""
         if len(cells) != len(self._names):
-            raise ValueError(f"{len(cells)} columns, the header has {len(self._names)}")
+            raise ValueError(
+                f"{len(cells)} columns, the header has {len(self._names)}; a cell with a comma in it stands in double "
+                "quotes"
+            )
         return default if self._split is None else cells[self._split].strip()
 
     def row(self, cells: list[str], *, line: int) -> Row:
         assert self._image is not None, "checked above"
-        if not is_key(image := cells[self._image].strip()):
+        image = as_path(cells[self._image].strip())
+        if not is_key(image):
             raise ValueError(f"the image {image[:80]!r} is no path below the root, with slashes between its parts")
         if self._labels is None:
+            self._flags = [place for place in self._flags if cells[place].strip() in _FLAGS]
+            self._shown = self._shown or any(cells[place].strip() in _SET for place in self._flags)
             return Row(line, image, (), (_ALL_OTHERS,))
         unknown = () if self._unknown is None else self._class_names(cells[self._unknown])
         return Row(line, image, self._class_names(cells[self._labels]), unknown)
 
+    def refuse_flags(self) -> None:
+        """Raise ValueError for a table of a column of flags for each class, once all its rows are read."""
+        if len(self._flags) > 1 and self._shown:
+            some = ", ".join(self._names[place] for place in self._flags[:3])
+            raise ValueError(
+                f"there is no column 'labels', and columns of 0 and 1 ({some}) are not read; write the names of the "
+                f"classes that an image shows in a column 'labels', with {self._separator!r} between them"
+            )
+
     def _class_names(self, cell: str) -> tuple[str, ...]:
-        if cell not in self._told:
-            self._told[cell] = tuple(name for part in cell.split(self._separator) if (name := part.strip()))
-        return self._told[cell]
+        if cell not in self._known:
+            self._known[cell] = cell_names(cell, separator=self._separator)
+        return self._known[cell]
+
+
+def _delimiter(header: str) -> str:
+    """What stands between the columns: a comma, or what makes the header name a column 'image'."""
+    for delimiter in (",", ";", "\t", "|"):
+        if "image" in (name.strip(' \t\r\n"\ufeff') for name in header.split(delimiter)):
+            return delimiter
+    return ","
 
 
 def _near(name: str, others: list[str]) -> list[str]:
     """The others that may be the same name with a slip."""
-    return difflib.get_close_matches(name, others, cutoff=0.8)
+    folded = {other.casefold(): other for other in others}
+    return [folded[near] for near in difflib.get_close_matches(name.casefold(), list(folded), cutoff=0.8)]
 
 
-def _ids(row: Row, classes: Taxonomy) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _ids(row: Row, classes: Taxonomy, *, separator: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of the row's labels, and of what is unknown; both ascending."""
-    present = {classes.id_of(name) for name in row.labels}
-    unknown = {classes.id_of(name) for name in row.unknown if name != _ALL_OTHERS}
+    try:
+        present = {classes.id_of(name) for name in row.labels}
+        unknown = {classes.id_of(name) for name in row.unknown if name != _ALL_OTHERS}
+    except ValueError as error:
+        if any(separator_in(name, classes.names) for name in (*row.labels, *row.unknown) if name not in classes.names):
+            raise ValueError(f"{error}; label_separator is {separator!r}") from None
+        raise
     if both := present & unknown:
         raise ValueError(f"{classes.name_of(min(both))!r} is both among the labels and unknown")
     if _ALL_OTHERS in row.unknown:

@@ -26,10 +26,12 @@ class Annotation:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W) of the pixels that the boxes count, or None where the file does not say."""
+        """(H, W) of the pixels that the boxes count, or None where the file does not say: 0 x 0 says nothing either."""
         told = _texts(self.root.find("size"))
-        height, width = told.get("height", ""), told.get("width", "")
-        return (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
+        height, width = (
+            int(side) if side.isdecimal() else 0 for side in (told.get("height", ""), told.get("width", ""))
+        )
+        return (height, width) if height and width else None
 
     def boxes(self, class_ids: dict[str, int], *, first: int, image: StoredImage) -> tuple[Box, ...]:
         """Frames of the objects with those names, of the image as shown upright.

@@ -19,7 +19,7 @@ import numpy as np
 from shards.boxes import boxes_of_mask
 from shards.records import BACKGROUND, BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, file_sizes, fitted, read_image, read_index_png, read_keys
+from shards.sources.disk import StoredImage, file_sizes, fitted, read_grey_png, read_image, read_index_png, read_keys
 from shards.sources.pascal_xml import Annotation, read_annotation
 from shards.sources.sbd import read_sbd_mask, sbd_masks
 from shards.sources.source import Listed, Listing
@@ -50,6 +50,8 @@ class VocSource:
     """
     saliency: str = ""
     """Folder of saliency maps (grey PNGs of the images' sizes) below the root, not of every image; none where empty."""
+    mask_suffix: str = ""
+    """Stands between a mask's key and its ending: 2007_000032_mask.png where it is _mask."""
     sbd: Path | None = None
     """SBD's folder: its masks stand in for those that `masks` lacks."""
 
@@ -74,7 +76,7 @@ class VocSource:
         mask = self._mask(key, image) if listed.split in self.masked_splits else None
         saliency = None
         if self.saliency and (self.root / self.saliency / f"{key}.png").exists():
-            saliency = read_index_png(self.root, f"{self.saliency}/{key}.png", what="saliency map", image=image)
+            saliency = read_grey_png(self.root, f"{self.saliency}/{key}.png", what="saliency map", image=image)
         return Sample(
             key=key,
             encoded=image.encoded,
@@ -131,13 +133,16 @@ class VocSource:
         return None if annotation is None else annotation.boxes(ids, first=1, image=image)
 
     def _mask(self, key: str, image: StoredImage) -> np.ndarray:
-        name = f"{self.masks}/{key}.png"
+        name = self._mask_name(key)
         if self.sbd is not None and not (self.root / name).is_file():
             name = f"{key}.mat"
             raw = fitted(read_sbd_mask(sbd_masks(self.sbd) / name), name=f"the mask {name} of SBD", image=image)
         else:
-            raw = read_index_png(self.root, name, what="mask", image=image)
+            raw = read_index_png(self.root, name, what="mask", image=image, mask_suffix=self.mask_suffix)
         return self._classes.mask(raw, name=name)
+
+    def _mask_name(self, key: str) -> str:
+        return f"{self.masks}/{key}{self.mask_suffix}.png"
 
     def signature(self) -> str:
         """Hash of the lists, of the label file or the XML annotations, and of the size of every image and mask."""
@@ -145,7 +150,7 @@ class VocSource:
         for split in sorted(self.lists):
             for listed in self.list_split(split):
                 image = self.root / "JPEGImages" / f"{listed.key}.jpg"
-                mask = self.root / self.masks / f"{listed.key}.png"
+                mask = self.root / self._mask_name(listed.key)
                 files = [image, mask]
                 if self.saliency:
                     files.append(self.root / self.saliency / f"{listed.key}.png")

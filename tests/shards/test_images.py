@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,16 @@ import pytest
 from PIL import Image
 
 from shards import images
-from shards.images import decode_image, decode_index_png, decode_u16_png, encode_png, image_facts, image_mode
+from shards.images import (
+    decode_grey_png,
+    decode_image,
+    decode_index_png,
+    decode_u16_png,
+    encode_png,
+    image_facts,
+    image_mode,
+)
+from tests.shards.png_by_hand import chunk, png
 
 
 def as_file(array: np.ndarray, *, mode: str | None = None, format: str = "PNG", **options: object) -> bytes:
@@ -129,8 +139,43 @@ def test_masks_that_are_no_index_pngs(picture: np.ndarray) -> None:
         decode_index_png(encode_png(picture))
     with pytest.raises(ValueError, match="a JPEG of mode L"):
         decode_index_png(as_file(picture[..., 0], format="JPEG"))
-    with pytest.raises(ValueError, match="a PNG of mode I;16"):
-        decode_index_png(as_file(picture[..., 0].astype(np.uint16)))
+    with pytest.raises(ValueError, match="a PNG of mode LA"):
+        decode_index_png(as_file(picture[..., :2]))
+    with pytest.raises(ValueError, match="the mask is of 16 bits and holds 256; class ids are 0 to 255"):
+        decode_index_png(as_file(np.full((3, 5), 256, np.uint16)))
+
+
+def packed(values: np.ndarray, depth: int, *, colour: int) -> bytes:
+    """A PNG of so many bits per pixel, written by hand: grey is colour 0, a palette 3."""
+    height, width = values.shape
+    rows = [b"".join(format(value, f"0{depth}b").encode() for value in row.tolist()) for row in values]
+    bits = [row.ljust(-(-len(row) // 8) * 8, b"0") for row in rows]
+    pixels = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8, "big") for row in bits)
+    palette = chunk(b"PLTE", bytes(range(255, -1, -1)) * 3) if colour == 3 else b""
+    return png(height, width, pixels, depth=depth, colour=colour, more=palette)
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (1, 3), (2, 3), (4, 3), (8, 3)])
+def test_indices_count_as_they_are_stored_whatever_their_depth(depth: int, colour: int) -> None:
+    values = np.random.default_rng(depth).integers(0, min(2**depth, 256), (7, 11))
+    found = decode_index_png(packed(values, depth, colour=colour))
+    assert found.dtype == np.uint8 and found.flags.writeable
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_white_is_255_in_a_map_of_brightness(depth: int) -> None:
+    values = np.array([[0, 2**depth - 1, 0], [2**depth - 1, 0, 0]])
+    np.testing.assert_array_equal(decode_grey_png(packed(values, depth, colour=0)), (values > 0) * 255)
+
+
+def test_maps_of_brightness_that_are_none(picture: np.ndarray) -> None:
+    grey = Image.fromarray(picture[..., 0])
+    buffer = io.BytesIO()
+    grey.quantize(200).save(buffer, format="PNG")
+    assert np.abs(decode_grey_png(buffer.getvalue()).astype(int) - picture[..., 0]).max() <= 3
+    with pytest.raises(ValueError, match=r"this must be a grey PNG \(mode L\), it is a PNG of mode RGB"):
+        decode_grey_png(encode_png(picture))
 
 
 def test_png_bytes_repeat(picture: np.ndarray) -> None:
@@ -168,11 +213,17 @@ def test_facts_agree_with_decoding_also_on_damaged_files(options: dict[str, Any]
             assert outcome(lambda given: image_facts(given).size, data) == expected
 
 
-@pytest.mark.parametrize("orientation", range(10))
-def test_facts_are_of_the_upright_image(picture: np.ndarray, orientation: int) -> None:
+OF_NONE = [(format, orientation) for format in ("JPEG", "PNG", "WEBP") for orientation in (0, 9)]
+
+
+@pytest.mark.parametrize(
+    ("format", "orientation"),
+    [*itertools.product(["JPEG", "TIFF", "PNG", "WEBP"], range(1, 9)), *OF_NONE],
+)
+def test_facts_are_of_the_upright_image(picture: np.ndarray, format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = as_file(picture, format="JPEG", exif=exif)
+    data = as_file(picture, format=format, exif=exif)
     facts = image_facts(data)
     assert facts.size == decode_image(data).shape[:2]
     assert facts.orientation == (orientation if 1 <= orientation <= 8 else 1)

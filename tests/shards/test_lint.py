@@ -10,6 +10,7 @@ import pytest
 from shards.images import encode_png
 from shards.layer import Layer
 from shards.lint import lint
+from shards.mask_check import MaskCheck
 from shards.opened import opened
 from shards.records import Box, Missing, Sample
 from shards.remote_tars import RemoteTars
@@ -67,7 +68,7 @@ def test_records_that_disagree_with_themselves(tmp_path: Path) -> None:
     layer, small = Layer(tmp_path, "sample"), np.zeros((5, 3), np.uint8)
     records = [
         Sample(key="size", encoded=encode_png(small), size=(3, 5), classes=(1,)),
-        Sample(key="mask", encoded=encode_png(small + 1), size=(5, 3), classes=(1,), mask=small.T.copy()),
+        Sample(key="mask", encoded=encode_png(small + 1), size=(5, 3), classes=(1,), mask=small.T + 1),
         Sample(key="map", encoded=encode_png(small + 2), size=(5, 3), classes=(1,), saliency=small.T.copy()),
         Sample(key="box", encoded=encode_png(small + 3), size=(5, 3), classes=(1,), boxes=(Box(1, 0, 0, 6, 2),)),
         Sample(key="image", encoded=b"nothing", size=(5, 3), classes=(1,)),
@@ -164,6 +165,23 @@ def test_what_holds_nothing_is_told(tmp_path: Path) -> None:
     bare.complete([])
     assert faults(empty) == ["train-000000: holds no record"]
     assert faults(bare) == ["the layer has no shards"]
+
+
+def test_masks_that_contradict_the_labels_are_a_fault_where_the_cause_is_known(tmp_path: Path) -> None:
+    layer, mask = Layer(tmp_path, "sample"), np.zeros((13, 19), np.uint8)
+    mask[2:5, 3:9] = 2
+    records = [replace(sample(f"{n}", n), classes=(2,), unknown=(), mask=mask) for n in range(11)]
+    write_shard(layer, "train-000000", [*records, replace(sample("x", 11), classes=(1, 2), unknown=(), mask=mask)])
+    layer.complete(["train-000000"], classes=("cat", "dog"))
+    checks: dict[str, MaskCheck] = {}
+    with opened(str(layer.path)) as one:
+        assert list(lint(one, checks=checks)) == []
+    assert (checks["train"].masks, checks["train"].lacking) == (12, 1)
+    write_shard(
+        layer, "train-000000", [replace(record, classes=(1,), mask=mask * 127 + mask // 2) for record in records]
+    )
+    layer.complete(["train-000000"], classes=("cat", "dog"))
+    assert [fault[:49] for fault in faults(layer)] == ["likely cause: the masks hold 0 and 255 alone, and"]
 
 
 def test_progress_is_told_shard_by_shard(layer: Layer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import Sample
 from shards.writer import write_shard
+from tests.shards.png_by_hand import chunk, png
 from tests.shards.sources.pictures import jpeg, put
 from tests.wsss.layers import instance_of
 from wsss.stages.build_shards import BuildShards
@@ -41,16 +41,6 @@ def saved(
         options |= {"quality": 95, "subsampling": 0}
     (image.convert(mode) if mode else image).save(buffer, format=format, **options)
     return buffer.getvalue()
-
-
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png(height: int, width: int, pixels: bytes, *, depth: int = 8, colour: int = 0, more: bytes = b"") -> bytes:
-    """A PNG by hand. `pixels`: rows, each after its filter byte."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
 def deep_colours() -> bytes:

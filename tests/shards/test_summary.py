@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from shards.layer import Layer
 from shards.opened import opened
 from shards.records import Missing
@@ -45,18 +47,38 @@ def test_lines(tmp_path: Path) -> None:
     assert told[1].startswith("train: 2 records in 1 shards, 0.0 MB, 1 missing, 2 with a mask")
     assert told[2].startswith("val: 1 records in 1 shards") and told[2].endswith("0 with a mask, 1 left out")
     assert told[3] == "longer side of an image: 19 to 19 pixels, median 19"
-    assert told[5] == "class   2:       2 present,       1 absent,       0 unknown " + "#" * 40 + " dog"
-    assert len(told) == 4 + 5
+    assert told[4] == (
+        "train: 0 of 2 masks lack a class that the image is labelled with, 2 show a class that it is not labelled with"
+    )
+    assert told[6] == "class   2:       2 present,       1 absent,       0 unknown " + "#" * 40 + " dog"
+    assert len(told) == 5 + 5
 
 
 def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
     layer = layer_of(tmp_path)
     for row in list(layer.rows()):
-        older = [replace(e, facts={k: v for k, v in e.facts.items() if k != "unknown"}) for e in row.entries]
+        newer = ("unknown", "mask_values")
+        older = [replace(e, facts={k: v for k, v in e.facts.items() if k not in newer}) for e in row.entries]
         layer.row_path(row.shard).write_bytes(replace(row, entries=Entries.of(older)).to_bytes())
     told = list(lines(summary_of(layer)))
     assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
-    assert told[6] == "class   2:       2 " + "#" * 40
+    assert told[5].startswith("2 masks were not compared with the labels: this index is older")
+    assert told[7] == "class   2:       2 " + "#" * 40
+
+
+def test_masks_are_compared_with_labels(tmp_path: Path) -> None:
+    layer, mask = Layer(tmp_path, "sample"), np.zeros((13, 19), np.uint8)
+    mask[2:5, 3:9] = 255
+    records = [replace(sample(key, n), classes=(1,), unknown=(), mask=mask) for n, key in enumerate("abc")]
+    write_shard(layer, "train-000000", records)
+    write_shard(layer, "val-000000", [replace(records[0], key="d", mask=mask // 255)])
+    layer.complete(["train-000000", "val-000000"], classes=("cat",))
+    told = list(lines(summary_of(layer)))
+    assert told[4:-1] == [
+        "train: 3 of 3 masks lack a class that the image is labelled with, 0 show a class that it is not labelled with",
+        "likely cause: the masks hold 0 and 255 alone, and 255 means ignored, not object; save every object's pixels "
+        "as the number of its class (1 cat)",
+    ]
 
 
 def test_layers_of_other_records(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,18 @@ def test_row_tells_size_hash_facts_and_missing(tmp_path: Path) -> None:
     assert row.missing == (Missing(key="b", reason="gone"),)
     assert [entry.key for entry in row.entries] == ["a", "c"] and row.count == 2
     facts = {"classes": [2, 5], "unknown": "3", "size": [13, 19], "position": 4, "has_mask": True}
-    assert row.entries[0].facts == facts
+    assert row.entries[0].facts == {**facts, "mask_values": "0-6"}
+    assert "mask_values" not in row.entries[1].facts
     assert row.entries[1].facts["has_mask"] is False
+
+
+def test_what_a_source_noticed_stands_in_the_row_and_not_in_the_tar(tmp_path: Path) -> None:
+    with_notes, without = Layer(tmp_path / "a", "sample"), Layer(tmp_path / "b", "sample")
+    write_shard(with_notes, SHARD, [replace(sample("a"), notes={"objects": 2})])
+    write_shard(without, SHARD, [sample("a")])
+    assert with_notes.tar_path(SHARD).read_bytes() == without.tar_path(SHARD).read_bytes()
+    assert with_notes.row(SHARD).entries[0].facts["notes"] == {"objects": 2}
+    assert "notes" not in without.row(SHARD).entries[0].facts
 
 
 def test_headers_carry_no_time_and_no_user(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Lines that are printed once, when the stage has finished."""
 
 
 class Slot(Protocol):
@@ -211,6 +213,10 @@ class Map(Stage):
     def take(self, instance: Instance, shard: str) -> bool:
         """Take over a shard that was made elsewhere, in place of making it; False where there is none."""
         return False
+
+    def outcome(self, instance: Instance) -> Outcome:
+        """What the complete layer shows besides its numbers of records: further metrics, and lines to print."""
+        return Outcome()
 
     @abstractmethod
     def worker(self, instance: Instance) -> ShardWorker:

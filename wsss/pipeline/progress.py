@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -67,6 +68,11 @@ class Reporter:
         self._spent_expected += self._expected.get(name, 0.0)
         self._close(name)
         self.console.print(f"[green]done[/]   {name} in {_clock(seconds)}")
+
+    def notes(self, name: str, lines: Sequence[str]) -> None:
+        """What the instance noticed, a line each, as it is written."""
+        for line in lines:
+            self.console.print(f"note   {name}: {line}", markup=False, highlight=False, soft_wrap=True)
 
     def reused(self, name: str) -> None:
         """The instance was done before."""

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shards.files import remove_leftovers, write_bytes
@@ -127,6 +127,7 @@ def run_instance(
         instance.write_run_record(record)
     summary.executed.append(instance.name)
     reporter.end(instance.name, seconds)
+    reporter.notes(instance.name, outcome.notes)
     return record
 
 
@@ -144,7 +145,8 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
         counts = instance.layer.counts()
         if left_out := summary.left_out.get(instance.name):
             counts["left_out"] = sum(left_out.values())
-        return Outcome(metrics={f"records.{name}": float(count) for name, count in counts.items()})
+        found, records = stage.outcome(instance), {f"records.{name}": float(count) for name, count in counts.items()}
+        return replace(found, metrics=records | found.metrics)
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
     return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from shards.files import write_bytes
 from shards.lint import lint
+from shards.mask_check import MaskCheck, mismatch_lines
 from shards.opened import OpenedLayer
 from shards.preview import preview
 from shards.summary import lines, summarise
@@ -54,11 +55,13 @@ def _lint(opened: OpenedLayer, console: Console) -> Iterator[Line]:
         layer = dataclasses.replace(opened.layer, remote=dataclasses.replace(remote, cache=None))
         opened = dataclasses.replace(opened, layer=layer)
     faults = 0
+    checks: dict[str, MaskCheck] = {}
     with ExitStack() as stack:
         told = _Told(opened.name, console, stack)
-        for text in lint(opened, progress=told):
+        for text in lint(opened, progress=told, checks=checks):
             faults += 1
             yield Line(text, is_fault=True)
+    yield from (Line(text) for text in mismatch_lines(checks))
     yield Line(f"{opened.told}: " + (f"{faults} faults" if faults else "no fault found"))
 
 

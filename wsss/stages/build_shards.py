@@ -10,14 +10,16 @@ from pydantic import Field
 
 from shards.cuts import Cuts, cuts_by_bytes, cuts_by_count, read_cuts, write_cuts
 from shards.layer import shard_name, split_of
+from shards.opened import opened
 from shards.read_ahead import read_ahead
 from shards.records import BadSampleError, Missing, Record
 from shards.remote_tars import RemoteTars
 from shards.sources.finished import FinishedShards
 from shards.sources.source import Listed, Source
+from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
 from wsss.contract.settings import ReadIf, read_unless, settings
-from wsss.contract.stage import DataStage, Instance, ShardWorker
+from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker
 from wsss.stages.data_sets.registry import DataSettings, open_data_set
 
 UNSIZED = 128
@@ -129,6 +131,17 @@ class BuildShards(DataSettings, DataStage):
             return False
         self.data.take(shard, instance.layer)
         return True
+
+    def outcome(self, instance: Instance) -> Outcome:
+        """The masks against the labels, from the shards' rows."""
+        with opened(str(instance.path), tars=self.tars()) as layer:
+            summary = summarise(layer)
+        metrics = {
+            f"masks.{split}.{name}": count
+            for split, check in summary.checks.items()
+            for name, count in check.metrics().items()
+        }
+        return Outcome(metrics=metrics, notes=tuple(mask_lines(summary)))
 
     def worker(self, instance: Instance) -> ShardWorker:
         data = self.data

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from shards.images import encode_png
+from shards.records import Sample
+from shards.sources.coco import CocoSource
 from tests.shards.sources.pictures import jpeg, put
 
 CATEGORIES = [(18, "dog"), (1, "person"), (90, "toothbrush")]
@@ -98,3 +100,40 @@ def make_coco(root: Path) -> Path:
     put(root / "annotations" / "panoptic_val2017" / "000009.png", encode_png(colours(ids)))
     put(root / "annotations" / "image_info_test2017.json", json.dumps(document(None, images=test)))
     return root
+
+
+def source(root: Path, form: str = "instances", **changes: Any) -> CocoSource:
+    settings: dict[str, Any] = {
+        "root": root,
+        "annotations": {"val": root / "annotations" / f"{form}_val2017.json"},
+        "images": {"val": "val2017", "test": "test2017"},
+        "form": form,
+        "masked_splits": ("val",),
+    }
+    return CocoSource(**(settings | changes))
+
+
+def rewrite(root: Path, annotations: list[dict[str, Any]], form: str = "instances", **more: Any) -> None:
+    put(root / "annotations" / f"{form}_val2017.json", json.dumps(document(annotations, **more)))
+
+
+def read(data: CocoSource, number: int = 0) -> Sample:
+    return data.read(data.list_split(next(iter(data.annotations)))[number])
+
+
+def two_splits(root: Path, categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Val as it is, and a split train of two other images with categories of its own."""
+    images = [{"id": n, "file_name": f"t{n}.jpg", "height": HEIGHT, "width": WIDTH} for n in (1, 2)]
+    for n in (1, 2):
+        put(root / "train2017" / f"t{n}.jpg", jpeg(HEIGHT, WIDTH, seed=10 + n))
+    made = document(annotations, images=images, categories=categories)
+    train = put(root / "annotations" / "instances_train2017.json", json.dumps(made))
+    return {
+        "annotations": {"val": root / "annotations" / "instances_val2017.json", "train": train},
+        "images": {"val": "val2017", "train": "train2017"},
+        "masked_splits": ("val", "train"),
+    }
+
+
+def of_split(data: CocoSource, split: str) -> list[Sample]:
+    return [data.read(listed) for listed in data.list_split(split)]

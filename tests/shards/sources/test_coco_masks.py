@@ -1,84 +1,131 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from pycocotools import mask as published
 
-from shards.sources.coco_masks import add_polygon, instances_values, segmentation_mask, uncompressed_counts
+from shards.records import BadSampleError
+from shards.sources.coco_masks import (
+    Outline,
+    box_mask,
+    box_of_mask,
+    instances_values,
+    segmentation_mask,
+    uncompressed_counts,
+)
 from tests.shards.sources.coco_folder import counts_of, square
 
+SIZE = (17, 23)
 
-def by_definition(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Every pixel's centre by itself: how many edges does a ray to the left of it cross?"""
-    inside = np.zeros((height, width), bool)
-    corners = polygon.reshape(-1, 2).tolist()
-    for row in range(height):
-        for column in range(width):
-            x, y, crossed = column + 0.5, row + 0.5, 0
-            for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
-                if (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x:
-                    crossed += 1
-            inside[row, column] = crossed % 2 == 1
-    return inside
+
+def covered(segmentation: Any, size: tuple[int, int] = SIZE) -> np.ndarray:
+    mask = segmentation_mask(segmentation, size=size)
+    assert mask is not None and mask.dtype == bool and mask.shape == size
+    return mask
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_polygons_by_their_definition_also_outside_the_image(seed: int) -> None:
+def test_polygons_are_those_of_the_published_code_also_outside_the_image(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    polygon = generator.uniform(-9, 30, (int(generator.integers(3, 9)), 2)).reshape(-1)
-    mask = np.zeros((17, 23), bool)
-    add_polygon(mask, polygon.tolist())
-    np.testing.assert_array_equal(mask, by_definition(polygon, 17, 23))
+    polygons = [generator.uniform(-9, 30, 2 * int(generator.integers(3, 9))).tolist() for _ in range(seed % 3 + 1)]
+    expected = published.decode(published.merge(published.frPyObjects(polygons, *SIZE)))
+    np.testing.assert_array_equal(covered(polygons), expected)
 
 
-def test_squares_that_touch_share_no_pixel_and_leave_none_out() -> None:
-    total = np.zeros((6, 6), int)
-    for left, top, right, bottom in [(0, 0, 2.5, 6), (2.5, 0, 6, 3.5), (2.5, 3.5, 6, 6)]:
-        mask = np.zeros((6, 6), bool)
-        add_polygon(mask, square(left, top, right, bottom))
-        total += mask
-    assert (total == 1).all()
+def test_squares_on_whole_pixels_by_hand() -> None:
+    expected = np.zeros(SIZE, bool)
+    expected[4:8, 5:9] = expected[10:12, 20:22] = True
+    np.testing.assert_array_equal(covered([square(5, 4, 9, 8), square(20, 10, 22, 12)]), expected)
 
 
-@pytest.mark.parametrize("polygon", [[], [1, 1], [1, 1, 5, 5], [2, 2, 2, 2, 2, 2], square(0.6, 0.6, 1.4, 1.4)])
-def test_polygons_without_a_pixel(polygon: list[float]) -> None:
-    mask = np.zeros((5, 5), bool)
-    add_polygon(mask, polygon)
-    assert not mask.any()
+def test_other_ways_to_write_polygons() -> None:
+    corners = square(5, 4, 9, 8)
+    expected = covered([corners])
+    pairs = [corners[place : place + 2] for place in range(0, 8, 2)]
+    for written in (corners, [pairs], [corners, []], [corners, [1, 1, 2, 2]]):
+        np.testing.assert_array_equal(covered(written), expected)
 
 
-def compressed(counts: list[int]) -> str:
-    """COCO's compressed form, by its description."""
-    text = ""
-    for place, count in enumerate(counts):
-        number = count - (counts[place - 2] if place > 2 else 0)
-        while True:
-            bits, number = number & 31, number >> 5
-            more = number != (-1 if bits & 16 else 0)
-            text += chr(48 + bits + 32 * more)
-            if not more:
-                break
-    return text
+@pytest.mark.parametrize("segmentation", [None, [], "", [[]], [[1, 1]], [[1, 1, 5, 5]], [[], [3, 3, 4, 4]]])
+def test_no_outline(segmentation: Any) -> None:
+    assert segmentation_mask(segmentation, size=SIZE) is None
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (3, "a polygon is '3', not a list of numbers"),
+        ([[1, 2, 3]], "a polygon has 3 numbers; they must be pairs"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon has 7 numbers"),
+        ([["a", 2, 3, 4, 5, 6]], "could not convert string to float"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "corner is not finite"),
+        ([[1, 2, 3, 4, 5, float("inf")]], "corner is not finite"),
+        ([[1, 2, 3, 4, 1e9, 6]], "lies at 1000000000, far outside its image of 23x17"),
+        ([[0, 0, 200, 0] * 6000], "the edges of a polygon are more than 2000000 pixels long"),
+        ([[1, 2, 3, 4, 5, 6], 7], "a polygon is '7', not a list"),
+        ({"size": [9, 9], "counts": [81]}, "an outline is of an image of .9, 9. rows and columns, not .17, 23."),
+        ({"size": [17, 23], "counts": [390]}, "run lengths of an outline cover 390 pixels, its image has 391"),
+        ({"size": [17, 23], "counts": [392]}, "cover 392 pixels"),
+        ({"size": [17, 23], "counts": []}, "cover 0 pixels"),
+        ({"size": [17, 23], "counts": [400, -9]}, "a run length of an outline is negative"),
+        ({"size": [17, 23], "counts": [390.5, 0.5]}, "a run length is '390.5', not a whole number"),
+        ({"size": [17, 23], "counts": "\x00"}, "is in no compressed run length"),
+        ({"size": [17, 23], "counts": "P"}, "end in the middle of a number"),
+        ({"size": [17, 23], "counts": "o" * 50}, "a number in the compressed run lengths is too long"),
+        ({"size": [17, 23], "counts": "0"}, "cover 0 pixels"),
+        ({"counts": [391]}, "neither polygons nor run lengths of COCO's: 'size'"),
+        ({"size": [17, 23], "counts": None}, "neither polygons nor run lengths"),
+    ],
+)
+def test_malformed_outlines_never_reach_the_c_code(
+    segmentation: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[object] = []
+    real = published.frPyObjects
+    monkeypatch.setattr(published, "frPyObjects", lambda *given: (reached.append(given), real(*given))[1])
+    with pytest.raises(BadSampleError, match=message):
+        segmentation_mask(segmentation, size=SIZE)
+    assert [given for given in reached if given[0] != [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]] == []
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_run_lengths_both_ways(seed: int) -> None:
+def test_run_lengths_are_those_of_the_published_code(seed: int) -> None:
     generator = np.random.default_rng(seed)
     mask = generator.uniform(size=(37, 101)) < (0.5, 0.01, 0.99, 0.0, 1.0, 0.2)[seed]
-    counts = counts_of(mask)
-    assert uncompressed_counts(compressed(counts)) == counts
-    for form in (counts, compressed(counts)):
-        np.testing.assert_array_equal(segmentation_mask({"size": [37, 101], "counts": form}, size=(37, 101)), mask)
+    counts, compressed = counts_of(mask), published.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    assert uncompressed_counts(compressed) == counts
+    for form in (counts, [float(count) for count in counts], compressed):
+        np.testing.assert_array_equal(covered({"size": [37, 101], "counts": form}, (37, 101)), mask)
+    both = [{"size": ["37", "101"], "counts": counts}, square(0, 0, 3, 3)]
+    mask[:3, :3] = True
+    np.testing.assert_array_equal(covered(both, (37, 101)), mask)
 
 
-def test_compressed_form_of_the_published_code() -> None:
-    # maskApi's own output for a 5 x 4 mask whose rows 1..3 of columns 1 and 2 are set: run lengths 6, 3, 2, 3, 6.
-    assert uncompressed_counts("63204") == [6, 3, 2, 3, 6] and compressed([6, 3, 2, 3, 6]) == "63204"
-    with pytest.raises(ValueError, match="end in the middle of a number"):
-        uncompressed_counts("P")
+def test_compressed_form_by_hand() -> None:
+    # A 5 x 4 mask whose rows 1..3 of columns 1 and 2 are set: run lengths 6, 3, 2, 3, 6.
+    assert uncompressed_counts("63204") == [6, 3, 2, 3, 6]
 
 
-def test_255_lies_behind_and_small_before_large() -> None:
-    outlines = [(3, [square(1, 1, 3, 3)]), (255, [square(0, 0, 1, 1)]), (2, [square(0, 0, 4, 4)])]
-    expected = np.full((5, 5), 2)
-    expected[1:3, 1:3], expected[4], expected[:, 4] = 3, 0, 0
-    np.testing.assert_array_equal(instances_values(outlines, size=(5, 5)), expected)
+def test_boxes_as_masks_and_back() -> None:
+    mask = box_mask([3.2, 4.0, 5.0, 6.5], size=SIZE)
+    assert box_of_mask(mask) == (4, 3, 11, 9) and mask.sum() == 7 * 6
+    assert box_of_mask(box_mask([-4, 15, 9, 9], size=SIZE)) == (15, 0, 17, 5), "cut at the border"
+    for unknown in (None, [], [0, 0, 0, 0], [3, 3, 0, 5]):
+        assert box_mask(unknown, size=SIZE).all(), "anywhere"
+    assert box_of_mask(np.zeros(SIZE, bool)) is None
+    with pytest.raises(BadSampleError, match="not four numbers"):
+        box_mask([1, 2, 3], size=SIZE)
+
+
+def test_what_is_behind_and_small_before_large() -> None:
+    size = (5, 5)
+    outlines = [
+        Outline(3, False, covered([square(1, 1, 3, 3)], size)),
+        Outline(255, True, covered([square(0, 0, 1, 5)], size)),
+        Outline(2, False, covered([square(0, 0, 4, 4)], size)),
+    ]
+    expected = np.full(size, 2)
+    expected[1:3, 1:3], expected[4], expected[:, 4], expected[4, 0] = 3, 0, 0, 255
+    np.testing.assert_array_equal(instances_values(outlines, size=size), expected)

@@ -73,7 +73,40 @@ def test_what_a_later_row_knows_is_known(root: Path) -> None:
 def test_another_separator(root: Path) -> None:
     put(root / "labels.csv", TABLE.replace("|", ";"))
     assert samples(source(root, label_separator=";"))["a/1"].classes == (2, 3)
-    assert source(root).taxonomy.names == ("bird", "bird ; cat", "cat;dog", "dog")
+    with pytest.raises(
+        ValueError, match=r"labels.csv, line 4: 'bird ; cat' seems to be several names with ';' between"
+    ):
+        _ = source(root).taxonomy
+    names = put(root / "classes.txt", "bird\ncat\ndog\n")
+    with pytest.raises(ValueError, match=r"line 2: unknown class 'cat;dog'; .*label_separator is '\|'"):
+        source(root, class_list=names).list_split("train")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_as_spreadsheets_write_them(root: Path, delimiter: str) -> None:
+    text = '\ufeffimage,labels,split\r\na/1.jpg,cat|dog,train\r\na\\2.png, "bird",val\r\n'
+    put(root / "labels.csv", text.replace(",", delimiter))
+    found = samples(source(root))
+    assert {key: sample.classes for key, sample in found.items()} == {"a/1": (2, 3), "a/2": (1,)}, "a backslash too"
+
+
+def test_lists_in_cells_and_names_composed(root: Path) -> None:
+    put(root / "labels.csv", "image,labels\na/1.jpg,\"['cat', 'dog']\"\n./a/2.png,U\u0308bung\n")
+    data = source(root, tables={"train": root / "labels.csv"})
+    assert data.taxonomy.names == ("cat", "dog", "\u00dcbung")
+    names = put(root / "classes.txt", "dog\nU\u0308bung\ncat\n")
+    assert [s.classes for s in samples(source(root, tables=data.tables, class_list=names)).values()] == [(1, 3), (2,)]
+
+
+def test_a_class_list_that_begins_with_the_background(root: Path) -> None:
+    mask = np.zeros((18, 23), np.uint8)
+    mask[3:5, 6:9] = 1
+    put(root / "masks" / "a" / "2.png", encode_png(mask))
+    names = put(root / "classes.txt", "_background_\ndog\ncat\nbird\n")
+    data = source(root, class_list=names, masks="masks", masked_splits=("train",))
+    sample = data.read(data.list_split("train")[1])
+    assert data.taxonomy.names == ("dog", "cat", "bird") and sample.classes == (1,)
+    np.testing.assert_array_equal(sample.mask, mask)
 
 
 def test_class_list_and_subset(root: Path) -> None:
@@ -100,6 +133,12 @@ def test_masks_and_their_frames(root: Path) -> None:
         data.read(data.list_split("val")[1])
     cats = source(root, **settings, class_names=("cat",), other_classes_as=255).read(val).mask
     assert cats is not None and (cats[3, 6], cats[8, 0], cats[11, 0], cats[0, 0]) == (1, 255, 255, 0)
+    renamed = (root / "masks" / "b" / "4.png").rename(root / "masks" / "b" / "4_mask.png")
+    with pytest.raises(BadSampleError, match=r"masks/b/4_mask.png is there: set mask_suffix = '_mask'"):
+        data.read(val)
+    np.testing.assert_array_equal(source(root, **settings, mask_suffix="_mask").read(val).mask, mask)
+    assert source(root, **settings, mask_suffix="_mask").signature() != data.signature()
+    renamed.rename(root / "masks" / "b" / "4.png")
     with pytest.raises(ValueError, match="masks are given, but no class_list"):
         source(root, masks="masks")
 
@@ -110,6 +149,14 @@ def test_masks_and_their_frames(root: Path) -> None:
         ("", 1, "the header has no column 'image'; it names nothing"),
         ("Id,Target\n", 1, "the header has no column 'image'; it names Id, Target"),
         ("image,labels,labels\n", 1, "the header names 'labels' more than once"),
+        ("Id;Target\n", 1, "no column 'image'; it names Id;Target; write commas, semicolons or tabs between"),
+        ("image,labels,labels.1\n", 1, "the header names a column 'labels.1'; write all names of an image in"),
+        ("image,Label 2,labels\n", 1, "the header names a column 'Label 2'; write all names of an image in"),
+        ("image,labels\na/1.jpg,background\n", 2, "'background' is no class: leave the cell empty"),
+        ("image,labels\na/1.jpg,Cat\n", 2, "unknown class 'Cat'; did you mean cat"),
+        ("image,labels\na/1.jpg,cat dog\n", 2, "unknown class 'cat dog'; .*; label_separator is '.'"),
+        ("image,labels,split\na/1.jpg,cat,TRAIN\n", 2, "the split 'TRAIN' is near 'train'"),
+        ("image,cat,dog\na/1.jpg,1,0\na/2.png,0,1\n", 3, "columns of 0 and 1 .cat, dog. are not read; write the names"),
         ("image,label,split\n", 1, "the header names a column 'label'; did you mean 'labels'"),
         ("image,splits\n", 1, "the header names a column 'splits'; did you mean 'split'"),
         ("image,labels,split\na/1.jpg,cat,train\na/2.jpg,cat,trian\n", 3, "the split 'trian' is near 'train'"),
@@ -136,7 +183,8 @@ def test_faults_are_told_with_file_and_line(root: Path, text: str, line: int, me
     ("text", "message"),
     [
         (b"image,labels\n\xff,cat\n", r"labels\.csv is not UTF-8 text"),
-        (b"image,labels,split\na/1.jpg,cat,val\n", r"labels\.csv has no rows of split 'train'"),
+        (b"image,labels,split\na/1.jpg,cat,val\n", r"labels\.csv has no rows of split 'train'; it has rows of val"),
+        (b"image,labels\n", r"labels\.csv has no rows of split 'train'$"),
         (None, r"the table of split 'train' does not exist: .*labels\.csv"),
     ],
 )

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from shards.images import decode_index_png, encode_png
 from shards.records import BadSampleError, Box, Sample
 from shards.sources.voc import VocSource
+from tests.shards.png_by_hand import png
 from tests.shards.sources.pictures import jpeg, put
 from tests.shards.sources.voc_folder import LABELS, make_voc
 
@@ -293,6 +295,44 @@ def test_bad_masks_of_sbd(root: Path, tmp_path: Path, content: bytes | None, mes
 def test_a_folder_that_is_not_sbds(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no folder dataset/cls of SBD's masks"):
         source(root, sbd=tmp_path).signature()
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["<width>0</width><height>0</height>", "<width>53</width>", "<width>0</width><height>38</height>", ""],
+)
+def test_a_size_that_says_nothing_is_no_contradiction(root: Path, size: str) -> None:
+    path = root / "Annotations" / "2007_2.xml"
+    before = read(source(root, boxes="annotations"), 1).boxes
+    path.write_text(path.read_text().replace("</annotation>", f"<size>{size}</size></annotation>"))
+    assert before and read(source(root, boxes="annotations"), 1).boxes == before
+
+
+def test_masks_of_four_bits_and_saliency_of_one(root: Path) -> None:
+    size = (38, 53)
+    nibbles = png(*size, b"".join(b"\0" + bytes([0x01] * 27) for _ in range(38)), depth=4)
+    put(root / "SegmentationClassAug" / "2007_2.png", nibbles)
+    put(root / "saliency" / "2007_2.png", png(*size, b"".join(b"\0" + b"\x80" * 7 for _ in range(38)), depth=1))
+    sample = read(source(root, saliency="saliency"), 1)
+    assert sample.mask is not None and sample.saliency is not None
+    assert sample.mask[5, :4].tolist() == [0, 1, 0, 1], "aeroplane, not sheep"
+    assert sample.saliency[5, :9].tolist() == [255, *[0] * 7, 255]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF", "PNG", "WEBP"])
+def test_masks_and_boxes_turn_with_the_image_in_every_format(root: Path, format: str) -> None:
+    stored, exif, buffer = np.zeros((38, 53), np.uint8), Image.Exif(), io.BytesIO()
+    stored[10:20, 30:50] = 8
+    exif[0x0112] = 6
+    Image.fromarray(np.full((38, 53, 3), 90, np.uint8)).save(buffer, format=format, exif=exif)
+    put(root / "JPEGImages" / "2007_2.jpg", buffer.getvalue())
+    put(root / "SegmentationClassAug" / "2007_2.png", encode_png(stored))
+    box = "<bndbox><xmin>31</xmin><ymin>11</ymin><xmax>50</xmax><ymax>20</ymax></bndbox>"
+    put(root / "Annotations" / "2007_2.xml", f"<annotation><object><name>cat</name>{box}</object></annotation>")
+    sample = read(source(root, boxes="annotations"), 1)
+    np.testing.assert_array_equal(sample.mask, np.rot90(stored, 3))
+    assert sample.size == (53, 38) == sample.image.shape[:2]
+    assert sample.boxes == (Box(8, 30, 18, 50, 28),)
 
 
 def test_boxes_of_another_image(root: Path) -> None:

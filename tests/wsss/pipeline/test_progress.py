@@ -79,3 +79,9 @@ def test_quiet_says_nothing_and_a_terminal_gets_bars(clock: Clock) -> None:
     reporter.end("a", 1.0)
     reporter.stop()
     assert "done" in out.getvalue() and "\x1b[" in out.getvalue()
+
+
+def test_notes_are_printed_as_they_are_written() -> None:
+    out = io.StringIO()
+    Reporter(Console(file=out, width=20)).notes("build", ["class [red] of 3 [/] words and more", "b"])
+    assert lines(out) == ["note   build: class [red] of 3 [/] words and more", "note   build: b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from shards.layer import Layer
 from shards.opened import opened
+from shards.records import Sample
 from shards.summary import summarise
 from shards.taxonomy import ilsvrc_det_200
 from shards.writer import write_shard
@@ -24,10 +26,17 @@ from wsss.report.show_layer import look
 FIVE = ("ant", "bear", "cat", "dog", "emu")
 
 
+def agreeing(key: str, seed: int) -> Sample:
+    """A sample whose mask shows its labels 2 and 5, and classes that nobody checked."""
+    made = sample(key, seed)
+    assert made.mask is not None
+    return replace(made, unknown=(1, 3, 4), mask=made.mask % 6)
+
+
 def layer_of(folder: Path, *, twice: bool = False, names: tuple[str, ...] = FIVE) -> Layer:
     layer = Layer(folder, "sample")
-    write_shard(layer, "train-000000", [sample("a", 1), sample("b", 2)])
-    write_shard(layer, "val-000000", [sample("c", 1 if twice else 3)])
+    write_shard(layer, "train-000000", [agreeing("a", 1), agreeing("b", 2)])
+    write_shard(layer, "val-000000", [agreeing("c", 1 if twice else 3)])
     layer.complete(["train-000000", "val-000000"], classes=names)
     return layer
 
@@ -65,6 +74,17 @@ def test_info_of_records_without_images(tmp_path: Path) -> None:
     layer.complete(["val-000000"])
     assert main(["shards", "info", str(layer.path), "--pictures", str(tmp_path)]) == 0
     assert (tmp_path / "seeds.info.png").stat().st_size > 1000
+
+
+def test_masks_that_contradict_the_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = Layer(tmp_path / "built", "sample")
+    write_shard(layer, "val-000000", [agreeing("a", 1), replace(agreeing("b", 2), classes=(2,), unknown=(1, 3, 4))])
+    layer.complete(["val-000000"], classes=FIVE)
+    line = "val: 0 of 2 masks lack a class that the image is labelled with, 1 show a class that it is not labelled with"
+    assert main(["shards", "info", str(layer.path)]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["shards", "lint", str(layer.path)]) == 0, "a few are no fault"
+    assert capsys.readouterr().out.splitlines() == [line, f"{layer.path}: no fault found"]
 
 
 def test_preview_goes_here_or_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,3 +267,35 @@ def test_coco_files_by_their_own_names(tmp_path: Path) -> None:
     own = {"lists": {"val": "annotations/panoptic_val2017.json"}, "image_folders": {"val": "test2017"}}
     chosen = stage_of("coco", tmp_path / "third", splits=("val",), **own).data
     assert isinstance(chosen, CocoSource) and chosen.images == {"val": "test2017"}
+
+
+def test_the_finished_layer_tells_how_masks_and_labels_compare(tmp_path: Path) -> None:
+    stage = stage_of("folder", tmp_path)
+    instance = instance_of(stage, tmp_path)
+    mask = np.full((13, 19), 255, np.uint8)
+    write_shard(instance.layer, "train-000000", [replace(sample("a"), classes=(1,), unknown=(), mask=mask)])
+    write_shard(instance.layer, "val-000000", [replace(sample("b"), classes=(2,), unknown=(), mask=mask // 127)])
+    instance.layer.complete(["train-000000", "val-000000"], classes=("cat", "dog"))
+    found = stage.outcome(instance)
+    assert found.metrics == {
+        "masks.train.masks": 1.0, "masks.train.lacking": 1.0, "masks.train.unlabelled": 0.0,
+        "masks.val.masks": 1.0, "masks.val.lacking": 0.0, "masks.val.unlabelled": 0.0,
+    }  # fmt: skip
+    assert [note.split(":")[0] for note in found.notes] == ["train", "likely cause"]
+
+
+@pytest.mark.parametrize("suffix", ["_mask", "_mask.png"])
+def test_masks_whose_names_go_on_behind_the_key(tmp_path: Path, suffix: str) -> None:
+    stage = stage_of("voc", tmp_path, mask_suffix=suffix)
+    assert "mask_suffix" in hashed_values(stage) and "mask_suffix" not in hashed_values(replace(stage, mask_suffix=""))
+    masks = Path(stage.root) / "SegmentationClassAug"
+    for path in masks.glob("*.png"):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    assert not isinstance(stage.data, FinishedShards)
+    samples = [stage.data.read(listed) for split in stage.splits for listed in stage.data.list_split(split)]
+    assert all(found.mask is not None for found in samples)
+
+
+def test_a_list_that_is_not_there_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lists.train = 'T.csv' names no file; .* \(t.csv is there, in another case"):
+        _ = stage_of("folder", tmp_path, lists={"train": "T.csv", "val": "t.csv"}).data

@@ -19,10 +19,11 @@ class FolderSettings(SharedSettings):
     label_separator: Annotated[str, Field(min_length=1), read_with("source", "folder")] = "|"
     """folder: what stands between the names of a cell of the table."""
     class_list: Annotated[str, Place()] = ""
-    """folder: file of all class names below the root, one a line in the order of the mask values; without one, the
-    names of the tables in alphabetical order."""
+    """folder: file of all class names below the root, one a line in the order of the mask values from 1 on (a first
+    line "background" is value 0, no class); without one, the names of the tables in alphabetical order."""
     mask_folder: Annotated[str, Place()] = ""
-    """folder: folder of masks below the root, index PNGs: photos/1.jpg has MASK_FOLDER/photos/1.png; none if empty."""
+    """folder: folder of masks below the root, index PNGs: photos/1.jpg has MASK_FOLDER/photos/1.png (`mask_suffix` may
+    stand before the ending); none if empty."""
 
 
 def open_folder(given: FolderSettings, splits: tuple[str, ...]) -> Source:
@@ -41,6 +42,7 @@ def open_folder(given: FolderSettings, splits: tuple[str, ...]) -> Source:
         label_separator=given.label_separator,
         class_list=root / given.class_list if given.class_list else None,
         masks=given.mask_folder,
+        mask_suffix=given.suffix_of_masks(),
         masked_splits=given.masked_splits,
         boxes="masks" if given.boxes == "masks" else "none",
         class_names=given.class_names,

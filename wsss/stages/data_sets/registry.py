@@ -39,11 +39,13 @@ def _reads(text: str) -> frozenset[str]:
 _MASKS = "masked_splits other_classes_as boxes"
 DATA_SETS: Mapping[str, DataSet] = {
     "toy": DataSet(open_toy, _reads("counts size draw_seed")),
-    "voc": DataSet(open_voc, _reads(f"root lists class_names {_MASKS} labels masks saliency sbd")),
+    "voc": DataSet(open_voc, _reads(f"root lists class_names {_MASKS} labels masks mask_suffix saliency sbd")),
     "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes unchecked")),
     "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} unchecked package val_labels")),
     "coco": DataSet(open_coco, _reads(f"root lists class_names {_MASKS} annotations image_folders")),
-    "folder": DataSet(open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder")),
+    "folder": DataSet(
+        open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder mask_suffix")
+    ),
     "shards": DataSet(lambda given, _: open_shards(given), _reads("root cache cache_gigabytes")),
 }
 """Value of the setting `source` -> what it is."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from shards.sources.neighbours import beside
 from wsss.contract.settings import Place, read_unless, settings
 
 LISTS = Path(__file__).resolve().parents[3] / "tuning" / "recipes" / "lists"
@@ -28,6 +29,9 @@ class SharedSettings:
     masked_splits: tuple[str, ...] = ("train", "val")
     """voc, lid, coco, folder: splits whose masks are read (they only measure, unless a stage says that it trains on
     them)."""
+    mask_suffix: Annotated[str, Field(pattern=r"^[^/\\]*$"), read_unless("mask_suffix", "")] = ""
+    """voc, folder: what stands between an image's name and .png in the name of its mask: photos/1.jpg has
+    photos/1_mask.png where it is "_mask"."""
     class_names: tuple[str, ...] = ()
     """All but toy: the classes to keep, numbered in this order; all of the data set's where empty."""
     other_classes_as: Literal[0, 255] = 0
@@ -46,6 +50,10 @@ class SharedSettings:
             )
         return Path(self.root)
 
+    def suffix_of_masks(self) -> str:
+        """`mask_suffix`, also where it was given with the ending."""
+        return self.mask_suffix.removesuffix(".png")
+
     def list_paths(self, splits: tuple[str, ...]) -> Mapping[str, Path]:
         """Split -> file, of those that are given: an absolute path, one below the root, or a list that is shipped."""
         found: dict[str, Path] = {}
@@ -54,7 +62,8 @@ class SharedSettings:
                 places = [Path(self.root) / given, *([] if "/" in given else [LISTS / given])]
                 if not (there := [place for place in places if place.is_file()]):
                     looked = " and ".join(str(place) for place in places)
-                    raise ValueError(f"lists.{split} = {given!r} names no file; looked for {looked}")
+                    near = beside(Path(self.root), given)
+                    raise ValueError(f"lists.{split} = {given!r} names no file; looked for {looked}{near}")
                 found[split] = there[0]
         return found
 

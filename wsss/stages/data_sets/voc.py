@@ -49,6 +49,7 @@ def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
         lists={split: _list_path(given.lists[split]) for split in splits},
         labels=labels,
         masks=given.masks,
+        mask_suffix=given.suffix_of_masks(),
         masked_splits=given.masked_splits,
         class_names=given.class_names,
         other_classes_as=given.other_classes_as,

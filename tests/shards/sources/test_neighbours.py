@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.records import BadSampleError
+from shards.sources import neighbours
+from shards.sources.disk import file_sizes, presence, read_file, read_image, read_index_png
+from shards.sources.neighbours import beside, in_other_form
+from tests.shards.sources.pictures import jpeg, put
+
+NAME = "Übung/Äpfel_1.jpg"
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, NAME) for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(("written", "asked"), [(DECOMPOSED, COMPOSED), (COMPOSED, DECOMPOSED)])
+def test_a_name_in_another_unicode_form_is_found(tmp_path: Path, written: str, asked: str) -> None:
+    data = jpeg(9, 7, seed=1)
+    put(tmp_path / written, data)
+    assert in_other_form(tmp_path, asked) == written and in_other_form(tmp_path, written) is None
+    assert read_file(tmp_path, asked) == data == read_image(tmp_path, asked).encoded
+    assert file_sizes(tmp_path, [asked, written, "none.jpg"]).tolist() == [len(data), len(data), 0]
+    assert list(presence(tmp_path, [asked, written, "Übung/x.jpg"])) == [b"1", b"1", b"0"]
+
+
+def test_two_forms_are_two_files(tmp_path: Path) -> None:
+    """Neither is taken for the other; a third spelling is none of them."""
+    composed, decomposed = ("\u1e69.jpg", "s\u0323\u0307.jpg")
+    put(tmp_path / composed, b"1")
+    put(tmp_path / decomposed, b"22")
+    assert [read_file(tmp_path, name) for name in (composed, decomposed)] == [b"1", b"22"]
+    assert in_other_form(tmp_path, "s\u0307\u0323.jpg") is None
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path, "s\u0307\u0323.jpg")
+
+
+def test_a_folder_is_scanned_once_for_all_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        put(tmp_path / unicodedata.normalize("NFD", f"Ü{number}.jpg"), b"x")
+    scans: list[object] = []
+    real = neighbours.os.listdir
+    monkeypatch.setattr(neighbours.os, "listdir", lambda folder: (scans.append(folder), real(folder))[1])
+    assert all(read_file(tmp_path, f"\u00dc{number}.jpg") == b"x" for number in range(20))
+    assert len(scans) == 1
+
+
+@pytest.mark.parametrize(
+    ("lies", "asked", "expected"),
+    [
+        ("a/1.JPG", "a/1.jpg", " (a/1.JPG is there, in another case or Unicode form: write its name so, or rename it)"),
+        ("a/1.jpeg", "a/1.jpg", " (a/1.jpeg is there, with another ending: write its name so, or convert it)"),
+        ("1.png", "1.jpg", " (1.png is there, with another ending: write its name so, or convert it)"),
+        ("a/1.xml", "a/1.jpg", ""),
+        ("A/1.jpg", "a/b/1.jpg", " (there is no folder a, but one called A)"),
+        ("c/1.jpg", "a/b/1.jpg", " (there is no folder a/b)"),
+        ("m/1_mask.png", "m/1.png", " (m/1_mask.png is there: rename it)"),
+        ("m/10.png", "m/1.png", ""),
+    ],
+)
+def test_what_lies_beside_a_missing_file(tmp_path: Path, lies: str, asked: str, expected: str) -> None:
+    put(tmp_path / lies, b"x")
+    assert beside(tmp_path, asked) == expected
+
+
+def test_a_setting_for_the_names_of_masks(tmp_path: Path) -> None:
+    put(tmp_path / "m" / "1_gtFine_labelIds.png", b"x")
+    told = " (m/1_gtFine_labelIds.png is there: set mask_suffix = '_gtFine_labelIds')"
+    assert beside(tmp_path, "m/1.png", mask_suffix="") == told
+    assert beside(tmp_path, "m/1_mask.png", mask_suffix="_mask") == told
+
+
+def test_the_reason_of_a_missing_image_and_mask(tmp_path: Path) -> None:
+    put(tmp_path / "1.JPG", jpeg(9, 7, seed=1))
+    with pytest.raises(BadSampleError, match=r"cannot read 1.jpg: No such file or directory \(1.JPG is there, in"):
+        read_image(tmp_path, "1.jpg")
+    put(tmp_path / "1_mask.png", np.zeros((9, 7), np.uint8).tobytes())
+    image = read_image(tmp_path, "1.JPG")
+    with pytest.raises(
+        BadSampleError, match=r"cannot read the mask 1_x.png: No such file .* \(1_mask.png is there: set"
+    ):
+        read_index_png(tmp_path, "1_x.png", what="mask", image=image, mask_suffix="_x")
+    put(tmp_path / "2.jpg", b"")
+    with pytest.raises(BadSampleError, match=r"^2.jpg: the file is empty$"):
+        read_image(tmp_path, "2.jpg")
