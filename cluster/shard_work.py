@@ -6,6 +6,7 @@ import warnings
 
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
+from wsss.contract.device import choose_device, computed_on
 from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
@@ -30,7 +31,8 @@ class ShardBench:
             if instance.stage.uses_torch:
                 self._prepare_torch()
             self._worker = instance.stage.worker(instance)
-        write_shard(instance.layer, shard, self._worker(shard))  # type: ignore[misc, arg-type]
+        made_on = computed_on() if instance.stage.uses_torch else ""
+        write_shard(instance.layer, shard, self._worker(shard), made_on=made_on)  # type: ignore[misc, arg-type]
 
     def count_shard(self, instance: Instance, shard: str) -> Counts:
         """The counts of one shard for a `Reduce` instance."""
@@ -46,8 +48,6 @@ class ShardBench:
         if self._has_torch:
             return
         import torch
-
-        from wsss.contract.device import choose_device
 
         choose_device(gpu=self._gpu)
         # Equal bytes need equal threads: sums of floats are grouped by thread.

@@ -10,6 +10,7 @@ A shard is finished when its row stands beside a tar of the size that the row na
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,6 +152,7 @@ class Layer:
         told: dict[str, dict[str, Any]] = {
             name: {} for name in ("counts", "num_bytes", "sha256", "missing", "left_out")
         }
+        made_on: Counter[str] = Counter()
         for shard in shards:
             row = self.row(shard)  # one at a time: together they hold every key of the data set
             told["counts"][shard], told["num_bytes"][shard], told["sha256"][shard] = (
@@ -161,9 +163,13 @@ class Layer:
             for name, left_out in (("missing", False), ("left_out", True)):
                 if reasons := {e.key: e.reason for e in row.missing if e.left_out == left_out}:
                     told[name][shard] = reasons
+            if row.made_on:
+                made_on[row.made_on] += 1
         if not told["left_out"]:
             del told["left_out"]
         index |= told
+        if made_on:
+            index["made_on"] = dict(made_on)
         if classes is not None:
             index["classes"] = list(classes)
         write_bytes(self.path / INDEX, to_json(index))
@@ -172,6 +178,10 @@ class Layer:
         """Names of the foreground classes of a complete layer; None where its index does not name them."""
         names = self._index().get("classes")
         return tuple(names) if isinstance(names, list) else None
+
+    def made_on(self) -> dict[str, int]:
+        """What computed a complete layer (see `ShardRow.made_on`) -> number of shards; empty where it is not known."""
+        return dict(self._index().get("made_on", {}))
 
     def counts_of_shards(self) -> dict[str, int]:
         """Number of records in every shard of a complete layer."""

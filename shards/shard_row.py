@@ -102,6 +102,9 @@ class ShardRow:
     sha256: str
     entries: Entries
     missing: tuple[Missing, ...]
+    made_on: str = ""
+    """Device, instruction set and number of threads that computed the records, where these can change their last bits.
+    A reader takes its absence as not known, so it is no other format."""
 
     @property
     def count(self) -> int:
@@ -110,7 +113,9 @@ class ShardRow:
 
     def to_bytes(self) -> bytes:
         head = {"format": FORMAT, "shard": self.shard, "num_bytes": self.num_bytes, "sha256": self.sha256}
-        return to_json({**head, **self.entries.columns(), "missing": [vars(one) for one in self.missing]})
+        made_on = {"made_on": self.made_on} if self.made_on else {}
+        missing = [vars(one) for one in self.missing]
+        return to_json({**head, **made_on, **self.entries.columns(), "missing": missing})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ShardRow:
@@ -124,4 +129,5 @@ class ShardRow:
             sha256=raw["sha256"],
             entries=Entries(raw, raw["facts"]),
             missing=tuple(Missing(**one) for one in raw["missing"]),
+            made_on=raw.get("made_on", ""),
         )

@@ -39,6 +39,8 @@ class LayerSummary:
     """Longer side of every sample's image in pixels."""
     weights: array[int] = field(default_factory=lambda: array("Q"))
     """Bytes of every record in its tar."""
+    made_on: Counter[str] = field(default_factory=Counter)
+    """What computed the records (`ShardRow.made_on`) -> shards."""
 
     @property
     def num_records(self) -> int:
@@ -64,6 +66,8 @@ class LayerSummary:
         counter.update(shards=1, records=row.count, num_bytes=row.num_bytes, left_out=left_out)
         counter.update(missing=len(row.missing) - left_out)
         self.weights.extend(row.entries.lengths)
+        if row.made_on:
+            self.made_on[row.made_on] += 1
         if self.kind == Sample.kind:
             counter.update(masks=sum(map(bool, row.entries.facts("has_mask"))))
             self._add_labels(row.entries)
@@ -117,6 +121,8 @@ def lines(summary: LayerSummary) -> Iterator[str]:
             f"{split}: {counter['records']} records in {counter['shards']} shards, "
             f"{counter['num_bytes'] / 1e6:.1f} MB, {counter['missing']} missing{masks}"
         )
+    for where, shards in sorted(summary.made_on.items()):
+        yield f"computed on {where}: {shards} shards"
     if not is_samples:
         return
     if summary.sides:

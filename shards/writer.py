@@ -35,10 +35,10 @@ def sample_facts(record: Sample) -> dict[str, Any]:
     return facts
 
 
-def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -> ShardRow:
+def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ShardRow:
     """Write `records` as one finished shard of `layer` and return its row.
 
-    Nothing is left behind where `records` raises. Raises ValueError on a repeated key or a record of another kind.
+    `made_on`: what computed them (see `ShardRow`). Nothing is left behind where `records` raises. Raises ValueError on a repeated key or a record of another kind.
     """
     expected = RECORD_KINDS[layer.kind]
     entries: list[Entry] = []
@@ -61,7 +61,12 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing]) -
             entries.append(Entry(key=record.key, offset=start, length=length, digest=digest, facts=facts))
         sha256 = tar.finish()
     row = ShardRow(
-        shard=shard, num_bytes=tar.num_bytes, sha256=sha256, entries=Entries.of(entries), missing=tuple(missing)
+        shard=shard,
+        num_bytes=tar.num_bytes,
+        sha256=sha256,
+        entries=Entries.of(entries),
+        missing=tuple(missing),
+        made_on=made_on,
     )
     write_bytes(layer.row_path(shard), row.to_bytes())
     return row

@@ -231,16 +231,17 @@ class CocoSource:
             boxes.append(box)
         return inside(boxes, size=image.size)
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         """Hash of the JSON files' content, and of which images and panoptic masks are there."""
         digest = hashlib.sha256(f"{self.form}\n".encode())
         for split in sorted(self.annotations):
             index = self._index(split)
             digest.update(f"{split} {sha256_of(index.path)}\n".encode())
             digest.update(b"".join(presence(self.root / self.images[split], index.file_names)))
-            if self.form == "panoptic" and split in self.masked_splits and index.annotated:
-                masks = (f"{listed.key}.png" for listed in self.list_split(split))
-                digest.update(b"".join(presence(index.path.with_suffix(""), masks)))
+            reads_masks = split in self.masked_splits and (masks or self.boxes == "masks")
+            if self.form == "panoptic" and reads_masks and index.annotated:
+                names = (f"{listed.key}.png" for listed in self.list_split(split))
+                digest.update(b"".join(presence(index.path.with_suffix(""), names)))
         return digest.hexdigest()
 
 

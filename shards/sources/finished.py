@@ -40,7 +40,7 @@ class FinishedShards:
             raise ValueError(f"{self._told(INDEX)} has no shards of split {split!r}; it has {', '.join(have)}")
         return found
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         """A hash of what the shards hold, and nothing of where they lie."""
         held = {name: self._index[name] for name in ("shards", "sha256", "classes") if name in self._index}
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()

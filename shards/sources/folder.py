@@ -119,13 +119,13 @@ class FolderSource:
     def _mask_name(self, key: str) -> str:
         return f"{self.masks}/{key}{self.mask_suffix}.png"
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         """Hash of the tables and the classes, and of which images and masks are there."""
         digest = hashlib.sha256(repr(self._classes.every.names).encode())
         for split in sorted(self.tables):
             labelled = self._labelled(split)
             digest.update(f"{split} {sha256_of(self.tables[split])}\n".encode())
             digest.update(b"".join(presence(self.root, (key + one.ending for key, one in labelled.items()))))
-            if self.masks and split in self.masked_splits:
+            if self.masks and split in self.masked_splits and (masks or self.boxes == "masks"):
                 digest.update(b"".join(presence(self.root, map(self._mask_name, labelled))))
         return digest.hexdigest()

@@ -194,7 +194,7 @@ class IlsvrcDetSource:
         ids = {wnid: self._classes.id_of(full_id) for wnid, full_id in ilsvrc_det_synsets().items()}
         return {wnid: class_id for wnid, class_id in ids.items() if class_id is not None}
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         """Hash of every split's keys, of which images and annotations are there, and of the sizes of the class lists.
 
         By names alone: a look at each of 800,000 files would take minutes on a network's disk. So a file that was

@@ -153,7 +153,7 @@ class LidSource:
             source=image.name,
         )
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         """Hash of every split's keys and of which images and masks are there; by names, as ILSVRC's."""
         digest = hashlib.sha256()
         if "train" in self.splits and self.train is not None:
@@ -166,7 +166,7 @@ class LidSource:
             for key in keys:
                 digest.update(f"{key}\n".encode())
             digest.update(b"".join(presence(self.package, (f"{folder}/{key}{ENDING}" for key in keys))))
-            if split == "val" and self._reads_masks:
+            if split == "val" and self._reads_masks and (masks or "masks" in (self.boxes, self.val_labels)):
                 digest.update(f"{Path(self._masks).name}\n".encode())
                 digest.update(b"".join(presence(self.package, (f"{self._masks}/{key}.png" for key in keys))))
         return digest.hexdigest()

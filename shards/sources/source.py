@@ -64,6 +64,9 @@ class Source(Protocol):
         """i64[N]: size of every listed image's file in bytes, 0 where there is none; None where images are no files."""
         ...
 
-    def signature(self) -> str:
-        """A hash of what would be read (lists, labels, file sizes), independent of where the data set lies."""
+    def signature(self, *, masks: bool = True) -> str:
+        """A hash of what would be read (lists, labels, file sizes), independent of where the data set lies.
+
+        Without `masks`: of images and labels alone, where masks serve for nothing but measuring.
+        """
         ...

@@ -77,7 +77,7 @@ class ToySource:
             source=f"toy:{self.seed}:{listed.key}",
         )
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         return hashlib.sha256(
             f"toy {REVISION} {self.seed} {self.size} {sorted(self.counts.items())}".encode()
         ).hexdigest()

@@ -144,17 +144,17 @@ class VocSource:
     def _mask_name(self, key: str) -> str:
         return f"{self.masks}/{key}{self.mask_suffix}.png"
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         """Hash of the lists, of the label file or the XML annotations, and of the size of every image and mask."""
         digest = hashlib.sha256()
         for split in sorted(self.lists):
             for listed in self.list_split(split):
                 image = self.root / "JPEGImages" / f"{listed.key}.jpg"
                 mask = self.root / self._mask_name(listed.key)
-                files = [image, mask]
+                files = [image, mask] if masks or self.boxes == "masks" else [image]
                 if self.saliency:
                     files.append(self.root / self.saliency / f"{listed.key}.png")
-                if self.sbd is not None:
+                if self.sbd is not None and mask in files:
                     files.append(sbd_masks(self.sbd) / f"{listed.key}.mat")
                 sizes = [path.stat().st_size if path.exists() else -1 for path in files]
                 digest.update(f"{split} {listed.key} {sizes}\n".encode())

@@ -80,3 +80,18 @@ def test_record_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds SeedRecord records, got Sample"):
         write_shard(Layer(tmp_path, "seed"), SHARD, [sample("a")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_computed_a_shard_stands_in_its_row_and_in_the_index(tmp_path: Path) -> None:
+    layer, shards = Layer(tmp_path, "seed"), ["train-000000", "train-000001", "train-000002"]
+    for shard, made_on in zip(
+        shards, ["CPU AVX2, 1 thread", "CPU AVX512, 1 thread", "CPU AVX2, 1 thread"], strict=True
+    ):
+        write_shard(layer, shard, [seed_record(shard)], made_on=made_on)
+    layer.complete(shards)
+    assert layer.row("train-000001").made_on == "CPU AVX512, 1 thread"
+    assert layer.made_on() == {"CPU AVX2, 1 thread": 2, "CPU AVX512, 1 thread": 1}
+    # The records' bytes are the same wherever they were computed; only the row tells.
+    before = layer.tar_path(shards[0]).read_bytes()
+    write_shard(layer, shards[0], [seed_record(shards[0])])
+    assert layer.tar_path(shards[0]).read_bytes() == before and layer.row(shards[0]).made_on == ""

@@ -21,6 +21,16 @@ def choose_device(*, gpu: bool) -> None:
     _uses_gpu = gpu
 
 
+def computed_on() -> str:
+    """Device, instruction set and threads of this process: what can change the last bits of a result."""
+    import torch
+
+    if _uses_gpu:
+        return f"GPU {torch.cuda.get_device_name()}"
+    threads = torch.get_num_threads()
+    return f"CPU {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def worker_device() -> torch.device:
     """The device for networks and maps in a `Map` stage's worker."""
     import torch

@@ -28,6 +28,11 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class OfMasks:
+    """Marks a setting of masks that only measure: it never enters the fingerprint of what is trained without them."""
+
+
+@dataclass(frozen=True)
 class ReadIf:
     """Marks a setting that is read only where others have certain values: elsewhere it enters no fingerprint."""
 
@@ -97,11 +102,15 @@ def unread_settings(stage: object) -> dict[str, str]:
     }
 
 
-def hashed_values(stage: object) -> dict[str, object]:
-    """The settings as they enter a fingerprint: places, speed and what nothing reads left out, files by content."""
+def hashed_values(stage: object, *, masks: bool = True) -> dict[str, object]:
+    """The settings as they enter a fingerprint: places, speed and what nothing reads left out, files by content.
+
+    Without `masks`, those of masks that only measure are left out too.
+    """
+    left_out: tuple[type, ...] = (Place, Speed) if masks else (Place, Speed, OfMasks)
     values, unread = setting_values(stage), unread_settings(stage)
     for name, info in _field_info(type(stage)).items():
-        if name in unread or any(isinstance(mark, Place | Speed) for mark in info.metadata):
+        if name in unread or any(isinstance(mark, left_out) for mark in info.metadata):
             del values[name]
         elif any(isinstance(mark, FileContent) for mark in info.metadata):
             path = Path(str(values[name]))

@@ -142,8 +142,15 @@ class Stage:
         """True where these settings train with boxes, annotated or made."""
         return False
 
-    def signature(self) -> str:
-        """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run."""
+    def reads_masks(self) -> bool:
+        """True if these settings read the samples' masks, to measure or to train."""
+        return False
+
+    def signature(self, *, masks: bool = True) -> str:
+        """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run.
+
+        Without `masks`: of what is read where no mask is.
+        """
         return ""
 
     def is_intact(self, instance: Instance) -> bool:
@@ -234,6 +241,10 @@ class DataStage(Map):
     def taxonomy(self) -> Taxonomy:
         """The class list of the data set."""
 
+    def masks_only_measure(self) -> bool:
+        """True if nothing but masks is made of the masks: then labels and boxes are the same without them."""
+        return False
+
 
 def _first(names: list[str], limit: int | None) -> list[str]:
     return names if limit is None else names[:limit]
@@ -266,6 +277,9 @@ class Instance:
     inputs: Mapping[str, Instance]
     fingerprint: str
     path: Path
+    fingerprint_without_masks: str = ""
+    """Of samples: the fingerprint that they would have without masks that only measure. A stage that reads no mask has
+    this one in its own fingerprint, so that masks which are added later for `evaluate` train nothing again."""
 
     @property
     def layer(self) -> Layer:

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from shards.codec import to_json
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import hashed_values, setting_values, settings
-from wsss.contract.stage import Instance, Map, Stage
+from wsss.contract.stage import DataStage, Instance, Map, Stage
 from wsss.pipeline.recipe_tables import (
     TABLES,
     RecipeError,
@@ -198,16 +198,8 @@ def _resolve(
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_name("input", extra[0], list(inputs)))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
     try:
-        digest = _digest(
-            [
-                kind,
-                stage.revision,
-                hashed_values(stage),
-                recipe.seed if stage.draws() else None,
-                stage.signature(),
-                {slot: instance.fingerprint for slot, instance in present.items()},
-            ]
-        )
+        digest = _fingerprint(stage, present, seed=recipe.seed)
+        separable = isinstance(stage, DataStage) and stage.masks_only_measure()
         instance = Instance(
             name=name,
             stage=stage,
@@ -215,6 +207,7 @@ def _resolve(
             inputs=present,
             fingerprint=digest,
             path=runtime.runs.absolute() / "store" / f"{kind}-{digest[:16]}",
+            fingerprint_without_masks=_fingerprint(stage, present, seed=recipe.seed, masks=False) if separable else "",
         )
         _check_sources(instance)
         stage.check(instance)
@@ -223,6 +216,25 @@ def _resolve(
     except ValueError as error:
         raise RecipeError(f"[stages.{name}]: {error}") from error
     return instance
+
+
+def _fingerprint(stage: Stage, inputs: Mapping[str, Instance], *, seed: int, masks: bool = True) -> str:
+    """A hash of all that the result depends on; without `masks`, of samples as stages see them that read no mask."""
+
+    def of(upstream: Instance) -> str:
+        without_masks = "" if stage.reads_masks() else upstream.fingerprint_without_masks
+        return without_masks or upstream.fingerprint
+
+    return _digest(
+        [
+            stage.kind,
+            stage.revision,
+            hashed_values(stage, masks=masks),
+            seed if stage.draws() else None,
+            stage.signature(masks=masks),
+            {slot: of(upstream) for slot, upstream in inputs.items()},
+        ]
+    )
 
 
 def _check_sources(instance: Instance) -> None:

@@ -146,9 +146,18 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
         if left_out := summary.left_out.get(instance.name):
             counts["left_out"] = sum(left_out.values())
         found, records = stage.outcome(instance), {f"records.{name}": float(count) for name, count in counts.items()}
-        return replace(found, metrics=records | found.metrics)
+        return replace(found, metrics=records | found.metrics, notes=(*found.notes, *_mixed_hardware(instance)))
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
     return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))
+
+
+def _mixed_hardware(instance: Instance) -> list[str]:
+    """A line where the shards of a layer were computed on different hardware."""
+    made_on = instance.layer.made_on()
+    if len(made_on) < 2:
+        return []
+    found = "; ".join(f"{shards} shards on {where}" for where, shards in sorted(made_on.items()))
+    return [f"computed on different hardware, so that values may differ in their last bits: {found}"]
 
 
 def _lineage(instance: Instance) -> dict[str, object]:

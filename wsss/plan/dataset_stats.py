@@ -41,7 +41,7 @@ class PaperShards(BuildShards):
             )
         return _CLASS_LISTS[self.source]().subset(self.class_names)
 
-    def signature(self) -> str:
+    def signature(self, *, masks: bool = True) -> str:
         return "on paper"
 
     def check(self, instance: Instance) -> None:

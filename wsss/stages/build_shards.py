@@ -66,8 +66,11 @@ class BuildShards(DataSettings, DataStage):
             fields.add("boxes")
         return frozenset(fields)
 
-    def signature(self) -> str:
-        return self.data.signature()
+    def masks_only_measure(self) -> bool:
+        return self.boxes != "masks"
+
+    def signature(self, *, masks: bool = True) -> str:
+        return self.data.signature(masks=masks)
 
     def check(self, instance: Instance) -> None:
         _ = self.taxonomy  # raises where a class name is unknown

@@ -65,6 +65,9 @@ class Evaluate(Reduce):
     num_gallery_images: Annotated[int, Field(ge=0, le=100)] = 8
     """Rows of the pictures of the best and of the worst images of a split, for label maps; 0 draws none."""
 
+    def reads_masks(self) -> bool:
+        return True
+
     def draws(self) -> bool:
         """For the interval, images are drawn anew."""
         return True

@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from shards.images import encode_png
 from tests.shards.sources.voc_folder import make_voc
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, load_recipe
 
@@ -541,3 +543,25 @@ def test_self_training_goes_on_from_the_toy_recipe() -> None:
     new = [i.name for i in second.instances if i.fingerprint not in first.values() and i.stage.kind != "evaluate"]
     assert new == ["predict_train", "train_segmenter_2", "predict_2"]
     assert second.instance("train_segmenter_2").inputs["pseudo_labels"].name == "predict_train"
+
+
+def test_masks_that_only_measure_train_nothing_again(tmp_path: Path, load: Load) -> None:
+    """Masks that are added for `evaluate` make new shards and new figures, and leave all trainings as they are."""
+    data = tmp_path / "data"
+    for name in ("a", "b"):
+        (data / "images").mkdir(parents=True, exist_ok=True)
+        (data / "masks" / "images").mkdir(parents=True, exist_ok=True)
+        (data / "images" / f"{name}.png").write_bytes(encode_png(np.zeros((8, 9, 3), np.uint8)))
+        (data / "masks" / "images" / f"{name}.png").write_bytes(encode_png(np.ones((8, 9), np.uint8)))
+    (data / "labels.csv").write_text("image,labels,split\nimages/a.png,cat,train\nimages/b.png,cat,val\n")
+    (data / "classes.txt").write_text("cat\n")
+    source = f'source = "folder"\nroot = "{data}"\nlists = {{ train = "labels.csv", val = "labels.csv" }}\n'
+    text = CHAIN.replace('source = "toy"\ncounts = { train = 5, val = 2 }\n', source + 'class_list = "classes.txt"\n')
+    added = "build_shards.mask_folder=masks"
+    assert changed(load, added, text=text) == ["build_shards", "evaluate"]
+    assert changed(load, added, 'build_shards.masked_splits=["val"]', text=text) == ["build_shards", "evaluate"]
+    # A training that reads masks, be it for its validation alone, is another one.
+    validated = text.replace("[stages.train_segmenter]\n", "[stages.train_segmenter]\nvalidate_every = 1\n")
+    assert changed(load, added, text=validated) == ["build_shards", "train_segmenter", "predict", "evaluate"]
+    boxes = text.replace('class_list = "classes.txt"\n', 'class_list = "classes.txt"\nboxes = "masks"\n')
+    assert changed(load, added, text=boxes) == ORDER

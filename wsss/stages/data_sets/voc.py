@@ -8,7 +8,7 @@ from typing import Annotated
 from shards.sources.sbd import sbd_masks
 from shards.sources.source import Source
 from shards.sources.voc import VocSource
-from wsss.contract.settings import Place, settings
+from wsss.contract.settings import OfMasks, Place, settings
 from wsss.stages.data_sets.shared import LISTS, SharedSettings
 
 
@@ -18,7 +18,7 @@ class VocSettings(SharedSettings):
 
     labels: Annotated[str, Place()] = ""
     """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
-    masks: str = "SegmentationClassAug"
+    masks: Annotated[str, OfMasks()] = "SegmentationClassAug"
     """voc: folder of masks below the root."""
     saliency: Annotated[str, Place()] = ""
     """voc: folder of saliency maps below the root, grey PNGs of the images' sizes; none where empty."""

@@ -17,6 +17,9 @@ from wsss.stages.segmenter.validation import SegmenterValidation
 class BoxedTraining(BoxSource, FullSet, SegmenterValidation):
     """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
 
+    def reads_masks(self) -> bool:
+        return True
+
     def reads_boxes(self) -> bool:
         return True
 

@@ -35,6 +35,9 @@ class FullSet(SegmenterTraining):
             return "image"
         return "full" if self.full_share == 1 and not self.full_list else "semi"
 
+    def reads_masks(self) -> bool:
+        return self.full_share > 0 or super().reads_masks()
+
     def check_full_set(self, instance: Instance) -> None:
         """Raises: ValueError where `full_list` names no file."""
         if self.full_list and not Path(self.full_list).is_file():

@@ -36,6 +36,9 @@ class SegmenterValidation(SegmenterTraining):
     validation_size: Annotated[int, Field(ge=0), _VALIDATED] = 0
     """Longer side of validation images in pixels, masks keep theirs; 0 leaves images as they are."""
 
+    def reads_masks(self) -> bool:
+        return self.validate_every > 0
+
     def check_validation_split(self, instance: Instance) -> None:
         """Raises: ValueError where the data set has no such split."""
         splits = instance.data.splits
