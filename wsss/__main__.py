@@ -204,13 +204,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _check_submission(options: argparse.Namespace) -> int:
-    from wsss.stages.submit import check_submission, expected_images, tell_faults
+    from wsss.stages.evaluation.check_submission import check_submission, expected_images, fault_lines
 
     if not 1 <= options.num_classes <= 254:
         raise ValueError(f"--num-classes {options.num_classes}: allowed are 1..254, 0 is background and 255 is ignored")
     expected = expected_images(options.samples, options.split) if options.samples else None
     line = ""
-    for line in tell_faults(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
+    for line in fault_lines(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
         print(line)
     if expected is None:
         print("not checked: sizes, and whether an image is missing; --samples LAYER names the layer of the images")
