@@ -96,7 +96,7 @@ def test_a_few_of_each_kind_and_the_rest_counted(tmp_path: Path) -> None:
 
 
 def test_submission_of_another_split(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none of the 2 images expected; .* is it of another split"):
+    with pytest.raises(ValueError, match=r"none of the 2 images expected; .* is it of another split"):
         faults(tmp_path, {"x.png": GOOD}, {"a": (3, 4), "b": (3, 4)})
 
 
