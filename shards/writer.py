@@ -38,8 +38,9 @@ def sample_facts(record: Sample) -> dict[str, Any]:
 def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ShardRow:
     """Write `records` as one finished shard of `layer` and return its row.
 
-    `made_on`: what computed them (see `ShardRow`). Nothing is left behind where `records` raises. Raises ValueError on a
-    repeated key or a record of another kind.
+    `made_on`: what computed them (see `ShardRow`).
+
+    Nothing is left behind where `records` raises. Raises ValueError on a repeated key or a record of another kind.
     """
     expected = RECORD_KINDS[layer.kind]
     entries: list[Entry] = []

@@ -63,13 +63,14 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
 def render(comparison: Comparison) -> Table:
     """The comparison as a person reads it: the overall numbers, then the classes; percent and percentage points."""
     a, b = comparison.a, comparison.b
-    table = Table(title=f"A {_label(a)}  against  B {_label(b)}", caption="\n".join(comparison.notes) or None)
+    caption = Text("\n".join(comparison.notes)) if comparison.notes else None
+    table = Table(title=Text(f"A {_label(a)}  against  B {_label(b)}"), caption=caption)
     table.add_column("class")
     for title in ("A", "B", "B - A"):
         table.add_column(title, justify="right")
     for name, title in METRICS.items():
         both = ClassDifference(name=title, a=a.metrics.get(name), b=b.metrics.get(name))
-        table.add_row(f"[bold]{title}[/]", *_cells(both))
+        table.add_row(Text(title, style="bold"), *_cells(both))
     table.add_section()
     for one in comparison.classes:
         table.add_row(Text(one.name), *_cells(one))

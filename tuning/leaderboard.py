@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from cluster.tracking import (
     EXPERIMENT,
@@ -97,7 +98,7 @@ def render(rows: Sequence[Row]) -> Table:
     for title in ("images", "labels given", "trained with", "finished"):
         table.add_column(title)
     for place, row in enumerate(rows, start=1):
-        table.add_row(
+        cells = (
             str(place),
             f"{row.recipe} ({row.sweep})" if row.sweep else row.recipe,
             row.instance,
@@ -108,6 +109,7 @@ def render(rows: Sequence[Row]) -> Table:
             row.supervision or "–",
             f"{datetime.fromtimestamp(row.finished):%Y-%m-%d %H:%M}",
         )
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ import optuna
 import ray
 from ray import tune
 from rich.console import Console
+from rich.text import Text
 
 from cluster.ray_session import connect
 from cluster.tracking import MlflowTracker, open_command
@@ -41,7 +41,9 @@ from tuning.sweep_trial import (
     trainable,
 )
 from wsss.contract.runtime import PipelineRecord
+from wsss.pipeline.console import plain_console
 from wsss.pipeline.progress import Reporter
+from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, run_recipe
 
 _ENVIRONMENT = {
@@ -67,21 +69,26 @@ def run_sweep(path: Path, *, overrides: Iterable[str], place: str, console: Cons
     try:
         tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
         base = _run_unchanged(sweep, place=place, tracker=tracker, console=console)
+        _check_metric(sweep)
         trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
     finally:
         if owns_session:
             ray.shutdown()
     result = _result(sweep, base, trials)
+    kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder)
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    out = plain_console(width=160)
     out.print(result.render())
     for line in result.sentences():
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(Text(line), soft_wrap=True)
     if result.choice is None:
         raise RuntimeError(f"no trial of {sweep.settings.name} has a result; the first one: {trials[0].reason}")
     _record(sweep, result.choice.best, tracker, artifacts)
-    console.print(f"results      {sweep.folder / 'sweep.md'}", soft_wrap=True)
-    console.print(f"runs         {open_command(runtime.tracking_uri, runs=runtime.runs)}", soft_wrap=True)
+    if kept is not None:
+        console.print(Text(f"kept         {kept}, of an earlier sweep with other settings or results"), soft_wrap=True)
+    console.print(Text(f"results      {sweep.folder / 'sweep.md'}"), soft_wrap=True)
+    command = open_command(runtime.tracking_uri, runs=runtime.runs)
+    console.print(Text(f"runs         {command}"), soft_wrap=True)
     return 1 if any(trial.state == "failed" for trial in trials) else 0
 
 
@@ -97,6 +104,13 @@ def _run_unchanged(sweep: Sweep, *, place: str, tracker: MlflowTracker, console:
         )
     finally:
         runtime.close()
+
+
+def _check_metric(sweep: Sweep) -> None:
+    """Raise `RecipeError` where the data that are there let the metric measure nothing, before any trial."""
+    metric = sweep.base.instance(sweep.settings.metric)
+    if metric.samples.is_done() and (reason := metric.stage.skip_reason(metric)):
+        raise RecipeError(f"sweep.metric = {metric.name!r}: {reason}; give the data set masks, or another split")
 
 
 def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> list[Trial]:

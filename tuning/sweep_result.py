@@ -6,18 +6,22 @@ Shape letters: `C` classes with background.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from shards.files import write_bytes
 from tuning.leaderboard import percent
 from wsss.ops.confusion import Scores
+from wsss.report.markdown_table import markdown_table
 from wsss.stages.evaluation.counts import FOLDS, confusions_at, counts_path
 
 
@@ -128,7 +132,7 @@ class SweepResult:
     @property
     def best_command(self) -> str:
         """The best setting as arguments of the command line."""
-        return " ".join(f"--set '{one}'" if '"' in one or " " in one else f"--set {one}" for one in self.best_overrides)
+        return " ".join(f"--set {shlex.quote(one)}" for one in self.best_overrides)
 
     def sentences(self) -> list[str]:
         """What is to be said under the table."""
@@ -191,24 +195,53 @@ class SweepResult:
     def render(self) -> Table:
         """The trials as a person reads them."""
         head, rows = self.rows()
-        table = Table(title=f"{self.name}: {self.metric} on {self.split}")
+        table = Table(title=Text(f"{self.name}: {self.metric} on {self.split}"))
         for title in head:
-            table.add_column(title.replace(".", ".\n"), justify="right")
+            table.add_column(Text(title.replace(".", ".\n")), justify="right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
+
+    def keep_earlier(self, folder: Path) -> Path | None:
+        """Give the files of another sweep (other settings given by --set, say) a name of their own before `write`.
+
+        Returns the table's new path; None where there is none, or where it is of this sweep and its trials so far.
+        """
+        table, content = folder / "sweep.md", folder / "sweep.json"
+        if not table.is_file():
+            return None
+        try:
+            earlier = json.loads(content.read_bytes())
+            trials = earlier["trials"]
+        except (OSError, ValueError, KeyError, TypeError):
+            earlier, trials = {}, None
+        now = json.loads(json.dumps(self.as_json()))
+        same = all(earlier.get(name) == now[name] for name in ("recipe", "metric", "split"))
+        if trials is not None and same and all(_result_of(one) in map(_result_of, now["trials"]) for one in trials):
+            return None
+        written = f"{datetime.fromtimestamp(table.stat().st_mtime):%Y%m%dT%H%M%S}"
+        kept = table.with_name(f"sweep-{written}.md")
+        table.rename(kept)
+        if content.is_file():
+            content.rename(content.with_name(f"sweep-{written}.json"))
+        return kept
 
     def write(self, folder: Path) -> dict[str, str]:
         """Write `sweep.md` and `sweep.json`; file name -> path."""
         head, rows = self.rows()
-        lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---:"] * len(head), *rows)]
+        table = markdown_table(head, rows, right=[True] * len(head))
         said = "".join(f"- {line}\n" for line in self.sentences())
         title = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}"
-        text = "\n\n".join([title, "\n".join(lines), said])
+        text = "\n\n".join([title, table.rstrip(), said])
         contents = {"sweep.md": text, "sweep.json": json.dumps(self.as_json(), indent=1)}
         for name, content in contents.items():
             write_bytes(folder / name, content.encode())
         return {name: str(folder / name) for name in contents}
+
+
+def _result_of(trial: Mapping[str, Any]) -> tuple[object, object]:
+    """What makes a trial of `sweep.json` the same as another: its settings, and what came out."""
+    return trial["values"], trial["mean_iou"]
 
 
 def _trial_json(trial: Trial) -> dict[str, Any]:

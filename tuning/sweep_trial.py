@@ -77,8 +77,6 @@ def run_trial(
     sweep: Sweep, suggestion: Mapping[str, Any], place: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """Run the recipe with the suggested values; what is done already is not done again."""
-    from rich.console import Console
-
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.recipe import RecipeError
     from wsss.pipeline.run import run_recipe
@@ -91,20 +89,21 @@ def run_trial(
         return _report(TrialResult(state="pruned", reason=str(error)))
     runtime = open_runtime(recipe, place=place, max_concurrent=sweep.settings.max_concurrent)
     try:
-        summary = run_recipe(
-            recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(Console(quiet=True), quiet=True)
-        )
+        summary = run_recipe(recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(quiet=True))
     except Exception as error:  # one trial that fails must not end the others; the sweep tells
         return _report(TrialResult(state="failed", reason=f"{type(error).__name__}: {error}"))
     finally:
         runtime.close()
+    metric = sweep.settings.metric
+    if metric in summary.skipped:
+        return _report(TrialResult(state="failed", reason=f"{metric} measures nothing: {summary.skipped[metric]}"))
     result = TrialResult(
         state="done",
         executed=tuple(summary.executed),
         reused=tuple(summary.reused),
         seconds=sum(summary.records[name].seconds for name in summary.executed),
     )
-    return _report(result, score=_score(sweep, recipe, values, summary.records[sweep.settings.metric]))
+    return _report(result, score=_score(sweep, recipe, values, summary.records[metric]))
 
 
 def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunRecord) -> float:

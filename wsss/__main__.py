@@ -13,18 +13,23 @@ from wsss.arguments import STAGE_COMMANDS, parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cluster.tracking import MlflowTracker
     from wsss.contract.runtime import Runtime
     from wsss.pipeline.recipe import Recipe
-    from wsss.pipeline.run import RunSummary
 
 TOY_RECIPE = Path(__file__).resolve().parents[1] / "tuning" / "recipes" / "toy.toml"
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from wsss.pipeline.console import plain_console
 
-    return Console(stderr=True, highlight=False)
+    return plain_console(stderr=True)
+
+
+def _out(width: int | None = None) -> Console:
+    """Where results go; `width`: columns where that is no terminal."""
+    from wsss.pipeline.console import plain_console
+
+    return plain_console(width=width)
 
 
 def _runtime(recipe: Recipe, place: str) -> Runtime:
@@ -60,90 +65,41 @@ def _stage(options: argparse.Namespace) -> int:
 
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
     """Run one span of instances after the other, each from its first to its last, in one session."""
-    from cluster.tracking import MlflowTracker
+    from cluster.tracking import MlflowTracker, open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.recipe import load_recipe
-    from wsss.pipeline.run import run_recipe
+    from wsss.pipeline.run import RunSummary, run_recipe
+    from wsss.report.run_results import show_results
     from wsss.report.show_recipe import unread_given
 
     recipe, console = load_recipe(options.recipe, options.overrides), _console()
     for line in unread_given(recipe):
         console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
-    runtime = _runtime(recipe, options.on)
+    runtime, summary = _runtime(recipe, options.on), RunSummary()
     try:
         for first, last in spans:
-            summary = run_recipe(
-                recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last
+            summary.add(
+                run_recipe(recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last)
             )
-        _present(recipe, summary, tracker, console)
+        command = open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)
+        out = _out(140)
+        show_results(recipe, summary, tracker=tracker, console=console, out=out, open_command=command)
     finally:
         runtime.close()
     return 0
 
 
-def _present(recipe: Recipe, summary: RunSummary, tracker: MlflowTracker, console: Console) -> None:
-    """Table, pictures and the command that opens MLflow; the same files go to MLflow."""
-    from rich.console import Console
-
-    from cluster.tracking import open_command
-    from shards.files import write_bytes
-    from wsss.contract.runtime import PipelineRecord
-    from wsss.report.contact_sheet import contact_sheet
-    from wsss.report.results_table import (
-        classifier_rows,
-        markdown,
-        markdown_classifiers,
-        render,
-        render_classifiers,
-        result_rows,
-    )
-
-    # The table shows all that is known of the recipe, also what an earlier command measured.
-    known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
-    rows, artifacts = result_rows(recipe, known), {}
-    classifiers, name = classifier_rows(recipe, known), recipe.settings.name
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    if classifiers:
-        write_bytes(recipe.results / "classifiers.md", markdown_classifiers(classifiers).encode())
-        artifacts["classifiers.md"] = str(recipe.results / "classifiers.md")
-        out.print(render_classifiers(classifiers, title=f"{name}: classifiers, at probability 0.5"))
-    if rows:
-        write_bytes(recipe.results / "results.md", markdown(rows).encode())
-        artifacts["results.md"] = str(recipe.results / "results.md")
-        out.print(render(rows, title=name))
-    if (sheet := contact_sheet(recipe)) is not None:
-        write_bytes(recipe.results / "contact_sheet.png", sheet)
-        artifacts["contact_sheet.png"] = str(recipe.results / "contact_sheet.png")
-        console.print(f"pictures     {recipe.results / 'contact_sheet.png'}", soft_wrap=True)
-    for record in summary.records.values():
-        if "results.zip" in record.artifacts:
-            write_bytes(recipe.results / "results.zip", Path(record.artifacts["results.zip"]).read_bytes())
-            console.print(f"submission   {recipe.results / 'results.zip'}", soft_wrap=True)
-    for name, count in summary.missing.items():
-        console.print(f"[yellow]missing      {count} records of {name}; the reasons stand in its index.json[/]")
-    for name, of_splits in summary.left_out.items():
-        told = ", ".join(f"{count} {split} images" for split, count in of_splits.items())
-        console.print(f"left out     {told} of {name}, by settings; the reasons stand in its index.json")
-    metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
-    tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, artifacts)
-    console.print(f"runs         {open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)}", soft_wrap=True)
-
-
 def _show(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from wsss.pipeline.recipe import load_recipe
     from wsss.report.show_recipe import render_recipe
 
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    out = _out(160)
     render_recipe(load_recipe(options.recipe, options.overrides), out)
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from wsss.plan.hardware import cluster_of
     from wsss.plan.plan import make_plan
     from wsss.plan.render import render_plan
@@ -157,18 +113,16 @@ def _plan(options: argparse.Namespace) -> int:
         storage_gbps=options.storage_gbps,
     )
     plan = make_plan(options.recipe, options.overrides, cluster=cluster, images=options.images)
-    render_plan(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+    render_plan(plan, _out(120))
     return 0
 
 
 def _shards(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from shards.opened import opened
     from wsss.report.show_layer import look
     from wsss.stages.data_sets.shards import tars_of_run
 
-    out, faults = Console(highlight=False), 0
+    out, faults = _out(), 0
     for place in options.paths:
         with opened(place, tars=tars_of_run(place)) as layer:
             for line in look(layer, options.action, pictures=options.pictures, console=_console()):
@@ -184,33 +138,29 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from tuning.leaderboard import leaderboard, render
 
     rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(render(rows))
+    _out(140).print(render(rows))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from tuning.compare import compare, render
 
     result = compare(options.first, options.second, uri=options.tracking_uri, runs=options.runs)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(render(result))
+    _out(140).print(render(result))
     return 0
 
 
 def _check_submission(options: argparse.Namespace) -> int:
-    from wsss.stages.submit import check_submission, expected_images, tell_faults
+    from wsss.stages.evaluation.check_submission import check_submission, expected_images, fault_lines
 
     if not 1 <= options.num_classes <= 254:
         raise ValueError(f"--num-classes {options.num_classes}: allowed are 1..254, 0 is background and 255 is ignored")
     expected = expected_images(options.samples, options.split) if options.samples else None
     line = ""
-    for line in tell_faults(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
+    for line in fault_lines(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
         print(line)
     if expected is None:
         print("not checked: sizes, and whether an image is missing; --samples LAYER names the layer of the images")

@@ -91,9 +91,10 @@ def test_readme_shows_what_was_measured(demo: Demo) -> None:
 def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Demo) -> None:
     assert (demo.runs / "toy" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     assert "mlflow ui" in demo.output
-    with zipfile.ZipFile(demo.runs / "toy" / "results.zip") as archive:
+    (submission,) = (demo.runs / "toy").glob("submit-*.zip")
+    with zipfile.ZipFile(submission) as archive:
         assert len(archive.namelist()) == 80
-    checked = wsss("check-submission", str(demo.runs / "toy" / "results.zip"), "--num-classes", "5")
+    checked = wsss("check-submission", str(submission), "--num-classes", "5")
     assert "in order" in checked
 
 

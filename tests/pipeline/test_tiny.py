@@ -24,7 +24,7 @@ from wsss.pipeline.recipe import RecipeError
 from wsss.report.contact_sheet import contact_sheet
 from wsss.report.results_table import result_rows
 from wsss.report.show_recipe import state_of
-from wsss.stages.submit import check_submission, expected_images
+from wsss.stages.evaluation.check_submission import check_submission, expected_images
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = [

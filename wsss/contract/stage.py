@@ -160,6 +160,10 @@ class Stage:
     def check(self, instance: Instance) -> None:
         """Raise ValueError where settings and inputs do not fit together, before anything runs."""
 
+    def skip_reason(self, instance: Instance) -> str:
+        """Why this instance has nothing to do, asked when all it reads is done; empty where it is to run."""
+        return ""
+
     def preview(self, instance: Instance) -> list[str]:
         """Lines that `wsss show` prints of this stage before it runs: what the data that are there let foresee."""
         return []

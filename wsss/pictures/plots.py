@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _CLASSES_BELOW_EACH_OTHER = 50
+_AS_WRITTEN: Mapping[str, Any] = {"parse_math": False, "usetex": False}
+"""For text that is not ours: matplotlib would take `$` in a class's name for mathematics, or all of it for TeX."""
 _PRESENT, _ABSENT, _UNKNOWN = "#20639b", "#b8c4d0", "#f6d55c"
 
 
@@ -45,7 +47,7 @@ def draw_curve(
     below.set_ylim(0, 100)
     below.legend(fontsize=7)
     below.set_xlabel("background threshold (dashed: chosen on either half)")
-    above.set_title(title, fontsize=9)
+    above.set_title(title, fontsize=9, **_AS_WRITTEN)
     return _png(figure)
 
 
@@ -60,7 +62,8 @@ def draw_class_histogram(counts_C: Sequence[float], *, drawn_C: Sequence[float],
     axes.bar(places, [counts_C[c] for c in order], width=0.9, color="#b8c4d0", label="images")
     axes.step(places, [drawn_C[c] for c in order], where="mid", color="#ed553b", linewidth=1.2, label="drawn per epoch")
     axes.set_yscale("log")
-    axes.set_xticks(places, [names[c] for c in order], rotation=90, fontsize=5 if len(names) > 40 else 8)
+    size = 5 if len(names) > 40 else 8
+    axes.set_xticks(places, [names[c] for c in order], rotation=90, fontsize=size, **_AS_WRITTEN)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.legend(fontsize=8)
     return _png(figure)
@@ -79,7 +82,7 @@ def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
     figure = Figure(figsize=(max(7.0, width * columns), 0.3 + sum(heights)), dpi=110, layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=heights)
     above, below = halves
-    figure.suptitle(f"{title}: {summary.num_records} {summary.kind} records", fontsize=9)
+    figure.suptitle(f"{title}: {summary.num_records} {summary.kind} records", fontsize=9, **_AS_WRITTEN)
     if order:
         _draw_classes(above, summary, order, columns=columns, each=each)
     left, right = below.subplots(1, 2)
@@ -100,8 +103,8 @@ def _draw_classes(figure: SubFigure, summary: LayerSummary, order: Sequence[int]
         bars.set_xlim(0.8, most * 6)  # also where no class is in any image
         bars.barh(range(len(shown)), counts, color=_PRESENT, height=0.8)
         for place, count in enumerate(counts):
-            bars.text(max(count, 1) * 1.08, place, str(count), va="center", fontsize=6)
-        bars.set_yticks(range(len(shown)), [summary.name_of(c) for c in shown], fontsize=7)
+            bars.text(max(count, 1) * 1.08, place, str(count), va="center", fontsize=6, **_AS_WRITTEN)
+        bars.set_yticks(range(len(shown)), [summary.name_of(c) for c in shown], fontsize=7, **_AS_WRITTEN)
         bars.set_ylim(each - 0.4, -0.6)
         bars.set_title("images of each class", fontsize=8)
         bars.tick_params(axis="x", labelsize=7)
@@ -135,7 +138,7 @@ def _draw_sizes(axes: Axes, values: np.ndarray, *, label: str) -> None:
         counts, edges = np.histogram(values, bins=60)
         axes.stairs(counts, edges, fill=True, color=_PRESENT)
         axes.axvline(float(np.median(values)), color="#ed553b", linewidth=0.8, linestyle="--")
-    axes.set_xlabel(label, fontsize=8)
+    axes.set_xlabel(label, fontsize=8, **_AS_WRITTEN)
     axes.tick_params(labelsize=7)
 
 
@@ -158,12 +161,15 @@ def draw_confusion(
         for column, value in enumerate(values):
             if value >= 0.5:  # below it would be written as 0, and NaN is not drawn
                 colour = "white" if value > 55 else "black"
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(prediction)), prediction, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(truth)), truth, fontsize=8)
+                axes.text(
+                    column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, **_AS_WRITTEN
+                )
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(prediction)), prediction, fontsize=8, **turned, **_AS_WRITTEN)
+    axes.set_yticks(range(len(truth)), truth, fontsize=8, **_AS_WRITTEN)
     axes.set_xlabel("prediction", fontsize=9)
     axes.set_ylabel("truth", fontsize=9)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, **_AS_WRITTEN)
     scale = figure.colorbar(drawn, ax=axes, shrink=0.8)
     scale.set_label("% of the true class's pixels", fontsize=8)
     scale.ax.tick_params(labelsize=7)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from wsss.pipeline.console import plain_console
 
 DEFAULT_EXPECTED = 30.0
 """Seconds assumed for a stage whose recipe does not say."""
@@ -18,7 +21,7 @@ class Reporter:
     """Bars on a terminal, a line now and then elsewhere; `quiet` says nothing."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True, quiet=quiet)
+        self.console = console or plain_console(stderr=True)
         self._quiet = quiet
         self._expected: dict[str, float] = {}
         self._waiting: list[str] = []
@@ -36,9 +39,9 @@ class Reporter:
         self._expected = {name: expected.get(name, DEFAULT_EXPECTED) for name in names}
         if self.console.is_terminal and not self._quiet:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[state]}"),
+                TextColumn("{task.fields[state]}", markup=False),
                 TimeElapsedColumn(),
             )
             self._bars = Progress(*columns, console=self.console, transient=True)
@@ -50,7 +53,7 @@ class Reporter:
         if self._bars is not None:
             self._bar = self._bars.add_task(name, total=1.0, state="starting")
         else:
-            self.console.print(f"{name}: starting ({_clock(self._left(0.0))} left in all)")
+            self._print("", f"{name}: starting ({_clock(self._left(0.0))} left in all)")
 
     def progress(self, done: float, total: float, state: str) -> None:
         """The instance at work has done `done` of `total`."""
@@ -60,14 +63,14 @@ class Reporter:
             self._bars.update(self._bar, completed=share, state=text)
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
             self._last_line = time.monotonic()
-            self.console.print(f"{self._name}: {share:.0%}, {text}")
+            self._print("", f"{self._name}: {share:.0%}, {text}")
 
     def end(self, name: str, seconds: float) -> None:
         """The instance finished."""
         self._spent += seconds
         self._spent_expected += self._expected.get(name, 0.0)
         self._close(name)
-        self.console.print(f"[green]done[/]   {name} in {_clock(seconds)}")
+        self._print("done", f"   {name} in {_clock(seconds)}", style="green")
 
     def notes(self, name: str, lines: Sequence[str]) -> None:
         """What the instance noticed, a line each, as it is written."""
@@ -77,13 +80,23 @@ class Reporter:
     def reused(self, name: str) -> None:
         """The instance was done before."""
         self._close(name)
-        self.console.print(f"[dim]kept   {name}[/]")
+        self._print("kept", f"   {name}", style="dim")
+
+    def skipped(self, name: str, reason: str) -> None:
+        """The instance has nothing to do."""
+        self._close(name)
+        self._print("skipped", f" {name}: {reason}", style="yellow")
 
     def stop(self) -> None:
         """Take the bars down."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+    def _print(self, word: str, text: str, *, style: str = "") -> None:
+        """A word in a style, and text as it is written."""
+        if not self._quiet:
+            self.console.print(Text.assemble((word, style), text), soft_wrap=True)
 
     def _close(self, name: str) -> None:
         if self._bars is not None and self._bar is not None:

@@ -37,6 +37,17 @@ class RunSummary:
     """Instance -> number of missing records in its layer, where there are any."""
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     """Instance -> split -> number of samples that settings left out of its layer, where there are any."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Instance -> why it had nothing to do."""
+
+    def add(self, other: RunSummary) -> None:
+        """Take in what another walk through the same recipe did."""
+        self.executed += other.executed
+        self.reused += other.reused
+        self.records |= other.records
+        self.missing |= other.missing
+        self.left_out |= other.left_out
+        self.skipped |= other.skipped
 
 
 def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
@@ -74,6 +85,10 @@ def run_recipe(
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
         for instance in chosen:
+            if reason := instance.stage.skip_reason(instance):
+                summary.skipped[instance.name] = reason
+                reporter.skipped(instance.name, reason)
+                continue
             record = run_instance(recipe, instance, runtime=runtime, reporter=reporter, summary=summary)
             summary.records[instance.name] = record
             tracker.stage_finished(pipeline, record)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from wsss.contract.fit import Fit
 from wsss.plan.costs import BASES
@@ -22,13 +22,13 @@ _BY_RANKS = (GPU, DECODE)
 def render_plan(plan: Plan, out: Console) -> None:
     """Print the plan; `out` should be 120 columns wide or more."""
     for line in _heading(plan):
-        out.print(line, markup=False)
+        out.print(Text(line))
     out.print(_stages(plan))
     for line in _notes(plan):
-        out.print(line, markup=False)
+        out.print(Text(line))
     out.print(_bottlenecks(plan))
     for part in _figures(plan):
-        out.print(part, markup=False)
+        out.print(Text(part) if isinstance(part, str) else part)
 
 
 def _heading(plan: Plan) -> list[str]:
@@ -55,7 +55,7 @@ def _stages(plan: Plan) -> Table:
     for planned in plan.stages:
         taken = planned.taken
         table.add_row(
-            escape(planned.instance.name),
+            Text(planned.instance.name),
             taken.bound,
             basis_of(taken, plan.costs, plan.cluster.gpu if taken.gpus else None),
             f"{taken.used} of {taken.held} {'GPUs' if taken.gpus else 'cores'}",
@@ -133,7 +133,7 @@ def _bottlenecks(plan: Plan) -> Table:
             f"{scaled.gpus}",
             f"{scaled.images:,}",
             _hours(scaled.seconds),
-            escape(scaled.slowest.instance.name),
+            Text(scaled.slowest.instance.name),
             f"{taken.seconds / scaled.seconds:.0%}",
             _bound(scaled),
             f"{taken.used} of {taken.held}",
@@ -167,7 +167,7 @@ def _figures(plan: Plan) -> Iterator[Table | str]:
     sources: dict[str, int] = {}
     for name, value, unit, basis, source in _figure_rows(plan):
         place = sources.setdefault(source, len(sources) + 1)
-        table.add_row(escape(name), f"{value:.3g}", unit, basis, escape(f"[{place}]"))
+        table.add_row(Text(name), f"{value:.3g}", unit, basis, Text(f"[{place}]"))
     yield table
     yield from (f"[{place}] {source}" for source, place in sources.items())
 

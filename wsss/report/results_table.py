@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from rich.table import Table
+from rich.text import Text
 
 from shards.records import RunRecord
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe
+from wsss.report.markdown_table import markdown_table
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
+_HEADER = ("step", "images", "labels given", "mean IoU", "mean acc.", "pixel acc.", "")
+_IS_FIGURE = (False, False, False, True, True, True, False)
 SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
 """Subset of a prediction's views -> how the table calls it."""
 
@@ -64,6 +68,8 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         return metrics.get(f"{split}.{name}")
 
     notes = []
+    if of_split("images") == 0:
+        notes.append(f"not measured: {of_split('unmasked') or 0:.0f} images have no mask")
     if (coverage := of_split("coverage")) is not None:
         notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them right")
     if (threshold := of_split("threshold_a")) is not None:
@@ -152,19 +158,18 @@ def classifier_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[list[
 
 def render_classifiers(rows: Sequence[Sequence[str]], *, title: str) -> Table:
     """`classifier_rows` for a terminal."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for place, header in enumerate(rows[0]):
-        table.add_column(header, justify="right" if place else "left")
+        table.add_column(Text(header), justify="right" if place else "left")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
 def markdown_classifiers(rows: Sequence[Sequence[str]]) -> str:
     """`classifier_rows` for a file."""
     header, *rest = rows
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rest]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(header, rest, right=[place > 0 for place in range(len(header))])
 
 
 def _percent(value: float | None) -> str:
@@ -184,23 +189,18 @@ def _figures(row: Row) -> tuple[str, str, str]:
 
 def render(rows: Iterable[Row], *, title: str) -> Table:
     """The table for a terminal."""
-    table = Table(title=title, title_justify="left")
-    for header in ("step", "images", "labels given", "mean IoU", "mean acc.", "pixel acc.", ""):
-        figure = "." in header or "IoU" in header
+    table = Table(title=Text(title), title_justify="left")
+    for header, figure in zip(_HEADER, _IS_FIGURE, strict=True):
         table.add_column(header, justify="right" if figure else "left", no_wrap=figure)
     for row in rows:
-        given = "yes" if row.labels_given else "no"
-        table.add_row(row.title, row.split, given, *_figures(row), row.note)
+        table.add_row(*map(Text, _cells(row)))
     return table
 
 
 def markdown(rows: Iterable[Row]) -> str:
     """The table for a file."""
-    lines = [
-        "| step | images | labels given | mean IoU | mean acc. | pixel acc. | |",
-        "|---|---|---|---:|---:|---:|---|",
-    ]
-    for row in rows:
-        figures = " | ".join(_figures(row))
-        lines.append(f"| {row.title} | {row.split} | {'yes' if row.labels_given else 'no'} | {figures} | {row.note} |")
-    return "\n".join(lines) + "\n"
+    return markdown_table(_HEADER, map(_cells, rows), right=_IS_FIGURE)
+
+
+def _cells(row: Row) -> list[str]:
+    return [row.title, row.split, "yes" if row.labels_given else "no", *_figures(row), row.note]

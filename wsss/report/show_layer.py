@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from shards.files import write_bytes
 from shards.lint import lint
@@ -72,7 +73,8 @@ class _Told:
         self._name, self._console, self._last = name, console, time.monotonic()
         self._bars: Progress | None = None
         if console.is_terminal:
-            self._bars = stack.enter_context(Progress(console=console, transient=True))
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+            self._bars = stack.enter_context(Progress(*columns, console=console, transient=True))
             self._bar = self._bars.add_task(name, total=None)
 
     def __call__(self, done: int, total: int) -> None:
@@ -80,4 +82,4 @@ class _Told:
             self._bars.update(self._bar, completed=done, total=total)
         elif time.monotonic() - self._last > PLAIN_INTERVAL:
             self._last = time.monotonic()
-            self._console.print(f"{self._name}: {done} of {total} shards read")
+            self._console.print(Text(f"{self._name}: {done} of {total} shards read"))

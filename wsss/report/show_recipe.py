@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from shards.layer import ShardError
 from wsss.contract.settings import setting_values, unread_settings
@@ -14,22 +14,24 @@ from wsss.pipeline.recipe import Recipe, dotted_settings
 
 def render_recipe(recipe: Recipe, out: Console) -> None:
     """Print the recipe's state and settings; nothing is run or written."""
-    chain = Table(title=f"{recipe.settings.name}: {recipe.path}", title_justify="left")
+    chain = Table(title=Text(f"{recipe.settings.name}: {recipe.path}"), title_justify="left")
     for header in ("instance", "kind", "reads", "state", "fingerprint"):
         chain.add_column(header)
     for instance in recipe.instances:
         reads = ", ".join(f"{slot}: {up.name}" for slot, up in instance.inputs.items())
-        chain.add_row(instance.name, instance.stage.kind, reads, state_of(instance), instance.fingerprint[:16])
+        cells = (instance.name, instance.stage.kind, reads, state_of(instance), instance.fingerprint[:16])
+        chain.add_row(*map(Text, cells))
     out.print(chain)
     for instance in recipe.instances:
         for line in _preview(instance):
-            out.print(f"{instance.name}: {line}", markup=False, soft_wrap=True)
+            out.print(Text(f"{instance.name}: {line}"), soft_wrap=True)
     settings = Table(title="settings", title_justify="left")
     for header in ("name", "value", "from"):
         settings.add_column(header)
     for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
         for name, value in setting_values(group).items():
-            settings.add_row(f"{prefix}.{name}", escape(str(value)), recipe.origins.get(f"{prefix}.{name}", "default"))
+            origin = recipe.origins.get(f"{prefix}.{name}", "default")
+            settings.add_row(*map(Text, (f"{prefix}.{name}", str(value), origin)))
     for instance in recipe.instances:
         settings.add_section()
         unread = unread_settings(instance.stage)
@@ -37,7 +39,7 @@ def render_recipe(recipe: Recipe, out: Console) -> None:
             origin = recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
             name = dotted.removeprefix(f"{instance.name}.")
             note = f", read only with {unread[name]}" if name in unread else ""
-            settings.add_row(dotted, escape(str(value)), origin + note)
+            settings.add_row(*map(Text, (dotted, str(value), origin + note)))
     out.print(settings)
 
 
@@ -64,10 +66,12 @@ def _preview(instance: Instance) -> list[str]:
 
 
 def state_of(instance: Instance) -> str:
-    """`done`, `12 of 40 shards done`, or `would run`."""
+    """`done`, `skipped`, `12 of 40 shards done`, or `would run`."""
     if instance.is_done():
         record = instance.run_record()
         return f"done in {record.seconds:.0f} s" if record else "done"
+    if all(up.is_done() for up in instance.inputs.values()) and (reason := instance.stage.skip_reason(instance)):
+        return f"skipped: {reason}"
     if isinstance(instance.stage, Map) and instance.path.is_dir():  # else naming them may cost a look at all files
         try:
             shards = instance.stage.shards(instance)

@@ -83,6 +83,15 @@ class Evaluate(Reduce):
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["records"].layer.shards() if split_of(shard) in self.splits]
 
+    def skip_reason(self, instance: Instance) -> str:
+        """Data without masks are no fault: the run goes on to its predictions."""
+        samples = instance.inputs["samples"].layer
+        rows = (row for split in self.splits for row in samples.rows(split))
+        if any(fact is not False for row in rows for fact in row.entries.facts("has_mask")):  # None: it is not known
+            return ""
+        splits = " and ".join(map(repr, self.splits))
+        return f"no image of split {splits} has a mask, so nothing can be measured"
+
     def counter(self, instance: Instance) -> ShardCounter:
         from wsss.stages.evaluation.counts import (
             FOLDS,
@@ -136,13 +145,9 @@ class Evaluate(Reduce):
         tables: dict[str, list[dict[str, object]]] = {}
         artifacts: dict[str, str] = {}
         for split in self.splits:
+            metrics |= {f"{split}.{name}": float(counts.total(f"{split}.{name}")) for name in TALLIES}
             if not counts.total(f"{split}.images"):
-                others = ("unmasked", "missing", "left_out")
-                without, missing, left_out = (counts.total(f"{split}.{name}") for name in others)
-                raise ValueError(
-                    f"{instance.name}: no image of split {split!r} can be measured ({without} have no mask, {missing} "
-                    f"no record, {left_out} were left out by settings); take {split!r} out of {instance.name}.splits"
-                )
+                continue  # the table tells how many have no mask, or no record
             found = summarise(
                 counts,
                 instance,
@@ -157,7 +162,6 @@ class Evaluate(Reduce):
             for name in _subsets(instance):
                 found.metrics[f"mean_iou.{name}"] = subset_mean_iou(counts, split, name)
             metrics |= {f"{split}.{name}": value for name, value in found.metrics.items()} | found.metrics
-            metrics |= {f"{split}.{name}": float(counts.total(f"{split}.{name}")) for name in TALLIES}
             artifacts |= found.artifacts
             for name, rows in found.tables.items():
                 tables[f"{name}.{split}"] = tables[name] = rows

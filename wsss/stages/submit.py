@@ -1,21 +1,17 @@
-"""submit: predictions -> results.zip as the LID server takes it, and the check of such a file."""
+"""submit: predictions -> results.zip as the LID server takes it."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar, cast
 
 import numpy as np
 
 from shards.files import replacing
-from shards.images import decode_index_png, encode_png, image_mode
-from shards.layer import INDEX, Layer, split_of
+from shards.images import encode_png
+from shards.layer import INDEX, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
 from wsss.contract.counts import Counts
@@ -104,109 +100,3 @@ def _behind(instance: Instance) -> dict[str, Instance]:
     for upstream in instance.inputs.values():
         found |= _behind(upstream)
     return found
-
-
-def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
-    """Basename -> (H, W) of every image of one split of a samples layer."""
-    layer = Layer(samples, Sample.kind)
-    sizes = {PurePosixPath(e.key).name: tuple(e.facts["size"]) for row in layer.rows(split) for e in row.entries}
-    if not sizes:
-        raise ValueError(f"{samples} holds no split {split!r}")
-    return cast(dict[str, tuple[int, int]], sizes)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing wrong with a submission."""
-
-    member: str
-    """Name of the file in the zip."""
-    kind: str
-    """What sort of fault, the same words for all of a sort."""
-    text: str
-    """What is wrong and what is allowed."""
-
-    def __str__(self) -> str:
-        return f"{self.member}: {self.text}"
-
-
-def tell_faults(faults: Iterable[Fault], *, examples: int = 5) -> Iterator[str]:
-    """One line per fault, `examples` of each kind at most, then how many more there are: a zip may hold 20,000."""
-    counts: Counter[str] = Counter()
-    for fault in faults:
-        counts[fault.kind] += 1
-        if counts[fault.kind] <= examples:
-            yield str(fault)
-    for kind, count in counts.items():
-        if count > examples:
-            yield f"{count} files in all: {kind}"
-    yield f"faults: {counts.total()}" if counts else "in order"
-
-
-def check_submission(
-    path: Path, *, num_classes: int, expected: dict[str, tuple[int, int]] | None = None
-) -> Iterator[Fault]:
-    """What is wrong with a submission; nothing where it is in order.
-
-    `expected` maps each image's basename to its (H, W); without it only the form is checked. Members are read one by
-    one. Raises ValueError where the file is not there or no zip at all, or where none of its images is expected.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable zip file: {error}") from error
-    with archive:
-        stems = {PurePosixPath(name).stem for name in archive.namelist()}
-        if expected and not stems & expected.keys():
-            raise ValueError(
-                f"{path} holds {len(stems)} files and none of the {len(expected)} images expected; "
-                "is it of another split?"
-            )
-        seen: set[str] = set()
-        for info in archive.infolist():
-            yield from _check_member(archive, info, seen, num_classes=num_classes, expected=expected)
-        for stem in sorted(set(expected or {}) - seen):
-            yield Fault(f"{stem}.png", "missing", "missing")
-
-
-def _check_member(
-    archive: zipfile.ZipFile,
-    info: zipfile.ZipInfo,
-    seen: set[str],
-    *,
-    num_classes: int,
-    expected: dict[str, tuple[int, int]] | None,
-) -> Iterator[Fault]:
-    name = PurePosixPath(info.filename)
-    if len(name.parts) != 1 or name.suffix != ".png":
-        yield Fault(info.filename, "no plain PNG", "the zip must hold <basename>.png files only, no folders")
-        return
-    if name.stem in seen:
-        yield Fault(info.filename, "twice", "appears twice")
-    seen.add(name.stem)
-    try:
-        data = archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        yield Fault(info.filename, "unreadable", f"cannot be read: {error}")
-        return
-    for kind, text in _check_png(data, num_classes, (expected or {}).get(name.stem)):
-        yield Fault(info.filename, kind, text)
-    if expected is not None and name.stem not in expected:
-        yield Fault(info.filename, "not in the list", "no such image in the list")
-
-
-def _check_png(data: bytes, num_classes: int, size: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
-    """Kind and text of each fault."""
-    try:
-        mask = decode_index_png(data)
-    except ValueError as error:
-        yield "no mask", str(error)
-        return
-    if (mode := image_mode(data)) != "L":
-        yield "mode", f"of mode {mode}; a palette is not allowed, write one grey channel of class ids"
-    if size is not None and mask.shape != size:
-        yield "size", f"is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}"
-    if (highest := int(mask.max(initial=0))) > num_classes:
-        yield "class id too high", f"holds the value {highest}; allowed are 0..{num_classes}"

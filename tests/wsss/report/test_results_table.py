@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
 
 from shards.records import RunRecord
+from wsss.pipeline.console import plain_console
 from wsss.pipeline.recipe import Recipe, load_recipe
-from wsss.report.results_table import Row, classifier_rows, markdown, markdown_classifiers, render, result_rows
+from wsss.report.results_table import (
+    Row,
+    classifier_rows,
+    markdown,
+    markdown_classifiers,
+    render,
+    render_classifiers,
+    result_rows,
+)
 
 RECIPE = """
 [recipe]
@@ -205,7 +216,25 @@ def test_classifiers_side_by_side(recipe: Recipe) -> None:
     assert found[0] == ["classifier", "mean AP", "F1 macro", "F1 micro", *(f"F1 {name}" for name in names)]
     assert found[1:] == [["train_classifier", "50.0", "25.0", "75.0", "0.0", "10.0", "", "30.0", "40.0"]]
     assert markdown_classifiers(found).splitlines()[1:] == [
-        "| --- |" + " ---: |" * 8,
+        "|---|" + "---:|" * 8,
         "| train_classifier | 50.0 | 25.0 | 75.0 | 0.0 | 10.0 |  | 30.0 | 40.0 |",
     ]
     assert classifier_rows(recipe, {"make_cams": record("make_cams")}) == []
+
+
+def test_a_split_that_was_not_measured_says_why(recipe: Recipe) -> None:
+    found = record("evaluate", labels_given=0, val__images=0, val__unmasked=12)
+    (row,) = result_rows(recipe, {"evaluate": found})
+    assert (row.mean_iou, row.note) == (None, "not measured: 12 images have no mask")
+
+
+def test_words_of_the_user_are_shown_as_they_are_written(tmp_path: Path) -> None:
+    title = "[red]x[/] :cat: a|b $m$ *c* under_score [/b]"
+    row = Row(title=title, split="val", labels_given=False)
+    for console in (Console(width=160, file=io.StringIO()), plain_console(width=160, file=io.StringIO())):
+        console.print(render([row], title=title))
+        console.print(render_classifiers([["classifier", title], [title, "1"]], title=title))
+        shown = cast(io.StringIO, console.file).getvalue()
+        assert shown.count(title) == 5
+    (line,) = [line for line in markdown([row]).splitlines() if "val" in line]
+    assert line == r"| \[red\]x\[/\] :cat: a\|b \$m\$ \*c\* under_score \[/b\] | val | no |  |  |  |  |"

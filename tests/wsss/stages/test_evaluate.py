@@ -321,7 +321,23 @@ def test_labels_and_counts_agree_where_scores_lie_on_thresholds_and_on_each_othe
 def test_split_without_masks(tmp_path: Path) -> None:
     truths = [sample("a", None), sample("b", None)]
     records: list[Record | Missing] = [SeedRecord(key=key, label=rectangles()) for key in "ab"]
-    with pytest.raises(
-        ValueError, match=r"no image of split 'val' can be measured \(2 have no mask, 1 no record, 0 were left out"
-    ):
-        evaluate(prepared(tmp_path, truths, records))
+    instance = prepared(tmp_path, truths, records)
+    reason = "no image of split 'val' has a mask, so nothing can be measured"
+    assert instance.stage.skip_reason(instance) == reason
+    outcome = evaluate(instance)  # where it is run all the same it measures nothing, and fails nothing
+    assert outcome.metrics == {
+        "labels_given": 1.0, "val.images": 0.0, "val.missing": 1.0, "val.left_out": 0.0, "val.unmasked": 2.0,
+    }  # fmt: skip
+    assert outcome.tables == outcome.artifacts == {}
+
+
+def test_one_mask_is_enough_to_measure(tmp_path: Path) -> None:
+    truths = [sample("a", None), sample("b", rectangles((1, slice(4), slice(6))))]
+    records: list[Record | Missing] = [SeedRecord(key=key, label=rectangles()) for key in "ab"]
+    instance = prepared(tmp_path, truths, records, splits=("val",))
+    assert instance.stage.skip_reason(instance) == ""
+    assert evaluate(instance).metrics["val.images"] == 1
+    both = replace(instance, stage=Evaluate(splits=("train", "val")))
+    assert both.stage.skip_reason(both) == "", "one of the splits can be measured"
+    other = replace(instance, stage=Evaluate(splits=("train",)))
+    assert "split 'train' has a mask" in other.stage.skip_reason(other)

@@ -1,0 +1,95 @@
+"""The files that a run leaves in RUNS/RECIPE, each with a .json beside it that says what made it.
+
+Their names end in the first digits of a fingerprint, `results-1a2b3c4d.md`: what another `--set`, or another instance,
+leaves there stands beside it under a name of its own. A file without these digits, `results.md`, is a copy of the
+latest one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.files import replacing, sha256_of, write_bytes
+from wsss.contract.stage import Instance
+from wsss.pipeline.recipe import Recipe, dotted_settings
+
+DIGITS = 8
+"""Of a fingerprint in a file's name, as in the names of MLflow's runs."""
+
+
+@dataclass(frozen=True)
+class FileName:
+    """`NAME-1a2b3c4d`, without an ending."""
+
+    name: str
+    fingerprint: str
+
+    @property
+    def stem(self) -> str:
+        """The name as a file has it: an instance may be called what no file can be."""
+        return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name).lstrip('.') or '_'}-{self.fingerprint[:DIGITS]}"
+
+
+def changed_settings(recipe: Recipe, behind: Instance | None = None) -> dict[str, object]:
+    """Dotted name -> value of the settings that `--set` changed; without `[runtime]`, which changes no result.
+
+    `behind`: only those of this instance and of all that it is made of.
+    """
+    values: dict[str, object] = {"recipe.seed": recipe.settings.seed, "recipe.name": recipe.settings.name}
+    names = {instance.name for instance in recipe.instances} if behind is None else _lineage(behind)
+    for instance in recipe.instances:
+        if instance.name in names:
+            values |= dotted_settings(instance)
+    return {name: value for name, value in values.items() if _origin(recipe, name) == "--set"}
+
+
+def _lineage(instance: Instance) -> set[str]:
+    return {instance.name}.union(*(_lineage(upstream) for upstream in instance.inputs.values()))
+
+
+def _origin(recipe: Recipe, dotted: str) -> str:
+    return recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
+
+
+def in_words(changed: Mapping[str, object]) -> str:
+    """`changed_settings` in a few words."""
+    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in changed.items()) or "the recipe file as it is"
+
+
+def described(recipe: Recipe, what: Mapping[str, object], *, behind: Instance | None = None) -> dict[str, object]:
+    """What every .json says of the recipe behind a file, or of the part of it that made `behind`; and `what`."""
+    return {
+        "recipe": recipe.settings.name,
+        "recipe_file": str(recipe.path),
+        "changed_settings": changed_settings(recipe, behind),
+        "pipeline": recipe.fingerprint,
+        **what,
+    }
+
+
+def write_description(path: Path, description: Mapping[str, object]) -> None:
+    """Write the .json of a file."""
+    write_bytes(path, (json.dumps(description, indent=1) + "\n").encode())
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The .json of a file; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file of any size, whole or not at all; nothing is written where the target has these bytes already."""
+    if target.is_file() and target.stat().st_size == source.stat().st_size and sha256_of(target) == sha256_of(source):
+        return
+    with source.open("rb") as read, replacing(target) as written:
+        shutil.copyfileobj(read, written)

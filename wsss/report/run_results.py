@@ -1,0 +1,152 @@
+"""What a person sees at the end of a run: tables, pictures, submissions, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from shards.files import write_bytes
+from shards.records import RunRecord
+from wsss.contract.runtime import PipelineRecord, Tracker
+from wsss.pipeline.recipe import Recipe
+from wsss.pipeline.run import RunSummary
+from wsss.report.contact_sheet import contact_sheet
+from wsss.report.results_table import (
+    Row,
+    classifier_rows,
+    markdown,
+    markdown_classifiers,
+    render,
+    render_classifiers,
+    result_rows,
+)
+from wsss.report.run_files import (
+    DIGITS,
+    FileName,
+    copy_file,
+    described,
+    in_words,
+    read_description,
+    write_description,
+)
+from wsss.report.submissions import ZIP, deliver_submission
+
+RESULTS, CLASSIFIERS, SHEET = "results.md", "classifiers.md", "contact_sheet.png"
+DESCRIPTION = "results.json"
+_MARGIN = 13
+"""Columns of the word that a line begins with."""
+Say = Callable[[str, str], None]
+
+
+def show_results(
+    recipe: Recipe, summary: RunSummary, *, tracker: Tracker, console: Console, out: Console, open_command: str
+) -> None:
+    """Print tables to `out` and what else there is to say to `console`; write the files, and report them to `tracker`.
+
+    `open_command`: the command that opens the runs in a browser.
+    """
+
+    def say(word: str, text: str) -> None:
+        style = "yellow" if word == "missing" else None
+        console.print(
+            f"{word:<{_MARGIN}}{text}", style=style, markup=False, emoji=False, highlight=False, soft_wrap=True
+        )
+
+    # The table shows all that is known of the recipe, also what an earlier command measured.
+    known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
+    rows, classifiers = result_rows(recipe, known), classifier_rows(recipe, known)
+    files: dict[str, bytes] = {}
+    if classifiers:
+        files[CLASSIFIERS] = markdown_classifiers(classifiers).encode()
+        out.print(
+            render_classifiers(classifiers, title=f"{recipe.settings.name}: classifiers, at probability 0.5"),
+        )
+    if rows:
+        files[RESULTS] = markdown(rows).encode()
+        out.print(render(rows, title=recipe.settings.name))
+    if (sheet := contact_sheet(recipe)) is not None:
+        files[SHEET] = sheet
+    written = _write_files(recipe, files, rows, say)
+    _show_submissions(recipe, summary, known, say)
+    for word, text in _left_out(summary):
+        say(word, text)
+    metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
+    tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, written)
+    say("runs", open_command)
+
+
+def _write_files(recipe: Recipe, files: Mapping[str, bytes], rows: list[Row], say: Say) -> dict[str, str]:
+    """Write each file under its pipeline's fingerprint, and a copy without it; returns name -> path of the former."""
+    if not files:
+        return {}
+    _keep_the_latest(recipe, say)
+    written = {}
+    for name, data in files.items():
+        path = _named(recipe.results / name, recipe.fingerprint)
+        write_bytes(path, data)
+        copy_file(path, recipe.results / name)
+        written[path.name] = str(path)
+        say("pictures" if name == SHEET else "table", f"{path} (a copy: {name})")
+    what: dict[str, object] = {"files": sorted(written), "rows": [asdict(row) for row in rows]}
+    description = _named(recipe.results / DESCRIPTION, recipe.fingerprint)
+    write_description(description, described(recipe, what))
+    copy_file(description, recipe.results / DESCRIPTION)
+    return written
+
+
+def _named(path: Path, fingerprint: str) -> Path:
+    return path.with_name(FileName(path.stem, fingerprint).stem + path.suffix)
+
+
+def _dated(path: Path) -> Path:
+    """A name for a file of which nothing is known but when it was written."""
+    return path.with_name(f"{path.stem}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%dT%H%M%S}{path.suffix}")
+
+
+def _keep_the_latest(recipe: Recipe, say: Say) -> None:
+    """Before `results.md` and its like show this pipeline: say what they showed, and where that is kept.
+
+    A file that is no copy of a named one, as older versions left, is first given a name of its own.
+    """
+    known = read_description(recipe.results / DESCRIPTION)
+    before, told = str(known.get("pipeline", "")), False
+    for name in (RESULTS, CLASSIFIERS, SHEET):
+        path = recipe.results / name
+        if not path.is_file():
+            continue
+        kept = _named(path, before) if before else _dated(path)
+        if not kept.exists():
+            copy_file(path, kept)
+        if before != recipe.fingerprint and not told:
+            told, changed = True, known.get("changed_settings")
+            settings = f", {in_words(changed)}" if isinstance(changed, dict) else ""
+            pipeline = f"pipeline {before[:DIGITS]}{settings}" if before else "a run of an older version"
+            say("replaced", f"{path} showed {pipeline}; that is kept as {kept.name}")
+        if before != recipe.fingerprint:
+            path.unlink()  # a picture must not stay beside the table of another pipeline
+    if before != recipe.fingerprint:
+        (recipe.results / DESCRIPTION).unlink(missing_ok=True)
+
+
+def _show_submissions(recipe: Recipe, summary: RunSummary, known: Mapping[str, RunRecord], say: Say) -> None:
+    for name, record in summary.records.items():
+        if ZIP in record.artifacts and name in known:
+            word = "submission"
+            for line in deliver_submission(recipe, recipe.instance(name), known):
+                say(word, line)
+                word = ""
+
+
+def _left_out(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """What was skipped, is missing or was left out, instance by instance."""
+    for name, reason in summary.skipped.items():
+        yield "skipped", f"{name}: {reason}"
+    for name, count in summary.missing.items():
+        yield "missing", f"{count} records of {name}; the reasons stand in its index.json"
+    for name, of_splits in summary.left_out.items():
+        told = ", ".join(f"{count} {split} images" for split, count in of_splits.items())
+        yield "left out", f"{told} of {name}, by settings; the reasons stand in its index.json"

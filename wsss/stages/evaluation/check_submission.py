@@ -1,0 +1,191 @@
+"""The check of a submission: what is wrong with a results.zip, told before a server refuses it."""
+
+from __future__ import annotations
+
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from shards.images import decode_index_png, image_mode
+from shards.layer import Layer
+from shards.records import Sample
+
+REPACK = "pack the files without their folder: zip -j -X results.zip FOLDER/*.png"
+_NOT_OURS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""Files and folders that a file manager adds to an archive by itself."""
+Sizes = Mapping[str, tuple[int, int]]
+
+
+def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
+    """Basename -> (H, W) of every image of one split of a samples layer."""
+    layer = Layer(samples, Sample.kind)
+    sizes = {PurePosixPath(e.key).name: tuple(e.facts["size"]) for row in layer.rows(split) for e in row.entries}
+    if not sizes:
+        raise ValueError(f"{samples} holds no split {split!r}")
+    return cast(dict[str, tuple[int, int]], sizes)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a submission."""
+
+    member: str
+    """Name of the file in the zip, or of the zip itself."""
+    kind: str
+    """What sort of fault, the same words for all of a sort."""
+    text: str
+    """What is wrong and what is allowed."""
+
+    def __str__(self) -> str:
+        return f"{self.member}: {self.text}"
+
+
+def fault_lines(faults: Iterable[Fault], *, examples: int = 5) -> Iterator[str]:
+    """One line per fault, `examples` of each kind at most, then how many more there are: a zip may hold 20,000."""
+    counts: Counter[str] = Counter()
+    for fault in faults:
+        counts[fault.kind] += 1
+        if counts[fault.kind] <= examples:
+            yield str(fault)
+    for kind, count in counts.items():
+        if count > examples:
+            yield f"{count} files in all: {kind}"
+    yield f"faults: {counts.total()}" if counts else "in order"
+
+
+def check_submission(path: Path, *, num_classes: int, expected: Sizes | None = None) -> Iterator[Fault]:
+    """What is wrong with a submission; nothing where it is in order.
+
+    `expected` maps each image's basename to its (H, W); without it only the form is checked. Members are read one by
+    one. Raises ValueError where the file is not there or no zip at all, or where none of its images is expected.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable zip file: {error}") from error
+    with archive:
+        names = [_Name.of(info) for info in archive.infolist()]
+        stems = {name.stem for name in names if name.is_png}
+        if not stems:
+            wanted = f"; {len(expected)} images are expected" if expected else ""
+            yield Fault(path.name, "no PNG", f"the zip holds no PNG ({len(names)} entries in all){wanted}")
+        elif expected and not {_in_form_of(stem, expected) for stem in stems} & expected.keys():
+            raise ValueError(
+                f"{path} holds {len(stems)} PNG files and none of the {len(expected)} images expected; it has "
+                f"{min(stems)!r}, expected is {min(expected)!r}: is it of another split?"
+            )
+        seen: set[str] = set()
+        for name in names:
+            yield from _check_member(archive, name, seen, num_classes=num_classes, expected=expected)
+        if stems:
+            for stem in sorted((expected or {}).keys() - seen):
+                yield Fault(f"{stem}.png", "missing", "missing")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """The name of a member, taken apart as the program that packed it meant it."""
+
+    info: zipfile.ZipInfo
+    parts: tuple[str, ...]
+    """Folders and the file's name, whether / or \\ stood between them."""
+
+    @classmethod
+    def of(cls, info: zipfile.ZipInfo) -> _Name:
+        return cls(info, tuple(part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")))
+
+    @property
+    def is_folder(self) -> bool:
+        return self.info.filename.endswith(("/", "\\"))
+
+    @property
+    def is_added(self) -> bool:
+        """True for what a file manager put there by itself: macOS also keeps attributes of a.png in ._a.png."""
+        return any(part in _NOT_OURS for part in self.parts) or self.file.name.startswith("._")
+
+    @property
+    def is_png(self) -> bool:
+        return not self.is_folder and not self.is_added and self.file.suffix.lower() == ".png"
+
+    @property
+    def file(self) -> PurePosixPath:
+        return PurePosixPath(self.parts[-1] if self.parts else "")
+
+    @property
+    def stem(self) -> str:
+        return self.file.stem
+
+
+def _in_form_of(stem: str, expected: Sizes) -> str:
+    """The expected name that a name stands for where the two differ in Unicode's form alone, else the name itself."""
+    for form in ("NFC", "NFD"):
+        if (other := unicodedata.normalize(form, stem)) in expected:
+            return other
+    return stem
+
+
+def _check_member(
+    archive: zipfile.ZipFile, name: _Name, seen: set[str], *, num_classes: int, expected: Sizes | None
+) -> Iterator[Fault]:
+    full = name.info.filename
+    if name.is_added:
+        yield Fault(full, "file of a file manager", f"was added by a file manager and is no mask; {REPACK}")
+        return
+    if name.is_folder:
+        yield Fault(full, "folder", f"is a folder, and the zip must hold <basename>.png files only; {REPACK}")
+        return
+    if not name.is_png:
+        yield Fault(full, "no plain PNG", "the zip must hold <basename>.png files only, no folders")
+        return
+    yield from (Fault(full, kind, text) for kind, text in _check_name(name))
+    stem = _in_form_of(name.stem, expected or {})
+    if stem in seen:
+        yield Fault(full, "twice", "appears twice")
+    seen.add(stem)
+    if stem != name.stem:
+        yield Fault(full, "Unicode form", f"is written in another Unicode form than the image's name {stem!r}")
+    try:
+        data = archive.read(name.info)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        yield Fault(full, "unreadable", f"cannot be read: {error}")
+        return
+    for kind, text in _check_png(data, num_classes, (expected or {}).get(stem)):
+        yield Fault(full, kind, text)
+    if expected is not None and stem not in expected:
+        yield Fault(full, "not in the list", "no such image in the list")
+
+
+def _check_name(name: _Name) -> Iterator[tuple[str, str]]:
+    """Kind and text of what is wrong with a mask's name."""
+    if "\\" in name.info.filename:
+        yield (
+            "backslash in the name",
+            "the name has a backslash, as archives packed on Windows have, which a server on Linux reads as part of "
+            f"the file's name; {REPACK}",
+        )
+    elif len(name.parts) > 1:
+        yield "in a folder", f"lies in a folder, and the zip must hold <basename>.png files only, no folders; {REPACK}"
+    if name.file.suffix != ".png":
+        yield "ending", f"ends in {name.file.suffix}, and the ending must be .png"
+
+
+def _check_png(data: bytes, num_classes: int, size: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
+    """Kind and text of each fault."""
+    try:
+        mask = decode_index_png(data)
+    except ValueError as error:
+        yield "no mask", str(error)
+        return
+    if (mode := image_mode(data)) != "L":
+        yield "mode", f"of mode {mode}; a palette is not allowed, write one grey channel of class ids"
+    if size is not None and mask.shape != size:
+        yield "size", f"is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}"
+    if (highest := int(mask.max(initial=0))) > num_classes:
+        yield "class id too high", f"holds the value {highest}; allowed are 0..{num_classes}"
