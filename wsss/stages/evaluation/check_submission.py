@@ -176,6 +176,10 @@ def _check_name(name: _Name) -> Iterator[tuple[str, str]]:
         yield "ending", f"ends in {name.file.suffix}, and the ending must be .png"
 
 
+_BIT_DEPTH = 24
+"""Where a PNG keeps its bits per channel: in IHDR, which comes first."""
+
+
 def _check_png(data: bytes, num_classes: int, size: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
     """Kind and text of each fault."""
     try:
@@ -184,7 +188,9 @@ def _check_png(data: bytes, num_classes: int, size: tuple[int, int] | None) -> I
         yield "no mask", str(error)
         return
     if (mode := image_mode(data)) != "L":
-        yield "mode", f"of mode {mode}; a palette is not allowed, write one grey channel of class ids"
+        yield "mode", f"of mode {mode}; write one grey channel of 8 bits that holds class ids, without a palette"
+    elif (bits := data[_BIT_DEPTH]) != 8:
+        yield "bit depth", f"of {bits} bits per pixel, which readers scale; write 8 bits"
     if size is not None and mask.shape != size:
         yield "size", f"is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}"
     if (highest := int(mask.max(initial=0))) > num_classes:

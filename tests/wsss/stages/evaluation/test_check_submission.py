@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from shards.images import encode_png
+from tests.shards.png_by_hand import png
 from wsss.stages.evaluation.check_submission import REPACK, Fault, check_submission, fault_lines
 
 
@@ -26,6 +27,7 @@ def as_png(mode: str) -> bytes:
     return buffer.getvalue()
 
 
+WRITE_GREY = "write one grey channel of 8 bits that holds class ids, without a palette"
 NO_INDICES = "a mask must be a PNG of indices (mode L or P), this one is a PNG of mode"
 IN_FOLDER = f"lies in a folder, and the zip must hold <basename>.png files only, no folders; {REPACK}"
 GOOD = encode_png(np.zeros((3, 4), np.uint8))
@@ -41,9 +43,10 @@ def test_form_alone(tmp_path: Path) -> None:
         ("folder/a.png", GOOD, f"folder/a.png: {IN_FOLDER}"),
         ("a.jpg", GOOD, "a.jpg: the zip must hold <basename>.png files only, no folders"),
         ("a.png", as_png("RGB"), f"a.png: {NO_INDICES} RGB"),
-        ("a.png", as_png("I;16"), f"a.png: {NO_INDICES} I;16"),
-        ("a.png", as_png("P"), "a.png: of mode P; a palette is not allowed, write one grey channel of class ids"),
-        ("a.png", as_png("1"), "a.png: of mode 1; a palette is not allowed, write one grey channel of class ids"),
+        ("a.png", as_png("I;16"), f"a.png: of mode I;16; {WRITE_GREY}"),
+        ("a.png", as_png("P"), f"a.png: of mode P; {WRITE_GREY}"),
+        ("a.png", as_png("1"), f"a.png: of mode 1; {WRITE_GREY}"),
+        ("a.png", png(3, 4, 3 * b"\x00\x55", depth=2), "a.png: of 2 bits per pixel, which readers scale; write 8 bits"),
         ("a.png", b"", "a.png: the file is empty"),
         ("a.png", b"text", "a.png: not a readable image: of no known format"),
         ("a.png", encode_png(np.full((3, 4), 21, np.uint8)), "a.png: holds the value 21; allowed are 0..20"),
