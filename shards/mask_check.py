@@ -42,6 +42,8 @@ class MaskCheck:
     """Of those lacking one: of 0 and 255 alone."""
     only_crowds: int = 0
     """Of those of 0 and 255 alone: every object of the image is a crowd."""
+    only_unoutlined: int = 0
+    """Of those of 0 and 255 alone: some object of the image has no outline."""
     only_background: int = 0
     """Of those lacking one: of 0 alone."""
     one_lower: int = 0
@@ -76,6 +78,7 @@ class MaskCheck:
         if lacking and not shown:
             self.only_ignored += IGNORE in held
             self.only_crowds += IGNORE in held and 0 < notes.get("crowds", 0) == notes.get("objects", 0)
+            self.only_unoutlined += IGNORE in held and notes.get("without_outline", 0) > 0
             self.only_background += IGNORE not in held
         self.one_lower += shown == {c - 1 for c in labelled} - {BACKGROUND}
         self.one_higher += shown == {c + 1 for c in labelled}
@@ -122,6 +125,11 @@ def _cause(check: MaskCheck, names: Sequence[str] | None) -> str:
         return (
             "likely cause: every object of these images is a crowd (iscrowd = 1), which masks hold as 255, ignored; "
             "write iscrowd = 0 for single objects"
+        )
+    if check.only_ignored >= most and check.only_unoutlined >= _MOST * check.only_ignored:
+        return (
+            "likely cause: the objects of these images have boxes and no outlines (an empty segmentation), so where "
+            "they are is not known; outline them, or measure on images whose objects are outlined"
         )
     if check.only_ignored >= most:
         return (

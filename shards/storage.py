@@ -25,6 +25,8 @@ _LEAST_RATE = 64 * 1024
 """Bytes per second: a transfer that has become slower than this on the whole is broken off and begun anew."""
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed."""
+_NO_SUCH_RANGE = 416
+"""HTTP's status of an object that ends before the part that is asked for."""
 
 
 class StorageError(OSError):
@@ -139,8 +141,15 @@ def _of_file(path: Path, start: int, end: int | None) -> Iterator[bytes]:
         raise StorageError(f"{path}: it ends {left} bytes too early")
 
 
-def _range(start: int, end: int | None) -> str:
-    return f"bytes={start}-{'' if end is None else end - 1}"
+def _range(start: int, end: int | None) -> dict[str, str]:
+    """The header of a part; none of a whole object, of which an empty one has no part."""
+    return {} if start == 0 and end is None else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+
+
+def _refuse_short(address: str, start: int, end: int | None) -> None:
+    """What a server's answer 416 means: it has nothing from `start` on. Raises StorageError unless that is the end."""
+    if end is not None:
+        raise StorageError(f"{without_secrets(address)}: it ends {end - start} bytes too early")
 
 
 @functools.cache
@@ -167,7 +176,7 @@ def _of_s3(address: str, start: int, end: int | None) -> Iterator[bytes]:
     if end == start:
         return
     try:
-        body = _s3().get_object(Bucket=bucket, Key=key, Range=_range(start, end))["Body"]
+        body = _s3().get_object(Bucket=bucket, Key=key, **_range(start, end))["Body"]
         with closing(body):
             yield from iter(lambda: body.read(_CHUNK), b"")
     except ClientError as error:
@@ -175,6 +184,8 @@ def _of_s3(address: str, start: int, end: int | None) -> Iterator[bytes]:
         words = f"{status} {error.response.get('Error', {}).get('Code', '')}".strip()
         if status in _PASSING:
             raise PassingError(words) from error
+        if status == _NO_SUCH_RANGE:
+            return _refuse_short(address, start, end)
         raise StorageError(f"{address}: {_reason(status)} ({words})") from error
     except (NoCredentialsError, NoRegionError) as error:
         raise StorageError(
@@ -200,11 +211,13 @@ def _of_http(address: str, start: int, end: int | None) -> Iterator[bytes]:
     if end == start:
         return
     try:
-        headers = {"Range": _range(start, end), "Accept-Encoding": "identity"}
+        headers = {**_range(start, end), "Accept-Encoding": "identity"}
         answer = _http().get(address, headers=headers, stream=True, timeout=(_CONNECT_SECONDS, _SILENT_SECONDS))
         with closing(answer):
             if answer.status_code in _PASSING:
                 raise PassingError(str(answer.status_code))
+            if answer.status_code == _NO_SUCH_RANGE:
+                return _refuse_short(address, start, end)
             if answer.status_code not in (200, 206):
                 raise StorageError(f"{without_secrets(address)}: {_reason(answer.status_code)} ({answer.status_code})")
             # A server that knows no ranges answers 200 and sends everything.
@@ -227,5 +240,5 @@ def _cut(pieces: Iterator[bytes], skipped: int, length: int | None) -> Iterator[
 
 
 def _reason(status: int) -> str:
-    known = {401: "not allowed", 403: "not allowed", 404: "there is no such object", 416: "it ends too early"}
+    known = {401: "not allowed", 403: "not allowed", 404: "there is no such object"}
     return known.get(status, "the server refuses")

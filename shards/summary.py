@@ -29,6 +29,8 @@ class LayerSummary:
     """Split -> shards, records, num_bytes, missing, left_out, masks."""
     present: Counter[int] = field(default_factory=Counter)
     """Class -> samples that show it."""
+    present_in: dict[str, Counter[int]] = field(default_factory=dict)
+    """Split -> class -> samples that show it."""
     unknown: Counter[int] = field(default_factory=Counter)
     """Class -> samples that nobody checked for it."""
     unknown_is_kept: bool = True
@@ -55,6 +57,13 @@ class LayerSummary:
         """A class's name, or its number."""
         return self.names[class_id - 1] if self.names and class_id <= len(self.names) else str(class_id)
 
+    def images_of_classes(self) -> dict[str, dict[str, int]]:
+        """Split -> name of a class -> samples that show it."""
+        return {
+            split: {self.name_of(class_id): counts[class_id] for class_id in self.classes()}
+            for split, counts in self.present_in.items()
+        }
+
     def absent(self, class_id: int) -> int:
         """Samples known not to show a class."""
         return self.num_records - self.present[class_id] - self.unknown[class_id]
@@ -70,7 +79,7 @@ class LayerSummary:
             self.made_on[row.made_on] += 1
         if self.kind == Sample.kind:
             counter.update(masks=sum(map(bool, row.entries.facts("has_mask"))))
-            self._add_labels(row.entries)
+            self._add_labels(row.entries, self.present_in.setdefault(split_of(row.shard), Counter()))
             self._add_masks(self.checks.setdefault(split_of(row.shard), MaskCheck()), row.entries)
             self.sides.extend(max(size) for size in row.entries.facts("size") if size)
 
@@ -85,9 +94,10 @@ class LayerSummary:
         """Masks of rows that were written before the values of masks entered them."""
         return sum(counter["masks"] for counter in self.splits.values()) - sum(c.masks for c in self.checks.values())
 
-    def _add_labels(self, entries: Entries) -> None:
+    def _add_labels(self, entries: Entries, of_split: Counter[int]) -> None:
         for present in entries.facts("classes"):
             self.present.update(present or ())
+            of_split.update(present or ())
         changes: Counter[int] = Counter()
         for text, times in Counter(entries.facts("unknown")).items():
             if text is None:
@@ -138,7 +148,14 @@ def lines(summary: LayerSummary) -> Iterator[str]:
         if summary.unknown:
             told += f"present, {summary.absent(class_id):7d} absent, {summary.unknown[class_id]:7d} unknown "
         name = f" {summary.name_of(class_id)}" if summary.names else ""
-        yield f"{told}{'#' * round(40 * count / most)}{name}"
+        yield f"{told}{'#' * round(40 * count / most)}{name}{_by_split(summary, class_id)}"
+
+
+def _by_split(summary: LayerSummary, class_id: int) -> str:
+    """Images of a class in each split, where there are several."""
+    if len(summary.present_in) < 2:
+        return ""
+    return f" ({', '.join(f'{split} {counts[class_id]}' for split, counts in summary.present_in.items())})"
 
 
 def mask_lines(summary: LayerSummary) -> Iterator[str]:

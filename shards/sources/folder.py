@@ -6,6 +6,7 @@ The classes are those of a file (see `read_class_list`), or without one, all nam
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,6 +90,15 @@ class FolderSource:
 
     def list_split(self, split: str) -> Listing:
         return Listing(split, tuple(self._labelled(split)))
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Split -> name of a class that is kept -> images that the table labels with it."""
+        names = self.taxonomy.names
+        found: dict[str, dict[str, int]] = {}
+        for split in self.tables:
+            counts = Counter(c for one in self._labelled(split).values() for c in self._classes.ids(one.present))
+            found[split] = {name: counts[class_id] for class_id, name in enumerate(names, start=1)}
+        return found
 
     def image_bytes(self, split: str) -> np.ndarray:
         return file_sizes(self.root, [key + one.ending for key, one in self._labelled(split).items()])

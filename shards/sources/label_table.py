@@ -30,6 +30,28 @@ from shards.taxonomy import Taxonomy
 _COLUMNS = ("image", "labels", "unknown", "split")
 _ALL_OTHERS = "*"
 _NUMBERED_LABEL = re.compile(r"(?i)(labels?|class(es)?)[ ._-]?\d+")
+_OTHER_NAMES = {
+    "image": frozenset(
+        (
+            "image",
+            "images",
+            "imageid",
+            "imagename",
+            "imagepath",
+            "file",
+            "filename",
+            "filepath",
+            "path",
+            "img",
+            "imgpath",
+        )
+    ),
+    "labels": frozenset(
+        ("label", "labels", "class", "classes", "classname", "category", "categories", "tag", "tags", "target")
+    ),
+    "split": frozenset(("split", "splits", "subset", "set", "partition")),
+}
+"""Column -> what other tools call it."""
 _SET = frozenset({"1", "1.0", "True", "true", "TRUE"})
 _FLAGS = _SET | {"", "0", "0.0", "False", "false", "FALSE", "-1"}
 """Cells of a column that says of one class whether an image shows it."""
@@ -153,8 +175,8 @@ class _Columns:
         self._names = [name.strip() for name in header]
         if "image" not in self._names:
             raise ValueError(
-                f"the header has no column 'image'; it names {', '.join(self._names) or 'nothing'}; write commas, "
-                "semicolons or tabs between its columns"
+                f"the header has no column 'image'; it names {', '.join(self._names) or 'nothing'}"
+                + (_meant(self._names, "image") or "; write commas, semicolons or tabs between its columns")
             )
         if numbered := [name for name in self._names if _NUMBERED_LABEL.fullmatch(name)]:
             raise ValueError(
@@ -164,6 +186,9 @@ class _Columns:
         for name in _COLUMNS:
             if name not in self._names and (slips := _near(name, [n for n in self._names if n not in _COLUMNS])):
                 raise ValueError(f"the header names a column {slips[0]!r}; did you mean {name!r}?")
+        for name in ("labels", "split"):
+            if name not in self._names and (hint := _meant(self._names, name)):
+                raise ValueError(f"the header has no column {name!r}{hint}, or rename that column where it is no such")
         if twice := [name for name in _COLUMNS if self._names.count(name) > 1]:
             raise ValueError(f"the header names {twice[0]!r} more than once")
         places = (self._names.index(name) if name in self._names else None for name in _COLUMNS)
@@ -208,6 +233,12 @@ class _Columns:
         if cell not in self._known:
             self._known[cell] = cell_names(cell, separator=self._separator)
         return self._known[cell]
+
+
+def _meant(names: list[str], column: str) -> str:
+    """Words for a column that other tools call by another name than `column`; nothing where there is none."""
+    same = [name for name in names if re.sub(r"[\W_]", "", name.casefold()) in _OTHER_NAMES[column]]
+    return f", but {same[0]!r}: call it {column!r}" if same else ""
 
 
 def _delimiter(header: str) -> str:

@@ -107,6 +107,11 @@ def test_crowds_are_told_from_masks_of_two_values() -> None:
     assert "0 and 255 alone" in cause(rows, notes={"objects": 2, "crowds": 1})
 
 
+def test_objects_without_an_outline_are_told_from_masks_of_two_values() -> None:
+    found = cause([((1,), "0,255"), ((2,), "0,255")], notes={"objects": 2, "without_outline": 1})
+    assert "have boxes and no outlines" in found
+
+
 def test_objects_without_an_outline_are_counted() -> None:
     check = check_of([((1,), "0,255"), ((1,), None)], notes={"objects": 3, "without_outline": 2})
     assert list(mismatch_lines({"train": check}))[1].startswith("train: 4 of 6 objects have no outline: ")

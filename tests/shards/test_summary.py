@@ -50,7 +50,8 @@ def test_lines(tmp_path: Path) -> None:
     assert told[4] == (
         "train: 0 of 2 masks lack a class that the image is labelled with, 2 show a class that it is not labelled with"
     )
-    assert told[6] == "class   2:       2 present,       1 absent,       0 unknown " + "#" * 40 + " dog"
+    bar = "#" * 40
+    assert told[6] == f"class   2:       2 present,       1 absent,       0 unknown {bar} dog (train 2, val 0)"
     assert len(told) == 5 + 5
 
 
@@ -63,7 +64,7 @@ def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
     told = list(lines(summary_of(layer)))
     assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
     assert told[5].startswith("2 masks were not compared with the labels: this index is older")
-    assert told[7] == "class   2:       2 " + "#" * 40
+    assert told[7] == "class   2:       2 " + "#" * 40 + " (train 2, val 0)"
 
 
 def test_masks_are_compared_with_labels(tmp_path: Path) -> None:

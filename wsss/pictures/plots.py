@@ -51,33 +51,56 @@ def draw_curve(
     return _png(figure)
 
 
-def draw_class_histogram(counts_C: Sequence[float], *, drawn_C: Sequence[float], names: Sequence[str]) -> bytes:
-    """A PNG: images of each class, and how many of them an epoch draws; most frequent class first, logarithmic."""
+def draw_class_histogram(
+    counts_C: Sequence[float],
+    *,
+    drawn_C: Sequence[float],
+    names: Sequence[str],
+    validation_C: Sequence[float] | None = None,
+) -> bytes:
+    """A PNG: training images of each class, and how many of them an epoch draws; most frequent class first.
+
+    `validation_C`: images of each class in the validation split, drawn below on an axis of their own. All axes are
+    linear from 0: the length of a bar is its number.
+    """
     from matplotlib.figure import Figure
 
     order = sorted(range(len(names)), key=lambda c: -counts_C[c])
-    figure = Figure(figsize=(max(5.0, 0.11 * len(names)), 3.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    rows = 1 if validation_C is None else 2
+    figure = Figure(figsize=(max(5.0, 0.11 * len(names)), 1.2 + 2.2 * rows), dpi=120, layout="constrained")
+    panels = figure.subplots(rows, squeeze=False, sharex=True)[:, 0]
     places = range(len(names))
-    axes.bar(places, [counts_C[c] for c in order], width=0.9, color="#b8c4d0", label="images")
-    axes.step(places, [drawn_C[c] for c in order], where="mid", color="#ed553b", linewidth=1.2, label="drawn per epoch")
-    axes.set_yscale("log")
+    panels[0].bar(places, [counts_C[c] for c in order], width=0.9, color="#b8c4d0", label="images")
+    drawn = [drawn_C[c] for c in order]
+    panels[0].step(places, drawn, where="mid", color="#ed553b", linewidth=1.2, label="drawn per epoch")
+    panels[0].set_title("training images of each class", fontsize=9)
+    panels[0].legend(fontsize=8)
+    if validation_C is not None:
+        panels[1].bar(places, [validation_C[c] for c in order], width=0.9, color=_PRESENT)
+        panels[1].set_title("validation images of each class", fontsize=9)
+    for axes in panels:
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("images", fontsize=8)
+        axes.tick_params(axis="y", labelsize=7)
     size = 5 if len(names) > 40 else 8
-    axes.set_xticks(places, [names[c] for c in order], rotation=90, fontsize=size, **_AS_WRITTEN)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.legend(fontsize=8)
+    panels[-1].set_xticks(places, [names[c] for c in order], rotation=90, fontsize=size, **_AS_WRITTEN)
+    panels[-1].set_xlim(-0.6, len(names) - 0.4)
     return _png(figure)
 
 
 def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
-    """A PNG: images of each class, most frequent first, on a logarithmic scale; where classes are unknown in some, also
-    the share of the images in which a class is present, absent and unknown; below, sizes of the images and records."""
+    """A PNG: images of each class, most frequent first, every split by itself on a linear axis from 0.
+
+    Where classes are unknown in some images, also the share of the images in which a class is present, absent and
+    unknown; below, sizes of the images and records.
+    """
     from matplotlib.figure import Figure
 
     order = sorted(summary.classes(), key=lambda c: -summary.present[c])
     columns = max(1, -(-len(order) // _CLASSES_BELOW_EACH_OTHER))
     each = -(-len(order) // columns)
-    width = 4.4 if summary.unknown else 3.4
+    panels = max(1, len(summary.present_in))
+    width = 1.2 + 2.0 * panels + (1.0 if summary.unknown else 0.0)
     heights = (0.6 + 0.155 * each, 2.4)
     figure = Figure(figsize=(max(7.0, width * columns), 0.3 + sum(heights)), dpi=110, layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=heights)
@@ -93,26 +116,37 @@ def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
 
 
 def _draw_classes(figure: SubFigure, summary: LayerSummary, order: Sequence[int], *, columns: int, each: int) -> None:
-    parts = 2 if summary.unknown else 1
-    axes = figure.subplots(1, columns * parts, squeeze=False, width_ratios=[3, 1][:parts] * columns)[0]
-    most = max(1, *(summary.present[c] for c in order))
+    """A panel for every split, and one of shares where classes are unknown; again for each column of classes."""
+    splits = list(summary.present_in)
+    widths = [2] * len(splits) + ([1] if summary.unknown else [])
+    axes = figure.subplots(1, columns * len(widths), squeeze=False, width_ratios=widths * columns)[0]
     for column in range(columns):
         shown = order[column * each : (column + 1) * each]
-        bars, counts = axes[column * parts], [summary.present[c] for c in shown]
-        bars.set_xscale("log")
-        bars.set_xlim(0.8, most * 6)  # also where no class is in any image
-        bars.barh(range(len(shown)), counts, color=_PRESENT, height=0.8)
-        for place, count in enumerate(counts):
-            bars.text(max(count, 1) * 1.08, place, str(count), va="center", fontsize=6, **_AS_WRITTEN)
-        bars.set_yticks(range(len(shown)), [summary.name_of(c) for c in shown], fontsize=7, **_AS_WRITTEN)
-        bars.set_ylim(each - 0.4, -0.6)
-        bars.set_title("images of each class", fontsize=8)
-        bars.tick_params(axis="x", labelsize=7)
-        if parts == 2:
-            _draw_shares(axes[column * parts + 1], summary, shown, each=each)
-    if parts == 2:
-        handles, labels = axes[1].get_legend_handles_labels()
+        panels = axes[column * len(widths) : (column + 1) * len(widths)]
+        for split, bars in zip(splits, panels, strict=False):
+            _draw_counts(bars, summary, shown, split=split, each=each)
+        for bars in panels[1:]:
+            bars.set_yticks([])
+        names = [summary.name_of(c) for c in shown]
+        panels[0].set_yticks(range(len(shown)), names, fontsize=7, **_AS_WRITTEN)
+        if summary.unknown:
+            _draw_shares(panels[-1], summary, shown, each=each)
+    if summary.unknown:
+        handles, labels = axes[len(widths) - 1].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=7, ncols=len(labels), loc="outside lower right", frameon=False)
+
+
+def _draw_counts(axes: Axes, summary: LayerSummary, shown: Sequence[int], *, split: str, each: int) -> None:
+    """Images of each class in a split; the axis ends where that split's most frequent class does, in every column."""
+    of_split = summary.present_in[split]
+    most, counts = max(1, *of_split.values(), 1), [of_split[c] for c in shown]
+    axes.barh(range(len(shown)), counts, color=_PRESENT, height=0.8)
+    for place, count in enumerate(counts):
+        axes.text(count + 0.015 * most, place, str(count), va="center", fontsize=6)
+    axes.set_xlim(0, most * 1.25)  # room for the largest number
+    axes.set_ylim(each - 0.4, -0.6)
+    axes.set_title(f"{split}: images of each class", fontsize=8, **_AS_WRITTEN)
+    axes.tick_params(axis="x", labelsize=7)
 
 
 def _draw_shares(axes: Axes, summary: LayerSummary, shown: Sequence[int], *, each: int) -> None:

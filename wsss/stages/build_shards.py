@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from shards.class_report import class_lines, slip_lines
 from shards.cuts import Cuts, cuts_by_bytes, cuts_by_count, read_cuts, write_cuts
 from shards.layer import shard_name, split_of
 from shards.opened import opened
@@ -15,6 +17,7 @@ from shards.read_ahead import read_ahead
 from shards.records import BadSampleError, Missing, Record
 from shards.remote_tars import RemoteTars
 from shards.sources.finished import FinishedShards
+from shards.sources.folder import FolderSource
 from shards.sources.source import Listed, Source
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
@@ -144,7 +147,25 @@ class BuildShards(DataSettings, DataStage):
             for split, check in summary.checks.items()
             for name, count in check.metrics().items()
         }
-        return Outcome(metrics=metrics, notes=tuple(mask_lines(summary)))
+        lines = self._class_lines(summary.images_of_classes())
+        return Outcome(metrics=metrics, notes=(*lines, *mask_lines(summary)))
+
+    def _class_lines(self, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+        """The classes, where no list says which there are. `counts`: split -> name -> images."""
+        if self.source == "folder" and not self.class_list:
+            return list(class_lines(counts))
+        if self.source == "coco":
+            totals = Counter[str]()
+            for of_split in counts.values():
+                totals.update(of_split)
+            return list(slip_lines(totals))
+        return []
+
+    def preview(self, instance: Instance) -> list[str]:
+        """The classes of tables without a class list, with their images."""
+        if self.source != "folder" or self.class_list or not isinstance(self.data, FolderSource):
+            return []
+        return self._class_lines(self.data.class_counts())
 
     def worker(self, instance: Instance) -> ShardWorker:
         data = self.data

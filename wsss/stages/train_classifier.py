@@ -212,7 +212,12 @@ class TrainClassifier(ClassifierTraining):
         from wsss.pictures.plots import draw_class_histogram
 
         counts_C, drawn_C = self._histogram(instance)
-        picture = draw_class_histogram(counts_C.tolist(), drawn_C=drawn_C.tolist(), names=instance.taxonomy.names)
+        picture = draw_class_histogram(
+            counts_C.tolist(),
+            drawn_C=drawn_C.tolist(),
+            names=instance.taxonomy.names,
+            validation_C=self._validation_counts(instance),
+        )
         write_bytes(instance.path / HISTOGRAM, picture)
 
     def validate(self, network: Classifier, instance: Instance) -> Validation:
@@ -258,6 +263,15 @@ class TrainClassifier(ClassifierTraining):
     def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
         rows = instance.inputs["samples"].layer.rows(self.validation_split)
         return any(set(present) & set(learned) for row in rows for present in row.entries.facts("classes"))
+
+    def _validation_counts(self, instance: Instance) -> list[int] | None:
+        """Images of each class in the validation split; None where there is none."""
+        if not self._has_validation(instance):
+            return None
+        rows = instance.inputs["samples"].layer.rows(self.validation_split)
+        learned = set(self.learned(instance))
+        classes = [sorted(learned.intersection(present)) for row in rows for present in row.entries.facts("classes")]
+        return class_counts(classes, num_classes=len(instance.taxonomy)).tolist()
 
     def _has_validation(self, instance: Instance) -> bool:
         shards = instance.inputs["samples"].layer.shards()

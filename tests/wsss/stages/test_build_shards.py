@@ -28,7 +28,7 @@ from tests.shards.sources.pictures import jpeg, put
 from tests.shards.sources.voc_folder import make_voc
 from tests.wsss.layers import instance_of
 from wsss.contract.settings import hashed_values, setting_values
-from wsss.contract.stage import Instance
+from wsss.contract.stage import Instance, Outcome
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.data_sets.registry import DATA_SETS, DataSettings
 
@@ -281,7 +281,7 @@ def test_the_finished_layer_tells_how_masks_and_labels_compare(tmp_path: Path) -
         "masks.train.masks": 1.0, "masks.train.lacking": 1.0, "masks.train.unlabelled": 0.0,
         "masks.val.masks": 1.0, "masks.val.lacking": 0.0, "masks.val.unlabelled": 0.0,
     }  # fmt: skip
-    assert [note.split(":")[0] for note in found.notes] == ["train", "likely cause"]
+    assert [note.split(":")[0] for note in found.notes] == ["2 classes (images)", "train", "likely cause"]
 
 
 @pytest.mark.parametrize("suffix", ["_mask", "_mask.png"])
@@ -299,3 +299,27 @@ def test_masks_whose_names_go_on_behind_the_key(tmp_path: Path, suffix: str) -> 
 def test_a_list_that_is_not_there_is_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lists.train = 'T.csv' names no file; .* \(t.csv is there, in another case"):
         _ = stage_of("folder", tmp_path, lists={"train": "T.csv", "val": "t.csv"}).data
+
+
+def test_classes_without_a_list_are_told_with_their_images(tmp_path: Path) -> None:
+    rows = [f"{n}.jpg,{name},{split}" for n, (name, split) in enumerate([("horse", "train")] * 12 + [("hose", "val")])]
+    for number in range(13):
+        put(tmp_path / "f" / f"{number}.jpg", jpeg(9, 9, seed=number))
+    put(tmp_path / "f" / "t.csv", "\n".join(["image,labels,split", *rows]))
+    put(tmp_path / "f" / "classes.txt", "horse\nhose\n")
+    lists = {"train": "t.csv", "val": "t.csv"}
+    stage = BuildShards(source="folder", root=str(tmp_path / "f"), lists=lists)
+    instance = instance_of(stage, tmp_path)
+    expected = ["2 classes (images): horse 12, hose 1", "the class 'hose' (1 images) is spelt nearly like 'horse' (12)"]
+    for lines in (stage.preview(instance), _built(stage, instance).notes):
+        assert [line.split(": where")[0] for line in lines] == expected
+    listed = replace(stage, class_list="classes.txt")
+    assert listed.preview(instance) == [] and _built(listed, instance).notes == ()
+
+
+def _built(stage: BuildShards, instance: Instance) -> Outcome:
+    shards, build = stage.shards(instance), stage.worker(instance)
+    for shard in shards:
+        write_shard(instance.layer, shard, build(shard))
+    instance.layer.complete(shards, classes=stage.taxonomy.names)
+    return stage.outcome(instance)
