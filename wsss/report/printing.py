@@ -1,0 +1,53 @@
+"""Print a page: to fit a terminal, plainly into a pipe, or as CSV or JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from wsss.report.layout import fit, wrap
+from wsss.report.tables import Page, Table, as_csv, as_json, plain, printable
+
+Form = Literal["text", "csv", "json"]
+
+
+def print_page(page: Page, *, form: Form = "text", only: str = "", out: TextIO | None = None) -> None:
+    """Print a page, or `only` one of its tables. Raises ValueError for a table that it does not have."""
+    out = out or sys.stdout
+    page = page.only(only) if only else page
+    if form == "json":
+        out.write(as_json(page))
+    elif form == "csv":
+        out.write(as_csv(page.tables[page.main or next(iter(page.tables))]))
+    else:
+        _print_text(page, Console(file=out, highlight=False))
+
+
+def print_table(table: Table, *, out: TextIO | None = None) -> None:
+    """Print a table by itself."""
+    print_page(Page(tables={"table": table}), out=out)
+
+
+def _print_text(page: Page, console: Console) -> None:
+    if not console.is_terminal:
+        parts = [plain(table) for table in page.tables.values()]
+        heading = "".join(f"{printable(line)}\n" for line in page.heading)
+        console.file.write("\n".join([*([heading] if heading else []), *parts]))
+        return
+    width = console.width
+    for line in page.heading:
+        _put(console, wrap(printable(line), width))
+    for number, table in enumerate(page.tables.values()):
+        if number or page.heading:
+            _put(console, [""])
+        if table.title:
+            _put(console, wrap(printable(table.title), width), style="bold")
+        _put(console, fit(table, width))
+
+
+def _put(console: Console, lines: list[str], *, style: str = "") -> None:
+    for line in lines:
+        console.print(Text(line, style=style), soft_wrap=True)
