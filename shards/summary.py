@@ -92,7 +92,7 @@ def summarise(opened: OpenedLayer) -> LayerSummary:
 
 
 def lines(summary: LayerSummary) -> Iterator[str]:
-    """Records, bytes and missing per split; of samples also the images' sizes, and images per class."""
+    """Records, bytes and missing per split; of samples also the images' sizes."""
     yield f"{summary.name}: {summary.kind} records"
     is_samples = summary.kind == Sample.kind
     for split, counter in summary.splits.items():
@@ -109,11 +109,3 @@ def lines(summary: LayerSummary) -> Iterator[str]:
         yield f"longer side of an image: {low} to {high} pixels, median {middle}"
     if not summary.unknown_is_kept:
         yield "which classes are unknown stands in no index of that age; build the shards again to see it"
-    most = max(summary.present.values(), default=1) or 1
-    for class_id in summary.classes():
-        count = summary.present[class_id]
-        told = f"class {class_id:3d}: {count:7d} "
-        if summary.unknown:
-            told += f"present, {summary.absent(class_id):7d} absent, {summary.unknown[class_id]:7d} unknown "
-        name = f" {summary.name_of(class_id)}" if summary.names else ""
-        yield f"{told}{'#' * round(40 * count / most)}{name}"

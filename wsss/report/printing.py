@@ -32,15 +32,16 @@ def print_table(table: Table, *, out: TextIO | None = None) -> None:
 
 
 def _print_text(page: Page, console: Console) -> None:
+    tables = [table for table in page.tables.values() if not table.data_only]
     if not console.is_terminal:
-        parts = [plain(table) for table in page.tables.values()]
+        parts = [plain(table) for table in tables]
         heading = "".join(f"{printable(line)}\n" for line in page.heading)
         console.file.write("\n".join([*([heading] if heading else []), *parts]))
         return
     width = console.width
     for line in page.heading:
         _put(console, wrap(printable(line), width))
-    for number, table in enumerate(page.tables.values()):
+    for number, table in enumerate(tables):
         if number or page.heading:
             _put(console, [""])
         if table.title:

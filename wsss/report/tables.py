@@ -14,7 +14,7 @@ import io
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -28,6 +28,9 @@ class Shown:
     """In JSON's types."""
     text: str
 
+
+_PLAIN_WIDEST = 48
+"""Cells longer than this push what stands behind them to the right, in their own row alone."""
 
 Cell = str | int | float | bool | None | Shown
 """None where the value is unknown or does not apply."""
@@ -43,9 +46,9 @@ class Column:
     """Align to the right, as numbers are."""
     wraps: bool = False
     """True for text that may be broken between words where a terminal is narrow."""
-    role: Literal["value", "name", "note", "data"] = "value"
+    role: Literal["value", "name", "note", "data", "drawing"] = "value"
     """`name`: says which row this is, and is repeated where a wide table is split. `note`: text that a narrow terminal
-    puts under its row. `data`: for CSV and JSON alone."""
+    puts under its row. `data`: for CSV and JSON alone; `drawing`: for people alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class Table:
     notes: tuple[str, ...] = ()
     sections: frozenset[int] = frozenset()
     """Rows before which a terminal leaves a line empty."""
+    data_only: bool = False
+    """True for a table that CSV and JSON have, and people read in other words."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -93,7 +98,7 @@ def text_of(cell: Cell, *, unknown: str = "") -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters (newline, tab, escape) written as `\\n`, `\\t`, `\\x1b`, and what is no text too."""
+    """The text with control characters and undecodable bytes written as escapes (`\\n`, `\\x1b`)."""
     return "".join(repr(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
 
 
@@ -107,7 +112,7 @@ def plain(table: Table) -> str:
     columns = [place for place, column in enumerate(table.columns) if column.role != "data"]
     lines = [[table.columns[place].title for place in columns]]
     lines += [[text_of(row[place]) or "-" for place in columns] for row in table.rows]
-    widths = [max(cell_len(line[at]) for line in lines) for at in range(len(columns))]
+    widths = [_plain_width([cell_len(line[at]) for line in lines]) for at in range(len(columns))]
     rights = [table.columns[place].right for place in columns]
     padded = (
         "  ".join(pad(cell, width, right=right) for cell, width, right in zip(line, widths, rights, strict=True))
@@ -115,6 +120,11 @@ def plain(table: Table) -> str:
     )
     head = [printable(table.title)] if table.title else []
     return "".join(f"{line.rstrip()}\n" for line in (*head, *padded, *map(printable, table.notes)))
+
+
+def _plain_width(lengths: Sequence[int]) -> int:
+    """As wide as the longest cell; a few very long ones are not made room for in all other rows."""
+    return max(length for length in (0, *lengths) if length <= _PLAIN_WIDEST)
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
@@ -136,18 +146,19 @@ def markdown(table: Table) -> str:
 
 def records(table: Table) -> list[dict[str, Any]]:
     """Column key -> value, of every row."""
-    keys = [column.key for column in table.columns]
-    return [
-        dict(zip(keys, (cell.value if isinstance(cell, Shown) else cell for cell in row), strict=True))
-        for row in table.rows
-    ]
+    kept = [(place, column.key) for place, column in enumerate(table.columns) if column.role != "drawing"]
+    return [{key: _value(row[place]) for place, key in kept} for row in table.rows]
+
+
+def _value(cell: Cell) -> Any:
+    return cell.value if isinstance(cell, Shown) else cell
 
 
 def as_csv(table: Table) -> str:
     """The rows with a header; a value that is not a string or a number is written as JSON, None as nothing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.key for column in table.columns])
+    writer.writerow([column.key for column in table.columns if column.role != "drawing"])
     for record in records(table):
         writer.writerow([_csv_cell(value) for value in record.values()])
     return out.getvalue()
@@ -164,6 +175,17 @@ def as_json(page: Page) -> str:
     content: dict[str, Any] = {"notes": notes} if notes else {}
     content |= {name: records(table) for name, table in page.tables.items()}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def joined(pages: Sequence[Page]) -> Page:
+    """One page of pages of one kind: the rows of tables of the same name, and all lines, one after the other."""
+    tables: dict[str, Table] = {}
+    for page in pages:
+        for name, table in page.tables.items():
+            have = tables.get(name, replace(table, rows=(), notes=()))
+            tables[name] = replace(have, rows=have.rows + table.rows, notes=have.notes + table.notes)
+    heading = tuple(line for page in pages for line in page.heading)
+    return Page(heading=heading, tables=tables, main=pages[0].main)
 
 
 def table_of(title: str, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], **more: Any) -> Table:
