@@ -187,7 +187,7 @@ class SweepResult:
         order = sorted(self.trials, key=lambda trial: (0.0 if self.grid else -(trial.mean_iou or 0.0), trial.number))
         rows: list[list[Cell]] = []
         for trial in order:
-            scores: list[Cell] = [Shown(None, trial.state), *[None] * FOLDS]
+            scores: list[Cell] = [Shown(None, trial.state), *[Shown(None, "–")] * FOLDS]
             if trial.folds:
                 scores = [percent(share, digits=2) for share in (trial.mean_iou, *trial.fold_iou)]
             values = [Shown(trial.values[name], json.dumps(trial.values[name])) for name in settings]

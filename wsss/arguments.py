@@ -64,7 +64,7 @@ def parser() -> Parser:
             commands,
             name,
             "",
-            f"Run every instance of kind {kind}, each by itself: what it reads must be done.",
+            f"Run every instance of kind {kind}, each by itself:\nwhat it reads must be done.",
             f"wsss {name} toy",
         )
         _add_recipe(stage)

@@ -45,8 +45,7 @@ def test_lines(tmp_path: Path) -> None:
     assert told[1].startswith("train: 2 records in 1 shards, 0.0 MB, 1 missing, 2 with a mask")
     assert told[2].startswith("val: 1 records in 1 shards") and told[2].endswith("0 with a mask, 1 left out")
     assert told[3] == "longer side of an image: 19 to 19 pixels, median 19"
-    assert told[5] == "class   2:       2 present,       1 absent,       0 unknown " + "#" * 40 + " dog"
-    assert len(told) == 4 + 5
+    assert len(told) == 4
 
 
 def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
         layer.row_path(row.shard).write_bytes(replace(row, entries=Entries.of(older)).to_bytes())
     told = list(lines(summary_of(layer)))
     assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
-    assert told[6] == "class   2:       2 " + "#" * 40
+    assert len(told) == 5
 
 
 def test_layers_of_other_records(tmp_path: Path) -> None:

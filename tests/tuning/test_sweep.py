@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cluster.ray_session import connect as connect_ray
 from cluster.tracking import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connect, find_runs, tracking_uri
+from tuning.search_space import load_sweep
 from tuning.sweep import run_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -115,8 +115,16 @@ def _panel_lines(table: Table, columns: Sequence[_Placed], notes: Sequence[_Plac
         yield from _line(["" if moved else cell for cell, moved in zip(cells, long, strict=True)], beside, widths)
         for one in [*(one for one, moved in zip(beside, long, strict=True) if moved), *under, *notes]:
             if cell := one.cells[row]:
-                label = "" if one.column.role == "note" or not one.column.title else f"{one.column.title}: "
-                yield from wrap(label + cell, width, indent=_INDENT, hanging=_INDENT)
+                yield from _under(one.column, cell, width)
+
+
+def _under(column: Column, cell: str, width: int) -> Iterator[str]:
+    """A cell under its row, with its header where that says more; only text is broken over lines."""
+    label = "" if column.role == "note" or not column.title else f"{column.title}: "
+    if column.wraps or column.role == "note" or cell_len(_INDENT + label + cell) <= width:
+        yield from wrap(label + cell, width, indent=_INDENT, hanging=_INDENT)
+    else:
+        yield from ((_INDENT + label).rstrip(), _INDENT + cell)
 
 
 def _widths(columns: Sequence[_Placed], width: int) -> list[int]:

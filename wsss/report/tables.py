@@ -108,7 +108,7 @@ def percent(value: float | None, *, digits: int = 1, sign: str = "") -> Shown | 
 
 
 def plain(table: Table) -> str:
-    """For a pipe: title, header, one line per row, notes; columns stand at least two spaces apart."""
+    """For pipes and files: title, header, one line per row, notes; columns stand at least two spaces apart."""
     columns = [place for place, column in enumerate(table.columns) if column.role != "data"]
     lines = [[table.columns[place].title for place in columns]]
     lines += [[text_of(row[place]) or "-" for place in columns] for row in table.rows]

@@ -6,7 +6,7 @@ import random
 from rich.cells import cell_len
 
 from wsss.report.layout import fit, wrap
-from wsss.report.tables import Column, percent, table_of
+from wsss.report.tables import Column, Shown, percent, table_of
 
 STEP = Column("step", "step", role="name", wraps=True)
 IOU = Column("mean IoU", "mean_iou", right=True)
@@ -26,7 +26,13 @@ def test_a_table_that_fits_stands_as_it_is() -> None:
 
 def test_notes_go_under_their_rows_before_anything_else_wraps() -> None:
     table = table_of("", [STEP, IOU, NOTE], [["CAM", percent(0.4), "one of two"], ["seeds", None, ""]])
-    assert fit(table, 20) == ["step   mean IoU", "─────  ────────", "CAM        40.0", "    one of two", "seeds         –"]
+    assert fit(table, 20) == [
+        "step   mean IoU",
+        "─────  ────────",
+        "CAM        40.0",
+        "    one of two",
+        "seeds         –",
+    ]
 
 
 def test_headers_and_text_wrap_between_words() -> None:
@@ -61,6 +67,11 @@ def test_a_path_longer_than_its_column_goes_whole_under_its_row() -> None:
     )
     lines = fit(table, 40)
     assert lines[2:] == ["root", "    value:", f"    {path}", "size  3"]
+
+
+def test_a_figure_that_goes_under_its_row_is_in_one_piece() -> None:
+    table = table_of("", [STEP, IOU], [["segmentation", Shown(0.35, "35.0 (32.1 to 37.9)")]])
+    assert fit(table, 24)[2:] == ["segmentation", "    mean IoU:", "    35.0 (32.1 to 37.9)"]
 
 
 def test_columns_without_any_value_are_left_out() -> None:

@@ -7,7 +7,19 @@ import json
 import pytest
 
 from wsss.report.printing import print_page
-from wsss.report.tables import Column, Page, Shown, Table, as_csv, as_json, markdown, percent, plain, printable, table_of
+from wsss.report.tables import (
+    Column,
+    Page,
+    Shown,
+    Table,
+    as_csv,
+    as_json,
+    markdown,
+    percent,
+    plain,
+    printable,
+    table_of,
+)
 
 COLUMNS = (
     Column("step", "step", role="name"),
