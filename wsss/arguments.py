@@ -135,7 +135,9 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "wsss show make_seeds              a kind of stage, without any recipe",
     )
     show.add_argument("recipe", type=Path, metavar="RECIPE|STAGE", help="a recipe, a kind of stage, recipe or runtime")
-    show.add_argument("instance", nargs="?", metavar="INSTANCE", help="one instance of the recipe")
+    show.add_argument(
+        "instance", nargs="?", metavar="INSTANCE", help="one instance of the recipe, or recipe, or runtime"
+    )
     _add_overrides(show)
     show.add_argument("--changed", action="store_true", help="only settings that are not at their default")
     _add_form(show, tables=("instances", "settings"), main="settings")
