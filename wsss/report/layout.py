@@ -53,7 +53,8 @@ def fit(table: Table, width: int) -> list[str]:
     for number, panel in enumerate(panels):
         under = notes if number == len(panels) - 1 else []
         lines += [""] * bool(number) + list(_panel_lines(table, panel, under, width))
-    return lines + [line for note in table.notes for line in wrap(printable(note), width)]
+    said = [line for note in table.notes for line in wrap(printable(note), width)]
+    return [*lines, *([""] if said else []), *said]
 
 
 def wrap(text: str, width: int, *, indent: str = "", hanging: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal, TextIO
 
@@ -11,13 +12,24 @@ from rich.text import Text
 from wsss.report.layout import fit, wrap
 from wsss.report.tables import Page, Table, as_csv, as_json, plain, printable
 
+_BROKEN_PIPE = 128 + 13
+"""Exit status that a shell gives a program ended by SIGPIPE."""
 Form = Literal["text", "csv", "json"]
 
 
 def print_page(page: Page, *, form: Form = "text", only: str = "", out: TextIO | None = None) -> None:
     """Print a page, or `only` one of its tables. Raises ValueError for a table that it does not have."""
-    out = out or sys.stdout
     page = page.only(only) if only else page
+    try:
+        _print(page, form, out or sys.stdout)
+        (out or sys.stdout).flush()
+    except BrokenPipeError:
+        # As in `wsss plan RECIPE | head`: who reads has read enough. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_BROKEN_PIPE) from None
+
+
+def _print(page: Page, form: Form, out: TextIO) -> None:
     if form == "json":
         out.write(as_json(page))
     elif form == "csv":

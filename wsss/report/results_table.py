@@ -200,7 +200,7 @@ def results_page(recipe: Recipe) -> Page:
     rows = result_rows(recipe, known)
     waiting = [i.name for i in recipe.instances if isinstance(i.stage, Evaluate) and i.name not in known]
     heading = (f"not measured yet: {', '.join(waiting)}; wsss run {recipe.path} measures them",) if waiting else ()
-    tables = {"results": results_table(rows, title=recipe.settings.name)}
+    tables = {"results": replace(results_table(rows, title=recipe.settings.name), data_only=not rows)}
     if (classifiers := classifier_table(recipe, known)) is not None:
         tables = {"classifiers": classifiers, **tables}
     return Page(heading=heading, tables=tables, main="results")

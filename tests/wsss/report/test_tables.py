@@ -3,9 +3,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import subprocess
+import sys
 
 import pytest
 
+from tests.architecture.sources import ROOT
 from wsss.report.printing import print_page
 from wsss.report.tables import (
     Column,
@@ -101,3 +105,11 @@ def test_one_of_several_tables_is_chosen_by_name() -> None:
         assert out.getvalue() == expected
     with pytest.raises(ValueError, match="--table three: there are one, two"):
         print_page(Page(tables=tables), only="three")
+
+
+def test_a_reader_that_has_read_enough_is_no_fault() -> None:
+    command = f"{shlex.quote(sys.executable)} -m wsss show toy --table settings | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[0] == "settings"
+    assert done.stdout.splitlines()[1] in ("0", "141"), "0 where all was written before head ended"
+    assert done.stderr == ""
