@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from typing import Any
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
+
+from cluster.address import check_address
 
 # What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
 _ENVIRONMENT = {
@@ -29,7 +30,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 _STARTS = 3
-_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
 
 
 def prepare_environment() -> None:
@@ -57,11 +57,7 @@ def connect(address: str | None) -> bool:
     if address is None:
         _start_session(**quiet)
         return True
-    if not _ADDRESS.fullmatch(address):
-        raise ValueError(
-            f"--on {address}: allowed are ray (this machine), local (without Ray), auto (on a node of a cluster), "
-            "HOST:PORT and ray://HOST:PORT"
-        )
+    check_address(address)
     try:
         _knock(address)
         ray.init(address=address, **quiet)

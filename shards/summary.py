@@ -121,7 +121,7 @@ def summarise(opened: OpenedLayer) -> LayerSummary:
 
 
 def lines(summary: LayerSummary) -> Iterator[str]:
-    """Records, bytes and missing per split; of samples also the images' sizes, and images per class."""
+    """Records, bytes and missing per split; of samples also the images' sizes."""
     yield f"{summary.name}: {summary.kind} records"
     is_samples = summary.kind == Sample.kind
     for split, counter in summary.splits.items():
@@ -141,21 +141,6 @@ def lines(summary: LayerSummary) -> Iterator[str]:
     if not summary.unknown_is_kept:
         yield "which classes are unknown stands in no index of that age; build the shards again to see it"
     yield from mask_lines(summary)
-    most = max(summary.present.values(), default=1) or 1
-    for class_id in summary.classes():
-        count = summary.present[class_id]
-        told = f"class {class_id:3d}: {count:7d} "
-        if summary.unknown:
-            told += f"present, {summary.absent(class_id):7d} absent, {summary.unknown[class_id]:7d} unknown "
-        name = f" {summary.name_of(class_id)}" if summary.names else ""
-        yield f"{told}{'#' * round(40 * count / most)}{name}{_by_split(summary, class_id)}"
-
-
-def _by_split(summary: LayerSummary, class_id: int) -> str:
-    """Images of a class in each split, where there are several."""
-    if len(summary.present_in) < 2:
-        return ""
-    return f" ({', '.join(f'{split} {counts[class_id]}' for split, counts in summary.present_in.items())})"
 
 
 def mask_lines(summary: LayerSummary) -> Iterator[str]:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from tuning.leaderboard import METRICS, Row, leaderboard, percent, table_of
+from tuning.leaderboard import METRICS, Row, leaderboard, recorded_table
+from wsss.report.tables import Cell, Column, Table, percent, table_of
 
 PER_CLASS = "per_class"
 """The table that `evaluate` records: class, class_id, iou, recall, precision and, for label maps, boundary_iou."""
@@ -60,29 +58,32 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
     return Comparison(a=first, b=second, classes=classes, notes=tuple(notes))
 
 
-def render(comparison: Comparison) -> Table:
+def comparison_table(comparison: Comparison) -> Table:
     """The comparison as a person reads it: the overall numbers, then the classes; percent and percentage points."""
     a, b = comparison.a, comparison.b
-    caption = Text("\n".join(comparison.notes)) if comparison.notes else None
-    table = Table(title=Text(f"A {_label(a)}  against  B {_label(b)}"), caption=caption)
-    table.add_column("class")
-    for title in ("A", "B", "B - A"):
-        table.add_column(title, justify="right")
-    for name, title in METRICS.items():
-        both = ClassDifference(name=title, a=a.metrics.get(name), b=b.metrics.get(name))
-        table.add_row(Text(title, style="bold"), *_cells(both))
-    table.add_section()
-    for one in comparison.classes:
-        table.add_row(Text(one.name), *_cells(one))
-    return table
+    columns = (
+        Column("class", "name", role="name", wraps=True),
+        Column("", "of", role="data"),
+        Column("A", "a", right=True),
+        Column("B", "b", right=True),
+        Column("B - A", "difference", right=True),
+    )
+    overall = [
+        ClassDifference(name=title, a=a.metrics.get(name), b=b.metrics.get(name)) for name, title in METRICS.items()
+    ]
+    rows = [_cells(one, of="all classes") for one in overall]
+    rows += [_cells(one, of="class") for one in comparison.classes]
+    title = f"A {_label(a)}  against  B {_label(b)}"
+    return table_of(title, columns, rows, notes=comparison.notes, sections=frozenset({len(overall)}))
 
 
 def _label(row: Row) -> str:
     return f"{row.name} ({row.run_id[:8]})"
 
 
-def _cells(one: ClassDifference) -> tuple[str, str, str]:
-    return percent(one.a), percent(one.b), percent(one.difference, sign="+")
+def _cells(one: ClassDifference, *, of: str) -> tuple[Cell, ...]:
+    difference = percent(one.difference, digits=2, sign="+")
+    return (one.name, of, percent(one.a, digits=2), percent(one.b, digits=2), difference)
 
 
 def _choose(name: str, rows: list[Row], notes: list[str]) -> Row:
@@ -103,7 +104,7 @@ def _choose(name: str, rows: list[Row], notes: list[str]) -> Row:
 
 
 def _ious(row: Row, *, runs: Path, uri: str) -> dict[str, float | None]:
-    table: list[dict[str, Any]] | None = table_of(row.run_id, PER_CLASS, runs=runs, uri=uri)
+    table: list[dict[str, Any]] | None = recorded_table(row.run_id, PER_CLASS, runs=runs, uri=uri)
     if table is None:
         raise CompareError(f"{_label(row)} has no table {PER_CLASS!r} in MLflow; evaluate it again")
     return {line["class"]: line["iou"] for line in table}

@@ -10,9 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
-
 from cluster.tracking import (
     EXPERIMENT,
     FINGERPRINT,
@@ -27,6 +24,7 @@ from cluster.tracking import (
     find_runs,
     tracking_uri,
 )
+from wsss.report.tables import Cell, Column, Shown, Table, percent, table_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,42 +78,53 @@ def leaderboard(runs: Path, *, uri: str = "", everything: bool = False) -> list[
     return sorted(chosen, key=lambda row: (-row.metrics["mean_iou"], row.finished))
 
 
-def table_of(run_id: str, name: str, *, runs: Path, uri: str = "") -> list[dict[str, Any]] | None:
+def recorded_table(run_id: str, name: str, *, runs: Path, uri: str = "") -> list[dict[str, Any]] | None:
     """The rows of a table that a stage recorded, or None where it recorded none of that name."""
     with _Store(runs, uri=uri) as store:
         return store.table(run_id, name)
 
 
-def render(rows: Sequence[Row]) -> Table:
+def leaderboard_table(rows: Sequence[Row]) -> Table:
     """The leaderboard as a person reads it; scores in percent."""
-    caption = None if rows else "no evaluated runs yet: wsss run RECIPE makes one"
-    table = Table(title="Leaderboard", caption=caption)
-    table.add_column("", justify="right")
-    for title in ("recipe", "instance", "pipeline"):
-        table.add_column(title, overflow="fold")
-    for title in METRICS.values():
-        table.add_column(f"{title} %", justify="right")
-    for title in ("images", "labels given", "trained with", "finished"):
-        table.add_column(title)
-    for place, row in enumerate(rows, start=1):
-        cells = (
-            str(place),
-            f"{row.recipe} ({row.sweep})" if row.sweep else row.recipe,
+    columns = (
+        Column("", "place", right=True, role="name"),
+        Column("recipe", "recipe", role="name"),
+        Column("instance", "instance"),
+        Column("mean IoU %", "mean_iou", right=True),
+        Column("mean accuracy %", "mean_accuracy", right=True),
+        Column("pixel accuracy %", "pixel_accuracy", right=True),
+        Column("images", "split"),
+        Column("sweep", "sweep", wraps=True),
+        Column("labels given", "labels_given"),
+        Column("trained with", "supervision", wraps=True),
+        Column("pipeline", "pipeline"),
+        Column("run", "run"),
+        Column("finished", "finished"),
+    )
+    cells: list[tuple[Cell, ...]] = [
+        (
+            place,
+            row.recipe,
             row.instance,
-            row.pipeline[:8],
-            *(percent(row.metrics.get(name)) for name in METRICS),
+            *(percent(row.metrics.get(name), digits=2) for name in METRICS),
             row.image_set,
-            "yes" if row.labels_given else "no",
-            row.supervision or "–",
-            f"{datetime.fromtimestamp(row.finished):%Y-%m-%d %H:%M}",
+            row.sweep,
+            row.labels_given,
+            row.supervision or None,
+            Shown(row.pipeline, row.pipeline[:8]),
+            Shown(row.run_id, row.run_id[:8]),
+            _minute(row.finished),
         )
-        table.add_row(*map(Text, cells))
-    return table
+        for place, row in enumerate(rows, start=1)
+    ]
+    notes = () if rows else ("no evaluated runs yet: wsss run RECIPE makes one",)
+    return table_of("Leaderboard", columns, cells, notes=notes)
 
 
-def percent(value: float | None, *, sign: str = "") -> str:
-    """A share as percent with two decimals; `sign="+"` always writes the sign."""
-    return "–" if value is None else f"{100 * value:{sign}.2f}"
+def _minute(seconds: float) -> Shown:
+    """A time of the calendar here; in CSV and JSON with its zone."""
+    finished = datetime.fromtimestamp(seconds).astimezone()
+    return Shown(finished.isoformat(timespec="seconds"), f"{finished:%Y-%m-%d %H:%M}")
 
 
 class _Store:

@@ -11,9 +11,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -26,8 +25,7 @@ from cluster.ray_session import connect
 from cluster.tracking import MlflowTracker, open_command
 from tuning.counted_threshold import THRESHOLD
 from tuning.distinct_search import DistinctSearch
-from tuning.leaderboard import percent
-from tuning.search_space import Sweep, load_sweep
+from tuning.search_space import Sweep
 from tuning.sweep_result import SweepResult, Trial, choose, read_folds
 from tuning.sweep_trial import (
     COMBINATION,
@@ -41,10 +39,10 @@ from tuning.sweep_trial import (
     trainable,
 )
 from wsss.contract.runtime import PipelineRecord
-from wsss.pipeline.console import plain_console
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, run_recipe
+from wsss.report.printing import print_table
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -57,13 +55,12 @@ _ENVIRONMENT = {
 }
 
 
-def run_sweep(path: Path, *, overrides: Iterable[str], place: str, console: Console) -> int:
-    """Run a sweep file and tell what won; returns 0, or 1 where a trial failed.
+def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
+    """Run a sweep and tell what won; returns 0, or 1 where a trial failed.
 
     `place`: `ray` (this machine), `local` (stages in the trial's own process, Ray for Tune alone), or an address.
-    Raises `RecipeError` for a sweep that cannot be run, RuntimeError where no trial has a result.
+    Raises RuntimeError where no trial has a result.
     """
-    sweep = load_sweep(path, overrides)
     runtime = sweep.base.runtime
     owns_session = connect(None if place in ("ray", "local") else place)
     try:
@@ -77,10 +74,7 @@ def run_sweep(path: Path, *, overrides: Iterable[str], place: str, console: Cons
     result = _result(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder)
-    out = plain_console(width=160)
-    out.print(result.render())
-    for line in result.sentences():
-        out.print(Text(line), soft_wrap=True)
+    print_table(replace(result.table(), notes=tuple(result.sentences())))
     if result.choice is None:
         raise RuntimeError(f"no trial of {sweep.settings.name} has a result; the first one: {trials[0].reason}")
     _record(sweep, result.choice.best, tracker, artifacts)
@@ -175,7 +169,7 @@ class _Watch(tune.Callback):
     def _say(self, trial: Trial) -> None:
         total = self._sweep.num_trials
         left = (time.monotonic() - self._began) / self._ended * (total - self._ended)
-        found = f"mean IoU {percent(trial.mean_iou)}" if trial.folds else f"{trial.state}: {trial.reason}"
+        found = f"mean IoU {100 * (trial.mean_iou or 0.0):.2f}" if trial.folds else f"{trial.state}: {trial.reason}"
         settings = " ".join(f"{name}={value}" for name, value in trial.values.items())
         self._console.print(
             f"trial {trial.number} of {total}: {found}, {len(trial.executed)} stages executed, {len(trial.reused)} "

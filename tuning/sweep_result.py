@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from shards.files import write_bytes
-from tuning.leaderboard import percent
 from wsss.ops.confusion import Scores
-from wsss.report.markdown_table import markdown_table
+from wsss.report.tables import Cell, Column, Shown, Table, markdown, percent, table_of
 from wsss.stages.evaluation.counts import FOLDS, confusions_at, counts_path
 
 
@@ -152,8 +149,8 @@ class SweepResult:
             a, b = self.choice.chosen
             led = "every combination was tried" if self.grid else "the search was led by both"
             lines += [
-                f"two-fold mean IoU: {percent(self.choice.mean_iou)} (trial {a.number} was chosen on fold 0 and scored "
-                f"on fold 1, trial {b.number} the reverse; {led})",
+                f"two-fold mean IoU: {100 * self.choice.mean_iou:.2f} (trial {a.number} was chosen on fold 0 and "
+                f"scored on fold 1, trial {b.number} the reverse; {led})",
                 f"best: trial {self.choice.best.number}, {self.best_command}",
             ]
         return lines
@@ -178,29 +175,26 @@ class SweepResult:
             }
         return content
 
-    def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of the table, best trial first; those of a grid in its order."""
+    def table(self) -> Table:
+        """The trials, best first; those of a grid in its order."""
         settings = list(self.trials[0].values) if self.trials else []
-        head = ["trial", *settings, "mean IoU %", *(f"fold {fold} %" for fold in range(FOLDS)), "executed", "reused"]
+        columns = [
+            Column("trial", "trial", right=True, role="name"),
+            *(Column(name, name, right=True, wraps=True) for name in settings),
+            Column("mean IoU %", "mean_iou", right=True),
+            *(Column(f"fold {fold} %", f"fold_{fold}", right=True) for fold in range(FOLDS)),
+            Column("executed", "executed", right=True),
+            Column("reused", "reused", right=True),
+        ]
         order = sorted(self.trials, key=lambda trial: (0.0 if self.grid else -(trial.mean_iou or 0.0), trial.number))
-        rows = []
+        rows: list[list[Cell]] = []
         for trial in order:
-            scores = [trial.state, *["–"] * FOLDS]
+            scores: list[Cell] = [Shown(None, trial.state), *[Shown(None, "–")] * FOLDS]
             if trial.folds:
-                scores = [percent(trial.mean_iou), *map(percent, trial.fold_iou)]
-            counts = [str(len(trial.executed)), str(len(trial.reused))]
-            rows.append([str(trial.number), *(json.dumps(trial.values[name]) for name in settings), *scores, *counts])
-        return head, rows
-
-    def render(self) -> Table:
-        """The trials as a person reads them."""
-        head, rows = self.rows()
-        table = Table(title=Text(f"{self.name}: {self.metric} on {self.split}"))
-        for title in head:
-            table.add_column(Text(title.replace(".", ".\n")), justify="right")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        return table
+                scores = [percent(share, digits=2) for share in (trial.mean_iou, *trial.fold_iou)]
+            values = [Shown(trial.values[name], json.dumps(trial.values[name])) for name in settings]
+            rows.append([trial.number, *values, *scores, len(trial.executed), len(trial.reused)])
+        return table_of(f"{self.name}: {self.metric} on {self.split}", columns, rows)
 
     def keep_earlier(self, folder: Path) -> Path | None:
         """Give the files of another sweep (other settings given by --set, say) a name of their own before `write`.
@@ -228,11 +222,9 @@ class SweepResult:
 
     def write(self, folder: Path) -> dict[str, str]:
         """Write `sweep.md` and `sweep.json`; file name -> path."""
-        head, rows = self.rows()
-        table = markdown_table(head, rows, right=[True] * len(head))
         said = "".join(f"- {line}\n" for line in self.sentences())
         title = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}"
-        text = "\n\n".join([title, table.rstrip(), said])
+        text = "\n\n".join([title, markdown(self.table()).rstrip(), said])
         contents = {"sweep.md": text, "sweep.json": json.dumps(self.as_json(), indent=1)}
         for name, content in contents.items():
             write_bytes(folder / name, content.encode())

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from tuning.dimensions import Cases, Choices, Range
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings
+from wsss.pipeline.recipe_files import SWEEPS, near_files
 
 TABLES = ("sweep", "fixed", "space", "cases")
 
@@ -23,7 +24,9 @@ def read_sweep_tables(path: Path) -> dict[str, Any]:
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise RecipeError(f"the sweep does not exist: {path}") from None
+        raise RecipeError(f"the sweep does not exist: {path}{near_files(path, shipped=SWEEPS)}") from None
+    except OSError as error:
+        raise RecipeError(f"the sweep cannot be read: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
     if unknown := sorted(set(tables) - set(TABLES)):

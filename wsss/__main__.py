@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from wsss.contract.runtime import Runtime
     from wsss.pipeline.recipe import Recipe
+    from wsss.report.tables import Page
 
-TOY_RECIPE = Path(__file__).resolve().parents[1] / "tuning" / "recipes" / "toy.toml"
+_GROUPS = ("recipe", "runtime")
 
 
 def _console() -> Console:
@@ -25,18 +26,26 @@ def _console() -> Console:
     return plain_console(stderr=True)
 
 
-def _out(width: int | None = None) -> Console:
-    """Where results go; `width`: columns where that is no terminal."""
-    from wsss.pipeline.console import plain_console
+def _load(options: argparse.Namespace) -> Recipe:
+    """The recipe that the command line names; a shipped one is named by where it lies."""
+    from wsss.pipeline.recipe import load_recipe
+    from wsss.pipeline.recipe_files import RECIPES, find_file
 
-    return plain_console(width=width)
+    path = find_file(options.recipe, shipped=RECIPES)
+    return load_recipe(path, options.overrides)
 
 
-def _runtime(recipe: Recipe, place: str) -> Runtime:
+def _runtime(recipe: Recipe, place: str, console: Console) -> Runtime:
+    """The runtime of `--on`; what is slow to import is announced before it is imported."""
     if place == "local":
+        if "torch" not in sys.modules:
+            console.print("loading torch …")
         from cluster.local import LocalRuntime
 
         return LocalRuntime(recipe.runtime)
+    from cluster.address import connecting_line
+
+    console.print(connecting_line(place), markup=False)
     from cluster.ray_runtime import RayRuntime
 
     return RayRuntime(recipe.runtime, address=None if place == "ray" else place)
@@ -47,16 +56,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    options.recipe = TOY_RECIPE
+    options.recipe = Path("toy")
     return _run_chain(options, [(None, None)])
 
 
 def _stage(options: argparse.Namespace) -> int:
     """Run every instance of one kind, each by itself: what stands before it must be done."""
-    from wsss.pipeline.recipe import RecipeError, load_recipe
+    from wsss.pipeline.recipe import RecipeError
 
     kind = options.command.replace("-", "_")
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = _load(options)
     names = [instance.name for instance in recipe.instances if instance.stage.kind == kind]
     if not names:
         raise RecipeError(f"{options.recipe} has no instance of kind {kind}")
@@ -65,44 +74,88 @@ def _stage(options: argparse.Namespace) -> int:
 
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
     """Run one span of instances after the other, each from its first to its last, in one session."""
+    from cluster.address import check_place
+
+    check_place(options.on)
+    recipe, console = _load(options), _console()
+    # What may take seconds to import follows what may be wrong in the recipe.
     from cluster.tracking import MlflowTracker, open_command
     from wsss.pipeline.progress import Reporter
-    from wsss.pipeline.recipe import load_recipe
     from wsss.pipeline.run import RunSummary, run_recipe
     from wsss.report.run_results import show_results
     from wsss.report.show_recipe import unread_given
 
-    recipe, console = load_recipe(options.recipe, options.overrides), _console()
+    if recipe.path != options.recipe:
+        console.print(f"recipe       {recipe.path}", markup=False, soft_wrap=True)
     for line in unread_given(recipe):
         console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
-    runtime, summary = _runtime(recipe, options.on), RunSummary()
+    runtime, summary = _runtime(recipe, options.on, console), RunSummary()
     try:
         for first, last in spans:
             summary.add(
                 run_recipe(recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last)
             )
         command = open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)
-        out = _out(140)
-        show_results(recipe, summary, tracker=tracker, console=console, out=out, open_command=command)
+        show_results(recipe, summary, tracker=tracker, console=console, open_command=command)
     finally:
         runtime.close()
     return 0
 
 
-def _show(options: argparse.Namespace) -> int:
-    from wsss.pipeline.recipe import load_recipe
-    from wsss.report.show_recipe import render_recipe
+def _print(page: Page, options: argparse.Namespace) -> None:
+    from wsss.report.printing import print_page
 
-    out = _out(160)
-    render_recipe(load_recipe(options.recipe, options.overrides), out)
+    print_page(page, form=options.form, only=options.table or "")
+
+
+def _show(options: argparse.Namespace) -> int:
+    from wsss.report.show_recipe import instance_page, recipe_page
+
+    if (cls := _settings_class(options)) is not None:
+        from wsss.report.setting_tables import kind_page
+
+        _print(kind_page(options.recipe.name.replace("-", "_"), cls), options)
+        return 0
+    recipe = _load(options)
+    if options.instance is not None:
+        _print(instance_page(recipe, options.instance, changed=options.changed), options)
+    else:
+        _print(recipe_page(recipe, changed=options.changed), options)
+    return 0
+
+
+def _settings_class(options: argparse.Namespace) -> type | None:
+    """What `wsss show STAGE` names without a recipe: a kind of stage, recipe or runtime; None for a recipe's file."""
+    name = str(options.recipe).replace("-", "_")
+    if options.recipe.exists() or name not in {*(kind.replace("-", "_") for kind in STAGE_COMMANDS), *_GROUPS}:
+        return None
+    if options.instance or options.overrides or options.changed:
+        raise ValueError(
+            f"{options.recipe} is not a recipe, so it has no instances, and no values to set or to compare with their "
+            f"defaults; name the recipe first: wsss show RECIPE {options.recipe}"
+        )
+    if name in _GROUPS:
+        from wsss.pipeline.recipe import RecipeSettings, RuntimeSettings
+
+        return RecipeSettings if name == "recipe" else RuntimeSettings
+    from wsss.stages.registry import STAGES
+
+    return STAGES[name]
+
+
+def _results(options: argparse.Namespace) -> int:
+    from wsss.report.results_table import results_page
+
+    _print(results_page(_load(options)), options)
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.plan.hardware import cluster_of
     from wsss.plan.plan import make_plan
-    from wsss.plan.render import render_plan
+    from wsss.plan.render import plan_page
 
     cluster = cluster_of(
         nodes=options.nodes,
@@ -112,44 +165,71 @@ def _plan(options: argparse.Namespace) -> int:
         network_gbps=options.network_gbps,
         storage_gbps=options.storage_gbps,
     )
-    plan = make_plan(options.recipe, options.overrides, cluster=cluster, images=options.images)
-    render_plan(plan, _out(120))
+    path = find_file(options.recipe, shipped=RECIPES)
+    _print(plan_page(make_plan(path, options.overrides, cluster=cluster, images=options.images)), options)
     return 0
 
 
 def _shards(options: argparse.Namespace) -> int:
     from shards.opened import opened
-    from wsss.report.show_layer import look
+    from wsss.report.show_layer import info, look
+    from wsss.report.tables import joined, printable
     from wsss.stages.data_sets.shards import tars_of_run
 
-    out, faults = _out(), 0
+    pages, faults = [], 0
     for place in options.paths:
         with opened(place, tars=tars_of_run(place)) as layer:
+            if options.action == "info":
+                page, picture = info(layer, pictures=options.pictures)
+                pages.append(page)
+                if options.form == "text":
+                    _print(page, options)
+                    if picture is not None:
+                        print(picture)
+                continue
             for line in look(layer, options.action, pictures=options.pictures, console=_console()):
-                out.print(line.text, markup=False, soft_wrap=True)
+                print(printable(line.text))
                 faults += line.is_fault
+    if pages and options.form != "text":
+        _print(joined(pages), options)
     return 1 if faults else 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from cluster.address import check_place, connecting_line
+    from tuning.search_space import load_sweep
+    from wsss.pipeline.recipe_files import SWEEPS, find_file
+
+    check_place(options.on)
+    sweep, console = load_sweep(find_file(options.sweep, shipped=SWEEPS), options.overrides), _console()
+    console.print(connecting_line(options.on), markup=False)
     from tuning.sweep import run_sweep
 
-    return run_sweep(options.sweep, overrides=options.overrides, place=options.on, console=_console())
+    return run_sweep(sweep, place=options.on, console=console)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from tuning.leaderboard import leaderboard, render
+    from tuning.leaderboard import leaderboard, leaderboard_table
+    from wsss.report.tables import Page
 
     rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    _out(140).print(render(rows))
+    _print(Page(tables={"leaderboard": leaderboard_table(rows)}), options)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from tuning.compare import compare, render
+    from tuning.compare import compare, comparison_table
+    from wsss.report.tables import Page
 
     result = compare(options.first, options.second, uri=options.tracking_uri, runs=options.runs)
-    _out(140).print(render(result))
+    _print(Page(tables={"classes": comparison_table(result)}), options)
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from wsss.completion import script
+
+    print(script(options.shell), end="")
     return 0
 
 
@@ -171,19 +251,41 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "demo": _demo,
     "show": _show,
+    "results": _results,
     "plan": _plan,
     "shards": _shards,
     "sweep": _sweep,
     "leaderboard": _leaderboard,
     "compare": _compare,
     "check-submission": _check_submission,
+    "completion": _completion,
     **dict.fromkeys(STAGE_COMMANDS, _stage),
 }
 
 
+def _parse(words: Sequence[str]) -> argparse.Namespace | None:
+    """The options; or None after the help, which a command line without a command asks for."""
+    top = parser()
+    options = top.parse_args(words)
+    if options.command is None:
+        top.print_help()
+        return None
+    if options.command == "shards" and options.action is None:
+        top.subparsers()["shards"].print_help()
+        return None
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["__complete"]:
+        from wsss.completion import answer
+
+        print(answer(words[1:]), end="")
+        return 0
+    if (options := _parse(words)) is None:
+        return 0
     try:
         return COMMANDS[options.command](options)
     except KeyboardInterrupt:

@@ -1,9 +1,17 @@
-"""The words of the command line; `wsss.__main__` says what they do. A test freezes them."""
+"""The words of the command line; `wsss.__main__` says what they do. A test freezes them.
+
+A metavar says what an argument is, and `wsss.completion` completes it by that: RECIPE, INSTANCE, NAME=VALUE, …
+"""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from wsss.argument_parser import Parser
 
 STAGE_COMMANDS = (
     "build-shards",
@@ -24,50 +32,141 @@ STAGE_COMMANDS = (
 )
 """One per kind of stage; a test holds them equal to the registry, which would take torch to import."""
 
+_ABOUT = """\
+Weakly supervised segmentation: train with image-level labels, predict masks.
 
-def parser() -> argparse.ArgumentParser:
+  wsss demo                     the whole chain on drawn pictures, in minutes
+  wsss show RECIPE              what a recipe would run, and all its settings
+  wsss run RECIPE               run it; what is done is kept
+  wsss results RECIPE           its results so far
+
+RECIPE is a TOML file, or the name of one that is shipped, such as toy."""
+
+
+def parser() -> Parser:
     """All subcommands and options."""
-    top = argparse.ArgumentParser(prog="wsss", description="Image-level labels into segmentations.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run a recipe; what is done is kept")
-    _add_recipe(run)
-    run.add_argument("--from", dest="first", metavar="NAME", help="first instance to run")
-    run.add_argument("--to", dest="last", metavar="NAME", help="last instance to run")
-    _add_place(run)
-    show = commands.add_parser(
-        "show", help="instances, settings and where each came from, what is done, what would run"
+    stages = textwrap.wrap(
+        "  ".join(STAGE_COMMANDS), 76, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )
-    _add_recipe(show)
-    _add_plan(commands.add_parser("plan", help="hours, GPU-hours, disk and network of a recipe on a cluster, on paper"))
-    demo = commands.add_parser("demo", help="the toy recipe with everything on defaults")
-    demo.set_defaults(recipe=None)
-    _add_overrides(demo)
-    _add_place(demo)
+    about_stages = "one stage of a recipe (wsss STAGE RECIPE):\n" + "\n".join(stages)
+    top = Parser(prog="wsss", description=_ABOUT, epilog=about_stages)
+    top.add_argument("--version", action="version", version=f"wsss {_version()}", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_running(commands)
+    _add_showing(commands)
+    _add_plan(commands)
+    _add_shards(commands)
+    _add_comparing(commands)
+    _add_completion(commands)
     for name in STAGE_COMMANDS:
-        stage = commands.add_parser(name, help=f"run the {name.replace('-', '_')} instances of a recipe")
+        kind = name.replace("-", "_")
+        stage = _add(
+            commands,
+            name,
+            "",
+            f"Run every instance of kind {kind}, each by itself:\nwhat it reads must be done.",
+            f"wsss {name} toy",
+        )
         _add_recipe(stage)
         _add_place(stage)
-    _add_shards(commands.add_parser("shards", help="look into shards"))
-    sweep = commands.add_parser("sweep", help="search settings with Ray Tune")
-    sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a file of tuning/sweeps")
-    _add_overrides(sweep)
-    _add_place(sweep)
-    _add_reading(commands)
     return top
 
 
-def _add_recipe(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe's TOML file")
-    _add_overrides(command)
+def _version() -> str:
+    try:
+        return version("wsss")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
-def _add_plan(plan: argparse.ArgumentParser) -> None:
+def _add(commands: argparse._SubParsersAction[Parser], name: str, text: str, about: str, *examples: str) -> Parser:
+    """A subcommand; `text` is its line in the list of commands, which leaves it out where empty."""
+    shown = "".join(f"\n  {example}" for example in examples)
+    listed = {"help": text} if text else {}
+    return commands.add_parser(name, **listed, description=about, epilog=f"example:{shown}" if examples else None)
+
+
+def _add_running(commands: argparse._SubParsersAction[Parser]) -> None:
+    run = _add(
+        commands,
+        "run",
+        "run a recipe",
+        "Run the instances of a recipe in order. What is done already is kept, so the\n"
+        "same command resumes a run that was stopped.",
+        "wsss run toy --set make_pseudo_labels.background_threshold=0.3",
+    )
+    _add_recipe(run)
+    run.add_argument("--from", dest="first", metavar="INSTANCE", help="first instance to run")
+    run.add_argument("--to", dest="last", metavar="INSTANCE", help="last instance to run")
+    _add_place(run)
+    demo = _add(
+        commands,
+        "demo",
+        "run the toy recipe",
+        "Run the whole chain on drawn pictures, then print its results. Nothing is\ndownloaded.",
+        "wsss demo",
+    )
+    demo.set_defaults(recipe=None)
+    _add_overrides(demo)
+    _add_place(demo)
+    sweep = _add(
+        commands,
+        "sweep",
+        "search settings with Ray Tune",
+        "Try settings of a recipe, or every combination of some, and say which is best.",
+        "wsss sweep irnet_thresholds",
+    )
+    sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep's TOML file, or the name of a shipped one")
+    _add_overrides(sweep)
+    _add_place(sweep)
+
+
+def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
+    show = _add(
+        commands,
+        "show",
+        "settings, and what would run",
+        "Show a recipe: its instances, what is done, what would run, and every setting\n"
+        "with where its value came from. Or explain the settings of one instance, of a\n"
+        "kind of stage, of recipe or of runtime. Nothing is run.",
+        "wsss show toy                     the recipe",
+        "wsss show toy --changed           only settings that are not at their default",
+        "wsss show toy make_seeds          one instance, each setting explained",
+        "wsss show make_seeds              a kind of stage, without any recipe",
+    )
+    show.add_argument("recipe", type=Path, metavar="RECIPE|STAGE", help="a recipe, a kind of stage, recipe or runtime")
+    show.add_argument(
+        "instance", nargs="?", metavar="INSTANCE", help="one instance of the recipe, or recipe, or runtime"
+    )
+    _add_overrides(show)
+    show.add_argument("--changed", action="store_true", help="only settings that are not at their default")
+    _add_form(show, tables=("instances", "settings"), main="settings")
+    results = _add(
+        commands,
+        "results",
+        "the results of a recipe so far",
+        "Print the tables that `wsss run` ends with, as far as they are done, without\nrunning anything.",
+        "wsss results toy --csv",
+    )
+    _add_recipe(results)
+    _add_form(results, tables=("results", "classifiers"), main="results")
+
+
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    plan = _add(
+        commands,
+        "plan",
+        "what a recipe would cost on a cluster",
+        "Estimate hours, GPU-hours, disk and network of a recipe on a cluster, without\n"
+        "running it. Neither the data nor the cluster need to be there.",
+        "wsss plan lid --nodes 4 --gpus-per-node 8 --gpu A100",
+    )
     _add_recipe(plan)
     plan.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the cluster (default: 1)")
     plan.add_argument(
-        "--gpus-per-node", type=int, default=8, metavar="G", help="GPUs of a node (default: 8); 0 plans on cores alone"
+        "--gpus-per-node", type=int, default=8, metavar="G", help="GPUs of a node (default: 8); 0: CPUs only"
     )
-    plan.add_argument("--gpu", metavar="NAME", help="the GPU, such as A100; a wrong name lists those that are known")
+    plan.add_argument("--gpu", metavar="GPU", help="the GPU, such as A100; a wrong name lists all")
     plan.add_argument("--images", metavar="N", help="training images, or SPLIT=N,... (default: of the recipe's data)")
     plan.add_argument(
         "--cores-per-node", type=int, metavar="C", help="cores of a node (default: 12 per GPU, 16 without GPUs)"
@@ -78,51 +177,114 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--storage-gbps", type=float, default=20.0, metavar="B", help="Gbit/s of the shared folder (default: 20)"
     )
+    _add_form(plan, tables=("stages", "bottlenecks", "figures"), main="stages")
 
 
-def _add_overrides(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="change one dotted setting"
-    )
-
-
-def _add_place(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--on",
-        default="ray",
-        metavar="PLACE",
-        help="ray (this machine, the default), local (this process), auto (from a node of a cluster), HOST:PORT or "
-        "ray://HOST:PORT",
-    )
-
-
-def _add_shards(shards: argparse.ArgumentParser) -> None:
-    actions = shards.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, text in (("info", "counts and sizes"), ("lint", "read and check everything"), ("preview", "a picture")):
-        action = actions.add_parser(name, help=text)
+def _add_shards(commands: argparse._SubParsersAction[Parser]) -> None:
+    shards = _add(commands, "shards", "look into shards", "Look into layers of shards.")
+    actions = shards.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    texts = {
+        "info": ("counts and sizes", "Print counts and sizes, from the index alone."),
+        "lint": ("read and check everything", "Read every file and print what is wrong; status 1 where anything is."),
+        "preview": ("a picture", "Draw 40 images from all over the layer."),
+    }
+    for name, (text, about) in texts.items():
+        action = _add(actions, name, text, about, f"wsss shards {name} runs/store/build_shards-0123456789abcdef")
         action.add_argument("paths", nargs="+", metavar="PATH", help="folders of layers, or their addresses")
         action.set_defaults(pictures=None)
         if name == "info":
             action.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw histograms, into this folder")
+            _add_form(action, tables=("splits", "classes"), main="splits")
         if name == "preview":
             action.add_argument(
                 "--pictures", type=Path, default=Path(), metavar="FOLDER", help="where to (default: the current one)"
             )
 
 
-def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    board = commands.add_parser("leaderboard", help="all evaluated runs, best first")
-    board.add_argument("--all", action="store_true", help="also rows that were given image labels")
-    compare = commands.add_parser("compare", help="two evaluations, class by class")
+def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
+    board = _add(
+        commands,
+        "leaderboard",
+        "all evaluated runs, best first",
+        "List every evaluation that MLflow holds, by mean IoU.",
+        "wsss leaderboard --all --csv",
+    )
+    board.add_argument("--all", action="store_true", help="also evaluations of images whose labels were given")
+    compare = _add(
+        commands,
+        "compare",
+        "two evaluations, class by class",
+        "Compare two evaluations class by class, largest differences first.",
+        "wsss compare toy:evaluate_single_view toy:evaluate",
+    )
     compare.add_argument("first", metavar="A", help="run id, recipe, or recipe:instance")
     compare.add_argument("second", metavar="B", help="the other one")
     for command in (board, compare):
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+        command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
         command.add_argument(
-            "--tracking-uri", default="", help="MLflow's address; the one in the runs folder if not given"
+            "--tracking-uri", default="", metavar="URI", help="MLflow's address (default: the database in --runs)"
         )
-    check = commands.add_parser("check-submission", help="say what is wrong with a results.zip")
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument("--samples", type=Path, metavar="LAYER", help="the samples layer whose images are expected")
-    check.add_argument("--split", default="val", help="split of that layer (default: val)")
-    check.add_argument("--num-classes", type=int, default=200, help="highest class id allowed (default: 200)")
+        _add_form(command)
+    check = _add(
+        commands,
+        "check-submission",
+        "say what is wrong with a results.zip",
+        "Check a zip of predicted masks; status 1 where anything is wrong.",
+        "wsss check-submission runs/toy/results.zip --num-classes 5",
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="the zip")
+    check.add_argument("--samples", type=Path, metavar="FOLDER", help="the samples layer whose images are expected")
+    check.add_argument("--split", default="val", metavar="SPLIT", help="split of that layer (default: val)")
+    check.add_argument(
+        "--num-classes", type=int, default=200, metavar="N", help="highest class id allowed (default: 200)"
+    )
+
+
+def _add_completion(commands: argparse._SubParsersAction[Parser]) -> None:
+    completion = _add(
+        commands,
+        "completion",
+        "a script that completes this command line",
+        "Print a script that lets a shell complete commands, options, recipes and\nsettings with the Tab key.",
+        'eval "$(wsss completion bash)"             in ~/.bashrc',
+        'eval "$(wsss completion zsh)"              in ~/.zshrc, after compinit',
+        "wsss completion fish | source              in ~/.config/fish/config.fish",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+
+
+def _add_recipe(command: Parser) -> None:
+    command.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
+    _add_overrides(command)
+
+
+def _add_overrides(command: Parser) -> None:
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting, such as make_seeds.refine=none; may be repeated",
+    )
+
+
+def _add_place(command: Parser) -> None:
+    command.add_argument(
+        "--on",
+        default="ray",
+        metavar="PLACE",
+        help="ray (this machine, the default), local (this process, no Ray), auto (on a node of a cluster), HOST:PORT "
+        "or ray://HOST:PORT",
+    )
+
+
+def _add_form(command: Parser, *, tables: Sequence[str] = (), main: str = "") -> None:
+    """How tables are printed. `tables`: their names, where there are several; `main`: the one that --csv prints."""
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="print JSON")
+    csv_text = f"print one table as CSV ({main}, or --table)" if tables else "print CSV"
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help=csv_text)
+    command.set_defaults(form="text", table="")
+    if tables:
+        command.add_argument("--table", choices=tables, metavar="TABLE", help=f"only this table: {', '.join(tables)}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,13 @@ from wsss.stages.registry import STAGES
 
 RECIPE = ["recipe", "--set"]
 STAGE = [*RECIPE, "--on"]
+ONE_FORM = ["--json", "--csv"]
+FORM = [*ONE_FORM, "--table"]
+"""How the tables are printed; `--table` where there are several."""
 FROZEN = {
     "run": [*RECIPE, "--from", "--to", "--on"],
-    "show": RECIPE,
+    "show": [*RECIPE, "instance", "--changed", *FORM],
+    "results": [*RECIPE, *FORM],
     "plan": [
         *RECIPE,
         "--nodes",
@@ -28,6 +34,7 @@ FROZEN = {
         "--cores-per-node",
         "--network-gbps",
         "--storage-gbps",
+        *FORM,
     ],
     "demo": ["--set", "--on"],
     "build-shards": STAGE,
@@ -45,13 +52,14 @@ FROZEN = {
     "predict": STAGE,
     "evaluate": STAGE,
     "submit": STAGE,
-    "shards info": ["paths", "--pictures"],
+    "shards info": ["paths", "--pictures", *FORM],
     "shards lint": ["paths"],
     "shards preview": ["paths", "--pictures"],
     "sweep": ["sweep", "--set", "--on"],
-    "leaderboard": ["--all", "--runs", "--tracking-uri"],
-    "compare": ["first", "second", "--runs", "--tracking-uri"],
+    "leaderboard": ["--all", "--runs", "--tracking-uri", *ONE_FORM],
+    "compare": ["first", "second", "--runs", "--tracking-uri", *ONE_FORM],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],
+    "completion": ["shell"],
 }
 
 
@@ -66,7 +74,11 @@ def words(command: argparse.ArgumentParser, prefix: str = "") -> dict[str, list[
 
 
 def test_commands_and_options_are_frozen() -> None:
-    assert words(parser()) == FROZEN
+    found = words(parser())
+    assert {name: set(arguments) for name, arguments in found.items()} == {
+        name: set(arguments) for name, arguments in FROZEN.items()
+    }
+    assert all(len(arguments) == len(set(arguments)) for arguments in found.values())
 
 
 def test_every_kind_of_stage_is_a_command() -> None:
@@ -86,20 +98,6 @@ def test_values_reach_their_places() -> None:
     assert parser().parse_args(["check-submission", "results.zip"]).num_classes == 200
 
 
-def test_show_loads_neither_ray_nor_deepspeed_nor_mlflow(tmp_path: Path) -> None:
-    code = (
-        "import sys; from wsss.__main__ import main; status = main(sys.argv[1:]);"
-        "heavy = {'ray', 'deepspeed', 'mlflow', 'timm', 'albumentations'} & set(sys.modules);"
-        "sys.exit(f'loaded {heavy}' if heavy else status)"
-    )
-    recipe = ROOT / "tuning" / "recipes" / "toy.toml"
-    command = [sys.executable, "-c", code, "show", str(recipe), "--set", f"runtime.runs={tmp_path}/runs"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "make_pseudo_labels.background_threshold" in done.stdout
-    assert not (tmp_path / "runs").exists(), "showing a recipe writes nothing"
-
-
 def test_plan_loads_neither_ray_nor_deepspeed_nor_mlflow() -> None:
     code = (
         "import sys; from wsss.__main__ import main; status = main(sys.argv[1:]);"
@@ -113,9 +111,68 @@ def test_plan_loads_neither_ray_nor_deepspeed_nor_mlflow() -> None:
     assert "train_segmenter" in done.stdout
 
 
-def test_help_loads_no_torch() -> None:
-    code = "import sys; from wsss.arguments import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
+@pytest.mark.parametrize("name", ["", *FROZEN, "shards"])
+def test_help_fits_80_columns_and_gives_an_example(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    if name not in ("", "shards"):
+        assert "\nexample:\n  " in text
+        assert text.partition("\nexample:\n")[2].lstrip().startswith(("wsss", "eval")), "an example is a command"
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_examples_of_the_help_are_understood(name: str) -> None:
+    command = parser()
+    for word in name.split():
+        command = command.subparsers()[word]
+    for line in (command.epilog or "").splitlines()[1:]:
+        example = line.strip().partition("   ")[0]
+        if example.startswith("wsss "):
+            parser().parse_args(shlex.split(example.partition(" | ")[0])[1:])
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: wsss ") and "make-cams" in text and "leaderboard" in text
+    assert main(["shards"]) == 0
+    assert "preview" in capsys.readouterr().out
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"wsss {project['version']}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("shwo toy", "wsss: unknown command 'shwo'; did you mean show?"),
+        ("makecams toy", "wsss: unknown command 'makecams'; did you mean make-cams"),
+        ("shards lnt x", "wsss shards: unknown command 'lnt'; did you mean lint?"),
+        ("show toy --chagned", "wsss show: unknown option '--chagned'; did you mean --changed?"),
+        ("run toy --form=make_cams", "wsss run: unknown option '--form'; did you mean --from"),
+        ("show toy --table setings", "unknown value 'setings'; did you mean settings?"),
+        ("completion csh", "unknown value 'csh'; did you mean zsh"),
+        ("run toy other", "wsss run: unexpected argument 'other'"),
+        ("zzz", "wsss: unknown command 'zzz'; there are run, demo"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(
+    command: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,8 +195,9 @@ def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_place_that_is_none_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, runs = str(ROOT / "tuning" / "recipes" / "toy.toml"), tmp_path / "runs"
-    assert main(["run", recipe, "--set", f"runtime.runs={runs}", "--on", "nowhere"]) == 1
-    assert "--on nowhere: allowed are ray (this machine), local" in capsys.readouterr().err
+    for command in (["run", recipe], ["demo"], ["make-cams", recipe], ["sweep", "irnet_thresholds"]):
+        assert main([*command, "--set", f"runtime.runs={runs}", "--on", "nowhere"]) == 1
+        assert capsys.readouterr().err.startswith("wsss: --on nowhere: allowed are ray (this machine), local")
 
 
 def test_an_unknown_encoder_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

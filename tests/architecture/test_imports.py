@@ -38,12 +38,13 @@ ALLOWED = {
 """Third party -> the files and folders that may import it."""
 
 ORDER = (
-    ("ops", "losses", "contract", "arguments", "pictures"),
+    ("ops", "losses", "contract", "arguments", "argument_parser", "pictures"),
     ("models", "data"),
     ("tasks",),
     ("stages",),
     ("pipeline",),
     ("plan", "report"),
+    ("completion",),
     ("__main__",),
 )
 """Parts of wsss: a part imports from its own row and from rows above it."""

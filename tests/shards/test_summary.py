@@ -50,9 +50,7 @@ def test_lines(tmp_path: Path) -> None:
     assert told[4] == (
         "train: 0 of 2 masks lack a class that the image is labelled with, 2 show a class that it is not labelled with"
     )
-    bar = "#" * 40
-    assert told[6] == f"class   2:       2 present,       1 absent,       0 unknown {bar} dog (train 2, val 0)"
-    assert len(told) == 5 + 5
+    assert len(told) == 5
 
 
 def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
@@ -64,7 +62,7 @@ def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
     told = list(lines(summary_of(layer)))
     assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
     assert told[5].startswith("2 masks were not compared with the labels: this index is older")
-    assert told[7] == "class   2:       2 " + "#" * 40 + " (train 2, val 0)"
+    assert len(told) == 6
 
 
 def test_masks_are_compared_with_labels(tmp_path: Path) -> None:
@@ -75,7 +73,7 @@ def test_masks_are_compared_with_labels(tmp_path: Path) -> None:
     write_shard(layer, "val-000000", [replace(records[0], key="d", mask=mask // 255)])
     layer.complete(["train-000000", "val-000000"], classes=("cat",))
     told = list(lines(summary_of(layer)))
-    assert told[4:-1] == [
+    assert told[4:] == [
         "train: 3 of 3 masks lack a class that the image is labelled with, 0 show a class that it is not labelled with",
         "likely cause: the masks hold 0 and 255 alone, and 255 means ignored, not object; save every object's pixels "
         "as the number of its class (1 cat)",

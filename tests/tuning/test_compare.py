@@ -12,9 +12,11 @@ from rich.console import Console
 
 from cluster.tracking import MlflowTracker, connect
 from shards.records import RunRecord
-from tuning.compare import CompareError, compare, render
+from tuning.compare import CompareError, compare, comparison_table
 from tuning.leaderboard import leaderboard
 from wsss.contract.runtime import PipelineRecord
+from wsss.report.tables import plain
+from wsss.report.tables import records as values_of
 
 Ious = dict[str, float | None]
 A: Ious = {"background": 0.9, "cat": 0.5, "dog": 0.25, "bird": None, "[/] odd": 0.1}
@@ -118,17 +120,17 @@ def test_what_cannot_be_compared_is_explained(runs: Path, uri: str, tmp_path: Pa
 
 
 def test_the_table_shows_the_overall_numbers_then_the_classes(runs: Path, uri: str) -> None:
-    out = io.StringIO()
-    Console(file=out, width=200).print(render(compare("irn", "fickle:evaluate", runs=runs, uri=uri)))
-    text = out.getvalue()
-    cells = [tuple(re.split(r"\s*│\s*", line.strip(" │"))) for line in text.splitlines() if line.startswith("│")]
+    table = comparison_table(compare("irn", "fickle:evaluate", runs=runs, uri=uri))
+    cells = [tuple(re.split(r"  +", line.strip())) for line in plain(table).splitlines()[2:10]]
     assert cells == [
         ("mean IoU", "25.00", "50.00", "+25.00"),
-        ("mean accuracy", "–", "–", "–"),
+        ("mean accuracy", "-", "-", "-"),
         ("pixel accuracy", "50.00", "50.00", "+0.00"),
         ("cat", "50.00", "75.00", "+25.00"),
         ("dog", "25.00", "12.50", "-12.50"),
         ("background", "90.00", "87.50", "-2.50"),
         ("[/] odd", "10.00", "10.00", "+0.00"),
-        ("bird", "–", "50.00", "–"),
+        ("bird", "-", "50.00", "-"),
     ]
+    assert values_of(table)[3] == {"name": "cat", "of": "class", "a": 0.5, "b": 0.75, "difference": 0.25}
+    assert values_of(table)[0]["of"] == "all classes"

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from rich.console import Console
 
 from cluster.tracking import MlflowTracker, connect
 from shards.records import RunRecord
-from tuning.leaderboard import UnreadableError, leaderboard, render, table_of
+from tuning.leaderboard import UnreadableError, leaderboard, leaderboard_table, recorded_table
 from wsss.contract.runtime import PipelineRecord
+from wsss.report.layout import fit
+from wsss.report.tables import plain
+from wsss.report.tables import records as values_of
 
 
 def evaluation(recipe: str, *, iou: float, digit: str, labels_given: bool = False, name: str = "evaluate") -> RunRecord:
@@ -92,25 +96,33 @@ def test_everything_adds_what_was_made_with_given_labels(runs: Path, uri: str) -
 
 
 def test_the_table_is_ranked_and_in_percent(runs: Path, uri: str) -> None:
-    text = rendered(runs, uri)
-    lines = [re.split(r"\s*│\s*", line.strip(" │")) for line in text.splitlines() if "evaluate" in line]
-    assert lines[0][:8] == ["1", "fickle", "evaluate", "55555555", "61.25", "71.25", "81.25", "val"]
-    assert lines[1][:2] == ["2", "toy (thresholds)"]
-    assert lines[2][8] == "no"
-    assert [line[9] for line in lines] == ["semi + boxes", "–", "–"], "what an older version made says nothing"
+    table = leaderboard_table(leaderboard(runs, uri=uri))
+    lines = [re.split(r"  +", line.strip()) for line in plain(table).splitlines() if "evaluate" in line]
+    assert lines[0][:8] == ["1", "fickle", "evaluate", "61.25", "71.25", "81.25", "val", "-"]
+    assert [line[7:10] for line in lines] == [
+        ["-", "no", "semi + boxes"], ["thresholds", "no", "-"], ["-", "no", "-"],
+    ], "what an older version made does not say what it was trained with"  # fmt: skip
+    assert values_of(table)[0]["mean_iou"] == 0.6125
+    assert values_of(table)[0]["pipeline"] == "5" * 64
+    assert datetime.fromisoformat(values_of(table)[0]["finished"]).timestamp() == 1_700_000_005
+
+
+def test_80_columns_hold_every_number_and_name(runs: Path, uri: str) -> None:
+    shown = fit(leaderboard_table(leaderboard(runs, uri=uri, everything=True)), 80)
+    assert max(map(len, shown)) <= 80
+    words = " ".join(shown).split()
+    assert {"evaluate_pseudo_labels", "thresholds", "61.25", "71.25", "81.25", "55555555"} <= set(words)
 
 
 def rendered(runs: Path, uri: str) -> str:
-    out = io.StringIO()
-    Console(file=out, width=250).print(render(leaderboard(runs, uri=uri)))
-    return out.getvalue()
+    return plain(leaderboard_table(leaderboard(runs, uri=uri)))
 
 
 def test_tables_come_back_as_the_rows_that_were_recorded(runs: Path, uri: str) -> None:
     row = leaderboard(runs, uri=uri)[0]
     expected = [{"class": "cat", "class_id": 1, "iou": 0.6125, "accuracy": None}]
-    assert table_of(row.run_id, "per_class", runs=runs, uri=uri) == expected
-    assert table_of(row.run_id, "per_planet", runs=runs, uri=uri) is None
+    assert recorded_table(row.run_id, "per_class", runs=runs, uri=uri) == expected
+    assert recorded_table(row.run_id, "per_planet", runs=runs, uri=uri) is None
 
 
 def test_without_any_run_the_board_is_empty_says_so_and_makes_no_file(tmp_path: Path) -> None:

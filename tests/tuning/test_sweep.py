@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cluster.ray_session import connect as connect_ray
 from cluster.tracking import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connect, find_runs, tracking_uri
+from tuning.search_space import load_sweep
 from tuning.sweep import run_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -97,9 +98,8 @@ def session() -> Iterator[None]:
 def swept(folder: Path, *, place: str, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     """What the sweep wrote, and what it said on the way."""
     said = io.StringIO()
-    status = run_sweep(
-        folder / "thresholds.toml", overrides=overrides, place=place, console=Console(file=said, width=200)
-    )
+    sweep = load_sweep(folder / "thresholds.toml", overrides)
+    status = run_sweep(sweep, place=place, console=Console(file=said, width=200))
     assert status == 0
     content: dict[str, Any] = json.loads((folder / "runs" / "thresholds" / "sweep.json").read_text())
     return content, said.getvalue()
@@ -155,7 +155,7 @@ def test_trials_share_what_their_settings_leave_unchanged(tmp_path: Path, capsys
 def test_thresholds_are_read_off_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
     (tmp_path / "cuts.toml").write_text(COUNTED)
-    assert run_sweep(tmp_path / "cuts.toml", overrides=(), place="local", console=Console(quiet=True)) == 0
+    assert run_sweep(load_sweep(tmp_path / "cuts.toml"), place="local", console=Console(quiet=True)) == 0
     content: dict[str, Any] = json.loads((tmp_path / "runs" / "cuts" / "sweep.json").read_text())
     assert [trial["state"] for trial in content["trials"]] == ["done"] * 6
     executed = sorted(trial["executed"] for trial in content["trials"])
@@ -199,7 +199,7 @@ def test_a_grid_tries_every_combination_once_and_goes_on(tmp_path: Path, capsys:
     (tmp_path / "table.toml").write_text(TABLE)
 
     def run() -> dict[str, Any]:
-        assert run_sweep(tmp_path / "table.toml", overrides=(), place="local", console=Console(quiet=True)) == 0
+        assert run_sweep(load_sweep(tmp_path / "table.toml"), place="local", console=Console(quiet=True)) == 0
         found: dict[str, Any] = json.loads((tmp_path / "runs" / "table" / "sweep.json").read_text())
         return found
 

@@ -106,6 +106,6 @@ def test_a_grid_keeps_its_order_and_says_what_it_is() -> None:
         best_overrides=("a.b=0.3",),
         grid=True,
     )
-    assert [row[0] for row in result.rows()[1]] == ["1", "2", "3"], "as a table of results is written"
+    assert [row[0] for row in result.table().rows] == [1, 2, 3], "as a table of results is written"
     assert any("every combination was tried" in line for line in result.sentences())
     assert not any("the search was led" in line for line in result.sentences())

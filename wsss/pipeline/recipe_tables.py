@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from wsss.pipeline.recipe_files import RECIPES, near_files
 from wsss.stages.registry import STAGES
 
 TABLES = "[recipe], [runtime], [defaults] and [stages.NAME]"
@@ -23,7 +24,7 @@ def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise RecipeError(f"the recipe does not exist: {path}") from None
+        raise RecipeError(f"the recipe does not exist: {path}{near_files(path, shipped=RECIPES)}") from None
     except OSError as error:
         raise RecipeError(f"the recipe cannot be read: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from wsss.contract.fit import Fit
 from wsss.plan.costs import BASES
 from wsss.plan.hardware import DECODE, GPU, NETWORK, STORAGE, Taken, basis_of
 from wsss.plan.plan import Plan, Scaled
+from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
 
 _BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 _NUMBERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -19,16 +16,10 @@ _BY_RANKS = (GPU, DECODE)
 """Resources that more ranks would bring more of."""
 
 
-def render_plan(plan: Plan, out: Console) -> None:
-    """Print the plan; `out` should be 120 columns wide or more."""
-    for line in _heading(plan):
-        out.print(Text(line))
-    out.print(_stages(plan))
-    for line in _notes(plan):
-        out.print(Text(line))
-    out.print(_bottlenecks(plan))
-    for part in _figures(plan):
-        out.print(Text(part) if isinstance(part, str) else part)
+def plan_page(plan: Plan) -> Page:
+    """The plan as tables: the stages, what would be the bottleneck at other sizes, and the figures behind it."""
+    tables = {"stages": _stages(plan), "bottlenecks": _bottlenecks(plan), "figures": _figures(plan)}
+    return Page(heading=tuple(_heading(plan)), tables=tables, main="stages")
 
 
 def _heading(plan: Plan) -> list[str]:
@@ -48,32 +39,33 @@ def _heading(plan: Plan) -> list[str]:
 
 
 def _stages(plan: Plan) -> Table:
-    table = _table(f"stage by stage, one after the other; {BASES[-1]}: not measured, see the figures below")
-    for header in ("stage", "bound by", "basis", "at work", "hours", "GPU-h", "core-h", "read", "written", "network"):
-        table.add_column(header, justify="left" if header in ("stage", "bound by", "basis") else "right", no_wrap=True)
-    table.add_column("requests", justify="right", no_wrap=True)
+    columns = (
+        Column("stage", "stage", role="name"),
+        Column("bound by", "bound_by"),
+        Column("basis", "basis"),
+        Column("at work", "at_work"),
+        Column("hours", "hours", right=True),
+        Column("GPU-h", "gpu_hours", right=True),
+        Column("core-h", "core_hours", right=True),
+        Column("read", "bytes_read", right=True),
+        Column("written", "bytes_written", right=True),
+        Column("network", "network_bytes", right=True),
+        Column("requests", "requests", right=True),
+    )
+    rows: list[tuple[Cell, ...]] = []
     for planned in plan.stages:
         taken = planned.taken
-        table.add_row(
-            Text(planned.instance.name),
-            taken.bound,
-            basis_of(taken, plan.costs, plan.cluster.gpu if taken.gpus else None),
-            f"{taken.used} of {taken.held} {'GPUs' if taken.gpus else 'cores'}",
-            _hours(taken.seconds),
-            _hours(taken.seconds * taken.gpus),
-            _hours(taken.core_seconds),
-            _bytes(taken.read),
-            _bytes(taken.written),
-            _bytes(taken.exchanged),
-            _number(taken.requests),
-        )
-    table.add_section()
-    every = [planned.taken for planned in plan.stages]
-    table.add_row(
-        "total",
-        "",
-        "",
-        "",
+        basis = basis_of(taken, plan.costs, plan.cluster.gpu if taken.gpus else None)
+        at_work = f"{taken.used} of {taken.held} {'GPUs' if taken.gpus else 'cores'}"
+        rows.append((planned.instance.name, taken.bound, basis, at_work, *_amounts([taken])))
+    rows.append(("total", "", "", "", *_amounts([planned.taken for planned in plan.stages])))
+    title = f"stage by stage, one after the other; {BASES[-1]}: not measured, see the figures below"
+    return table_of(title, columns, rows, sections=frozenset({len(rows) - 1}), notes=tuple(_notes(plan)))
+
+
+def _amounts(every: list[Taken]) -> tuple[Cell, ...]:
+    """Time, bytes and requests of some stages together."""
+    return (
         _hours(sum(taken.seconds for taken in every)),
         _hours(sum(taken.seconds * taken.gpus for taken in every)),
         _hours(sum(taken.core_seconds for taken in every)),
@@ -82,7 +74,6 @@ def _stages(plan: Plan) -> Table:
         _bytes(sum(taken.exchanged for taken in every)),
         _number(sum(taken.requests for taken in every)),
     )
-    return table
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -92,8 +83,8 @@ def _notes(plan: Plan) -> list[str]:
     if cluster.gpus:
         seconds = sum(planned.taken.seconds for planned in plan.stages)
         notes.append(
-            f"the whole cluster, held for {_hours(seconds)} hours: {_hours(seconds * cluster.gpus)} GPU-hours; GPU-h "
-            "counts what a stage holds"
+            f"the whole cluster, held for {_hours(seconds).text} hours: {_hours(seconds * cluster.gpus).text} "
+            "GPU-hours; GPU-h counts what a stage holds"
         )
         notes.append(
             "GPUs: a rank each (runtime.rank_gpus = 1), an actor of a stage with a network; other stages on cores"
@@ -121,25 +112,34 @@ def _wants_ranks(taken: Taken) -> bool:
 
 def _bottlenecks(plan: Plan) -> Table:
     what = "GPUs" if plan.cluster.gpus else "cores"
-    table = _table(
-        f"what would be the bottleneck: the slowest stage, with as many ranks and actors as there are {what}"
+    columns = (
+        Column(what, what.lower(), right=True, role="name"),
+        Column("images", "images", right=True, role="name"),
+        Column("hours", "hours", right=True),
+        Column("slowest stage", "slowest_stage"),
+        Column("its share", "share", right=True),
+        Column("bound by", "bound_by", wraps=True),
+        Column("at work", "at_work"),
+        Column("next to bind", "next", wraps=True),
     )
-    for header in (what, "images", "hours", "slowest stage", "its share", "bound by", "at work", "next to bind"):
-        left = header in ("slowest stage", "bound by", "next to bind")
-        table.add_column(header, justify="left" if left else "right", no_wrap=True)
+    rows: list[tuple[Cell, ...]] = []
     for scaled in plan.scaled:
         taken = scaled.slowest.taken
-        table.add_row(
-            f"{scaled.gpus}",
-            f"{scaled.images:,}",
-            _hours(scaled.seconds),
-            Text(scaled.slowest.instance.name),
-            f"{taken.seconds / scaled.seconds:.0%}",
-            _bound(scaled),
-            f"{taken.used} of {taken.held}",
-            _next(taken),
+        share = taken.seconds / scaled.seconds
+        rows.append(
+            (
+                scaled.gpus,
+                Shown(scaled.images, f"{scaled.images:,}"),
+                _hours(scaled.seconds),
+                scaled.slowest.instance.name,
+                Shown(share, f"{share:.0%}"),
+                _bound(scaled),
+                f"{taken.used} of {taken.held}",
+                _next(taken),
+            )
         )
-    return table
+    title = f"what would be the bottleneck: the slowest stage, with as many ranks and actors as there are {what}"
+    return table_of(title, columns, rows)
 
 
 def _bound(scaled: Scaled) -> str:
@@ -159,17 +159,22 @@ def _next(taken: Taken) -> str:
     return f"{name}, at {second / first:.0%} of it" if first else ""
 
 
-def _figures(plan: Plan) -> Iterator[Table | str]:
-    """The figures behind this plan, and then their sources."""
-    table = _table("the figures behind it (wsss/plan/costs.toml)")
-    for header in ("figure", "value", "unit", "basis", "source"):
-        table.add_column(header, justify="right" if header == "value" else "left", no_wrap=True)
+def _figures(plan: Plan) -> Table:
+    """The figures behind this plan, each with the number of its source in the lines below."""
+    columns = (
+        Column("figure", "figure", role="name"),
+        Column("value", "value", right=True),
+        Column("unit", "unit", wraps=True),
+        Column("basis", "basis"),
+        Column("source", "source"),
+    )
     sources: dict[str, int] = {}
+    rows: list[tuple[Cell, ...]] = []
     for name, value, unit, basis, source in _figure_rows(plan):
         place = sources.setdefault(source, len(sources) + 1)
-        table.add_row(Text(name), f"{value:.3g}", unit, basis, Text(f"[{place}]"))
-    yield table
-    yield from (f"[{place}] {source}" for source, place in sources.items())
+        rows.append((name, Shown(value, f"{value:.3g}"), unit, basis, Shown(source, f"[{place}]")))
+    notes = tuple(f"[{place}] {source}" for source, place in sources.items())
+    return table_of("the figures behind it (wsss/plan/costs.toml)", columns, rows, notes=notes)
 
 
 def _figure_rows(plan: Plan) -> Iterator[tuple[str, float, str, str, str]]:
@@ -187,20 +192,17 @@ def _figure_rows(plan: Plan) -> Iterator[tuple[str, float, str, str, str]]:
     yield f"{gpu.name}, memory", gpu.bandwidth, "bytes/s", "published", gpu.source
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold", header_style="")
-
-
-def _hours(seconds: float) -> str:
+def _hours(seconds: float) -> Shown:
     hours = seconds / 3600
-    return "" if not hours else f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
+    text = "" if not hours else f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
+    return Shown(hours, text)
 
 
-def _bytes(number: float) -> str:
+def _bytes(number: float) -> Shown:
     scale, unit = next(((scale, unit) for scale, unit in _BYTES if number >= scale), _BYTES[-1])
-    return f"{number / scale:.3g} {unit}" if number else ""
+    return Shown(number, f"{number / scale:.3g} {unit}" if number else "")
 
 
-def _number(number: float) -> str:
+def _number(number: float) -> Shown:
     scale, unit = next(((scale, unit) for scale, unit in _NUMBERS if number >= scale), (1.0, ""))
-    return f"{number / scale:.3g}{unit}" if number else ""
+    return Shown(number, f"{number / scale:.3g}{unit}" if number else "")

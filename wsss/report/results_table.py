@@ -6,19 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from rich.table import Table
-from rich.text import Text
-
 from shards.records import RunRecord
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe
-from wsss.report.markdown_table import markdown_table
+from wsss.report.tables import Cell, Column, Page, Shown, Table, percent, table_of
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
-_HEADER = ("step", "images", "labels given", "mean IoU", "mean acc.", "pixel acc.", "")
-_IS_FIGURE = (False, False, False, True, True, True, False)
 SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
 """Subset of a prediction's views -> how the table calls it."""
 
@@ -138,69 +133,87 @@ def _with_losses(rows: Sequence[Row]) -> list[Row]:
     return told
 
 
-def classifier_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[list[str]]:
-    """Header, then a row of every classifier that validated: its scores, and F1 class by class where these are few."""
-    rows: list[list[str]] = []
+def classifier_table(recipe: Recipe, records: dict[str, RunRecord]) -> Table | None:
+    """A row of every classifier that validated: its scores, and F1 class by class where these are few; or None."""
+    validated: list[tuple[Instance, RunRecord, dict[str, float | None]]] = []
     for instance in recipe.instances:
         record = records.get(instance.name)
         if record is None or not isinstance(instance.stage, TrainClassifier) or "val.f1_macro" not in record.metrics:
             continue
-        names = ("val.mean_average_precision", "val.f1_macro", "val.f1_micro")
         f1 = {str(row["class"]): cast(float | None, row["f1"]) for row in record.tables["per_class"]}
-        of_classes = [_percent(f1.get(name)) for name in instance.taxonomy.names]
-        shown = of_classes if len(of_classes) <= _SHOWN_CLASSES else []
-        if not rows:
-            header = [f"F1 {name}" for name in instance.taxonomy.names] if shown else []
-            rows.append(["classifier", "mean AP", "F1 macro", "F1 micro", *header])
-        rows.append([instance.name, *(_percent(record.metrics[name]) for name in names), *shown])
-    return rows
+        validated.append((instance, record, f1))
+    if not validated:
+        return None
+    # Classifiers of one recipe may learn different class lists.
+    classes = list(dict.fromkeys(name for instance, _, _ in validated for name in instance.taxonomy.names))
+    of_classes = classes if len(classes) <= _SHOWN_CLASSES else []
+    rows: list[list[Cell]] = [
+        [
+            instance.name,
+            *(percent(record.metrics[f"val.{name}"]) for name in ("mean_average_precision", "f1_macro", "f1_micro")),
+            *(percent(f1.get(name)) for name in of_classes),
+        ]
+        for instance, record, f1 in validated
+    ]
+    columns = [
+        Column("classifier", "classifier", role="name"),
+        Column("mean AP", "mean_average_precision", right=True),
+        Column("F1 macro", "f1_macro", right=True),
+        Column("F1 micro", "f1_micro", right=True),
+        *(Column(f"F1 {name}", f"f1.{name}", right=True) for name in of_classes),
+    ]
+    return table_of(f"{recipe.settings.name}: classifiers, at probability 0.5", columns, rows)
 
 
-def render_classifiers(rows: Sequence[Sequence[str]], *, title: str) -> Table:
-    """`classifier_rows` for a terminal."""
-    table = Table(title=Text(title), title_justify="left")
-    for place, header in enumerate(rows[0]):
-        table.add_column(Text(header), justify="right" if place else "left")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table
+_COLUMNS = (
+    Column("step", "step", role="name", wraps=True),
+    Column("images", "split", role="name"),
+    Column("labels given", "labels_given"),
+    Column("mean IoU", "mean_iou", right=True),
+    Column("", "mean_iou_low", role="data"),
+    Column("", "mean_iou_high", role="data"),
+    Column("mean acc.", "mean_accuracy", right=True),
+    Column("pixel acc.", "pixel_accuracy", right=True),
+    Column("", "note", role="note"),
+)
 
 
-def markdown_classifiers(rows: Sequence[Sequence[str]]) -> str:
-    """`classifier_rows` for a file."""
-    header, *rest = rows
-    return markdown_table(header, rest, right=[place > 0 for place in range(len(header))])
+def results_table(rows: Iterable[Row], *, title: str) -> Table:
+    """The evaluations' rows as a table."""
+    cells = [
+        (
+            row.title,
+            row.split,
+            row.labels_given,
+            _mean_iou(row),
+            *(row.mean_iou_interval or (None, None)),
+            percent(row.mean_accuracy),
+            percent(row.pixel_accuracy),
+            row.note,
+        )
+        for row in rows
+    ]
+    return table_of(title, _COLUMNS, cells)
+
+
+def results_page(recipe: Recipe) -> Page:
+    """What is known of a recipe without running it: its evaluations and its classifiers, as far as they are done."""
+    known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
+    rows = result_rows(recipe, known)
+    waiting = [i.name for i in recipe.instances if isinstance(i.stage, Evaluate) and i.name not in known]
+    heading = (f"not measured yet: {', '.join(waiting)}; wsss run {recipe.path} measures them",) if waiting else ()
+    tables = {"results": replace(results_table(rows, title=recipe.settings.name), data_only=not rows)}
+    if (classifiers := classifier_table(recipe, known)) is not None:
+        tables = {"classifiers": classifiers, **tables}
+    return Page(heading=heading, tables=tables, main="results")
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _mean_iou(row: Row) -> str:
+def _mean_iou(row: Row) -> Shown | None:
     if row.mean_iou is None or row.mean_iou_interval is None:
-        return _percent(row.mean_iou)
+        return percent(row.mean_iou)
     low, high = row.mean_iou_interval
-    return f"{_percent(row.mean_iou)} ({_percent(low)} to {_percent(high)})"
-
-
-def _figures(row: Row) -> tuple[str, str, str]:
-    return _mean_iou(row), _percent(row.mean_accuracy), _percent(row.pixel_accuracy)
-
-
-def render(rows: Iterable[Row], *, title: str) -> Table:
-    """The table for a terminal."""
-    table = Table(title=Text(title), title_justify="left")
-    for header, figure in zip(_HEADER, _IS_FIGURE, strict=True):
-        table.add_column(header, justify="right" if figure else "left", no_wrap=figure)
-    for row in rows:
-        table.add_row(*map(Text, _cells(row)))
-    return table
-
-
-def markdown(rows: Iterable[Row]) -> str:
-    """The table for a file."""
-    return markdown_table(_HEADER, map(_cells, rows), right=_IS_FIGURE)
-
-
-def _cells(row: Row) -> list[str]:
-    return [row.title, row.split, "yes" if row.labels_given else "no", *_figures(row), row.note]
+    return Shown(row.mean_iou, f"{_percent(row.mean_iou)} ({_percent(low)} to {_percent(high)})")

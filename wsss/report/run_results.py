@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 
@@ -15,15 +16,8 @@ from wsss.contract.runtime import PipelineRecord, Tracker
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
 from wsss.report.contact_sheet import contact_sheet
-from wsss.report.results_table import (
-    Row,
-    classifier_rows,
-    markdown,
-    markdown_classifiers,
-    render,
-    render_classifiers,
-    result_rows,
-)
+from wsss.report.printing import print_page
+from wsss.report.results_table import Row, classifier_table, result_rows, results_table
 from wsss.report.run_files import (
     DIGITS,
     FileName,
@@ -34,6 +28,7 @@ from wsss.report.run_files import (
     write_description,
 )
 from wsss.report.submissions import ZIP, deliver_submission
+from wsss.report.tables import Page, Table, markdown
 
 RESULTS, CLASSIFIERS, SHEET = "results.md", "classifiers.md", "contact_sheet.png"
 DESCRIPTION = "results.json"
@@ -43,11 +38,17 @@ Say = Callable[[str, str], None]
 
 
 def show_results(
-    recipe: Recipe, summary: RunSummary, *, tracker: Tracker, console: Console, out: Console, open_command: str
+    recipe: Recipe,
+    summary: RunSummary,
+    *,
+    tracker: Tracker,
+    console: Console,
+    open_command: str,
+    out: TextIO | None = None,
 ) -> None:
-    """Print tables to `out` and what else there is to say to `console`; write the files, and report them to `tracker`.
+    """Print tables and, to `console`, what else there is to say; write the files, and report them to `tracker`.
 
-    `open_command`: the command that opens the runs in a browser.
+    `open_command`: the command that opens the runs in a browser. `out`: where tables go, if not to stdout.
     """
 
     def say(word: str, text: str) -> None:
@@ -58,16 +59,14 @@ def show_results(
 
     # The table shows all that is known of the recipe, also what an earlier command measured.
     known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
-    rows, classifiers = result_rows(recipe, known), classifier_rows(recipe, known)
-    files: dict[str, bytes] = {}
-    if classifiers:
-        files[CLASSIFIERS] = markdown_classifiers(classifiers).encode()
-        out.print(
-            render_classifiers(classifiers, title=f"{recipe.settings.name}: classifiers, at probability 0.5"),
-        )
+    rows, tables = result_rows(recipe, known), dict[str, Table]()
+    if (classifiers := classifier_table(recipe, known)) is not None:
+        tables[CLASSIFIERS] = classifiers
     if rows:
-        files[RESULTS] = markdown(rows).encode()
-        out.print(render(rows, title=recipe.settings.name))
+        tables[RESULTS] = results_table(rows, title=recipe.settings.name)
+    files = {name: markdown(table).encode() for name, table in tables.items()}
+    if tables:
+        print_page(Page(tables=tables), out=out)
     if (sheet := contact_sheet(recipe)) is not None:
         files[SHEET] = sheet
     written = _write_files(recipe, files, rows, say)

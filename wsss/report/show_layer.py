@@ -18,9 +18,14 @@ from shards.lint import lint
 from shards.mask_check import MaskCheck, mismatch_lines
 from shards.opened import OpenedLayer
 from shards.preview import preview
-from shards.summary import lines, summarise
+from shards.records import Sample
+from shards.summary import LayerSummary, lines, summarise
 from wsss.pictures.plots import draw_layer
 from wsss.pipeline.progress import PLAIN_INTERVAL
+from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
+
+_BAR = 20
+"""Characters of the longest bar."""
 
 
 class Line(NamedTuple):
@@ -30,23 +35,88 @@ class Line(NamedTuple):
     is_fault: bool = False
 
 
+def info(opened: OpenedLayer, *, pictures: Path | None) -> tuple[Page, Path | None]:
+    """What a layer holds, and the picture of it where `pictures` names a folder."""
+    summary = summarise(opened)
+    tables = {"splits": _splits(summary)}
+    if summary.kind == Sample.kind:
+        tables["classes"] = _classes(summary)
+    page = Page(heading=tuple(lines(summary)), tables=tables)
+    if pictures is None:
+        return page, None
+    return page, _written(pictures, f"{opened.name}.info.png", draw_layer(summary, title=opened.name))
+
+
+def _splits(summary: LayerSummary) -> Table:
+    """A row per split, for CSV and JSON: people read the same in the lines above."""
+    is_samples = summary.kind == Sample.kind
+    columns = (
+        Column("layer", "layer", role="data"),
+        Column("record", "record", role="data"),
+        Column("split", "split", role="name"),
+        *(
+            Column(name.replace("_", " "), name, right=True)
+            for name in ("records", "shards", "num_bytes", "missing", "left_out", "masks")
+        ),
+        Column("masks that lack a labelled class", "masks_lacking", right=True),
+        Column("masks that show an unlabelled class", "masks_unlabelled", right=True),
+    )
+    rows = [
+        (
+            summary.name,
+            summary.kind,
+            split,
+            *(count[name] for name in ("records", "shards", "num_bytes", "missing", "left_out")),
+            *(_mask_counts(summary, split) if is_samples else (None, None, None)),
+        )
+        for split, count in summary.splits.items()
+    ]
+    return table_of("", columns, rows, data_only=True)
+
+
+def _mask_counts(summary: LayerSummary, split: str) -> tuple[Cell, ...]:
+    """Masks, and of those that were compared with the labels, how many do not agree."""
+    check = summary.checks.get(split, MaskCheck())
+    return summary.splits[split]["masks"], check.lacking, check.unlabelled
+
+
+def _classes(summary: LayerSummary) -> Table:
+    """Images of each class: present, known to be absent, unknown; and present in each of several splits."""
+    splits = list(summary.present_in) if len(summary.present_in) > 1 else []
+    columns = (
+        Column("layer", "layer", role="data"),
+        Column("class", "class_id", right=True, role="name"),
+        Column("name", "name", role="name", wraps=True),
+        Column("present", "present", right=True),
+        Column("absent", "absent", right=True),
+        Column("unknown", "unknown", right=True),
+        *(Column(f"in {split}", f"in_{split}", right=True) for split in splits),
+        Column("", "bar", role="drawing"),
+    )
+    most = max(summary.present.values(), default=1) or 1
+    rows: list[tuple[Cell, ...]] = []
+    for class_id in summary.classes():
+        present, known = summary.present[class_id], summary.unknown_is_kept
+        absent, unknown = (summary.absent(class_id), summary.unknown[class_id]) if known else (None, None)
+        name = summary.name_of(class_id) if summary.names else None
+        bar = Shown(None, "#" * round(_BAR * present / most))
+        of_splits = [summary.present_in[split][class_id] for split in splits]
+        rows.append((summary.name, class_id, name, present, absent, unknown, *of_splits, bar))
+    return table_of("images of each class", columns, rows)
+
+
 def look(opened: OpenedLayer, action: str, *, pictures: Path | None, console: Console) -> Iterator[Line]:
-    """The lines of one action. Pictures are called after the layer; progress is told on `console`."""
+    """The lines of `preview` and `lint`. Pictures are called after the layer; progress is told on `console`."""
     if action == "preview":
-        yield _written(pictures, f"{opened.name}.preview.png", preview(opened))
-    elif action == "info":
-        summary = summarise(opened)
-        yield from (Line(text) for text in lines(summary))
-        if pictures is not None:
-            yield _written(pictures, f"{opened.name}.info.png", draw_layer(summary, title=opened.name))
+        yield Line(str(_written(pictures, f"{opened.name}.preview.png", preview(opened))))
     else:
         yield from _lint(opened, console)
 
 
-def _written(folder: Path | None, name: str, data: bytes) -> Line:
+def _written(folder: Path | None, name: str, data: bytes) -> Path:
     path = (folder or Path()) / name
     write_bytes(path, data)
-    return Line(str(path))
+    return path
 
 
 def _lint(opened: OpenedLayer, console: Console) -> Iterator[Line]:

@@ -2,45 +2,79 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from shards.layer import ShardError
 from wsss.contract.settings import setting_values, unread_settings
 from wsss.contract.stage import Instance, Map
-from wsss.pipeline.recipe import Recipe, dotted_settings
+from wsss.pipeline.recipe import Recipe
+from wsss.report.setting_tables import setting_rows, settings_table, value_cell
+from wsss.report.tables import Cell, Column, Page, Shown, table_of
+
+_INSTANCES = (
+    Column("instance", "instance", role="name"),
+    Column("kind", "kind"),
+    Column("reads", "reads", wraps=True),
+    Column("state", "state", wraps=True),
+    Column("fingerprint", "fingerprint"),
+)
 
 
-def render_recipe(recipe: Recipe, out: Console) -> None:
-    """Print the recipe's state and settings; nothing is run or written."""
-    chain = Table(title=Text(f"{recipe.settings.name}: {recipe.path}"), title_justify="left")
-    for header in ("instance", "kind", "reads", "state", "fingerprint"):
-        chain.add_column(header)
-    for instance in recipe.instances:
-        reads = ", ".join(f"{slot}: {up.name}" for slot, up in instance.inputs.items())
-        cells = (instance.name, instance.stage.kind, reads, state_of(instance), instance.fingerprint[:16])
-        chain.add_row(*map(Text, cells))
-    out.print(chain)
-    for instance in recipe.instances:
-        for line in _preview(instance):
-            out.print(Text(f"{instance.name}: {line}"), soft_wrap=True)
-    settings = Table(title="settings", title_justify="left")
-    for header in ("name", "value", "from"):
-        settings.add_column(header)
+def recipe_page(recipe: Recipe, *, changed: bool = False) -> Page:
+    """The recipe's state and settings, or only those settings that are not at their default; nothing is run."""
+    rows = [
+        (
+            instance.name,
+            instance.stage.kind,
+            _reads(instance),
+            state_of(instance),
+            instance.fingerprint[:16],
+        )
+        for instance in recipe.instances
+    ]
+    previews = tuple(f"{instance.name}: {line}" for instance in recipe.instances for line in _preview(instance))
+    chain = table_of(f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=previews)
+    settings: list[tuple[Cell, ...]] = []
     for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
-        for name, value in setting_values(group).items():
-            origin = recipe.origins.get(f"{prefix}.{name}", "default")
-            settings.add_row(*map(Text, (f"{prefix}.{name}", str(value), origin)))
+        settings += setting_rows(group, prefix, recipe.origins, unread={}, changed=changed)
     for instance in recipe.instances:
-        settings.add_section()
-        unread = unread_settings(instance.stage)
-        for dotted, value in dotted_settings(instance).items():
-            origin = recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
-            name = dotted.removeprefix(f"{instance.name}.")
-            note = f", read only with {unread[name]}" if name in unread else ""
-            settings.add_row(*map(Text, (dotted, str(value), origin + note)))
-    out.print(settings)
+        settings += _instance_rows(recipe, instance, changed=changed)
+    title = "settings that are not at their default" if changed else "settings"
+    return Page(
+        tables={"instances": chain, "settings": settings_table(title, settings, explain=False)}, main="settings"
+    )
+
+
+def instance_page(recipe: Recipe, name: str, *, changed: bool = False) -> Page:
+    """The settings of one instance, of `recipe` or of `runtime`, each with its meaning. Raises `RecipeError`."""
+    groups = {"recipe": recipe.settings, "runtime": recipe.runtime}
+    if name in groups:
+        rows = list(setting_rows(groups[name], name, recipe.origins, unread={}, changed=changed))
+        return Page(tables={"settings": settings_table(f"[{name}] of {recipe.path}", rows, explain=True)})
+    instance = recipe.instance(name)
+    rows = list(_instance_rows(recipe, instance, changed=changed))
+    state = f"{instance.name} ({instance.stage.kind}): {state_of(instance)}; fingerprint {instance.fingerprint[:16]}"
+    return Page(
+        heading=(state, *_preview(instance)),
+        tables={"settings": settings_table(f"settings of {name}", rows, explain=True)},
+    )
+
+
+def _reads(instance: Instance) -> Shown:
+    names = {slot: upstream.name for slot, upstream in instance.inputs.items()}
+    return Shown(names, ", ".join(names.values()))
+
+
+def _instance_rows(recipe: Recipe, instance: Instance, *, changed: bool) -> list[tuple[Cell, ...]]:
+    """The instance's settings, and which instances it reads."""
+    stage, name = instance.stage, instance.name
+    unread = unread_settings(stage)
+    rows = list(setting_rows(stage, name, recipe.origins, unread=unread, changed=changed))
+    origin = recipe.origins.get(f"{name}.inputs", "default")
+    if changed and origin == "default":
+        return rows
+    for slot, upstream in instance.inputs.items():
+        allowed, meaning = "an earlier instance", "The instance that this one reads."
+        rows.append((f"{name}.inputs.{slot}", value_cell(upstream.name), origin, None, meaning, allowed, "", True))
+    return rows
 
 
 def unread_given(recipe: Recipe) -> list[str]:

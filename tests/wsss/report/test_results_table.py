@@ -1,24 +1,15 @@
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import cast
 
 import pytest
-from rich.console import Console
 
 from shards.records import RunRecord
-from wsss.pipeline.console import plain_console
 from wsss.pipeline.recipe import Recipe, load_recipe
-from wsss.report.results_table import (
-    Row,
-    classifier_rows,
-    markdown,
-    markdown_classifiers,
-    render,
-    render_classifiers,
-    result_rows,
-)
+from wsss.report.layout import fit
+from wsss.report.results_table import Row, classifier_table, result_rows, results_page, results_table
+from wsss.report.tables import markdown, plain
+from wsss.report.tables import records as values_of
 
 RECIPE = """
 [recipe]
@@ -120,25 +111,38 @@ def test_only_what_is_done_is_told(recipe: Recipe) -> None:
 
 def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
     rows = result_rows(recipe, records())
-    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render(rows, title="report"))
-    shown = console.export_text()
-    written = markdown(rows)
+    table = results_table(rows, title="report")
+    shown, written = plain(table), markdown(table)
     assert "| segmentation | val | no | 35.0 | 45.0 | 60.0 | 70% of the pseudo labels' mean IoU |" in written
     for word in ("segmentation", "35.0", "45.0", "60.0", "evaluate_seeds", "2 images missing"):
         assert word in shown
     assert len(written.splitlines()) == 2 + len(rows)
-    assert markdown([Row(title="t", split="s", labels_given=True)]).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
+    empty = results_table([Row(title="t", split="s", labels_given=True)], title="")
+    assert markdown(empty).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
+    assert values_of(table)[-1] == {
+        "step": "segmentation",
+        "split": "val",
+        "labels_given": False,
+        "mean_iou": 0.35,
+        "mean_iou_low": None,
+        "mean_iou_high": None,
+        "mean_accuracy": 0.45,
+        "pixel_accuracy": 0.6,
+        "note": "70% of the pseudo labels' mean IoU",
+    }
 
 
 def test_the_interval_stands_beside_the_mean_iou(recipe: Recipe) -> None:
     known = records()
     known["evaluate"].metrics.update({"val.mean_iou_low": 0.321, "val.mean_iou_high": 0.3789})
     rows = result_rows(recipe, known)
-    assert "| segmentation | val | no | 35.0 (32.1 to 37.9) | 45.0 | 60.0 |" in markdown(rows)
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render(rows, title="report"))
-    assert "35.0 (32.1 to 37.9)" in console.export_text(), "figures are never broken over lines"
+    table = results_table(rows, title="report")
+    assert "| segmentation | val | no | 35.0 (32.1 to 37.9) | 45.0 | 60.0 |" in markdown(table)
+    for width in (30, 80, 100):
+        shown = "\n".join(fit(table, width))
+        assert "35.0 (32.1 to 37.9)" in shown, "figures are never broken over lines"
+        assert all(word in shown for row in rows for word in f"{row.title} {row.note}".split())
+    assert max(map(len, fit(table, 80))) <= 80
 
 
 def test_subsets_of_the_views_have_rows_of_their_own(recipe: Recipe) -> None:
@@ -212,14 +216,24 @@ def test_classifiers_side_by_side(recipe: Recipe) -> None:
     rows: list[dict[str, object]] = [{"class": name, "f1": place / 10} for place, name in enumerate(names)]
     rows[2]["f1"] = None
     trained.tables["per_class"] = rows
-    found = classifier_rows(recipe, {"train_classifier": trained, "make_cams": record("make_cams")})
-    assert found[0] == ["classifier", "mean AP", "F1 macro", "F1 micro", *(f"F1 {name}" for name in names)]
-    assert found[1:] == [["train_classifier", "50.0", "25.0", "75.0", "0.0", "10.0", "", "30.0", "40.0"]]
-    assert markdown_classifiers(found).splitlines()[1:] == [
-        "|---|" + "---:|" * 8,
+    table = classifier_table(recipe, {"train_classifier": trained, "make_cams": record("make_cams")})
+    assert table is not None
+    assert [column.title for column in table.columns] == [
+        "classifier", "mean AP", "F1 macro", "F1 micro", *(f"F1 {name}" for name in names),
+    ]  # fmt: skip
+    assert markdown(table).splitlines()[1:] == [
+        "| --- |" + " ---: |" * 8,
         "| train_classifier | 50.0 | 25.0 | 75.0 | 0.0 | 10.0 |  | 30.0 | 40.0 |",
     ]
-    assert classifier_rows(recipe, {"make_cams": record("make_cams")}) == []
+    assert classifier_table(recipe, {"make_cams": record("make_cams")}) is None
+
+
+def test_results_of_a_recipe_that_never_ran_say_what_is_not_measured(recipe: Recipe) -> None:
+    page = results_page(recipe)
+    assert page.tables["results"].rows == () and "classifiers" not in page.tables
+    assert page.heading[0].startswith(
+        "not measured yet: evaluate_cam, evaluate_seeds, evaluate_pseudo_labels, evaluate;"
+    )
 
 
 def test_a_split_that_was_not_measured_says_why(recipe: Recipe) -> None:
@@ -228,13 +242,10 @@ def test_a_split_that_was_not_measured_says_why(recipe: Recipe) -> None:
     assert (row.mean_iou, row.note) == (None, "not measured: 12 images have no mask")
 
 
-def test_words_of_the_user_are_shown_as_they_are_written(tmp_path: Path) -> None:
+def test_words_of_the_user_are_shown_as_they_are_written() -> None:
     title = "[red]x[/] :cat: a|b $m$ *c* under_score [/b]"
-    row = Row(title=title, split="val", labels_given=False)
-    for console in (Console(width=160, file=io.StringIO()), plain_console(width=160, file=io.StringIO())):
-        console.print(render([row], title=title))
-        console.print(render_classifiers([["classifier", title], [title, "1"]], title=title))
-        shown = cast(io.StringIO, console.file).getvalue()
-        assert shown.count(title) == 5
-    (line,) = [line for line in markdown([row]).splitlines() if "val" in line]
+    table = results_table([Row(title=title, split="val", labels_given=False)], title=title)
+    assert plain(table).count(title) == 2
+    assert fit(table, 160)[2].startswith(title)
+    (line,) = [line for line in markdown(table).splitlines() if "val" in line]
     assert line == r"| \[red\]x\[/\] :cat: a\|b \$m\$ \*c\* under_score \[/b\] | val | no |  |  |  |  |"

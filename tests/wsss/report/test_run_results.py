@@ -6,7 +6,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tests.pipeline.chain import NoTracker, pretend_trained, run, tiny
 from wsss.pipeline.console import plain_console
@@ -81,7 +80,7 @@ def told(recipe: Recipe, summary: RunSummary, tracker: Tracker | None = None) ->
         summary,
         tracker=tracker or Tracker(),
         console=plain_console(file=said, width=100),
-        out=Console(file=shown, width=140),
+        out=shown,
         open_command="mlflow ui",
     )
     return said.getvalue(), shown.getvalue()

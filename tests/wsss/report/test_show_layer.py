@@ -54,6 +54,39 @@ def test_info_draws_where_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFi
         assert image.format == "PNG" and image.width > 1500 and image.height > 1000
 
 
+def test_info_counts_the_images_of_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = str(layer_of(tmp_path / "built").path)
+    assert main(["shards", "info", layer]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.partition("images of each class\n")[2].splitlines()]
+    assert lines[0] == ["class", "name", "present", "absent", "unknown", "in", "train", "in", "val"]
+    assert [line[1] for line in lines[1:]] == list(FIVE)
+    with opened(layer) as one:
+        summary = summarise(one)
+    counts = [(summary.present[c], summary.absent(c), summary.unknown[c]) for c in summary.classes()]
+    assert [tuple(map(int, line[2:5])) for line in lines[1:]] == counts
+    longest = max(range(5), key=lambda place: counts[place][0])
+    assert [tuple(map(int, line[5:7])) for line in lines[1:]] == [
+        (summary.present_in["train"][c], summary.present_in["val"][c]) for c in summary.classes()
+    ]
+    assert lines[1 + longest][7] == "#" * 20 and counts[longest][0] > 0
+
+
+def test_info_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples, seeds = layer_of(tmp_path / "built").path, Layer(tmp_path / "seeds", "seed")
+    write_shard(seeds, "val-000000", [seed_record("a")])
+    seeds.complete(["val-000000"])
+    assert main(["shards", "info", str(samples), str(seeds.path), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(row["layer"], row["split"], row["records"]) for row in content["splits"]] == [
+        (str(samples), "train", 2), (str(samples), "val", 1), (str(seeds.path), "val", 1),
+    ]  # fmt: skip
+    assert [row["name"] for row in content["classes"]] == list(FIVE)
+    assert main(["shards", "info", str(samples), "--csv", "--table", "classes"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "layer,class_id,name,present,absent,unknown,in_train,in_val"
+    assert main(["shards", "info", str(seeds.path), "--csv", "--table", "classes"]) == 1
+    assert "--table classes: there are splits" in capsys.readouterr().err
+
+
 def test_histograms_tell_present_absent_and_unknown_apart(tmp_path: Path) -> None:
     with opened(str(layer_of(tmp_path / "built").path)) as one:
         summary = summarise(one)

@@ -1,0 +1,67 @@
+"""argparse with suggestions: a wrong command or option is answered with the nearest one."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose help keeps its line breaks and whose errors suggest what was meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        """As argparse does; what is left over is an error of the subcommand that it was given to."""
+        options, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(self._left_over(left[0]))
+        return options, left
+
+    def subparsers(self) -> dict[str, Parser]:
+        """Name -> parser of each subcommand; empty where there are none."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return dict(action.choices)
+        return {}
+
+    def options(self) -> list[argparse.Action]:
+        """The arguments of this command itself, `--help` left out."""
+        return [
+            action
+            for action in self._actions
+            if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
+        ]
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "command" if isinstance(action, argparse._SubParsersAction) else "value"
+            raise argparse.ArgumentError(
+                None if what == "command" else action, f"unknown {what} {value!r}{suggestion(value, action.choices)}"
+            )
+
+    def _left_over(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"unexpected argument {word!r}"
+        known = [option for action in self._actions for option in action.option_strings]
+        return f"unknown option {word.partition('=')[0]!r}{suggestion(word.partition('=')[0], known)}"
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 after one line that says what is wrong and one that says where to look."""
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists what there is\n")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
+
+def suggestion(value: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` where something is called nearly so, else all there is."""
+    names = [str(name) for name in known]
+    if near := difflib.get_close_matches(str(value), names, n=3):
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are {', '.join(names)}"

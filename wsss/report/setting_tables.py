@@ -1,0 +1,205 @@
+"""What a setting may be and what it means: the tables of `wsss show STAGE` and `wsss show RECIPE INSTANCE`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.fields import FieldInfo
+
+from wsss.contract.settings import ReadIf, setting_docs, setting_values
+from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
+
+_WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
+_BOUNDS = {
+    "ge": "at least {}",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "below {}",
+    "min_length": "({} or more of them)",
+    "max_length": "({} of them at most)",
+}
+"""Attribute of pydantic's marks -> how it is told."""
+REQUIRED = "must be given"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingInfo:
+    """One setting of a stage, or of the tables [recipe] and [runtime]."""
+
+    name: str
+    allowed: str
+    """In words."""
+    choices: tuple[Any, ...]
+    """All values, where these can be listed; empty where they cannot."""
+    required: bool
+    default: Any
+    """In JSON's types; None where there is none."""
+    condition: str
+    """What other settings must be for this one to be read; empty where it is always read."""
+    meaning: str
+
+    @property
+    def default_cell(self) -> Shown:
+        return Shown(None, REQUIRED) if self.required else value_cell(self.default)
+
+
+def settings_of(cls: type) -> dict[str, SettingInfo]:
+    """Name -> what is known of each setting of a settings class."""
+    docs, infos = setting_docs(cls), cls.__pydantic_fields__  # type: ignore[attr-defined]
+    return {name: _info(name, info, docs[name]) for name, info in infos.items()}
+
+
+def _info(name: str, info: FieldInfo, meaning: str) -> SettingInfo:
+    required = info.is_required()
+    conditions = [mark.condition for mark in info.metadata if isinstance(mark, ReadIf)]
+    return SettingInfo(
+        name=name,
+        allowed=_allowed(info.annotation, info.metadata),
+        choices=_choices(info.annotation),
+        required=required,
+        default=None if required else _json(info.get_default(call_default_factory=True)),
+        condition="; ".join(conditions),
+        meaning=" ".join(meaning.split()),
+    )
+
+
+def value_cell(value: Any) -> Shown:
+    """A setting's value as `--set` takes it."""
+    return Shown(value, value if isinstance(value, str) and value else _toml(value))
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(item)}' for key, item in value.items())} }}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def kind_page(title: str, cls: type) -> Page:
+    """Every setting of a kind of stage, of [recipe] or of [runtime], without any recipe."""
+    columns = (
+        Column("setting", "name", role="name"),
+        Column("default", "default", wraps=True),
+        Column("allowed", "allowed", wraps=True),
+        Column("meaning", "meaning", role="note"),
+        Column("read only with", "read_only_with", role="note"),
+    )
+    rows = [
+        (one.name, one.default_cell, one.allowed, one.meaning, _condition(one.condition, "read only with"))
+        for one in settings_of(cls).values()
+    ]
+    about = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+    return Page(heading=(about,), tables={"settings": table_of(f"settings of {title}", columns, rows)})
+
+
+def setting_rows(
+    group: object, prefix: str, origins: Mapping[str, str], *, unread: Mapping[str, str], changed: bool
+) -> Iterator[tuple[Cell, ...]]:
+    """A row of `settings_table` for every setting of an instance, of [recipe] or of [runtime].
+
+    `origins`: dotted name -> where its value came from. `unread`: setting -> the condition on which it would be read.
+    `changed`: only those that are not at their default.
+    """
+    values = setting_values(group)
+    for name, info in settings_of(type(group)).items():
+        if changed and not info.required and values[name] == info.default:
+            continue
+        yield (
+            f"{prefix}.{name}",
+            value_cell(values[name]),
+            origins.get(f"{prefix}.{name}", "default"),
+            info.default_cell,
+            info.meaning,
+            Shown(info.allowed, f"allowed: {info.allowed}"),
+            _condition(info.condition, "not read: only with") if name in unread else Shown(info.condition, ""),
+            name not in unread,
+        )
+
+
+def settings_table(title: str, rows: Sequence[tuple[Cell, ...]], *, explain: bool) -> Table:
+    """The table of `setting_rows`. `explain`: people read the meaning too; CSV and JSON have it in any case."""
+    more: Literal["note", "data"] = "note" if explain else "data"
+    columns = (
+        Column("setting", "name", role="name"),
+        Column("value", "value", wraps=True),
+        Column("from", "from", wraps=True),
+        Column("default", "default", role="data"),
+        Column("meaning", "meaning", role=more),
+        Column("allowed", "allowed", role=more),
+        Column("note", "read_only_with", role="note"),
+        Column("read", "read", role="data"),
+    )
+    groups = [str(row[0]).partition(".")[0] for row in rows]
+    starts = frozenset(at for at in range(1, len(rows)) if groups[at] != groups[at - 1])
+    return table_of(title, columns, rows, sections=starts)
+
+
+def _condition(text: str, words: str) -> Shown:
+    return Shown(text, f"{words} {text}" if text else "")
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """All values of a type that has few."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is bool:
+        return (True, False)
+    if origin is Literal:
+        return arguments
+    if origin is typing.Annotated:
+        return _choices(arguments[0])
+    return ()
+
+
+def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """A type and its bounds in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _allowed(arguments[0], [*arguments[1:], *metadata])
+    if origin is Literal:
+        return ", ".join(str(choice) for choice in arguments)
+    bounds = " and ".join(filter(None, map(_bound, _flat(metadata))))
+    if origin in (typing.Union, types.UnionType):
+        given = " or ".join(_allowed(argument) for argument in arguments if argument is not type(None))
+        text = f"{given}{', or not given' * (type(None) in arguments)}"
+    elif origin in (tuple, list):
+        kinds = [argument for argument in arguments if argument is not Ellipsis]
+        text = (
+            f"list of: {_allowed(kinds[0])}"
+            if Ellipsis in arguments or origin is list
+            else f"list of {len(kinds)}: {_allowed(kinds[0])}"
+        )
+    elif origin is dict:
+        text = f"table of: {_allowed(arguments[1])}"
+    else:
+        text = _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return f"{text} {bounds}" if bounds else text
+
+
+def _flat(metadata: Sequence[Any]) -> Iterator[Any]:
+    """pydantic's Field(...) holds its bounds in a list of its own."""
+    for mark in metadata:
+        yield from _flat(mark.metadata) if isinstance(mark, FieldInfo) else (mark,)
+
+
+def _bound(mark: Any) -> str:
+    """One of pydantic's bounds in words; empty for any other mark."""
+    for name, words in _BOUNDS.items():
+        if (bound := getattr(mark, name, None)) is not None:
+            return words.format(bound)
+    return ""
