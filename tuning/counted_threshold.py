@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shards.records import CamRecord, ScoreRecord
 from tuning.dimensions import Choices, Range
 from wsss.contract.stage import Instance
-from wsss.ops.threshold_curve import NUM_BINS, bin_of
 from wsss.pipeline.recipe import Recipe, RecipeError
-from wsss.stages.evaluation.counts import SCORED
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 
 THRESHOLD = "background_threshold"
@@ -27,7 +26,7 @@ def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
     score maps and the searched settings do not say where to cut them, or where a threshold alone makes no label.
     """
     maps = metric.inputs["records"]
-    if maps.layer.kind not in SCORED:
+    if maps.layer.kind not in (CamRecord.kind, ScoreRecord.kind):
         return ""
     names = [name.rpartition(".") for name in searched]
     readers = [one for one in recipe.instances if isinstance(one.stage, MakePseudoLabels)]
@@ -65,6 +64,8 @@ def _check_labels(labels: Instance, metric: Instance) -> None:
 
 def check_bins(name: str, dimension: Range | Choices) -> None:
     """Raise `RecipeError` where a threshold of this line of [space] is none that counts by score bin can tell."""
+    from wsss.ops.threshold_curve import NUM_BINS, bin_of  # imports torch: only sweeps of counts need it
+
     if isinstance(dimension, Range) and dimension.step is None:
         raise RecipeError(f"space.{name}: counts know the thresholds i/{NUM_BINS} alone; give step = {1 / NUM_BINS}")
     values = dimension.ends

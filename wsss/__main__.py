@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsss.arguments import STAGE_COMMANDS, parser
+from wsss.arguments import parser, stage_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ def _stage(options: argparse.Namespace) -> int:
     """Run every instance of one kind, each by itself: what stands before it must be done."""
     from wsss.pipeline.recipe import RecipeError
 
-    kind = options.command.replace("-", "_")
+    kind = stage_commands()[options.command]
     recipe = _load(options)
     names = [instance.name for instance in recipe.instances if instance.stage.kind == kind]
     if not names:
@@ -127,8 +127,10 @@ def _show(options: argparse.Namespace) -> int:
 
 def _settings_class(options: argparse.Namespace) -> type | None:
     """What `wsss show STAGE` names without a recipe: a kind of stage, recipe or runtime; None for a recipe's file."""
+    from wsss.stages.registry import STAGES
+
     name = str(options.recipe).replace("-", "_")
-    if options.recipe.exists() or name not in {*(kind.replace("-", "_") for kind in STAGE_COMMANDS), *_GROUPS}:
+    if options.recipe.exists() or name not in {*STAGES, *_GROUPS}:
         return None
     if options.instance or options.overrides or options.changed:
         raise ValueError(
@@ -139,8 +141,6 @@ def _settings_class(options: argparse.Namespace) -> type | None:
         from wsss.pipeline.recipe import RecipeSettings, RuntimeSettings
 
         return RecipeSettings if name == "recipe" else RuntimeSettings
-    from wsss.stages.registry import STAGES
-
     return STAGES[name]
 
 
@@ -259,8 +259,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _compare,
     "check-submission": _check_submission,
     "completion": _completion,
-    **dict.fromkeys(STAGE_COMMANDS, _stage),
 }
+"""Command -> what does it; the commands of stages are all `_stage`."""
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace | None:
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options := _parse(words)) is None:
         return 0
     try:
-        return COMMANDS[options.command](options)
+        return COMMANDS.get(options.command, _stage)(options)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -12,25 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wsss.argument_parser import Parser
-
-STAGE_COMMANDS = (
-    "build-shards",
-    "train-classifier",
-    "make-cams",
-    "make-seeds",
-    "train-affinity",
-    "make-scores",
-    "make-pseudo-labels",
-    "make-instance-labels",
-    "train-ancillary",
-    "train-correction",
-    "train-segmenter",
-    "make-segmenter-maps",
-    "predict",
-    "evaluate",
-    "submit",
-)
-"""One per kind of stage; a test holds them equal to the registry, which would take torch to import."""
+from wsss.stages.registry import STAGES
 
 _ABOUT = """\
 Weakly supervised segmentation: train with image-level labels, predict masks.
@@ -43,10 +25,15 @@ Weakly supervised segmentation: train with image-level labels, predict masks.
 RECIPE is a TOML file, or the name of one that is shipped, such as toy."""
 
 
+def stage_commands() -> dict[str, str]:
+    """Command -> the kind of stage that it runs; one per kind there is, those of other packages included."""
+    return {kind.replace("_", "-"): kind for kind in STAGES}
+
+
 def parser() -> Parser:
     """All subcommands and options."""
     stages = textwrap.wrap(
-        "  ".join(STAGE_COMMANDS), 76, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        "  ".join(stage_commands()), 76, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )
     about_stages = "one stage of a recipe (wsss STAGE RECIPE):\n" + "\n".join(stages)
     top = Parser(prog="wsss", description=_ABOUT, epilog=about_stages)
@@ -58,8 +45,7 @@ def parser() -> Parser:
     _add_shards(commands)
     _add_comparing(commands)
     _add_completion(commands)
-    for name in STAGE_COMMANDS:
-        kind = name.replace("-", "_")
+    for name, kind in stage_commands().items():
         stage = _add(
             commands,
             name,

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wsss.argument_parser import Parser
-from wsss.arguments import STAGE_COMMANDS, parser
+from wsss.arguments import parser
+from wsss.stages.registry import STAGES
 
 _SCRIPTS = {
     "bash": """\
@@ -143,7 +144,7 @@ def _recipes(prefix: str, given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _recipes_and_stages(prefix: str, given: Mapping[str, str]) -> Iterator[str]:
-    yield from (name.replace("-", "_") for name in STAGE_COMMANDS)
+    yield from STAGES
     yield from ("recipe", "runtime")
     yield from _recipes(prefix, given)
 
@@ -204,8 +205,6 @@ def _settings_class(group: str, kinds: Mapping[str, str]) -> type | None:
         from wsss.pipeline.recipe import RecipeSettings, RuntimeSettings
 
         return RecipeSettings if group == "recipe" else RuntimeSettings
-    from wsss.stages.registry import STAGES
-
     return STAGES.get(kinds.get(group, ""))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.architecture.sources import ROOT
 from wsss.__main__ import COMMANDS, main
-from wsss.arguments import STAGE_COMMANDS, parser
+from wsss.arguments import parser, stage_commands
 from wsss.stages.registry import STAGES
 
 RECIPE = ["recipe", "--set"]
@@ -82,11 +82,19 @@ def test_commands_and_options_are_frozen() -> None:
 
 
 def test_every_kind_of_stage_is_a_command() -> None:
-    assert tuple(kind.replace("_", "-") for kind in STAGES) == STAGE_COMMANDS
+    assert list(stage_commands().values()) == list(STAGES)
+    assert set(stage_commands()) <= set(FROZEN)
+
+
+def test_a_kind_from_another_package_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STAGES, "_announced", {"paint_maps": None})
+    options = parser().parse_args(["paint-maps", "toy", "--on", "local"])
+    assert (options.command, options.on) == ("paint-maps", "local")
+    assert "paint-maps" in parser().format_help()
 
 
 def test_every_command_does_something() -> None:
-    assert set(COMMANDS) == {name.split()[0] for name in FROZEN}
+    assert set(COMMANDS) | set(stage_commands()) == {name.split()[0] for name in FROZEN}
 
 
 def test_values_reach_their_places() -> None:

@@ -38,12 +38,13 @@ ALLOWED = {
 """Third party -> the files and folders that may import it."""
 
 ORDER = (
-    ("ops", "losses", "contract", "arguments", "argument_parser", "pictures"),
+    ("ops", "losses", "contract", "argument_parser", "pictures"),
     ("models", "data"),
     ("tasks",),
     ("stages",),
     ("pipeline",),
     ("plan", "report"),
+    ("arguments",),
     ("completion",),
     ("__main__",),
 )

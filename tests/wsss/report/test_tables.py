@@ -18,6 +18,7 @@ from wsss.report.tables import (
     Table,
     as_csv,
     as_json,
+    joined,
     markdown,
     percent,
     plain,
