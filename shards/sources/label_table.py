@@ -227,8 +227,8 @@ class _Columns:
             return ""
         some = ", ".join(self._names[place] for place in self._flags[:3])
         return (
-            f"has no column 'labels', and columns of 0 and 1 ({some}) are not read; write the names of the classes that "
-            f"an image shows in a column 'labels', with {self._separator!r} between them"
+            f"has no column 'labels', and columns of 0 and 1 ({some}) are not read; write the names of the classes "
+            f"that an image shows in a column 'labels', with {self._separator!r} between them"
         )
 
     def _class_names(self, cell: str) -> tuple[str, ...]:
