@@ -163,7 +163,8 @@ def decode_index_png(data: bytes) -> np.ndarray:
     image = _open(data)
     if image.format != "PNG" or not (image.mode in ("L", "P", "1") or image.mode.startswith("I")):
         raise ValueError(
-            f"a mask must be a PNG of indices (mode L or P), this one is a {image.format} of mode {image.mode}"
+            f"a mask must be a PNG of indices (mode L or P), this one is a {image.format} of mode {image.mode}; save "
+            "the number of every pixel's class, not a colour"
         )
     try:
         indices = np.asarray(image)

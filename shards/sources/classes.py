@@ -76,6 +76,6 @@ class ChosenClasses:
         if (bad := mask_HW < 0).any():
             raise BadSampleError(
                 f"the mask {name} holds the value {values_HW[bad].min()}, which is no class "
-                f"(0..{len(self.every)} and {IGNORE} are)"
+                f"(0..{len(self.every)} and {IGNORE} are); every pixel holds the number of its class"
             )
         return mask_HW.astype(np.uint8)

@@ -80,8 +80,12 @@ class CocoSource:
 
     @property
     def _first(self) -> CocoIndex:
-        """The file whose categories are the classes."""
-        return self._index(next(iter(self.annotations)))
+        """The file whose categories are the classes: the first one that lists any, as one of test images may not."""
+        first, *others = self.annotations
+        for split in (first, *others):
+            if (index := self._index(split)).categories:
+                return index
+        raise ValueError(f"{self.annotations[first]} lists no categories")
 
     @cached_property
     def _classes(self) -> ChosenClasses:

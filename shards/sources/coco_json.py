@@ -154,7 +154,7 @@ class _Building:
                     f"{self._path}: the annotation at byte {start} is of image {image_id}, which the file does not list"
                 )
             self._own(self._places[image_id], start, end)
-        if not self._names or not self._categories:
+        if not self._names or (self._annotated and not self._categories):
             raise ValueError(
                 f"{self._path} is no COCO file: it lists {len(self._names)} images and "
                 f"{len(self._categories)} categories"

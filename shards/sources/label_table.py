@@ -57,8 +57,8 @@ _FLAGS = _SET | {"", "0", "0.0", "False", "false", "FALSE", "-1"}
 """Cells of a column that says of one class whether an image shows it."""
 
 
-class _EmptyError(ValueError):
-    """A table without rows of a split, which is no fault of one line."""
+class _TableError(ValueError):
+    """A fault of a table as a whole, not of one line; the message holds its path."""
 
 
 class Row(NamedTuple):
@@ -112,11 +112,12 @@ class LabelTable:
                     elif split not in passed:
                         self._check_other(split)
                         passed.add(split)
-                columns.refuse_flags()
+                if flags := columns.flags():
+                    raise _TableError(f"{self.path} {flags}")
                 if self.split not in met:
                     others = f"; it has rows of {', '.join(sorted(met)[:9])}" if met else ""
-                    raise _EmptyError(f"{self.path} has no rows of split {self.split!r}{others}")
-            except _EmptyError:
+                    raise _TableError(f"{self.path} has no rows of split {self.split!r}{others}")
+            except _TableError:
                 raise
             except UnicodeDecodeError as error:
                 raise ValueError(f"{self.path} is not UTF-8 text: {error}") from None
@@ -220,14 +221,15 @@ class _Columns:
         unknown = () if self._unknown is None else self._class_names(cells[self._unknown])
         return Row(line, image, self._class_names(cells[self._labels]), unknown)
 
-    def refuse_flags(self) -> None:
-        """Raise ValueError for a table of a column of flags for each class, once all its rows are read."""
-        if len(self._flags) > 1 and self._shown:
-            some = ", ".join(self._names[place] for place in self._flags[:3])
-            raise ValueError(
-                f"there is no column 'labels', and columns of 0 and 1 ({some}) are not read; write the names of the "
-                f"classes that an image shows in a column 'labels', with {self._separator!r} between them"
-            )
+    def flags(self) -> str:
+        """What is wrong with a table of a column of flags for each class, once its rows are read; else nothing."""
+        if len(self._flags) < 2 or not self._shown:
+            return ""
+        some = ", ".join(self._names[place] for place in self._flags[:3])
+        return (
+            f"has no column 'labels', and columns of 0 and 1 ({some}) are not read; write the names of the classes "
+            f"that an image shows in a column 'labels', with {self._separator!r} between them"
+        )
 
     def _class_names(self, cell: str) -> tuple[str, ...]:
         if cell not in self._known:

@@ -23,7 +23,8 @@ from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.run import RunSummary, run_recipe
 
-TINY = Path(__file__).with_name("tiny.toml")
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+TINY = RECIPES / "tiny.toml"
 
 
 class NoTracker:

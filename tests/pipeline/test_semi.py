@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.pipeline.chain import run, tiny
+from tests.pipeline.chain import RECIPES, run, tiny
 from wsss.contract.fit import weights_path
 from wsss.pipeline.recipe import Recipe, RecipeError, supervision_behind
 from wsss.pipeline.run import RunSummary
 from wsss.report.contact_sheet import contact_sheet
 
-SEMI = Path(__file__).with_name("semi.toml")
+SEMI = RECIPES / "semi.toml"
 
 
 @pytest.fixture(scope="module")

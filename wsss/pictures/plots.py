@@ -142,7 +142,7 @@ def _draw_counts(axes: Axes, summary: LayerSummary, shown: Sequence[int], *, spl
     most, counts = max(1, *of_split.values(), 1), [of_split[c] for c in shown]
     axes.barh(range(len(shown)), counts, color=_PRESENT, height=0.8)
     for place, count in enumerate(counts):
-        axes.text(count + 0.015 * most, place, str(count), va="center", fontsize=6)
+        axes.text(count + 0.015 * most, place, str(count), va="center", fontsize=6, **_AS_WRITTEN)
     axes.set_xlim(0, most * 1.25)  # room for the largest number
     axes.set_ylim(each - 0.4, -0.6)
     axes.set_title(f"{split}: images of each class", fontsize=8, **_AS_WRITTEN)

@@ -75,6 +75,16 @@ def test_sizes_in_quotes_and_sizes_that_are_none(root: Path) -> None:
         source(root).list_split("val")
 
 
+def test_a_list_of_test_images_without_categories(root: Path) -> None:
+    path = put(root / "annotations" / "t.json", json.dumps({"images": [{"id": 1, "file_name": "000001.jpg"}]}))
+    annotations = {"test": path, "val": root / "annotations" / "instances_val2017.json"}
+    data = source(root, annotations=annotations)
+    (sample,) = of_split(data, "test")
+    assert (sample.classes, sample.unknown) == ((), (1, 2, 3))
+    with pytest.raises(ValueError, match=r"t.json lists no categories"):
+        _ = source(root, annotations={"test": path}).taxonomy
+
+
 def test_file_names_with_folders_and_backslashes(root: Path) -> None:
     images = [{"id": n, "file_name": f"images\\{n}/a.jpg"} for n in (9, 4)] + [{"id": 5, "file_name": "./000005.jpg"}]
     for n in (9, 4):

@@ -14,7 +14,8 @@ def drawn(names: tuple[str, ...]) -> list[bytes]:
     title, shares = " ".join(names), [[1 / len(names)] * len(names)] * len(names)
     summary = LayerSummary(title, "sample", names)
     summary.splits["train"] = Counter(shards=1, records=9)
-    summary.present.update(range(1, len(names) + 1))
+    summary.present_in["train"] = Counter(range(1, len(names) + 1))
+    summary.present.update(summary.present_in["train"])
     curves = {"mean_iou": [0.1, 0.2], "over_activation": [0.5, 0.4], "under_activation": [0.1, 0.2]}
     return [
         draw_class_histogram([3.0] * len(names), drawn_C=[2.0] * len(names), names=names),

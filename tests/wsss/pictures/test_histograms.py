@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shards.summary import LayerSummary
-from wsss import plots
+from wsss.pictures import plots
 
 NAMES = ("cat", "Ba$$in", "$\\frac$")
 

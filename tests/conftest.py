@@ -1,0 +1,28 @@
+"""The three tiers of tests, and what could not run.
+
+`make check`     everything without a Ray session and without the marks below: minutes, after every change
+`make test`      everything but the mark `extended`, `gpu`, `hosts`, `browser` and `database`: what CI runs
+`make test-all`  everything; a part that this machine cannot run is named at the end as NOT RUN, with the reason
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+NOT_RUN = "NOT RUN: "
+"""How a reason for skipping begins where a machine lacks what a test needs."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the parts that could not run: a green line alone would hide them."""
+    parts: Counter[tuple[str, str]] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):
+            path, _, reason = report.longrepr
+            reason = reason.removeprefix("Skipped: ")
+            if reason.startswith(NOT_RUN):
+                parts[report.nodeid.partition("::")[0] or path, reason.removeprefix(NOT_RUN)] += 1
+    for (path, reason), number in sorted(parts.items()):
+        terminalreporter.write_line(f"NOT RUN: {path} ({number} tests): {reason}")
