@@ -11,6 +11,7 @@ import pytest
 
 from wsss.arguments import parser
 from wsss.pipeline.recipe import load_recipe
+from wsss.pipeline.recipe_files import RECIPES, find_file
 from wsss.stages.train_affinity import TrainAffinity
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,10 +34,11 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
     options = parser().parse_args(wsss_arguments(command))
     recipe = getattr(options, "recipe", None)
     if recipe is not None and "toy" in str(recipe):
-        load_recipe(ROOT / recipe, options.overrides)
+        load_recipe(find_file(recipe, shipped=RECIPES), options.overrides)
 
 
 PATHS = sorted(set(re.findall(r"(?<![\w/])(?:tuning|wsss|shards|tests|cluster)/[\w./-]*\w", README)))

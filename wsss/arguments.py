@@ -68,8 +68,10 @@ def _version() -> str:
 def _add(commands: argparse._SubParsersAction[Parser], name: str, text: str, about: str, *examples: str) -> Parser:
     """A subcommand; `text` is its line in the list of commands, which leaves it out where empty."""
     shown = "".join(f"\n  {example}" for example in examples)
-    listed = {"help": text} if text else {}
-    return commands.add_parser(name, **listed, description=about, epilog=f"example:{shown}" if examples else None)
+    epilog = f"example:{shown}" if examples else None
+    if text:
+        return commands.add_parser(name, help=text, description=about, epilog=epilog)
+    return commands.add_parser(name, description=about, epilog=epilog)
 
 
 def _add_running(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -214,9 +216,9 @@ def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
     check = _add(
         commands,
         "check-submission",
-        "say what is wrong with a results.zip",
+        "say what is wrong with a submission",
         "Check a zip of predicted masks; status 1 where anything is wrong.",
-        "wsss check-submission runs/toy/results.zip --num-classes 5",
+        "wsss check-submission runs/toy/submit-01234567.zip --num-classes 5",
     )
     check.add_argument("file", type=Path, metavar="FILE", help="the zip")
     check.add_argument("--samples", type=Path, metavar="FOLDER", help="the samples layer whose images are expected")

@@ -135,7 +135,7 @@ class Stop:
             raise RuntimeError("the import of {name}")
 sys.meta_path.insert(0, Stop())
 """
-"""Stops where a package would be imported: what was said until then is what a person reads while that takes its time."""
+"""Stops where a package would be imported: what was said until then is read while the import takes its time."""
 
 
 def said_before(package: str, words: str, runs: Path) -> list[str]:
