@@ -14,11 +14,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from wsss.__main__ import TOY_RECIPE
 from wsss.pipeline.recipe import Recipe, load_recipe
+from wsss.pipeline.recipe_files import RECIPES
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 README = Path(__file__).resolve().parents[2] / "README.md"
+TOY_RECIPE = RECIPES / "toy.toml"
 FLOORS = {
     ("CAM", "val"): 48.0,
     ("walk", "val"): 52.0,

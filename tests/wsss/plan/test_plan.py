@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from wsss.plan.dataset_stats import Paper, parse_images, recipe_on_paper
 from wsss.plan.hardware import DECODE, GPU, STORAGE, Cluster, cluster_of
 from wsss.plan.networks import Networks, _counted
 from wsss.plan.plan import MANY_IMAGES, SCALES, WORK, Plan, make_plan
+from wsss.plan.render import plan_page
 from wsss.plan.work import FitWork, ShardWork
+from wsss.report.layout import fit
+from wsss.report.tables import text_of
 from wsss.stages.registry import STAGES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -218,15 +222,38 @@ def test_what_is_printed(small: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["plan", str(small), "--nodes", "2", "--gpu", "H200", *runs]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert max(map(len, lines)) <= 120
     for name in ("build_shards", "train_classifier", "make_pseudo_labels", "total"):
         assert any(line.startswith(name) for line in lines)
     assert "what would be the bottleneck" in out and "100,000,000" in out
     assert "assumed" in out and "NVIDIA H200" in out and "tests/benchmarks/costs.py" in out
+    assert main(["plan", str(small), "--nodes", "2", "--gpu", "H200", *runs, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content) == {"notes", "stages", "bottlenecks", "figures"}
+    total = content["stages"][-1]
+    assert total["stage"] == "total" and 0 < total["hours"] == pytest.approx(
+        sum(row["hours"] for row in content["stages"][:-1])
+    )
+    assert all(row["source"] for row in content["figures"]), "the source itself, not its number in the lines below"
     assert main(["plan", str(small), "--gpu", "B7", *runs]) == 1
     assert "allowed are T4, V100" in capsys.readouterr().err
     assert main(["plan", str(small), "--gpus-per-node", "0", *runs]) == 0
     assert "GPU-hours" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_terminal_shows_every_number_and_name(small: Path, width: int) -> None:
+    cluster = cluster_of(
+        nodes=2, gpus_per_node=8, gpu="H200", cores_per_node=None, network_gbps=100.0, storage_gbps=20.0
+    )
+    page = plan_page(make_plan(small, [], cluster=cluster, images=None))
+    for table in page.tables.values():
+        lines = fit(table, width)
+        words = set(" ".join(lines).split())
+        for row in table.rows:
+            for column, cell in zip(table.columns, row, strict=True):
+                assert column.role == "data" or set(text_of(cell).split()) <= words
+        longest = max(len(word) for line in lines for word in line.split())
+        assert max(map(len, lines)) <= max(width, longest + 4)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
