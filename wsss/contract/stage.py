@@ -29,6 +29,7 @@ from shards.layer import Layer, ShardError, split_of
 from shards.records import Missing, Record, RunRecord, Sample
 from shards.remote_tars import RemoteTars
 from shards.taxonomy import Taxonomy
+from wsss.contract.cost import ExpectedData, PlanContext, Work
 from wsss.contract.counts import Counts
 from wsss.contract.settings import settings
 
@@ -151,6 +152,10 @@ class Stage:
     def check(self, instance: Instance) -> None:
         """Raise ValueError where settings and inputs do not fit together, before anything runs."""
 
+    def cost(self, instance: Instance, context: PlanContext) -> Work | None:
+        """What `wsss plan` counts for an instance; None where the stage does not state it."""
+        return None
+
     def preview(self, instance: Instance) -> list[str]:
         """Lines that `wsss show` prints of this stage before it runs: what the data that are there let foresee."""
         return []
@@ -205,6 +210,10 @@ class Map(Stage):
         """Where the tars of this stage's layer lie, if not in its own folder."""
         return None
 
+    def arrays_per_record(self) -> int:
+        """Sets of maps, or label maps, that a record holds with these settings; `wsss plan` counts bytes by it."""
+        return 1
+
     def prepare(self, instance: Instance) -> None:
         """Write down, once and before the first shard, what all workers must agree on. Called again on every resume."""
 
@@ -227,6 +236,14 @@ class DataStage(Map):
     @abstractmethod
     def taxonomy(self) -> Taxonomy:
         """The class list of the data set."""
+
+    def expected_data(self) -> ExpectedData:
+        """What the settings tell of the images, for `wsss plan`."""
+        return ExpectedData()
+
+    def without_data(self) -> DataStage:
+        """The same stage for a plan on a machine that does not have the data: it looks at no file."""
+        return self
 
 
 def _first(names: list[str], limit: int | None) -> list[str]:

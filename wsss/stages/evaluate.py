@@ -39,6 +39,7 @@ from shards.records import (
     ScoreRecord,
     SeedRecord,
 )
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.counts import Counts
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance, Map, Outcome, Records, Reduce, ShardCounter, Slot, Splits
@@ -79,6 +80,19 @@ class Evaluate(Reduce):
 
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["records"].layer.shards() if split_of(shard) in self.splits]
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Records of images with masks against these; the others are read and passed over."""
+        stats, stage = context.stats, instance.stage_in("records", Map)
+        images = {split: count for split, count in context.images("records").items() if split in self.splits}
+        masked = sum(count for split, count in images.items() if split in stats.masked_splits)
+        if stage.record_kind in (CamRecord.kind, ScoreRecord.kind):
+            counted = {"evaluate_maps": stats.megapixels * stats.labels}
+        else:
+            counted = {"evaluate_labels": stats.megapixels}
+            if self.boundary_width and stage.record_kind != SeedRecord.kind:
+                counted["evaluate_boundary"] = stats.megapixels
+        return context.reduce_work(images, Load(core=counted) * (masked / max(sum(images.values()), 1)))
 
     def counter(self, instance: Instance) -> ShardCounter:
         from wsss.stages.evaluation.counts import (

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from shards.records import CamRecord, InstanceLabel, Record, Sample
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
@@ -64,6 +65,14 @@ class MakeInstanceLabels(Map):
                 f"{instance.name} needs IRNet's displacement field, which {affinity.name}.network = {network!r} does "
                 f'not have; set {affinity.name}.network = "irnet", or name another in {instance.name}.inputs.affinity'
             )
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """IRNet's boundaries and displacements, followed to centroids; a walk per instance."""
+        network, stats = context.network("affinity"), context.stats
+        flops = sum(network.forward(stats.size, method=method) for method in ("forward", "edge_logits"))
+        load = Load(core={"decode_image": stats.megapixels})
+        load += Load(flops=flops, passes=2, arrays={"instances": stats.meganodes})
+        return context.map_work(load * stats.labelled_share, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from shards.records import CamRecord, Record, Sample, grid_size
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
@@ -55,6 +56,14 @@ class MakeSegmenterMaps(SegmenterViews, Map):
             return frozenset()
         earlier = instance.stage_in("cams", Map).optional_fields(instance.inputs["cams"])
         return earlier & frozenset({"probabilities"})
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Views through a segmenter, merged on the grid."""
+        from wsss.stages.segmenter.cost import views_load
+
+        num_classes = len(instance.taxonomy) + 1
+        load = views_load(self, context, num_classes=num_classes, merged=context.stats.meganodes)
+        return context.map_work(Load(core={"decode_image": context.stats.megapixels}) + load, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

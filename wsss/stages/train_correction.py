@@ -14,6 +14,7 @@ from wsss.stages.segmenter.boxed_training import AncillaryTraining, CorrectionTr
 from wsss.stages.segmenter.training import require_same_colours
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from wsss.models.correction import CorrectedSegmenter
@@ -64,6 +65,11 @@ class TrainCorrection(CorrectionTraining):
 
         primary = self.segmenter(instance, pretrained=pretrained)
         return CorrectedSegmenter(primary, ConvSelfCorrection(len(instance.taxonomy) + 1))
+
+    def forward_pass(self, network: Any, image_B3HW: torch.Tensor, instance: Instance) -> Any:
+        """The primary model on images, the correction on its logits."""
+        logits_BCHW = network.primary(image_B3HW)
+        return logits_BCHW, network.corrector(logits_BCHW.detach(), logits_BCHW.new_zeros(logits_BCHW.shape))
 
     def task(self, instance: Instance) -> Task:
         from wsss.tasks.self_correction import CorrectionTask
