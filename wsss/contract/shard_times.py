@@ -39,7 +39,7 @@ def note_seconds(folder: Path, shard: str, seconds: float) -> None:
 
 
 def read_times(folder: Path) -> ShardTimes:
-    """What was noted; of a shard that was worked on twice, the last that is read. Half-written lines are passed over."""
+    """What was noted; of a shard that was worked on twice, one of them. Half-written lines are passed over."""
     found: dict[str, float] = {}
     paths = sorted((folder / FOLDER).glob("*.jsonl"))
     for path in paths:

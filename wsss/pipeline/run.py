@@ -167,9 +167,9 @@ def _execute(
             counts["left_out"] = sum(left_out.values())
         return Outcome(metrics={f"records.{name}": float(count) for name, count in counts.items()})
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
-    counts = runtime.reduce(instance, stage, reporter.progress)
+    summed = runtime.reduce(instance, stage, reporter.progress)
     worked()
-    return stage.finish(instance, counts)
+    return stage.finish(instance, summed)
 
 
 def _lineage(instance: Instance) -> dict[str, object]:

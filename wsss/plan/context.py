@@ -1,4 +1,4 @@
-"""What the planner offers a stage that states its cost: images, networks, and the work that all stages of a kind share."""
+"""What the planner offers a stage that states its cost: images, networks, and what stages of one kind share."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ class Context:
 
     def _bytes_read(self) -> float:
         """Of one record of every layer that the instance reads."""
-        return sum(
-            layers.record_bytes(up, self.stats, self.costs) for up in layers.layers_read(self.instance).values()
-        )
+        return sum(layers.record_bytes(up, self.stats, self.costs) for up in layers.layers_read(self.instance).values())
 
     def map_work(self, load: Load, *, has_network: bool, notes: tuple[str, ...] = ()) -> ShardWork:
         images = self.images()

@@ -210,9 +210,7 @@ def _shard_figures(
     } | moved
 
 
-def _fit_time(
-    work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, measured: Measured | None
-) -> Usage:
+def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, measured: Measured | None) -> Usage:
     ranks = work.ranks if limits.ranks_of_recipe else work.feeds(cluster.places)
     on_gpu = cluster.gpus > 0
     nodes = min(cluster.nodes, -(-ranks // (cluster.gpus_per_node or cluster.cores_per_node)))
@@ -261,9 +259,7 @@ def _step_seconds(
     return loader, work.accumulation * device_seconds(part, costs, gpu, precision=work.precision)
 
 
-def _fixed_seconds(
-    work: FitWork, cluster: Cluster, costs: Costs, measured: Measured | None
-) -> tuple[float, float]:
+def _fixed_seconds(work: FitWork, cluster: Cluster, costs: Costs, measured: Measured | None) -> tuple[float, float]:
     """Seconds of start-up and of all validations; these are as far from the tables as a run's examples were."""
     gpu = cluster.gpu if cluster.gpus > 0 else None
     validation = device_seconds(work.validation, costs, gpu) + core_seconds(work.validation.core, costs)

@@ -6,6 +6,7 @@ Shape letters: `B` images, `H W` pixels.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +22,7 @@ from wsss.contract.stage import Instance
 
 _NUM_IMAGES = 2
 """Images of a counted pass: a norm over a batch of one pixel would be refused."""
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 _OWN_OF_TORCH = frozenset(vars(nn.Module()))
 
 
@@ -101,13 +103,24 @@ def _model(instance: Instance) -> nn.Module:
 
 def _structure_of(model: nn.Module, instance: Instance) -> str:
     """A digest of all modules in order, their plain attributes, the shapes of their tensors, and how it is called."""
+    assert isinstance(instance.stage, Fit)
     parts: list[object] = [len(instance.taxonomy), type(instance.stage).forward_pass.__qualname__]
     for name, module in model.named_modules():
-        plain = {key: value for key, value in vars(module).items() if key not in _OWN_OF_TORCH}
+        own = {} if isinstance(module, nn.Dropout) else vars(module)  # its rate changes no number of operations
+        plain = {key: _in_words(value) for key, value in own.items() if key not in _OWN_OF_TORCH}
         tensors = [(key, tuple(p.shape), p.requires_grad) for key, p in module.named_parameters(recurse=False)]
         tensors += [(key, tuple(b.shape), False) for key, b in module.named_buffers(recurse=False)]
         parts.append((name, type(module).__qualname__, sorted(plain.items(), key=lambda item: item[0]), tensors))
     return sha256(repr(parts).encode()).hexdigest()
+
+
+def _in_words(value: object, *, depth: int = 3) -> str:
+    """A value without its address in memory: an object that says no more of itself is told by its attributes."""
+    words = repr(value)
+    if (without := _ADDRESS.sub("", words)) == words or callable(value) or not depth or not hasattr(value, "__dict__"):
+        return without
+    inside = {key: _in_words(one, depth=depth - 1) for key, one in vars(value).items()}
+    return f"{type(value).__qualname__} {inside}"
 
 
 def _images(size: tuple[int, int]) -> Tensor:

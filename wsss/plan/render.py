@@ -42,8 +42,8 @@ def _heading(plan: Plan) -> list[str]:
         f"{plan.recipe.settings.name}: planned from {plan.recipe.path}",
         f"cluster: {cluster.nodes} node{'s' * (cluster.nodes > 1)} of {gpus}{cluster.cores_per_node} cores; "
         f"network {cluster.network_gbps:g} Gbit/s a node; storage {cluster.storage_gbps:g} Gbit/s for all",
-        f"images: {images} ({plan.data.origin}), of {stats.size[0]} x {stats.size[1]} pixels, {stats.labelled_share:.0%} "
-        f"with a label, {stats.labels:g} classes each",
+        f"images: {images} ({plan.data.origin}), of {stats.size[0]} x {stats.size[1]} pixels, "
+        f"{stats.labelled_share:.0%} with a label, {stats.labels:g} classes each",
     ]
     if plan.absent:
         lines.append(f"the data are not here, so the data set's own class list is used ({plan.absent})")
@@ -184,7 +184,7 @@ def _figures(plan: Plan) -> Iterator[Table | str]:
 
 
 def _figure_rows(plan: Plan) -> Iterator[tuple[str, float, str, str, str]]:
-    used = {name for planned in plan.stages for names in planned.usage.behind.values() for name in names}
+    used = {name for usage in plan.used for names in usage.behind.values() for name in names}
     used |= set(plan.data.figures)
     for name, cost in plan.costs.costs.items():
         if name in used:

@@ -171,9 +171,7 @@ class BuildShards(DataSettings, DataStage):
             storage = Storage(read=total * size, written=total * size, requests=total + 2.0 * shards)
         if figure := listing_figure(self.source):
             driver[figure] = float(total)
-        return ShardWork(
-            images=total, shards=shards, load=load, has_network=False, storage=storage, driver=driver
-        )
+        return ShardWork(images=total, shards=shards, load=load, has_network=False, storage=storage, driver=driver)
 
 
 @settings
