@@ -112,7 +112,9 @@ def _plan(options: argparse.Namespace) -> int:
         network_gbps=options.network_gbps,
         storage_gbps=options.storage_gbps,
     )
-    plan = make_plan(options.recipe, options.overrides, cluster=cluster, images=options.images)
+    plan = make_plan(
+        options.recipe, options.overrides, cluster=cluster, images=options.images, measured=options.measured
+    )
     render_plan(plan, _out(120))
     return 0
 

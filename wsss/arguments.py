@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "show", help="instances, settings and where each came from, what is done, what would run"
     )
     _add_recipe(show)
-    _add_plan(commands.add_parser("plan", help="hours, GPU-hours, disk and network of a recipe on a cluster, on paper"))
+    _add_plan(commands.add_parser("plan", help="estimated hours, GPU-hours, disk and network of a recipe on a cluster"))
     demo = commands.add_parser("demo", help="the toy recipe with everything on defaults")
     demo.set_defaults(recipe=None)
     _add_overrides(demo)
@@ -69,6 +69,12 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     )
     plan.add_argument("--gpu", metavar="NAME", help="the GPU, such as A100; a wrong name lists those that are known")
     plan.add_argument("--images", metavar="N", help="training images, or SPLIT=N,... (default: of the recipe's data)")
+    plan.add_argument(
+        "--measured",
+        type=Path,
+        metavar="RUN",
+        help="folder of a small run of the same recipe (its runtime.runs): its seconds per image replace the tables'",
+    )
     plan.add_argument(
         "--cores-per-node", type=int, metavar="C", help="cores of a node (default: 12 per GPU, 16 without GPUs)"
     )
