@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
 from wsss.contract.device import choose_device, computed_on
+from wsss.contract.shard_times import note_seconds
 from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
@@ -32,7 +34,9 @@ class ShardBench:
                 self._prepare_torch()
             self._worker = instance.stage.worker(instance)
         made_on = computed_on() if instance.stage.uses_torch else ""
+        begun = time.monotonic()
         write_shard(instance.layer, shard, self._worker(shard), made_on=made_on)  # type: ignore[misc, arg-type]
+        note_seconds(instance.path, shard, time.monotonic() - begun)
 
     def count_shard(self, instance: Instance, shard: str) -> Counts:
         """The counts of one shard for a `Reduce` instance."""
@@ -40,7 +44,9 @@ class ShardBench:
         if not self._is_ready(instance):
             self._prepare_torch()
             self._worker = instance.stage.counter(instance)
+        begun = time.monotonic()
         counts: Counts = self._worker(shard)  # type: ignore[misc, assignment]
+        note_seconds(instance.path, shard, time.monotonic() - begun)
         return counts
 
     def _prepare_torch(self) -> None:

@@ -166,7 +166,8 @@ def _plan(options: argparse.Namespace) -> int:
         storage_gbps=options.storage_gbps,
     )
     path = find_file(options.recipe, shipped=RECIPES)
-    _print(plan_page(make_plan(path, options.overrides, cluster=cluster, images=options.images)), options)
+    plan = make_plan(path, options.overrides, cluster=cluster, images=options.images, measured=options.measured)
+    _print(plan_page(plan), options)
     return 0
 
 

@@ -157,6 +157,12 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan.add_argument("--gpu", metavar="GPU", help="the GPU, such as A100; a wrong name lists all")
     plan.add_argument("--images", metavar="N", help="training images, or SPLIT=N,... (default: of the recipe's data)")
     plan.add_argument(
+        "--measured",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of a small run of the same recipe (its runtime.runs): its seconds per image replace the tables'",
+    )
+    plan.add_argument(
         "--cores-per-node", type=int, metavar="C", help="cores of a node (default: 12 per GPU, 16 without GPUs)"
     )
     plan.add_argument(

@@ -31,6 +31,7 @@ FROZEN = {
         "--gpus-per-node",
         "--gpu",
         "--images",
+        "--measured",
         "--cores-per-node",
         "--network-gbps",
         "--storage-gbps",

@@ -47,7 +47,8 @@ from wsss.ops.random_walk import chebyshev_power, random_walk
 from wsss.ops.seeds import two_threshold_seeds
 from wsss.ops.stochastic_cam import stochastic_cam
 from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes
-from wsss.plan.costs import WALK_TOLERANCE, load_costs
+from wsss.plan.costs import load_costs
+from wsss.stages.affinity.cost import WALK_TOLERANCE
 from wsss.stages.evaluation.counts import add_image, count_boundary, empty_counts
 
 NUM_IMAGES, REPETITIONS = 12, 5

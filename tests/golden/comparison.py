@@ -43,14 +43,14 @@ def tolerance_of(case: str) -> Tolerance:
 
 
 def value_differences(before: Values, after: Values, *, tolerance: Tolerance) -> list[str]:
-    """What differs by more than the tolerance, in words. What only `after` has is a metric that was added."""
+    """What differs by more than the tolerance, in words. A figure that only `after` has was added."""
     found = []
     for name in sorted(before.keys() | after.keys()):
         group = name.partition("/")[0]
-        if name not in after or (name not in before and group not in ("metric", "labels")):
+        if name not in after or (name not in before and group not in ("metric", "table", "labels")):
             found.append(f"{name} is only there {'before' if name in before else 'after'}")
             continue
-        if name not in before and group == "metric":
+        if name not in before and group != "labels":
             continue
         old, new = before.get(name), after.get(name)
         old, new = old or [0.0] * len(new or ()), new or [0.0] * len(old or ())

@@ -21,7 +21,7 @@ NOT_COVERED: Mapping[tuple[str, str, Any], str] = {
 
 def covered(run: Run) -> set[tuple[str, str, Any]]:
     """(kind, setting, choice) of every case, where its other settings let the setting be read."""
-    found = set()
+    found: set[tuple[str, str, Any]] = set()
     for case in run.cases.values():
         for setting, choices in run.choices[case.kind].items():
             if setting in case.unread:

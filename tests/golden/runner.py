@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 HERE = Path(__file__).resolve().parent
 FINISHED = HERE / "finished.toml"
+NAMES_OF_RANKS = ("world_size", "num_ranks")
+"""What the setting has been called that says how many processes train together."""
 Facts = dict[str, Any]
 
 
@@ -46,10 +48,9 @@ def make_runtime(settings: Any) -> Any:
     read_outcome, free_port = first_of("cluster.fit_files:read_outcome"), first_of("cluster.local:free_port")
     address = f"127.0.0.1:{free_port()}"
 
-    class OneProcess(local_runtime):  # type: ignore[misc]
+    class OneProcess(local_runtime):  # type: ignore[misc, valid-type]
         def fit(self, instance: Any, stage: Any, *others: Any, **named: Any) -> Any:
-            num_ranks = getattr(stage, "world_size", None) or getattr(stage, "num_ranks", 1)
-            if num_ranks > 1:
+            if max(getattr(stage, name, 1) for name in NAMES_OF_RANKS) > 1:
                 return super().fit(instance, stage, *others, **named)
             run_rank(instance, place_of_rank(0, 1, 0, settings.threads, 0, address))
             return read_outcome(instance.path)

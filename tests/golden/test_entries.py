@@ -9,14 +9,21 @@ import pytest
 from tests.golden.comparison import EXACT, USUAL, against_entry, between_packages, value_differences
 from tests.golden.entries import ChangedEntryError, Entry, Golden, entry_of, environment_id
 from tests.golden.packages import Case, Run
-from tests.golden.results import Result
+from tests.golden.results import Result, Values
 
 HERE, ELSEWHERE = {"torch": "2", "cpu": "a"}, {"torch": "2", "cpu": "b"}
-VALUES = {"array/x": [1.0, 2.0], "labels/m/3": [0.5, 0.0, 0.0, 0.25], "metric/loss": [0.7], "weights/head": [2.0, -1.0]}
+VALUES: Values = {
+    "array/x": [1.0, 2.0],
+    "labels/m/3": [0.5, 0.0, 0.0, 0.25],
+    "metric/loss": [0.7],
+    "weights/head": [2.0, -1.0],
+}
 
 
-def case(kind: str = "make_cams", *, digest: str = "bytes", content: str = "pixels", **values: list[float]) -> Case:
-    result = Result(digest, content, VALUES | values)
+def case(
+    kind: str = "make_cams", *, digest: str = "bytes", content: str = "pixels", values: Values | None = None
+) -> Case:
+    result = Result(digest, content, VALUES | (values or {}))
     return Case(kind, {kind: 3}, {}, frozenset(), "", result)
 
 
@@ -51,14 +58,14 @@ def test_equal_machines_are_compared_exactly() -> None:
     known = entry(case())
     assert against_entry(known, case(), run(HERE)) == ""
     assert "the bytes differ" in against_entry(known, case(digest="others"), run(HERE))
-    changed = case(**{"array/x": [1.0, 2.000001]})
+    changed = case(values={"array/x": [1.0, 2.000001]})
     assert "array/x: [1.0, 2.0] before, [1.0, 2.000001] after" in against_entry(known, changed, run(HERE))
 
 
 def test_other_machines_are_compared_within_the_tolerance() -> None:
     known = entry(case())
-    assert against_entry(known, case(digest="others", **{"array/x": [1.001, 2.0]}), run(ELSEWHERE)) == ""
-    assert "array/x" in against_entry(known, case(**{"array/x": [1.02, 2.0]}), run(ELSEWHERE))
+    assert against_entry(known, case(digest="others", values={"array/x": [1.001, 2.0]}), run(ELSEWHERE)) == ""
+    assert "array/x" in against_entry(known, case(values={"array/x": [1.02, 2.0]}), run(ELSEWHERE))
 
 
 def test_copied_records_are_compared_exactly_everywhere() -> None:

@@ -169,6 +169,10 @@ class Fit(Stage):
     def task(self, instance: Instance) -> nn.Module:
         """The network with its objective, ready to be trained: a `wsss.tasks.task.Task`."""
 
+    def forward_pass(self, network: Any, image_B3HW: torch.Tensor, instance: Instance) -> Any:
+        """What the network gives for a batch, called as the task calls it: `wsss plan` counts its operations."""
+        return network(image_B3HW)
+
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of examples as the task reads it: what is better computed on the training's device than before."""
         return batch

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -29,8 +29,10 @@ from shards.layer import Layer, ShardError, split_of
 from shards.records import Missing, Record, RunRecord, Sample
 from shards.remote_tars import RemoteTars
 from shards.taxonomy import Taxonomy
+from wsss.contract.cost import ExpectedData, PlanContext, Work
 from wsss.contract.counts import Counts
 from wsss.contract.settings import settings
+from wsss.contract.slots import Slot
 
 RUN_RECORD = "run.json"
 S = TypeVar("S")
@@ -59,59 +61,6 @@ class Outcome:
     artifacts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Lines that are printed once, when the stage has finished."""
-
-
-class Slot(Protocol):
-    """An input of a stage: what may fill it, said by what flows, never by which stage made it."""
-
-    def accepts(self, stage: type[Stage]) -> bool:
-        """True if instances of this class of stage may fill the slot."""
-        ...
-
-    def must_be_named(self, stage: type[Stage]) -> bool:
-        """True if such an instance fills the slot only where a recipe names it under `inputs`.
-
-        Otherwise the latest fitting instance before the stage is taken.
-        """
-        ...
-
-    def __str__(self) -> str:
-        """What fills the slot, for messages."""
-        ...
-
-
-@dataclass(frozen=True)
-class Records:
-    """A slot for a layer of records of one of these types."""
-
-    types: tuple[type[Record], ...]
-    only_named: tuple[type[Record], ...] = ()
-    """Types among them that are never taken unless a recipe names them."""
-
-    def accepts(self, stage: type[Stage]) -> bool:
-        return issubclass(stage, Map) and stage.record_kind in {record.kind for record in self.types}
-
-    def must_be_named(self, stage: type[Stage]) -> bool:
-        return issubclass(stage, Map) and stage.record_kind in {record.kind for record in self.only_named}
-
-    def __str__(self) -> str:
-        return f"records of kind {' or '.join(record.kind for record in self.types)}"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A slot for a training: any stage of this class, which says what its trained network offers."""
-
-    training: type[Stage]
-
-    def accepts(self, stage: type[Stage]) -> bool:
-        return issubclass(stage, self.training)
-
-    def must_be_named(self, stage: type[Stage]) -> bool:
-        return False
-
-    def __str__(self) -> str:
-        return f"a trained {self.training.trains}"
 
 
 @settings
@@ -163,6 +112,10 @@ class Stage:
     def skip_reason(self, instance: Instance) -> str:
         """Why this instance has nothing to do, asked when all it reads is done; empty where it is to run."""
         return ""
+
+    def cost(self, instance: Instance, context: PlanContext) -> Work | None:
+        """What `wsss plan` counts for an instance; None where the stage does not state it."""
+        return None
 
     def preview(self, instance: Instance) -> list[str]:
         """Lines that `wsss show` prints of this stage before it runs: what the data that are there let foresee."""
@@ -218,6 +171,10 @@ class Map(Stage):
         """Where the tars of this stage's layer lie, if not in its own folder."""
         return None
 
+    def arrays_per_record(self) -> int:
+        """Sets of maps, or label maps, that a record holds with these settings; `wsss plan` counts bytes by it."""
+        return 1
+
     def prepare(self, instance: Instance) -> None:
         """Write down, once and before the first shard, what all workers must agree on. Called again on every resume."""
 
@@ -248,6 +205,14 @@ class DataStage(Map):
     def masks_only_measure(self) -> bool:
         """True if nothing but masks is made of the masks: then labels and boxes are the same without them."""
         return False
+
+    def expected_data(self) -> ExpectedData:
+        """What the settings tell of the images, for `wsss plan`."""
+        return ExpectedData()
+
+    def without_data(self) -> DataStage:
+        """The same stage for a plan on a machine that does not have the data: it looks at no file."""
+        return self
 
 
 def _first(names: list[str], limit: int | None) -> list[str]:

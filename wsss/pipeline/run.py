@@ -6,7 +6,7 @@ import fcntl
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,11 @@ from shards.layer import INDEX
 from shards.records import RunRecord, Sample
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
+from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
+from wsss.pipeline.worked import work_of
 
 
 class TooManyMissingError(RuntimeError):
@@ -135,25 +137,44 @@ def run_instance(
             _count_missing(recipe, instance, summary)
             return record
         reporter.begin(instance.name)
-        started = time.time()
-        outcome = _execute(recipe, instance, runtime, reporter, summary)
+        started = returned = time.time()
+
+        def worked() -> None:
+            nonlocal returned
+            returned = time.time()
+
+        outcome = _execute(recipe, instance, runtime, reporter, summary, worked=worked)
         seconds = time.time() - started
-        record = _record_of(recipe, instance, outcome, seconds)
+        work = work_of(instance, recipe.runtime, driver_seconds=time.time() - returned)
+        record = _record_of(recipe, instance, outcome, seconds, work)
         instance.write_run_record(record)
+        remove_times(instance.path)
     summary.executed.append(instance.name)
     reporter.end(instance.name, seconds)
     reporter.notes(instance.name, outcome.notes)
     return record
 
 
-def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Reporter, summary: RunSummary) -> Outcome:
+def _execute(
+    recipe: Recipe,
+    instance: Instance,
+    runtime: Runtime,
+    reporter: Reporter,
+    summary: RunSummary,
+    *,
+    worked: Callable[[], None],
+) -> Outcome:
+    """`worked` is called as soon as all workers are done, before the driver goes on alone."""
     stage = instance.stage
     remove_leftovers(instance.path)  # of a driver or worker that was killed
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
     if isinstance(stage, Fit):
-        return runtime.fit(instance, stage, reporter.progress)
+        outcome = runtime.fit(instance, stage, reporter.progress)
+        worked()
+        return outcome
     if isinstance(stage, Map):
         runtime.map(instance, stage, reporter.progress)
+        worked()
         classes = instance.taxonomy.names if instance.layer.kind == Sample.kind else None
         instance.layer.complete(stage.shards(instance), classes=classes)
         _count_missing(recipe, instance, summary)
@@ -163,7 +184,9 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
         found, records = stage.outcome(instance), {f"records.{name}": float(count) for name, count in counts.items()}
         return replace(found, metrics=records | found.metrics, notes=(*found.notes, *_mixed_hardware(instance)))
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
-    return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))
+    summed = runtime.reduce(instance, stage, reporter.progress)
+    worked()
+    return stage.finish(instance, summed)
 
 
 def _mixed_hardware(instance: Instance) -> list[str]:
@@ -213,7 +236,9 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
         )
 
 
-def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: float) -> RunRecord:
+def _record_of(
+    recipe: Recipe, instance: Instance, outcome: Outcome, seconds: float, work: dict[str, float]
+) -> RunRecord:
     return RunRecord(
         recipe=recipe.settings.name,
         instance=instance.name,
@@ -228,6 +253,7 @@ def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: fl
         seconds=round(seconds, 2),
         finished=round(time.time(), 2),
         supervision=supervision_behind(instance),
+        work=work,
     )
 
 

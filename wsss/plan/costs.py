@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal, get_args
 
+from wsss.contract.cost import Units
+
 Basis = Literal["measured", "counted", "published", "assumed"]
 BASES: tuple[Basis, ...] = get_args(Basis)
 """From the firmest to the weakest: a figure made of several is as firm as the weakest of them."""
-WALK_TOLERANCE = 2.0**-23
-"""What `wsss.ops.random_walk` leaves out of a power of the walk: the rounding of float32."""
 
 
 class PlanError(ValueError):
@@ -78,6 +78,11 @@ class Costs:
         return self.gpus[name]
 
 
+def core_seconds(units: Units, costs: Costs) -> float:
+    """Seconds of one core."""
+    return sum(costs[name] * number for name, number in units.items())
+
+
 def load_costs(text: str | None = None) -> Costs:
     """The figures of `costs.toml`, or of a text of that form.
 
@@ -106,8 +111,8 @@ def _checked(name: str, cost: Cost) -> Cost:
 
 
 def _gpu(name: str, table: dict[str, Any], shared: Mapping[str, str]) -> Gpu:
-    told = shared.get(table["use_source"], table["use_source"])
-    gpu = Gpu(name=name, **({"bf16": None} | table | {"use_source": told}))
+    source = shared.get(table["use_source"], table["use_source"])
+    gpu = Gpu(name=name, **({"bf16": None} | table | {"use_source": source}))
     shares = (gpu.fp32_use, gpu.bf16_use)
     if min(gpu.fp32, gpu.bandwidth) <= 0 or not all(0 < share <= 1 for share in shares) or gpu.basis not in BASES:
         raise ValueError(f"gpus.{name}: positive peaks, shares in (0, 1], a basis of {', '.join(BASES)} are needed")

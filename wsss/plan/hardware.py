@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from wsss.plan.costs import BASES, Basis, Costs, Gpu, PlanError, load_costs
-from wsss.plan.work import FitWork, Load, ShardWork, Work, core_seconds
+from wsss.contract.cost import FitWork, Load, ShardWork, Work
+from wsss.plan.costs import BASES, Basis, Costs, Gpu, PlanError, core_seconds, load_costs
+from wsss.plan.measured import Measured
 
 GPU, DECODE, CPU, STORAGE, NETWORK = "GPU", "CPU decode", "CPU work", "storage", "network"
 START, DRIVER, VALIDATION = "start-up", "driver", "validation"
@@ -96,8 +97,8 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
-    """What a stage takes."""
+class Usage:
+    """What a stage uses."""
 
     seconds: float
     parts: dict[str, float] = field(default_factory=dict)
@@ -124,11 +125,23 @@ class Taken:
         return max(self.parts, key=lambda name: self.parts[name])
 
 
-def time_of(work: Work, cluster: Cluster, costs: Costs, limits: Limits) -> Taken:
-    """Seconds of one stage on a cluster, and what it uses."""
+def time_of(
+    work: Work,
+    cluster: Cluster,
+    costs: Costs,
+    limits: Limits,
+    *,
+    measured: Measured | None = None,
+    stated: bool = True,
+) -> Usage:
+    """Seconds of one stage on a cluster, and what it uses.
+
+    `measured`: stands in for the figures of one image, and of what is fixed. `stated`: whether `work` is what the stage
+    states, or only what follows from the records that it reads and writes.
+    """
     if isinstance(work, FitWork):
-        return _fit_time(work, cluster, costs, limits)
-    return _shard_time(work, cluster, costs, limits)
+        return _fit_time(work, cluster, costs, limits, measured)
+    return _shard_time(work, cluster, costs, limits, measured, stated=stated)
 
 
 def device_seconds(load: Load, costs: Costs, gpu: Gpu | None, *, precision: str = "fp32") -> float:
@@ -144,12 +157,18 @@ def device_seconds(load: Load, costs: Costs, gpu: Gpu | None, *, precision: str 
     return network + arrays * costs["core_bandwidth"] / (gpu.bandwidth * costs["array_use"])
 
 
-def _shard_time(work: ShardWork, cluster: Cluster, costs: Costs, limits: Limits) -> Taken:
+def _shard_time(
+    work: ShardWork, cluster: Cluster, costs: Costs, limits: Limits, measured: Measured | None, *, stated: bool
+) -> Usage:
     on_gpu = work.has_network and cluster.gpus > 0
     room = math.floor(cluster.gpus / limits.actor_gpus) if on_gpu else cluster.cores
     actors = max(1, min(room, cluster.cores, limits.num_actors or room))
     host = core_seconds(work.load.core, costs)
     device = device_seconds(work.load, costs, cluster.gpu if on_gpu else None) if work.has_network else 0.0
+    start, driver = costs["start_actor"], core_seconds(work.driver, costs)
+    if measured is not None:
+        host, device = (0.0, measured.seconds) if on_gpu else (measured.seconds, 0.0)
+        start, driver = measured.start, measured.driver_seconds(work, stated=stated)
     # The last round of shards may leave actors without one.
     rounds = -(-work.shards // actors) if work.shards else 0
     in_turn = rounds * work.images / max(work.shards, 1) * (host + device)
@@ -160,10 +179,10 @@ def _shard_time(work: ShardWork, cluster: Cluster, costs: Costs, limits: Limits)
         GPU if on_gpu and device > host else CPU: max(in_turn, shared),
         STORAGE: moved / (cluster.storage_gbps * 1e9),
         NETWORK: moved / (cluster.nodes * cluster.network_gbps * 1e9),
-        START: costs["start_actor"],
-        DRIVER: core_seconds(work.driver, costs),
+        START: start,
+        DRIVER: driver,
     }
-    return Taken(
+    return Usage(
         seconds=max(in_turn, shared, parts[STORAGE], parts[NETWORK]) + parts[START] + parts[DRIVER],
         parts=parts,
         used=min(actors, work.shards),
@@ -173,59 +192,95 @@ def _shard_time(work: ShardWork, cluster: Cluster, costs: Costs, limits: Limits)
         read=storage.read,
         written=storage.written,
         requests=storage.requests,
-        behind={
-            GPU if on_gpu and device > host else CPU: frozenset(work.load.core)
-            | _device_costs(work.load, on_gpu=on_gpu),
-            START: frozenset({"start_actor"}),
-            DRIVER: frozenset(work.driver),
-        }
-        | dict.fromkeys((STORAGE, NETWORK), _BYTES),
+        behind=_shard_figures(work, GPU if on_gpu and device > host else CPU, on_gpu=on_gpu, measured=measured),
     )
 
 
-def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits) -> Taken:
+def _shard_figures(
+    work: ShardWork, device: str, *, on_gpu: bool, measured: Measured | None
+) -> dict[str, frozenset[str]]:
+    """Resource -> names of the figures of `costs.toml` behind its seconds."""
+    moved: dict[str, frozenset[str]] = dict.fromkeys((STORAGE, NETWORK), _BYTES)
+    if measured is not None:
+        return moved
+    return {
+        device: frozenset(work.load.core) | _device_costs(work.load, on_gpu=on_gpu),
+        START: frozenset({"start_actor"}),
+        DRIVER: frozenset(work.driver),
+    } | moved
+
+
+def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, measured: Measured | None) -> Usage:
     ranks = work.ranks if limits.ranks_of_recipe else work.feeds(cluster.places)
     on_gpu = cluster.gpus > 0
     nodes = min(cluster.nodes, -(-ranks // (cluster.gpus_per_node or cluster.cores_per_node)))
-    share = work.batch_size / ranks
-    loader = share * core_seconds(work.load.core, costs) / _loader_cores(work, cluster, ranks=ranks, nodes=nodes)
-    part = replace(work.load * (share / work.accumulation), passes=work.load.passes)
-    compute = work.accumulation * device_seconds(part, costs, cluster.gpu if on_gpu else None, precision=work.precision)
+    loader, compute = _step_seconds(work, cluster, costs, measured, ranks=ranks, nodes=nodes)
     # A ring: every node sends and receives (n - 1) / n of the gradients twice. What stays inside a node is not counted.
     exchange = 2 * (nodes - 1) / nodes * 8 * work.exchanged / (cluster.network_gbps * 1e9)
     step = max(loader, compute + exchange) if work.loader_workers else loader + compute + exchange
     read, requests = (a + nodes * b for a, b in _both(work))
     moved = 8 * (read + work.storage.written)
-    alone = device_seconds(work.validation, costs, cluster.gpu if on_gpu else None)
+    start, validation = _fixed_seconds(work, cluster, costs, measured)
     parts = {
         GPU if on_gpu else CPU: work.steps * compute,
         DECODE: work.steps * loader,
         NETWORK: work.steps * exchange + moved / (nodes * cluster.network_gbps * 1e9),
         STORAGE: moved / (cluster.storage_gbps * 1e9),
-        START: core_seconds(work.start, costs),
-        VALIDATION: alone + core_seconds(work.validation.core, costs),
+        START: start,
+        VALIDATION: validation,
     }
-    return Taken(
+    return Usage(
         seconds=max(work.steps * step, parts[STORAGE]) + parts[START] + parts[VALIDATION],
         parts=parts,
         used=ranks,
         held=cluster.places,
         gpus=float(ranks) if on_gpu else 0.0,
-        core_seconds=work.steps * work.batch_size * core_seconds(work.load.core, costs)
+        core_seconds=(0.0 if measured else work.steps * work.batch_size * core_seconds(work.load.core, costs))
         + ranks * parts[START]
         + (0.0 if on_gpu else work.steps * ranks * compute),
         read=read,
         written=work.storage.written,
         exchanged=work.steps * 2.0 * (nodes - 1) * work.exchanged,
         requests=requests,
-        behind={
-            GPU if on_gpu else CPU: _device_costs(work.load, on_gpu=on_gpu),
-            DECODE: frozenset(work.load.core),
-            START: frozenset(work.start),
-            VALIDATION: frozenset(work.validation.names) | _device_costs(work.validation, on_gpu=on_gpu),
-        }
-        | dict.fromkeys((STORAGE, NETWORK), _BYTES | {"weight_bytes"}),
+        behind=_fit_figures(work, on_gpu=on_gpu, measured=measured),
     )
+
+
+def _step_seconds(
+    work: FitWork, cluster: Cluster, costs: Costs, measured: Measured | None, *, ranks: int, nodes: int
+) -> tuple[float, float]:
+    """Seconds of one step of one rank: in its loader, and in the network; what a run measured holds both."""
+    share = work.batch_size / ranks
+    if measured is not None:
+        return 0.0, share * measured.seconds
+    loader = share * core_seconds(work.load.core, costs) / _loader_cores(work, cluster, ranks=ranks, nodes=nodes)
+    part = replace(work.load * (share / work.accumulation), passes=work.load.passes)
+    gpu = cluster.gpu if cluster.gpus > 0 else None
+    return loader, work.accumulation * device_seconds(part, costs, gpu, precision=work.precision)
+
+
+def _fixed_seconds(work: FitWork, cluster: Cluster, costs: Costs, measured: Measured | None) -> tuple[float, float]:
+    """Seconds of start-up and of all validations; these are as far from the tables as a run's examples were."""
+    gpu = cluster.gpu if cluster.gpus > 0 else None
+    validation = device_seconds(work.validation, costs, gpu) + core_seconds(work.validation.core, costs)
+    if measured is None:
+        return core_seconds(work.start, costs), validation
+    example = core_seconds(work.load.core, costs) + device_seconds(work.load, costs, gpu, precision=work.precision)
+    return measured.start, validation * measured.seconds / example
+
+
+def _fit_figures(work: FitWork, *, on_gpu: bool, measured: Measured | None) -> dict[str, frozenset[str]]:
+    """Resource -> names of the figures of `costs.toml` behind its seconds."""
+    moved: dict[str, frozenset[str]] = dict.fromkeys((STORAGE, NETWORK), _BYTES | {"weight_bytes"})
+    validation = frozenset(work.validation.names) | _device_costs(work.validation, on_gpu=on_gpu)
+    if measured is not None:
+        return {VALIDATION: validation} | moved
+    return {
+        GPU if on_gpu else CPU: _device_costs(work.load, on_gpu=on_gpu),
+        DECODE: frozenset(work.load.core),
+        START: frozenset(work.start),
+        VALIDATION: validation,
+    } | moved
 
 
 def _both(work: FitWork) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -248,12 +303,12 @@ def _device_costs(load: Load, *, on_gpu: bool) -> frozenset[str]:
     return frozenset(names | ({"pass_seconds"} if load.passes else set()))
 
 
-def basis_of(taken: Taken, costs: Costs, gpu: Gpu | None) -> Basis:
+def basis_of(usage: Usage, costs: Costs, gpu: Gpu | None) -> Basis:
     """How firm the time of the resource that binds is: as firm as the weakest figure behind it.
 
     What the user gave (storage, network) is taken as given.
     """
-    behind = taken.behind.get(taken.bound, frozenset())
+    behind = usage.behind.get(usage.bound, frozenset())
     found = [costs.costs[name].basis for name in behind]
     if gpu is not None and "pass_seconds" in behind:
         found.append(gpu.basis)

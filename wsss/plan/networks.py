@@ -1,14 +1,16 @@
 """Floating point operations and parameters of a recipe's networks, counted by passes without numbers.
 
-Shape letters: `B` images, `H W` pixels, `h w` the stride-4 grid, `C` classes with background.
+Shape letters: `B` images, `H W` pixels.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, cast
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from wsss.contract.fit import Fit
-from wsss.contract.settings import setting_values
 from wsss.contract.stage import Instance
-from wsss.stages.train_affinity import TrainAffinity
 
-_GRID_STRIDE = 4
 _NUM_IMAGES = 2
 """Images of a counted pass: a norm over a batch of one pixel would be refused."""
-
-
-Shape = str
-"""What a network and its crop follow from."""
-_SHAPELESS = frozenset(
-    {
-        *("balance", "repeat_threshold", "balance_limit", "class_weighting", "class_weight_limit"),
-        *("full_share", "full_list", "full_per_batch", "full_weight", "confidence_threshold", "confidence_power"),
-        *("encoder_from", "pretrained", "max_shards", "mean", "std", "resize_long", "colour_jitter", "augmentation"),
-        *("dropout", "objective", "self_correction", "box_source", "box_threshold", "first_alpha", "last_alpha"),
-        *("validation_split", "validation_images", "validation_size"),
-    }
-)
-"""Settings besides those of every training that shape neither."""
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+_OWN_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -50,78 +37,99 @@ class Training:
 
 
 class Networks:
-    """Counts once what many stages and clusters ask for."""
+    """Counts once what many stages and clusters ask for.
+
+    Recipes that compare methods train one network many times over: what is counted for one counts for all of the same
+    structure.
+    """
 
     def __init__(self) -> None:
-        self._models: dict[Shape, nn.Module] = {}
-        self._passes: dict[tuple[Shape, tuple[int, int], str], float] = {}
-        self._trainings: dict[Shape, Training] = {}
+        self._structures: dict[str, str] = {}
+        self._models: dict[str, nn.Module] = {}
+        self._passes: dict[tuple[str, tuple[int, int], str], float] = {}
+        self._trainings: dict[tuple[str, int], Training] = {}
 
-    def training(self, instance: Instance) -> Training:
-        """Of a `Fit` instance, at its own crop.
-
-        Only what learns has a way back: IRNet's encoder is passed once, and an ancillary model beside a segmenter too.
-        """
-        shape = _shape(instance)
-        if shape not in self._trainings:
-            stage = cast(Any, instance.stage)
-            model = self._model(instance).train()
-            size = (stage.crop_size, stage.crop_size)
-            flops = _counted(lambda: _backward(_output(model, instance, size)))
-            for other in [instance.inputs[slot] for slot in ("ancillary",) if slot in instance.inputs]:
-                flops += self.forward(other, size) * _NUM_IMAGES
+    def training(self, instance: Instance, crop_size: int) -> Training:
+        """Of a `Fit` instance, on crops of so many pixels. Only what learns has a way back."""
+        structure, size = self._structure(instance), (crop_size, crop_size)
+        if (structure, crop_size) not in self._trainings:
+            model = self._models[structure].train()
+            flops = _counted(lambda: _backward(_forward_pass(instance, model, _images(size)))) / _NUM_IMAGES
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            self._trainings[shape] = Training(flops / _NUM_IMAGES, parameters)
-        return self._trainings[shape]
+            self._trainings[structure, crop_size] = Training(flops, parameters)
+        return self._trainings[structure, crop_size]
 
-    def forward(self, instance: Instance, size: tuple[int, int], *, part: str = "") -> float:
+    def forward(self, instance: Instance, size: tuple[int, int], *, method: str = "") -> float:
         """Operations of one pass of one image of `size` = (H, W) through the network that `instance` trains.
 
-        `part`: a method of the network that is called in place of the whole.
+        `method`: a method of the network that is called with the images in place of the stage's `forward_pass`.
         """
-        place = (_shape(instance), size, part)
-        if place not in self._passes:
-            model = self._model(instance).eval()
+        structure = self._structure(instance)
+        if (structure, size, method) not in self._passes:
+            model = self._models[structure].eval()
+            images = _images(size)
             with torch.no_grad():
-                self._passes[place] = _counted(lambda: _output(model, instance, size, part=part)) / _NUM_IMAGES
-        return self._passes[place]
+                flops = _counted(
+                    lambda: getattr(model, method)(images) if method else _forward_pass(instance, model, images)
+                )
+            self._passes[structure, size, method] = flops / _NUM_IMAGES
+        return self._passes[structure, size, method]
 
-    def way_back(self, instance: Instance, size: tuple[int, int], *, layer: str) -> float:
-        """Operations from one class's logit of a classifier back to a layer, for one image of `size`."""
-        from wsss.models.layer_gradients import LayerGradients
-
-        place = (_shape(instance), size, f"back to {layer}")
+    def count(
+        self, instance: Instance, size: tuple[int, int], *, name: str, call: Callable[[Any, Any], object]
+    ) -> float:
+        """Operations per image of `call(network, images)`, on a network of its own, which it may change."""
+        place = (self._structure(instance), size, f"call: {name}")
         if place not in self._passes:
-            gradients = LayerGradients(cast(Any, self._model(instance).eval()), layer=layer)
-            image = torch.zeros(_NUM_IMAGES, 3, *size, device="meta")
-
-            def look() -> None:
-                list(gradients(image, classes=[[1]] * _NUM_IMAGES).gradients)
-
-            both = _counted(look) / _NUM_IMAGES
-            self._passes[place] = max(both - self.forward(instance, size), 0.0)
-            # LayerGradients takes the parameters out of the graph; a training that is counted later needs them in it.
-            del self._models[_shape(instance)]
+            model = _model(instance).eval()
+            self._passes[place] = _counted(lambda: call(model, _images(size))) / _NUM_IMAGES
         return self._passes[place]
 
-    def _model(self, instance: Instance) -> nn.Module:
-        shape = _shape(instance)
-        if shape not in self._models:
-            assert isinstance(instance.stage, Fit)
-            with torch.device("meta"):
-                self._models[shape] = instance.stage.model(instance, pretrained=False)
-        return self._models[shape]
+    def _structure(self, instance: Instance) -> str:
+        """Equal for instances whose networks compute alike; the network of each structure is kept."""
+        if instance.fingerprint not in self._structures:
+            model = _model(instance)
+            structure = _structure_of(model, instance)
+            self._structures[instance.fingerprint] = structure
+            self._models.setdefault(structure, model)
+        return self._structures[instance.fingerprint]
 
 
-def _shape(instance: Instance) -> Shape:
-    """Equal for instances whose networks and crops are equal: recipes that compare methods train one many times over.
+def _model(instance: Instance) -> nn.Module:
+    assert isinstance(instance.stage, Fit), f"{instance.name} trains no network"
+    with torch.device("meta"):
+        return instance.stage.model(instance, pretrained=False)
 
-    What is left out is known to change neither; any other setting that differs, and the network counts anew.
-    """
-    left_out = {field.name for field in fields(Fit)} | _SHAPELESS
-    values = {name: value for name, value in setting_values(instance.stage).items() if name not in left_out}
-    beside = [_shape(up) for slot, up in instance.inputs.items() if slot == "ancillary"]
-    return repr((instance.stage.kind, len(instance.taxonomy), values, beside))
+
+def _structure_of(model: nn.Module, instance: Instance) -> str:
+    """A digest of all modules in order, their plain attributes, the shapes of their tensors, and how it is called."""
+    assert isinstance(instance.stage, Fit)
+    parts: list[object] = [len(instance.taxonomy), type(instance.stage).forward_pass.__qualname__]
+    for name, module in model.named_modules():
+        own = {} if isinstance(module, nn.Dropout) else vars(module)  # its rate changes no number of operations
+        plain = {key: _in_words(value) for key, value in own.items() if key not in _OWN_OF_TORCH}
+        tensors = [(key, tuple(p.shape), p.requires_grad) for key, p in module.named_parameters(recurse=False)]
+        tensors += [(key, tuple(b.shape), False) for key, b in module.named_buffers(recurse=False)]
+        parts.append((name, type(module).__qualname__, sorted(plain.items(), key=lambda item: item[0]), tensors))
+    return sha256(repr(parts).encode()).hexdigest()
+
+
+def _in_words(value: object, *, depth: int = 3) -> str:
+    """A value without its address in memory: an object that says no more of itself is told by its attributes."""
+    words = repr(value)
+    if (without := _ADDRESS.sub("", words)) == words or callable(value) or not depth or not hasattr(value, "__dict__"):
+        return without
+    inside = {key: _in_words(one, depth=depth - 1) for key, one in vars(value).items()}
+    return f"{type(value).__qualname__} {inside}"
+
+
+def _images(size: tuple[int, int]) -> Tensor:
+    return torch.zeros(_NUM_IMAGES, 3, *size, device="meta")
+
+
+def _forward_pass(instance: Instance, model: nn.Module, image_B3HW: Tensor) -> Any:
+    assert isinstance(instance.stage, Fit)
+    return instance.stage.forward_pass(model, image_B3HW, instance)
 
 
 class _Operations(TorchDispatchMode):
@@ -157,28 +165,6 @@ def _counted(call: Callable[[], Any]) -> float:
     with _Operations() as counter:
         call()
     return counter.total
-
-
-def _output(model: nn.Module, instance: Instance, size: tuple[int, int], *, part: str = "") -> Any:
-    """What the network gives for `_NUM_IMAGES` images, called as its task calls it."""
-    image_B3HW = torch.zeros(_NUM_IMAGES, 3, *size, device="meta")
-    kind = instance.stage.kind
-    if part:
-        return getattr(model, part)(image_B3HW)
-    if kind == "train_classifier":
-        return model(image_B3HW, generator=torch.Generator())
-    if kind == "train_ancillary":
-        grid_hw = tuple(-(-side // _GRID_STRIDE) for side in size)
-        num_classes = len(instance.taxonomy) + 1
-        return model(image_B3HW, torch.zeros(_NUM_IMAGES, num_classes, *grid_hw, dtype=torch.bool, device="meta"))
-    if kind == "train_correction":
-        corrected: Any = model
-        logits_BCHW = corrected.primary(image_B3HW)
-        return logits_BCHW, corrected.corrector(logits_BCHW.detach(), torch.zeros_like(logits_BCHW))
-    if kind == "train_affinity" and cast(TrainAffinity, instance.stage).network == "irnet" and not model.training:
-        # An image is looked at with its mirror image, and boundaries alone are asked for.
-        return cast(Any, model).edge_logits(image_B3HW)
-    return model(image_B3HW)
 
 
 def _backward(outputs: Any) -> None:

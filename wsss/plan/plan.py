@@ -1,50 +1,47 @@
-"""A plan: the work of every instance of a recipe, what it takes on a cluster, and what would bind on larger ones."""
+"""A plan: the work of every instance of a recipe, what it takes on a cluster, and what would bind on larger ones.
+
+What a stage costs it says itself (`wsss.contract.stage.Stage.cost`): nothing here knows any stage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsss.contract.stage import Instance
+from wsss.contract.cost import FitWork, Load, Work
+from wsss.contract.fit import Fit
+from wsss.contract.stage import DataStage, Instance, Map, Reduce
 from wsss.pipeline.recipe import Recipe
-from wsss.plan import fit_stages, shard_stages
-from wsss.plan.context import Desk
+from wsss.plan.context import Context, worked_images
 from wsss.plan.costs import Costs, PlanError, load_costs
-from wsss.plan.dataset_stats import Paper, paper_of, recipe_on_paper
-from wsss.plan.hardware import Cluster, Limits, Taken, time_of
+from wsss.plan.dataset_stats import PlannedData, dry_recipe, planned_data
+from wsss.plan.hardware import Cluster, Limits, Usage, time_of
+from wsss.plan.layers import TRAIN, images_of
+from wsss.plan.measured import MeasuredRun, read_run
 from wsss.plan.networks import Networks
-from wsss.plan.work import Work
 
-WORK: Mapping[str, Callable[[Instance, Desk], Work]] = {
-    "build_shards": shard_stages.build_shards,
-    "train_classifier": fit_stages.train_classifier,
-    "make_cams": shard_stages.make_cams,
-    "make_seeds": shard_stages.make_seeds,
-    "train_affinity": fit_stages.train_affinity,
-    "make_scores": shard_stages.make_scores,
-    "make_pseudo_labels": shard_stages.make_pseudo_labels,
-    "make_instance_labels": shard_stages.make_instance_labels,
-    "train_ancillary": fit_stages.train_ancillary,
-    "train_correction": fit_stages.train_correction,
-    "train_segmenter": fit_stages.train_segmenter,
-    "make_segmenter_maps": shard_stages.make_segmenter_maps,
-    "predict": shard_stages.predict,
-    "evaluate": shard_stages.evaluate,
-    "submit": shard_stages.submit,
-}
-"""Kind of stage -> what an instance of it asks for; a test holds the kinds equal to the registry's."""
 SCALES = (8, 64, 512)
 """GPUs that the bottleneck is looked for at."""
 MANY_IMAGES = 100_000_000
+NOT_STATED = "cost not stated"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """One instance on the cluster."""
 
     instance: Instance
-    taken: Taken
+    images: int
+    """That it works on; a training, in all its epochs."""
+    usage: Usage | None
+    """None where the stage states no cost and no run measured it."""
+    notes: tuple[str, ...] = ()
+    """What the numbers leave out."""
+    is_measured: bool = False
+    """True where a run's seconds per image stand in for the tables."""
+    lacking: str = ""
+    """Why they do not, where a run was named."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ class Scaled:
     seconds: float
     """All stages, one after the other."""
     slowest: Planned
+    usage: Usage
+    """Of the slowest stage."""
 
 
 @dataclass(frozen=True)
@@ -63,62 +62,134 @@ class Plan:
     """What `wsss plan` prints."""
 
     recipe: Recipe
-    paper: Paper
+    data: PlannedData
     cluster: Cluster
     costs: Costs
     stages: tuple[Planned, ...]
     scaled: tuple[Scaled, ...]
     absent: str
     """Why the data were not looked at; empty where they are here."""
+    run: MeasuredRun | None = None
+    """The run whose seconds per image are taken in place of the tables."""
+
+    @property
+    def used(self) -> list[Usage]:
+        """Of all stages whose cost is known."""
+        return [planned.usage for planned in self.stages if planned.usage is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planner:
+    """What all sizes of a cluster have in common."""
+
+    recipe: Recipe
+    costs: Costs
+    networks: Networks
+    run: MeasuredRun | None
+
+    def plan(self, data: Mapping[str, PlannedData], cluster: Cluster, limits: Limits) -> tuple[Planned, ...]:
+        return tuple(self._one(i, data[i.samples.fingerprint], cluster, limits) for i in self.recipe.instances)
+
+    def _one(self, instance: Instance, data: PlannedData, cluster: Cluster, limits: Limits) -> Planned:
+        context = Context(instance, data.stats, self.costs, self.networks)
+        stated = instance.stage.cost(instance, context)
+        measured = self.run.found.get(instance.name) if self.run else None
+        lacking = self.run.lacking.get(instance.name, "") if self.run else ""
+        images = _images(stated) if stated is not None else worked_images(instance, data.stats)
+        work = stated
+        if work is None and measured is not None:
+            work = _bare_work(instance, context, has_network=measured.on_gpu)
+        if work is None:
+            return Planned(instance=instance, images=images, usage=None, lacking=lacking)
+        has_network = isinstance(work, FitWork) or work.has_network
+        if measured is not None and not measured.fits(has_network=has_network, plans_gpus=cluster.gpus > 0):
+            ran, planned = ("GPUs", "cores") if measured.on_gpu else ("cores", "GPUs")
+            measured, lacking = None, f"it ran on {ran}, and the planned cluster computes on {planned}"
+            if stated is None:
+                return Planned(instance=instance, images=images, usage=None, lacking=lacking)
+        usage = time_of(work, cluster, self.costs, limits, measured=measured, stated=stated is not None)
+        return Planned(
+            instance=instance,
+            images=images,
+            usage=usage,
+            notes=work.notes,
+            is_measured=measured is not None,
+            lacking=lacking,
+        )
 
 
 def make_plan(
-    path: Path, overrides: list[str], *, cluster: Cluster, images: str | None, costs: Costs | None = None
+    path: Path,
+    overrides: list[str],
+    *,
+    cluster: Cluster,
+    images: str | None,
+    costs: Costs | None = None,
+    measured: Path | None = None,
 ) -> Plan:
     """Plan a recipe on a cluster; no image, shard or weight is read.
 
-    Raises: `RecipeError`; `PlanError` where the number of images is not known, or a training has more ranks than there
-    are places.
+    `measured`: the folder of a small run, whose seconds per image are taken in place of the tables. Raises:
+    `RecipeError`; `PlanError` where the number of images is not known, a training has more ranks than there are places,
+    or the folder holds no run.
     """
     costs = costs or load_costs()
-    recipe, absent = recipe_on_paper(path, overrides)
-    papers = {
-        instance.fingerprint: paper_of(recipe, instance, images=images, costs=costs)
+    recipe, absent = dry_recipe(path, overrides)
+    data = {
+        instance.fingerprint: planned_data(recipe, instance, images=images, costs=costs)
         for instance in recipe.instances
-        if instance.stage.kind == "build_shards"
+        if isinstance(instance.stage, DataStage)
     }
-    if not papers:
-        raise PlanError(f"{path} has no build_shards instance, so there are no images to plan for")
+    if not data:
+        raise PlanError(f"{path} has no instance that makes samples, so there are no images to plan for")
     _check_ranks(recipe, cluster)
-    networks, limits = Networks(), _limits(recipe)
-    stages = _planned(recipe, papers, networks, cluster=cluster, costs=costs, limits=limits)
+    run = read_run(measured, recipe.instances) if measured is not None else None
+    planner = _Planner(recipe=recipe, costs=costs, networks=Networks(), run=run)
+    limits = _limits(recipe)
+    stages = planner.plan(data, cluster, limits)
     freed = replace(limits, num_actors=0, ranks_of_recipe=False)
-    first = next(iter(papers.values()))
-    scaled = []
-    for count in sorted({first.images.get("train", 0), MANY_IMAGES}):
-        grown = {name: replace(paper, images={**paper.images, "train": count}) for name, paper in papers.items()}
-        for gpus in SCALES:
-            larger = cluster.scaled_to(gpus)
-            found = _planned(recipe, grown, networks, cluster=larger, costs=costs, limits=freed)
-            slowest = max(found, key=lambda planned: planned.taken.seconds)
-            scaled.append(Scaled(gpus, count, sum(planned.taken.seconds for planned in found), slowest))
-    return Plan(recipe, first, cluster, costs, stages, tuple(scaled), absent)
+    first = next(iter(data.values()))
+    scaled = [
+        found
+        for count in sorted({first.stats.images.get(TRAIN, 0), MANY_IMAGES})
+        for gpus in SCALES
+        if (found := _scaled(planner, data, cluster, freed, gpus=gpus, count=count)) is not None
+    ]
+    return Plan(recipe, first, cluster, costs, stages, tuple(scaled), absent, run)
 
 
-def _planned(
-    recipe: Recipe,
-    papers: Mapping[str, Paper],
-    networks: Networks,
-    *,
-    cluster: Cluster,
-    costs: Costs,
-    limits: Limits,
-) -> tuple[Planned, ...]:
-    found = []
-    for instance in recipe.instances:
-        desk = Desk(papers[instance.samples.fingerprint], costs, networks)
-        found.append(Planned(instance, time_of(WORK[instance.stage.kind](instance, desk), cluster, costs, limits)))
-    return tuple(found)
+def _scaled(
+    planner: _Planner, data: Mapping[str, PlannedData], cluster: Cluster, limits: Limits, *, gpus: int, count: int
+) -> Scaled | None:
+    """The whole recipe on so many GPUs with so many training images; None where no stage's cost is known."""
+    grown = {
+        name: replace(one, stats=replace(one.stats, images={**one.stats.images, TRAIN: count}))
+        for name, one in data.items()
+    }
+    found = planner.plan(grown, cluster.scaled_to(gpus), limits)
+    known = [(planned, planned.usage) for planned in found if planned.usage is not None]
+    if not known:
+        return None
+    slowest, usage = max(known, key=lambda pair: pair[1].seconds)
+    return Scaled(gpus, count, sum(used.seconds for _, used in known), slowest, usage)
+
+
+def _images(work: Work) -> int:
+    return work.examples * work.epochs if isinstance(work, FitWork) else work.images
+
+
+def _bare_work(instance: Instance, context: Context, *, has_network: bool) -> Work:
+    """What follows from the records alone that a stage reads and writes, for one that states no cost."""
+    stage = instance.stage
+    if isinstance(stage, Map):
+        return context.map_work(Load(), has_network=has_network)
+    if isinstance(stage, Fit):
+        crop = getattr(stage, "crop_size", max(context.stats.size))
+        return context.fit_work(examples=context.train_images(), crop_size=int(crop))
+    assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
+    splits = getattr(stage, "splits", tuple(context.stats.images))
+    images = {split: count for split, count in images_of(instance, context.stats).items() if split in splits}
+    return context.reduce_work(images, Load())
 
 
 def _limits(recipe: Recipe) -> Limits:
@@ -130,7 +201,7 @@ def _check_ranks(recipe: Recipe, cluster: Cluster) -> None:
     """A training that asks for more ranks than there are places would wait for them for ever."""
     what = "GPUs" if cluster.gpus else "cores"
     for instance in recipe.instances:
-        ranks = getattr(instance.stage, "num_ranks", 1)
+        ranks = instance.stage.num_ranks if isinstance(instance.stage, Fit) else 1
         if ranks > cluster.places:
             raise PlanError(
                 f"{instance.name}.num_ranks = {ranks}, but the cluster has {cluster.places} {what}; plan more nodes, "

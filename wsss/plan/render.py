@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from wsss.contract.fit import Fit
 from wsss.plan.costs import BASES
-from wsss.plan.hardware import DECODE, GPU, NETWORK, STORAGE, Taken, basis_of
-from wsss.plan.plan import Plan, Scaled
+from wsss.plan.hardware import DECODE, GPU, NETWORK, STORAGE, Usage, basis_of
+from wsss.plan.measured import measured_lines
+from wsss.plan.plan import NOT_STATED, Plan, Scaled
 from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
 
 _BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 _NUMBERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+OWN_RUN = "own run"
+"""Basis of a row whose seconds per image come from the run that --measured names."""
+_NUM_AMOUNTS = 7
 _BY_RANKS = (GPU, DECODE)
 """Resources that more ranks would bring more of."""
 
@@ -23,18 +27,18 @@ def plan_page(plan: Plan) -> Page:
 
 
 def _heading(plan: Plan) -> list[str]:
-    cluster, paper = plan.cluster, plan.paper
+    cluster, stats = plan.cluster, plan.data.stats
     gpus = f"{cluster.gpus_per_node} x {cluster.gpu.name} and " if cluster.gpu and cluster.gpus else ""
-    images = ", ".join(f"{split} {count:,}" for split, count in paper.images.items())
+    images = ", ".join(f"{split} {count:,}" for split, count in stats.images.items())
     lines = [
-        f"{plan.recipe.settings.name}: on paper, from {plan.recipe.path}",
+        f"{plan.recipe.settings.name}: planned from {plan.recipe.path}",
         f"cluster: {cluster.nodes} node{'s' * (cluster.nodes > 1)} of {gpus}{cluster.cores_per_node} cores; "
         f"network {cluster.network_gbps:g} Gbit/s a node; storage {cluster.storage_gbps:g} Gbit/s for all",
-        f"images: {images} ({paper.told}), of {paper.size[0]} x {paper.size[1]} pixels, {paper.labelled_share:.0%} "
-        f"with a label, {paper.labels:g} classes each",
+        f"images: {images} ({plan.data.origin}), of {stats.size[0]} x {stats.size[1]} pixels, "
+        f"{stats.labelled_share:.0%} with a label, {stats.labels:g} classes each",
     ]
     if plan.absent:
-        lines.append(f"the data are not here, so their class list stands in ({plan.absent})")
+        lines.append(f"the data are not here, so the data set's own class list is used ({plan.absent})")
     return lines
 
 
@@ -54,25 +58,30 @@ def _stages(plan: Plan) -> Table:
     )
     rows: list[tuple[Cell, ...]] = []
     for planned in plan.stages:
-        taken = planned.taken
-        basis = basis_of(taken, plan.costs, plan.cluster.gpu if taken.gpus else None)
-        at_work = f"{taken.used} of {taken.held} {'GPUs' if taken.gpus else 'cores'}"
-        rows.append((planned.instance.name, taken.bound, basis, at_work, *_amounts([taken])))
-    rows.append(("total", "", "", "", *_amounts([planned.taken for planned in plan.stages])))
+        usage = planned.usage
+        if usage is None:
+            images = f"{planned.images:,} images"
+            rows.append((planned.instance.name, NOT_STATED, "", images, *[None] * _NUM_AMOUNTS))
+            continue
+        of_figures = basis_of(usage, plan.costs, plan.cluster.gpu if usage.gpus else None)
+        at_work = f"{usage.used} of {usage.held} {'GPUs' if usage.gpus else 'cores'}"
+        basis = OWN_RUN if planned.is_measured else of_figures
+        rows.append((planned.instance.name, usage.bound, basis, at_work, *_amounts([usage])))
+    rows.append(("total", "", "", "", *_amounts(plan.used)))
     title = f"stage by stage, one after the other; {BASES[-1]}: not measured, see the figures below"
     return table_of(title, columns, rows, sections=frozenset({len(rows) - 1}), notes=tuple(_notes(plan)))
 
 
-def _amounts(every: list[Taken]) -> tuple[Cell, ...]:
+def _amounts(every: Sequence[Usage]) -> tuple[Cell, ...]:
     """Time, bytes and requests of some stages together."""
     return (
-        _hours(sum(taken.seconds for taken in every)),
-        _hours(sum(taken.seconds * taken.gpus for taken in every)),
-        _hours(sum(taken.core_seconds for taken in every)),
-        _bytes(sum(taken.read for taken in every)),
-        _bytes(sum(taken.written for taken in every)),
-        _bytes(sum(taken.exchanged for taken in every)),
-        _number(sum(taken.requests for taken in every)),
+        _hours(sum(usage.seconds for usage in every)),
+        _hours(sum(usage.seconds * usage.gpus for usage in every)),
+        _hours(sum(usage.core_seconds for usage in every)),
+        _bytes(sum(usage.read for usage in every)),
+        _bytes(sum(usage.written for usage in every)),
+        _bytes(sum(usage.exchanged for usage in every)),
+        _number(sum(usage.requests for usage in every)),
     )
 
 
@@ -81,7 +90,7 @@ def _notes(plan: Plan) -> list[str]:
     cluster = plan.cluster
     notes = ["requests: files opened and parts of files read in the shared folder; GETs where samples lie in a bucket"]
     if cluster.gpus:
-        seconds = sum(planned.taken.seconds for planned in plan.stages)
+        seconds = sum(usage.seconds for usage in plan.used)
         notes.append(
             f"the whole cluster, held for {_hours(seconds).text} hours: {_hours(seconds * cluster.gpus).text} "
             "GPU-hours; GPU-h counts what a stage holds"
@@ -89,25 +98,35 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(
             "GPUs: a rank each (runtime.rank_gpus = 1), an actor of a stage with a network; other stages on cores"
         )
-    idle = [
-        planned for planned in plan.stages if isinstance(planned.instance.stage, Fit) and _wants_ranks(planned.taken)
-    ]
+    idle = [p for p in plan.stages if isinstance(p.instance.stage, Fit) and p.usage and _wants_ranks(p.usage)]
     if idle:
         names = ", ".join(planned.instance.name for planned in idle)
         notes.append(f"num_ranks leaves places idle in {names}")
-    balanced = [p.instance.name for p in plan.stages if getattr(p.instance.stage, "balance", "none") != "none"]
-    doubted = [p.instance.name for p in plan.stages if getattr(p.instance.stage, "min_probability", 0.0) > 0]
-    if balanced:
-        notes.append(f"balance draws some images more or less often; reckoned as one pass: {', '.join(balanced)}")
-    if doubted:
-        notes.append(
-            f"min_probability leaves images out, how many is not known; none is reckoned: {', '.join(doubted)}"
-        )
+    of_stages: dict[str, list[str]] = {}
+    for planned in plan.stages:
+        for note in planned.notes:
+            of_stages.setdefault(note, []).append(planned.instance.name)
+        if planned.usage is None:
+            note = f"{NOT_STATED}, so not in the total"
+            of_stages.setdefault(note, []).append(planned.instance.name)
+    notes += [f"{note}: {', '.join(names)}" for note, names in of_stages.items()]
+    if plan.run is not None:
+        notes += measured_lines(plan.run, from_tables=_from_tables(plan))
     return notes
 
 
-def _wants_ranks(taken: Taken) -> bool:
-    return taken.used < taken.held and taken.bound in _BY_RANKS
+def _from_tables(plan: Plan) -> dict[str, str]:
+    """Instance -> where its figures are from and why, of those that no run measured."""
+    found = {}
+    for planned in plan.stages:
+        if not planned.is_measured:
+            taken = "from the tables" if planned.usage is not None else NOT_STATED
+            found[planned.instance.name] = f"{taken}; {planned.lacking}"
+    return found
+
+
+def _wants_ranks(usage: Usage) -> bool:
+    return usage.used < usage.held and usage.bound in _BY_RANKS
 
 
 def _bottlenecks(plan: Plan) -> Table:
@@ -124,8 +143,8 @@ def _bottlenecks(plan: Plan) -> Table:
     )
     rows: list[tuple[Cell, ...]] = []
     for scaled in plan.scaled:
-        taken = scaled.slowest.taken
-        share = taken.seconds / scaled.seconds
+        usage = scaled.usage
+        share = usage.seconds / scaled.seconds
         rows.append(
             (
                 scaled.gpus,
@@ -134,8 +153,8 @@ def _bottlenecks(plan: Plan) -> Table:
                 scaled.slowest.instance.name,
                 Shown(share, f"{share:.0%}"),
                 _bound(scaled),
-                f"{taken.used} of {taken.held}",
-                _next(taken),
+                f"{usage.used} of {usage.held}",
+                _next(usage),
             )
         )
     title = f"what would be the bottleneck: the slowest stage, with as many ranks and actors as there are {what}"
@@ -144,17 +163,17 @@ def _bottlenecks(plan: Plan) -> Table:
 
 def _bound(scaled: Scaled) -> str:
     """The resource that binds, and what keeps more of it from helping."""
-    taken, stage = scaled.slowest.taken, scaled.slowest.instance.stage
-    if taken.used < taken.held and isinstance(stage, Fit) and taken.bound in _BY_RANKS:
-        return f"{taken.bound}; batch_size = {stage.batch_size}"
-    if taken.used < taken.held and not isinstance(stage, Fit) and taken.bound not in (STORAGE, NETWORK):
-        return f"{taken.bound}; number of shards"
-    return taken.bound
+    usage, stage = scaled.usage, scaled.slowest.instance.stage
+    if usage.used < usage.held and isinstance(stage, Fit) and usage.bound in _BY_RANKS:
+        return f"{usage.bound}; batch_size = {stage.batch_size}"
+    if usage.used < usage.held and not isinstance(stage, Fit) and usage.bound not in (STORAGE, NETWORK):
+        return f"{usage.bound}; number of shards"
+    return usage.bound
 
 
-def _next(taken: Taken) -> str:
+def _next(usage: Usage) -> str:
     """The resource that would bind if the first were free, and how much faster that would be."""
-    ordered = sorted(taken.parts.items(), key=lambda part: -part[1])
+    ordered = sorted(usage.parts.items(), key=lambda part: -part[1])
     (_, first), (name, second) = ordered[0], ordered[1]
     return f"{name}, at {second / first:.0%} of it" if first else ""
 
@@ -178,8 +197,8 @@ def _figures(plan: Plan) -> Table:
 
 
 def _figure_rows(plan: Plan) -> Iterator[tuple[str, float, str, str, str]]:
-    used = {name for planned in plan.stages for names in planned.taken.behind.values() for name in names}
-    used |= set(plan.paper.costs)
+    used = {name for usage in plan.used for names in usage.behind.values() for name in names}
+    used |= set(plan.data.figures)
     for name, cost in plan.costs.costs.items():
         if name in used:
             yield name, cost.value, cost.unit, cost.basis, cost.source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -21,8 +22,10 @@ from shards.sources.folder import FolderSource
 from shards.sources.source import Listed, Source
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
+from wsss.contract.cost import ExpectedData, Load, PlanContext, ShardWork, Storage
 from wsss.contract.settings import ReadIf, read_unless, settings
 from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker
+from wsss.stages.data_sets.expected import class_list, expected_data, listing_figure
 from wsss.stages.data_sets.registry import DataSettings, open_data_set
 
 UNSIZED = 128
@@ -183,3 +186,44 @@ class BuildShards(DataSettings, DataStage):
             yield from read_ahead(read, data.list_split(split)[cuts[split][number] : cuts[split][number + 1]])
 
         return build
+
+    def expected_data(self) -> ExpectedData:
+        size = self.shard_size
+        if not size and self.source in ("toy", "shards"):
+            size = UNSIZED
+        return expected_data(self.source, self, shard_images=size, shard_bytes=self.shard_megabytes * 1e6)
+
+    def without_data(self) -> BuildShards:
+        return BuildShardsWithoutData(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Images copied, and decoded once to see that they can be; finished shards are read where they are."""
+        images = context.images()
+        total, shards, size = sum(images.values()), context.num_shards(images), context.record_bytes()
+        driver = {"driver_row": float(total)}
+        if self.source == "shards":  # rows and index alone are copied
+            load, storage = Load(), Storage(requests=shards + 1.0)
+        else:
+            load = Load(core={"decode_image": context.stats.megapixels, "write_sample": 1.0})
+            storage = Storage(read=total * size, written=total * size, requests=total + 2.0 * shards)
+        if figure := listing_figure(self.source):
+            driver[figure] = float(total)
+        return ShardWork(images=total, shards=shards, load=load, has_network=False, storage=storage, driver=driver)
+
+
+@settings
+class BuildShardsWithoutData(BuildShards):
+    """The same stage for a plan where the data are not: the classes come from the data set's own list."""
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return class_list(self.source, self)
+
+    def signature(self, *, masks: bool = True) -> str:
+        return "planned without its data"
+
+    def check(self, instance: Instance) -> None:
+        """Nothing: there is nothing to look at."""
+
+    def tars(self) -> None:
+        return None

@@ -39,9 +39,11 @@ from shards.records import (
     ScoreRecord,
     SeedRecord,
 )
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.counts import Counts
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Map, Outcome, Records, Reduce, ShardCounter, Slot, Splits
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter, Splits
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
 
 
@@ -91,6 +93,19 @@ class Evaluate(Reduce):
             return ""
         splits = " and ".join(map(repr, self.splits))
         return f"no image of split {splits} has a mask, so nothing can be measured"
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Records of images with masks against these; the others are read and passed over."""
+        stats, stage = context.stats, instance.stage_in("records", Map)
+        images = {split: count for split, count in context.images("records").items() if split in self.splits}
+        masked = sum(count for split, count in images.items() if split in stats.masked_splits)
+        if stage.record_kind in (CamRecord.kind, ScoreRecord.kind):
+            counted = {"evaluate_maps": stats.megapixels * stats.labels}
+        else:
+            counted = {"evaluate_labels": stats.megapixels}
+            if self.boundary_width and stage.record_kind != SeedRecord.kind:
+                counted["evaluate_boundary"] = stats.megapixels
+        return context.reduce_work(images, Load(core=counted) * (masked / max(sum(images.values()), 1)))
 
     def counter(self, instance: Instance) -> ShardCounter:
         from wsss.stages.evaluation.counts import (

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record, Sample
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_group
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
 
@@ -117,6 +119,20 @@ class MakeCams(CamSettings, Map):
                 f'inputs = {{ classifier = "...", apart = "..." }}, and give the first dropped_classes and the other '
                 "only_classes"
             )
+
+    def arrays_per_record(self) -> int:
+        return 2 if self.method == "stochastic" else 1  # their mean and their maximum
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Views of images that show a class, through every classifier; then maps of the classes present."""
+        from wsss.stages.classifier.cost import cams_load
+
+        load = Load()
+        for slot in (slot for slot in instance.inputs if slot != "samples"):
+            trained = instance.stage_in(slot, ClassifierTraining)
+            load += cams_load(self, context, slot=slot, trained=trained, longest=self.max_side)
+        decoded = Load(core={"decode_image": context.stats.megapixels})
+        return context.map_work(decoded + load * context.stats.labelled_share, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
         from wsss.stages.classifier.cam_maker import cam_record

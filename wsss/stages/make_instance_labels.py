@@ -14,11 +14,13 @@ import numpy as np
 from pydantic import Field
 
 from shards.records import CamRecord, InstanceLabel, Record, Sample
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_record
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.affinity.training import AffinityTraining
 
 if TYPE_CHECKING:
@@ -64,6 +66,14 @@ class MakeInstanceLabels(Map):
                 f"{instance.name} needs IRNet's displacement field, which {affinity.name}.network = {network!r} does "
                 f'not have; set {affinity.name}.network = "irnet", or name another in {instance.name}.inputs.affinity'
             )
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """IRNet's boundaries and displacements, followed to centroids; a walk per instance."""
+        network, stats = context.network("affinity"), context.stats
+        flops = sum(network.forward(stats.size, method=method) for method in ("forward", "edge_logits"))
+        load = Load(core={"decode_image": stats.megapixels})
+        load += Load(flops=flops, passes=2, arrays={"instances": stats.meganodes})
+        return context.map_work(load * stats.labelled_share, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import read_with, settings
 from wsss.contract.shard_workers import work_per_record
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.settings.crf import CrfSettings
 
 if TYPE_CHECKING:
@@ -51,6 +53,15 @@ class MakePseudoLabels(CrfSettings, Map):
                 f"{instance.name}.background = 'propagated' needs the background's score from {scores.name}; set "
                 f"{scores.name}.background_exponent (AffinityNet: 16)"
             )
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Scores to pixels, then the dense CRF."""
+        stats = context.stats
+        load = Load(core={"seeds": stats.megapixels * stats.labels})
+        if self.refine == "crf":
+            load += Load(core=self.planned_units(stats.megapixels, labels=stats.labels + 1))
+            load += Load(core={"decode_image": stats.megapixels})
+        return context.map_work(load * stats.labelled_share, has_network=False)
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from shards.records import CamRecord, Record, Sample, ScoreRecord
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import read_with, settings
 from wsss.contract.shard_workers import work_per_group
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.settings.confident_images import ConfidentImages
 
@@ -66,6 +68,22 @@ class MakeScores(ConfidentImages, Map):
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         return frozenset() if self.background_exponent is None else frozenset({"background"})
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """The affinity network on an image, then the walk; nothing but reading and writing without a walk."""
+        if "affinity" not in instance.inputs:
+            return context.map_work(Load(), has_network=False, notes=self.plan_notes())
+        from wsss.stages.affinity.cost import walk_load
+
+        stats = context.stats
+        load = Load(core={"decode_image": stats.megapixels}) + walk_load(
+            instance.stage_in("affinity", AffinityTraining),
+            context,
+            num_steps_log2=self.num_steps_log2,
+            planes=stats.labels + (self.background_exponent is not None),
+            batch_images=self.batch_images,
+        )
+        return context.map_work(load * stats.labelled_share, has_network=True, notes=self.plan_notes())
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

@@ -14,10 +14,12 @@ from pydantic import Field
 from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import read_unless, read_with, settings
 from wsss.contract.shard_workers import work_per_record
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.settings.confident_images import ConfidentImages
 from wsss.stages.settings.crf import CrfSettings
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 _NUM_BINS = 10
+_REFINED_AT_ONCE = 2
+"""Label maps of one image that the dense CRF refines, unless background = "saliency"."""
 _BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
 _BY_MAPS = read_with("background", "maps")
 
@@ -93,6 +97,16 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
                 f"none; name their folder as {samples.name}.saliency (source = 'voc'), or set "
                 f"{instance.name}.background = 'maps'"
             )
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Maps to pixels, thresholds, and the dense CRF over both label maps."""
+        stats = context.stats
+        load = Load(core={"seeds": stats.megapixels * stats.labels})
+        if self.refine == "crf" and self.rule != "ficklenet":
+            maps = 1 if self.background == "saliency" else _REFINED_AT_ONCE
+            load += Load(core=self.planned_units(stats.megapixels, labels=stats.labels + 1, maps=maps))
+            load += Load(core={"decode_image": stats.megapixels})
+        return context.map_work(load * stats.labelled_share, has_network=False, notes=self.plan_notes())
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

@@ -12,11 +12,13 @@ import numpy as np
 from pydantic import Field
 
 from shards.records import CamRecord, Record, Sample, grid_size
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_record
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
 
@@ -55,6 +57,14 @@ class MakeSegmenterMaps(SegmenterViews, Map):
             return frozenset()
         earlier = instance.stage_in("cams", Map).optional_fields(instance.inputs["cams"])
         return earlier & frozenset({"probabilities"})
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Views through a segmenter, merged on the grid."""
+        from wsss.stages.segmenter.cost import views_load
+
+        num_classes = len(instance.taxonomy) + 1
+        load = views_load(self, context, num_classes=num_classes, merged=context.stats.meganodes)
+        return context.map_work(Load(core={"decode_image": context.stats.megapixels}) + load, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import ClassVar, cast
 
 from shards.records import Prediction, Record, Sample
+from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_record
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot, Splits, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Map, ShardWorker, Splits
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
 
@@ -36,6 +38,19 @@ class Predict(PredictionSettings, Map):
 
     def given_labels(self) -> bool:
         return self.labels != "none"
+
+    def arrays_per_record(self) -> int:
+        return 1 + len(self.ablation)
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """Views through a segmenter, merged at the image's size; a dense CRF where asked for."""
+        from wsss.stages.segmenter.cost import views_load
+
+        stats, num_classes = context.stats, len(instance.taxonomy) + 1
+        load = views_load(self, context, num_classes=num_classes, merged=stats.megapixels, longest=self.max_side)
+        if self.refine == "crf":
+            load += Load(arrays=self.planned_units(stats.megapixels, labels=stats.labels + 1))
+        return context.map_work(Load(core={"decode_image": stats.megapixels}) + load, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
         from wsss.stages.segmenter.predictor import Predictor

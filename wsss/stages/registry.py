@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from wsss.contract.stage import Slot, Stage
+from wsss.contract.slots import Slot
+from wsss.contract.stage import Stage
 
 _KINDS = (
     "build_shards",

@@ -14,9 +14,11 @@ from shards.images import encode_png
 from shards.layer import INDEX, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
+from wsss.contract.cost import Load, PlanContext, ShardWork, Storage
 from wsss.contract.counts import Counts
 from wsss.contract.settings import setting_values, settings
-from wsss.contract.stage import Instance, Map, Outcome, Records, Reduce, ShardCounter, Slot
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """A fixed date, so that the same predictions give the same file."""
@@ -44,6 +46,19 @@ class Submit(Reduce):
 
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["predictions"].layer.shards() if split_of(shard) == self.split]
+
+    def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
+        """The driver packs all predictions of a split into one file."""
+        count, size = context.images("predictions").get(self.split, 0), context.record_bytes("predictions")
+        shards, pixels = context.num_shards({self.split: count}), count * context.stats.megapixels
+        return ShardWork(
+            images=count,
+            shards=shards,
+            load=Load(),
+            has_network=False,
+            storage=Storage(read=count * size, written=count * size, requests=2.0 * shards),
+            driver={"read_mask": pixels, "write_mask": pixels},
+        )
 
     def counter(self, instance: Instance) -> ShardCounter:
         layer = instance.inputs["predictions"].layer

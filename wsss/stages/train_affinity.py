@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from shards.records import Sample, SeedRecord
+from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import Draw, TrainingSet
 from wsss.contract.settings import read_with, settings
-from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.classifier.training import ClassifierTraining
@@ -61,6 +63,21 @@ class TrainAffinity(AffinityTraining):
                 f"stride {self.grid_stride}; set crop_size above {2 * (self.radius - 1) * self.grid_stride}, or a "
                 "smaller radius"
             )
+
+    def cost(self, instance: Instance, context: PlanContext) -> FitWork:
+        """Crops with their seeds; the mean of IRNet's displacement field is taken after the last step."""
+        from wsss.stages.affinity.cost import pair_units
+
+        means = Load()
+        if self.network == "irnet":
+            flops = context.network().forward((self.crop_size, self.crop_size), method="forward")
+            means = Load(flops=flops, passes=1) * self.mean_shift_images
+        return context.fit_work(
+            examples=context.train_images(),
+            crop_size=self.crop_size,
+            arrays=pair_units(self),
+            validation=means,
+        )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.affinitynet import AffinityNet

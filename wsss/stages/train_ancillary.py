@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shards.layer import Layer
-from shards.records import BadSampleError, CamRecord, Sample
+from shards.records import BadSampleError, CamRecord, Sample, grid_size
 from wsss.contract.fit import TrainingSet, Validation
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.segmenter.boxed_training import AncillaryTraining
@@ -64,6 +65,13 @@ class TrainAncillary(AncillaryTraining):
 
         segmenter = self.segmenter(instance, pretrained=pretrained)
         return AncillarySegmenter(cast(Segmenter, segmenter), num_classes=len(instance.taxonomy) + 1)
+
+    def forward_pass(self, network: Any, image_B3HW: torch.Tensor, instance: Instance) -> torch.Tensor:
+        """With boxes beside the images, on the stride-4 grid."""
+        num_images, _, height, width = image_B3HW.shape
+        planes_BChw = image_B3HW.new_zeros(num_images, len(instance.taxonomy) + 1, *grid_size((height, width))).bool()
+        logits_BCHW: torch.Tensor = network(image_B3HW, planes_BChw)
+        return logits_BCHW
 
     def task(self, instance: Instance) -> Task:
         from wsss.tasks.self_correction import AncillaryTask

@@ -12,13 +12,16 @@ from shards.balance import balance_factors, class_counts, expected_counts, posit
 from shards.files import write_bytes
 from shards.layer import split_of
 from shards.records import Sample
+from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import TrainingSet, Validation
 from wsss.contract.settings import ReadIf, Speed, read_with, settings
-from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.classifier.training import ClassifierTraining
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from wsss.models.classifier import Classifier
@@ -121,6 +124,27 @@ class TrainClassifier(ClassifierTraining):
         if self.activation_checkpointing:
             with torch.device("meta"):
                 cast("Classifier", self.model(instance, pretrained=False)).encoder.checkpoint_activations()
+
+    def cost(self, instance: Instance, context: PlanContext) -> FitWork:
+        """Crops of all training images; validation looks at every image of its split."""
+        from wsss.data.images import long_side_size
+
+        validation = Load()
+        if count := context.stats.images.get(self.validation_split, 0):
+            size = long_side_size(context.stats.size, long_side=self.validation_size)
+            validation = context.validation(count, size=size)
+        note = "balance draws some images more or less often; counted as one pass over all"
+        return context.fit_work(
+            examples=context.train_images(),
+            crop_size=self.crop_size,
+            validation=validation,
+            notes=() if self.balance == "none" else (note,),
+        )
+
+    def forward_pass(self, network: Classifier, image_B3HW: torch.Tensor, instance: Instance) -> torch.Tensor:
+        import torch
+
+        return network(image_B3HW, generator=torch.Generator())
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         from wsss.models.classifier import Classifier

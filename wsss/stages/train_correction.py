@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from shards.records import CamRecord, Sample
 from wsss.contract.fit import Validation, load_trained
 from wsss.contract.settings import settings
-from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Outcome
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.segmenter.box_source import require_same_boxes
 from wsss.stages.segmenter.boxed_training import AncillaryTraining, CorrectionTraining
 from wsss.stages.segmenter.training import require_same_colours
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from wsss.models.correction import CorrectedSegmenter
@@ -64,6 +66,11 @@ class TrainCorrection(CorrectionTraining):
 
         primary = self.segmenter(instance, pretrained=pretrained)
         return CorrectedSegmenter(primary, ConvSelfCorrection(len(instance.taxonomy) + 1))
+
+    def forward_pass(self, network: Any, image_B3HW: torch.Tensor, instance: Instance) -> Any:
+        """The primary model on images, the correction on its logits."""
+        logits_BCHW = network.primary(image_B3HW)
+        return logits_BCHW, network.corrector(logits_BCHW.detach(), logits_BCHW.new_zeros(logits_BCHW.shape))
 
     def task(self, instance: Instance) -> Task:
         from wsss.tasks.self_correction import CorrectionTask

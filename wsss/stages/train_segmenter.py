@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from shards.records import Sample
+from wsss.contract.cost import FitWork, PlanContext
 from wsss.contract.fit import TrainingSet, Validation
 from wsss.contract.settings import read_unless, settings
-from wsss.contract.stage import Instance, Outcome, Records, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance, Outcome
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.objectives.cross_entropy import CrossEntropy, CrossEntropySettings
 from wsss.stages.objectives.dsrg import Dsrg, DsrgSettings
@@ -71,6 +73,15 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
         self.check_validation_split(instance)
         self.check_mixture(instance)
         self.chosen().check(instance)
+
+    def cost(self, instance: Instance, context: PlanContext) -> FitWork:
+        """Crops of all images; an epoch with masks of some is one pass over the others."""
+        from wsss.stages.segmenter.cost import segmenter_work
+
+        share, frozen = self.full_share or 1.0, tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
+        if self.supervision() == "semi":
+            share = (1 - self.full_share) * self.batch_size / (self.batch_size - self.full_per_batch)
+        return segmenter_work(self, context, share=share, arrays=self.chosen().loss_units(instance), frozen=frozen)
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         return self.chosen().network(instance, pretrained=pretrained)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from wsss.contract.cost import FitWork, Load, ShardWork, Storage
 from wsss.plan.costs import Cost, Costs, Gpu, PlanError, load_costs
 from wsss.plan.hardware import (
     CPU,
@@ -21,7 +22,6 @@ from wsss.plan.hardware import (
     cluster_of,
     time_of,
 )
-from wsss.plan.work import FitWork, Load, ShardWork, Storage
 
 ROUND = Gpu(
     name="ROUND",
@@ -83,43 +83,43 @@ TRAINING = FitWork(
 
 
 def test_actors_by_hand() -> None:
-    taken = time_of(MAPS, CLUSTER, COSTS, Limits())
+    usage = time_of(MAPS, CLUSTER, COSTS, Limits())
     # An image: 0.01 s of a core, 5e10 / 5e11 s of network, 0.1 s of a core's walk at 1e10 / (1e12 / 2) of the time.
     image = 0.01 + 0.1 + 0.1 * 0.02
-    assert taken.parts[GPU] == pytest.approx(8 * 100 * image)  # 64 shards of 100 on 8 actors
-    assert taken.parts[STORAGE] == pytest.approx(8 * 8e9 / 16e9)
-    assert taken.parts[NETWORK] == pytest.approx(8 * 8e9 / (2 * 8e9))
-    assert taken.parts[DRIVER] == pytest.approx(0.064)
-    assert taken.seconds == pytest.approx(8 * 100 * image + 5.0 + 0.064)
-    assert (taken.bound, taken.used, taken.held, taken.gpus) == (GPU, 8, 8, 8.0)
-    assert taken.core_seconds == pytest.approx(64.0 + 0.064)
-    assert basis_of(taken, COSTS, ROUND) == "assumed"
+    assert usage.parts[GPU] == pytest.approx(8 * 100 * image)  # 64 shards of 100 on 8 actors
+    assert usage.parts[STORAGE] == pytest.approx(8 * 8e9 / 16e9)
+    assert usage.parts[NETWORK] == pytest.approx(8 * 8e9 / (2 * 8e9))
+    assert usage.parts[DRIVER] == pytest.approx(0.064)
+    assert usage.seconds == pytest.approx(8 * 100 * image + 5.0 + 0.064)
+    assert (usage.bound, usage.used, usage.held, usage.gpus) == (GPU, 8, 8, 8.0)
+    assert usage.core_seconds == pytest.approx(64.0 + 0.064)
+    assert basis_of(usage, COSTS, ROUND) == "assumed"
 
 
 def test_the_same_actors_on_cores() -> None:
     alone = replace(CLUSTER, gpus_per_node=0, gpu=None)
-    taken = time_of(MAPS, alone, COSTS, Limits())
-    assert taken.parts[CPU] == pytest.approx(2 * 100 * (0.01 + 5.0 + 0.1))  # 32 cores, two rounds
-    assert (taken.bound, taken.gpus) == (CPU, 0.0)
-    assert basis_of(taken, COSTS, None) == "measured"
+    usage = time_of(MAPS, alone, COSTS, Limits())
+    assert usage.parts[CPU] == pytest.approx(2 * 100 * (0.01 + 5.0 + 0.1))  # 32 cores, two rounds
+    assert (usage.bound, usage.gpus) == (CPU, 0.0)
+    assert basis_of(usage, COSTS, None) == "measured"
 
 
 def test_training_by_hand() -> None:
-    taken = time_of(TRAINING, CLUSTER, COSTS, Limits())
+    usage = time_of(TRAINING, CLUSTER, COSTS, Limits())
     # 200 steps of 8 examples a rank; all four ranks on one node exchange nothing over the network.
-    assert taken.parts[GPU] == pytest.approx(200 * 8 * 1e10 / 5e11)
-    assert taken.parts[DECODE] == pytest.approx(200 * 8 * 0.01 / 4)
-    assert taken.parts[START] == pytest.approx(10.0)
-    assert taken.seconds == pytest.approx(200 * 0.16 + 10.0)
-    assert (taken.bound, taken.used, taken.held, taken.exchanged) == (GPU, 4, 8, 0.0)
+    assert usage.parts[GPU] == pytest.approx(200 * 8 * 1e10 / 5e11)
+    assert usage.parts[DECODE] == pytest.approx(200 * 8 * 0.01 / 4)
+    assert usage.parts[START] == pytest.approx(10.0)
+    assert usage.seconds == pytest.approx(200 * 0.16 + 10.0)
+    assert (usage.bound, usage.used, usage.held, usage.exchanged) == (GPU, 4, 8, 0.0)
 
 
 def test_ranks_on_two_nodes_exchange_gradients() -> None:
-    taken = time_of(replace(TRAINING, ranks=8), CLUSTER, COSTS, Limits())
+    usage = time_of(replace(TRAINING, ranks=8), CLUSTER, COSTS, Limits())
     exchange = 2 * 1 / 2 * 8 * 1e8 / 8e9
-    assert taken.seconds == pytest.approx(200 * (4 * 1e10 / 5e11 + exchange) + 10.0)
-    assert taken.exchanged == pytest.approx(200 * 2 * 1e8)
-    assert taken.bound == NETWORK
+    assert usage.seconds == pytest.approx(200 * (4 * 1e10 / 5e11 + exchange) + 10.0)
+    assert usage.exchanged == pytest.approx(200 * 2 * 1e8)
+    assert usage.bound == NETWORK
 
 
 def test_a_loader_without_processes_is_waited_for() -> None:
@@ -164,7 +164,7 @@ def test_twice_the_images_take_twice_as_long_but_for_the_start() -> None:
 def test_twice_the_gpus_halve_their_part_until_something_else_binds() -> None:
     clusters = [replace(CLUSTER, nodes=nodes, cores_per_node=64) for nodes in (2, 4, 8, 16)]
     found = [time_of(MAPS, cluster, COSTS, Limits()) for cluster in clusters]
-    parts = [taken.parts[GPU] for taken in found]
+    parts = [usage.parts[GPU] for usage in found]
     assert parts[1:] == pytest.approx([part / 2 for part in parts[:-1]])
     slow = replace(clusters[-1], storage_gbps=1)
     bound = time_of(MAPS, slow, COSTS, Limits())
@@ -197,8 +197,8 @@ def test_freed_ranks_are_as_many_as_gpus() -> None:
 
 def test_a_bucket_is_fetched_by_every_node() -> None:
     remote = replace(TRAINING, ranks=8, fetched=Storage(read=1e9, requests=10.0))
-    taken = time_of(remote, CLUSTER, COSTS, Limits())
-    assert (taken.read, taken.requests) == (4e9, 20.0)
+    usage = time_of(remote, CLUSTER, COSTS, Limits())
+    assert (usage.read, usage.requests) == (4e9, 20.0)
 
 
 def test_a_cluster_that_cannot_be() -> None:

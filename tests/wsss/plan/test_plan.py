@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from wsss.__main__ import main
+from wsss.contract.cost import DatasetStats, FitWork, ShardWork
 from wsss.ops.random_walk import chebyshev_power
 from wsss.pipeline.recipe import RecipeError
-from wsss.plan.context import Desk
-from wsss.plan.costs import WALK_TOLERANCE, PlanError, load_costs
-from wsss.plan.dataset_stats import Paper, parse_images, recipe_on_paper
-from wsss.plan.hardware import DECODE, GPU, STORAGE, Cluster, cluster_of
+from wsss.plan.context import Context
+from wsss.plan.costs import PlanError, load_costs
+from wsss.plan.dataset_stats import dry_recipe, parse_images
+from wsss.plan.hardware import DECODE, GPU, STORAGE, Cluster, Usage, cluster_of
 from wsss.plan.networks import Networks, _counted
-from wsss.plan.plan import MANY_IMAGES, SCALES, WORK, Plan, make_plan
+from wsss.plan.plan import MANY_IMAGES, SCALES, Plan, Planned, make_plan
 from wsss.plan.render import plan_page
-from wsss.plan.work import FitWork, ShardWork
 from wsss.report.layout import fit
 from wsss.report.tables import text_of
-from wsss.stages.registry import STAGES
+from wsss.stages.affinity.cost import WALK_TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted((ROOT / "tuning" / "recipes").glob("*.toml"))
@@ -63,6 +63,11 @@ batch_size = 10
 """
 
 
+def used(planned: Planned) -> Usage:
+    assert planned.usage is not None
+    return planned.usage
+
+
 def cluster(**changes: object) -> Cluster:
     options = {"nodes": 4, "gpus_per_node": 8, "gpu": "A100", "cores_per_node": None}
     return cluster_of(**{**options, "network_gbps": 100.0, "storage_gbps": 20.0, **changes})  # type: ignore[arg-type]
@@ -81,14 +86,19 @@ def plan(path: Path, *overrides: str, images: str | None = None, **changes: obje
 
 
 def work(path: Path, name: str, *overrides: str) -> ShardWork | FitWork:
-    recipe, _ = recipe_on_paper(path, list(overrides))
-    paper = Paper({"train": 4000, "val": 400}, (128, 128), 1.0, 2.0, "test")
+    recipe, _ = dry_recipe(path, list(overrides))
+    stats = DatasetStats(
+        images={"train": 4000, "val": 400},
+        size=(128, 128),
+        labelled_share=1.0,
+        labels=2.0,
+        masked_splits=frozenset({"train", "val"}),
+        shard_images=100,
+    )
     instance = recipe.instance(name)
-    return WORK[instance.stage.kind](instance, Desk(paper, load_costs(), Networks()))
-
-
-def test_every_kind_of_stage_has_its_work() -> None:
-    assert set(WORK) == set(STAGES)
+    found = instance.stage.cost(instance, Context(instance, stats, load_costs(), Networks()))
+    assert isinstance(found, ShardWork | FitWork)
+    return found
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -97,7 +107,7 @@ def test_every_recipe_can_be_planned(path: Path, tmp_path: Path, monkeypatch: py
         monkeypatch.delenv(variable, raising=False)
     made = make_plan(path, [f"runtime.runs={tmp_path}/runs"], cluster=cluster(), images="train=1000,val=100")
     assert [planned.instance.name for planned in made.stages] == [i.name for i in made.recipe.instances]
-    assert all(planned.taken.seconds > 0 for planned in made.stages)
+    assert all(used(planned).seconds > 0 for planned in made.stages)
     assert len(made.scaled) == 2 * len(SCALES)
     assert not (tmp_path / "runs").exists(), "a plan writes nothing"
 
@@ -139,14 +149,14 @@ def test_masks_of_some_make_an_epoch_one_pass_over_the_others(small: Path) -> No
 def test_doubled_images_double_what_is_not_fixed(small: Path) -> None:
     once, twice = (plan(small, images=f"train={n},val=400") for n in (40_000, 80_000))
     for place, part in ((0, STORAGE), (1, GPU), (1, DECODE)):
-        one, two = (made.stages[place].taken.parts[part] for made in (once, twice))
+        one, two = (used(made.stages[place]).parts[part] for made in (once, twice))
         assert two == pytest.approx(2 * one, rel=0.02), "but for the 400 images of val"
-    assert twice.stages[0].taken.read == pytest.approx(2 * once.stages[0].taken.read, rel=0.02)
+    assert used(twice.stages[0]).read == pytest.approx(2 * used(once.stages[0]).read, rel=0.02)
 
 
 def test_settings_reach_the_plan(small: Path) -> None:
     def hours(*overrides: str) -> dict[str, float]:
-        return {planned.instance.name: planned.taken.seconds for planned in plan(small, *overrides).stages}
+        return {planned.instance.name: used(planned).seconds for planned in plan(small, *overrides).stages}
 
     usual, more = (
         hours(),
@@ -171,17 +181,17 @@ def test_bottlenecks_come_from_the_same_model(small: Path) -> None:
         images="train=40000,val=400",
         nodes=1,
     )
-    assert eight.seconds == pytest.approx(sum(planned.taken.seconds for planned in alone.stages))
-    assert eight.slowest.taken.seconds == max(planned.taken.seconds for planned in alone.stages)
-    classifier = next(s for s in made.scaled if s.gpus == 512).slowest.taken
+    assert eight.seconds == pytest.approx(sum(used(planned).seconds for planned in alone.stages))
+    assert eight.usage.seconds == max(used(planned).seconds for planned in alone.stages)
+    classifier = next(s for s in made.scaled if s.gpus == 512).usage
     assert classifier.used <= 16, "a batch of 16 feeds 16 ranks"
 
 
 def test_images(small: Path) -> None:
-    assert plan(small).paper.images == {"train": 4000, "val": 400}
-    assert plan(small, images="456_567").paper.images == {"train": 456_567, "val": 400}
-    lid = plan(small, "recipe.rules=lid_track1").paper
-    assert (lid.images, lid.told) == ({"train": 456_567, "val": 4690}, "LID's track 1")
+    assert plan(small).data.stats.images == {"train": 4000, "val": 400}
+    assert plan(small, images="456_567").data.stats.images == {"train": 456_567, "val": 400}
+    lid = plan(small, "recipe.rules=lid_track1").data
+    assert (lid.stats.images, lid.origin) == ({"train": 456_567, "val": 4690}, "LID's track 1")
     assert parse_images("train=5, val=3") == {"train": 5, "val": 3}
     for wrong in ("0", "many", "train=", "=5", "-3"):
         with pytest.raises(PlanError, match=r"write a number of training images, or SPLIT=NUMBER"):

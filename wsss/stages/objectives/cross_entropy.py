@@ -9,7 +9,8 @@ from pydantic import Field
 from shards.records import Prediction, PseudoLabel
 from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import ReadIf, read_unless, settings
-from wsss.contract.stage import Instance, Map, Records, Slot
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance, Map
 from wsss.stages.objectives.objective import Objective
 from wsss.stages.segmenter.full_set import TRAIN
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from shards.records import SeedRecord
+from wsss.contract.cost import Units
 from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import read_with, settings
-from wsss.contract.stage import Instance, Records, Slot
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.tasks.dsrg_grid import GRID
@@ -66,6 +68,12 @@ class Dsrg(Objective):
                 f"{instance.name}.crop_size = {training.crop_size}: objective = 'dsrg' looks at a grid of stride "
                 f"{GRID}; set {training.crop_size // GRID * GRID} or {(training.crop_size // GRID + 1) * GRID}"
             )
+
+    def loss_units(self, instance: Instance) -> Units:
+        """The dense CRF in the loop, on the grid."""
+        pixels, labels = (self.training.crop_size / GRID) ** 2 / 1e6, len(instance.taxonomy) + 1
+        steps = self.settings.loop_crf_iterations * labels
+        return {"crf_lattice": pixels, "crf_step_label": pixels * steps}
 
     def task(self, instance: Instance) -> Task:
         from wsss.tasks.dsrg import DsrgTask

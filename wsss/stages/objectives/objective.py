@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from wsss.contract.cost import Units
 from wsss.contract.fit import TrainingSet
-from wsss.contract.stage import Instance, Slot
+from wsss.contract.slots import Slot
+from wsss.contract.stage import Instance
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class Objective(ABC):
     @abstractmethod
     def check(self, instance: Instance) -> None:
         """Raise ValueError where settings and inputs do not fit together."""
+
+    def loss_units(self, instance: Instance) -> Units:
+        """What the loss of one example asks for beside the network, for `wsss plan`."""
+        return {}
 
     def network(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
         """The network before its first step; `pretrained` loads the weights that it starts with."""

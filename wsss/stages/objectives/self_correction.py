@@ -9,7 +9,8 @@ from pydantic import Field
 from shards.records import CamRecord
 from wsss.contract.fit import TrainingSet, load_trained
 from wsss.contract.settings import ReadIf, read_with, settings
-from wsss.contract.stage import Instance, Records, Slot, Trained
+from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
 from wsss.stages.segmenter.box_source import BoxSource, require_same_boxes
 from wsss.stages.segmenter.boxed_training import AncillaryTraining, CorrectionTraining

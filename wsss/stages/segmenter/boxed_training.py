@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from shards.layer import Layer
+from wsss.contract.cost import FitWork, PlanContext
 from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance
@@ -36,6 +37,13 @@ class BoxedTraining(BoxSource, FullSet, SegmenterValidation):
                 f"{instance.name}.full_share = 0: {self.kind} learns from masks; set the share of the training images "
                 "whose masks it may use"
             )
+
+    def cost(self, instance: Instance, context: PlanContext) -> FitWork:
+        """Crops of the images whose masks it may use."""
+        from wsss.stages.segmenter.cost import segmenter_work
+
+        frozen = tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
+        return segmenter_work(self, context, share=self.full_share, frozen=frozen)
 
     def layers(self, instance: Instance) -> dict[str, Layer]:
         """What is read of an image: itself, and the maps that give it boxes."""

@@ -36,6 +36,12 @@ class ConfidentImages:
                 "min_probability = 0"
             )
 
+    def plan_notes(self) -> tuple[str, ...]:
+        """What `wsss plan` does not know of these settings."""
+        if self.min_probability == 0:
+            return ()
+        return ("min_probability leaves images out, how many is not known; all are counted",)
+
     def left_out(self, joined: Mapping[str, Record], shard: str) -> Missing | None:
         """What stands in for an image that is left out; None where it is kept. `joined` holds its `cams`.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from wsss.contract.cost import Units
 from wsss.contract.settings import ReadIf, read_with, settings
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class CrfSettings:
             "gaussian": GaussianKernel(sxy=gaussian_sxy, compat=gaussian_weight),
             "bilateral": BilateralKernel(sxy=bilateral_sxy, srgb=bilateral_srgb, compat=bilateral_weight),
         }
+
+    def planned_units(self, megapixels: float, *, labels: float, maps: int = 1) -> Units:
+        """Units of the dense CRF of one image, for `wsss plan`; its lattices serve all maps."""
+        return {"crf_lattice": megapixels, "crf_step_label": megapixels * self.crf_iterations * labels * maps}
 
     def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
         """Energies f32[K, H, W] to probabilities of the same shape."""

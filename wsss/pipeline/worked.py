@@ -1,0 +1,41 @@
+"""What the run record says of the work itself: images, workers and their seconds, for `wsss plan --measured`."""
+
+from __future__ import annotations
+
+from shards.layer import ShardError
+from wsss.contract.fit import Fit
+from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.shard_times import read_times
+from wsss.contract.stage import Instance, Map
+
+
+def work_of(instance: Instance, settings: RuntimeSettings, *, driver_seconds: float) -> dict[str, float]:
+    """The field `work` of a run record, when all workers are done. A training's own speed is in its history.
+
+    Shards that were taken over or were finished before times were noted count neither as images nor as seconds.
+    """
+    stage = instance.stage
+    found = {"threads": float(settings.threads), "driver_seconds": driver_seconds}
+    if isinstance(stage, Fit):
+        return found | {"workers": float(stage.num_ranks), "gpus": float(settings.rank_gpus)}
+    times = read_times(instance.path)
+    return found | {
+        "workers": float(times.workers),
+        "gpus": settings.actor_gpus,
+        "images": float(sum(_images(instance, shard) for shard in times.seconds)),
+        "seconds": sum(times.seconds.values()),
+    }
+
+
+def _images(instance: Instance, shard: str) -> int:
+    """Images of a shard that was worked on, those without a record counted; of all layers that are read, the fewest."""
+    layers = [instance.layer] if isinstance(instance.stage, Map) else []
+    layers += [up.layer for up in instance.inputs.values() if isinstance(up.stage, Map) and not layers]
+    counts = []
+    for layer in layers:
+        try:
+            row = layer.row(shard)
+        except ShardError:  # a shard that the other layers do not have
+            continue
+        counts.append(row.count + len(row.missing))
+    return min(counts, default=0)

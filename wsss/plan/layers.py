@@ -1,0 +1,90 @@
+"""How many images an instance works on, and what reading and writing its records takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wsss.contract.cost import DatasetStats
+from wsss.contract.stage import Instance, Map
+from wsss.plan.costs import Costs
+
+TRAIN = "train"
+_FORM = {"sample": "sample", "cam": "maps", "score": "maps"}
+"""Kind of record -> how it is stored; all other kinds are label maps. Figures are called `read_` and `write_` so."""
+
+
+def images_of(instance: Instance, stats: DatasetStats) -> dict[str, int]:
+    """Split -> images of the layer that an instance writes; what settings leave out by content counts as kept.
+
+    For an instance that writes none: of what all layers have that it reads.
+    """
+    stage, layers = instance.stage, layers_read(instance)
+    most = stage.max_shards if isinstance(stage, Map) else None
+    splits = stage.splits if isinstance(stage, Map) else tuple(stats.images)
+    found = {}
+    for split in splits:
+        read = [images_of(up, stats).get(split, 0) for up in layers.values()]
+        count = min(read) if read else stats.images.get(split, 0)
+        found[split] = count if most is None else min(count, most * stats.shard_images)
+    return found
+
+
+def train_images(instance: Instance, stats: DatasetStats, *, max_shards: int | None = None) -> int:
+    """Training images that all layers of a training have."""
+    layers = layers_read(instance).values() or [instance.samples]
+    count = min(images_of(up, stats).get(TRAIN, 0) for up in layers)
+    return count if max_shards is None else min(count, max_shards * stats.shard_images)
+
+
+def layers_read(instance: Instance) -> dict[str, Instance]:
+    """Slot -> instance, of those inputs that are layers."""
+    return {slot: up for slot, up in instance.inputs.items() if isinstance(up.stage, Map)}
+
+
+def num_shards(images: Mapping[str, int], stats: DatasetStats) -> int:
+    """Shards that hold so many images of every split."""
+    return sum(-(-count // stats.shard_images) for count in images.values())
+
+
+def record_bytes(instance: Instance, stats: DatasetStats, costs: Costs) -> float:
+    """Bytes of one record of an instance's layer, on average over training images."""
+    stage = instance.stage
+    assert isinstance(stage, Map), f"{instance.name} writes no records"
+    kind, copies = stage.record_kind, stage.arrays_per_record()
+    image, mask = costs["image_bytes"] * stats.megapixels, costs["mask_bytes"] * stats.megapixels
+    nodes = stats.meganodes * 1e6
+    maps = costs["map_bytes"] * nodes * stats.labels * stats.labelled_share
+    own = {
+        "sample": image,
+        "cam": maps * copies,
+        "score": maps * copies,
+        "seed": mask * copies,
+        "pseudo_label": mask * copies + nodes,
+        "prediction": mask * copies + nodes,
+        "instance_label": mask * copies,
+    }
+    return own[kind] + costs["record_bytes"]
+
+
+def reading(instance: Instance, stats: DatasetStats) -> dict[str, float]:
+    """Units of reading one record of every layer that an instance reads."""
+    units: dict[str, float] = {}
+    for up in layers_read(instance).values():
+        name, number = _units("read", up, stats)
+        units[name] = units.get(name, 0.0) + number
+    return units
+
+
+def writing(instance: Instance, stats: DatasetStats) -> dict[str, float]:
+    """Units of writing one record."""
+    stage = instance.stage
+    assert isinstance(stage, Map), f"{instance.name} writes no records"
+    name, number = _units("write", instance, stats)
+    return {name: number * stage.arrays_per_record()}
+
+
+def _units(verb: str, instance: Instance, stats: DatasetStats) -> tuple[str, float]:
+    assert isinstance(instance.stage, Map)
+    form = _FORM.get(instance.stage.record_kind, "mask")
+    number = {"sample": 1.0, "maps": stats.meganodes * stats.classes_per_image, "mask": stats.megapixels}
+    return f"{verb}_{form}", number[form]

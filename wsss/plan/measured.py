@@ -1,0 +1,185 @@
+"""Seconds per image of a small run on the user's own machine, in place of the tables: `wsss plan --measured RUN`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from shards.records import RunRecord
+from wsss.contract.cost import FitWork, Work
+from wsss.contract.fit import Fit
+from wsss.contract.settings import hashed_values
+from wsss.contract.stage import RUN_RECORD, Instance
+from wsss.pipeline.recipe import dotted_settings
+from wsss.plan.costs import PlanError
+
+_ROWS = "driver_row"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one instance of a run took."""
+
+    seconds: float
+    """Of one image, or of one use of a training example, on one CPU core; on one GPU where `on_gpu`."""
+    start: float
+    """Seconds of start-up: what is left of the run's seconds."""
+    driver: float
+    """Seconds of the driver alone, for all `images` of the run."""
+    images: int
+    """Images, or uses of training examples, that were measured."""
+    workers: int
+    cores: int
+    """Threads of each worker."""
+    on_gpu: bool
+    differing: tuple[str, ...]
+    """Settings that differ from the planned ones: `name value in the run -> planned value`."""
+
+    def fits(self, *, has_network: bool, plans_gpus: bool) -> bool:
+        """Whether the planned cluster does this work on the same kind of device."""
+        return not has_network or self.on_gpu == plans_gpus
+
+    def driver_seconds(self, work: Work, *, stated: bool) -> float:
+        """Of the planned work: in proportion to its images where the driver's work grows with them, else as it was.
+
+        `stated`: whether the stage states its cost, and so what its driver does.
+        """
+        assert not isinstance(work, FitWork)
+        grows = not stated or set(work.driver) - {_ROWS}
+        return self.driver * work.images / max(self.images, 1) if grows else self.driver
+
+    def in_words(self) -> str:
+        """What was measured, for a person."""
+        device = "GPU" if self.on_gpu else "core"
+        what = f"over {self.images:,} images"
+        threads = f" of {self.cores} cores" if self.cores > 1 and not self.on_gpu else ""
+        workers = f"{self.workers} worker{'s' * (self.workers != 1)}{threads}"
+        return f"{self.seconds:.3g} {device}-s per image, {what}, {workers}; start-up {self.start:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredRun:
+    """A run whose records stand in for the tables."""
+
+    folder: Path
+    found: Mapping[str, Measured]
+    """Instance -> what it took."""
+    lacking: Mapping[str, str]
+    """Instance -> why the run does not tell what it takes."""
+
+
+def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
+    """The records of a run's folder for these instances, matched by name and kind.
+
+    Of several of one name, that of the fewest differing settings is taken, then the latest. Raises: `PlanError` where
+    the folder holds no run record.
+    """
+    paths = sorted({*folder.glob(f"store/*/{RUN_RECORD}"), *folder.glob(f"*/{RUN_RECORD}")})
+    records = [record for path in paths if (record := _read(path)) is not None]
+    if not records:
+        raise PlanError(
+            f"--measured {folder}: no store/*/{RUN_RECORD} in it; name the folder that the small run wrote to, its "
+            "runtime.runs"
+        )
+    found: dict[str, Measured] = {}
+    lacking: dict[str, str] = {}
+    for instance in instances:
+        own = [r for r in records if (r.instance, r.kind) == (instance.name, instance.stage.kind)]
+        if not own:
+            lacking[instance.name] = "it is not in the run"
+            continue
+        record = min(own, key=lambda r: (len(_differing(r, instance)), -r.finished))
+        measured = _measured(record, instance)
+        if isinstance(measured, str):
+            lacking[instance.name] = measured
+        else:
+            found[instance.name] = measured
+    return MeasuredRun(folder=folder, found=found, lacking=lacking)
+
+
+def _read(path: Path) -> RunRecord | None:
+    try:
+        return RunRecord(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _differing(record: RunRecord, instance: Instance) -> tuple[str, ...]:
+    """Settings that change results and are not those of the run."""
+    planned = dotted_settings(instance)
+    counted = {f"{instance.name}.{name}" for name in hashed_values(instance.stage)}
+    return tuple(
+        f"{name} {_short(record.settings.get(name))} -> {_short(value)}"
+        for name, value in planned.items()
+        if name in counted and _short(record.settings.get(name)) != _short(value)
+    )
+
+
+def _short(value: object) -> str:
+    return json.dumps(value, default=str)
+
+
+def _measured(record: RunRecord, instance: Instance) -> Measured | str:
+    """What a record tells, or why it does not."""
+    work = record.work
+    if not {"workers", "threads", "gpus", "driver_seconds"} <= set(work):
+        return "its run record does not say who worked how long; run it anew with this version"
+    workers, threads, on_gpu = int(work["workers"]), int(work["threads"]), work["gpus"] > 0
+    if isinstance(instance.stage, Fit):
+        per_image, busy, images = _training_seconds(record)
+        per_worker = per_image * workers
+    else:
+        images = int(work.get("images", 0))
+        busy = work.get("seconds", 0.0) / max(workers, 1)
+        per_worker = work.get("seconds", 0.0) / max(images, 1)
+    if not per_worker or not workers:
+        return "no worker noted any time: its shards were taken over, or made by another version"
+    return Measured(
+        seconds=per_worker if on_gpu else per_worker * threads,
+        start=max(record.seconds - busy - work["driver_seconds"], 0.0),
+        driver=work["driver_seconds"],
+        images=images,
+        workers=workers,
+        cores=threads,
+        on_gpu=on_gpu,
+        differing=_differing(record, instance),
+    )
+
+
+def _training_seconds(record: RunRecord) -> tuple[float, float, int]:
+    """(seconds per example of all ranks together, seconds of all epochs, examples) from the history of a training.
+
+    The first epoch is left out of the rate where there are others: it waits for what is loaded once. A short last
+    batch counts as a whole one.
+    """
+    rates, steps = [], [0]
+    for row in record.tables.get("history", []):
+        rates.append(float(str(row.get("images_per_second", 0))))
+        steps.append(int(str(row.get("step", 0))))
+    if not rates or min(rates) <= 0:
+        return 0.0, 0.0, 0
+    batch = int(str(record.settings.get(f"{record.instance}.batch_size", 1)))
+    examples = [batch * (end - begin) for begin, end in pairwise(steps)]
+    steady = rates[1:] or rates
+    busy = sum(number / rate for number, rate in zip(examples, rates, strict=True))
+    return sum(1 / rate for rate in steady) / len(steady), busy, sum(examples)
+
+
+def measured_lines(run: MeasuredRun, *, from_tables: Mapping[str, str]) -> list[str]:
+    """What a plan stands on, for a person: rows that the run measured, and those of the tables with the reason."""
+    lines = [f"measured by the run in {run.folder}, taken in place of the tables:"]
+    for name, measured in run.found.items():
+        if name in from_tables:
+            continue
+        lines.append(f"  {name}: {measured.in_words()}")
+        if measured.differing:
+            lines.append(f"    settings that differ (run -> plan): {'; '.join(measured.differing)}")
+    if len(lines) == 1:
+        lines.append("  nothing")
+    if from_tables:
+        lines.append("not by that run:")
+    lines += [f"  {name}: {reason}" for name, reason in from_tables.items()]
+    return lines

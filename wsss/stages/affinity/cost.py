@@ -1,0 +1,33 @@
+"""What an affinity network's training and its random walk cost, for `wsss plan`.
+
+Shape letters: `h w` the stride-4 grid.
+"""
+
+from __future__ import annotations
+
+from wsss.contract.cost import Load, PlanContext, Units
+from wsss.ops.pixel_pairs import half_plane_offsets
+from wsss.ops.random_walk import chebyshev_power
+from wsss.stages.affinity.training import AffinityTraining
+
+WALK_TOLERANCE = 2.0**-23
+"""What `wsss.ops.random_walk` leaves out of a power of the walk: the rounding of float32."""
+
+
+def pair_units(training: AffinityTraining) -> Units:
+    """The losses of one crop, which go over all of its pixel pairs."""
+    nodes = (training.crop_size / training.grid_stride) ** 2 / 1e6
+    return {"pair_loss": nodes * len(half_plane_offsets(training.radius))}
+
+
+def walk_load(
+    trained: AffinityTraining, context: PlanContext, *, num_steps_log2: int, planes: float, batch_images: int
+) -> Load:
+    """The affinity network on an image (IRNet: and on its mirror image, boundaries alone), then the walk."""
+    is_irnet, stats = trained.network == "irnet", context.stats
+    network = context.network("affinity")
+    flops = 2 * network.forward(stats.size, method="edge_logits") if is_irnet else network.forward(stats.size)
+    nodes = stats.meganodes if is_irnet else stats.meganodes / 4
+    terms = len(chebyshev_power(2**num_steps_log2, tolerance=WALK_TOLERANCE))
+    arrays = {"walk_setup": nodes, "walk_step": nodes * terms * planes}
+    return Load(flops=flops, passes=1 / batch_images, arrays=arrays)

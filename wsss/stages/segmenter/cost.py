@@ -1,0 +1,52 @@
+"""What training a segmenter, and segmenting by it, costs; for `wsss plan`."""
+
+from __future__ import annotations
+
+from wsss.contract.cost import FitWork, Load, PlanContext, Units
+from wsss.data.images import long_side_size
+from wsss.ops.multi_scale import view_sizes
+from wsss.stages.segmenter.validation import SegmenterValidation
+from wsss.stages.segmenter.views import SegmenterViews
+
+
+def segmenter_work(
+    training: SegmenterValidation,
+    context: PlanContext,
+    *,
+    share: float,
+    arrays: Units | None = None,
+    frozen: tuple[str, ...] = (),
+) -> FitWork:
+    """Crops of a share of the training images; `arrays` and `frozen` are those of `PlanContext.fit_work`."""
+    validation, stats = Load(), context.stats
+    if training.validate_every:
+        held, longest = stats.images.get(training.validation_split, 0), training.validation_size
+        size = long_side_size(stats.size, long_side=longest) if longest else stats.size
+        validation = context.validation(min(held, training.validation_images or held), size=size)
+    return context.fit_work(
+        examples=max(1, round(share * context.train_images(max_shards=training.max_shards))),
+        crop_size=training.crop_size,
+        strong=training.augmentation == "strong",
+        arrays=arrays,
+        validation=validation,
+        frozen=frozen,
+    )
+
+
+def views_load(
+    settings: SegmenterViews, context: PlanContext, *, num_classes: int, merged: float, longest: int | None = None
+) -> Load:
+    """Views of one image through the network in slot `segmenter`, merged at `merged` million positions.
+
+    `num_classes`: with background. `longest`: longest side of a view.
+    """
+    size = context.stats.size
+    if settings.long_side:
+        size = long_side_size(size, long_side=settings.long_side)
+    sizes = view_sizes(size, scales=settings.scales)
+    views, load = 2 if settings.flip else 1, Load()
+    for view in sizes:
+        fits = longest is None or max(view) <= longest
+        seen = view if fits or longest is None else long_side_size(view, long_side=longest)
+        load += Load(flops=context.network("segmenter").forward(seen), passes=1)
+    return load * views + Load(arrays={"merge_view": merged * num_classes * views * len(sizes)})
