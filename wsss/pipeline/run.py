@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
+from wsss.pipeline.source_commit import source_commit
 
 
 class TooManyMissingError(RuntimeError):
@@ -195,7 +195,7 @@ def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: fl
         fingerprint=instance.fingerprint,
         settings=dotted_settings(instance),
         upstream={up.name: up.fingerprint for up in instance.inputs.values()},
-        git_commit=git_commit(),
+        git_commit=source_commit(),
         metrics=outcome.metrics,
         tables=outcome.tables,
         artifacts=outcome.artifacts,
@@ -203,22 +203,6 @@ def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: fl
         finished=round(time.time(), 2),
         supervision=supervision_behind(instance),
     )
-
-
-def git_commit() -> str:
-    """The commit of the source tree, `-dirty` appended where it is changed, or `unknown`."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return described.stdout.strip()
 
 
 @contextmanager
