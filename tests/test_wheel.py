@@ -28,7 +28,7 @@ DATA = [
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tuning").rglob("*.txt"))),
     *(f"{name}/README.md" for name in sorted(PACKAGES) if (ROOT / name / "README.md").is_file()),
 ]
-"""Files that are no Python and without which an installed package does not work, or refers to pages it does not have."""
+"""Files that are not Python: an installed package does not work without them, or refers to pages it does not have."""
 
 
 def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
