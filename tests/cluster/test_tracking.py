@@ -128,12 +128,14 @@ def test_a_stages_run_holds_settings_metrics_and_lineage(runs: Path) -> None:
     assert run.data.metrics == {"records.cam": 7.0, "per-class/cat_s": 0.25}
     assert tags["wsss.git_commit"] == "0123abc-dirty"
     assert tags["mlflow.source.git.commit"] == "0123abc"
-    tracker, _ = make_tracker(runs)
-    tracker.stage_finished(PIPELINE, replace(CAMS, instance="installed", git_commit="version 0.1.0"))
-    tags = stored(runs)["installed"].data.tags
-    assert tags["wsss.git_commit"] == "version 0.1.0" and "mlflow.source.git.commit" not in tags
     assert tags["wsss.upstream.train_classifier"] == "a" * 64
     assert (tags["wsss.instance"], tags["wsss.fingerprint"]) == ("make_cams", "c" * 64)
+
+
+def test_a_version_is_no_commit(runs: Path) -> None:
+    make_tracker(runs)[0].stage_finished(PIPELINE, replace(CAMS, git_commit="version 0.1.0"))
+    tags = stored(runs)["make_cams"].data.tags
+    assert tags["wsss.git_commit"] == "version 0.1.0" and "mlflow.source.git.commit" not in tags
 
 
 def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path) -> None:
