@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.address import check_address
+from cluster.shadowing import check_working_folder
 
 # What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
 _ENVIRONMENT = {
@@ -48,10 +50,12 @@ def connect(address: str | None) -> bool:
     import what the driver imports.
 
     Returns False where a session is open already: it is used as it is, and left open.
-    Raises ValueError where `address` is of no such form, or no cluster answers there.
+    Raises ValueError where `address` is of no such form, where no cluster answers there, or where workers would import
+    modules of the working folder in place of this package.
     """
     if ray.is_initialized():
         return False
+    check_working_folder(Path.cwd())
     prepare_environment()
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:

@@ -310,7 +310,7 @@ def _stage_tags(record: RunRecord) -> dict[str, str]:
     tags = {KIND: record.kind, RECIPE: record.recipe, COMMIT: record.git_commit}
     if record.supervision:
         tags[SUPERVISION] = record.supervision
-    if record.git_commit != "unknown":
+    if re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", record.git_commit):
         tags["mlflow.source.git.commit"] = record.git_commit.removesuffix("-dirty")
     return tags | {_key(f"{UPSTREAM}.{name}"): fingerprint for name, fingerprint in record.upstream.items()}
 

@@ -212,6 +212,7 @@ class RunRecord:
     upstream: dict[str, str]
     """Upstream instance -> fingerprint."""
     git_commit: str
+    """Commit of the code (`-dirty` where it was changed), `version X` of an installed package, or `unknown`."""
     metrics: dict[str, float]
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     """Name -> rows, for what is too large for metrics (per-class IoU)."""

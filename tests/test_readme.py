@@ -41,7 +41,11 @@ def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch, tm
         load_recipe(find_file(recipe, shipped=RECIPES), options.overrides)
 
 
-PATHS = sorted(set(re.findall(r"(?<![\w/])(?:tuning|wsss|shards|tests|cluster)/[\w./-]*\w", README)))
+def paths_in(text: str) -> list[str]:
+    return sorted(set(re.findall(r"(?<![\w/])(?:tuning|wsss|shards|tests|cluster|findings)/[\w./-]*\w", text)))
+
+
+PATHS = sorted({*paths_in(README), *paths_in((ROOT / "CONTRIBUTING.md").read_text())})
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,4 +1,14 @@
-"""Sizes, names, annotations, and what must not appear anywhere."""
+"""Sizes, names, and what must not appear anywhere: the rules that ruff cannot hold.
+
+pyproject.toml has those that it can (types, docstrings of modules, pickle, shells); test_ruff.py runs them. Here
+stays what ruff 0.17 has no rule for:
+
+- lines of a file and of a function (PLR0915 counts statements), words that must not name a file;
+- `shell=` or `allow_pickle=` with a value that is not the literal False (S602 and S604 pass over a variable, and no
+  rule looks at numpy.load), and addresses that webdataset would run in a shell;
+- paths of one machine (S108 knows only /tmp, /var/tmp and /dev/shm), also in recipes;
+- what stages, their settings and the registry say of each other.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +31,6 @@ from wsss.stages.train_segmenter import OBJECTIVES, TrainSegmenter
 
 MAX_FILE, MAX_FUNCTION = 350, 50
 FORBIDDEN_NAMES = {"utils", "util", "misc", "common", "helpers", "helper", "core"}
-PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 MACHINE_PATH = re.compile(r"(?<![\w.<{}$])/(home|root|Users|work|mnt|data|scratch|tmp)/")
 
 each_file = pytest.mark.parametrize("path", list(trees()))
@@ -44,30 +53,12 @@ def test_names(path: str) -> None:
 
 
 @each_file
-def test_module_docstring_and_annotations(path: str) -> None:
-    tree = trees()[path]
-    assert ast.get_docstring(tree), f"{path} does not say what it is for"
-    for function in functions(tree):
-        arguments = function.args
-        given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-        bare = [a.arg for a in given if a is not None and a.annotation is None and a.arg not in ("self", "cls")]
-        assert not bare, f"{path}: {function.name} leaves {bare} without a type"
-        assert function.returns is not None or function.name == "__init__", f"{path}: {function.name} returns what?"
-
-
-@each_file
-def test_no_pickle_and_no_shell(path: str) -> None:
+def test_nothing_runs_a_shell_or_unpickles_arrays(path: str) -> None:
     for node in ast.walk(trees()[path]):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
-            assert not {name.split(".")[0] for name in names} & PICKLES
-        if isinstance(node, ast.Attribute):
-            called = f"{getattr(node.value, 'id', '')}.{node.attr}"
-            assert called not in ("torch.load", "torch.save", "os.system", "os.popen", "np.save", "pandas.read_pickle")
         if isinstance(node, ast.keyword):
             value = getattr(node.value, "value", None)
             assert not (node.arg in ("shell", "allow_pickle") and value is not False), f"{path}:{node.value.lineno}"
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
             assert "allow_pickle" in {keyword.arg for keyword in node.keywords}, "say allow_pickle=False"
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert "pipe:" not in node.value, "webdataset would run it in a shell"

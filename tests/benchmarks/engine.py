@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader
 from cluster.engine import run_rank
 from cluster.local import free_port
 from cluster.rank_process import RankPlace
+from tests.cluster.in_memory import InMemory
 from wsss.contract.fit import Draw, Fit, weights_path
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance
@@ -39,34 +39,12 @@ LARGEST_ERROR, LARGEST_WEIGHTS_ERROR = 1e-5, 1e-4
 RATIO_BAR = 0.95
 
 
-class Drawn:
-    """Images that lie in memory."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self._images = torch.randn(STEPS * BATCH, 3, SIDE, SIDE, generator=generator)
-        self._targets = (torch.rand(STEPS * BATCH, NUM_CLASSES, generator=generator) < 0.1).float()
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(epoch).permutation(len(self))
-
-    def num_draws(self, epoch: int) -> int:
-        return len(self)
-
-    def name_of(self, index: int) -> str:
-        return str(index)
-
-    def example(self, draw: Draw) -> dict[str, Any]:
-        target = self._targets[draw.index]
-        return {
-            "key": str(draw.index),
-            "image": self._images[draw.index],
-            "target": target,
-            "known": torch.ones_like(target),
-        }
+def drawn() -> InMemory:
+    """Images and labels for one epoch."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(STEPS * BATCH, 3, SIDE, SIDE, generator=generator)
+    targets = (torch.rand(STEPS * BATCH, NUM_CLASSES, generator=generator) < 0.1).float()
+    return InMemory(image=images, target=targets, known=torch.ones_like(targets))
 
 
 @settings
@@ -85,8 +63,8 @@ class Training(Fit):
         network: Any = self.model(instance, pretrained=True)
         return ClassificationTask(network, objective=Objective(), synchronise_norms=False)
 
-    def training_set(self, instance: Instance) -> Drawn:
-        return Drawn()
+    def training_set(self, instance: Instance) -> InMemory:
+        return drawn()
 
 
 STAGE = Training(batch_size=BATCH, num_epochs=EPOCHS, learning_rate=1e-3, weight_decay=1e-4)
@@ -118,7 +96,7 @@ def rival() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=1e-3, momentum=0.9, weight_decay=1e-4)
     total = STEPS * EPOCHS
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 - step / total) ** 0.9)
-    examples, times, means = Drawn(), [], []
+    examples, times, means = drawn(), [], []
     for epoch in range(EPOCHS):
         items = [examples.example(Draw(int(index), epoch)) for index in examples.order(epoch)]
         started, losses = time.monotonic(), []

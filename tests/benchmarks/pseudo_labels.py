@@ -31,9 +31,10 @@ from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.stage import Instance, Map
 from wsss.data.images import to_tensor, upsample
 from wsss.ops.random_walk import random_walk
+from wsss.stages.affinity.walk import edge_probability
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
-from wsss.stages.make_scores import MakeScores, edge_probability
+from wsss.stages.make_scores import MakeScores
 from wsss.stages.train_affinity import TrainAffinity
 
 SIZE, CLASSES = (375, 500), (2, 4)

@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -35,6 +34,7 @@ from cluster.ray_runtime import RayRuntime
 from shards.images import encode_png
 from shards.records import Sample
 from tests.benchmarks.pseudo_labels import NICENESS, SIZE, layer_bytes, picture, rate
+from tests.cluster.in_memory import InMemory
 from tests.wsss.layers import instance_of, samples_of
 from wsss.contract.fit import Draw, Fit, weights_path
 from wsss.contract.runtime import RuntimeSettings
@@ -52,28 +52,12 @@ RATIO_BAR, LOSSES_BAR, ACTORS_BAR = 0.95, 1e-4, 1.8
 NUM_SHARDS, IMAGES_PER_SHARD = 20, 2
 
 
-class Drawn:
-    """Crops and label maps that lie in memory, enough for one epoch."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self._images = torch.randn(STEPS * BATCH, 3, SIDE, SIDE, generator=generator)
-        self._labels = torch.randint(0, NUM_CLASSES, (STEPS * BATCH, SIDE, SIDE), generator=generator)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(epoch).permutation(len(self))
-
-    def num_draws(self, epoch: int) -> int:
-        return len(self)
-
-    def name_of(self, index: int) -> str:
-        return str(index)
-
-    def example(self, draw: Draw) -> dict[str, Any]:
-        return {"key": str(draw.index), "image": self._images[draw.index], "label": self._labels[draw.index]}
+def drawn() -> InMemory:
+    """Crops and label maps for one epoch."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(STEPS * BATCH, 3, SIDE, SIDE, generator=generator)
+    labels = torch.randint(0, NUM_CLASSES, (STEPS * BATCH, SIDE, SIDE), generator=generator)
+    return InMemory(image=images, label=labels)
 
 
 @settings
@@ -92,8 +76,8 @@ class Training(Fit):
         network: Any = self.model(instance, pretrained=True)
         return SegmentationTask(network, synchronise_norms=True)
 
-    def training_set(self, instance: Instance) -> Drawn:
-        return Drawn()
+    def training_set(self, instance: Instance) -> InMemory:
+        return drawn()
 
 
 def training(folder: Path, **changes: Any) -> Instance:
@@ -129,7 +113,7 @@ def rival() -> tuple[list[float], list[float]]:
     optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=1e-3, momentum=0.9)
     total = STEPS * EPOCHS
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 - step / total) ** 0.9)
-    examples, times, means = Drawn(), [], []
+    examples, times, means = drawn(), [], []
     for epoch in range(EPOCHS):
         items = [examples.example(Draw(int(index), epoch)) for index in examples.order(epoch)]
         started, losses = time.monotonic(), []

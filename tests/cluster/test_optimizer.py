@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_third_places_four_groups(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
 
     class WithHead(TinyTask):
-        def new_parameters(self):  # type: ignore[no-untyped-def]
+        def new_parameters(self) -> Iterator[nn.Parameter]:
             yield from network[1].parameters()
 
     stage = TinyFit(optimizer="adam", learning_rate=1e-4, head_rate_factor=10, bias_rate_factor=2, weight_decay=1e-5)

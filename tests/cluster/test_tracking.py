@@ -132,6 +132,12 @@ def test_a_stages_run_holds_settings_metrics_and_lineage(runs: Path) -> None:
     assert (tags["wsss.instance"], tags["wsss.fingerprint"]) == ("make_cams", "c" * 64)
 
 
+def test_a_version_is_no_commit(runs: Path) -> None:
+    make_tracker(runs)[0].stage_finished(PIPELINE, replace(CAMS, git_commit="version 0.1.0"))
+    tags = stored(runs)["make_cams"].data.tags
+    assert tags["wsss.git_commit"] == "version 0.1.0" and "mlflow.source.git.commit" not in tags
+
+
 def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path) -> None:
     picture = tmp_path / "sheet.png"
     picture.write_bytes(b"not really a picture")

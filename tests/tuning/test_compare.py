@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from cluster.tracking import MlflowTracker, connect
 from shards.records import RunRecord
+from tests.tuning.mlflow_store import empty_store, tracker_of
 from tuning.compare import CompareError, compare, comparison_table
 from tuning.leaderboard import leaderboard
 from wsss.contract.runtime import PipelineRecord
@@ -51,13 +48,8 @@ def evaluation(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compare") / "runs"
-    folder.mkdir()
-    schema = tmp_path_factory.getbasetemp() / "mlflow-schema.db"
-    if not schema.exists():
-        connect(f"sqlite:///{schema}").get_experiment_by_name("wsss")
-    shutil.copy(schema, folder / "mlflow.db")
-    tracker = MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))
+    folder = empty_store(tmp_path_factory, "compare")
+    tracker = tracker_of(folder)
     records = [
         evaluation("irn", A, digit="4"),
         evaluation("fickle", A, digit="1"),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
 import socket
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from cluster.tracking import MlflowTracker, connect
 from shards.records import RunRecord
+from tests.tuning.mlflow_store import empty_store, tracker_of
 from tuning.leaderboard import UnreadableError, leaderboard, leaderboard_table, recorded_table
 from wsss.contract.runtime import PipelineRecord
 from wsss.report.layout import fit
@@ -46,19 +43,14 @@ def evaluation(recipe: str, *, iou: float, digit: str, labels_given: bool = Fals
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with three recipes, pseudo labels, a sweep, a stage that is no evaluation, one reused result."""
-    folder = tmp_path_factory.mktemp("leaderboard") / "runs"
-    folder.mkdir()
-    schema = tmp_path_factory.getbasetemp() / "mlflow-schema.db"
-    if not schema.exists():
-        connect(f"sqlite:///{schema}").get_experiment_by_name("wsss")
-    shutil.copy(schema, folder / "mlflow.db")
-    tracker = MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))
+    folder = empty_store(tmp_path_factory, "leaderboard")
+    tracker = tracker_of(folder)
     irn = PipelineRecord("irn", "1" * 64)
     tracker.stage_finished(irn, evaluation("irn", iou=0.3, digit="1"))
     tracker.stage_finished(irn, evaluation("irn", iou=0.9, digit="2", labels_given=True, name="evaluate_pseudo_labels"))
     other_kind = replace(evaluation("irn", iou=0.99, digit="3", name="train_segmenter"), kind="train_segmenter")
     tracker.stage_finished(irn, other_kind)
-    later = MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))
+    later = tracker_of(folder)
     later.stage_finished(PipelineRecord("irn", "4" * 64), evaluation("irn", iou=0.3, digit="1"))
     tracker.stage_finished(PipelineRecord("fickle", "5" * 64), evaluation("fickle", iou=0.6125, digit="5"))
     tracker.stage_finished(PipelineRecord("toy", "6" * 64, "thresholds"), evaluation("toy", iou=0.4, digit="6"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
+from wsss.pipeline.source_commit import source_commit
 from wsss.pipeline.worked import work_of
 
 
@@ -246,7 +246,7 @@ def _record_of(
         fingerprint=instance.fingerprint,
         settings=dotted_settings(instance),
         upstream={up.name: up.fingerprint for up in instance.inputs.values()},
-        git_commit=git_commit(),
+        git_commit=source_commit(),
         metrics=outcome.metrics,
         tables=outcome.tables,
         artifacts=outcome.artifacts,
@@ -255,22 +255,6 @@ def _record_of(
         supervision=supervision_behind(instance),
         work=work,
     )
-
-
-def git_commit() -> str:
-    """The commit of the source tree, `-dirty` appended where it is changed, or `unknown`."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return described.stdout.strip()
 
 
 @contextmanager

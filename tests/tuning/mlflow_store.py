@@ -1,0 +1,28 @@
+"""An MLflow store in a folder of runs: its schema is made once per test session, which takes seconds, and copied."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster.tracking import MlflowTracker, connect
+
+
+def empty_store(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A new folder of runs with an empty store."""
+    folder = tmp_path_factory.mktemp(name) / "runs"
+    folder.mkdir()
+    schema = tmp_path_factory.getbasetemp() / "mlflow-schema.db"
+    if not schema.exists():
+        connect(f"sqlite:///{schema}").get_experiment_by_name("wsss")
+    shutil.copy(schema, folder / "mlflow.db")
+    return folder
+
+
+def tracker_of(folder: Path) -> MlflowTracker:
+    """What delivers runs to the store of a folder, and prints nowhere."""
+    return MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))

@@ -1,0 +1,44 @@
+"""The source that a run is computed with: a commit where one is known, else the version of the installed package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def source_commit(package: Path = _PACKAGE) -> str:
+    """The git commit of the code in the folder `package`, as far as it can be known.
+
+    A checkout: its commit, `-dirty` appended where tracked files are changed. Installed from a git address: the commit
+    that the installer noted. Installed otherwise: `version X`. None of these: `unknown`.
+    """
+    return _checked_out(package) or _installed(package) or "unknown"
+
+
+def _checked_out(package: Path) -> str:
+    """Empty where git does not track the package: an environment may lie inside somebody else's repository."""
+    if not _git(package, "ls-files", "__init__.py"):
+        return ""
+    return _git(package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _installed(package: Path) -> str:
+    """What the installer left beside the package (PEP 610 has the format of direct_url.json)."""
+    for found in metadata.distributions(name=package.name, path=[str(package.parent)]):
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        commit: str = origin.get("vcs_info", {}).get("commit_id", "")
+        return commit or f"version {found.version}"
+    return ""
