@@ -73,10 +73,7 @@ def test_third_parties_stay_in_their_places(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in trees() if path.startswith(("wsss/ops/", "wsss/losses/"))])
 def test_ops_and_losses_import_torch_alone(path: str) -> None:
     names = {name for name in imported(trees()[path]) if top(name) not in sys.stdlib_module_names}
-    others = [n for n in names if top(n) != "torch" and not n.startswith(("wsss.ops", "wsss.losses"))]
-    # Components are numbered by scipy: what a library does as well is not written again.
-    allowed = {"numpy", "scipy"} if path == "wsss/ops/connected_components.py" else set()
-    assert not {top(n) for n in others} - allowed
+    assert not [n for n in names if top(n) != "torch" and not n.startswith(("wsss.ops", "wsss.losses"))]
 
 
 def test_no_part_of_wsss_is_without_a_rank() -> None:
