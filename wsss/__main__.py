@@ -65,7 +65,8 @@ def _stage(options: argparse.Namespace) -> int:
 
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
     """Run one span of instances after the other, each from its first to its last, in one session."""
-    from cluster.tracking import MlflowTracker, open_command
+    from cluster.tracking import MlflowTracker
+    from cluster.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.recipe import load_recipe
     from wsss.pipeline.run import RunSummary, run_recipe
