@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -17,6 +17,8 @@ from wsss.stages.evaluate import Evaluate
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
+_DECIDED = 0.5
+"""The probability that F1 decides by."""
 _HEADER = ("step", "images", "labels given", "mean IoU", "mean acc.", "pixel acc.", "")
 _IS_FIGURE = (False, False, False, True, True, True, False)
 SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
@@ -139,8 +141,12 @@ def _with_losses(rows: Sequence[Row]) -> list[Row]:
 
 
 def classifier_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[list[str]]:
-    """Header, then a row of every classifier that validated: its scores, and F1 class by class where these are few."""
+    """Header, then a row of every classifier that validated: its scores, and F1 class by class where these are few.
+
+    A last column of notes, without a title, where there is something to say.
+    """
     rows: list[list[str]] = []
+    notes: list[str] = []
     for instance in recipe.instances:
         record = records.get(instance.name)
         if record is None or not isinstance(instance.stage, TrainClassifier) or "val.f1_macro" not in record.metrics:
@@ -153,14 +159,30 @@ def classifier_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[list[
             header = [f"F1 {name}" for name in instance.taxonomy.names] if shown else []
             rows.append(["classifier", "mean AP", "F1 macro", "F1 micro", *header])
         rows.append([instance.name, *(_percent(record.metrics[name]) for name in names), *shown])
+        notes.append(_low_probabilities(record.tables["per_class"]))
+    if any(notes):
+        rows = [[*row, note] for row, note in zip(rows, ["", *notes], strict=True)]
     return rows
+
+
+def _low_probabilities(per_class: Sequence[Mapping[str, object]]) -> str:
+    """Say where an F1 is 0 because all probabilities stay below its threshold."""
+    shown = [row for row in per_class if row.get("images") and "highest_probability" in row]
+    low = [row for row in shown if cast(float, row["highest_probability"]) <= _DECIDED]
+    if not low:
+        return ""
+    highest = max(cast(float, row["highest_probability"]) for row in low)
+    if len(low) == len(shown):
+        return f"no probability reaches {_DECIDED} (highest {highest:.2f}), hence F1 = 0; mean AP needs no threshold"
+    named = ", ".join(str(row["class"]) for row in low[:3]) + (", ..." if len(low) > 3 else "")
+    return f"{len(low)} of {len(shown)} classes never reach {_DECIDED}, hence their F1 = 0: {named}"
 
 
 def render_classifiers(rows: Sequence[Sequence[str]], *, title: str) -> Table:
     """`classifier_rows` for a terminal."""
     table = Table(title=Text(title), title_justify="left")
     for place, header in enumerate(rows[0]):
-        table.add_column(Text(header), justify="right" if place else "left")
+        table.add_column(Text(header), justify="right" if place and header else "left")
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     return table
@@ -169,7 +191,7 @@ def render_classifiers(rows: Sequence[Sequence[str]], *, title: str) -> Table:
 def markdown_classifiers(rows: Sequence[Sequence[str]]) -> str:
     """`classifier_rows` for a file."""
     header, *rest = rows
-    return markdown_table(header, rest, right=[place > 0 for place in range(len(header))])
+    return markdown_table(header, rest, right=[place > 0 and title != "" for place, title in enumerate(header)])
 
 
 def _percent(value: float | None) -> str:

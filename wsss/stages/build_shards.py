@@ -18,7 +18,7 @@ from shards.sources.source import Listed, Source
 from shards.taxonomy import Taxonomy
 from wsss.contract.settings import ReadIf, read_unless, settings
 from wsss.contract.stage import Instance, Map, ShardWorker
-from wsss.stages.data_sets.registry import DataSettings, open_data_set
+from wsss.stages.data_sets.registry import DataSettings, open_data_set, why_no_masks
 
 UNSIZED = 128
 """Samples per shard where neither a count is given nor the images have a size before they are read (`toy`)."""
@@ -60,6 +60,14 @@ class BuildShards(DataSettings, Map):
 
     def signature(self) -> str:
         return self.data.signature()
+
+    def require_masks(self, split: str, *, wanted: str, instance: Instance) -> None:
+        """Raise ValueError where these settings give no image of a split a mask. `wanted`: what needs them."""
+        if reason := why_no_masks(self.source, self, split):
+            raise ValueError(
+                f"{wanted} of split {split!r}, but no masks of {instance.name} are read: {reason}; set it, or take "
+                f"{wanted.partition(' = ')[0]} out"
+            )
 
     def check(self, instance: Instance) -> None:
         _ = self.taxonomy  # raises where a class name is unknown

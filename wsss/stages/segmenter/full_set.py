@@ -12,6 +12,7 @@ from pydantic import Field
 from shards.layer import Layer
 from wsss.contract.settings import FileContent, ReadIf, read_unless, settings
 from wsss.contract.stage import Instance
+from wsss.stages.build_shards import BuildShards
 
 TRAIN = "train"
 _DRAWN = ReadIf("full_share above 0", lambda stage: stage.full_share > 0)
@@ -38,9 +39,11 @@ class FullSet:
         return "full" if self.full_share == 1 and not self.full_list else "semi"
 
     def check_full_set(self, instance: Instance) -> None:
-        """Raises: ValueError where `full_list` names no file."""
+        """Raises: ValueError where `full_list` names no file, or where the data set's settings rule masks out."""
         if self.full_list and not Path(self.full_list).is_file():
             raise ValueError(f"{instance.name}.full_list = {self.full_list!r} is no file of keys, one a line")
+        if self.full_share:
+            require_masks(instance, TRAIN, wanted=f"{instance.name}.full_share = {self.full_share} trains on masks")
 
     def full_keys(self, instance: Instance) -> frozenset[str]:
         """Keys of the training images that train on their masks: the same for every stage of equal settings.
@@ -95,6 +98,13 @@ class MixedBatches(FullSet):
                 f"{instance.name}.full_per_batch = {self.full_per_batch} leaves no room for other images in "
                 f"batch_size = {batch_size}; at most {batch_size - 1}"
             )
+
+
+def require_masks(instance: Instance, split: str, *, wanted: str) -> None:
+    """Raises: ValueError where the data set's settings give no image of a split a mask."""
+    samples = instance.samples
+    if isinstance(samples.stage, BuildShards):
+        samples.stage.require_masks(split, wanted=wanted, instance=samples)
 
 
 def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = None) -> frozenset[str]:

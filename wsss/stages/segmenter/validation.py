@@ -21,6 +21,7 @@ from wsss.data.images import long_side_size, resize_image, to_tensor
 from wsss.data.joined_records import JoinedRecords
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.multi_scale import resize_bilinear
+from wsss.stages.segmenter.full_set import require_masks
 
 _VALIDATED = ReadIf("validate_every of 1 or more", lambda stage: stage.validate_every > 0)
 
@@ -44,6 +45,10 @@ class SegmenterValidation:
                 f"{instance.name}.validation_split = {self.validation_split!r}; "
                 f"{instance.samples.name} has {', '.join(splits)}"
             )
+
+        if self.validate_every:  # type: ignore[attr-defined]
+            wanted = f"{instance.name}.validate_every = {self.validate_every} measures on masks"  # type: ignore[attr-defined]
+            require_masks(instance, self.validation_split, wanted=wanted)
 
     def validation_layers(self, instance: Instance) -> dict[str, Layer]:
         """What is read of an image that is looked at."""
