@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from cluster.faults import FAULT, readable_example
 from cluster.loader_memory import AHEAD, ReusedMemory, SharedMemory
 from cluster.loader_server import START_METHOD, end_with_rank
+from cluster.shared_memory import is_about_room, out_of_room, require_room
+from cluster.socket_folders import use_short_folder_for_multiprocessing
 from shards.lanes import lane_share, num_batches, occurrences
 from wsss.contract.fit import Draw, Fit, TrainingSet
 
@@ -68,6 +70,10 @@ class RankBatches:
         One loader for all epochs: its processes would take seconds to start anew.
         """
         workers = self._stage.loader_workers
+        if workers:
+            use_short_folder_for_multiprocessing()
+            example = readable_example(self._examples, Draw(0, 0))
+            require_room(example, batch_size=self._part_size, workers=workers)
         loader = DataLoader(
             _Examples(self._examples),
             batch_sampler=_Lazy(lambda: (places for step in self._shares(first) for places, _ in step)),
@@ -78,7 +84,7 @@ class RankBatches:
             worker_init_fn=end_with_rank if workers else None,
             pin_memory=self._device.type == "cuda",
         )
-        loaded = iter(loader)
+        loaded = _explained(iter(loader), workers=workers)
         for step in self._shares(first):
             yield [self._part(next(loaded), present) for _, present in step]
 
@@ -127,6 +133,16 @@ class RankBatches:
 
     def _to_device(self, value: Any) -> Any:
         return value.to(self._device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+
+def _explained(batches: Iterator[dict[str, Any]], *, workers: int) -> Iterator[dict[str, Any]]:
+    """The same batches; where shared memory runs out the error says so in terms of settings."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if workers and is_about_room(error):
+            raise out_of_room(workers) from error
+        raise
 
 
 def _channels_last(value: Any) -> Any:

@@ -7,6 +7,7 @@ process, maps them in the rank, and frees them again, a fifth of what a picture 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ AHEAD = 2
 """Batches that a loader's process may have made before they are asked for: the loader's `prefetch_factor`."""
 _SMALLEST = 1 << 16
 """Bytes of one example's tensor from which on its place is used again."""
+
+
+def bytes_in_use(example: Mapping[str, Any], *, batch_size: int) -> int:
+    """Shared memory that one process of a loader takes for the large tensors of examples like this one."""
+    large = [value.nbytes for value in example.values() if _is_large(value)]
+    return (AHEAD + 1) * batch_size * sum(large)
 
 
 class ReusedMemory:

@@ -13,6 +13,8 @@ import sys
 import threading
 from multiprocessing import connection, forkserver
 
+from cluster.socket_folders import use_short_folder_for_multiprocessing
+
 START_METHOD = "forkserver"
 _IMPORTED = ("torch.utils.data", "albumentations", "webdataset", "cluster.batches", "wsss.data.augmented_records")
 
@@ -22,6 +24,7 @@ def start_loader_server() -> None:
     modules = [*_IMPORTED]
     if "ray" in sys.modules:  # a worker of Ray's starts its children with Ray's own main module
         modules.append("ray")
+    use_short_folder_for_multiprocessing()
     multiprocessing.set_forkserver_preload(modules)
     forkserver.ensure_running()
 

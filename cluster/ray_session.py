@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.address import check_address
 from cluster.shadowing import check_working_folder
+from cluster.socket_folders import ray_folder
 
 # What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
 _ENVIRONMENT = {
@@ -75,6 +77,10 @@ def connect(address: str | None) -> bool:
 
 def _start_session(**options: Any) -> None:
     """A session on this machine. Ray gives its own processes 30 s to come up, which a busy machine may exceed."""
+    folder, told = ray_folder()
+    if folder is not None:
+        print(told, file=sys.stderr)
+        options["_temp_dir"] = folder
     for left in reversed(range(_STARTS)):
         try:
             # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left behind.

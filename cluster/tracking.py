@@ -16,9 +16,6 @@ import logging
 import math
 import os
 import re
-import shlex
-import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.outbox import Event, Outbox, RejectedError
+from cluster.tracking_address import restore_command, tracking_uri, without_stray_folders
 from shards.records import RunRecord
 from wsss.contract.runtime import PipelineRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 EXPERIMENT = "wsss"
 KIND, RECIPE, PIPELINE, SWEEP = "wsss.kind", "wsss.recipe", "wsss.pipeline", "wsss.sweep"
@@ -63,27 +61,6 @@ _DEFAULT_ENVIRONMENT = {
 }
 
 
-def tracking_uri(uri: str, *, runs: Path) -> str:
-    """The address in use: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{runs / 'mlflow.db'}"
-
-
-def open_command(uri: str, *, runs: Path) -> str:
-    """The shell command that shows the runs in a browser; a page it serves is for this machine only."""
-    address = tracking_uri(uri, runs=runs)
-    if address.startswith(("http://", "https://")):
-        return f"python -m webbrowser -t {shlex.quote(address)}"
-    return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
-
-
-def _mlflow() -> str:
-    """The command as this shell finds it; beside the interpreter where the environment is not activated."""
-    beside = Path(sys.executable).with_name("mlflow")
-    if shutil.which("mlflow") or not beside.exists():
-        return "mlflow"
-    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
-
-
 def connect(uri: str) -> MlflowClient:
     """A client that gives up soon and does not chatter. What the user's environment sets, stays."""
     for name, value in _DEFAULT_ENVIRONMENT.items():
@@ -97,7 +74,8 @@ def connect(uri: str) -> MlflowClient:
 
         # MLflow offers no setting for this: ten attempts at a database that is down would hold a stage for 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
-    return MlflowClient(tracking_uri=uri)
+    with without_stray_folders(uri):
+        return MlflowClient(tracking_uri=uri)
 
 
 def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str]) -> list[Run]:
@@ -112,6 +90,14 @@ def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str])
         found += page
         token = page.token or ""
     return [run for run in found if all(run.data.tags.get(name, "") == value for name, value in tags.items())]
+
+
+class DeletedExperimentError(RuntimeError):
+    """The experiment was deleted, in MLflow's page say; the message has the command that brings it back."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        command = restore_command(uri, experiment=experiment)
+        super().__init__(f"its experiment {EXPERIMENT!r} was deleted; this brings it back: {command}")
 
 
 class MlflowTracker:
@@ -159,7 +145,10 @@ class MlflowTracker:
             self._wait(error)
             return False
         for reason in rejected:
-            self._say(f"MLflow refused a record, now in {self._outbox.folder / 'rejected'}: {reason}")
+            self._say(
+                f"MLflow refused a record, now in {self._outbox.folder / 'rejected'} (moved back to "
+                f"{self._outbox.folder} it is tried again): {reason}"
+            )
         if self._pause:
             self._say(f"MLflow can be reached again: {delivered} records delivered")
         self._pause = self._paused_until = 0.0
@@ -174,7 +163,9 @@ class MlflowTracker:
     def _wait(self, error: Exception) -> None:
         self._writer = None
         if not self._pause:
-            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not isinstance(error, DeletedExperimentError):
+                reason = reason[:300]
             self._say(
                 f"MLflow at {self._uri} takes no records ({reason}); the work goes on, "
                 f"{len(self._outbox.waiting())} of them wait in {self._outbox.folder}"
@@ -206,22 +197,32 @@ class _Writer:
             else:
                 self._finish_pipeline(parent, event)
         except MlflowException as error:
-            if error.error_code == "INVALID_PARAMETER_VALUE":
-                raise RejectedError(str(error)) from error
-            raise
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            # MLflow gives this code too for what is deleted, which can be restored, or is made anew the next time.
+            self._require_active(self._client.get_experiment(self._experiment))
+            if "must be in the 'active' state" in str(error):
+                raise
+            raise RejectedError(str(error)) from error
+
+    def _require_active(self, experiment: Experiment) -> None:
+        if experiment.lifecycle_stage != "active":
+            raise DeletedExperimentError(self._client.tracking_uri, experiment.experiment_id)
 
     def _find_experiment(self, artifacts: Path) -> str:
         from mlflow.exceptions import MlflowException
 
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            location = None if self._client.tracking_uri.startswith(_SERVED) else str(artifacts)
+            # As an address: of a path MLflow would read `%41` and the like as something else.
+            location = None if self._client.tracking_uri.startswith(_SERVED) else artifacts.as_uri()
             try:
                 return str(self._client.create_experiment(EXPERIMENT, location))
             except MlflowException as error:
                 experiment = self._client.get_experiment_by_name(EXPERIMENT)
                 if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
                     raise
+        self._require_active(experiment)
         return str(experiment.experiment_id)
 
     def _find(self, tags: Mapping[str, str]) -> list[Run]:

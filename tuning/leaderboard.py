@@ -20,10 +20,11 @@ from cluster.tracking import (
     RECIPE,
     SUPERVISION,
     SWEEP,
+    DeletedExperimentError,
     connect,
     find_runs,
-    tracking_uri,
 )
+from cluster.tracking_address import sqlite_file, tracking_uri
 from wsss.report.tables import Cell, Column, Shown, Table, percent, table_of
 
 if TYPE_CHECKING:
@@ -137,18 +138,18 @@ class _Store:
 
     def __enter__(self) -> _Store:
         # Opening a SQLite file that is not there would make one.
-        file = self._uri.removeprefix("sqlite:///")
-        if file != self._uri and not Path(file).exists():
-            if not Path(file).parent.exists():
-                raise UnreadableError(
-                    f"there is no folder {Path(file).parent}; wsss run makes one, --runs names another"
-                )
+        file = sqlite_file(self._uri)
+        if file is not None and not file.exists():
+            if not file.parent.exists():
+                raise UnreadableError(f"there is no folder {file.parent}; wsss run makes one, --runs names another")
             return self
         try:
             client = connect(self._uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
         except Exception as error:  # every store has errors of its own
             raise self._unreadable(error) from error
+        if experiment is not None and experiment.lifecycle_stage != "active":
+            raise UnreadableError(str(DeletedExperimentError(self._uri, experiment.experiment_id)))
         if experiment is not None:
             self._client, self._experiment = client, str(experiment.experiment_id)
         return self

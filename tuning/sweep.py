@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.ray_session import connect
-from cluster.tracking import MlflowTracker, open_command
+from cluster.tracking import MlflowTracker
+from cluster.tracking_address import open_command
 from tuning.counted_threshold import THRESHOLD
 from tuning.distinct_search import DistinctSearch
 from tuning.search_space import Sweep

@@ -79,7 +79,8 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     check_place(options.on)
     recipe, console = _load(options), _console()
     # What may take seconds to import follows what may be wrong in the recipe.
-    from cluster.tracking import MlflowTracker, open_command
+    from cluster.tracking import MlflowTracker
+    from cluster.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, run_recipe
     from wsss.report.run_results import show_results

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,7 +25,8 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from cluster.outbox import Outbox, RejectedError
-from cluster.tracking import MlflowTracker, connect, find_runs, open_command, tracking_uri
+from cluster.tracking import MlflowTracker, connect, find_runs
+from cluster.tracking_address import open_command, sqlite_address, tracking_uri
 from shards.records import RunRecord
 from wsss.contract.runtime import PipelineRecord
 
@@ -368,3 +370,89 @@ def test_the_outbox_keeps_order_and_keeps_what_could_not_be_sent(tmp_path: Path)
     assert len(outbox.waiting()) == 2
     assert outbox.deliver(lambda event: sent.append(event["number"])) == (2, [])
     assert sent == [0, 2, 3, 4]
+
+
+@pytest.fixture
+def odd_folder(request: pytest.FixtureRequest, tmp_path: Path, runs: Path) -> Path:
+    folder = tmp_path / str(request.param)
+    shutil.move(runs, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "odd_folder",
+    ["[old]", "a b", "what?", "100%", "a%41b", "a#b", "a?uri=true&mode=ro", "it's $HOME", "caf\u00e9"],
+    indirect=True,
+)
+def test_runs_folders_of_any_name(odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "sheet.png"
+    picture.write_bytes(b"not really a picture")
+    before = {path.name for path in tmp_path.iterdir()}
+    tracker, said = make_tracker(odd_folder)
+    tracker.stage_finished(PIPELINE, replace(SCORED, artifacts={"sheet": str(picture)}))
+    assert said.getvalue() == ""
+    assert {path.name for path in tmp_path.iterdir()} == before, "no folder beside it"
+    assert len(list((odd_folder / "mlartifacts").rglob("sheet.png"))) == 1
+
+    # The printed command, as a shell takes it: what MLflow is given opens this folder's database.
+    stand_in = tmp_path / "bin" / "mlflow"
+    stand_in.parent.mkdir()
+    stand_in.write_text('#!/bin/sh\nprintf "%s" "$3"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    command = open_command("", runs=odd_folder)
+    given = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert given == sqlite_address(odd_folder / "mlflow.db") == tracking_uri("", runs=odd_folder)
+    assert {run.info.run_name for run in all_runs(given)} == {"toy ffffffff", "evaluate"}
+
+
+def test_an_ordinary_path_stands_in_its_address_as_it_is() -> None:
+    assert sqlite_address(Path("/data/my runs/[old]#1/100%/mlflow.db")) == (
+        "sqlite:////data/my runs/[old]#1/100%/mlflow.db"
+    )
+    assert sqlite_address(Path("/data/what?/a%41/mlflow.db")) == "sqlite:////data/what%3F/a%2541/mlflow.db"
+
+
+def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_restored(runs: Path) -> None:
+    uri = f"sqlite:///{runs / 'mlflow.db'}"
+    tracker, said = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, CAMS)
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("wsss")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+
+    tracker.stage_finished(PIPELINE, SCORED)  # a tracker that has already written there
+    assert "experiments restore --experiment-id " + experiment.experiment_id in said.getvalue()
+    assert uri in said.getvalue()
+    _, said_by_another = make_tracker(runs)  # and one that meets the deleted experiment first
+    assert "experiments restore --experiment-id" in said_by_another.getvalue()
+    assert len(Outbox(runs / "outbox").waiting()) == 1 and not (runs / "outbox" / "rejected").exists()
+
+    client.restore_experiment(experiment.experiment_id)
+    assert tracker.flush()
+    assert set(stored(runs)) == {"toy ffffffff", "make_cams", "evaluate"}
+
+
+def test_records_go_to_a_new_experiment_after_the_old_one_was_renamed(runs: Path) -> None:
+    tracker, said = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, CAMS)
+    client = connect(f"sqlite:///{runs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("wsss")
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, "before")
+    make_tracker(runs)[0].stage_finished(PIPELINE, SCORED)
+    assert set(stored(runs)) == {"toy ffffffff", "evaluate"} and said.getvalue() == ""
+
+
+@pytest.mark.slow  # SQLite and MLflow try for 20 seconds
+def test_records_wait_while_the_database_is_locked(runs: Path) -> None:
+    tracker, said = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, CAMS)
+    with sqlite3.connect(runs / "mlflow.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        tracker.stage_finished(PIPELINE, SCORED)
+        assert len(Outbox(runs / "outbox").waiting()) == 1 and "locked" in said.getvalue()
+        other.rollback()
+    assert tracker.flush() and not (runs / "outbox" / "rejected").exists()
+    assert "evaluate" in stored(runs)

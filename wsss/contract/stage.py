@@ -202,6 +202,10 @@ class DataStage(Map):
     def taxonomy(self) -> Taxonomy:
         """The class list of the data set."""
 
+    def why_no_masks(self, split: str) -> str:
+        """The setting that keeps all images of a split without a mask, in words; empty where some may have one."""
+        return ""
+
     def masks_only_measure(self) -> bool:
         """True if nothing but masks is made of the masks: then labels and boxes are the same without them."""
         return False

@@ -38,10 +38,12 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
     chain = _chain(recipe, predictions[0])
     layers = {"image": predictions[0].samples.layer} | {name: found.layer for name, found in chain.items()}
     named = {"prediction" if len(predictions) == 1 else one.name: one.layer for one in predictions}
-    rows = [_row(records, predictions=list(named)) for records in _first_records(layers | named, split)]
-    if not rows:
+    records = list(_first_records(layers | named, split))
+    if not records:
         return None
-    columns = [*layers, *named, "truth"]
+    rows = [_row(of_image, predictions=list(named)) for of_image in records]
+    has_truth = any(cast(Sample, of_image["image"]).mask is not None for of_image in records)
+    columns = [*layers, *named, *(["truth"] if has_truth else [])]
     tiles = [[row[name] for name in columns] for row in rows]
     taxonomy = recipe.instances[0].taxonomy
     return compose(tiles, columns=columns, taxonomy=taxonomy, legend=range(1, len(taxonomy) + 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,6 +14,8 @@ from wsss.stages.evaluate import Evaluate
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
+_DECIDED = 0.5
+"""The probability that F1 decides by."""
 SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
 """Subset of a prediction's views -> how the table calls it."""
 
@@ -155,14 +157,31 @@ def classifier_table(recipe: Recipe, records: dict[str, RunRecord]) -> Table | N
         ]
         for instance, record, f1 in validated
     ]
+    notes = [_low_probabilities(record.tables["per_class"]) for _, record, _ in validated]
+    if any(notes):
+        rows = [[*row, note] for row, note in zip(rows, notes, strict=True)]
     columns = [
         Column("classifier", "classifier", role="name"),
         Column("mean AP", "mean_average_precision", right=True),
         Column("F1 macro", "f1_macro", right=True),
         Column("F1 micro", "f1_micro", right=True),
         *(Column(f"F1 {name}", f"f1.{name}", right=True) for name in of_classes),
+        *([Column("", "note", role="note")] if any(notes) else []),
     ]
     return table_of(f"{recipe.settings.name}: classifiers, at probability 0.5", columns, rows)
+
+
+def _low_probabilities(per_class: Sequence[Mapping[str, object]]) -> str:
+    """Say where an F1 is 0 because all probabilities stay below its threshold."""
+    shown = [row for row in per_class if row.get("images") and "highest_probability" in row]
+    low = [row for row in shown if cast(float, row["highest_probability"]) <= _DECIDED]
+    if not low:
+        return ""
+    highest = max(cast(float, row["highest_probability"]) for row in low)
+    if len(low) == len(shown):
+        return f"no probability reaches {_DECIDED} (highest {highest:.2f}), hence F1 = 0; mean AP needs no threshold"
+    named = ", ".join(str(row["class"]) for row in low[:3]) + (", ..." if len(low) > 3 else "")
+    return f"{len(low)} of {len(shown)} classes never reach {_DECIDED}, hence their F1 = 0: {named}"
 
 
 _COLUMNS = (

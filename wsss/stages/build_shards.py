@@ -26,7 +26,7 @@ from wsss.contract.cost import ExpectedData, Load, PlanContext, ShardWork, Stora
 from wsss.contract.settings import ReadIf, read_unless, settings
 from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker
 from wsss.stages.data_sets.expected import class_list, expected_data, listing_figure
-from wsss.stages.data_sets.registry import DataSettings, open_data_set
+from wsss.stages.data_sets.registry import DataSettings, open_data_set, why_no_masks
 
 UNSIZED = 128
 """Samples per shard where neither a count is given nor the images have a size before they are read (`toy`)."""
@@ -77,6 +77,9 @@ class BuildShards(DataSettings, DataStage):
 
     def signature(self, *, masks: bool = True) -> str:
         return self.data.signature(masks=masks)
+
+    def why_no_masks(self, split: str) -> str:
+        return why_no_masks(self.source, self, split)
 
     def check(self, instance: Instance) -> None:
         _ = self.taxonomy  # raises where a class name is unknown

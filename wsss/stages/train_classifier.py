@@ -263,14 +263,16 @@ class TrainClassifier(ClassifierTraining):
         precision_C, f1_C, micro = classification_metrics(
             scores_NC[:, columns], truth_NC=truth_NC[:, columns], known_NC=known_NC[:, columns]
         )
+        highest_C = scores_NC[:, columns].max(axis=0, where=known_NC[:, columns], initial=0.0)
         rows: list[dict[str, object]] = [
             {
                 "class": taxonomy.name_of(c),
                 "average_precision": _number(ap),
                 "f1": _number(f1),
                 "images": int(truth_NC[:, c - 1].sum()),
+                "highest_probability": float(highest),
             }
-            for c, ap, f1 in zip(learned, precision_C, f1_C, strict=True)
+            for c, highest, ap, f1 in zip(learned, highest_C, precision_C, f1_C, strict=True)
         ]
         metrics = {
             "val.mean_average_precision": float(np.nanmean(precision_C)),

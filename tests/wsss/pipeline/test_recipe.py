@@ -561,7 +561,10 @@ def test_masks_that_only_measure_train_nothing_again(tmp_path: Path, load: Load)
     assert changed(load, added, text=text) == ["build_shards", "evaluate"]
     assert changed(load, added, 'build_shards.masked_splits=["val"]', text=text) == ["build_shards", "evaluate"]
     # A training that reads masks, be it for its validation alone, is another one.
-    validated = text.replace("[stages.train_segmenter]\n", "[stages.train_segmenter]\nvalidate_every = 1\n")
-    assert changed(load, added, text=validated) == ["build_shards", "train_segmenter", "predict", "evaluate"]
+    masked = text.replace('class_list = "classes.txt"\n', 'class_list = "classes.txt"\nmask_folder = "masks"\n')
+    validated = masked.replace("[stages.train_segmenter]\n", "[stages.train_segmenter]\nvalidate_every = 1\n")
+    others = "build_shards.other_classes_as=255"
+    assert changed(load, others, text=masked) == ["build_shards", "evaluate"]
+    assert changed(load, others, text=validated) == ["build_shards", "train_segmenter", "predict", "evaluate"]
     boxes = text.replace('class_list = "classes.txt"\n', 'class_list = "classes.txt"\nboxes = "masks"\n')
     assert changed(load, added, text=boxes) == ORDER

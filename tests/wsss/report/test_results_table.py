@@ -249,3 +249,29 @@ def test_words_of_the_user_are_shown_as_they_are_written() -> None:
     assert fit(table, 160)[2].startswith(title)
     (line,) = [line for line in markdown(table).splitlines() if "val" in line]
     assert line == r"| \[red\]x\[/\] :cat: a\|b \$m\$ \*c\* under_score \[/b\] | val | no |  |  |  |  |"
+
+
+@pytest.mark.parametrize(
+    ("highest", "note"),
+    [
+        ([0.2, 0.31, 0.4], "no probability reaches 0.5 (highest 0.40), hence F1 = 0; mean AP needs no threshold"),
+        ([0.2, 0.9, 0.5], "2 of 3 classes never reach 0.5, hence their F1 = 0: square, triangle"),
+        ([0.6, 0.9, 0.51], ""),
+    ],
+)
+def test_an_f1_of_0_is_explained_by_probabilities_that_stay_low(
+    recipe: Recipe, highest: list[float], note: str
+) -> None:
+    metrics = {"val__mean_average_precision": 0.5, "val__f1_macro": 0.0, "val__f1_micro": 0.0}
+    trained = record("train_classifier", **metrics)
+    names = ["square", "disc", "triangle"]
+    trained.tables["per_class"] = [
+        {"class": name, "f1": 0.0, "images": 3, "highest_probability": value}
+        for name, value in zip(names, highest, strict=True)
+    ] + [{"class": "absent", "f1": None, "images": 0, "highest_probability": 0.1}]
+    table = classifier_table(recipe, {"train_classifier": trained})
+    assert table is not None
+    noted = [column.role for column in table.columns].count("note")
+    assert noted == bool(note), "a column of notes only where there is something to say"
+    if note:
+        assert table.rows[0][-1] == note and note in markdown(table) and note in plain(table)

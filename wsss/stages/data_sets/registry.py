@@ -60,3 +60,14 @@ def open_data_set(source: str, given: DataSettings, splits: tuple[str, ...]) -> 
             reads = ", ".join(sorted(data_set.reads))
             raise ValueError(f"{name} is given, but source = {source!r} does not read it; it reads {reads}")
     return data_set.open(given, splits)
+
+
+def why_no_masks(source: str, given: DataSettings, split: str) -> str:
+    """Why settings can give no image of a split a mask, told by the settings alone; empty where some may have one."""
+    if source in ("toy", "shards"):
+        return ""
+    if "masked_splits" not in DATA_SETS[source].reads:
+        return f"source = {source!r} has none"
+    if source == "folder" and not given.mask_folder:
+        return "mask_folder is not set"
+    return "" if split in given.masked_splits else f"masked_splits does not name {split!r}"

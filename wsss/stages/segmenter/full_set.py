@@ -12,7 +12,7 @@ from pydantic import Field
 from shards.layer import Layer
 from wsss.contract.settings import FileContent, ReadIf, read_unless, settings
 from wsss.contract.stage import Instance
-from wsss.stages.segmenter.training import SegmenterTraining
+from wsss.stages.segmenter.training import SegmenterTraining, require_masks
 
 TRAIN = "train"
 _DRAWN = ReadIf("full_share above 0", lambda stage: stage.full_share > 0)
@@ -39,9 +39,11 @@ class FullSet(SegmenterTraining):
         return self.full_share > 0 or super().reads_masks()
 
     def check_full_set(self, instance: Instance) -> None:
-        """Raises: ValueError where `full_list` names no file."""
+        """Raises: ValueError where `full_list` names no file, or where the data set's settings rule masks out."""
         if self.full_list and not Path(self.full_list).is_file():
             raise ValueError(f"{instance.name}.full_list = {self.full_list!r} is no file of keys, one a line")
+        if self.full_share:
+            require_masks(instance, TRAIN, wanted=f"{instance.name}.full_share = {self.full_share} trains on masks")
 
     def full_keys(self, instance: Instance) -> frozenset[str]:
         """Keys of the training images that train on their masks: the same for every stage of equal settings.

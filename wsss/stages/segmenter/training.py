@@ -125,3 +125,12 @@ def require_same_colours(instance: Instance, other: Instance) -> None:
                 f"{instance.name}.{setting} = {own!r}, but {other.name}, which sees the same images, was trained with "
                 f"{its!r}; give the same"
             )
+
+
+def require_masks(instance: Instance, split: str, *, wanted: str) -> None:
+    """Raises: ValueError where the data set's settings give no image of a split a mask. `wanted`: what needs them."""
+    if reason := instance.data.why_no_masks(split):
+        raise ValueError(
+            f"{wanted} of split {split!r}, but no masks of {instance.samples.name} are read: {reason}; set it, or take "
+            f"{wanted.partition(' = ')[0]} out"
+        )

@@ -17,7 +17,7 @@ from wsss.contract.fit import Validation
 from wsss.contract.settings import ReadIf, settings
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.segmenter.training import SegmenterTraining
+from wsss.stages.segmenter.training import SegmenterTraining, require_masks
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,10 @@ class SegmenterValidation(SegmenterTraining):
                 f"{instance.name}.validation_split = {self.validation_split!r}; "
                 f"{instance.samples.name} has {', '.join(splits)}"
             )
+
+        if self.validate_every:
+            wanted = f"{instance.name}.validate_every = {self.validate_every} measures on masks"
+            require_masks(instance, self.validation_split, wanted=wanted)
 
     def validation_layers(self, instance: Instance) -> dict[str, Layer]:
         """What is read of an image that is looked at."""

@@ -1,0 +1,69 @@
+"""MLflow's addresses: a SQLite file below a folder of any name, and the shell commands that are told to the user."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+SQLITE = "sqlite:///"
+_READ_AS_ADDRESS = re.compile(r"\?|%(?=[0-9A-Fa-f]{2})")
+"""What an address would not take as part of a path: the start of a query, and a character in hexadecimal."""
+
+
+def tracking_uri(uri: str, *, runs: Path) -> str:
+    """The address in use: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_address(runs / "mlflow.db")
+
+
+def sqlite_address(file: Path) -> str:
+    """The address of a SQLite file: its path as it is, but for `?` and `%41`, which would be read as something else."""
+    return SQLITE + _READ_AS_ADDRESS.sub(lambda found: f"%{ord(found[0]):02X}", str(file))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file behind an address of SQLite; None for any other store."""
+    if not uri.startswith(SQLITE) or uri.startswith(SQLITE + "file:"):
+        return None
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+
+
+def open_command(uri: str, *, runs: Path) -> str:
+    """The shell command that shows the runs in a browser; a page it serves is for this machine only."""
+    address = tracking_uri(uri, runs=runs)
+    if address.startswith(("http://", "https://")):
+        return f"python -m webbrowser -t {shlex.quote(address)}"
+    return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
+
+
+def restore_command(uri: str, *, experiment: str) -> str:
+    """The shell command that brings a deleted experiment back."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {_mlflow()} experiments restore --experiment-id {experiment}"
+
+
+def _mlflow() -> str:
+    """The command as this shell finds it; beside the interpreter where the environment is not activated."""
+    beside = Path(sys.executable).with_name("mlflow")
+    if shutil.which("mlflow") or not beside.exists():
+        return "mlflow"
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
+
+
+@contextmanager
+def without_stray_folders(uri: str) -> Iterator[None]:
+    """Remove the empty folders that MLflow makes where an address has `%3F` for a `?`: it takes that for a path."""
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    file = sqlite_file(uri)
+    strays = []
+    if file is not None and file.parent != folder:
+        strays = [one for one in (folder, *folder.parents) if not one.exists()]
+    yield
+    for stray in strays:
+        with suppress(OSError):
+            stray.rmdir()
