@@ -68,6 +68,9 @@ class DeepLabHead(nn.Module):
 class DeepLab(nn.Module):
     """An encoder and a `DeepLabHead`: logits [B,C,H,W] at the size of the image [B,3,H,W], resized bilinearly."""
 
+    corner_to_corner = False
+    """How `strided_logits` spans the image: its cells tile it."""
+
     def __init__(self, encoder: Encoder, head: DeepLabHead) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
@@ -79,8 +82,16 @@ class DeepLab(nn.Module):
         return self.head, *(self.encoder.network.get_submodule(name) for name in added)
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        logits_BChw = self.head(self.encoder(image_B3HW))
+        logits_BChw, _ = self.strided_logits(image_B3HW)
         return F.interpolate(logits_BChw, size=image_B3HW.shape[-2:], mode="bilinear", align_corners=False)
+
+
+    def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The logits on the head's grid, [B,C,h,w], and the size (H, W) of the image that it spans.
+
+        `forward` is these, resized bilinearly; at 201 classes a sixty-fourth of its memory.
+        """
+        return self.head(self.encoder(image_B3HW)), (image_B3HW.shape[-2], image_B3HW.shape[-1])
 
 
 def build_deeplab(

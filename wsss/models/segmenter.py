@@ -28,6 +28,8 @@ class Segmenter(nn.Module):
     """DeepLabv3+: logits [B,C,H,W] at the size of the image [B,3,H,W], any size; made by `build_segmenter`."""
 
     network: Any
+    corner_to_corner = True
+    """How `strided_logits` spans the image: its outer pixels lie on the image's."""
 
     def __init__(self, network: nn.Module, *, output_stride: int) -> None:
         super().__init__()

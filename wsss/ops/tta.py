@@ -60,7 +60,7 @@ def predict_views(
 class ViewLogits:
     """What a network gives for one view, on its own grid: the way from there to the image's pixels is still to go.
 
-    The grid is brought to `extended` corner to corner, cropped to `size` at the top left, mirrored back, and brought to
+    The grid is brought to `extended`, corner to corner or edge to edge, cropped to `size` at the top left, mirrored back, and brought to
     the image's size.
     """
 
@@ -71,6 +71,9 @@ class ViewLogits:
     size: tuple[int, int]
     """(H, W) of the view."""
     mirrored: bool
+    corner_to_corner: bool = True
+    """True if the grid's outer pixels lie on those of `extended` (DeepLabv3+'s decoder), False if the grid's cells tile
+    it (DeepLab's earlier heads): torch's `align_corners`."""
 
 
 def merged_bands(
@@ -174,9 +177,10 @@ def _band(view: ViewLogits, *, rows: slice, size: tuple[int, int]) -> Tensor:
     low, high, share = _neighbours(wanted, length=size[0], from_length=view.size[0], corners=False)
     start, stop = int(low.min()), int(high.max()) + 1
     wanted = torch.arange(start, stop, dtype=torch.float64, device=device)
-    of_grid = _neighbours(wanted, length=view.extended[0], from_length=grid_rows, corners=True)
+    corners = view.corner_to_corner
+    of_grid = _neighbours(wanted, length=view.extended[0], from_length=grid_rows, corners=corners)
     rows_CRw = _between(_between(view.logits, *of_grid), low - start, high - start, share)
-    extended_CRW = _resize_columns(rows_CRw, width=view.extended[1], corners=True)[..., : view.size[1]]
+    extended_CRW = _resize_columns(rows_CRw, width=view.extended[1], corners=corners)[..., : view.size[1]]
     return _resize_columns(extended_CRW.flip(-1) if view.mirrored else extended_CRW, width=size[1], corners=False)
 
 

@@ -40,6 +40,8 @@ SETTINGS: dict[str, Any] = {
 class Network(nn.Module):
     """Two convolutions, with the interface of a segmenter of output stride 8 and a decoder of stride 4."""
 
+    corner_to_corner = True
+
     def __init__(self, num_classes: int = NUM_CLASSES) -> None:
         super().__init__()
         torch.manual_seed(4)
@@ -88,6 +90,27 @@ def test_prediction_by_its_definition(merge: Any) -> None:
     confidence = F.interpolate(probability.amax(0)[None, None], size=grid_size(SIZE), mode="bilinear")[0, 0]
     np.testing.assert_allclose(made.confidence, 255 * confidence.detach().numpy(), atol=0.51)
     assert made.mask.dtype == made.confidence.dtype == np.uint8 and made.ablation == {}
+
+
+@pytest.mark.parametrize("network", ["deeplabv3plus", "largefov", "aspp"])
+def test_every_network_that_can_be_trained_predicts(network: Any, tmp_path: Path) -> None:
+    """As its own forward pass on one view, for an image whose sides are no multiple of the output stride."""
+    shards = samples_of(tmp_path, {SHARD: [photo()]})
+    settings: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False}
+    stage = TrainSegmenter(**settings, network=network, output_stride=16 if network == "deeplabv3plus" else 8)
+    torch.manual_seed(7)
+    made = stage.model(instance_of(stage, tmp_path, samples=shards), pretrained=False).eval()
+    for layer in made.modules():  # a head begins with logits of next to nothing
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == 6:
+            layer.weight.data *= 1000
+    views = Predict(scales=(1.0,), flip=False)
+    found = Predictor(views, made, stage).prediction(photo())
+    with torch.no_grad():
+        logits = made(views.image(photo(), made, stage))[0]
+    two = logits.topk(2, dim=0).values
+    sure = (two[0] - two[1] > 1e-4).numpy()
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(found.mask[sure], logits.argmax(0).byte().numpy()[sure])
 
 
 @pytest.mark.parametrize("refine", ["none", "crf"])

@@ -135,4 +135,10 @@ def _look(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirr
     """One view through the network."""
     view_13HW = resize_bilinear(image_13HW, size=size)
     logits_1Chw, extended = network.strided_logits(view_13HW.flip(-1) if mirrored else view_13HW)
-    return ViewLogits(logits=logits_1Chw[0].contiguous(), extended=extended, size=size, mirrored=mirrored)
+    return ViewLogits(
+        logits=logits_1Chw[0].contiguous(),
+        extended=extended,
+        size=size,
+        mirrored=mirrored,
+        corner_to_corner=network.corner_to_corner,
+    )
