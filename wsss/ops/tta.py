@@ -60,8 +60,8 @@ def predict_views(
 class ViewLogits:
     """What a network gives for one view, on its own grid: the way from there to the image's pixels is still to go.
 
-    The grid is brought to `extended`, corner to corner or edge to edge, cropped to `size` at the top left, mirrored back, and brought to
-    the image's size.
+    The grid is brought to `extended`, corner to corner or edge to edge, cropped to `size` at the top left, mirrored
+    back, and brought to the image's size.
     """
 
     logits: Tensor
