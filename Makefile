@@ -6,12 +6,15 @@ TOOLS := .tools
 # uv links packages from its cache, so that a second environment costs seconds and no disk; it is fetched where it is missing.
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 export DS_BUILD_OPS := 0
+# Marks of the tests that the quicker tiers leave out; tests/conftest.py says what the marks mean.
+DEFAULT := not extended and not gpu
+QUICK := $(DEFAULT) and not ray and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo check test test-all lint bench clean
 
 help:  ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(TOOLS)/bin/uv:
 	$(PYTHON) -m venv $(TOOLS)
@@ -30,7 +33,13 @@ $(VENV)/.bench: $(VENV)/.installed
 demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 5 minutes on 2 cores, then a table and a picture in ./runs
 	$(BIN)/wsss demo
 
-test: $(VENV)/.installed  ## All tests of the default run
+check: $(VENV)/.installed  ## Quick tests, without Ray: 3 minutes on 2 cores
+	$(BIN)/python -m pytest -m "$(QUICK)"
+
+test: $(VENV)/.installed  ## The tests that CI runs: 15 minutes on 2 cores
+	$(BIN)/python -m pytest -m "$(DEFAULT)"
+
+test-all: $(VENV)/.installed  ## Every test; what this machine cannot run is named at the end as NOT RUN
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed  ## ruff and mypy

@@ -85,7 +85,6 @@ class DeepLab(nn.Module):
         logits_BChw, _ = self.strided_logits(image_B3HW)
         return F.interpolate(logits_BChw, size=image_B3HW.shape[-2:], mode="bilinear", align_corners=False)
 
-
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The logits on the head's grid, [B,C,h,w], and the size (H, W) of the image that it spans.
 
