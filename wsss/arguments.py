@@ -5,24 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-STAGE_COMMANDS = (
-    "build-shards",
-    "train-classifier",
-    "make-cams",
-    "make-seeds",
-    "train-affinity",
-    "make-scores",
-    "make-pseudo-labels",
-    "make-instance-labels",
-    "train-ancillary",
-    "train-correction",
-    "train-segmenter",
-    "make-segmenter-maps",
-    "predict",
-    "evaluate",
-    "submit",
-)
-"""One per kind of stage; a test holds them equal to the registry, which would take torch to import."""
+from wsss.stages.registry import STAGES
+
+STAGE_COMMANDS = tuple(kind.replace("_", "-") for kind in STAGES)
+"""One per kind of stage, those of other packages among them; no stage is imported for it."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ FROZEN = {
         "--gpus-per-node",
         "--gpu",
         "--images",
+        "--measured",
         "--cores-per-node",
         "--network-gbps",
         "--storage-gbps",
