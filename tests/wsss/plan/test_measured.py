@@ -10,11 +10,15 @@ import pytest
 from shards.records import RunRecord
 from tests.wsss.plan.test_hardware import CLUSTER, COSTS, MAPS, TRAINING, cost
 from wsss.__main__ import main
-from wsss.contract.stage import Instance
+from wsss.contract.stage import Instance, Stage
 from wsss.pipeline.recipe import Recipe, dotted_settings, load_recipe
 from wsss.plan.costs import PlanError
 from wsss.plan.hardware import CPU, DECODE, DRIVER, GPU, START, VALIDATION, Limits, time_of
 from wsss.plan.measured import Measured, MeasuredRun, measured_lines, read_run
+from wsss.plan.plan import make_plan
+from wsss.stages.evaluate import Evaluate
+from wsss.stages.make_cams import MakeCams
+from wsss.stages.train_classifier import TrainClassifier
 
 RECIPE = """
 [recipe]
@@ -190,3 +194,37 @@ def test_cores_say_nothing_of_gpus() -> None:
     assert not measured(on_gpu=True).fits(has_network=True, plans_gpus=False)
     assert measured().fits(has_network=False, plans_gpus=True), "a stage without a network works on cores anyway"
     assert measured(on_gpu=True).fits(has_network=True, plans_gpus=True)
+
+
+def test_a_stage_that_states_no_cost_has_its_images_or_what_a_run_took(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every kind; the network of such a training is not even called."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("called")
+
+    for stage in (TrainClassifier, MakeCams, Evaluate):
+        monkeypatch.setattr(stage, "cost", Stage.cost)
+    monkeypatch.setattr(TrainClassifier, "forward_pass", refuse)
+    recipe.path.write_text(RECIPE + "[stages.evaluate]\n")
+    options = [f"runtime.runs={tmp_path}/planned"]
+    silent = make_plan(recipe.path, options, cluster=ALONE, images=None)
+    assert [(one.images, one.usage is None) for one in silent.stages] == [
+        (48, False), (120, True), (48, True), (8, True),
+    ]  # fmt: skip
+    planned = load_recipe(recipe.path, options)
+    rows = [{"epoch": 1, "step": 5, "images_per_second": 4.0}]
+    leave(tmp_path, planned.instance("train_classifier"), work=FIT, tables={"history": rows})
+    leave(tmp_path, planned.instance("make_cams"))
+    leave(tmp_path, planned.instance("evaluate"), work=SHARDS | {"threads": 1.0})
+    usages = [
+        one.usage for one in make_plan(recipe.path, options, cluster=ALONE, images=None, measured=tmp_path).stages
+    ]
+    assert all(usage is not None for usage in usages)
+    _, training, maps, measures = usages
+    assert training is not None and maps is not None and measures is not None
+    assert training.parts[CPU] == pytest.approx(3 * 5 * 8 * 2 / 4.0), "3 epochs of 5 steps of 8, on one rank"
+    assert training.written > 0, "checkpoints"
+    assert maps.core_seconds == pytest.approx(48 * 1.0 + 1.0)
+    assert measures.core_seconds == pytest.approx(8 * 0.5 + 8 / 48)
