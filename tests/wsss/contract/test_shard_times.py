@@ -19,6 +19,7 @@ def test_every_process_has_its_own_file(tmp_path: Path) -> None:
     times = read_times(tmp_path)
     assert times.seconds == {"train-000000": 1.5, "train-000001": 2.5, "train-000002": 4.0}
     assert times.workers == 2
+    assert times.first == {"train-000000", "train-000002"}
     remove_times(tmp_path)
     assert not (tmp_path / FOLDER).exists()
     assert read_times(tmp_path).workers == 0

@@ -102,6 +102,15 @@ def test_shards_by_hand(recipe: Recipe, tmp_path: Path) -> None:
     assert on_gpu.on_gpu and on_gpu.seconds == pytest.approx(24 / 48)
 
 
+def test_what_is_loaded_once_is_start_up(recipe: Recipe, tmp_path: Path) -> None:
+    """Three workers took 15 of their 24 seconds for their first shards, a quarter of the images."""
+    later = {"later_images": 36.0, "later_seconds": 9.0}
+    leave(tmp_path, recipe.instance("make_cams"), work=SHARDS | later)
+    found = read(tmp_path, recipe, "make_cams")
+    assert found.seconds == pytest.approx(9 / 36 * 2)
+    assert found.start == pytest.approx(14 - 48 * (9 / 36) / 3 - 1)
+
+
 def test_a_training_by_its_history(recipe: Recipe, tmp_path: Path) -> None:
     rows = [{"epoch": n, "step": 5 * n, "images_per_second": rate} for n, rate in ((1, 10.0), (2, 40.0), (3, 20.0))]
     leave(tmp_path, recipe.instance("train_classifier"), work=FIT, tables={"history": rows}, seconds=30.0)
