@@ -225,4 +225,4 @@ class RunRecord:
     """What it and all before it were trained with: image, semi or full, and `+ boxes`; empty in old records."""
     work: dict[str, float] = field(default_factory=dict)
     """What `wsss plan --measured` reads: images worked on, seconds of all workers together and of the driver after
-    them, workers, and threads and GPUs of each; empty in old records."""
+    them, workers, and threads and GPUs of each; `later_`: without every worker's first shard. Empty in old records."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -107,6 +108,14 @@ def test_stages_do_not_import_each_other(path: str) -> None:
     """A stage is named by the registry alone; what two stages share lies in a folder beside them."""
     stages = {f"wsss.stages.{kind}" for kind in STAGES}
     assert not imported(trees()[path]) & stages
+
+
+@pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/plan/")])
+def test_the_plan_knows_no_stage(path: str) -> None:
+    """What a stage costs it says itself: a new one is planned without a line here."""
+    assert not [name for name in imported(trees()[path]) if name.startswith("wsss.stages")]
+    words = {node.value for node in ast.walk(trees()[path]) if isinstance(node, ast.Constant)}
+    assert not words & set(STAGES)
 
 
 def test_no_module_imports_in_a_circle() -> None:

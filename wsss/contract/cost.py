@@ -189,7 +189,7 @@ class PlannedNetwork(Protocol):
         ...
 
     def count(self, size: tuple[int, int], *, name: str, call: Callable[[Any, Any], object]) -> float:
-        """Operations per image of `call(network, images f32[B, 3, H, W])`, on a copy of the network.
+        """Operations per image of `call(network, images f32[B, 3, H, W])`, on a copy of it, which it may change.
 
         `name`: what the call does; it is counted once for equal names, networks and sizes.
         """

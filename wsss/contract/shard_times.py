@@ -23,6 +23,8 @@ class ShardTimes:
 
     seconds: Mapping[str, float]
     """Shard -> seconds that a worker spent on it, without what it loads before its first one."""
+    first: frozenset[str]
+    """Shards that were some worker's first: what is imported or compiled on first use is in their seconds."""
     workers: int
     """Processes that finished a shard."""
 
@@ -41,15 +43,18 @@ def note_seconds(folder: Path, shard: str, seconds: float) -> None:
 def read_times(folder: Path) -> ShardTimes:
     """What was noted; of a shard that was worked on twice, one of them. Half-written lines are passed over."""
     found: dict[str, float] = {}
+    first: set[str] = set()
     paths = sorted((folder / FOLDER).glob("*.jsonl"))
     for path in paths:
-        for line in path.read_text().splitlines():
+        for number, line in enumerate(path.read_text().splitlines()):
             try:
                 shard, seconds = json.loads(line)
             except ValueError:
                 continue
             found[str(shard)] = float(seconds)
-    return ShardTimes(seconds=found, workers=len(paths))
+            if number == 0:
+                first.add(str(shard))
+    return ShardTimes(seconds=found, first=frozenset(first), workers=len(paths))
 
 
 def remove_times(folder: Path) -> None:

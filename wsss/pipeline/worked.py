@@ -19,11 +19,15 @@ def work_of(instance: Instance, settings: RuntimeSettings, *, driver_seconds: fl
     if isinstance(stage, Fit):
         return found | {"workers": float(stage.num_ranks), "gpus": float(settings.rank_gpus)}
     times = read_times(instance.path)
+    images = {shard: _images(instance, shard) for shard in times.seconds}
+    later = times.seconds.keys() - times.first
     return found | {
         "workers": float(times.workers),
         "gpus": settings.actor_gpus,
-        "images": float(sum(_images(instance, shard) for shard in times.seconds)),
+        "images": float(sum(images.values())),
         "seconds": sum(times.seconds.values()),
+        "later_images": float(sum(images[shard] for shard in later)),
+        "later_seconds": sum(times.seconds[shard] for shard in sorted(later)),
     }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from wsss.contract.cost import DatasetStats, FitWork, Load, ShardWork, Storage, Units
+from wsss.contract.cost import DatasetStats, FitWork, Load, ShardWork, Storage, Units, Work
 from wsss.contract.fit import Fit
 from wsss.contract.stage import DataStage, Instance, Map
 from wsss.plan import layers
@@ -114,11 +114,49 @@ class Context:
         frozen: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> FitWork:
+        counted = self.networks.training(self.instance, crop_size)
+        load = Load(
+            core=self._loading(crop_size, strong=strong),
+            arrays=arrays or {},
+            flops=counted.flops + sum(self.network(slot).forward((crop_size, crop_size)) for slot in frozen),
+            passes=_PASSES_OF_A_STEP,
+        )
+        return self._fit_work(
+            examples, load, parameters=counted.parameters, validation=validation or Load(), notes=notes
+        )
+
+    def bare_work(self, *, has_network: bool) -> Work:
+        """What follows from settings and records alone, for a stage that states no cost; what an image takes is left 0.
+
+        `has_network`: whether its workers hold GPUs.
+        """
+        stage = self.instance.stage
+        if isinstance(stage, Map):
+            return replace(self.map_work(Load(), has_network=has_network), load=Load())
+        if isinstance(stage, Fit):
+            parameters = self.networks.parameters(self.instance)
+            return self._fit_work(self.train_images(), Load(), parameters=parameters, validation=Load(), notes=())
+        return replace(self.reduce_work(self._reduced(), Load()), load=Load())
+
+    def worked_images(self) -> int:
+        """Images that the instance works on, whatever it costs: a training, in all its epochs."""
+        stage = self.instance.stage
+        if isinstance(stage, Fit):
+            return self.train_images() * stage.num_epochs
+        return sum((self.images() if isinstance(stage, Map) else self._reduced()).values())
+
+    def _reduced(self) -> dict[str, int]:
+        """Split -> images that a `Reduce` instance goes through: of its setting `splits`, where it has one."""
+        images = self.images()
+        splits = getattr(self.instance.stage, "splits", tuple(images))
+        return {split: count for split, count in images.items() if split in splits}
+
+    def _fit_work(
+        self, examples: int, load: Load, *, parameters: int, validation: Load, notes: tuple[str, ...]
+    ) -> FitWork:
         stage = self.instance.stage
         assert isinstance(stage, Fit)
-        counted = self.networks.training(self.instance, crop_size)
-        flops = counted.flops + sum(self.network(slot).forward((crop_size, crop_size)) for slot in frozen)
-        exchanged = counted.parameters * self.costs["weight_bytes"]
+        exchanged = parameters * self.costs["weight_bytes"]
         read = layers.layers_read(self.instance).values()
         indexed = sum(layers.images_of(up, self.stats).get(layers.TRAIN, 0) for up in read)
         return FitWork(
@@ -127,19 +165,14 @@ class Context:
             batch_size=stage.batch_size,
             accumulation=stage.accumulation_steps,
             ranks=stage.num_ranks,
-            load=Load(
-                core=self._loading(crop_size, strong=strong),
-                arrays=arrays or {},
-                flops=flops,
-                passes=_PASSES_OF_A_STEP,
-            ),
+            load=load,
             precision=stage.precision,
             loader_workers=stage.loader_workers,
             exchanged=exchanged * (1.5 if stage.zero_stage == 3 else 1.0),  # and weights are gathered for both ways
             storage=self._training_storage(stage, examples=examples, exchanged=exchanged),
             fetched=self._fetched(examples),
             start={"start_rank": 1.0, "index_row": float(indexed)},
-            validation=validation or Load(),
+            validation=validation,
             notes=notes,
         )
 
@@ -176,13 +209,3 @@ class Context:
         room = self.instance.data.expected_data().cache_bytes
         size = layers.record_bytes(self.instance.samples, self.stats, self.costs)
         return room is not None and self.stats.images.get(layers.TRAIN, 0) * size <= room
-
-
-def worked_images(instance: Instance, stats: DatasetStats) -> int:
-    """Images that an instance works on, whatever it costs: for a stage that does not state it."""
-    if isinstance(instance.stage, Map):
-        return sum(layers.images_of(instance, stats).values())
-    if isinstance(instance.stage, Fit):
-        return layers.train_images(instance, stats) * instance.stage.num_epochs
-    splits = getattr(instance.stage, "splits", tuple(stats.images))
-    return sum(count for split, count in layers.images_of(instance, stats).items() if split in splits)

@@ -265,6 +265,8 @@ def _fixed_seconds(work: FitWork, cluster: Cluster, costs: Costs, measured: Meas
     validation = device_seconds(work.validation, costs, gpu) + core_seconds(work.validation.core, costs)
     if measured is None:
         return core_seconds(work.start, costs), validation
+    if not validation:
+        return measured.start, 0.0
     example = core_seconds(work.load.core, costs) + device_seconds(work.load, costs, gpu, precision=work.precision)
     return measured.start, validation * measured.seconds / example
 

@@ -133,8 +133,10 @@ def _measured(record: RunRecord, instance: Instance) -> Measured | str:
         per_worker = per_image * workers
     else:
         images = int(work.get("images", 0))
-        busy = work.get("seconds", 0.0) / max(workers, 1)
-        per_worker = work.get("seconds", 0.0) / max(images, 1)
+        # A worker's first shard holds what is loaded once, which is start-up where there are others to tell.
+        kept = "later_" if work.get("later_images") else ""
+        per_worker = work.get(f"{kept}seconds", 0.0) / max(work.get(f"{kept}images", 0.0), 1.0)
+        busy = per_worker * images / max(workers, 1)
     if not per_worker or not workers:
         return "no worker noted any time: its shards were taken over, or made by another version"
     return Measured(

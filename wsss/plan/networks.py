@@ -55,9 +55,12 @@ class Networks:
         if (structure, crop_size) not in self._trainings:
             model = self._models[structure].train()
             flops = _counted(lambda: _backward(_forward_pass(instance, model, _images(size)))) / _NUM_IMAGES
-            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            self._trainings[structure, crop_size] = Training(flops, parameters)
+            self._trainings[structure, crop_size] = Training(flops, _learned(model))
         return self._trainings[structure, crop_size]
+
+    def parameters(self, instance: Instance) -> int:
+        """That learn, of a `Fit` instance; no pass is needed to know."""
+        return _learned(self._models[self._structure(instance)])
 
     def forward(self, instance: Instance, size: tuple[int, int], *, method: str = "") -> float:
         """Operations of one pass of one image of `size` = (H, W) through the network that `instance` trains.
@@ -99,6 +102,10 @@ def _model(instance: Instance) -> nn.Module:
     assert isinstance(instance.stage, Fit), f"{instance.name} trains no network"
     with torch.device("meta"):
         return instance.stage.model(instance, pretrained=False)
+
+
+def _learned(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _structure_of(model: nn.Module, instance: Instance) -> str:

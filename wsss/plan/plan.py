@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsss.contract.cost import FitWork, Load, Work
+from wsss.contract.cost import FitWork, Work
 from wsss.contract.fit import Fit
-from wsss.contract.stage import DataStage, Instance, Map, Reduce
+from wsss.contract.stage import DataStage, Instance
 from wsss.pipeline.recipe import Recipe
-from wsss.plan.context import Context, worked_images
+from wsss.plan.context import Context
 from wsss.plan.costs import Costs, PlanError, load_costs
 from wsss.plan.dataset_stats import PlannedData, dry_recipe, planned_data
 from wsss.plan.hardware import Cluster, Limits, Usage, time_of
-from wsss.plan.layers import TRAIN, images_of
+from wsss.plan.layers import TRAIN
 from wsss.plan.measured import MeasuredRun, read_run
 from wsss.plan.networks import Networks
 
@@ -95,10 +95,10 @@ class _Planner:
         stated = instance.stage.cost(instance, context)
         measured = self.run.found.get(instance.name) if self.run else None
         lacking = self.run.lacking.get(instance.name, "") if self.run else ""
-        images = _images(stated) if stated is not None else worked_images(instance, data.stats)
+        images = _images(stated) if stated is not None else context.worked_images()
         work = stated
         if work is None and measured is not None:
-            work = _bare_work(instance, context, has_network=measured.on_gpu)
+            work = context.bare_work(has_network=measured.on_gpu)
         if work is None:
             return Planned(instance=instance, images=images, usage=None, lacking=lacking)
         has_network = isinstance(work, FitWork) or work.has_network
@@ -176,20 +176,6 @@ def _scaled(
 
 def _images(work: Work) -> int:
     return work.examples * work.epochs if isinstance(work, FitWork) else work.images
-
-
-def _bare_work(instance: Instance, context: Context, *, has_network: bool) -> Work:
-    """What follows from the records alone that a stage reads and writes, for one that states no cost."""
-    stage = instance.stage
-    if isinstance(stage, Map):
-        return context.map_work(Load(), has_network=has_network)
-    if isinstance(stage, Fit):
-        crop = getattr(stage, "crop_size", max(context.stats.size))
-        return context.fit_work(examples=context.train_images(), crop_size=int(crop))
-    assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
-    splits = getattr(stage, "splits", tuple(context.stats.images))
-    images = {split: count for split, count in images_of(instance, context.stats).items() if split in splits}
-    return context.reduce_work(images, Load())
 
 
 def _limits(recipe: Recipe) -> Limits:

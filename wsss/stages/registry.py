@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
-from wsss.contract.slots import Slot
-from wsss.contract.stage import Stage
+if TYPE_CHECKING:  # the command line lists the kinds, and would pay for it
+    from wsss.contract.slots import Slot
+    from wsss.contract.stage import Stage
 
 _KINDS = (
     "build_shards",
@@ -35,7 +37,7 @@ ENTRY_POINTS = "wsss.stages"
 """Group of the entry points by which other packages announce their stages."""
 
 
-class Registry(Mapping[str, type[Stage]]):
+class Registry(Mapping[str, "type[Stage]"]):
     """Kind -> class of stage, imported on use."""
 
     def __init__(self, kinds: tuple[str, ...]) -> None:
@@ -84,6 +86,8 @@ class Registry(Mapping[str, type[Stage]]):
         return self._announced
 
     def _load(self, kind: str, point: EntryPoint) -> type[Stage]:
+        from wsss.contract.stage import Stage
+
         stage = point.load()
         if not (isinstance(stage, type) and issubclass(stage, Stage) and getattr(stage, "kind", None) == kind):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from wsss.__main__ import main
 from wsss.contract.cost import DatasetStats, FitWork, ShardWork
 from wsss.ops.random_walk import chebyshev_power
 from wsss.pipeline.recipe import RecipeError
+from wsss.plan import networks
 from wsss.plan.context import Context
 from wsss.plan.costs import PlanError, load_costs
 from wsss.plan.dataset_stats import dry_recipe, parse_images
@@ -145,6 +147,55 @@ def test_masks_of_some_make_an_epoch_one_pass_over_the_others(small: Path) -> No
     mixed = work(small, "train_segmenter")
     assert isinstance(mixed, FitWork)
     assert mixed.examples == 0.75 * 2000 * 8 / 6
+
+
+def test_shards_cut_by_bytes_hold_as_many_images_as_fit(small: Path) -> None:
+    """`shard_size = 0`, the default: the images of a shard follow from what an image file takes."""
+    small.write_text(CHAIN.replace("shard_size = 100\n", ""))
+    assert plan(small).data.stats.shard_images == 128, "the toy data set's pictures have no size before they are drawn"
+    voc = 'source = "voc"\nroot = "nowhere"\nlists = { train = "a", val = "b" }\nshard_megabytes = 10.0'
+    toy = 'source = "toy"\ncounts = { train = 4000, val = 400 }\nsize = 128\nshard_size = 100'
+    small.write_text(CHAIN.replace(toy, voc))
+    made = plan(small, images="train=4000,val=400")
+    image = load_costs()["image_bytes"] * 375 * 500 / 1e6
+    assert made.data.stats.shard_images == int(10e6 / image)
+
+
+def test_networks_of_one_structure_are_counted_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another dropout, another loss, another split change no number of operations; another encoder does."""
+    counted: list[float] = []
+
+    def counting(call: Callable[[], object]) -> float:
+        counted.append(_counted(call))
+        return counted[-1]
+
+    monkeypatch.setattr(networks, "_counted", counting)
+    same = ("train_classifier.dropout=0.5", "train_classifier.loss=focal", "train_classifier.balance=up")
+    together = Networks()
+    for overrides in ((), same):
+        instance = dry_recipe(small, list(overrides))[0].instance("train_classifier")
+        together.forward(instance, (128, 128))
+    assert len(counted) == 1
+    larger = dry_recipe(small, ["train_classifier.encoder=resnet18"])[0].instance("train_classifier")
+    assert together.forward(larger, (128, 128)) != counted[0]
+
+
+def test_a_counted_call_may_change_its_network(small: Path) -> None:
+    """What it changes is a copy: a training that is counted afterwards still learns all of its parameters."""
+    recipe, _ = dry_recipe(small, [])
+    one, other, instance = Networks(), Networks(), recipe.instance("train_classifier")
+    images = []
+
+    def freeze(network: nn.Module, image_B3HW: torch.Tensor) -> None:
+        images.append(image_B3HW.shape)
+        network.requires_grad_(False)
+        network.forward(image_B3HW, generator=torch.Generator())
+
+    counted = one.count(instance, (64, 96), name="frozen", call=freeze)
+    assert images == [(2, 3, 64, 96)]
+    assert counted == one.forward(instance, (64, 96))
+    assert one.count(instance, (64, 96), name="frozen", call=freeze) == counted and len(images) == 1
+    assert one.training(instance, 64) == other.training(instance, 64)
 
 
 def test_doubled_images_double_what_is_not_fixed(small: Path) -> None:
