@@ -25,7 +25,8 @@ from shards.records import CamRecord, Record, Sample, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_record
-from wsss.contract.stage import Instance, Map, Records, ShardWorker, Slot
+from wsss.contract.slots import Records, Slot
+from wsss.contract.stage import Instance, Map, ShardWorker
 
 
 @settings
