@@ -28,6 +28,7 @@ from cluster.loader_server import start_loader_server
 from cluster.optimizer import make_optimizer, rate_factor
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
+from shards.at_work import note
 from shards.files import write_bytes
 from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
 from wsss.contract.stage import Instance
@@ -47,12 +48,18 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
         return  # a driver that died before it wrote its record
     stage = instance.stage
     assert isinstance(stage, Fit)
+    note(rank=str(place.rank))
     if stage.loader_workers:
         start_loader_server()
     device = prepare_process(place)
     torch.manual_seed(instance.seed)
     task = stage.task(instance)
     _Trainer(instance, stage, task, place, device).run()
+
+
+def _keys(parts: list[Part]) -> list[str]:
+    """Keys of the examples that a rank computes in one step."""
+    return [key for part in parts if part.present for key in part.batch.get("key", [])]
 
 
 class _Trainer:
@@ -105,6 +112,7 @@ class _Trainer:
         begun, first = time.monotonic(), self.state.step
         state = self.state
         while state.step < end:
+            note(step=str(state.step + 1), sample="")
             terms = self._step(next(parts), epoch)
             state.step += 1
             state.faults += round(terms.pop("faults"))
@@ -131,6 +139,7 @@ class _Trainer:
 
     def _step(self, parts: list[Part], epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss, its terms and the faults over all ranks and parts."""
+        note(sample=", ".join(_keys(parts)[:_TOLD_KEYS]))
         faults = [fault for part in parts if part.present for fault in part.faults]
         self.faults.add(faults, epoch=epoch, step=self.state.step)
         self.task.begin_step(self.state.step, num_steps=self.epoch_ends[-1])
@@ -187,7 +196,7 @@ class _Trainer:
     def _stop(self, loss: float, parts: list[Part], epoch: int) -> None:
         """Called by all ranks together, since the loss is the same on all."""
         keys: list[list[str]] = [[] for _ in range(self.place.num_ranks)]
-        dist.all_gather_object(keys, [key for part in parts if part.present for key in part.batch.get("key", [])])
+        dist.all_gather_object(keys, _keys(parts))
         names, path = [key for of_rank in keys for key in of_rank], self.instance.path / "diverged.txt"
         if self.place.rank == 0:
             write_bytes(path, "\n".join([f"loss {loss} at step {self.state.step}", *names, ""]).encode())
@@ -225,6 +234,7 @@ class _Trainer:
             write_progress(self.instance.path, step=self.state.step, num_steps=self.epoch_ends[-1], state=state)
 
     def _save(self) -> None:
+        note(sample="")
         self._require_finite()
         self._share_buffers()
         checkpoints.save(self.engine, self.folder, self.state, self.average)
@@ -238,6 +248,7 @@ class _Trainer:
     def _validate(self) -> dict[str, float]:
         """Figures of a validation, on rank 0 alone; the weights are kept where they are the best so far."""
         figures: dict[str, float] = {}
+        note(sample="")
         self._require_finite()
         self._share_buffers()
         network = self._whole_network()
@@ -278,6 +289,7 @@ class _Trainer:
         return network.to(self.device)
 
     def _finish(self) -> None:
+        note(sample="")
         self._require_finite()
         network = self._whole_network()
         if network is not None:

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
+from cluster.ray_start import quiet_start
+
 # What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
 _ENVIRONMENT = {
     # A session whose workers do not ask for a token runs code for anybody on the network.
@@ -64,7 +66,8 @@ def connect(address: str | None) -> bool:
         )
     try:
         _knock(address)
-        ray.init(address=address, **quiet)
+        with quiet_start():
+            ray.init(address=address, **quiet)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster answers at {address} ({error}); "
@@ -78,7 +81,8 @@ def _start_session(**options: Any) -> None:
     for left in reversed(range(_STARTS)):
         try:
             # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left behind.
-            ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **options)
+            with quiet_start():
+                ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **options)
             return
         except Exception as error:
             # Ray has no class of its own for it.

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.outbox import Event, Outbox, RejectedError
+from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
 from wsss.contract.runtime import PipelineRecord
 
@@ -168,7 +169,7 @@ class MlflowTracker:
     def _report(self, pipeline: PipelineRecord, event: Event) -> None:
         try:
             self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
-        except OSError as error:
+        except (OSError, FileSystemError) as error:
             self._say(f"a record for MLflow is lost, it could not be written: {error}")
 
     def _wait(self, error: Exception) -> None:
@@ -257,7 +258,7 @@ class _Writer:
         run = found[0] if found else self._create(record.instance, identity | facts, start=finished - record.seconds)
         run_id = run.info.run_id
         self._log_params(run_id, record.settings)
-        self._log_metrics(run_id, record.metrics, when=finished)
+        self._log_metrics(run_id, record.metrics | {"restarts": float(record.restarts)}, when=finished)
         for name, rows in record.tables.items():
             self._client.log_dict(run_id, _as_table(rows), f"{name}.json")
         if record.tables:

@@ -219,3 +219,5 @@ class RunRecord:
     """Unix time in seconds."""
     supervision: str = ""
     """What it and all before it were trained with: image, semi or full, and `+ boxes`; empty in old records."""
+    restarts: int = 0
+    """Workers, actors and training ranks alike, that died or were stuck and were replaced while it ran."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.arguments import STAGE_COMMANDS, parser
+from wsss.contract.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, TerminatedError, stop_on_sigterm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -232,15 +233,24 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted."""
+    """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted by Ctrl-C,
+    143 by SIGTERM."""
     options = parser().parse_args(arguments)
     try:
-        return COMMANDS[options.command](options)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"wsss: {error}", file=sys.stderr)
+        with stop_on_sigterm():
+            return COMMANDS[options.command](options)
+    except KeyboardInterrupt as stop:
+        print("stopped; the same command resumes from here", file=sys.stderr)
+        return EXIT_TERMINATED if isinstance(stop, TerminatedError) else EXIT_INTERRUPTED
+    except Exception as error:
+        from wsss.pipeline.error_file import debug_report, error_line
+
+        told = error_line(error)
+        if told is None and not isinstance(error, ValueError | RuntimeError | OSError):
+            raise  # a fault of the command line itself
+        if getattr(options, "debug", False):
+            print(debug_report(error), file=sys.stderr)
+        print(f"wsss: {told or error}", file=sys.stderr)
         return 1
 
 

@@ -94,6 +94,9 @@ def _add_place(command: argparse.ArgumentParser) -> None:
         help="ray (this machine, the default), local (this process), auto (from a node of a cluster), HOST:PORT or "
         "ray://HOST:PORT",
     )
+    command.add_argument(
+        "--debug", action="store_true", help="where it fails, print the whole traceback of the process that failed"
+    )
 
 
 def _add_shards(shards: argparse.ArgumentParser) -> None:

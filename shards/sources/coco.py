@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shards.boxes import boxes_of_mask, inside
+from shards.file_system_errors import reading
 from shards.files import sha256_of
 from shards.images import decode_image
 from shards.orientation import stored_size, upright, upright_box
@@ -155,7 +156,9 @@ class CocoSource:
         path = index.path.with_suffix("") / name
         values = {int(segment["id"]): self._value(segment) for segment in annotations[0]["segments_info"]}
         try:
-            return panoptic_values(decode_image(path.read_bytes()), values)
+            with reading(path):
+                content = path.read_bytes()
+            return panoptic_values(decode_image(content), values)
         except BadSampleError:
             raise
         except (OSError, ValueError) as error:

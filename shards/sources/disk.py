@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.file_system_errors import lasting_error
 from shards.images import decode_index_png, image_facts
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
@@ -45,7 +46,12 @@ def words(error: Exception) -> str:
 
 def read_file(root: Path, name: str) -> bytes:
     """The bytes of the file `name` below `root`; half a million times without `pathlib`'s care, which costs as much."""
-    descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if (lasting := lasting_error(error, f"{root}/{name}", verb="read")) is not None:
+            raise lasting from error  # too many files are open here: the image itself may be sound
+        raise
     try:
         pieces = [os.read(descriptor, _PIECE)]
         while pieces[-1]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from shards.file_system_errors import reading
 from shards.records import BadSampleError
 from shards.sources.disk import words
 
@@ -27,7 +28,8 @@ def sbd_masks(root: Path) -> Path:
 def read_sbd_mask(path: Path) -> np.ndarray:
     """u8[H, W] of VOC's class ids. Raises `BadSampleError` where the file is none of SBD's."""
     try:
-        content = path.read_bytes()
+        with reading(path):
+            content = path.read_bytes()
     except OSError as error:
         raise BadSampleError(f"cannot read the mask {path.name} of SBD: {words(error)}") from error
     try:

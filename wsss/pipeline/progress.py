@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from wsss.contract.failure import Failure
 
 DEFAULT_EXPECTED = 30.0
 """Seconds assumed for a stage whose recipe does not say."""
@@ -72,6 +75,20 @@ class Reporter:
         """The instance was done before."""
         self._close(name)
         self.console.print(f"[dim]kept   {name}[/]")
+
+    def restarted(self, name: str, failure: Failure) -> None:
+        """A worker of the instance at work was replaced."""
+        place = f" at {place}" if (place := replace(failure, who="").place()) else ""
+        process = f" (process {failure.pid} on {failure.host})" if failure.pid else ""
+        self.note(f"{name}: {failure.who}{process} was replaced{place}: {' '.join(failure.message.split())}")
+
+    def waiting(self, name: str, holder: str) -> None:
+        """Another run is at work on the instance."""
+        self.note(f"{name}: waits for another run that is at work on it: {holder}")
+
+    def note(self, text: str) -> None:
+        """One line, at once; names of the user's in it are shown as they are."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Take the bars down."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
 from shards.records import RunRecord, Sample
+from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
+from wsss.contract.stopping import raise_if_stopped
+from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
+from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 
@@ -74,6 +75,7 @@ def run_recipe(
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
         for instance in chosen:
+            raise_if_stopped()
             record = run_instance(recipe, instance, runtime=runtime, reporter=reporter, summary=summary)
             summary.records[instance.name] = record
             tracker.stage_finished(pipeline, record)
@@ -112,7 +114,13 @@ def run_instance(
     recipe: Recipe, instance: Instance, *, runtime: Runtime, reporter: Reporter, summary: RunSummary
 ) -> RunRecord:
     """Run one instance unless it is done, and return its record."""
-    with _locked(instance.path):
+    restarts: list[Failure] = []
+
+    def restarted(failure: Failure) -> None:
+        restarts.append(failure)
+        reporter.restarted(instance.name, failure)
+
+    with locked(instance.path, waiting=lambda holder: reporter.waiting(instance.name, holder)):
         record = instance.run_record()
         if record is not None and instance.is_done():
             summary.reused.append(instance.name)
@@ -121,23 +129,38 @@ def run_instance(
             return record
         reporter.begin(instance.name)
         started = time.time()
-        outcome = _execute(recipe, instance, runtime, reporter, summary)
-        seconds = time.time() - started
-        record = _record_of(recipe, instance, outcome, seconds)
-        instance.write_run_record(record)
+        try:
+            outcome = _execute(recipe, instance, runtime, reporter, summary, on_restart=restarted)
+            seconds = time.time() - started
+            record = _record_of(recipe, instance, outcome, seconds, restarts=len(restarts))
+            instance.write_run_record(record)
+        except Exception as error:
+            keep_error(error, instance, restarts=restarts)
+            raise
+        remove_error(instance)
     summary.executed.append(instance.name)
     reporter.end(instance.name, seconds)
     return record
 
 
-def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Reporter, summary: RunSummary) -> Outcome:
+def _execute(
+    recipe: Recipe,
+    instance: Instance,
+    runtime: Runtime,
+    reporter: Reporter,
+    summary: RunSummary,
+    *,
+    on_restart: OnRestart,
+) -> Outcome:
     stage = instance.stage
+    for words in left_at_work(instance):
+        reporter.note(f"{instance.name}: {words}; the work resumes")
     remove_leftovers(instance.path)  # of a driver or worker that was killed
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
     if isinstance(stage, Fit):
-        return runtime.fit(instance, stage, reporter.progress)
+        return runtime.fit(instance, stage, reporter.progress, on_restart=on_restart)
     if isinstance(stage, Map):
-        runtime.map(instance, stage, reporter.progress)
+        runtime.map(instance, stage, reporter.progress, on_restart=on_restart)
         classes = instance.taxonomy.names if instance.layer.kind == Sample.kind else None
         instance.layer.complete(stage.shards(instance), classes=classes)
         _count_missing(recipe, instance, summary)
@@ -146,7 +169,8 @@ def _execute(recipe: Recipe, instance: Instance, runtime: Runtime, reporter: Rep
             counts["left_out"] = sum(left_out.values())
         return Outcome(metrics={f"records.{name}": float(count) for name, count in counts.items()})
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
-    return stage.finish(instance, runtime.reduce(instance, stage, reporter.progress))
+    counted = runtime.reduce(instance, stage, reporter.progress, on_restart=on_restart)
+    return stage.finish(instance, counted)
 
 
 def _lineage(instance: Instance) -> dict[str, object]:
@@ -187,7 +211,7 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
         )
 
 
-def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: float) -> RunRecord:
+def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: float, *, restarts: int) -> RunRecord:
     return RunRecord(
         recipe=recipe.settings.name,
         instance=instance.name,
@@ -202,6 +226,7 @@ def _record_of(recipe: Recipe, instance: Instance, outcome: Outcome, seconds: fl
         seconds=round(seconds, 2),
         finished=round(time.time(), 2),
         supervision=supervision_behind(instance),
+        restarts=restarts,
     )
 
 
@@ -219,12 +244,3 @@ def git_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return described.stdout.strip()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One driver at a time per instance: concurrent trials share upstream work instead of doing it twice."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
