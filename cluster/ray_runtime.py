@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from cluster.pool import ActorPool
+from cluster.ray_processes import end_session
 from cluster.ray_session import connect, thread_environment
 from cluster.shard_actor import ShardActor
 from cluster.shard_work import pending_shards
@@ -99,7 +100,7 @@ class RayRuntime:
     def close(self) -> None:
         self._release_actors()
         if self._owns_session:
-            ray.shutdown()
+            end_session()
             self._owns_session = False
 
     def _release_actors(self) -> None:

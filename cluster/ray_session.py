@@ -88,7 +88,6 @@ def _start_session(**options: Any) -> None:
             # Ray has no class of its own for it.
             if left == 0 or "timed out during startup" not in str(error):
                 raise
-            ray.shutdown()
 
 
 def _knock(address: str) -> None:

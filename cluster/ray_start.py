@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import ray
 from ray import _raylet as raylet
 from ray._private import utils, worker
 
+from cluster.ray_processes import end_session
 from wsss.contract.stopping import catch_sigterm
 
 _DEATH = "A worker died or was killed while executing a task"
@@ -34,7 +34,7 @@ def quiet_start() -> Iterator[None]:
             stack.enter_context(_replaced(raylet, "CoreWorker", _core_worker(getattr(raylet, "CoreWorker", None))))
             yield
     except BaseException:
-        ray.shutdown()
+        end_session()
         raise
     finally:
         catch_sigterm()

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from ray import tune
 from rich.console import Console
 
+from cluster.ray_processes import end_session
 from cluster.ray_session import connect
 from cluster.tracking import MlflowTracker, open_command
 from tuning.counted_threshold import THRESHOLD
@@ -70,7 +70,7 @@ def run_sweep(path: Path, *, overrides: Iterable[str], place: str, console: Cons
         trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
     finally:
         if owns_session:
-            ray.shutdown()
+            end_session()
     result = _result(sweep, base, trials)
     artifacts = result.write(sweep.folder)
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)

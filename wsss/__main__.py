@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.arguments import STAGE_COMMANDS, parser
-from wsss.contract.stopping import EXIT_INTERRUPTED, EXIT_TERMINATED, TerminatedError, stop_on_sigterm
+from wsss.contract.stopping import STOPPED, exit_status, stop_on_sigterm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -239,9 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stop_on_sigterm():
             return COMMANDS[options.command](options)
-    except KeyboardInterrupt as stop:
-        print("stopped; the same command resumes from here", file=sys.stderr)
-        return EXIT_TERMINATED if isinstance(stop, TerminatedError) else EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return exit_status()
     except Exception as error:
         from wsss.pipeline.error_file import debug_report, error_line
 

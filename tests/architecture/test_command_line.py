@@ -15,9 +15,10 @@ from wsss.arguments import STAGE_COMMANDS, parser
 from wsss.stages.registry import STAGES
 
 RECIPE = ["recipe", "--set"]
-STAGE = [*RECIPE, "--on"]
+PLACE = ["--on", "--debug"]
+STAGE = [*RECIPE, *PLACE]
 FROZEN = {
-    "run": [*RECIPE, "--from", "--to", "--on"],
+    "run": [*RECIPE, "--from", "--to", *PLACE],
     "show": RECIPE,
     "plan": [
         *RECIPE,
@@ -29,7 +30,7 @@ FROZEN = {
         "--network-gbps",
         "--storage-gbps",
     ],
-    "demo": ["--set", "--on"],
+    "demo": ["--set", *PLACE],
     "build-shards": STAGE,
     "train-classifier": STAGE,
     "make-cams": STAGE,
@@ -48,7 +49,7 @@ FROZEN = {
     "shards info": ["paths", "--pictures"],
     "shards lint": ["paths"],
     "shards preview": ["paths", "--pictures"],
-    "sweep": ["sweep", "--set", "--on"],
+    "sweep": ["sweep", "--set", *PLACE],
     "leaderboard": ["--all", "--runs", "--tracking-uri"],
     "compare": ["first", "second", "--runs", "--tracking-uri"],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],

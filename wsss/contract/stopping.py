@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
+STOPPED = "stopped; the same command resumes from here"
+_AGAIN_SECONDS = 0.05
 
 _installed = False
 _arrived = False
@@ -26,13 +28,15 @@ def stop_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
     _installed, _arrived = True, False
     catch_sigterm()
+    sys.unraisablehook = lambda lost: _raise_again() if lost.exc_type is TerminatedError else hook(lost)
     try:
         yield
     finally:
         _installed = False
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
@@ -43,6 +47,11 @@ def catch_sigterm() -> bool:
     if asked:
         signal.signal(signal.SIGTERM, _stop)
     return asked
+
+
+def exit_status() -> int:
+    """Of a process that was stopped: 143 by SIGTERM, else 130. Ray makes a plain KeyboardInterrupt of either."""
+    return 128 + (signal.SIGTERM if _arrived else signal.SIGINT)
 
 
 def raise_if_stopped() -> None:
@@ -57,3 +66,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     _arrived = True
     raise TerminatedError
+
+
+def _raise_again() -> None:
+    """Python throws away what is raised in a destructor, or while it forks; that is where the signal met it."""
+    global _arrived
+    _arrived = False
+    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
