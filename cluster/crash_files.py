@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.at_work import FILE_BYTES, keep_notes_in, unpack
+from shards.at_work import FILE_BYTES, keep_notes_in, name_work, noted, unpack
 
 _CRASHES = {
     "Segmentation fault": "segmentation fault (SIGSEGV)",
@@ -70,6 +70,9 @@ def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Ite
             if seconds:
                 faulthandler.dump_traceback_later(seconds, file=opened[1])
         yield
+    except Exception as error:
+        name_work(error, **noted())  # they are forgotten below
+        raise
     finally:
         if len(opened) == len(paths):
             faulthandler.cancel_dump_traceback_later()
@@ -118,6 +121,8 @@ def exit_cause(code: int, *, crash: CrashReport, out_of_memory: bool) -> str:
     return crash.signal_name() or f"killed by {signal.Signals(-code).name}"
 
 
+KILLED = "killed, by SIGKILL as far as can be told"
+"""The end of a process of which nobody was told the exit status, and that left no report."""
 KILLED_FOR_MEMORY = "out of memory: the kernel ended it (SIGKILL)"
 
 

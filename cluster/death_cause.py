@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from cluster.crash_files import KILLED_FOR_MEMORY, CrashReport
+from cluster.crash_files import KILLED, KILLED_FOR_MEMORY, CrashReport
 
 PREEMPTED = "its node was taken away (preempted)"
 _RAY_FREED_MEMORY = "out of memory: Ray ended it, since its node was short of memory"
-_KILLED = "killed, by SIGKILL as far as can be told"
 
 
 def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool) -> str:
@@ -34,7 +33,7 @@ def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool
     if kernel_killed:
         return KILLED_FOR_MEMORY
     if "connection error code 2" in text:
-        return _KILLED
+        return KILLED
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -70,7 +70,9 @@ class _Trainer:
         examples = stage.training_set(instance)
         if len(examples) == 0:
             raise ValueError(f"{instance.name}: there is nothing to train on")
-        self.batches = RankBatches(examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device)
+        self.batches = RankBatches(
+            examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device, folder=instance.path
+        )
         self.epoch_ends = self.batches.epoch_ends
         self.norms = self._synchronise_norms()
         optimizer = make_optimizer(task, stage)

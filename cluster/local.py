@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from cluster.crash_files import crash_files, kernel_kills, remove_crash_files
+from cluster.crash_files import crash_files, kernel_kills
 from cluster.engine import run_rank
 from cluster.fit_files import RankError, read_outcome, watch_progress
 from cluster.rank_failures import cause_of, dead_rank, rank_failure
 from cluster.rank_process import RankPlace
 from cluster.shard_work import ShardBench, pending_shards
+from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
 from wsss.contract.failure import Failure, OnRestart, ignore_restart
 from wsss.contract.fit import Fit
@@ -87,7 +89,10 @@ class LocalRuntime:
                     rank, stage.num_ranks, rank, self._settings.threads, self._settings.rank_gpus, address
                 )
                 ranks.append(_Rank.of(instance, place))
-            failures = _run_all(ranks, instance.path)
+            try:
+                failures = _run_all(ranks, instance.path)
+            finally:
+                remove_leftovers(instance.path)  # of ranks and their loaders, which are ended without a word
         if failures:
             raise RankError(cause_of(failures, instance=instance.name))
         return read_outcome(instance.path)
@@ -126,6 +131,7 @@ class _Rank:
 
 def _run_all(ranks: list[_Rank], folder: Path) -> list[Failure]:
     """Start all ranks and wait; where one fails the others are ended, since they would wait for it for ever."""
+    _start_quiet_tracker()
     kills, found = kernel_kills(), _Ended()
     try:
         for rank in ranks:
@@ -148,7 +154,6 @@ def _run_all(ranks: list[_Rank], folder: Path) -> list[Failure]:
         pid, code = rank.process.pid or 0, found.codes.get(rank.number, 0)
         if code and rank.number not in failures:
             failures[rank.number] = dead_rank(rank.number, code=code, pid=pid, folder=folder, kernel_kills_before=kills)
-        remove_crash_files(folder, host=socket.gethostname(), pid=pid)
     return [failures[number] for number in sorted(failures)]
 
 
@@ -178,6 +183,19 @@ class _Ended:
                 self.failures[rank.number] = failure
             if (code := rank.process.exitcode) is not None:
                 self.codes[rank.number] = code
+
+
+def _start_quiet_tracker() -> None:
+    """Python's tracker of shared memory cleans up after ranks that were ended, and shall not warn that it had to."""
+    name, before = "PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS")
+    os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _rank_process(instance: Instance, place: RankPlace, sender: Connection) -> None:

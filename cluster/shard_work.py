@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cluster.crash_files import crash_files
-from shards.at_work import name_work, note, noted
+from shards.at_work import note
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
 from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
@@ -70,8 +70,7 @@ class ShardBench:
             try:
                 with _interrupted_after(0.0 if self._own_process else seconds):
                     yield
-            except Exception as error:
-                name_work(error, **noted())
+            except Exception:
                 self._instance = None  # its worker may not be there, or be half done
                 raise
 

@@ -97,6 +97,7 @@ scales = [1.0]
 encoder = "test_efficientnet"
 pretrained = "none"
 crop_size = 64
+radius = 5
 [stages.make_scores]
 [stages.make_pseudo_labels]
 [stages.evaluate]

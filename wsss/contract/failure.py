@@ -88,7 +88,8 @@ class WorkFailedError(RuntimeError):
 def failure_of(error: BaseException, *, who: str = "", final: bool = True) -> Failure:
     """What is known of an exception in the process where it was raised, with what this process has noted."""
     if (carried := carried_failure(error)) is not None:
-        return carried
+        # What failed in a process of this one's: who it works for, and at which step, is known here.
+        return replace(carried.about(named_work(error)).about(noted()), who=carried.who or who)
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     failure = Failure(
         message=_words(error),
