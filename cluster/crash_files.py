@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.at_work import FILE_BYTES, keep_notes_in, name_work, noted, unpack
+from shards.files import remove_leftovers
 
 _CRASHES = {
     "Segmentation fault": "segmentation fault (SIGSEGV)",
@@ -84,12 +85,14 @@ def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Ite
 
 
 def read_crash(folder: Path, *, host: str, pid: int) -> CrashReport:
-    """What a process left in the folder, and remove it; empty where it left nothing."""
+    """What a process that is gone left in the folder; empty where it left nothing. Its half-written files are removed."""
     notes, stacks = _paths(folder, host, pid)
     found = CrashReport({}, "")
     with suppress(OSError):
         found = CrashReport(unpack(notes.read_bytes()), stacks.read_text(errors="replace"))
     remove_crash_files(folder, host=host, pid=pid)
+    with suppress(OSError):
+        remove_leftovers(folder, process=f"{host}-{pid}")
     return found
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cluster.new_database import make_whole
 from cluster.outbox import Event, Outbox, RejectedError
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
@@ -41,7 +42,6 @@ KIND, RECIPE, PIPELINE, SWEEP = "wsss.kind", "wsss.recipe", "wsss.pipeline", "ws
 INSTANCE, FINGERPRINT, COMMIT, UPSTREAM = "wsss.instance", "wsss.fingerprint", "wsss.git_commit", "wsss.upstream"
 SUPERVISION = "wsss.supervision"
 PARENT_RUN = "mlflow.parentRunId"
-
 PARAMS_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 LONGEST_PARAM = 6000
@@ -50,7 +50,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds without another attempt after one failed; doubled every time."""
 DATABASE_ATTEMPTS = 4
 """Attempts at opening a database, about a second in all."""
-
 _SERVED = ("http://", "https://", "databricks")
 """Addresses of servers, which say themselves where artifacts go; others are databases opened from here."""
 
@@ -98,6 +97,7 @@ def connect(uri: str) -> MlflowClient:
 
         # MLflow offers no setting for this: ten attempts at a database that is down would hold a stage for 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
+        make_whole(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
     return MlflowClient(tracking_uri=uri)
 
 
@@ -118,8 +118,8 @@ def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str])
 class MlflowTracker:
     """Reports finished stages to MLflow. What cannot be delivered waits in `runs/outbox` and goes out later, once.
 
-    Delivery is tried when a stage finishes (after a failure not before a pause), when a pipeline finishes, on
-    `flush`, and for what an earlier process left behind as soon as a tracker is made.
+    Delivery is tried when a stage finishes (after a failure not before a pause), when a pipeline finishes, on `flush`,
+    and for what an earlier process left behind as soon as a tracker is made.
     """
 
     def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
@@ -170,7 +170,7 @@ class MlflowTracker:
         try:
             self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
         except (OSError, FileSystemError) as error:
-            self._say(f"a record for MLflow is lost, it could not be written: {error}")
+            self._say(f"a record for MLflow waits for the next run of this recipe: {error}")
 
     def _wait(self, error: Exception) -> None:
         self._writer = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -49,9 +50,10 @@ def write_bytes(path: Path, data: bytes, *, what: str = "") -> None:
         file.write(data)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left behind."""
-    for leftover in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, *, process: str = "*") -> None:
+    """Delete temporary files that killed processes left behind, or one of them, given as HOST-PID."""
+    pattern = ".*.tmp" if process == "*" else f".*.{glob.escape(process)}.tmp"
+    for leftover in folder.glob(pattern):
         leftover.unlink(missing_ok=True)
 
 

@@ -7,8 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -202,6 +203,8 @@ class TinyMap(Map):
     raise_in: str = ""
     big: int = 0
     """Bytes of a third record in every shard."""
+    open_files: bool = False
+    """In the second shard, as many files are open as the process may have."""
 
     def shards(self, instance: Instance) -> list[str]:
         return SHARDS
@@ -215,6 +218,7 @@ class TinyMap(Map):
                 die_once(instance.path / "died")
             if shard == self.crash_once_in:
                 crash_once(instance.path / "died")
+            held = _all_files() if self.open_files and number == 1 else []
             if shard in (self.hang_in, self.hang_once_in):
                 hang(instance.path / "hangs", once=shard == self.hang_once_in)
             if shard == self.raise_in:
@@ -223,8 +227,19 @@ class TinyMap(Map):
             if self.big:
                 noise = np.random.default_rng(number).integers(0, 256, (1, self.big), np.uint8)
                 yield SeedRecord(key=f"{shard}-c", label=noise)
+            if held:
+                (instance.path / "one more").touch()
 
         return work
+
+
+def _all_files() -> list[IO[bytes]]:
+    """Open files until there may be no more."""
+    held: list[IO[bytes]] = []
+    with suppress(OSError):
+        while True:
+            held.append(os.fdopen(os.open(os.devnull, os.O_RDONLY), "rb"))
+    return held
 
 
 @settings

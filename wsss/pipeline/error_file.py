@@ -21,6 +21,7 @@ def keep_error(error: Exception, instance: Instance, *, restarts: Sequence[Failu
     """Write the file, and attach to the exception what `error_line` says of it."""
     failure = failure_of(error)
     failure = replace(failure, instance=instance.name)
+    _release(error)
     parts = [failure.report(), *(f"A worker that was replaced before:\n{one.report()}" for one in restarts)]
     path = _written("\n".join(parts), instance)
     words, name = failure.line(), instance.name
@@ -59,6 +60,14 @@ def left_at_work(instance: Instance) -> list[str]:
         host, _, pid = path.name.removeprefix(".").removesuffix(".notes.tmp").rpartition("-")
         words.append(f"process {pid} on {host} ended without a word" + (f" at {place}" if place else ""))
     return words
+
+
+def _release(error: BaseException) -> None:
+    """Let go of what the failed functions held: open files, where too many of them were the failure."""
+    one: BaseException | None = error
+    while one is not None:
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__
 
 
 def _written(text: str, instance: Instance) -> Path | None:
