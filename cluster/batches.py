@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from cluster.faults import FAULT, readable_example
+from cluster.loader_failures import Collated, Examples, batches_of, start_loader
 from cluster.loader_memory import AHEAD, ReusedMemory, SharedMemory
-from cluster.loader_server import START_METHOD, end_with_rank
+from cluster.loader_server import START_METHOD
 from cluster.shared_memory import is_about_room, out_of_room, require_room
 from cluster.socket_folders import use_short_folder_for_multiprocessing
 from shards.lanes import lane_share, num_batches, occurrences
@@ -41,7 +44,18 @@ class Part:
 class RankBatches:
     """The batches of one rank of `num_ranks`, of all epochs."""
 
-    def __init__(self, examples: TrainingSet, stage: Fit, *, rank: int, num_ranks: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        examples: TrainingSet,
+        stage: Fit,
+        *,
+        rank: int,
+        num_ranks: int,
+        device: torch.device,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder`: where the loader's processes leave word of what they do (`cluster.crash_files`)."""
+        self._folder = folder
         self._examples, self._stage, self._rank, self._num_ranks = examples, stage, rank, num_ranks
         self._device, self._shared = device, SharedMemory()
         # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
@@ -75,16 +89,16 @@ class RankBatches:
             example = readable_example(self._examples, Draw(0, 0))
             require_room(example, batch_size=self._part_size, workers=workers)
         loader = DataLoader(
-            _Examples(self._examples),
+            Examples(self._examples),
             batch_sampler=_Lazy(lambda: (places for step in self._shares(first) for places, _ in step)),
-            collate_fn=ReusedMemory(self._part_size),
+            collate_fn=Collated(ReusedMemory(self._part_size)),
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
             multiprocessing_context=START_METHOD if workers else None,
-            worker_init_fn=end_with_rank if workers else None,
+            worker_init_fn=partial(start_loader, folder=self._folder) if workers else None,
             pin_memory=self._device.type == "cuda",
         )
-        loaded = _explained(iter(loader), workers=workers)
+        loaded = _explained(batches_of(iter(loader), folder=self._folder), workers=workers)
         for step in self._shares(first):
             yield [self._part(next(loaded), present) for _, present in step]
 
@@ -149,16 +163,6 @@ def _channels_last(value: Any) -> Any:
     """What convolutions compute in. The weights stay as they are: DeepSpeed views them as bytes."""
     is_map = isinstance(value, torch.Tensor) and value.ndim == 4
     return value.to(memory_format=torch.channels_last) if is_map else value
-
-
-class _Examples(Dataset[dict[str, Any]]):
-    """A training set behind torch's loader; an item is asked for by its draw."""
-
-    def __init__(self, examples: TrainingSet) -> None:
-        self._examples = examples
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return readable_example(self._examples, draw)
 
 
 class _Lazy:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 
 from cluster.ema import MovingAverage
+from shards.file_system_errors import FileSystemError, why_not_writable, writing
 from shards.files import write_bytes
 from wsss.contract.stage import Outcome
 
@@ -61,14 +62,18 @@ def weights_of(network: torch.nn.Module) -> bytes:
 
 
 def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage | None = None) -> None:
-    """Save on all ranks; the pointer moves when all have written, and the checkpoint before it is removed."""
+    """Save on all ranks; the pointer moves when all have written, and the checkpoint before it is removed.
+
+    Raises: FileSystemError where the disk is full or the like; the checkpoint before is whole then.
+    """
     tag = f"step-{state.step:08d}"
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
+    _save_engine(engine, folder, tag)
     dist.barrier()
     if dist.get_rank() == 0:
         if average is not None:
-            write_bytes(average_path(folder, state), average.to_bytes())
-        write_bytes(folder / POINTER, json.dumps({"tag": tag, **asdict(state)}).encode())
+            write_bytes(average_path(folder, state), average.to_bytes(), what="the moving average of a checkpoint")
+        pointer = json.dumps({"tag": tag, **asdict(state)}).encode()
+        write_bytes(folder / POINTER, pointer, what="which checkpoint is the last")
         for old in folder.glob("step-*"):
             if old.name != tag:
                 shutil.rmtree(old, ignore_errors=True)
@@ -76,6 +81,20 @@ def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage
             if old not in (best_path(folder, state), average_path(folder, state)):
                 old.unlink()
     dist.barrier()
+
+
+def _save_engine(engine: Any, folder: Path, tag: str) -> None:
+    what = f"the checkpoint {tag}"
+    try:
+        with writing(folder / tag, what=what):
+            engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
+    except Exception as error:
+        # torch says "file write failed" and no more.
+        told = error if isinstance(error, FileSystemError) else why_not_writable(folder, what=what)
+        shutil.rmtree(folder / tag, ignore_errors=True)
+        if told is None or told is error:
+            raise
+        raise told from error
 
 
 def last_step(folder: Path) -> int | None:

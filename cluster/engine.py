@@ -28,6 +28,7 @@ from cluster.loader_server import start_loader_server
 from cluster.optimizer import make_optimizer, rate_factor
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
+from shards.at_work import note
 from shards.files import write_bytes
 from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
 from wsss.contract.stage import Instance
@@ -47,6 +48,7 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
         return  # a driver that died before it wrote its record
     stage = instance.stage
     assert isinstance(stage, Fit)
+    note(rank=str(place.rank))
     if stage.loader_workers:
         start_loader_server()
     device = prepare_process(place)
@@ -54,6 +56,11 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
     task = stage.task(instance)
     assert isinstance(task, Task)
     _Trainer(instance, stage, task, place, device).run()
+
+
+def _keys(parts: list[Part]) -> list[str]:
+    """Keys of the examples that a rank computes in one step."""
+    return [key for part in parts if part.present for key in part.batch.get("key", [])]
 
 
 class _Trainer:
@@ -64,7 +71,9 @@ class _Trainer:
         examples = stage.training_set(instance)
         if len(examples) == 0:
             raise ValueError(f"{instance.name}: there is nothing to train on")
-        self.batches = RankBatches(examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device)
+        self.batches = RankBatches(
+            examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device, folder=instance.path
+        )
         self.epoch_ends = self.batches.epoch_ends
         self.norms = self._synchronise_norms()
         optimizer = make_optimizer(task, stage)
@@ -106,6 +115,7 @@ class _Trainer:
         begun, first = time.monotonic(), self.state.step
         state = self.state
         while state.step < end:
+            note(step=str(state.step + 1), sample="")
             terms = self._step(next(parts), epoch)
             state.step += 1
             state.faults += round(terms.pop("faults"))
@@ -132,6 +142,7 @@ class _Trainer:
 
     def _step(self, parts: list[Part], epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss, its terms and the faults over all ranks and parts."""
+        note(sample=", ".join(_keys(parts)[:_TOLD_KEYS]))
         faults = [fault for part in parts if part.present for fault in part.faults]
         self.faults.add(faults, epoch=epoch, step=self.state.step)
         self.task.begin_step(self.state.step, num_steps=self.epoch_ends[-1])
@@ -188,7 +199,7 @@ class _Trainer:
     def _stop(self, loss: float, parts: list[Part], epoch: int) -> None:
         """Called by all ranks together, since the loss is the same on all."""
         keys: list[list[str]] = [[] for _ in range(self.place.num_ranks)]
-        dist.all_gather_object(keys, [key for part in parts if part.present for key in part.batch.get("key", [])])
+        dist.all_gather_object(keys, _keys(parts))
         names, path = [key for of_rank in keys for key in of_rank], self.instance.path / "diverged.txt"
         if self.place.rank == 0:
             write_bytes(path, "\n".join([f"loss {loss} at step {self.state.step}", *names, ""]).encode())
@@ -226,6 +237,7 @@ class _Trainer:
             write_progress(self.instance.path, step=self.state.step, num_steps=self.epoch_ends[-1], state=state)
 
     def _save(self) -> None:
+        note(sample="")
         self._require_finite()
         self._share_buffers()
         checkpoints.save(self.engine, self.folder, self.state, self.average)
@@ -239,6 +251,7 @@ class _Trainer:
     def _validate(self) -> dict[str, float]:
         """Figures of a validation, on rank 0 alone; the weights are kept where they are the best so far."""
         figures: dict[str, float] = {}
+        note(sample="")
         self._require_finite()
         self._share_buffers()
         network = self._whole_network()
@@ -279,6 +292,7 @@ class _Trainer:
         return network.to(self.device)
 
     def _finish(self) -> None:
+        note(sample="")
         self._require_finite()
         network = self._whole_network()
         if network is not None:

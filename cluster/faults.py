@@ -10,6 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from shards.at_work import name_work, note
+from shards.file_system_errors import writing
 from shards.layer import ShardError
 from shards.records import BadSampleError
 from wsss.contract.fit import Draw, TrainingSet
@@ -32,10 +34,14 @@ def readable_example(examples: TrainingSet, draw: Draw) -> dict[str, Any]:
     fault = ""
     for number in range(min(_LONGEST_SEARCH, len(examples))):
         index = (draw.index + number) % len(examples)
+        note(sample=examples.name_of(index))
         try:
             example = examples.example(Draw(index, draw.epoch, draw.occurrence))
         except (BadSampleError, ShardError) as error:
             fault = fault or f"{examples.name_of(draw.index)}: {error}"
+        except Exception as error:
+            name_work(error, sample=examples.name_of(index))
+            raise
         else:
             return {**example, FAULT: fault}
     raise TooManyFaultsError(f"none of {number + 1} examples in a row can be read; the first is {fault}")
@@ -54,7 +60,7 @@ class FaultLog:
     def add(self, faults: Sequence[str], *, epoch: int, step: int) -> None:
         """Append a step's faults; a training that goes on from a checkpoint tells those after it again."""
         if faults:
-            with self.path.open("a") as file:
+            with writing(self.path, what="examples that cannot be read"), self.path.open("a") as file:
                 file.writelines(f"epoch {epoch + 1}, step {step}: {' '.join(fault.split())}\n" for fault in faults)
 
     def causes(self) -> Counter[str]:

@@ -1,18 +1,16 @@
-"""Files through which a training's ranks speak to their driver, wherever they run: progress, errors and outcome."""
+"""Files through which a training's ranks speak to their driver, wherever they run: progress, restarts and outcome."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from shards.files import write_bytes
+from wsss.contract.failure import Failure, OnRestart, WorkFailedError
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Outcome
 
@@ -22,10 +20,14 @@ POLL_SECONDS = 0.5
 
 
 def write_progress(folder: Path, *, step: int, num_steps: int, state: str) -> None:
-    """Called by rank 0 now and then. Never half there, but not flushed to disk: training would wait for that."""
+    """Called by rank 0 now and then. Never half there, but not flushed to disk: training would wait for that.
+
+    Where it cannot be written the training goes on: the next checkpoint says what is wrong.
+    """
     temporary = folder / f".{PROGRESS}.tmp"
-    temporary.write_text(json.dumps({"step": step, "num_steps": num_steps, "state": state}))
-    temporary.replace(folder / PROGRESS)
+    with suppress(OSError):
+        temporary.write_text(json.dumps({"step": step, "num_steps": num_steps, "state": state}))
+        temporary.replace(folder / PROGRESS)
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def watch_progress(folder: Path, progress: Progress) -> Iterator[None]:
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Called by rank 0 when the weights are written: its presence says that the training is finished."""
-    write_bytes(folder / OUTCOME, json.dumps(asdict(outcome)).encode())
+    write_bytes(folder / OUTCOME, json.dumps(asdict(outcome)).encode(), what="the outcome of a training")
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -73,33 +75,38 @@ def has_outcome(folder: Path) -> bool:
     return True
 
 
-class RankError(RuntimeError):
-    """A training failed; the message holds what its ranks said."""
+class RankError(WorkFailedError):
+    """A training failed; the failure says which rank, at which step, and why."""
+
+    def __str__(self) -> str:
+        name = self.failure.instance
+        return f"{name}: training failed: {self.failure.line()}" if name else self.failure.line()
 
 
-def is_final(error: Exception) -> bool:
-    """False for what the death of another rank or a lost connection looks like: those are worth another attempt.
-
-    gloo raises plain RuntimeErrors where a peer is gone.
-    """
-    passing = (OSError, dist.DistError, torch.AcceleratorError)
-    return not isinstance(error, passing) and type(error) is not RuntimeError
+def write_restart(folder: Path, failure: Failure, *, number: int) -> None:
+    """Leave word of a rank whose training was started anew, for the driver."""
+    write_bytes(folder / f"restart-{number:03d}.json", json.dumps(asdict(failure)).encode())
 
 
-def write_rank_error(folder: Path, rank: int, error: Exception) -> None:
-    """Leave a rank's error for the driver."""
-    kind = "final" if is_final(error) else "passing"
-    write_bytes(folder / f"rank-{rank}.{kind}.txt", f"{type(error).__name__}: {error}".encode())
+@contextmanager
+def watch_restarts(folder: Path, on_restart: OnRestart) -> Iterator[None]:
+    """Pass on the restarts that are left in `folder`, each once, for as long as the block runs."""
+    stop, seen = threading.Event(), set[Path]()
 
+    def look() -> None:
+        for path in sorted(set(folder.glob("restart-*.json")) - seen):
+            seen.add(path)
+            on_restart(Failure(**json.loads(path.read_bytes())))
 
-def has_failed_for_good(folder: Path) -> bool:
-    """True where a rank met an error that it would meet again."""
-    return any(folder.glob("rank-*.final.txt"))
+    def watch() -> None:
+        while not stop.wait(POLL_SECONDS):
+            look()
 
-
-def raise_rank_errors(folder: Path, name: str) -> None:
-    """Raise `RankError` where ranks left errors: the causes, or the rest where only consequences are to be had."""
-    files = sorted(folder.glob("rank-*.final.txt")) or sorted(folder.glob("rank-*.txt"))
-    words = dict.fromkeys(file.read_text() for file in files)
-    if words:
-        raise RankError(f"{name}: training failed: " + "; ".join(words))
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
-import tempfile
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +19,26 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from cluster.crash_files import crash_files, kernel_kills
 from cluster.engine import run_rank
-from cluster.fit_files import RankError, raise_rank_errors, read_outcome, watch_progress, write_rank_error
+from cluster.fit_files import RankError, read_outcome, watch_progress
+from cluster.rank_failures import cause_of, dead_rank, rank_failure
 from cluster.rank_process import RankPlace
 from cluster.shard_work import ShardBench, pending_shards
+from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
+from wsss.contract.failure import Failure, OnRestart, ignore_restart
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
+from wsss.contract.stopping import raise_if_stopped
 
 if TYPE_CHECKING:
     from wsss.contract.runtime import RuntimeSettings
+
+
+_CAUSE_SECONDS = 2.0
+"""How long the end of a rank is waited for whose loss the others have told."""
 
 
 class LocalRuntime:
@@ -36,67 +50,163 @@ class LocalRuntime:
 
     def _shard_bench(self) -> ShardBench:
         if self._bench is None:
-            self._bench = ShardBench(threads=self._settings.threads, gpu=self._settings.actor_gpus > 0)
+            settings = self._settings
+            self._bench = ShardBench(
+                threads=settings.threads, gpu=settings.actor_gpus > 0, shard_seconds=settings.shard_seconds
+            )
         return self._bench
 
-    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+    def map(
+        self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> None:
+        """`on_restart` is never called, here and below: there is nothing in this process that could be replaced."""
         pending, total = pending_shards(instance, stage)
         for number, shard in enumerate(pending):
+            raise_if_stopped()
             progress(total - len(pending) + number, total, f"{total - len(pending) + number} of {total} shards")
             self._shard_bench().make_shard(instance, shard)
 
-    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+    def reduce(
+        self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Counts:
         counts = Counts()
         shards = stage.shards(instance)
         for number, shard in enumerate(shards):
+            raise_if_stopped()
             progress(number, len(shards), f"{number} of {len(shards)} shards")
             counts += self._shard_bench().count_shard(instance, shard)
         return counts
 
-    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+    def fit(
+        self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Outcome:
         """Every rank is a process of its own, also a single one: DeepSpeed's state must not outlive a training."""
         address = f"127.0.0.1:{free_port()}"
-        context = multiprocessing.get_context("spawn")
-        ranks: list[SpawnProcess] = []
-        with tempfile.TemporaryDirectory() as folder, watch_progress(instance.path, progress):
+        ranks: list[_Rank] = []
+        with watch_progress(instance.path, progress):
             for rank in range(stage.num_ranks):
                 place = RankPlace(
                     rank, stage.num_ranks, rank, self._settings.threads, self._settings.rank_gpus, address
                 )
-                ranks.append(context.Process(target=_rank_process, args=(instance, place, Path(folder))))
-            _run_all(ranks)
-            raise_rank_errors(Path(folder), instance.name)
-        if codes := [process.exitcode for process in ranks if process.exitcode != 0]:
-            raise RankError(f"{instance.name}: training failed: a rank ended with exit code {codes[0]}")
+                ranks.append(_Rank.of(instance, place))
+            try:
+                failures = _run_all(ranks, instance.path)
+            finally:
+                remove_leftovers(instance.path)  # of ranks and their loaders, which are ended without a word
+        if failures:
+            raise RankError(cause_of(failures, instance=instance.name))
         return read_outcome(instance.path)
 
     def close(self) -> None:
         self._bench = None
 
 
-def _run_all(ranks: list[SpawnProcess]) -> None:
+@dataclass
+class _Rank:
+    """A training rank: its process, and where its failure arrives."""
+
+    number: int
+    process: SpawnProcess
+    failures: Connection
+    sender: Connection
+
+    @classmethod
+    def of(cls, instance: Instance, place: RankPlace) -> _Rank:
+        context = multiprocessing.get_context("spawn")
+        failures, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_rank_process, args=(instance, place, sender))
+        return cls(place.rank, process, failures, sender)
+
+    def start(self) -> None:
+        self.process.start()
+        self.sender.close()  # so that the end of the process is the end of the pipe
+
+    def failure(self) -> Failure | None:
+        """What the rank sent of its failure; None where it sent nothing."""
+        try:
+            return Failure(**json.loads(self.failures.recv_bytes())) if self.failures.poll() else None
+        except (EOFError, OSError):
+            return None
+
+
+def _run_all(ranks: list[_Rank], folder: Path) -> list[Failure]:
     """Start all ranks and wait; where one fails the others are ended, since they would wait for it for ever."""
-    for process in ranks:
-        process.start()
+    _start_quiet_tracker()
+    kills, found = kernel_kills(), _Ended()
     try:
-        while any(process.is_alive() for process in ranks):
-            for process in ranks:
-                process.join(0.2)
-            if any(process.exitcode not in (None, 0) for process in ranks):
-                break
+        for rank in ranks:
+            rank.start()
+        while any(rank.process.is_alive() for rank in ranks) and not found.any_failed:
+            raise_if_stopped()
+            found.look(ranks, seconds=0.2)
+        found.look(ranks)
+        patience = time.monotonic() + _CAUSE_SECONDS
+        while found.only_consequences and time.monotonic() < patience:
+            found.look(ranks, seconds=0.05)
     finally:
-        for process in ranks:
-            if process.is_alive():
-                process.kill()
-            process.join()
+        for rank in ranks:
+            if rank.process.is_alive():
+                rank.process.kill()
+            if rank.process.pid is not None:
+                rank.process.join()
+    failures = dict(found.failures)
+    for rank in ranks:
+        pid, code = rank.process.pid or 0, found.codes.get(rank.number, 0)
+        if code and rank.number not in failures:
+            failures[rank.number] = dead_rank(rank.number, code=code, pid=pid, folder=folder, kernel_kills_before=kills)
+    return [failures[number] for number in sorted(failures)]
 
 
-def _rank_process(instance: Instance, place: RankPlace, folder: Path) -> None:
-    _end_with_parent(os.getppid())
+@dataclass
+class _Ended:
+    """What ranks sent of their failures, and the exit codes of those that ended by themselves."""
+
+    failures: dict[int, Failure] = field(default_factory=dict)
+    codes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def any_failed(self) -> bool:
+        return bool(self.failures) or any(self.codes.values())
+
+    @property
+    def only_consequences(self) -> bool:
+        """True where ranks lost another one, and that one's end has not been seen yet."""
+        died = any(code and number not in self.failures for number, code in self.codes.items())
+        return bool(self.failures) and not died and not any(failure.final for failure in self.failures.values())
+
+    def look(self, ranks: list[_Rank], *, seconds: float = 0.0) -> None:
+        """Wait until something happens, or for so long."""
+        alive = [rank for rank in ranks if rank.process.is_alive()]
+        wait([rank.process.sentinel for rank in alive], seconds)
+        for rank in ranks:
+            if (failure := rank.failure()) is not None:
+                self.failures[rank.number] = failure
+            if (code := rank.process.exitcode) is not None:
+                self.codes[rank.number] = code
+
+
+def _start_quiet_tracker() -> None:
+    """Python's tracker of shared memory cleans up after ranks that were ended, and shall not warn that it had to."""
+    name, before = "PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS")
+    os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
     try:
-        run_rank(instance, place)
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _rank_process(instance: Instance, place: RankPlace, sender: Connection) -> None:
+    _end_with_parent(os.getppid())
+    # Ctrl-C reaches every process of a terminal: the driver ends its ranks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with crash_files(instance.path, own_process=True):
+            run_rank(instance, place)
     except Exception as error:
-        write_rank_error(folder, place.rank, error)
+        sender.send_bytes(json.dumps(asdict(rank_failure(error, rank=place.rank))).encode())
         os._exit(1)  # the driver tells; no traceback per rank
     if dist.is_initialized():  # not where the training was finished already
         dist.destroy_process_group()

@@ -1,24 +1,35 @@
 """A pool of Ray actors that works through named shards and cannot hang.
 
-Rules: the work of an actor that died goes back into the queue; a shard that loses `MAX_ATTEMPTS` actors stops the run;
-a slot whose actor died more than `MAX_RESTARTS` times is given up; the run ends at once where an actor raises an
-exception (it would raise it again) or where no actor can be had.
+Rules: the work of an actor that died goes back into the queue; an actor that is at one shard for too long is ended, and
+counts as one that died; a shard that loses `MAX_ATTEMPTS` actors stops the run; a slot whose actor died more than
+`MAX_RESTARTS` times is given up; the run ends at once where an actor raises an exception (it would raise it again) or
+where no actor can be had. Every death is reported when it is found.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from cluster.crash_files import CrashReport, kernel_kills, read_crash
+from cluster.death_cause import death_cause
+from wsss.contract.failure import Failure, OnRestart, WorkFailedError, carried_failure, ignore_restart
+from wsss.contract.stopping import raise_if_stopped
+
 MAX_ATTEMPTS = 3
 MAX_RESTARTS = 4
 POLL_SECONDS = 1.0
+STUCK_GRACE = 2.0
+"""Seconds beyond `shard_seconds` in which an actor reports where it stands, before it is ended."""
 
 MakeActor = Callable[[], Any]
 Submit = Callable[[Any, str], Any]
@@ -27,58 +38,88 @@ Done = Callable[[str, Any], None]
 """Called with (shard, result) for every shard that is finished."""
 
 
-class PoolError(RuntimeError):
-    """The pool cannot finish its shards; the message says which, and why."""
+class PoolError(WorkFailedError):
+    """The pool cannot finish its shards; the failure says which, and why."""
+
+
+class _StuckError(Exception):
+    """An actor is alive, but has been at one shard for too long."""
 
 
 @dataclass(eq=False)
 class _Slot:
     """A place for one actor. It is starting, at work on a shard, or idle."""
 
+    number: int
     actor: Any
     waiting_for: Any
     """Ray's reference to what is under way: the start, then the work; None where the actor is idle."""
     shard: str | None = None
+    since: float = 0.0
+    """When the work on the shard began."""
     ready: bool = False
     restarts: int = 0
+    host: str = ""
+    pid: int = 0
+    kernel_kills: int = 0
+    """Processes that this machine's kernel had ended for lack of memory when the actor started."""
 
 
 class ActorPool:
     """At most `size` actors, made when first needed and kept from one `run` to the next."""
 
-    def __init__(self, make_actor: MakeActor, *, size: int, start_seconds: float) -> None:
+    def __init__(self, make_actor: MakeActor, *, size: int, start_seconds: float, shard_seconds: float = 0.0) -> None:
         """`make_actor` makes an actor without restarts or retries of its own.
 
         `start_seconds` is how long to wait for a first actor: on a cluster, the time in which a machine comes up.
+        `shard_seconds`: how long an actor may be at one shard; 0 for ever.
         """
         self._make_actor = make_actor
         self._size = size
         self._start_seconds = start_seconds
+        self._shard_seconds = shard_seconds
         self._slots: list[_Slot] = []
 
-    def run(self, shards: Iterable[str], *, submit: Submit, done: Done) -> None:
-        """Work through all shards, in any order; `done` is called in this thread.
+    def run(
+        self,
+        shards: Iterable[str],
+        *,
+        submit: Submit,
+        done: Done,
+        folder: Path | None = None,
+        on_restart: OnRestart = ignore_restart,
+    ) -> None:
+        """Work through all shards, in any order; `done` and `on_restart` are called in this thread.
 
+        `folder`: where actors leave word of what they do (`cluster.crash_files`).
         Raises `PoolError`; what is under way then is cancelled by ending its actors.
         """
-        run = _Run(deque(shards), submit, done)
+        run = _Run(deque(shards), submit, done, folder, on_restart)
         for slot in self._slots:
             slot.restarts = 0
         while len(self._slots) < min(self._size, len(run.pending)):
-            self._slots.append(self._start())
+            self._slots.append(self._start(self._free_number()))
         try:
             self._work_through(run)
         except BaseException:
-            self._end(slot for slot in self._slots if slot.shard is not None)
+            at_work = [slot for slot in self._slots if slot.shard is not None]
+            self._end(at_work)
+            for slot in at_work:
+                run.crash_of(slot)  # removes its files
             raise
 
     def close(self) -> None:
         """End all actors, and wait for nothing."""
         self._end(self._slots)
 
-    def _start(self, restarts: int = 0) -> _Slot:
+    def _free_number(self) -> int:
+        taken = {slot.number for slot in self._slots}
+        return next(number for number in range(1, len(taken) + 2) if number not in taken)
+
+    def _start(self, number: int, restarts: int = 0) -> _Slot:
         actor = self._make_actor()
-        return _Slot(actor, actor.__ray_ready__.remote(), restarts=restarts)
+        kills = kernel_kills()
+        return _Slot(number, actor, actor.__ray_call__.remote(_host_and_pid), restarts=restarts, kernel_kills=kills)
 
     def _end(self, slots: Iterable[_Slot]) -> None:
         ended = list(slots)
@@ -89,21 +130,25 @@ class ActorPool:
     def _work_through(self, run: _Run) -> None:
         last_ready = time.monotonic()
         while run.pending or any(slot.shard for slot in self._slots):
+            raise_if_stopped()
             # An actor that is still starting is given no work: it may never come up.
             for slot in self._slots:
                 if slot.ready and slot.shard is None and run.pending:
-                    slot.shard = run.pending.popleft()
+                    slot.shard, slot.since = run.pending.popleft(), time.monotonic()
                     slot.waiting_for = run.submit(slot.actor, slot.shard)
             waiting = {slot.waiting_for: slot for slot in self._slots if slot.waiting_for is not None}
             finished, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_SECONDS)
             for reference in finished:
                 self._settle(waiting[reference], run)
+            self._replace_stuck(run)
             if any(slot.ready for slot in self._slots):
                 last_ready = time.monotonic()
             elif time.monotonic() - last_ready > self._start_seconds:
                 raise PoolError(
-                    f"none of {len(self._slots)} actors started within {self._start_seconds:.0f} s; "
-                    f"free in the cluster: {ray.available_resources()}; of: {ray.cluster_resources()}"
+                    Failure(
+                        message=f"none of {len(self._slots)} actors started within {self._start_seconds:.0f} s; free "
+                        f"in the cluster: {ray.available_resources()}; of: {ray.cluster_resources()}"
+                    )
                 )
 
     def _settle(self, slot: _Slot, run: _Run) -> None:
@@ -111,34 +156,54 @@ class ActorPool:
         try:
             result = ray.get(slot.waiting_for)
         except RayTaskError as error:
-            raise PoolError(f"{slot.shard}: {_own_words(error)}") from error
+            raise PoolError(_raised(error, slot)) from error
         except RayError as error:
             self._replace(slot, run, error)
             return
-        shard, slot.shard, slot.waiting_for, slot.ready = slot.shard, None, None, True
+        shard, slot.shard, slot.waiting_for = slot.shard, None, None
         if shard is not None:
             run.done(shard, result)
+        elif not slot.ready:
+            slot.host, slot.pid = result
+            slot.ready = True
 
-    def _replace(self, slot: _Slot, run: _Run, error: RayError) -> None:
+    def _replace_stuck(self, run: _Run) -> None:
+        """End the actors that have been at one shard for too long."""
+        if not self._shard_seconds:
+            return
+        for slot in list(self._slots):
+            if slot.shard is not None and time.monotonic() - slot.since > self._shard_seconds + STUCK_GRACE:
+                # It may have finished just now.
+                if ray.wait([slot.waiting_for], timeout=0)[0]:
+                    continue
+                stuck = f"stuck: at work on one shard for more than runtime.shard_seconds = {self._shard_seconds:g}"
+                self._replace(slot, run, _StuckError(stuck))
+
+    def _replace(self, slot: _Slot, run: _Run, error: RayError | _StuckError) -> None:
         """Put a dead actor's shard back and another actor in its place."""
-        if isinstance(error, RayActorError) and getattr(error, "actor_init_failed", False):
-            raise PoolError(f"an actor cannot start: {error}") from error
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            raise PoolError(Failure(message=f"an actor cannot start: {error}", traceback=str(error))) from error
+        # A lost connection or result looks the same as a dead actor: end it, so that it cannot work on unseen.
+        ray.kill(slot.actor, no_restart=True)
+        failure = _died(slot, run.crash_of(slot), error)
+        run.deaths.append(failure)
         if slot.shard is not None:
             run.attempts[slot.shard] += 1
             if run.attempts[slot.shard] >= MAX_ATTEMPTS:
                 raise PoolError(
-                    f"{slot.shard}: {MAX_ATTEMPTS} actors died at work on it, so it was given up; the last: {error}"
+                    run.with_deaths(failure, f"{MAX_ATTEMPTS} actors died at work on it, so it was given up; the last")
                 ) from error
             run.pending.appendleft(slot.shard)
-        # A lost connection or result looks the same as a dead actor: end it, so that it cannot work on unseen.
         place = self._slots.index(slot)
-        ray.kill(slot.actor, no_restart=True)
         if slot.restarts < MAX_RESTARTS:
-            self._slots[place] = self._start(slot.restarts + 1)
+            run.on_restart(failure)
+            self._slots[place] = self._start(slot.number, slot.restarts + 1)
             return
         del self._slots[place]
         if not self._slots:
-            raise PoolError(f"every actor died more than {MAX_RESTARTS} times; the last: {error}") from error
+            told = f"every actor died more than {MAX_RESTARTS} times; the last"
+            raise PoolError(run.with_deaths(failure, told)) from error
+        run.on_restart(failure)
 
 
 @dataclass
@@ -148,12 +213,53 @@ class _Run:
     pending: deque[str]
     submit: Submit
     done: Done
+    folder: Path | None
+    on_restart: OnRestart
+    attempts: Counter[str] = field(default_factory=Counter)
+    deaths: list[Failure] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.attempts: Counter[str] = Counter()
+    def crash_of(self, slot: _Slot) -> CrashReport:
+        """What the slot's actor left behind; it is removed."""
+        if self.folder is None or not slot.host:
+            return CrashReport({}, "")
+        return read_crash(self.folder, host=slot.host, pid=slot.pid)
+
+    def with_deaths(self, last: Failure, told: str) -> Failure:
+        """The last death with `told` before its message, and all deaths before it in its report."""
+        before = [f"An earlier death:\n{death.report()}" for death in self.deaths if death is not last]
+        return replace(last, message=f"{told}: {last.message}", traceback="\n".join([last.traceback, *before]))
 
 
-def _own_words(error: RayTaskError) -> str:
-    """The exception as the actor raised it, without Ray's frame around it."""
+def _host_and_pid(actor: object) -> tuple[str, int]:
+    """Called in an actor, when it is ready."""
+    return socket.gethostname(), os.getpid()
+
+
+def _raised(error: RayTaskError, slot: _Slot) -> Failure:
+    """What is known of an exception that an actor raised."""
     cause = error.cause
-    return f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    if isinstance(cause, Exception) and (carried := carried_failure(cause)) is not None:
+        return carried
+    # The exception as the actor raised it, without Ray's frame around it.
+    message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    return Failure(message=message, shard=slot.shard or "", host=slot.host, pid=slot.pid, traceback=str(error))
+
+
+def _died(slot: _Slot, crash: CrashReport, error: RayError | _StuckError) -> Failure:
+    """What is known of an actor that ended, or was ended."""
+    here = slot.host == socket.gethostname()
+    if isinstance(error, _StuckError):
+        cause = str(error)
+    else:
+        cause = death_cause(error, crash=crash, kernel_killed=here and kernel_kills() > slot.kernel_kills)
+    failure = Failure(
+        message=cause,
+        who=f"actor {slot.number}",
+        shard=slot.shard or "",
+        host=slot.host,
+        pid=slot.pid,
+        cause=cause,
+        traceback=crash.stacks or str(error),
+        final=False,
+    )
+    return failure.about(crash.work)

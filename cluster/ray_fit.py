@@ -20,17 +20,16 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from cluster.crash_files import crash_files
 from cluster.engine import run_rank
-from cluster.fit_files import (
-    RankError,
-    has_failed_for_good,
-    raise_rank_errors,
-    read_outcome,
-    watch_progress,
-    write_rank_error,
-)
+from cluster.fit_files import RankError, read_outcome, watch_progress, watch_restarts
+from cluster.rank_failures import rank_failure
 from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
+from cluster.rank_watch import RankWatch
 from cluster.ray_session import thread_environment
+from shards.file_system_errors import writing
+from shards.files import remove_leftovers
+from wsss.contract.failure import OnRestart, WorkFailedError
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Outcome
@@ -42,15 +41,17 @@ FOLDER = "ray_train"
 
 
 def fit_with_ray_train(
-    instance: Instance, stage: Fit, settings: RuntimeSettings, progress: Progress, *, here: bool
+    instance: Instance, stage: Fit, settings: RuntimeSettings, progress: Progress, *, here: bool, on_restart: OnRestart
 ) -> Outcome:
     """Train with `stage.num_ranks` Ray Train workers, `here` where they all share this machine.
 
-    Raises `RankError` with the words of the rank that failed.
+    Raises `RankError` with what is known of the rank that failed. A full disk and the like are not tried again.
     """
     folder = instance.path.absolute() / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with writing(folder):
+        folder.mkdir(parents=True)
+    watch = RankWatch(instance.path.absolute(), folder, instance=instance.name, retries=settings.rank_retries)
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
@@ -63,16 +64,16 @@ def fit_with_ray_train(
             failure_config=FailureConfig(max_failures=settings.rank_retries),
             worker_runtime_env=thread_environment(settings.threads),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[watch],
         ),
     )
-    with watch_progress(instance.path, progress), _own_interrupt_handler():
+    with watch_progress(instance.path, progress), watch_restarts(folder, on_restart), _own_interrupt_handler():
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise_rank_errors(folder, instance.name)
-            raise RankError(f"{instance.name}: training failed: {error}") from error
-    if has_failed_for_good(folder):  # errors of attempts that others made good do not count
-        raise_rank_errors(folder, instance.name)
+            raise RankError(watch.failure_in(error)) from error
+        finally:
+            remove_leftovers(instance.path)
     outcome = read_outcome(instance.path)
     shutil.rmtree(folder, ignore_errors=True)
     return outcome
@@ -96,18 +97,17 @@ def _train_rank(config: dict[str, object]) -> None:
     """One rank, in a Ray Train worker."""
     instance, threads, gpus = config["instance"], config["threads"], config["gpus"]
     assert isinstance(instance, Instance) and isinstance(threads, int) and isinstance(gpus, int)
-    folder = instance.path.absolute() / FOLDER
-    if has_failed_for_good(folder):
-        return  # the driver reads why
     context = get_context()
     rank = context.get_world_rank()
     # Where ranks of one node see all of its GPUs, Ray knows which of them is this rank's.
     local_rank = get_device().index if gpus else context.get_local_rank()
-    try:
-        run_rank(instance, RankPlace(rank, context.get_world_size(), local_rank, threads, gpus, address=None))
-    except Exception as error:
-        write_rank_error(folder, rank, error)
-        raise
+    with crash_files(instance.path.absolute(), own_process=True):
+        try:
+            run_rank(instance, RankPlace(rank, context.get_world_size(), local_rank, threads, gpus, address=None))
+            return
+        except Exception as error:
+            failure = rank_failure(error, rank=rank)
+    raise WorkFailedError(failure)
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from cluster.pool import ActorPool
+from cluster.ray_processes import end_session
 from cluster.ray_session import connect, thread_environment
 from cluster.shard_actor import ShardActor
 from cluster.shard_work import pending_shards
 from wsss.contract.counts import Counts
+from wsss.contract.failure import OnRestart, ignore_restart
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -33,7 +35,9 @@ class RayRuntime:
         self._owns_session = connect(address)
         self._pool: ActorPool | None = None
 
-    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+    def map(
+        self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> None:
         pending, total = pending_shards(instance, stage)
         finished = total - len(pending)
 
@@ -45,9 +49,17 @@ class RayRuntime:
         if pending:
             progress(finished, total, f"{finished} of {total} shards")
             known = [ray.put(instance)]
-            self._actors().run(pending, submit=lambda actor, shard: actor.make.remote(known, shard), done=done)
+            self._actors().run(
+                pending,
+                submit=lambda actor, shard: actor.make.remote(known, shard),
+                done=done,
+                folder=instance.path,
+                on_restart=on_restart,
+            )
 
-    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+    def reduce(
+        self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Counts:
         shards = stage.shards(instance)
         counts = Counts()
         finished = 0
@@ -60,10 +72,18 @@ class RayRuntime:
 
         progress(0, len(shards), f"0 of {len(shards)} shards")
         known = [ray.put(instance)]
-        self._actors().run(shards, submit=lambda actor, shard: actor.count.remote(known, shard), done=done)
+        self._actors().run(
+            shards,
+            submit=lambda actor, shard: actor.count.remote(known, shard),
+            done=done,
+            folder=instance.path,
+            on_restart=on_restart,
+        )
         return counts
 
-    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+    def fit(
+        self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Outcome:
         from cluster.ray_fit import fit_with_ray_train  # Ray Train brings pandas and pyarrow
 
         # Actors that wait for shards would hold the CPUs that the ranks need.
@@ -74,12 +94,13 @@ class RayRuntime:
                 f"runtime.rank_gpus = {self._settings.rank_gpus} for {stage.num_ranks} ranks, but this machine has "
                 f"{have:.0f} GPUs; set it to 0 to train on CPUs"
             )
-        return fit_with_ray_train(instance, stage, self._settings, progress, here=self._address is None)
+        here = self._address is None
+        return fit_with_ray_train(instance, stage, self._settings, progress, here=here, on_restart=on_restart)
 
     def close(self) -> None:
         self._release_actors()
         if self._owns_session:
-            ray.shutdown()
+            end_session()
             self._owns_session = False
 
     def _release_actors(self) -> None:
@@ -94,6 +115,7 @@ class RayRuntime:
                 self._make_actor,
                 size=self._num_actors(),
                 start_seconds=START_SECONDS_HERE if here else START_SECONDS_CLUSTER,
+                shard_seconds=self._settings.shard_seconds,
             )
         return self._pool
 
@@ -111,11 +133,16 @@ class RayRuntime:
         return max(1, math.floor(room))
 
     def _make_actor(self) -> Any:
-        threads = self._settings.threads
-        options = {"num_cpus": 1, "num_gpus": self._settings.actor_gpus, "max_restarts": 0}
+        settings, threads = self._settings, self._settings.threads
+        options = {"num_cpus": 1, "num_gpus": settings.actor_gpus, "max_restarts": 0}
         environment = thread_environment(threads)
         return (
             ray.remote(ShardActor)
             .options(**options, runtime_env=environment)
-            .remote(threads=threads, gpu=self._settings.actor_gpus > 0)
+            .remote(
+                threads=threads,
+                gpu=settings.actor_gpus > 0,
+                shard_seconds=settings.shard_seconds,
+                own_process=True,
+            )
         )

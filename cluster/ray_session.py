@@ -12,6 +12,7 @@ import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.address import check_address
+from cluster.ray_start import quiet_start
 from cluster.shadowing import check_working_folder
 from cluster.socket_folders import ray_folder
 
@@ -66,7 +67,8 @@ def connect(address: str | None) -> bool:
     check_address(address)
     try:
         _knock(address)
-        ray.init(address=address, **quiet)
+        with quiet_start():
+            ray.init(address=address, **quiet)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster answers at {address} ({error}); "
@@ -84,13 +86,13 @@ def _start_session(**options: Any) -> None:
     for left in reversed(range(_STARTS)):
         try:
             # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left behind.
-            ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **options)
+            with quiet_start():
+                ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **options)
             return
         except Exception as error:
             # Ray has no class of its own for it.
             if left == 0 or "timed out during startup" not in str(error):
                 raise
-            ray.shutdown()
 
 
 def _knock(address: str) -> None:

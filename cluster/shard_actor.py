@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 
 from cluster.shard_work import ShardBench
 from wsss.contract.counts import Counts
+from wsss.contract.failure import WorkFailedError, failure_of
 from wsss.contract.stage import Instance
+
+_Result = TypeVar("_Result")
 
 
 class ShardActor(ShardBench):
@@ -20,10 +24,20 @@ class ShardActor(ShardBench):
     _known: tuple[Any, Instance] | None = None
 
     def make(self, known: list[Any], shard: str) -> None:
-        self.make_shard(self._instance_of(known[0]), shard)
+        """Raises `WorkFailedError`, whatever went wrong."""
+        self._explained(lambda: self.make_shard(self._instance_of(known[0]), shard))
 
     def count(self, known: list[Any], shard: str) -> Counts:
-        return self.count_shard(self._instance_of(known[0]), shard)
+        """Raises `WorkFailedError`, whatever went wrong."""
+        return self._explained(lambda: self.count_shard(self._instance_of(known[0]), shard))
+
+    def _explained(self, work: Callable[[], _Result]) -> _Result:
+        """An exception's class may not be known to the driver, and its traceback does not travel."""
+        try:
+            return work()
+        except Exception as error:
+            failure = failure_of(error)
+        raise WorkFailedError(failure)
 
     def _instance_of(self, reference: Any) -> Instance:
         if self._known is None or self._known[0] != reference:

@@ -17,15 +17,17 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cluster.new_database import make_whole
 from cluster.outbox import Event, Outbox, RejectedError
 from cluster.tracking_address import restore_command, tracking_uri, without_stray_folders
+from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
 from wsss.contract.runtime import PipelineRecord
 
@@ -38,7 +40,6 @@ KIND, RECIPE, PIPELINE, SWEEP = "wsss.kind", "wsss.recipe", "wsss.pipeline", "ws
 INSTANCE, FINGERPRINT, COMMIT, UPSTREAM = "wsss.instance", "wsss.fingerprint", "wsss.git_commit", "wsss.upstream"
 SUPERVISION = "wsss.supervision"
 PARENT_RUN = "mlflow.parentRunId"
-
 PARAMS_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 LONGEST_PARAM = 6000
@@ -47,7 +48,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds without another attempt after one failed; doubled every time."""
 DATABASE_ATTEMPTS = 4
 """Attempts at opening a database, about a second in all."""
-
 _SERVED = ("http://", "https://", "databricks")
 """Addresses of servers, which say themselves where artifacts go; others are databases opened from here."""
 
@@ -74,6 +74,7 @@ def connect(uri: str) -> MlflowClient:
 
         # MLflow offers no setting for this: ten attempts at a database that is down would hold a stage for 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
+        make_whole(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
     with without_stray_folders(uri):
         return MlflowClient(tracking_uri=uri)
 
@@ -103,8 +104,8 @@ class DeletedExperimentError(RuntimeError):
 class MlflowTracker:
     """Reports finished stages to MLflow. What cannot be delivered waits in `runs/outbox` and goes out later, once.
 
-    Delivery is tried when a stage finishes (after a failure not before a pause), when a pipeline finishes, on
-    `flush`, and for what an earlier process left behind as soon as a tracker is made.
+    Delivery is tried when a stage finishes (after a failure not before a pause), when a pipeline finishes, on `flush`,
+    and for what an earlier process left behind as soon as a tracker is made.
     """
 
     def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
@@ -157,8 +158,8 @@ class MlflowTracker:
     def _report(self, pipeline: PipelineRecord, event: Event) -> None:
         try:
             self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
-        except OSError as error:
-            self._say(f"a record for MLflow is lost, it could not be written: {error}")
+        except (OSError, FileSystemError) as error:
+            self._say(f"a record for MLflow waits for the next run of this recipe: {error}")
 
     def _wait(self, error: Exception) -> None:
         self._writer = None
@@ -258,7 +259,7 @@ class _Writer:
         run = found[0] if found else self._create(record.instance, identity | facts, start=finished - record.seconds)
         run_id = run.info.run_id
         self._log_params(run_id, record.settings)
-        self._log_metrics(run_id, record.metrics, when=finished)
+        self._log_metrics(run_id, record.metrics | {"restarts": float(record.restarts)}, when=finished)
         for name, rows in record.tables.items():
             self._client.log_dict(run_id, _as_table(rows), f"{name}.json")
         if record.tables:
@@ -346,5 +347,4 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    starts: Iterable[int] = range(0, len(items), size)
-    return (items[start : start + size] for start in starts)
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -8,7 +8,9 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Literal
 
+from shards.at_work import note
 from shards.codec import decode, key_of
+from shards.file_system_errors import reading
 from shards.layer import Layer, ShardError
 from shards.records import Missing, Record
 from shards.shard_row import Entry, ShardRow
@@ -17,7 +19,9 @@ from shards.shard_row import Entry, ShardRow
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
     """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
     row = layer.row(shard)
-    with layer.open_tar(shard) as stream:
+    with reading(layer.tar_name(shard)):
+        tar = layer.open_tar(shard)
+    with tar as stream:
         yield from read_tar(stream, layer, row)
 
 
@@ -32,6 +36,7 @@ def read_tar(stream: BinaryIO, layer: Layer, row: ShardRow) -> Iterator[Record]:
         for sample in wds.tariterators.group_by_keys(files, lcase=False):
             key = key_of(sample["__key__"])
             members = {name: data for name, data in sample.items() if not name.startswith("__")}
+            note(sample=key)
             yield decode(layer.kind, key, members)
             count += 1
     except (tarfile.TarError, EOFError, ValueError) as error:
@@ -50,7 +55,8 @@ def read_entry(layer: Layer, shard: str, entry: Entry) -> Record:
     path = layer.tar_name(shard)
     members: dict[str, bytes] = {}
     try:
-        data = layer.read_span(shard, offset=entry.offset, length=entry.length)
+        with reading(path):
+            data = layer.read_span(shard, offset=entry.offset, length=entry.length)
         if hashlib.sha256(data).hexdigest()[: len(entry.digest)] != entry.digest:
             raise ValueError("its bytes are not those that were written")
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
@@ -81,6 +87,7 @@ def join_shard(
     yield from missing[first].values()
     for record in read_shard(layers[first], shard):
         found = {name: stream.take(record.key) for name, stream in streams.items()}
+        note(sample=record.key)  # the streams have read ahead
         absent = [name for name, other in found.items() if other is None]
         if not absent:
             yield {first: record, **{name: other for name, other in found.items() if other is not None}}

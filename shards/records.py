@@ -226,3 +226,5 @@ class RunRecord:
     work: dict[str, float] = field(default_factory=dict)
     """What `wsss plan --measured` reads: images worked on, seconds of all workers together and of the driver after
     them, workers, and threads and GPUs of each; `later_`: without every worker's first shard. Empty in old records."""
+    restarts: int = 0
+    """Workers, actors and training ranks alike, that died or were stuck and were replaced while it ran."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from shards.at_work import note
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
 from shards.layer import Layer
@@ -46,7 +47,7 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
     entries: list[Entry] = []
     missing: list[Missing] = []
     seen: set[str] = set()
-    with replacing(layer.tar_path(shard)) as file:
+    with replacing(layer.tar_path(shard), what=f"shard {shard}") as file:
         tar = TarStream(file)
         for record in records:
             if record.key in seen:
@@ -58,7 +59,9 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
             if not isinstance(record, expected):
                 raise ValueError(f"{layer.path} holds {expected.__name__} records, got {type(record).__name__}")
             start = tar.num_bytes
+            note(sample=record.key)
             length, digest = tar.add(member_name(record.key), encode(record))
+            note(sample="")  # what fails from here on is about the next one, which its worker names
             digest, facts = digest[:DIGEST_DIGITS], sample_facts(record) if isinstance(record, Sample) else {}
             entries.append(Entry(key=record.key, offset=start, length=length, digest=digest, facts=facts))
         sha256 = tar.finish()
@@ -70,5 +73,5 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
         missing=tuple(missing),
         made_on=made_on,
     )
-    write_bytes(layer.row_path(shard), row.to_bytes())
+    write_bytes(layer.row_path(shard), row.to_bytes(), what=f"the row of shard {shard}")
     return row

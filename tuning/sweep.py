@@ -16,11 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-import ray
 from ray import tune
 from rich.console import Console
 from rich.text import Text
 
+from cluster.ray_processes import end_session
 from cluster.ray_session import connect
 from cluster.tracking import MlflowTracker
 from cluster.tracking_address import open_command
@@ -71,7 +71,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
         trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
     finally:
         if owns_session:
-            ray.shutdown()
+            end_session()
     result = _result(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder)

@@ -16,12 +16,14 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from shards.files import write_bytes
+from wsss.contract.failure import ignore_restart
 
 if TYPE_CHECKING:
     # Imported on use below: the actor that only waits needs no torch.
     from shards.records import RunRecord
     from tuning.search_space import Sweep
     from wsss.contract.counts import Counts
+    from wsss.contract.failure import OnRestart
     from wsss.contract.fit import Fit
     from wsss.contract.runtime import PipelineRecord, Progress, Runtime, RuntimeSettings
     from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -77,6 +79,7 @@ def run_trial(
     sweep: Sweep, suggestion: Mapping[str, Any], place: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """Run the recipe with the suggested values; what is done already is not done again."""
+    from wsss.pipeline.error_file import error_line
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.recipe import RecipeError
     from wsss.pipeline.run import run_recipe
@@ -91,7 +94,7 @@ def run_trial(
     try:
         summary = run_recipe(recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(quiet=True))
     except Exception as error:  # one trial that fails must not end the others; the sweep tells
-        return _report(TrialResult(state="failed", reason=f"{type(error).__name__}: {error}"))
+        return _report(TrialResult(state="failed", reason=error_line(error) or f"{type(error).__name__}: {error}"))
     finally:
         runtime.close()
     metric = sweep.settings.metric
@@ -151,24 +154,30 @@ class SharingRuntime:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+    def fit(
+        self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Outcome:
         """Train, then give everything back."""
         try:
-            return self._runtime.fit(instance, stage, progress)
+            return self._runtime.fit(instance, stage, progress, on_restart=on_restart)
         finally:
             self.close()
 
-    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+    def map(
+        self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> None:
         """Make the shards, then give everything back."""
         try:
-            self._runtime.map(instance, stage, progress)
+            self._runtime.map(instance, stage, progress, on_restart=on_restart)
         finally:
             self.close()
 
-    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+    def reduce(
+        self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Counts:
         """Count the shards, then give everything back."""
         try:
-            return self._runtime.reduce(instance, stage, progress)
+            return self._runtime.reduce(instance, stage, progress, on_restart=on_restart)
         finally:
             self.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.arguments import parser, stage_commands
+from wsss.contract.stopping import STOPPED, exit_status, stop_on_sigterm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -279,7 +280,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted."""
+    """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted by Ctrl-C,
+    143 by SIGTERM."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["__complete"]:
         from wsss.completion import answer
@@ -289,12 +291,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options := _parse(words)) is None:
         return 0
     try:
-        return COMMANDS.get(options.command, _stage)(options)
+        with stop_on_sigterm():
+            return COMMANDS.get(options.command, _stage)(options)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"wsss: {error}", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
+        return exit_status()
+    except Exception as error:
+        from wsss.pipeline.error_file import debug_report, error_line
+
+        told = error_line(error)
+        if told is None and not isinstance(error, ValueError | RuntimeError | OSError):
+            raise  # a fault of the command line itself
+        if getattr(options, "debug", False):
+            print(debug_report(error), file=sys.stderr)
+        print(f"wsss: {told or error}", file=sys.stderr)
         return 1
 
 

@@ -271,6 +271,7 @@ def _add_place(command: Parser) -> None:
         help="ray (this machine, the default), local (this process, no Ray), auto (on a node of a cluster), HOST:PORT "
         "or ray://HOST:PORT",
     )
+    command.add_argument("--debug", action="store_true", help="on failure, print the whole traceback")
 
 
 def _add_form(command: Parser, *, tables: Sequence[str] = (), main: str = "") -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.file_system_errors import lasting_error
 from shards.images import decode_grey_png, decode_index_png, image_facts
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
@@ -45,17 +46,26 @@ def words(error: Exception) -> str:
     return error.strerror or "not readable" if isinstance(error, OSError) else str(error)
 
 
+def _open(root: Path, name: str) -> int:
+    try:
+        return os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if (lasting := lasting_error(error, f"{root}/{name}", verb="read")) is not None:
+            raise lasting from error  # too many files are open here: the image itself may be sound
+        raise
+
+
 def read_file(root: Path, name: str) -> bytes:
     """The bytes of the file `name` below `root`, in whatever Unicode form the disk writes its name.
 
     Half a million times without `pathlib`'s care, which costs as much.
     """
     try:
-        descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open(root, name)
     except FileNotFoundError:
         if (other := in_other_form(root, name)) is None:
             raise
-        descriptor = os.open(f"{root}/{other}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open(root, other)
     try:
         pieces = [os.read(descriptor, _PIECE)]
         while pieces[-1]:

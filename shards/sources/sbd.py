@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.file_system_errors import reading
 from shards.records import BadSampleError
 from shards.sources.disk import words
 
@@ -28,7 +29,8 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     from scipy.io import loadmat  # slow to import, and not needed to read a recipe
 
     try:
-        content = path.read_bytes()
+        with reading(path):
+            content = path.read_bytes()
     except OSError as error:
         raise BadSampleError(f"cannot read the mask {path.name} of SBD: {words(error)}") from error
     try:

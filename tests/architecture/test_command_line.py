@@ -17,12 +17,13 @@ from wsss.arguments import parser, stage_commands
 from wsss.stages.registry import STAGES
 
 RECIPE = ["recipe", "--set"]
-STAGE = [*RECIPE, "--on"]
+PLACE = ["--on", "--debug"]
+STAGE = [*RECIPE, *PLACE]
 ONE_FORM = ["--json", "--csv"]
 FORM = [*ONE_FORM, "--table"]
 """How the tables are printed; `--table` where there are several."""
 FROZEN = {
-    "run": [*RECIPE, "--from", "--to", "--on"],
+    "run": [*RECIPE, "--from", "--to", *PLACE],
     "show": [*RECIPE, "instance", "--changed", *FORM],
     "results": [*RECIPE, *FORM],
     "plan": [
@@ -37,7 +38,7 @@ FROZEN = {
         "--storage-gbps",
         *FORM,
     ],
-    "demo": ["--set", "--on"],
+    "demo": ["--set", *PLACE],
     "build-shards": STAGE,
     "train-classifier": STAGE,
     "make-cams": STAGE,
@@ -56,7 +57,7 @@ FROZEN = {
     "shards info": ["paths", "--pictures", *FORM],
     "shards lint": ["paths"],
     "shards preview": ["paths", "--pictures"],
-    "sweep": ["sweep", "--set", "--on"],
+    "sweep": ["sweep", "--set", *PLACE],
     "leaderboard": ["--all", "--runs", "--tracking-uri", *ONE_FORM],
     "compare": ["first", "second", "--runs", "--tracking-uri", *ONE_FORM],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],

@@ -78,7 +78,7 @@ def test_work_of_dead_actors_is_done_by_others_and_actors_are_kept(tmp_path: Pat
 
 @pytest.mark.usefixtures("session")
 def test_shard_that_kills_every_actor_is_given_up_after_three(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match="poison-7: 3 actors died"):
+    with pytest.raises(PoolError, match="actor 1, shard poison-7: 3 actors died"):
         run(pool_of(tmp_path, size=1), ["poison-7", "a"])
     assert times_begun(tmp_path, "poison-7") == 3
 
@@ -95,7 +95,7 @@ def test_exception_stops_at_once_and_cancels_the_rest(tmp_path: Path) -> None:
     pool = pool_of(tmp_path)
     run(pool, ["a", "b"])
     begun = time.monotonic()
-    with pytest.raises(PoolError, match=r"^wrong-3: ValueError: cannot read wrong-3$"):
+    with pytest.raises(PoolError, match=r"^shard wrong-3: ValueError: cannot read wrong-3$"):
         run(pool, ["slow-1", "wrong-3", "c"])
     assert time.monotonic() - begun < 20
     assert times_begun(tmp_path, "wrong-3") == 1

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from shards.at_work import note
 from shards.layer import ShardError
 from shards.records import BadSampleError, Missing, Record, SeedRecord
 from wsss.contract.counts import Counts
@@ -35,6 +39,21 @@ def die_once(marker: Path) -> None:
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(marker: Path, *, once: bool = False) -> None:
+    """Leave word and do nothing for longer than any test takes; with `once`, the first time only."""
+    if once and marker.exists():
+        return
+    marker.touch()
+    time.sleep(3600)
+
+
+def crash_once(marker: Path) -> None:
+    """Read where no memory is, the first time only."""
+    if not marker.exists():
+        marker.touch()
+        ctypes.string_at(0)
 
 
 class TinyTask(Task):
@@ -89,8 +108,15 @@ class TinySet:
         index, epoch = draw.index, draw.epoch
         if index in self._stage.torn:
             raise (BadSampleError if index % 2 else ShardError)(f"it is torn at {index % 2}")
-        if self._stage.die and epoch == 1 and index == self.order(epoch)[5]:
-            die_once(self._marker)
+        if index == self._stage.break_at:
+            raise KeyError("no such class")
+        if epoch == 1 and index == self.order(epoch)[5]:
+            if self._stage.die:
+                die_once(self._marker)
+            if self._stage.crash:
+                crash_once(self._marker)
+            if self._stage.hang:
+                hang(self._marker)
         generator = torch.Generator().manual_seed(100 * epoch + index)
         image = torch.randn(3, 5, 7, generator=generator)
         valid = (torch.rand(1, 5, 7, generator=generator) < (index + 1) / 10).float()
@@ -124,6 +150,12 @@ class TinyFit(Fit):
     """The validation after this step is the best one."""
     refuse: bool = False
     """The task cannot be made."""
+    hang: bool = False
+    """A rank stops at the second batch of the second epoch, and does not end."""
+    break_at: int = -1
+    """Reading this example raises what is no fault of an image."""
+    crash: bool = False
+    """As `die`, by a segmentation fault."""
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
@@ -159,12 +191,20 @@ class TinyFit(Fit):
 
 @settings
 class TinyMap(Map):
-    """One record per shard; may die once in the middle of a shard, always, or raise."""
+    """Two records per shard; between them it may die once, crash once, hang, or raise."""
 
     kind: ClassVar[str] = "tiny_map"
     record_kind: ClassVar[str] = "seed"
+    uses_torch: ClassVar[bool] = False
     die_once_in: str = ""
+    crash_once_in: str = ""
+    hang_once_in: str = ""
+    hang_in: str = ""
     raise_in: str = ""
+    big: int = 0
+    """Bytes of a third record in every shard."""
+    open_files: bool = False
+    """In the second shard, as many files are open as the process may have."""
 
     def shards(self, instance: Instance) -> list[str]:
         return SHARDS
@@ -173,13 +213,33 @@ class TinyMap(Map):
         def work(shard: str) -> Iterator[Record | Missing]:
             number = SHARDS.index(shard)
             yield SeedRecord(key=f"{shard}-a", label=np.full((3, 5), number, np.uint8))
+            note(sample=f"{shard}-b")
             if shard == self.die_once_in:
                 die_once(instance.path / "died")
+            if shard == self.crash_once_in:
+                crash_once(instance.path / "died")
+            held = _all_files() if self.open_files and number == 1 else []
+            if shard in (self.hang_in, self.hang_once_in):
+                hang(instance.path / "hangs", once=shard == self.hang_once_in)
             if shard == self.raise_in:
                 raise ValueError("this shard holds nonsense")
             yield SeedRecord(key=f"{shard}-b", label=np.full((2, 7), number + 1, np.uint8))
+            if self.big:
+                noise = np.random.default_rng(number).integers(0, 256, (1, self.big), np.uint8)
+                yield SeedRecord(key=f"{shard}-c", label=noise)
+            if held:
+                (instance.path / "one more").touch()
 
         return work
+
+
+def _all_files() -> list[IO[bytes]]:
+    """Open files until there may be no more."""
+    held: list[IO[bytes]] = []
+    with suppress(OSError):
+        while True:
+            held.append(os.fdopen(os.open(os.devnull, os.O_RDONLY), "rb"))
+    return held
 
 
 @settings
@@ -187,12 +247,18 @@ class TinyReduce(Reduce):
     """Counts that are different for every shard."""
 
     kind: ClassVar[str] = "tiny_reduce"
+    hang_in: str = ""
 
     def shards(self, instance: Instance) -> list[str]:
         return SHARDS
 
     def counter(self, instance: Instance) -> ShardCounter:
-        return lambda shard: Counts(sums={"counts": np.array([1, 10 ** SHARDS.index(shard)], np.int64)})
+        def count(shard: str) -> Counts:
+            if shard == self.hang_in:
+                hang(instance.path / "hangs")
+            return Counts(sums={"counts": np.array([1, 10 ** SHARDS.index(shard)], np.int64)})
+
+        return count
 
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
         return Outcome()

@@ -40,7 +40,7 @@ class Broken:
     def __init__(self) -> None:
         self.closed = 0
 
-    def map(self, instance: Any, stage: Any, progress: Any) -> None:
+    def map(self, instance: Any, stage: Any, progress: Any, *, on_restart: Any) -> None:
         raise OSError("the disk is full")
 
     def close(self) -> None:
@@ -68,7 +68,9 @@ def test_a_stage_that_fails_is_told_and_ends_this_trial_alone(tmp_path: Path, mo
     report = tried(tmp_path, 0.3)
     assert report[SCORE] == WORST
     assert report[RESULT]["state"] == "failed"
-    assert report[RESULT]["reason"] == "OSError: the disk is full"
+    reason = report[RESULT]["reason"]
+    assert reason.startswith("build_shards: OSError: the disk is full; see ")
+    assert "the disk is full" in Path(reason.rpartition(" ")[2]).read_text()
     assert broken.closed == 1
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from shards.records import RunRecord
 from wsss.contract.counts import Counts
+from wsss.contract.failure import OnRestart, ignore_restart
 from wsss.contract.fit import Fit
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -32,6 +33,9 @@ class RuntimeSettings:
     """Threads of every worker and rank; equal bytes need equal threads."""
     placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
     """How training ranks are placed on nodes."""
+    shard_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that an actor may be at work on one shard, its start of a network included; one that takes longer is
+    ended and its shard given to another. 0 lets it work for ever. With `--on local` the run ends there."""
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of a layer's records that may be missing before the run stops."""
     rank_retries: Annotated[int, Field(ge=0)] = 3
@@ -57,17 +61,27 @@ class PipelineRecord:
 
 
 class Runtime(Protocol):
-    """Three verbs, one per kind of stage. Each resumes by itself: what is finished is not done again."""
+    """Three verbs, one per kind of stage. Each resumes by itself: what is finished is not done again.
 
-    def fit(self, instance: Instance, stage: Fit, progress: Progress) -> Outcome:
+    `on_restart` is called as soon as a worker was replaced. What a worker raises names the shard, the sample or the
+    step; see `wsss.contract.failure`.
+    """
+
+    def fit(
+        self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Outcome:
         """Train; weights stand in the instance's folder when this returns."""
         ...
 
-    def map(self, instance: Instance, stage: Map, progress: Progress) -> None:
+    def map(
+        self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> None:
         """Make every shard of the instance's layer that is not finished yet."""
         ...
 
-    def reduce(self, instance: Instance, stage: Reduce, progress: Progress) -> Counts:
+    def reduce(
+        self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
+    ) -> Counts:
         """Count every shard and add the counts up."""
         ...
 

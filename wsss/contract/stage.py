@@ -302,4 +302,5 @@ class Instance:
 
     def write_run_record(self, record: RunRecord) -> None:
         """Mark the stage as finished."""
-        write_bytes(self.path / RUN_RECORD, json.dumps(record.__dict__, indent=1, sort_keys=True).encode())
+        data = json.dumps(record.__dict__, indent=1, sort_keys=True).encode()
+        write_bytes(self.path / RUN_RECORD, data, what="the record of a finished stage")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from wsss.contract.failure import Failure
 from wsss.pipeline.console import plain_console
 
 DEFAULT_EXPECTED = 30.0
@@ -86,6 +88,20 @@ class Reporter:
         """The instance has nothing to do."""
         self._close(name)
         self._print("skipped", f" {name}: {reason}", style="yellow")
+
+    def restarted(self, name: str, failure: Failure) -> None:
+        """A worker of the instance at work was replaced."""
+        place = f" at {place}" if (place := replace(failure, who="").place()) else ""
+        process = f" (process {failure.pid} on {failure.host})" if failure.pid else ""
+        self.note(f"{name}: {failure.who}{process} was replaced{place}: {' '.join(failure.message.split())}")
+
+    def waiting(self, name: str, holder: str) -> None:
+        """Another run is at work on the instance."""
+        self.note(f"{name}: waits for another run that is at work on it: {holder}")
+
+    def note(self, text: str) -> None:
+        """One line, at once; names of the user's in it are shown as they are."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Take the bars down."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
 from shards.records import RunRecord, Sample
+from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
+from wsss.contract.stopping import raise_if_stopped
+from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
+from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import source_commit
@@ -91,6 +92,7 @@ def run_recipe(
                 summary.skipped[instance.name] = reason
                 reporter.skipped(instance.name, reason)
                 continue
+            raise_if_stopped()
             record = run_instance(recipe, instance, runtime=runtime, reporter=reporter, summary=summary)
             summary.records[instance.name] = record
             tracker.stage_finished(pipeline, record)
@@ -129,7 +131,13 @@ def run_instance(
     recipe: Recipe, instance: Instance, *, runtime: Runtime, reporter: Reporter, summary: RunSummary
 ) -> RunRecord:
     """Run one instance unless it is done, and return its record."""
-    with _locked(instance.path):
+    restarts: list[Failure] = []
+
+    def restarted(failure: Failure) -> None:
+        restarts.append(failure)
+        reporter.restarted(instance.name, failure)
+
+    with locked(instance.path, waiting=lambda holder: reporter.waiting(instance.name, holder)):
         record = instance.run_record()
         if record is not None and instance.is_done():
             summary.reused.append(instance.name)
@@ -143,12 +151,17 @@ def run_instance(
             nonlocal returned
             returned = time.time()
 
-        outcome = _execute(recipe, instance, runtime, reporter, summary, worked=worked)
-        seconds = time.time() - started
-        work = work_of(instance, recipe.runtime, driver_seconds=time.time() - returned)
-        record = _record_of(recipe, instance, outcome, seconds, work)
-        instance.write_run_record(record)
+        try:
+            outcome = _execute(recipe, instance, runtime, reporter, summary, worked=worked, on_restart=restarted)
+            seconds = time.time() - started
+            work = work_of(instance, recipe.runtime, driver_seconds=time.time() - returned)
+            record = _record_of(recipe, instance, outcome, seconds, work=work, restarts=len(restarts))
+            instance.write_run_record(record)
+        except Exception as error:
+            keep_error(error, instance, restarts=restarts)
+            raise
         remove_times(instance.path)
+        remove_error(instance)
     summary.executed.append(instance.name)
     reporter.end(instance.name, seconds)
     reporter.notes(instance.name, outcome.notes)
@@ -163,17 +176,20 @@ def _execute(
     summary: RunSummary,
     *,
     worked: Callable[[], None],
+    on_restart: OnRestart,
 ) -> Outcome:
     """`worked` is called as soon as all workers are done, before the driver goes on alone."""
     stage = instance.stage
+    for words in left_at_work(instance):
+        reporter.note(f"{instance.name}: {words}; the work resumes")
     remove_leftovers(instance.path)  # of a driver or worker that was killed
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
     if isinstance(stage, Fit):
-        outcome = runtime.fit(instance, stage, reporter.progress)
+        outcome = runtime.fit(instance, stage, reporter.progress, on_restart=on_restart)
         worked()
         return outcome
     if isinstance(stage, Map):
-        runtime.map(instance, stage, reporter.progress)
+        runtime.map(instance, stage, reporter.progress, on_restart=on_restart)
         worked()
         classes = instance.taxonomy.names if instance.layer.kind == Sample.kind else None
         instance.layer.complete(stage.shards(instance), classes=classes)
@@ -184,7 +200,7 @@ def _execute(
         found, records = stage.outcome(instance), {f"records.{name}": float(count) for name, count in counts.items()}
         return replace(found, metrics=records | found.metrics, notes=(*found.notes, *_mixed_hardware(instance)))
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
-    summed = runtime.reduce(instance, stage, reporter.progress)
+    summed = runtime.reduce(instance, stage, reporter.progress, on_restart=on_restart)
     worked()
     return stage.finish(instance, summed)
 
@@ -237,7 +253,13 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
 
 
 def _record_of(
-    recipe: Recipe, instance: Instance, outcome: Outcome, seconds: float, work: dict[str, float]
+    recipe: Recipe,
+    instance: Instance,
+    outcome: Outcome,
+    seconds: float,
+    *,
+    work: dict[str, float],
+    restarts: int,
 ) -> RunRecord:
     return RunRecord(
         recipe=recipe.settings.name,
@@ -254,13 +276,5 @@ def _record_of(
         finished=round(time.time(), 2),
         supervision=supervision_behind(instance),
         work=work,
+        restarts=restarts,
     )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One driver at a time per instance: concurrent trials share upstream work instead of doing it twice."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,0 +1,47 @@
+"""Why a Ray worker died, in words: from Ray's error, what the worker left behind, and this machine's kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+from cluster.crash_files import KILLED, KILLED_FOR_MEMORY, CrashReport
+
+PREEMPTED = "its node was taken away (preempted)"
+_RAY_FREED_MEMORY = "out of memory: Ray ended it, since its node was short of memory"
+
+
+def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool) -> str:
+    """One phrase. `kernel_killed`: the kernel of its machine has ended a process for lack of memory meanwhile."""
+    if name := crash.signal_name():
+        return name
+    text = " ".join(str(one) for one in _chain(error))
+    if any(isinstance(one, OutOfMemoryError) for one in _chain(error)) or re.search(
+        r"low on memory|memory press", text
+    ):
+        return _RAY_FREED_MEMORY
+    if any(isinstance(one, RayActorError) and one.preempted for one in _chain(error)):
+        return PREEMPTED
+    if re.search(r"\bnode (has )?died\b|node was (terminated|drained)|node is dead", text, re.IGNORECASE):
+        return "its node died"
+    if "SIGTERM" in text:
+        return "terminated by SIGTERM"
+    if found := re.search(r"exit code (\d+)", text):
+        return f"exit code {found.group(1)}"
+    if kernel_killed:
+        return KILLED_FOR_MEMORY
+    if "connection error code 2" in text:
+        return KILLED
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it wraps, Ray Train's wrappers among them."""
+    known: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in known:
+        known.add(id(one))
+        yield one
+        one = getattr(one, "health_check_failure", None) or one.__cause__

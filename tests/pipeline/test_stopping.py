@@ -1,0 +1,114 @@
+"""SIGTERM, as a batch system or `docker stop` sends it: a clean end, whatever is under way, and the work resumes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.driver import ROOT, run, start, terminate, wait_for
+from tests.cluster.tiny import SHARDS
+
+STOPPED = "stopped; the same command resumes from here"
+FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
+MARKERS = {"map": "hangs", "reduce": "hangs", "fit": "died"}
+
+
+def assert_clean(status: int, printed: str, alive: list[str]) -> None:
+    assert status == 143, printed
+    assert printed.strip().splitlines()[-1] == STOPPED
+    assert printed.count(STOPPED) == 1
+    for noise in ("Traceback", "SIGTERM received", "terminate called", "Fatal Python error", "Stack", ".cc:"):
+        assert noise not in printed, printed
+    assert alive == [], "processes live on"
+
+
+@pytest.mark.parametrize(
+    "place", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])], ids=["local", "ray"]
+)
+@pytest.mark.parametrize("kind", ["map", "reduce", "fit"])
+def test_while_at_work(kind: str, place: str, tmp_path: Path) -> None:
+    stage = {**FIT, "hang": True} if kind == "fit" else {"hang_in": SHARDS[2]}
+    process = start(tmp_path, kind, place=place, stage=stage)
+    wait_for(tmp_path / MARKERS[kind], process)
+    assert_clean(*terminate(process))
+    assert not (tmp_path / "error.txt").exists(), "to be stopped is no failure"
+    (tmp_path / MARKERS[kind]).unlink()
+    status, printed = run(tmp_path, kind, place=place, stage=FIT if kind == "fit" else {})
+    assert status == 0, printed
+    assert not list(tmp_path.glob(".*.tmp"))
+    if kind == "fit":
+        assert (tmp_path / "starts.txt").read_text().count("start") == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 1.5, 3.0, 4.5, 6.0])
+def test_while_ray_starts(seconds: float, tmp_path: Path) -> None:
+    """At whatever moment; how far the start is then depends on the machine."""
+    process = start(tmp_path, "map", place="ray", stage={"hang_in": SHARDS[2]})
+    wait_for(tmp_path / "started", process)
+    time.sleep(seconds)
+    assert_clean(*terminate(process))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_while_a_sweep_runs(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "search.toml").write_text(SWEEP)
+    runs = tmp_path / "runs"
+    words = ["-m", "wsss", "sweep", str(tmp_path / "search.toml"), "--set", f"runtime.runs={runs}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    end = time.monotonic() + 240
+    # The second classifier is a trial's: it stands beside the one that all trials share.
+    while len(list(runs.glob("store/train_classifier-*/checkpoints/latest.json"))) < 1:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "no trial came to its first checkpoint"
+        time.sleep(0.05)
+    assert_clean(*terminate(process))
+
+
+BASE = """
+[recipe]
+name = "base"
+[stages.build_shards]
+source = "toy"
+counts = { train = 16, val = 8 }
+size = 64
+shard_size = 4
+[stages.train_classifier]
+encoder = "test_efficientnet"
+pretrained = "none"
+norm = "batch"
+crop_size = 64
+resize_long = [48, 80]
+batch_size = 8
+num_epochs = 2000
+checkpoint_every = 1
+[stages.make_cams]
+scales = [1.0]
+[stages.make_seeds]
+[stages.train_affinity]
+encoder = "test_efficientnet"
+pretrained = "none"
+crop_size = 64
+radius = 5
+[stages.make_scores]
+[stages.make_pseudo_labels]
+[stages.evaluate]
+inputs = { records = "make_pseudo_labels" }
+"""
+SWEEP = """
+[sweep]
+name = "search"
+recipe = "base.toml"
+metric = "evaluate"
+num_trials = 4
+[space]
+train_classifier.learning_rate = { low = 0.001, high = 0.1, log = true }
+"""
