@@ -75,6 +75,13 @@ def test_another_number_of_ranks_resumes_a_checkpoint(
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
+def test_another_number_of_ranks_is_refused_where_the_checkpoint_is_shared_out(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match="tiny: training failed"):
+        train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, zero_stage=1, die=True))
+    with pytest.raises(RankError, match=r"was written by 2 ranks, and this training has 1: .* set num_ranks = 2, or"):
+        train(tmp_path, TinyFit(**SETTINGS, num_ranks=1, zero_stage=1))
+
+
 def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
     """Examples mask different shares, so a mean of the parts' means would be another loss."""
     frozen = {**SETTINGS, "frozen": True}
