@@ -72,7 +72,7 @@ def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage
     if dist.get_rank() == 0:
         if average is not None:
             write_bytes(average_path(folder, state), average.to_bytes(), what="the moving average of a checkpoint")
-        pointer = json.dumps({"tag": tag, **asdict(state)}).encode()
+        pointer = json.dumps({"tag": tag, "num_ranks": dist.get_world_size(), **asdict(state)}).encode()
         write_bytes(folder / POINTER, pointer, what="which checkpoint is the last")
         for old in folder.glob("step-*"):
             if old.name != tag:
@@ -108,11 +108,12 @@ def last_step(folder: Path) -> int | None:
 def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> TrainingState:
     """Load the latest checkpoint into the engine and the average; a fresh state where there is none.
 
-    Raises: ValueError where the pointer is not readable, RuntimeError where the checkpoint does not load.
+    Raises: ValueError where the pointer is not readable, or another number of ranks wrote a checkpoint of ZeRO's, which
+    lies in as many shares; RuntimeError where the checkpoint does not load.
     """
     try:
         pointer = json.loads((folder / POINTER).read_bytes())
-        tag = pointer.pop("tag")
+        tag, num_ranks = pointer.pop("tag"), pointer.pop("num_ranks", None)
         state = TrainingState(**pointer)
     except FileNotFoundError:
         return TrainingState()
@@ -120,6 +121,12 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
         raise ValueError(
             f"{folder / POINTER} is not readable ({error}); delete {folder} to train from the start"
         ) from None
+    if num_ranks not in (None, dist.get_world_size()) and engine.zero_optimization_stage() > 0:
+        raise ValueError(
+            f"the checkpoint in {folder} was written by {num_ranks} ranks, and this training has "
+            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} their shares do not fit; "
+            f"set num_ranks = {num_ranks}, or delete {folder} to train from the start"
+        )
     loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:
         raise RuntimeError(f"{folder / tag} does not load; delete {folder} to train from the start")

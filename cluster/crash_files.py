@@ -85,7 +85,7 @@ def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Ite
 
 
 def read_crash(folder: Path, *, host: str, pid: int) -> CrashReport:
-    """What a process that is gone left in the folder, or nothing. Removes its half-written files."""
+    """What a process that is gone left in the folder; empty where it left nothing. Its unfinished files are removed."""
     notes, stacks = _paths(folder, host, pid)
     found = CrashReport({}, "")
     with suppress(OSError):

@@ -11,14 +11,15 @@ is whole. What was used longest ago goes first. A reader that has a file open ke
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock
 
 from shards import storage
 from shards.storage import Retries, StorageError, without_secrets
@@ -46,7 +47,7 @@ class ShardCache:
         if found is not None:
             return found
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock")):
             found = _opened(path)  # another process was faster
             if found is not None:
                 return found
@@ -86,7 +87,7 @@ class ShardCache:
 
         Raises: OSError (ENOSPC) where others' parts leave no room, or the disk does not.
         """
-        with _locked(self.folder / "lock"):
+        with FileLock(self.folder / "lock"):
             part.unlink(missing_ok=True)
             self._make_room(num_bytes)
             file = part.open("w+b")
@@ -131,11 +132,3 @@ def _is_alive(part: Path) -> bool:
     """Whether the process that writes a part lives: one that was killed leaves it behind."""
     process = part.name.split(".")[1]
     return Path("/proc", process).exists()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; given back by the system where that process dies."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -94,6 +94,7 @@ def _open(settings: RuntimeSettings, place: str) -> Runtime:
         from cluster.local import LocalRuntime
 
         return LocalRuntime(settings)
+    settings.runs.mkdir(parents=True, exist_ok=True)
     (settings.runs / "started").touch()
     from cluster.ray_runtime import RayRuntime
 

@@ -62,6 +62,26 @@ def test_killed_and_resumed_gives_the_same_bytes(two_ranks: tuple[Path, Outcome]
     assert (tmp_path / WEIGHTS).read_bytes() == (two_ranks[0] / WEIGHTS).read_bytes()
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_another_number_of_ranks_resumes_a_checkpoint(
+    before: int, after: int, two_ranks: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    """Sums are grouped in another way from there on: equal within a tolerance, not in every byte."""
+    with pytest.raises(RankError, match="tiny: training failed"):
+        train(tmp_path, TinyFit(**SETTINGS, num_ranks=before, die=True))
+    assert json.loads((tmp_path / "checkpoints" / "latest.json").read_bytes())["step"] == 4
+    outcome = train(tmp_path, TinyFit(**SETTINGS, num_ranks=after))
+    assert losses(outcome) == pytest.approx(losses(two_ranks[1]), abs=1e-6)
+    torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
+
+
+def test_another_number_of_ranks_is_refused_where_the_checkpoint_is_shared_out(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match="tiny: training failed"):
+        train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, zero_stage=1, die=True))
+    with pytest.raises(RankError, match=r"was written by 2 ranks, and this training has 1: .* set num_ranks = 2, or"):
+        train(tmp_path, TinyFit(**SETTINGS, num_ranks=1, zero_stage=1))
+
+
 def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
     """Examples mask different shares, so a mean of the parts' means would be another loss."""
     frozen = {**SETTINGS, "frozen": True}

@@ -54,7 +54,9 @@ def test_map_survives_a_killed_actor_with_the_bytes_of_the_local_runtime(runtime
 
 def test_map_tells_the_shard_and_the_error(runtime: RayRuntime, tmp_path: Path) -> None:
     stage = TinyMap(raise_in=SHARDS[1])
-    with pytest.raises(PoolError, match=f"{SHARDS[1]}: ValueError: this shard holds nonsense"):
+    with pytest.raises(
+        PoolError, match=f"shard {SHARDS[1]}, sample {SHARDS[1]}-b: ValueError: this shard holds nonsense"
+    ):
         runtime.map(instance_of(stage, tmp_path), stage, ignore)
 
 
@@ -82,7 +84,9 @@ def test_fit_goes_on_after_a_killed_rank_with_the_bytes_of_the_local_runtime(
 
 def test_fit_gives_a_hopeless_training_up_and_tells_why(runtime: RayRuntime, tmp_path: Path) -> None:
     stage = TinyFit(batch_size=4, refuse=True)
-    with pytest.raises(RankError, match=r"^tiny: training failed: ValueError: these settings cannot be trained with$"):
+    with pytest.raises(
+        RankError, match=r"^tiny: training failed: rank 0: ValueError: these settings cannot be trained with$"
+    ):
         runtime.fit(instance_of(stage, tmp_path), stage, ignore)
     assert (tmp_path / "starts.txt").read_text().count("start") == 1, "an error that would come again is not retried"
 

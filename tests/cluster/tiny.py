@@ -200,6 +200,8 @@ class TinyMap(Map):
     crash_once_in: str = ""
     hang_once_in: str = ""
     hang_in: str = ""
+    wait_in: str = ""
+    """In this shard, leave word and go on once there is a file `go`."""
     raise_in: str = ""
     big: int = 0
     """Bytes of a third record in every shard."""
@@ -221,6 +223,10 @@ class TinyMap(Map):
             held = _all_files() if self.open_files and number == 1 else []
             if shard in (self.hang_in, self.hang_once_in):
                 hang(instance.path / "hangs", once=shard == self.hang_once_in)
+            if shard == self.wait_in:
+                (instance.path / "waits").touch()
+                while not (instance.path / "go").exists():
+                    time.sleep(0.05)
             if shard == self.raise_in:
                 raise ValueError("this shard holds nonsense")
             yield SeedRecord(key=f"{shard}-b", label=np.full((2, 7), number + 1, np.uint8))
