@@ -1,8 +1,8 @@
 """One rank's share of every batch of a training, read through torch's loader.
 
-A step's batch is split over ranks, and a rank's share over `accumulation_steps` parts that are computed one after the
-other. A last batch may be too short for all: a rank without an example of its own computes on the batch's first one, so
-that nobody waits for it, and it counts for nothing.
+A step's batch is split over ranks, and a rank's share over `gradient_accumulation_steps` micro-batches, computed one
+after the other. A last batch may be too short for all ranks: one without examples left runs a dummy forward pass on
+the batch's first example, so that collectives match, and its loss counts for nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Part:
 
 
 class RankBatches:
-    """The batches of one rank of `num_ranks`, of all epochs."""
+    """The batches of one rank of `world_size`, of all epochs."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class RankBatches:
         stage: Fit,
         *,
         rank: int,
-        num_ranks: int,
+        world_size: int,
         device: torch.device,
         folder: Path | None = None,
     ) -> None:
         """`folder`: where the loader's processes leave word of what they do (`cluster.crash_files`)."""
         self._folder = folder
-        self._examples, self._stage, self._rank, self._num_ranks = examples, stage, rank, num_ranks
+        self._examples, self._stage, self._rank, self._num_ranks = examples, stage, rank, world_size
         self._device, self._shared = device, SharedMemory()
         # Drawn-more-often samples can make epochs differ by a few records: the schedule needs all lengths beforehand.
         self.num_draws = [examples.num_draws(epoch) for epoch in range(stage.num_epochs)]
@@ -76,7 +76,7 @@ class RankBatches:
     @property
     def _part_size(self) -> int:
         """The most examples that are computed at once."""
-        return self._stage.batch_size // (self._num_ranks * self._stage.accumulation_steps)
+        return self._stage.batch_size // (self._num_ranks * self._stage.gradient_accumulation_steps)
 
     def after(self, first: int) -> Iterator[list[Part]]:
         """The parts of every step after step `first`.
@@ -122,8 +122,8 @@ class RankBatches:
 
     def _parts(self, epoch: int, batch: int) -> Iterator[_Share]:
         """A part that rank 0, which is dealt to first, has no example for is left out on all ranks."""
-        stage, num_ranks = self._stage, self._num_ranks
-        deal = {"batch": batch, "global_batch": stage.batch_size, "num_ranks": num_ranks}
+        stage, world_size = self._stage, self._num_ranks
+        deal = {"batch": batch, "global_batch": stage.batch_size, "world_size": world_size}
         order, seen = self._plan(epoch)
         share, of_first = (lane_share(len(order), rank=rank, **deal) for rank in (self._rank, 0))
         for start in range(0, len(of_first), self._part_size):

@@ -72,7 +72,7 @@ def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage
     if dist.get_rank() == 0:
         if average is not None:
             write_bytes(average_path(folder, state), average.to_bytes(), what="the moving average of a checkpoint")
-        pointer = json.dumps({"tag": tag, "num_ranks": dist.get_world_size(), **asdict(state)}).encode()
+        pointer = json.dumps({"tag": tag, "world_size": dist.get_world_size(), **asdict(state)}).encode()
         write_bytes(folder / POINTER, pointer, what="which checkpoint is the last")
         for old in folder.glob("step-*"):
             if old.name != tag:
@@ -113,7 +113,7 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
     """
     try:
         pointer = json.loads((folder / POINTER).read_bytes())
-        tag, num_ranks = pointer.pop("tag"), pointer.pop("num_ranks", None)
+        tag, world_size = pointer.pop("tag"), pointer.pop("world_size", None)
         state = TrainingState(**pointer)
     except FileNotFoundError:
         return TrainingState()
@@ -121,11 +121,11 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
         raise ValueError(
             f"{folder / POINTER} is not readable ({error}); delete {folder} to train from the start"
         ) from None
-    if num_ranks not in (None, dist.get_world_size()) and engine.zero_optimization_stage() > 0:
+    if world_size not in (None, dist.get_world_size()) and engine.zero_optimization_stage() > 0:
         raise ValueError(
-            f"the checkpoint in {folder} was written by {num_ranks} ranks, and this training has "
+            f"the checkpoint in {folder} was written by {world_size} ranks, and this training has "
             f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} their shares do not fit; "
-            f"set num_ranks = {num_ranks}, or delete {folder} to train from the start"
+            f"set world_size = {world_size}, or delete {folder} to train from the start"
         )
     loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:

@@ -10,8 +10,8 @@ from wsss.contract.fit import Fit
 def deepspeed_config(stage: Fit) -> dict[str, Any]:
     """The configuration of one training. The optimiser and the schedule are torch's own and handed over as objects."""
     return {
-        "train_micro_batch_size_per_gpu": stage.batch_size // (stage.num_ranks * stage.accumulation_steps),
-        "gradient_accumulation_steps": stage.accumulation_steps,
+        "train_micro_batch_size_per_gpu": stage.batch_size // (stage.world_size * stage.gradient_accumulation_steps),
+        "gradient_accumulation_steps": stage.gradient_accumulation_steps,
         "gradient_clipping": stage.gradient_clipping,
         "zero_optimization": {"stage": stage.zero_stage},
         "zero_allow_untested_optimizer": True,

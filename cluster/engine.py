@@ -25,7 +25,7 @@ from cluster.ema import make_average
 from cluster.faults import FaultLog, stop_for_faults
 from cluster.fit_files import has_outcome, write_outcome, write_progress
 from cluster.loader_server import start_loader_server
-from cluster.optimizer import make_optimizer, rate_factor
+from cluster.optimizer import lr_multiplier, make_optimizer
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.at_work import note
@@ -72,7 +72,7 @@ class _Trainer:
         if len(examples) == 0:
             raise ValueError(f"{instance.name}: there is nothing to train on")
         self.batches = RankBatches(
-            examples, stage, rank=place.rank, num_ranks=place.num_ranks, device=device, folder=instance.path
+            examples, stage, rank=place.rank, world_size=place.world_size, device=device, folder=instance.path
         )
         self.epoch_ends = self.batches.epoch_ends
         self.norms = self._synchronise_norms()
@@ -81,7 +81,7 @@ class _Trainer:
             model=task,
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: rate_factor(stage, step, epoch_ends=self.epoch_ends)
+                optimizer, lambda step: lr_multiplier(stage, step, epoch_ends=self.epoch_ends)
             ),
             config=deepspeed_config(stage),
             dist_init_required=False,
@@ -94,7 +94,7 @@ class _Trainer:
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
         """Norms over the batches of all ranks, where the task asks for them; those that must know who is present."""
-        if self.place.num_ranks == 1 or not getattr(self.task, "synchronise_norms", False):
+        if self.place.world_size == 1 or not getattr(self.task, "synchronise_norms", False):
             return []
         if self.device.type == "cuda" and self.batches.are_whole:
             synchronise_norms(self.task.network, layer=TorchSynchronisedBatchNorm)
@@ -158,12 +158,12 @@ class _Trainer:
             # A short batch may have fewer parts than DeepSpeed expects.
             self.engine.set_gradient_accumulation_boundary(number == len(parts) - 1)
             # It averages gradients over ranks and parts; the terms are already divided by the counts of all.
-            self.engine.backward(loss * self.place.num_ranks * self.stage.accumulation_steps)
+            self.engine.backward(loss * self.place.world_size * self.stage.gradient_accumulation_steps)
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
             values = values.to(loss.device) + torch.stack([loss, *terms]).detach()
         values = torch.cat([values, values.new_tensor([len(faults)])])
-        if self.place.num_ranks > 1:
+        if self.place.world_size > 1:
             dist.all_reduce(values)
         if not torch.isfinite(values[0]):
             self._stop(float(values[0]), prepared, epoch)
@@ -192,13 +192,13 @@ class _Trainer:
 
     def _add_over_ranks(self, counts: dict[str, Any]) -> dict[str, torch.Tensor]:
         summed = torch.stack([count.detach().float() for count in counts.values()])
-        if self.place.num_ranks > 1:
+        if self.place.world_size > 1:
             dist.all_reduce(summed)
         return dict(zip(counts, summed, strict=True))
 
     def _stop(self, loss: float, parts: list[Part], epoch: int) -> None:
         """Called by all ranks together, since the loss is the same on all."""
-        keys: list[list[str]] = [[] for _ in range(self.place.num_ranks)]
+        keys: list[list[str]] = [[] for _ in range(self.place.world_size)]
         dist.all_gather_object(keys, _keys(parts))
         names, path = [key for of_rank in keys for key in of_rank], self.instance.path / "diverged.txt"
         if self.place.rank == 0:
@@ -221,7 +221,7 @@ class _Trainer:
         for parameter in self.task.parameters():
             own = getattr(parameter, "ds_tensor", parameter)  # ZeRO 3: what this rank holds of it
             bad += (~torch.isfinite(own)).any()
-        if self.place.num_ranks > 1:
+        if self.place.world_size > 1:
             dist.all_reduce(bad)
         if bad > 0:
             raise TrainingDivergedError(
@@ -244,7 +244,7 @@ class _Trainer:
 
     def _share_buffers(self) -> None:
         """Every rank takes rank 0's buffers: DeepSpeed keeps parameters equal, running statistics it does not."""
-        if self.place.num_ranks > 1:
+        if self.place.world_size > 1:
             for buffer in self.task.buffers():
                 dist.broadcast(buffer, src=0)
 

@@ -24,7 +24,7 @@ from cluster.engine import run_rank
 from cluster.fit_files import RankError, read_outcome, watch_progress
 from cluster.rank_failures import cause_of, dead_rank, rank_failure
 from cluster.rank_process import RankPlace
-from cluster.shard_work import ShardBench, pending_shards
+from cluster.shard_work import ShardExecutor, pending_shards
 from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
 from wsss.contract.failure import Failure, OnRestart, ignore_restart
@@ -46,15 +46,15 @@ class LocalRuntime:
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
-        self._bench: ShardBench | None = None
+        self._executor: ShardExecutor | None = None
 
-    def _shard_bench(self) -> ShardBench:
-        if self._bench is None:
+    def _shard_executor(self) -> ShardExecutor:
+        if self._executor is None:
             settings = self._settings
-            self._bench = ShardBench(
+            self._executor = ShardExecutor(
                 threads=settings.threads, gpu=settings.actor_gpus > 0, shard_seconds=settings.shard_seconds
             )
-        return self._bench
+        return self._executor
 
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -64,7 +64,7 @@ class LocalRuntime:
         for number, shard in enumerate(pending):
             raise_if_stopped()
             progress(total - len(pending) + number, total, f"{total - len(pending) + number} of {total} shards")
-            self._shard_bench().make_shard(instance, shard)
+            self._shard_executor().make_shard(instance, shard)
 
     def reduce(
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -74,7 +74,7 @@ class LocalRuntime:
         for number, shard in enumerate(shards):
             raise_if_stopped()
             progress(number, len(shards), f"{number} of {len(shards)} shards")
-            counts += self._shard_bench().count_shard(instance, shard)
+            counts += self._shard_executor().count_shard(instance, shard)
         return counts
 
     def fit(
@@ -84,9 +84,9 @@ class LocalRuntime:
         address = f"127.0.0.1:{free_port()}"
         ranks: list[_Rank] = []
         with watch_progress(instance.path, progress):
-            for rank in range(stage.num_ranks):
+            for rank in range(stage.world_size):
                 place = RankPlace(
-                    rank, stage.num_ranks, rank, self._settings.threads, self._settings.rank_gpus, address
+                    rank, stage.world_size, rank, self._settings.threads, self._settings.rank_gpus, address
                 )
                 ranks.append(_Rank.of(instance, place))
             try:
@@ -98,7 +98,7 @@ class LocalRuntime:
         return read_outcome(instance.path)
 
     def close(self) -> None:
-        self._bench = None
+        self._executor = None
 
 
 @dataclass

@@ -18,14 +18,14 @@ def make_optimizer(task: Task, stage: Fit) -> torch.optim.Optimizer:
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             # Biases stand apart only where their rate does: every group costs DeepSpeed a buffer.
-            is_bias = stage.bias_rate_factor != 1 and name.endswith("bias")
+            is_bias = stage.bias_lr_multiplier != 1 and name.endswith("bias")
             groups.setdefault((id(parameter) in new, is_bias, parameter.ndim > 1), []).append(parameter)
     parts = [
         {
             "params": parameters,
             "lr": stage.learning_rate
-            * (stage.head_rate_factor if is_new else 1.0)
-            * (stage.bias_rate_factor if is_bias else 1.0),
+            * (stage.head_lr_multiplier if is_new else 1.0)
+            * (stage.bias_lr_multiplier if is_bias else 1.0),
             "weight_decay": stage.weight_decay if decayed else 0.0,
         }
         for (is_new, is_bias, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
@@ -39,7 +39,7 @@ def make_optimizer(task: Task, stage: Fit) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parts, lr=stage.learning_rate, betas=(stage.momentum, 0.999))
 
 
-def rate_factor(stage: Fit, step: int, *, epoch_ends: Sequence[int]) -> float:
+def lr_multiplier(stage: Fit, step: int, *, epoch_ends: Sequence[int]) -> float:
     """What multiplies the rates of all groups at a step; `epoch_ends`: steps done at the end of every epoch."""
     warm = min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else 1.0
     if stage.schedule == "step":

@@ -22,7 +22,7 @@ class RankPlace:
     """Which rank this process is, and what it may use."""
 
     rank: int
-    num_ranks: int
+    world_size: int
     local_rank: int
     threads: int
     gpus: int
@@ -43,14 +43,14 @@ def prepare_process(place: RankPlace) -> torch.device:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if place.address is not None:
         host, _, port = place.address.rpartition(":")
-        os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.num_ranks))
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.world_size))
     if place.gpus:
         torch.cuda.set_device(place.local_rank)
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if place.gpus else "gloo",
             rank=place.rank,
-            world_size=place.num_ranks,
+            world_size=place.world_size,
             timeout=timedelta(seconds=COLLECTIVE_SECONDS),
         )
     deepspeed.init_distributed(dist_backend="nccl" if place.gpus else "gloo", auto_mpi_discovery=False, verbose=False)

@@ -43,7 +43,7 @@ FOLDER = "ray_train"
 def fit_with_ray_train(
     instance: Instance, stage: Fit, settings: RuntimeSettings, progress: Progress, *, here: bool, on_restart: OnRestart
 ) -> Outcome:
-    """Train with `stage.num_ranks` Ray Train workers, `here` where they all share this machine.
+    """Train with `stage.world_size` Ray Train workers, `here` where they all share this machine.
 
     Raises `RankError` with what is known of the rank that failed. A full disk and the like are not tried again.
     """
@@ -81,12 +81,12 @@ def fit_with_ray_train(
 
 def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
     # On a machine with fewer CPUs than ranks they share: Ray would wait for ever for CPUs that never come.
-    room = ray.cluster_resources().get("CPU", 0.0) / stage.num_ranks
+    room = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
     resources = {"CPU": min(1.0, room) if here else 1.0}
     if settings.rank_gpus:
         resources["GPU"] = float(settings.rank_gpus)
     return ScalingConfig(
-        num_workers=stage.num_ranks,
+        num_workers=stage.world_size,
         use_gpu=bool(settings.rank_gpus),
         resources_per_worker=resources,
         placement_strategy=settings.placement,

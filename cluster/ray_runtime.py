@@ -89,9 +89,9 @@ class RayRuntime:
         # Actors that wait for shards would hold the CPUs that the ranks need.
         self._release_actors()
         have = ray.cluster_resources().get("GPU", 0.0)
-        if self._address is None and self._settings.rank_gpus * stage.num_ranks > have:
+        if self._address is None and self._settings.rank_gpus * stage.world_size > have:
             raise ValueError(
-                f"runtime.rank_gpus = {self._settings.rank_gpus} for {stage.num_ranks} ranks, but this machine has "
+                f"runtime.rank_gpus = {self._settings.rank_gpus} for {stage.world_size} ranks, but this machine has "
                 f"{have:.0f} GPUs; set it to 0 to train on CPUs"
             )
         here = self._address is None

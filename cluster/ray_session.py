@@ -66,7 +66,7 @@ def connect(address: str | None) -> bool:
         return True
     check_address(address)
     try:
-        _knock(address)
+        _check_reachable(address)
         with quiet_start():
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError) as error:
@@ -95,7 +95,7 @@ def _start_session(**options: Any) -> None:
                 raise
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():

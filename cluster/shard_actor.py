@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from cluster.shard_work import ShardBench
+from cluster.shard_work import ShardExecutor
 from wsss.contract.counts import Counts
 from wsss.contract.failure import WorkFailedError, failure_of
 from wsss.contract.stage import Instance
@@ -15,7 +15,7 @@ from wsss.contract.stage import Instance
 _Result = TypeVar("_Result")
 
 
-class ShardActor(ShardBench):
+class ShardActor(ShardExecutor):
     """Takes an instance out of Ray's store once, not for every shard: a listing of half a million keys comes with it.
 
     Ray itself fetches a reference that is an argument, anew in every call; one inside a list it leaves alone.

@@ -23,7 +23,7 @@ class StuckError(RuntimeError):
     """Work on one shard took longer than `runtime.shard_seconds` allows."""
 
 
-class ShardBench:
+class ShardExecutor:
     """Works on shards of one instance after another; what an instance needs is loaded once."""
 
     def __init__(

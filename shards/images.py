@@ -120,7 +120,7 @@ class ImageFacts(NamedTuple):
     """EXIF's: 1 where the pixels are stored upright, 5 to 8 where height and width change places."""
 
 
-def image_facts(data: bytes) -> ImageFacts:
+def image_metadata(data: bytes) -> ImageFacts:
     """Size and orientation of an image that decodes. Raises ValueError where `decode_image` does.
 
     A JPEG is decoded at an eighth of its size: all its bytes are read, most of the arithmetic is left out.

@@ -55,7 +55,7 @@ def _in_shard_order(counts: np.ndarray, generator: np.random.Generator) -> np.nd
     return np.arange(starts[-1]) - np.repeat(before, sizes) + np.repeat(starts[shards], sizes)
 
 
-def lane_share(num_records: int, *, batch: int, global_batch: int, rank: int, num_ranks: int) -> range:
+def lane_share(num_records: int, *, batch: int, global_batch: int, rank: int, world_size: int) -> range:
     """Positions in the epoch's order that one rank takes of one global batch: a run of lanes, the same in every batch.
 
     The shares of all ranks are disjoint and make up the batch in order. Of a short last batch a rank takes its part
@@ -63,7 +63,7 @@ def lane_share(num_records: int, *, batch: int, global_batch: int, rank: int, nu
     """
     start = batch * global_batch
     number = max(0, min(global_batch, num_records - start))
-    whole, over = divmod(number, num_ranks)
+    whole, over = divmod(number, world_size)
     first = rank * whole + min(rank, over)
     return range(start + first, start + first + whole + (rank < over))
 

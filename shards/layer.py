@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 from shards.codec import to_json
 from shards.files import write_bytes
+from shards.manifest_entry import ManifestEntry
 from shards.records import Missing
 from shards.remote_tars import RemoteTars
-from shards.shard_row import ShardRow
 
 INDEX = "index.json"
 
@@ -54,17 +54,17 @@ class Layer:
     def tar_path(self, shard: str) -> Path:
         return self.path / f"{shard}.tar"
 
-    def row_path(self, shard: str) -> Path:
+    def manifest_path(self, shard: str) -> Path:
         return self.path / f"{shard}.json"
 
-    def row(self, shard: str) -> ShardRow:
+    def manifest_entry(self, shard: str) -> ManifestEntry:
         """The row of a finished shard. Raises `ShardError` where the shard is unfinished or was cut short."""
         try:
-            row = ShardRow.from_bytes(self.row_path(shard).read_bytes())
+            row = ManifestEntry.from_bytes(self.manifest_path(shard).read_bytes())
         except FileNotFoundError:
             raise ShardError(f"{self.tar_path(shard)} is not finished: it has no row; run its stage again") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ShardError(f"{self.row_path(shard)} is not readable ({error}); run its stage again") from error
+            raise ShardError(f"{self.manifest_path(shard)} is not readable ({error}); run its stage again") from error
         if self.remote is not None:
             return row
         if not self.tar_path(shard).exists():
@@ -98,13 +98,13 @@ class Layer:
 
     def tar_size(self, shard: str) -> TarSize:
         """What the row says of the tar; kept, since every record of a remote layer needs it."""
-        path = self.row_path(shard)
+        path = self.manifest_path(shard)
         return _tar_size(str(path), path.stat().st_mtime_ns)
 
     def is_finished(self, shard: str) -> bool:
         """True where the shard's tar and row are both there and agree in size."""
         try:
-            self.row(shard)
+            self.manifest_entry(shard)
         except ShardError:
             return False
         return True
@@ -137,11 +137,11 @@ class Layer:
             return False
         return all(self.is_finished(shard) for shard in expected)
 
-    def rows(self, split: str | None = None) -> Iterator[ShardRow]:
+    def manifest_entries(self, split: str | None = None) -> Iterator[ManifestEntry]:
         """Rows of a complete layer in shard order, of one split or of all."""
         for shard in self.shards():
             if split is None or split_of(shard) == split:
-                yield self.row(shard)
+                yield self.manifest_entry(shard)
 
     def complete(self, shards: list[str], *, classes: tuple[str, ...] | None = None) -> None:
         """Write the index: counts, sizes and hashes of every shard, and the reasons of what is missing.
@@ -154,7 +154,7 @@ class Layer:
         }
         made_on: Counter[str] = Counter()
         for shard in shards:
-            row = self.row(shard)  # one at a time: together they hold every key of the data set
+            row = self.manifest_entry(shard)  # one at a time: together they hold every key of the data set
             told["counts"][shard], told["num_bytes"][shard], told["sha256"][shard] = (
                 row.count,
                 row.num_bytes,
@@ -180,7 +180,7 @@ class Layer:
         return tuple(names) if isinstance(names, list) else None
 
     def made_on(self) -> dict[str, int]:
-        """What computed a complete layer (see `ShardRow.made_on`) -> number of shards; empty where it is not known."""
+        """Hardware that computed a complete layer (`ManifestEntry.made_on`) -> shards; empty if it is not known."""
         return dict(self._index().get("made_on", {}))
 
     def counts_of_shards(self) -> dict[str, int]:
@@ -222,5 +222,5 @@ class TarSize:
 
 @lru_cache(maxsize=65_536)
 def _tar_size(path: str, _modified: int) -> TarSize:
-    row = ShardRow.from_bytes(Path(path).read_bytes())
+    row = ManifestEntry.from_bytes(Path(path).read_bytes())
     return TarSize(row.num_bytes, row.sha256)

@@ -1,6 +1,6 @@
 """`wsss shards lint`: reads a whole layer, shard by shard, and says what is wrong with it.
 
-Of every shard: the index, the row and the tar agree in size and hash, and every record in place, digest and facts;
+Of every shard: the index, the row and the tar agree in size and hash, and every record in place, digest and metadata;
 every record decodes; every image decodes and has the size, mask, saliency map and boxes that fit. Over all shards and
 splits: images whose files are the same bytes, and masks that show other classes than their images' labels for a reason
 that can be named. Memory holds one tar where it comes from afar, and 24 bytes an image.
@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shards.images import image_facts
+from shards.images import image_metadata
 from shards.layer import ShardError, split_of
+from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.mask_check import MaskCheck, likely_causes
 from shards.opened import OpenedLayer
 from shards.reader import read_tar
 from shards.records import Sample
-from shards.shard_row import Entry, ShardRow
-from shards.writer import sample_facts
+from shards.writer import sample_metadata
 
 _NAMED = 8
 """Samples of one image that are named; of more the number is told."""
@@ -75,7 +75,7 @@ def lint(
         if progress is not None:
             progress(number, len(shards))
         try:
-            row = opened.row(shard)
+            row = opened.manifest_entry(shard)
             if hashes.get(shard) != row.sha256:
                 yield f"{shard}: its row is of another tar than the index says; run its stage again"
             if row.count == 0:
@@ -93,7 +93,7 @@ def lint(
 
 
 def _lint_tar(
-    opened: OpenedLayer, row: ShardRow, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
+    opened: OpenedLayer, row: ManifestEntry, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
 ) -> Iterator[str]:
     where = opened.layer.tar_name(row.shard)
     if hashlib.file_digest(tar, "sha256").hexdigest() != row.sha256:  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def _lint_tar(
             yield f"{row.shard}: holds {record.key!r} where its row names {entry.key!r}"
         elif isinstance(record, Sample):
             contents.add(record.encoded, shard=number, place=place)
-            check.add_sample(record, notes=entry.facts.get("notes", {}))
+            check.add_sample(record, notes=entry.metadata.get("notes", {}))
             for fault in (*_facts(entry, record), *_image(record)):
                 yield f"{row.shard}: {record.key}: {fault}"
     for entry in row.entries:
@@ -117,17 +117,17 @@ def _lint_tar(
             yield f"{row.shard}: {entry.key}: its row has another digest, or another place in the tar"
 
 
-def _facts(entry: Entry, sample: Sample) -> Iterator[str]:
+def _facts(entry: RecordEntry, sample: Sample) -> Iterator[str]:
     """Where the row says something else than the record; what a row does not say is no fault."""
-    found: dict[str, Any] = sample_facts(sample)
-    for name, value in entry.facts.items():
+    found: dict[str, Any] = sample_metadata(sample)
+    for name, value in entry.metadata.items():
         if name in found and found[name] != value:
             yield f"its row says {name} {str(value)[:60]}, the record {str(found[name])[:60]}"
 
 
 def _image(sample: Sample) -> Iterator[str]:
     try:
-        size = image_facts(sample.encoded).size
+        size = image_metadata(sample.encoded).size
     except ValueError as error:
         yield str(error)
         return
@@ -148,7 +148,7 @@ def _duplicates(opened: OpenedLayer, shards: list[str], contents: _Contents) -> 
     for group in contents.groups():
         splits = list(dict.fromkeys(split_of(shards[number]) for number, _ in group))
         some = [(shards[number], place) for number, place in group[:_NAMED]]
-        named = [f"{shard}: {opened.row(shard).entries.keys[place]}" for shard, place in some]
+        named = [f"{shard}: {opened.manifest_entry(shard).entries.keys[place]}" for shard, place in some]
         more = f"; and {len(group) - _NAMED} more" if len(group) > _NAMED else ""
         across = " (what is measured on must not be trained on)" if len(splits) > 1 else ""
         yield f"the same image {len(group)} times, in {' and '.join(splits)}{across}: {'; '.join(named)}{more}"

@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shards.layer import INDEX, Layer, ShardError
+from shards.manifest_entry import ManifestEntry
 from shards.records import Sample
 from shards.remote_tars import RemoteTars
-from shards.shard_row import ShardRow
 from shards.sources.finished import FinishedShards
 from shards.storage import is_remote, without_secrets
 
@@ -33,15 +33,15 @@ class OpenedLayer:
         """The last part of its place, for names of files."""
         return Path(urlsplit(self.told).path).name or "layer"
 
-    def row(self, shard: str) -> ShardRow:
+    def manifest_entry(self, shard: str) -> ManifestEntry:
         """The row of a shard. Raises `ShardError` where it cannot be had or is not what the index says."""
-        if self.source is not None and not self.layer.row_path(shard).exists():
+        if self.source is not None and not self.layer.manifest_path(shard).exists():
             self.source.take(shard, self.layer)
-        return self.layer.row(shard)
+        return self.layer.manifest_entry(shard)
 
-    def rows(self) -> Iterator[ShardRow]:
+    def manifest_entries(self) -> Iterator[ManifestEntry]:
         """All rows, in the index's order."""
-        return (self.row(shard) for shard in self.layer.shards())
+        return (self.manifest_entry(shard) for shard in self.layer.shards())
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def _draw(
     draw, (left, top) = ImageDraw.Draw(sheet), corner
     key, classes = f"{shard}, {place}", "not readable"
     try:
-        entry = opened.row(shard).entries[place]
+        entry = opened.manifest_entry(shard).entries[place]
         key = entry.key
         sample = read_entry(opened.layer, shard, entry)
         assert isinstance(sample, Sample)

@@ -12,20 +12,20 @@ from shards.at_work import note
 from shards.codec import decode, key_of
 from shards.file_system_errors import reading
 from shards.layer import Layer, ShardError
+from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.records import Missing, Record
-from shards.shard_row import Entry, ShardRow
 
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
     """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
-    row = layer.row(shard)
+    row = layer.manifest_entry(shard)
     with reading(layer.tar_name(shard)):
         tar = layer.open_tar(shard)
     with tar as stream:
         yield from read_tar(stream, layer, row)
 
 
-def read_tar(stream: BinaryIO, layer: Layer, row: ShardRow) -> Iterator[Record]:
+def read_tar(stream: BinaryIO, layer: Layer, row: ManifestEntry) -> Iterator[Record]:
     """As `read_shard`, of a tar that is open."""
     import webdataset as wds  # with it comes torch, which a worker that builds shards does without
 
@@ -47,7 +47,7 @@ def read_tar(stream: BinaryIO, layer: Layer, row: ShardRow) -> Iterator[Record]:
         raise ShardError(f"{path} holds {count} records, its row names {row.count}; delete it and run its stage again")
 
 
-def read_entry(layer: Layer, shard: str, entry: Entry) -> Record:
+def read_entry(layer: Layer, shard: str, entry: RecordEntry) -> Record:
     """One record by its place in the tar, its bytes checked: a seek and a read, the rest of the shard is not touched.
 
     Raises: ShardError naming the file and the key.
@@ -83,7 +83,7 @@ def join_shard(
     """
     (first, *others) = layers
     streams = {name: _Lookahead(read_shard(layers[name], shard)) for name in others}
-    missing = {name: {entry.key: entry for entry in layers[name].row(shard).missing} for name in layers}
+    missing = {name: {entry.key: entry for entry in layers[name].manifest_entry(shard).missing} for name in layers}
     yield from missing[first].values()
     for record in read_shard(layers[first], shard):
         found = {name: stream.take(record.key) for name, stream in streams.items()}

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shards.layer import split_of
+from shards.manifest_entry import ManifestEntry, RecordEntries
 from shards.mask_check import MaskCheck, likely_causes, mismatch_lines
 from shards.opened import OpenedLayer
 from shards.ranges import spans_of
 from shards.records import Sample
-from shards.shard_row import Entries, ShardRow
 
 
 @dataclass
@@ -42,7 +42,7 @@ class LayerSummary:
     weights: array[int] = field(default_factory=lambda: array("Q"))
     """Bytes of every record in its tar."""
     made_on: Counter[str] = field(default_factory=Counter)
-    """What computed the records (`ShardRow.made_on`) -> shards."""
+    """What computed the records (`ManifestEntry.made_on`) -> shards."""
 
     @property
     def num_records(self) -> int:
@@ -68,7 +68,7 @@ class LayerSummary:
         """Samples known not to show a class."""
         return self.num_records - self.present[class_id] - self.unknown[class_id]
 
-    def add(self, row: ShardRow) -> None:
+    def add(self, row: ManifestEntry) -> None:
         """Count one shard."""
         counter = self.splits.setdefault(split_of(row.shard), Counter())
         left_out = sum(one.left_out for one in row.missing)
@@ -78,14 +78,14 @@ class LayerSummary:
         if row.made_on:
             self.made_on[row.made_on] += 1
         if self.kind == Sample.kind:
-            counter.update(masks=sum(map(bool, row.entries.facts("has_mask"))))
+            counter.update(masks=sum(map(bool, row.entries.metadata("has_mask"))))
             self._add_labels(row.entries, self.present_in.setdefault(split_of(row.shard), Counter()))
             self._add_masks(self.checks.setdefault(split_of(row.shard), MaskCheck()), row.entries)
-            self.sides.extend(max(size) for size in row.entries.facts("size") if size)
+            self.sides.extend(max(size) for size in row.entries.metadata("size") if size)
 
     @staticmethod
-    def _add_masks(check: MaskCheck, entries: Entries) -> None:
-        columns = (entries.facts(name) for name in ("classes", "unknown", "mask_values", "notes"))
+    def _add_masks(check: MaskCheck, entries: RecordEntries) -> None:
+        columns = (entries.metadata(name) for name in ("classes", "unknown", "mask_values", "notes"))
         for classes, unknown, values, notes in zip(*columns, strict=True):
             check.add(classes or (), unknown or "", values, notes or {})
 
@@ -94,12 +94,12 @@ class LayerSummary:
         """Masks of rows that were written before the values of masks entered them."""
         return sum(counter["masks"] for counter in self.splits.values()) - sum(c.masks for c in self.checks.values())
 
-    def _add_labels(self, entries: Entries, of_split: Counter[int]) -> None:
-        for present in entries.facts("classes"):
+    def _add_labels(self, entries: RecordEntries, of_split: Counter[int]) -> None:
+        for present in entries.metadata("classes"):
             self.present.update(present or ())
             of_split.update(present or ())
         changes: Counter[int] = Counter()
-        for text, times in Counter(entries.facts("unknown")).items():
+        for text, times in Counter(entries.metadata("unknown")).items():
             if text is None:
                 self.unknown_is_kept = False
                 continue
@@ -115,7 +115,7 @@ class LayerSummary:
 def summarise(opened: OpenedLayer) -> LayerSummary:
     """Count a layer, row by row."""
     summary = LayerSummary(opened.told, opened.layer.kind, opened.layer.classes())
-    for row in opened.rows():
+    for row in opened.manifest_entries():
         summary.add(row)
     return summary
 

@@ -9,18 +9,18 @@ from shards.at_work import note
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
 from shards.layer import Layer
+from shards.manifest_entry import ManifestEntry, RecordEntries, RecordEntry
 from shards.mask_check import mask_values
 from shards.ranges import to_ranges
 from shards.records import RECORD_KINDS, Missing, Record, Sample
-from shards.shard_row import Entries, Entry, ShardRow
 from shards.tar_stream import TarStream
 
 DIGEST_DIGITS = 32
 
 
-def sample_facts(record: Sample) -> dict[str, Any]:
+def sample_metadata(record: Sample) -> dict[str, Any]:
     """What a row says of a sample, so that nobody opens the tar for it."""
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "classes": list(record.classes),
         "unknown": to_ranges(record.unknown),
         "size": list(record.size),
@@ -28,23 +28,23 @@ def sample_facts(record: Sample) -> dict[str, Any]:
         "has_mask": record.mask is not None,
     }
     if record.mask is not None:
-        facts["mask_values"] = mask_values(record.mask)
+        metadata["mask_values"] = mask_values(record.mask)
     if record.boxes is not None:
-        facts["boxes"] = len(record.boxes)
+        metadata["boxes"] = len(record.boxes)
     if record.notes:
-        facts["notes"] = dict(record.notes)
-    return facts
+        metadata["notes"] = dict(record.notes)
+    return metadata
 
 
-def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ShardRow:
+def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ManifestEntry:
     """Write `records` as one finished shard of `layer` and return its row.
 
-    `made_on`: what computed them (see `ShardRow`).
+    `made_on`: what computed them (see `ManifestEntry`).
 
     Nothing is left behind where `records` raises. Raises ValueError on a repeated key or a record of another kind.
     """
     expected = RECORD_KINDS[layer.kind]
-    entries: list[Entry] = []
+    entries: list[RecordEntry] = []
     missing: list[Missing] = []
     seen: set[str] = set()
     with replacing(layer.tar_path(shard), what=f"shard {shard}") as file:
@@ -62,16 +62,16 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
             note(sample=record.key)
             length, digest = tar.add(member_name(record.key), encode(record))
             note(sample="")  # what fails from here on is about the next one, which its worker names
-            digest, facts = digest[:DIGEST_DIGITS], sample_facts(record) if isinstance(record, Sample) else {}
-            entries.append(Entry(key=record.key, offset=start, length=length, digest=digest, facts=facts))
+            digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
+            entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
         sha256 = tar.finish()
-    row = ShardRow(
+    row = ManifestEntry(
         shard=shard,
         num_bytes=tar.num_bytes,
         sha256=sha256,
-        entries=Entries.of(entries),
+        entries=RecordEntries.of(entries),
         missing=tuple(missing),
         made_on=made_on,
     )
-    write_bytes(layer.row_path(shard), row.to_bytes(), what=f"the row of shard {shard}")
+    write_bytes(layer.manifest_path(shard), row.to_bytes(), what=f"the row of shard {shard}")
     return row

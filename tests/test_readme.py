@@ -70,13 +70,15 @@ def test_the_recipe_of_a_class_that_is_trained_apart(tmp_path: Path) -> None:
     blocks = re.findall(r"```\n(.*?)```", TEXTS["wsss/README.md"], flags=re.DOTALL)
     (snippet,) = [block for block in blocks if "only_classes" in block]
     path = tmp_path / "apart.toml"
-    chain = '[recipe]\nname = "apart"\n[stages.build_shards]\nsource = "toy"\ncounts = { train = 8, val = 4 }\n'
+    chain = (
+        '[recipe]\nname = "second_classifier"\n[stages.build_shards]\nsource = "toy"\ncounts = { train = 8, val = 4 }\n'
+    )
     path.write_text(chain + snippet.replace('["person"]', '["walker"]'))
     maps = load_recipe(path).instance("make_cams")
     assert {slot: instance.name for slot, instance in maps.inputs.items()} == {
         "samples": "build_shards",
         "classifier": "train_classifier",
-        "apart": "person_classifier",
+        "second_classifier": "person_classifier",
     }
 
 

@@ -85,11 +85,11 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, run_recipe
     from wsss.report.run_results import show_results
-    from wsss.report.show_recipe import unread_given
+    from wsss.report.show_recipe import inactive_given
 
     if recipe.path != options.recipe:
         console.print(f"recipe       {recipe.path}", markup=False, soft_wrap=True)
-    for line in unread_given(recipe):
+    for line in inactive_given(recipe):
         console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
     runtime, summary = _runtime(recipe, options.on, console), RunSummary()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.file_system_errors import lasting_error
-from shards.images import decode_grey_png, decode_index_png, image_facts
+from shards.images import decode_grey_png, decode_index_png, image_metadata
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
 from shards.sources.neighbours import beside, in_other_form
@@ -83,7 +83,7 @@ def read_image(root: Path, name: str) -> StoredImage:
         there = beside(root, name) if isinstance(error, FileNotFoundError) else ""
         raise BadSampleError(f"cannot read {name}: {words(error)}{there}") from error
     try:
-        size, orientation = image_facts(encoded)
+        size, orientation = image_metadata(encoded)
     except ValueError as error:
         raise BadSampleError(f"{name}: {error}") from error
     return StoredImage(name, encoded, size, orientation)

@@ -11,9 +11,9 @@ from typing import Any
 from shards import storage
 from shards.files import write_bytes
 from shards.layer import INDEX, Layer, ShardError, split_of
+from shards.manifest_entry import ManifestEntry
 from shards.records import Sample
 from shards.remote_tars import RemoteTars
-from shards.shard_row import ShardRow
 from shards.storage import StorageError, without_secrets
 from shards.taxonomy import Taxonomy
 
@@ -53,14 +53,14 @@ class FinishedShards:
         name = f"{shard}.json"
         try:
             data = self._read(name)
-            row = ShardRow.from_bytes(data)
+            row = ManifestEntry.from_bytes(data)
         except StorageError as error:
             raise ShardError(str(error)) from error
         except (ValueError, TypeError, KeyError) as error:
             raise ShardError(f"{self._told(name)} is not a shard's row ({error}); upload it again") from error
         if row.sha256 != self._index["sha256"].get(shard):
             raise ShardError(f"{self._told(name)} is not of the shard that {INDEX} names; upload both again")
-        write_bytes(layer.row_path(shard), data)
+        write_bytes(layer.manifest_path(shard), data)
 
     def take_index(self, layer: Layer) -> None:
         """Write the index into `layer`. Raises: ValueError where it cannot be had, or is not of samples."""

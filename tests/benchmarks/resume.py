@@ -33,8 +33,8 @@ from cluster.loader_server import start_loader_server
 from cluster.local import free_port
 from cluster.rank_process import RankPlace, prepare_process
 from shards.files import write_bytes
+from shards.manifest_entry import RecordEntries
 from shards.records import Sample
-from shards.shard_row import Entries
 from shards.writer import write_shard
 from tests.shards.sources.det_tree import FULL_SIZE
 from tests.shards.sources.photographs import photograph
@@ -74,13 +74,13 @@ def make_samples(folder: Path, num_images: int) -> None:
             replace(
                 entry,
                 key=f"ILSVRC2013_train/n01503061/n01503061_{number:06d}_{entry.key}",
-                facts=entry.facts | {"classes": sorted({int(c) for c in random.geometric(0.15, 2).clip(1, 5)})},
+                metadata=entry.metadata | {"classes": sorted({int(c) for c in random.geometric(0.15, 2).clip(1, 5)})},
             )
             for entry in entries[: num_images - number * SHARD_SIZE]
         ]
         if number:
             os.link(layer.tar_path(first), layer.tar_path(shard))
-        write_bytes(layer.row_path(shard), replace(row, shard=shard, entries=Entries.of(own)).to_bytes())
+        write_bytes(layer.manifest_path(shard), replace(row, shard=shard, entries=RecordEntries.of(own)).to_bytes())
     layer.complete([first, *others], classes=instance.taxonomy.names)
 
 
@@ -127,7 +127,7 @@ def rank(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
     examples = stage.training_set(instance)
     opened = time.perf_counter()
     counted = Counted(examples) if stage.loader_workers == 0 else examples
-    batches = RankBatches(counted, stage, rank=0, num_ranks=1, device=torch.device("cpu"))
+    batches = RankBatches(counted, stage, rank=0, world_size=1, device=torch.device("cpu"))
     planned = time.perf_counter()
     stream = batches.after(STEP)
     parts = next(stream)

@@ -130,9 +130,9 @@ def rival() -> tuple[list[float], list[float]]:
     return times, means
 
 
-def losses_of(folder: Path, *, num_ranks: int) -> list[float]:
+def losses_of(folder: Path, *, world_size: int) -> list[float]:
     """The mean loss of every epoch of four steps, 20 steps in all."""
-    instance = training(folder, num_ranks=num_ranks, num_epochs=5)
+    instance = training(folder, world_size=world_size, num_epochs=5)
     instance.path.mkdir()
     outcome: Outcome = LocalRuntime(RuntimeSettings(runs=folder)).fit(instance, instance.stage, lambda *_: None)  # type: ignore[arg-type]
     return [float(row["loss"]) for row in outcome.tables["history"]]  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def on_cpu(repetitions: int) -> dict[str, Any]:
             pairs.extend(zip(mine[1:], theirs[1:], strict=True))
             error = max(error, *(abs(a - b) / b for a, b in zip(my_losses, their_losses, strict=True)))
         torch.distributed.destroy_process_group()
-        one_rank, two_ranks = (losses_of(folder / f"ranks-{n}", num_ranks=n) for n in (1, 2))
+        one_rank, two_ranks = (losses_of(folder / f"ranks-{n}", world_size=n) for n in (1, 2))
         for repetition in range(repetitions):
             for num_actors, found in rates.items():
                 images_per_second, layer = predicted(folder / f"{repetition}-{num_actors}", num_actors=num_actors)

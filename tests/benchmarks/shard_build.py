@@ -161,7 +161,7 @@ def dealt(order: np.ndarray) -> list[list[np.ndarray]]:
     """Record numbers by rank and worker; torch's loader gives a rank's batches to its workers in turn."""
     read: list[list[np.ndarray]] = []
     for rank in range(NUM_RANKS):
-        deal = {"global_batch": GLOBAL_BATCH, "rank": rank, "num_ranks": NUM_RANKS}
+        deal = {"global_batch": GLOBAL_BATCH, "rank": rank, "world_size": NUM_RANKS}
         shares = [
             order[slice(share.start, share.stop)]
             for batch in range(num_batches(len(order), global_batch=GLOBAL_BATCH))

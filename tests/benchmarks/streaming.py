@@ -42,7 +42,7 @@ from torchvision.datasets import ImageFolder
 
 from cluster.batches import RankBatches
 from cluster.memory import keep_freed_memory
-from cluster.shard_work import ShardBench
+from cluster.shard_work import ShardExecutor
 from shards.images import decode_image
 from tests.shards.sources.photographs import photograph, photographs
 from tests.wsss.layers import instance_of
@@ -139,7 +139,7 @@ def samples_of_files(folder: Path, files: Sequence[Path]) -> Instance:
     instance = instance_of(stage, folder)
     assert isinstance(instance.stage, Map)
     for shard in instance.stage.shards(instance):
-        ShardBench(threads=1).make_shard(instance, shard)
+        ShardExecutor(threads=1).make_shard(instance, shard)
     instance.layer.complete(instance.stage.shards(instance), classes=instance.taxonomy.names)
     return instance
 
@@ -147,7 +147,7 @@ def samples_of_files(folder: Path, files: Sequence[Path]) -> Instance:
 def batches_of(trained: Instance) -> RankBatches:
     stage = trained.stage
     assert isinstance(stage, TrainClassifier)
-    return RankBatches(stage.training_set(trained), stage, rank=0, num_ranks=1, device=torch.device("cpu"))
+    return RankBatches(stage.training_set(trained), stage, rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def ours(trained: Instance, num_images: int) -> float:

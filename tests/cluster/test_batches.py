@@ -9,13 +9,13 @@ from cluster.batches import RankBatches
 from tests.cluster.tiny import TinyFit, TinySet
 
 
-def keys(num_ranks: int, parts: int, *, first: int = 0) -> list[list[str]]:
+def keys(world_size: int, parts: int, *, first: int = 0) -> list[list[str]]:
     """The keys of every step over all ranks, sorted; those of parts that only keep company are left out."""
-    stage = TinyFit(batch_size=4, num_epochs=2, num_ranks=num_ranks, accumulation_steps=parts)
+    stage = TinyFit(batch_size=4, num_epochs=2, world_size=world_size, gradient_accumulation_steps=parts)
     steps: dict[int, list[str]] = {}
-    for rank in range(num_ranks):
+    for rank in range(world_size):
         batches = RankBatches(
-            TinySet(stage, Path("unused")), stage, rank=rank, num_ranks=num_ranks, device=torch.device("cpu")
+            TinySet(stage, Path("unused")), stage, rank=rank, world_size=world_size, device=torch.device("cpu")
         )
         assert batches.epoch_ends == [3, 6]
         for number, step in enumerate(batches.after(first)):
@@ -25,10 +25,10 @@ def keys(num_ranks: int, parts: int, *, first: int = 0) -> list[list[str]]:
     return [sorted(step) for _, step in sorted(steps.items())]
 
 
-@pytest.mark.parametrize(("num_ranks", "parts"), [(1, 2), (1, 4), (2, 1), (2, 2), (4, 1)])
-def test_ranks_and_parts_make_up_the_same_batches(num_ranks: int, parts: int) -> None:
+@pytest.mark.parametrize(("world_size", "parts"), [(1, 2), (1, 4), (2, 1), (2, 2), (4, 1)])
+def test_ranks_and_parts_make_up_the_same_batches(world_size: int, parts: int) -> None:
     whole = keys(1, 1)
     assert [len(step) for step in whole] == [4, 4, 1, 4, 4, 1]
     assert sorted(key for step in whole[:3] for key in step) == [f"k{n}" for n in range(9)]
-    assert keys(num_ranks, parts) == whole
-    assert keys(num_ranks, parts, first=4) == whole[4:]
+    assert keys(world_size, parts) == whole
+    assert keys(world_size, parts, first=4) == whole[4:]

@@ -68,7 +68,7 @@ def test_zero_3_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("two_ranks")
-    train(path, TinyFit(**AVERAGED, num_ranks=2))
+    train(path, TinyFit(**AVERAGED, world_size=2))
     return path
 
 
@@ -84,7 +84,7 @@ def test_two_ranks_average_as_one_does(two_ranks: Path, tmp_path: Path) -> None:
 
 
 def test_killed_and_resumed_gives_the_same_bytes(two_ranks: Path, tmp_path: Path) -> None:
-    stage = TinyFit(**AVERAGED, num_ranks=2, die=True)
+    stage = TinyFit(**AVERAGED, world_size=2, die=True)
     with pytest.raises(RankError):
         train(tmp_path, stage)
     assert [file.name for file in tmp_path.glob("checkpoints/average-*")] == ["average-00000004.safetensors"]

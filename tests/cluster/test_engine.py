@@ -31,7 +31,7 @@ def train(path: Path, stage: TinyFit) -> Outcome:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     path = tmp_path_factory.mktemp("two_ranks")
-    return path, train(path, TinyFit(**SETTINGS, num_ranks=2))
+    return path, train(path, TinyFit(**SETTINGS, world_size=2))
 
 
 def losses(outcome: Outcome) -> list[object]:
@@ -39,7 +39,7 @@ def losses(outcome: Outcome) -> list[object]:
 
 
 def test_two_ranks_train_as_one_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
-    one = train(tmp_path, TinyFit(**SETTINGS, num_ranks=1))
+    one = train(tmp_path, TinyFit(**SETTINGS, world_size=1))
     path, two = two_ranks
     assert len(losses(one)) == 2
     assert losses(two) == pytest.approx(losses(one), abs=1e-6)
@@ -52,7 +52,7 @@ def test_two_ranks_train_as_one_does(two_ranks: tuple[Path, Outcome], tmp_path: 
 
 
 def test_killed_and_resumed_gives_the_same_bytes(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
-    stage = TinyFit(**SETTINGS, num_ranks=2, die=True)
+    stage = TinyFit(**SETTINGS, world_size=2, die=True)
     with pytest.raises(RankError, match="tiny: training failed"):
         train(tmp_path, stage)
     assert not (tmp_path / WEIGHTS).exists()
@@ -68,18 +68,18 @@ def test_another_number_of_ranks_resumes_a_checkpoint(
 ) -> None:
     """Sums are grouped in another way from there on: equal within a tolerance, not in every byte."""
     with pytest.raises(RankError, match="tiny: training failed"):
-        train(tmp_path, TinyFit(**SETTINGS, num_ranks=before, die=True))
+        train(tmp_path, TinyFit(**SETTINGS, world_size=before, die=True))
     assert json.loads((tmp_path / "checkpoints" / "latest.json").read_bytes())["step"] == 4
-    outcome = train(tmp_path, TinyFit(**SETTINGS, num_ranks=after))
+    outcome = train(tmp_path, TinyFit(**SETTINGS, world_size=after))
     assert losses(outcome) == pytest.approx(losses(two_ranks[1]), abs=1e-6)
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
 def test_another_number_of_ranks_is_refused_where_the_checkpoint_is_shared_out(tmp_path: Path) -> None:
     with pytest.raises(RankError, match="tiny: training failed"):
-        train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, zero_stage=1, die=True))
-    with pytest.raises(RankError, match=r"was written by 2 ranks, and this training has 1: .* set num_ranks = 2, or"):
-        train(tmp_path, TinyFit(**SETTINGS, num_ranks=1, zero_stage=1))
+        train(tmp_path, TinyFit(**SETTINGS, world_size=2, zero_stage=1, die=True))
+    with pytest.raises(RankError, match=r"was written by 2 ranks, and this training has 1: .* set world_size = 2, or"):
+        train(tmp_path, TinyFit(**SETTINGS, world_size=1, zero_stage=1))
 
 
 def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome
     (tmp_path / "whole").mkdir()
     whole = train(tmp_path / "whole", TinyFit(**frozen))
     for name, settings in {
-        "two": {"accumulation_steps": 2},
-        "ranks": {"accumulation_steps": 2, "num_ranks": 2},
+        "two": {"gradient_accumulation_steps": 2},
+        "ranks": {"gradient_accumulation_steps": 2, "world_size": 2},
     }.items():
         parts = train(tmp_path / name, TinyFit(**frozen, **settings))
         assert losses(parts) == pytest.approx(losses(whole), abs=1e-6)
@@ -100,7 +100,7 @@ def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome
 
 @pytest.mark.parametrize("settings", [{"zero_stage": 1}, {"zero_stage": 3}])
 def test_zero_stages_train_alike(settings: dict[str, Any], two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
-    outcome = train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, **settings))
+    outcome = train(tmp_path, TinyFit(**SETTINGS, world_size=2, **settings))
     assert losses(outcome) == pytest.approx(losses(two_ranks[1]), abs=1e-6)
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
@@ -110,7 +110,7 @@ def test_weights_shared_out_over_ranks_are_validated_and_kept(tmp_path: Path) ->
     outcomes, weights = [], []
     for name, zero_stage in (("whole", 0), ("shared", 3)):
         settings = {**SETTINGS, "learning_rate": 1e-4, "num_epochs": 1, "validate_every": 1, "wide": True}
-        stage = TinyFit(**settings, num_ranks=2, zero_stage=zero_stage)  # type: ignore[arg-type]
+        stage = TinyFit(**settings, world_size=2, zero_stage=zero_stage)  # type: ignore[arg-type]
         outcomes.append(train(tmp_path / name, stage))
         weights.append(load_file(tmp_path / name / WEIGHTS))
     assert outcomes[1].metrics["tiny.parameters"] == outcomes[0].metrics["tiny.parameters"] > 400_000
@@ -143,7 +143,7 @@ def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_pat
 def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
     """Nine examples in batches of four: epochs end at steps 3, 6 and 9, and the second validates best."""
     killed = keep == "best"
-    stage = TinyFit(**{**SETTINGS, "num_epochs": 3}, num_ranks=2, validate_every=1, keep=keep, die=killed)  # type: ignore[arg-type]
+    stage = TinyFit(**{**SETTINGS, "num_epochs": 3}, world_size=2, validate_every=1, keep=keep, die=killed)  # type: ignore[arg-type]
     if killed:
         with pytest.raises(RankError):
             train(tmp_path, stage)
@@ -162,7 +162,7 @@ def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
 
 def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) -> None:
     with pytest.raises(RankError, match=r"TrainingDivergedError: the loss is nan at step \d") as caught:
-        train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, poison=5))
+        train(tmp_path, TinyFit(**SETTINGS, world_size=2, poison=5))
     told = str(caught.value)
     assert "k5" in told and "learning_rate" in told
     assert not (tmp_path / WEIGHTS).exists()
@@ -176,7 +176,7 @@ def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) 
 def test_weights_that_are_no_numbers_never_replace_a_checkpoint(tmp_path: Path) -> None:
     """The loss of the step that spoils them is a number."""
     last = int(TinyFit(**SETTINGS).training_set(instance_of(TinyFit(), tmp_path)).order(1)[-1])
-    stage = TinyFit(**{**SETTINGS, "num_epochs": 2}, num_ranks=2, spoil=last)  # type: ignore[arg-type]
+    stage = TinyFit(**{**SETTINGS, "num_epochs": 2}, world_size=2, spoil=last)  # type: ignore[arg-type]
     with pytest.raises(RankError, match=r"weights are no numbers after step \d.*learning_rate") as caught:
         train(tmp_path, stage)
     step = int(str(caught.value).split("after step ")[1][0])
@@ -187,7 +187,7 @@ def test_weights_that_are_no_numbers_never_replace_a_checkpoint(tmp_path: Path) 
 
 def test_buffers_are_equal_on_all_ranks_after_a_checkpoint(tmp_path: Path) -> None:
     """Each rank has statistics of its own batches; a save makes them one, so that every later step starts from one."""
-    train(tmp_path, TinyFit(**SETTINGS, num_ranks=2, synchronise=False, note_buffers=True))
+    train(tmp_path, TinyFit(**SETTINGS, world_size=2, synchronise=False, note_buffers=True))
     noted = [(tmp_path / f"buffers-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert len(noted[0]) == 6 and noted[0] == noted[1] and len(set(noted[0])) == 6
 

@@ -34,13 +34,13 @@ def test_nothing_to_stand_in() -> None:
         readable_example(torn(*range(9)), Draw(5, 0))
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_any_number_of_ranks_sees_the_same_and_tells_each_fault_once(num_ranks: int) -> None:
-    stage = TinyFit(batch_size=4, num_epochs=1, num_ranks=num_ranks)
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_any_number_of_ranks_sees_the_same_and_tells_each_fault_once(world_size: int) -> None:
+    stage = TinyFit(batch_size=4, num_epochs=1, world_size=world_size)
     seen, faults = [], []
-    for rank in range(num_ranks):
+    for rank in range(world_size):
         device = torch.device("cpu")
-        batches = RankBatches(torn(1, 6), stage, rank=rank, num_ranks=num_ranks, device=device)
+        batches = RankBatches(torn(1, 6), stage, rank=rank, world_size=world_size, device=device)
         for step in batches.after(0):
             for part in step:
                 if part.present:
@@ -54,12 +54,12 @@ def test_any_number_of_ranks_sees_the_same_and_tells_each_fault_once(num_ranks: 
 @pytest.mark.parametrize(("share", "number", "allowed"), [(0.0, 9, 0), (0.01, 9, 1), (0.34, 9, 3), (1.0, 9, 9)])
 def test_budget_of_an_epoch(share: float, number: int, allowed: int) -> None:
     stage = TinyFit(batch_size=4, num_epochs=1, max_unreadable=share)
-    batches = RankBatches(torn(), stage, rank=0, num_ranks=1, device=torch.device("cpu"))
+    batches = RankBatches(torn(), stage, rank=0, world_size=1, device=torch.device("cpu"))
     assert batches.allowed_faults(0) == allowed
 
 
 def trained(path: Path, **settings: Any) -> Any:
-    stage = TinyFit(batch_size=4, num_epochs=2, num_ranks=2, torn=(1, 6), **settings)
+    stage = TinyFit(batch_size=4, num_epochs=2, world_size=2, torn=(1, 6), **settings)
     instance = instance_of(stage, path)
     path.mkdir(exist_ok=True)
     return LocalRuntime(RuntimeSettings(runs=path)).fit(instance, stage, lambda *_: None)

@@ -76,9 +76,9 @@ def test_another_shape_finds_a_place_of_its_own() -> None:
 def test_what_is_kept_of_a_training_is_what_is_read_without_processes(parts: int) -> None:
     read = {}
     for workers in (0, WORKERS):
-        stage = TinyFit(batch_size=4, num_epochs=4, accumulation_steps=parts, loader_workers=workers)
+        stage = TinyFit(batch_size=4, num_epochs=4, gradient_accumulation_steps=parts, loader_workers=workers)
         data = LargeSet(stage, Path("unused"))
-        batches = RankBatches(data, stage, rank=0, num_ranks=1, device=torch.device("cpu"))
+        batches = RankBatches(data, stage, rank=0, world_size=1, device=torch.device("cpu"))
         read[workers] = [part.batch for step in batches.after(0) for part in step]
     assert len(read[0]) == len(read[WORKERS]) == (12 if parts == 1 else 20)
     for here, there in zip(read[0], read[WORKERS], strict=True):

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     start_loader_server()
     stage = TinyFit(batch_size=3, num_epochs=1000, loader_workers=2)
     examples = TinySet(stage, Path("unused"))
-    stream = RankBatches(examples, stage, rank=0, num_ranks=1, device=torch.device("cpu")).after(0)
+    stream = RankBatches(examples, stage, rank=0, world_size=1, device=torch.device("cpu")).after(0)
     print([part.batch["key"] for part in next(stream)], flush=True)
     time.sleep(600)
 """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.optimizer import make_optimizer, rate_factor
+from cluster.optimizer import lr_multiplier, make_optimizer
 from tests.cluster.tiny import TinyFit, TinyTask
 
 ENDS = [3, 6, 10]
@@ -15,13 +15,13 @@ ENDS = [3, 6, 10]
 
 def test_rate_by_the_power_of_the_steps_left() -> None:
     stage = TinyFit(poly_power=0.5, num_epochs=3)
-    found = [rate_factor(stage, step, epoch_ends=ENDS) for step in range(11)]
+    found = [lr_multiplier(stage, step, epoch_ends=ENDS) for step in range(11)]
     assert found == pytest.approx([(1 - step / 10) ** 0.5 for step in range(11)])
 
 
 def test_rate_that_falls_every_second_epoch_after_a_warm_up() -> None:
     stage = TinyFit(schedule="step", step_epochs=2, step_factor=0.2, num_epochs=3, warmup_steps=2)
-    found = [rate_factor(stage, step, epoch_ends=ENDS) for step in range(10)]
+    found = [lr_multiplier(stage, step, epoch_ends=ENDS) for step in range(10)]
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2])
 
 
@@ -33,7 +33,9 @@ def test_the_third_places_four_groups(tmp_path: Path) -> None:
         def new_parameters(self) -> Iterator[nn.Parameter]:
             yield from network[1].parameters()
 
-    stage = TinyFit(optimizer="adam", learning_rate=1e-4, head_rate_factor=10, bias_rate_factor=2, weight_decay=1e-5)
+    stage = TinyFit(
+        optimizer="adam", learning_rate=1e-4, head_lr_multiplier=10, bias_lr_multiplier=2, weight_decay=1e-5
+    )
     optimizer = make_optimizer(WithHead(network, stage, tmp_path), stage)
     assert isinstance(optimizer, torch.optim.Adam)
     found = {

@@ -20,7 +20,7 @@ from wsss.contract.runtime import RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1, "num_ranks": 2}
+FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1, "world_size": 2}
 
 
 def ignore(done: float, total: float, state: str) -> None:

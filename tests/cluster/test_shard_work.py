@@ -12,12 +12,12 @@ BUILD = """
 import sys
 from pathlib import Path
 import cluster.shard_actor
-from cluster.shard_work import ShardBench
+from cluster.shard_work import ShardExecutor
 from wsss.stages.build_shards import BuildShards
 from wsss.contract.stage import Instance
 stage = BuildShards(source="toy", counts={"train": 2}, splits=("train",))
 instance = Instance(name="a", stage=stage, seed=0, inputs={}, fingerprint="0" * 64, path=Path(sys.argv[1]))
-ShardBench(threads=1).make_shard(instance, "train-000000")
+ShardExecutor(threads=1).make_shard(instance, "train-000000")
 sys.exit(f"loaded {heavy}" if (heavy := {"torch", "pandas", "webdataset"} & set(sys.modules)) else 0)
 """
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.ops.stochastic_cam import fickle_label, stochastic_maps, stochastic_scores
+from wsss.ops.stochastic_cam import ficklenet_label, stochastic_maps, stochastic_scores
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "ficklenet.npz", allow_pickle=False)
 CASES = range(int(GOLDEN["n_cases"]))
@@ -57,7 +57,7 @@ def test_aggregation(case: int) -> None:
     normalised = maps / torch.where(largest > 0, largest, 1.0)
     mean, peak = normalised.mean(dim=0), normalised.amax(dim=0)
     torch.testing.assert_close(mean, golden(case, "mean_map_norm"), rtol=1e-5, atol=1e-6)
-    label = fickle_label(mean, peak, classes=classes, theta=float(golden(case, "theta")))
+    label = ficklenet_label(mean, peak, classes=classes, theta=float(golden(case, "theta")))
     sure = golden(case, "label_sure")
     assert float(sure.double().mean()) > 0.9
     assert torch.equal(label[sure], golden(case, "label").long()[sure])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from cluster import shard_work
 from cluster.local import LocalRuntime
-from shards.layer import Layer, ShardRow
+from shards.layer import Layer, ManifestEntry
 from shards.records import Missing, Record, RunRecord
 from shards.writer import write_shard
 from wsss.contract.fit import Fit, weights_path
@@ -87,13 +87,13 @@ def pretend_trained(instance: Instance) -> None:
     instance.write_run_record(RunRecord(**names, **nothing))  # type: ignore[arg-type]
 
 
-WriteShard = Callable[[Layer, str, Iterable[Record | Missing]], ShardRow]
+WriteShard = Callable[[Layer, str, Iterable[Record | Missing]], ManifestEntry]
 
 
 def breaking(shard: str, stop: Callable[[], None]) -> WriteShard:
     """`write_shard`, with a stop after the second record of one shard."""
 
-    def write(layer: Layer, name: str, records: Iterable[Record | Missing]) -> ShardRow:
+    def write(layer: Layer, name: str, records: Iterable[Record | Missing]) -> ManifestEntry:
         return write_shard(layer, name, interrupted(iter(records)) if name == shard else records)
 
     def interrupted(records: Iterator[Record | Missing]) -> Iterator[Record | Missing]:

@@ -23,14 +23,14 @@ LISTS = Path("tuning/recipes/lists")
 CLASSES = ["cat", "cow", "dog", "horse", "person", "sheep"]
 STAGES = """
 [stages.train_classifier]
-num_ranks = 2
+world_size = 2
 loader_workers = 1
 output_stride = 16
 dilated = false
 batch_size = 16
 num_epochs = 1
 learning_rate = 0.005
-head_rate_factor = 10.0
+head_lr_multiplier = 10.0
 crop_size = 160
 resize_long = [160, 256]
 validation_size = 224

@@ -51,7 +51,7 @@ def test_exception_of_a_worker_names_shard_and_sample(place: str, tmp_path: Path
 
 @pytest.mark.parametrize("place", ["local", RAY])
 def test_exception_of_a_rank_names_rank_step_and_sample(place: str, tmp_path: Path) -> None:
-    status, printed = run(tmp_path, "fit", place=place, stage={**FIT, "num_ranks": 2, "break_at": 3})
+    status, printed = run(tmp_path, "fit", place=place, stage={**FIT, "world_size": 2, "break_at": 3})
     assert status == 1
     assert ", sample train-000000: k3, step " in last_line(printed)
     assert last_line(printed).endswith(f": KeyError: 'no such class'; see {tmp_path / 'error.txt'}")

@@ -112,7 +112,7 @@ def test_images_without_classes_pass_through_all_stages(photographs: Path, tmp_p
     recipe = recipe_for(tmp_path)
     run(recipe, last="evaluate")
     for name in layers(recipe):
-        rows = list(recipe.instance(name).layer.rows("val"))
+        rows = list(recipe.instance(name).layer.manifest_entries("val"))
         assert "val_00004" in [entry.key for row in rows for entry in row.entries]
 
 

@@ -145,7 +145,7 @@ def test_only_a_damaged_shard_is_made_again(finished: Finished, tmp_path: Path, 
     copy_upstream(whole, tmp_path)
     shutil.copytree(whole.path, instance.path)
     shard = instance.layer.shards()[1]
-    tar, row = instance.layer.tar_path(shard), instance.layer.row_path(shard)
+    tar, row = instance.layer.tar_path(shard), instance.layer.manifest_path(shard)
     if damage == "gone":
         tar.unlink()
     elif damage == "cut":
@@ -288,5 +288,5 @@ def test_every_layer_stands_beside_the_samples(finished: Finished) -> None:
         instance = finished.recipe.instance(name)
         assert isinstance(instance.stage, Map)
         for shard in instance.layer.shards():
-            keys = [entry.key for entry in instance.layer.row(shard).entries]
-            assert keys == [entry.key for entry in samples.row(shard).entries]
+            keys = [entry.key for entry in instance.layer.manifest_entry(shard).entries]
+            assert keys == [entry.key for entry in samples.manifest_entry(shard).entries]

@@ -14,7 +14,7 @@ from tests.pipeline.chain import NoTracker, tiny
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.run import run_recipe
 
-OVERRIDES = ("train_classifier.num_ranks=2", "train_classifier.norm=synchronised", "train_classifier.num_epochs=2")
+OVERRIDES = ("train_classifier.world_size=2", "train_classifier.norm=synchronised", "train_classifier.num_epochs=2")
 PLACEMENT = ("runtime.placement=STRICT_SPREAD", "runtime.num_actors=2")
 
 

@@ -16,7 +16,7 @@ from shards.images import (
     decode_index_png,
     decode_u16_png,
     encode_png,
-    image_facts,
+    image_metadata,
     image_mode,
 )
 from tests.shards.png_by_hand import chunk, png
@@ -203,14 +203,14 @@ def test_facts_agree_with_decoding_also_on_damaged_files(options: dict[str, Any]
     generator = np.random.default_rng(3)
     pixels = generator.integers(0, 256, (41, 61, 3), dtype=np.uint8)
     whole = as_file(pixels, **({"format": "JPEG"} | options))
-    assert image_facts(whole) == ((41, 61), 1)
+    assert image_metadata(whole) == ((41, 61), 1)
     for _ in range(60):
         cut = whole[: int(generator.integers(0, len(whole)))]
         damaged = bytearray(whole)
         damaged[int(generator.integers(len(whole)))] = int(generator.integers(256))
         for data in (cut, bytes(damaged)):
             expected = outcome(lambda given: decode_image(given).shape[:2], data)
-            assert outcome(lambda given: image_facts(given).size, data) == expected
+            assert outcome(lambda given: image_metadata(given).size, data) == expected
 
 
 OF_NONE = [(format, orientation) for format in ("JPEG", "PNG", "WEBP") for orientation in (0, 9)]
@@ -224,17 +224,17 @@ def test_facts_are_of_the_upright_image(picture: np.ndarray, format: str, orient
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = as_file(picture, format=format, exif=exif)
-    facts = image_facts(data)
-    assert facts.size == decode_image(data).shape[:2]
-    assert facts.orientation == (orientation if 1 <= orientation <= 8 else 1)
+    metadata = image_metadata(data)
+    assert metadata.size == decode_image(data).shape[:2]
+    assert metadata.orientation == (orientation if 1 <= orientation <= 8 else 1)
 
 
 def test_facts_of_bombs_and_of_nothing(monkeypatch: pytest.MonkeyPatch, picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match="the file is empty"):
-        image_facts(b"")
+        image_metadata(b"")
     monkeypatch.setattr(images, "MAX_PIXELS", 76)
     with pytest.raises(ValueError, match="11 x 7 pixels, more than the 76 allowed"):
-        image_facts(as_file(picture))
+        image_metadata(as_file(picture))
 
 
 def test_facts_of_a_jpeg_are_those_of_the_general_way(monkeypatch: pytest.MonkeyPatch, picture: np.ndarray) -> None:
@@ -258,6 +258,6 @@ def test_facts_of_a_jpeg_are_those_of_the_general_way(monkeypatch: pytest.Monkey
 
 def told(data: bytes) -> object:
     try:
-        return image_facts(data)
+        return image_metadata(data)
     except ValueError as error:
         return str(error)

@@ -38,14 +38,14 @@ def test_every_record_as_often_as_it_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 23, 96])
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
-def test_ranks_share_every_batch(number: int, num_ranks: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+def test_ranks_share_every_batch(number: int, world_size: int) -> None:
     global_batch = 24
     seen = []
     for batch in range(-(-number // global_batch)):
         shares = [
-            lane_share(number, batch=batch, global_batch=global_batch, rank=rank, num_ranks=num_ranks)
-            for rank in range(num_ranks)
+            lane_share(number, batch=batch, global_batch=global_batch, rank=rank, world_size=world_size)
+            for rank in range(world_size)
         ]
         sizes = [len(share) for share in shares]
         assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
@@ -56,18 +56,18 @@ def test_ranks_share_every_batch(number: int, num_ranks: int) -> None:
 
 
 def test_a_batch_is_a_mixture_and_a_rank_reads_runs_of_shards() -> None:
-    counts, num_lanes, num_ranks = [100] * 60, 48, 4
+    counts, num_lanes, world_size = [100] * 60, 48, 4
     order = lane_order(counts, seed=3, epoch=0, num_lanes=num_lanes)
     shard = order // 100
     whole_batches = len(order) // num_lanes
     per_batch = [len(set(shard[k * num_lanes : (k + 1) * num_lanes].tolist())) for k in range(whole_batches)]
     assert np.mean(per_batch) > 38, "of 48 records hardly two are of one shard"
     of_rank = []
-    for rank in range(num_ranks):
-        deal = {"global_batch": num_lanes, "rank": rank, "num_ranks": num_ranks}
+    for rank in range(world_size):
+        deal = {"global_batch": num_lanes, "rank": rank, "world_size": world_size}
         positions = [p for k in range(whole_batches) for p in lane_share(len(order), batch=k, **deal)]
         of_rank.append(set(shard[positions].tolist()))
-    assert sum(map(len, of_rank)) <= 60 + num_ranks, "only a shard on the border of two runs is read twice"
+    assert sum(map(len, of_rank)) <= 60 + world_size, "only a shard on the border of two runs is read twice"
     first = [set(shard[k * num_lanes : (k + 1) * num_lanes][:12].tolist()) for k in range(whole_batches)]
     assert len(set().union(*first[:10])) < 30, "within a few batches a rank has few shards open"
 
@@ -85,10 +85,10 @@ def test_an_epoch_of_64_ranks_goes_on_with_48_in_the_same_order() -> None:
     np.testing.assert_array_equal(seen, order)
 
 
-def seen_by(order: np.ndarray, num_ranks: int, steps: range) -> np.ndarray:
+def seen_by(order: np.ndarray, world_size: int, steps: range) -> np.ndarray:
     """What the ranks together draw in these steps, batch by batch, rank by rank."""
-    deal = {"global_batch": 384, "num_ranks": num_ranks}
-    shares = [lane_share(len(order), batch=step, rank=rank, **deal) for step in steps for rank in range(num_ranks)]
+    deal = {"global_batch": 384, "world_size": world_size}
+    shares = [lane_share(len(order), batch=step, rank=rank, **deal) for step in steps for rank in range(world_size)]
     return order[np.concatenate([np.arange(share.start, share.stop) for share in shares])]
 
 
@@ -99,7 +99,7 @@ def test_a_short_last_batch_is_spread_over_the_lanes() -> None:
     over = len(order) % num_lanes
     last, before = order[-over:] // 50, order[-over - num_lanes : -over] // 50
     for rank in range(4):
-        deal = {"global_batch": num_lanes, "rank": rank, "num_ranks": 4}
+        deal = {"global_batch": num_lanes, "rank": rank, "world_size": 4}
         batch = len(order) // num_lanes
         mine = order[np.array(lane_share(len(order), batch=batch, **deal))] // 50
         near = set(before[8 * rank : 8 * rank + 8].tolist())

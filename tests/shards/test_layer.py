@@ -35,7 +35,7 @@ def test_layer_is_complete_when_its_index_is_written(layer: Layer) -> None:
     assert layer.is_complete(SHARDS) and layer.shards() == SHARDS
     assert not layer.is_complete(SHARDS[:2]) and not layer.is_complete(SHARDS[::-1])
     assert layer.counts() == {"train": 3, "val": 3, "missing": 1}
-    assert [row.shard for row in layer.rows("train")] == SHARDS[:2]
+    assert [row.shard for row in layer.manifest_entries("train")] == SHARDS[:2]
     index = json.loads((layer.path / "index.json").read_bytes())
     assert list(index["missing"].values()) == [{"lost": "no class"}] and index["counts"]["val-000000"] == 3
 
@@ -45,7 +45,7 @@ def test_what_was_left_out_on_purpose_is_no_fault(tmp_path: Path) -> None:
     gone = [Missing(key="lost", reason="no class"), Missing(key="person", reason="dropped", left_out=True)]
     write_shard(made, "train-000000", gone)
     made.complete(["train-000000"])
-    assert made.row("train-000000").missing == tuple(gone)
+    assert made.manifest_entry("train-000000").missing == tuple(gone)
     assert made.counts() == {"train": 0, "missing": 1} and [len(keys) for keys in made.left_out().values()] == [1]
     assert [entry.key for entry in made.missing()] == ["lost"]
 

@@ -10,11 +10,11 @@ import pytest
 from shards.images import encode_png
 from shards.layer import Layer
 from shards.lint import lint
+from shards.manifest_entry import RecordEntries, RecordEntry
 from shards.mask_check import MaskCheck
 from shards.opened import opened
 from shards.records import Box, Missing, Sample
 from shards.remote_tars import RemoteTars
-from shards.shard_row import Entries, Entry
 from shards.storage import Retries
 from shards.writer import write_shard
 from tests.shards.example_records import one_of_each, sample, seed_record
@@ -58,7 +58,7 @@ def test_every_flipped_byte_is_found(layer: Layer) -> None:
 def test_cut_and_missing_shards_are_found_and_the_others_are_read(layer: Layer) -> None:
     tar = layer.tar_path("train-000000")
     tar.write_bytes(tar.read_bytes()[:-1])
-    layer.row_path("val-000000").unlink()
+    layer.manifest_path("val-000000").unlink()
     first, second = faults(layer)
     assert "train-000000.tar is cut short" in first
     assert "val-000000.tar is not finished" in second
@@ -91,28 +91,32 @@ def test_records_that_disagree_with_themselves(tmp_path: Path) -> None:
     [
         (lambda e: replace(e, key="z"), "train-000000: holds 'a' where its row names 'z'"),
         (
-            lambda e: replace(e, facts=e.facts | {"classes": [1]}),
+            lambda e: replace(e, metadata=e.metadata | {"classes": [1]}),
             "train-000000: a: its row says classes [1], the record [2, 5]",
         ),
         (
-            lambda e: replace(e, facts=e.facts | {"unknown": "4"}),
+            lambda e: replace(e, metadata=e.metadata | {"unknown": "4"}),
             "train-000000: a: its row says unknown 4, the rec",
         ),
         (lambda e: replace(e, digest="0" * 32), "train-000000: a: its row has another digest, or another place in the"),
         (lambda e: replace(e, offset=512), "train-000000: a: its row has another digest, or another place in the tar"),
     ],
 )
-def test_rows_that_disagree_with_the_tar(layer: Layer, change: Callable[[Entry], Entry], fault: str) -> None:
-    row = layer.row("train-000000")
+def test_rows_that_disagree_with_the_tar(
+    layer: Layer, change: Callable[[RecordEntry], RecordEntry], fault: str
+) -> None:
+    row = layer.manifest_entry("train-000000")
     first, *others = row.entries
-    layer.row_path("train-000000").write_bytes(replace(row, entries=Entries.of([change(first), *others])).to_bytes())
+    layer.manifest_path("train-000000").write_bytes(
+        replace(row, entries=RecordEntries.of([change(first), *others])).to_bytes()
+    )
     (found,) = faults(layer)
     assert found.startswith(fault)
 
 
 def test_a_row_of_fewer_records_and_an_index_of_another_tar(layer: Layer) -> None:
-    row = layer.row("train-000000")
-    layer.row_path("train-000000").write_bytes(replace(row, entries=Entries.of(row.entries[:1])).to_bytes())
+    row = layer.manifest_entry("train-000000")
+    layer.manifest_path("train-000000").write_bytes(replace(row, entries=RecordEntries.of(row.entries[:1])).to_bytes())
     (found,) = faults(layer)
     assert "holds 2 records, its row names 1" in found
     write_shard(layer, "train-000000", [sample("a", 1)])
@@ -120,9 +124,9 @@ def test_a_row_of_fewer_records_and_an_index_of_another_tar(layer: Layer) -> Non
 
 
 def test_facts_of_an_older_row_are_not_missed(layer: Layer) -> None:
-    row = layer.row("train-000000")
-    older = [replace(e, facts={k: v for k, v in e.facts.items() if k != "unknown"}) for e in row.entries]
-    layer.row_path("train-000000").write_bytes(replace(row, entries=Entries.of(older)).to_bytes())
+    row = layer.manifest_entry("train-000000")
+    older = [replace(e, metadata={k: v for k, v in e.metadata.items() if k != "unknown"}) for e in row.entries]
+    layer.manifest_path("train-000000").write_bytes(replace(row, entries=RecordEntries.of(older)).to_bytes())
     assert faults(layer) == []
 
 

@@ -50,7 +50,7 @@ def test_a_bucket_is_looked_into_as_a_folder(tmp_path: Path, monkeypatch: pytest
             tars = [path for path, _ in faults.requests[before:]]
             assert tars == [f"/{BUCKET}/toy/{shard}.tar" for shard in SHARDS], "each is read once"
         put(address, "toy/train-000001.json", b"{}")
-        put(address, "toy/val-000000.tar", b"x" * layer.row("val-000000").num_bytes)
+        put(address, "toy/val-000000.tar", b"x" * layer.manifest_entry("val-000000").num_bytes)
         with opened(f"s3://{BUCKET}/toy") as there:
             first, second = lint(there)
         assert f"s3://{BUCKET}/toy/train-000001.json is not a shard's row" in first

@@ -57,10 +57,10 @@ def test_unfinished_and_cut_shards_name_their_file(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(ShardError, match=f"{tar} is not there, but its row is"):
         list(read_shard(layer, SHARD))
-    layer.row_path(SHARD).unlink()
+    layer.manifest_path(SHARD).unlink()
     with pytest.raises(ShardError, match=f"{tar} is not finished: it has no row; run its stage again"):
         list(read_shard(layer, SHARD))
-    layer.row_path(SHARD).write_bytes(b'{"shard"')
+    layer.manifest_path(SHARD).write_bytes(b'{"shard"')
     with pytest.raises(ShardError, match="is not readable"):
         list(read_shard(layer, SHARD))
 
@@ -86,7 +86,7 @@ def test_damage_names_the_file(tmp_path: Path, kind: str, number: int, last: int
 
 def test_entry_of_a_tar_that_is_gone(tmp_path: Path) -> None:
     layer = layer_of(tmp_path, ["a"])
-    entry = layer.row(SHARD).entries[0]
+    entry = layer.manifest_entry(SHARD).entries[0]
     layer.tar_path(SHARD).unlink()
     with pytest.raises(ShardError, match="is damaged at 'a'"):
         read_entry(layer, SHARD, entry)

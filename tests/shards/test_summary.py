@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from shards.layer import Layer
+from shards.manifest_entry import RecordEntries
 from shards.opened import opened
 from shards.records import Missing
-from shards.shard_row import Entries
 from shards.summary import LayerSummary, lines, summarise
 from shards.writer import write_shard
 from tests.shards.example_records import sample, seed_record
@@ -55,10 +55,10 @@ def test_lines(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
     layer = layer_of(tmp_path)
-    for row in list(layer.rows()):
+    for row in list(layer.manifest_entries()):
         newer = ("unknown", "mask_values")
-        older = [replace(e, facts={k: v for k, v in e.facts.items() if k not in newer}) for e in row.entries]
-        layer.row_path(row.shard).write_bytes(replace(row, entries=Entries.of(older)).to_bytes())
+        older = [replace(e, metadata={k: v for k, v in e.metadata.items() if k not in newer}) for e in row.entries]
+        layer.manifest_path(row.shard).write_bytes(replace(row, entries=RecordEntries.of(older)).to_bytes())
     told = list(lines(summary_of(layer)))
     assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
     assert told[5].startswith("2 masks were not compared with the labels: this index is older")

@@ -21,8 +21,8 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
         one, two = Layer(tmp_path / "one", record.kind), Layer(tmp_path / "two", record.kind)
         rows = [write_shard(layer, SHARD, [record]) for layer in (one, two)]
         assert one.tar_path(SHARD).read_bytes() == two.tar_path(SHARD).read_bytes()
-        assert one.row_path(SHARD).read_bytes() == two.row_path(SHARD).read_bytes()
-        assert rows[0] == rows[1] == one.row(SHARD)
+        assert one.manifest_path(SHARD).read_bytes() == two.manifest_path(SHARD).read_bytes()
+        assert rows[0] == rows[1] == one.manifest_entry(SHARD)
         again = write_shard(one, SHARD, [record])
         assert again == rows[0]
 
@@ -30,14 +30,14 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_row_tells_size_hash_facts_and_missing(tmp_path: Path) -> None:
     layer = Layer(tmp_path, "sample")
     write_shard(layer, SHARD, [sample("a", position=4), Missing(key="b", reason="gone"), sample("c", masked=False)])
-    row, data = layer.row(SHARD), layer.tar_path(SHARD).read_bytes()
+    row, data = layer.manifest_entry(SHARD), layer.tar_path(SHARD).read_bytes()
     assert (row.num_bytes, row.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert row.missing == (Missing(key="b", reason="gone"),)
     assert [entry.key for entry in row.entries] == ["a", "c"] and row.count == 2
-    facts = {"classes": [2, 5], "unknown": "3", "size": [13, 19], "position": 4, "has_mask": True}
-    assert row.entries[0].facts == {**facts, "mask_values": "0-6"}
-    assert "mask_values" not in row.entries[1].facts
-    assert row.entries[1].facts["has_mask"] is False
+    metadata = {"classes": [2, 5], "unknown": "3", "size": [13, 19], "position": 4, "has_mask": True}
+    assert row.entries[0].metadata == {**metadata, "mask_values": "0-6"}
+    assert "mask_values" not in row.entries[1].metadata
+    assert row.entries[1].metadata["has_mask"] is False
 
 
 def test_what_a_source_noticed_stands_in_the_row_and_not_in_the_tar(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_what_a_source_noticed_stands_in_the_row_and_not_in_the_tar(tmp_path: Pa
     write_shard(with_notes, SHARD, [replace(sample("a"), notes={"objects": 2})])
     write_shard(without, SHARD, [sample("a")])
     assert with_notes.tar_path(SHARD).read_bytes() == without.tar_path(SHARD).read_bytes()
-    assert with_notes.row(SHARD).entries[0].facts["notes"] == {"objects": 2}
-    assert "notes" not in without.row(SHARD).entries[0].facts
+    assert with_notes.manifest_entry(SHARD).entries[0].metadata["notes"] == {"objects": 2}
+    assert "notes" not in without.manifest_entry(SHARD).entries[0].metadata
 
 
 def test_headers_carry_no_time_and_no_user(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_what_computed_a_shard_stands_in_its_row_and_in_the_index(tmp_path: Path
     ):
         write_shard(layer, shard, [seed_record(shard)], made_on=made_on)
     layer.complete(shards)
-    assert layer.row("train-000001").made_on == "CPU AVX512, 1 thread"
+    assert layer.manifest_entry("train-000001").made_on == "CPU AVX512, 1 thread"
     assert layer.made_on() == {"CPU AVX2, 1 thread": 2, "CPU AVX512, 1 thread": 1}
     # The records' bytes are the same wherever they were computed; only the row tells.
     before = layer.tar_path(shards[0]).read_bytes()
     write_shard(layer, shards[0], [seed_record(shards[0])])
-    assert layer.tar_path(shards[0]).read_bytes() == before and layer.row(shards[0]).made_on == ""
+    assert layer.tar_path(shards[0]).read_bytes() == before and layer.manifest_entry(shards[0]).made_on == ""

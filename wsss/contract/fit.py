@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from wsss.contract.settings import Speed, read_unless, read_with, settings
+from wsss.contract.settings import PerformanceOnly, active_unless, active_with, settings
 from wsss.contract.stage import Instance, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -72,21 +72,21 @@ class Validation:
 class Fit(Stage):
     """A stage that trains one task. The number of ranks and the global batch are part of the fingerprint."""
 
-    seed_shift: Annotated[int, Field(ge=0), read_unless("seed_shift", 0)] = 0
+    seed_shift: Annotated[int, Field(ge=0), active_unless("seed_shift", 0)] = 0
     """Added to the recipe's seed: the same training drawn anew, to see how far results spread."""
-    num_ranks: Annotated[int, Field(ge=1)] = 1
+    world_size: Annotated[int, Field(ge=1)] = 1
     """Processes that train together, one DeepSpeed rank each."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Examples per optimisation step over all ranks: a multiple of `num_ranks` times `accumulation_steps`."""
+    """Examples per optimisation step over all ranks: a multiple of `world_size` times `gradient_accumulation_steps`."""
     num_epochs: Annotated[int, Field(ge=1)] = 5
     """Passes over the training set."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """Optimisation method."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     """Rate of the parameters that start from given weights."""
-    head_rate_factor: Annotated[float, Field(gt=0)] = 10.0
+    head_lr_multiplier: Annotated[float, Field(gt=0)] = 10.0
     """Rate of new parameters as a multiple of `learning_rate`."""
-    bias_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    bias_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
     """Rate of biases as a multiple of their weights'."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD; the first beta of Adam and AdamW."""
@@ -94,45 +94,45 @@ class Fit(Stage):
     """Decay of weights; norms and biases are not decayed."""
     schedule: Literal["poly", "step"] = "poly"
     """How the rate falls: by a power of the steps left, or by a factor every few epochs."""
-    poly_power: Annotated[float, Field(ge=0), read_with("schedule", "poly")] = 0.9
+    poly_power: Annotated[float, Field(ge=0), active_with("schedule", "poly")] = 0.9
     """poly: rate at step i of n is (1 - i / n) ** poly_power of its start."""
-    step_epochs: Annotated[int, Field(ge=1), read_with("schedule", "step")] = 3
+    step_epochs: Annotated[int, Field(ge=1), active_with("schedule", "step")] = 3
     """step: epochs between two falls (NoPeopleAllowed: 3; FickleNet: 10)."""
-    step_factor: Annotated[float, Field(gt=0, le=1), read_with("schedule", "step")] = 0.2
+    step_factor: Annotated[float, Field(gt=0, le=1), active_with("schedule", "step")] = 0.2
     """step: what every fall multiplies the rate by (NoPeopleAllowed: 0.2; FickleNet: 0.5)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly to its start."""
     gradient_clipping: Annotated[float, Field(ge=0)] = 0.0
     """Largest norm of the gradient; 0 does not clip."""
-    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Parts that a rank's share of a batch is computed in, one after the other; the loss is that of the
     whole batch, the statistics of norms that are not frozen those of a part."""
-    ema_decay: Annotated[float, Field(ge=0, lt=1), read_unless("ema_decay", 0.0)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1), active_unless("ema_decay", 0.0)] = 0.0
     """Decay, per step, of a moving average of the weights that is validated and kept in their place; 0 keeps none."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in torch's autocast; weights stay fp32."""
-    checkpoint_every: Annotated[int, Field(ge=0), Speed()] = 0
+    checkpoint_every: Annotated[int, Field(ge=0), PerformanceOnly()] = 0
     """Steps between checkpoints; 0 keeps one per epoch."""
     validate_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between validations; 0 validates the last weights alone, and a segmenter not at all."""
     keep: Literal["last", "best"] = "last"
     """Weights that later stages read: the last, or those that validated best."""
-    max_unreadable: Annotated[float, Field(ge=0, le=1), Speed()] = 0.01
+    max_unreadable: Annotated[float, Field(ge=0, le=1), PerformanceOnly()] = 0.01
     """Share of an epoch's examples (at least one, unless 0) that may be unreadable before the training stops; each is
     recorded, and the next one stands in for it."""
-    loader_workers: Annotated[int, Field(ge=0), Speed()] = 0
+    loader_workers: Annotated[int, Field(ge=0), PerformanceOnly()] = 0
     """Processes per rank that read and augment; 0 does it in the rank itself."""
 
     def check(self, instance: Instance) -> None:
-        parts = self.num_ranks * self.accumulation_steps
+        parts = self.world_size * self.gradient_accumulation_steps
         if self.batch_size % parts:
             below = self.batch_size // parts * parts
             valid = " or ".join(str(n) for n in (below, below + parts) if n > 0)
-            factors = f"num_ranks = {self.num_ranks}"
-            if self.accumulation_steps > 1:
-                factors += f" times accumulation_steps = {self.accumulation_steps}"
+            factors = f"world_size = {self.world_size}"
+            if self.gradient_accumulation_steps > 1:
+                factors += f" times gradient_accumulation_steps = {self.gradient_accumulation_steps}"
             raise ValueError(
                 f"{instance.name}.batch_size = {self.batch_size} is no multiple of {factors}; {valid} would be"
             )

@@ -18,22 +18,22 @@ Scales = Annotated[tuple[Annotated[float, Field(ge=0.05, le=16)], ...], Field(mi
 
 
 @dataclass(frozen=True)
-class Place:
+class NotHashedPath:
     """Marks a setting that names a place on this machine: it never enters a fingerprint."""
 
 
 @dataclass(frozen=True)
-class Speed:
+class PerformanceOnly:
     """Marks a setting that says how fast a result comes, and changes nothing of it: it never enters a fingerprint."""
 
 
 @dataclass(frozen=True)
-class OfMasks:
+class MeasuringOnly:
     """Marks a setting of masks that only measure: it never enters the fingerprint of what is trained without them."""
 
 
 @dataclass(frozen=True)
-class ReadIf:
+class ActiveIf:
     """Marks a setting that is read only where others have certain values: elsewhere it enters no fingerprint."""
 
     condition: str
@@ -41,18 +41,18 @@ class ReadIf:
     holds: Callable[[Any], bool]
 
 
-def read_with(setting: str, *values: str) -> ReadIf:
+def active_with(setting: str, *values: str) -> ActiveIf:
     """Marks a setting that is read only with these values of another."""
     condition = f"{setting} = {' or '.join(repr(value) for value in values)}"
-    return ReadIf(condition, lambda stage: getattr(stage, setting) in values)
+    return ActiveIf(condition, lambda stage: getattr(stage, setting) in values)
 
 
-def read_unless(setting: str, value: object) -> ReadIf:
+def active_unless(setting: str, value: object) -> ActiveIf:
     """Marks a setting that with this value is off: then it enters no fingerprint, as if there were no such setting.
 
     A result that was made before the setting existed keeps its fingerprint.
     """
-    return ReadIf(f"{setting} other than {value!r}", lambda stage: getattr(stage, setting) != value)
+    return ActiveIf(f"{setting} other than {value!r}", lambda stage: getattr(stage, setting) != value)
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def setting_values(stage: object) -> dict[str, object]:
     return {field.name: _plain(getattr(stage, field.name)) for field in fields(stage)}  # type: ignore[arg-type]
 
 
-def unread_settings(stage: object) -> dict[str, str]:
+def inactive_settings(stage: object) -> dict[str, str]:
     """Settings that the others' values leave unread -> the condition on which they would be read."""
     marks = {name: info.metadata for name, info in _field_info(type(stage)).items()}
     return {
         name: mark.condition
         for name, metadata in marks.items()
         for mark in metadata
-        if isinstance(mark, ReadIf) and not mark.holds(stage)
+        if isinstance(mark, ActiveIf) and not mark.holds(stage)
     }
 
 
@@ -107,8 +107,10 @@ def hashed_values(stage: object, *, masks: bool = True) -> dict[str, object]:
 
     Without `masks`, those of masks that only measure are left out too.
     """
-    left_out: tuple[type, ...] = (Place, Speed) if masks else (Place, Speed, OfMasks)
-    values, unread = setting_values(stage), unread_settings(stage)
+    left_out: tuple[type, ...] = (
+        (NotHashedPath, PerformanceOnly) if masks else (NotHashedPath, PerformanceOnly, MeasuringOnly)
+    )
+    values, unread = setting_values(stage), inactive_settings(stage)
     for name, info in _field_info(type(stage)).items():
         if name in unread or any(isinstance(mark, left_out) for mark in info.metadata):
             del values[name]

@@ -10,9 +10,9 @@ import numpy as np
 from shards.balance import draws
 from shards.lanes import lane_order
 from shards.layer import Layer, split_of
+from shards.manifest_entry import RecordEntries
 from shards.reader import read_entry
 from shards.records import Record, Sample
-from shards.shard_row import Entries
 
 _Places = Mapping[str, np.ndarray] | None
 """Layer -> the places, in its row of one shard, of the records that take part, in order; None: all of its records."""
@@ -49,10 +49,10 @@ class JoinedRecords:
             of_shard = layer.counts_of_shards()
             self._counts = [of_shard[shard] for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
-        self._rows: dict[tuple[int, str], Entries] = {}
+        self._rows: dict[tuple[int, str], RecordEntries] = {}
 
     def _common(self, shard: str, keep: Callable[[str], bool] | None) -> _Places:
-        names = {name: layer.row(shard).entries.keys for name, layer in self._layers.items()}
+        names = {name: layer.manifest_entry(shard).entries.keys for name, layer in self._layers.items()}
         places = {name: {key: place for place, key in enumerate(keys)} for name, keys in names.items()}
         first = next(iter(names.values()))
         keys = [key for key in first if all(key in of_layer for of_layer in places.values())]
@@ -75,7 +75,7 @@ class JoinedRecords:
         """Foreground classes of every record, from the samples' index, without reading a shard."""
         found: list[list[int]] = []
         for shard, places in zip(self._shards, self._places, strict=True):
-            of_shard = self._layers["samples"].row(shard).entries.facts("classes")
+            of_shard = self._layers["samples"].manifest_entry(shard).entries.metadata("classes")
             found += of_shard if places is None else [of_shard[place] for place in places["samples"].tolist()]
         return found
 
@@ -106,10 +106,10 @@ class JoinedRecords:
         shard, entries, place = self._place(index, layer)
         return read_entry(self._layers[layer], self._shards[shard], entries[place])
 
-    def _place(self, index: int, layer: str) -> tuple[int, Entries, int]:
+    def _place(self, index: int, layer: str) -> tuple[int, RecordEntries, int]:
         """The number of a record's shard, that shard's entries in a layer, and the record's place among them."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         place, places = index - int(self._starts[shard]), self._places[shard]
         if (shard, layer) not in self._rows:
-            self._rows[shard, layer] = self._layers[layer].row(self._shards[shard]).entries
+            self._rows[shard, layer] = self._layers[layer].manifest_entry(self._shards[shard]).entries
         return shard, self._rows[shard, layer], place if places is None else int(places[layer][place])

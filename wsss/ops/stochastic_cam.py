@@ -152,7 +152,7 @@ def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Ten
     return visible_BDT.flatten(1) @ scaled_CDT.flatten(1).T / (size_hw[0] * size_hw[1])
 
 
-def fickle_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int], theta: float) -> Tensor:
+def ficklenet_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int], theta: float) -> Tensor:
     """Label of each position: among classes whose peak is above theta, the one with the highest mean; 255 if none.
 
     Shapes: mean and peak [K,h,w] of `stochastic_cam`, `classes` K class ids; result int64 [h,w]. "Some sample's map is

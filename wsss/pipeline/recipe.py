@@ -31,6 +31,7 @@ from wsss.pipeline.recipe_tables import (
     from_environment,
     read_tables,
     unknown_name,
+    unknown_setting,
     with_defaults,
 )
 from wsss.stages.registry import STAGES, producers
@@ -164,7 +165,7 @@ def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for name in table:
         if name not in known:
-            raise RecipeError(f"{prefix}.{name}: " + unknown_name("setting", name, known))
+            raise RecipeError(f"{prefix}.{name}: " + unknown_setting(name, known))
     try:
         return cls(**table)
     except ValidationError as error:
@@ -195,7 +196,7 @@ def _resolve(
     if extra := sorted(set(chosen) - set(inputs)):
         if extra[0] in stage.slots:
             raise RecipeError(f"{name}.inputs.{extra[0]}: with its other settings {name} does not read it; take it out")
-        raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_name("input", extra[0], list(inputs)))
+        raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_setting(extra[0], list(stage.slots), what="input"))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
     try:
         digest = _fingerprint(stage, present, seed=recipe.seed)

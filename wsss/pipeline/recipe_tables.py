@@ -145,8 +145,25 @@ def _defaults(table: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[st
             settings, ordered = sorted(set().union(*have.values())), list(dict.fromkeys(kinds.values()))
             near = difflib.get_close_matches(setting, [*settings, *ordered], n=3)
             known = near or [f"the settings of {', '.join(ordered)}"]
-            raise RecipeError(f"defaults.{setting}: " + unknown_name("setting or kind", setting, known))
+            raise RecipeError(f"defaults.{setting}: " + unknown_setting(setting, known, what="setting or kind"))
         yield f"defaults.{setting}", setting, value, names
+
+
+RENAMED = {
+    "num_ranks": "world_size",
+    "accumulation_steps": "gradient_accumulation_steps",
+    "head_rate_factor": "head_lr_multiplier",
+    "bias_rate_factor": "bias_lr_multiplier",
+    "apart": "second_classifier",
+}
+"""Old names of settings and inputs -> what they are called now."""
+
+
+def unknown_setting(name: str, known: list[str], *, what: str = "setting") -> str:
+    """Words for a setting or an input that there is none of: its new name, or what is called nearly so."""
+    if name in RENAMED:
+        return f"this {what} is now called {RENAMED[name]}"
+    return unknown_name(what, name, known)
 
 
 def unknown_name(what: str, name: str, known: list[str]) -> str:

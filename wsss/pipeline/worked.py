@@ -17,7 +17,7 @@ def work_of(instance: Instance, settings: RuntimeSettings, *, driver_seconds: fl
     stage = instance.stage
     found = {"threads": float(settings.threads), "driver_seconds": driver_seconds}
     if isinstance(stage, Fit):
-        return found | {"workers": float(stage.num_ranks), "gpus": float(settings.rank_gpus)}
+        return found | {"workers": float(stage.world_size), "gpus": float(settings.rank_gpus)}
     times = read_times(instance.path)
     images = {shard: _images(instance, shard) for shard in times.seconds}
     later = times.seconds.keys() - times.first
@@ -38,7 +38,7 @@ def _images(instance: Instance, shard: str) -> int:
     counts = []
     for layer in layers:
         try:
-            row = layer.row(shard)
+            row = layer.manifest_entry(shard)
         except ShardError:  # a shard that the other layers do not have
             continue
         counts.append(row.count + len(row.missing))

@@ -187,9 +187,9 @@ def _check_ranks(recipe: Recipe, cluster: Cluster) -> None:
     """A training that asks for more ranks than there are places would wait for them for ever."""
     what = "GPUs" if cluster.gpus else "cores"
     for instance in recipe.instances:
-        ranks = instance.stage.num_ranks if isinstance(instance.stage, Fit) else 1
+        ranks = instance.stage.world_size if isinstance(instance.stage, Fit) else 1
         if ranks > cluster.places:
             raise PlanError(
-                f"{instance.name}.num_ranks = {ranks}, but the cluster has {cluster.places} {what}; plan more nodes, "
-                f"or give --set {instance.name}.num_ranks={cluster.places}"
+                f"{instance.name}.world_size = {ranks}, but the cluster has {cluster.places} {what}; plan more nodes, "
+                f"or give --set {instance.name}.world_size={cluster.places}"
             )

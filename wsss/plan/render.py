@@ -101,7 +101,7 @@ def _notes(plan: Plan) -> list[str]:
     idle = [p for p in plan.stages if isinstance(p.instance.stage, Fit) and p.usage and _wants_ranks(p.usage)]
     if idle:
         names = ", ".join(planned.instance.name for planned in idle)
-        notes.append(f"num_ranks leaves places idle in {names}")
+        notes.append(f"world_size leaves places idle in {names}")
     of_stages: dict[str, list[str]] = {}
     for planned in plan.stages:
         for note in planned.notes:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from wsss.contract.settings import ReadIf, setting_docs, setting_values
+from wsss.contract.settings import ActiveIf, setting_docs, setting_values
 from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
 
 _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
@@ -58,7 +58,7 @@ def settings_of(cls: type) -> dict[str, SettingInfo]:
 
 def _info(name: str, info: FieldInfo, meaning: str) -> SettingInfo:
     required = info.is_required()
-    conditions = [mark.condition for mark in info.metadata if isinstance(mark, ReadIf)]
+    conditions = [mark.condition for mark in info.metadata if isinstance(mark, ActiveIf)]
     return SettingInfo(
         name=name,
         allowed=_allowed(info.annotation, info.metadata),

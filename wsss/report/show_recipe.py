@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shards.layer import ShardError
-from wsss.contract.settings import setting_values, unread_settings
+from wsss.contract.settings import inactive_settings, setting_values
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import Recipe
 from wsss.report.setting_tables import setting_rows, settings_table, value_cell
@@ -66,7 +66,7 @@ def _reads(instance: Instance) -> Shown:
 def _instance_rows(recipe: Recipe, instance: Instance, *, changed: bool) -> list[tuple[Cell, ...]]:
     """The instance's settings, and which instances it reads."""
     stage, name = instance.stage, instance.name
-    unread = unread_settings(stage)
+    unread = inactive_settings(stage)
     rows = list(setting_rows(stage, name, recipe.origins, unread=unread, changed=changed))
     origin = recipe.origins.get(f"{name}.inputs", "default")
     if changed and origin == "default":
@@ -77,7 +77,7 @@ def _instance_rows(recipe: Recipe, instance: Instance, *, changed: bool) -> list
     return rows
 
 
-def unread_given(recipe: Recipe) -> list[str]:
+def inactive_given(recipe: Recipe) -> list[str]:
     """A line for every setting that an instance's own table or `--set` gives and that its other settings leave unread.
 
     What `[defaults]` gives is for many instances and told by none; neither is one that is off by its own value.
@@ -85,7 +85,7 @@ def unread_given(recipe: Recipe) -> list[str]:
     lines = []
     for instance in recipe.instances:
         stage = instance.stage
-        for name, condition in unread_settings(stage).items():
+        for name, condition in inactive_settings(stage).items():
             origin = recipe.origins.get(f"{instance.name}.{name}")
             shared = {f"defaults.{name}", f"defaults.{stage.kind}.{name}"} & set(recipe.origins)
             if origin and not shared and not condition.startswith(f"{name} "):

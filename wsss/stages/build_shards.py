@@ -11,26 +11,32 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from shards.class_report import class_lines, slip_lines
-from shards.cuts import Cuts, cuts_by_bytes, cuts_by_count, read_cuts, write_cuts
 from shards.layer import shard_name, split_of
 from shards.opened import opened
 from shards.read_ahead import read_ahead
 from shards.records import BadSampleError, Missing, Record
 from shards.remote_tars import RemoteTars
+from shards.shard_boundaries import (
+    Boundaries,
+    boundaries_by_bytes,
+    boundaries_by_count,
+    read_boundaries,
+    write_boundaries,
+)
 from shards.sources.finished import FinishedShards
 from shards.sources.folder import FolderSource
 from shards.sources.source import Listed, Source
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
 from wsss.contract.cost import ExpectedData, Load, PlanContext, ShardWork, Storage
-from wsss.contract.settings import ReadIf, read_unless, settings
+from wsss.contract.settings import ActiveIf, active_unless, settings
 from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker
 from wsss.stages.data_sets.expected import class_list, expected_data, listing_figure
 from wsss.stages.data_sets.registry import DataSettings, open_data_set, why_no_masks
 
 UNSIZED = 128
 """Samples per shard where neither a count is given nor the images have a size before they are read (`toy`)."""
-_CUT_BY_BYTES = ReadIf(
+_CUT_BY_BYTES = ActiveIf(
     "shard_size = 0, and not of the sources toy and shards",
     lambda stage: stage.shard_size == 0 and stage.source not in ("toy", "shards"),
 )
@@ -49,8 +55,8 @@ class BuildShards(DataSettings, DataStage):
     source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
     """How the data set lies on disk (shards/README.md has the layouts); `toy` is drawn in code; `shards` are finished
     ones, in a folder or at an s3:// or http(s):// address."""
-    shard_size: Annotated[int, Field(ge=0), read_unless("shard_size", 0)] = 0
-    """Samples per shard; 0 cuts the list by `shard_megabytes`."""
+    shard_size: Annotated[int, Field(ge=0), active_unless("shard_size", 0)] = 0
+    """Samples per shard; 0 boundaries the list by `shard_megabytes`."""
     shard_megabytes: Annotated[float, Field(gt=0), _CUT_BY_BYTES] = 100.0
     """Bytes per shard, about, in millions: the list is cut into the fewest shards of equal shares of the image files'
     bytes. A shard is what a worker takes, repeats after a fault and has lost when it is killed, in every stage: large
@@ -105,32 +111,32 @@ class BuildShards(DataSettings, DataStage):
             for split in self.splits:
                 names.extend(self.data.shards(split)[: self.max_shards])
             return names
-        for split, cuts in self._cuts(instance).items():
-            names.extend(shard_name(split, number) for number in range(len(cuts) - 1)[: self.max_shards])
+        for split, boundaries in self._boundaries(instance).items():
+            names.extend(shard_name(split, number) for number in range(len(boundaries) - 1)[: self.max_shards])
         return names
 
     def prepare(self, instance: Instance) -> None:
         """Look at the files once, for all workers, and for good: what becomes of a file later moves no cut."""
         if not isinstance(self.data, FinishedShards) and not self.shard_size:
-            write_cuts(instance.path, self._cuts(instance))
+            write_boundaries(instance.path, self._boundaries(instance))
 
-    def _cuts(self, instance: Instance) -> dict[str, Cuts]:
+    def _boundaries(self, instance: Instance) -> dict[str, Boundaries]:
         """Split -> where its shards begin in its list: as kept with the layer, else from the listing."""
         data = self.data
         assert not isinstance(data, FinishedShards)
         lengths = {split: len(data.list_split(split)) for split in self.splits}
         if self.shard_size:
-            return {split: cuts_by_count(length, size=self.shard_size) for split, length in lengths.items()}
-        if (kept := read_cuts(instance.path, lengths)) is not None:
+            return {split: boundaries_by_count(length, size=self.shard_size) for split, length in lengths.items()}
+        if (kept := read_boundaries(instance.path, lengths)) is not None:
             return kept
-        cuts: dict[str, Cuts] = {}
+        boundaries: dict[str, Boundaries] = {}
         for split, length in lengths.items():
             sizes = data.image_bytes(split)
             if sizes is None:
-                cuts[split] = cuts_by_count(length, size=UNSIZED)
+                boundaries[split] = boundaries_by_count(length, size=UNSIZED)
             else:
-                cuts[split] = cuts_by_bytes(sizes, target=int(self.shard_megabytes * 1e6))
-        return cuts
+                boundaries[split] = boundaries_by_bytes(sizes, target=int(self.shard_megabytes * 1e6))
+        return boundaries
 
     def tars(self) -> RemoteTars | None:
         # Another data set is not opened for it: a finished layer is read where what it was made of is gone.
@@ -176,7 +182,7 @@ class BuildShards(DataSettings, DataStage):
     def worker(self, instance: Instance) -> ShardWorker:
         data = self.data
         assert not isinstance(data, FinishedShards)
-        cuts = self._cuts(instance)
+        boundaries = self._boundaries(instance)
 
         def read(listed: Listed) -> Record | Missing:
             try:
@@ -186,7 +192,9 @@ class BuildShards(DataSettings, DataStage):
 
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
-            yield from read_ahead(read, data.list_split(split)[cuts[split][number] : cuts[split][number + 1]])
+            yield from read_ahead(
+                read, data.list_split(split)[boundaries[split][number] : boundaries[split][number + 1]]
+            )
 
         return build
 

@@ -88,8 +88,8 @@ class Evaluate(Reduce):
     def skip_reason(self, instance: Instance) -> str:
         """Data without masks are no fault: the run goes on to its predictions."""
         samples = instance.inputs["samples"].layer
-        rows = (row for split in self.splits for row in samples.rows(split))
-        if any(fact is not False for row in rows for fact in row.entries.facts("has_mask")):  # None: it is not known
+        rows = (row for split in self.splits for row in samples.manifest_entries(split))
+        if any(fact is not False for row in rows for fact in row.entries.metadata("has_mask")):  # None: it is not known
             return ""
         splits = " and ".join(map(repr, self.splits))
         return f"no image of split {splits} has a mask, so nothing can be measured"

@@ -39,14 +39,14 @@ class MakeCams(CamSettings, Map):
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),
         "classifier": Trained(ClassifierTraining),
-        "apart": Trained(ClassifierTraining),
+        "second_classifier": Trained(ClassifierTraining),
     }
 
-    apart: bool = False
-    """Classes that the classifier does not learn get their maps from the one in slot `apart`, which does."""
+    second_classifier: bool = False
+    """Classes that the classifier does not learn get their maps from the one in slot `second_classifier`."""
 
     def used_slots(self) -> tuple[str, ...]:
-        return tuple(slot for slot in self.slots if slot != "apart" or self.apart)
+        return tuple(slot for slot in self.slots if slot != "second_classifier" or self.second_classifier)
 
     def draws(self) -> bool:
         return self.method == "stochastic"
@@ -58,18 +58,18 @@ class MakeCams(CamSettings, Map):
         for slot in self.used_slots():
             if slot != "samples":
                 self._check_head(instance, slot)
-        if self.apart:
-            self._check_apart(instance)
+        if self.second_classifier:
+            self._check_second_classifier(instance)
         if self.target_layer != LAST_LAYER and self.method not in GRADIENT_METHODS:
             raise ValueError(
                 f"{instance.name}.target_layer = {self.target_layer!r} is for {', '.join(GRADIENT_METHODS)}; "
                 f"method = {self.method!r} reads the last layer, leave target_layer out"
             )
 
-        if self.normalisation == "global" and self.apart:
+        if self.normalisation == "global" and self.second_classifier:
             raise ValueError(
-                f"{instance.name}.normalisation = 'global' is not for apart = true: maps of two classifiers have no "
-                "common scale; leave one of them out"
+                f"{instance.name}.normalisation = 'global' is not for second_classifier = true: maps of two "
+                "classifiers have no common scale; leave one of them out"
             )
         if self.normalisation == "global" and self.method == "stochastic":
             raise ValueError(
@@ -105,19 +105,19 @@ class MakeCams(CamSettings, Map):
                 f"{instance.inputs[slot].name}.head is {classifier.head!r}"
             )
 
-    def _check_apart(self, instance: Instance) -> None:
+    def _check_second_classifier(self, instance: Instance) -> None:
         """Two classifiers must not both claim a class."""
-        one, other = instance.inputs["classifier"], instance.inputs["apart"]
+        one, other = instance.inputs["classifier"], instance.inputs["second_classifier"]
         learned = [
             set(instance.stage_in(slot, ClassifierTraining).learned(instance.inputs[slot]))
-            for slot in ("classifier", "apart")
+            for slot in ("classifier", "second_classifier")
         ]
         if both := learned[0] & learned[1]:
             names = ", ".join(instance.taxonomy.name_of(c) for c in sorted(both)[:3])
             raise ValueError(
-                f"{instance.name}.apart: {one.name} and {other.name} both learn {names}; name two classifiers in "
-                f'inputs = {{ classifier = "...", apart = "..." }}, and give the first dropped_classes and the other '
-                "only_classes"
+                f"{instance.name}.second_classifier: {one.name} and {other.name} both learn {names}; name two "
+                'classifiers in inputs = { classifier = "...", second_classifier = "..." }, and give the first '
+                "dropped_classes and the other only_classes"
             )
 
     def arrays_per_record(self) -> int:

@@ -13,7 +13,7 @@ from pydantic import Field
 from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
-from wsss.contract.settings import read_with, settings
+from wsss.contract.settings import active_with, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -36,13 +36,13 @@ class MakePseudoLabels(CrfSettings, Map):
     background: Literal["threshold", "power", "propagated"] = "threshold"
     """The background's score: a threshold (IRNet); (1 - largest score) to a power; or as make_scores propagated it with
     the classes' (AffinityNet)."""
-    background_threshold: Annotated[float, Field(gt=0, lt=1), read_with("background", "threshold")] = 0.25
+    background_threshold: Annotated[float, Field(gt=0, lt=1), active_with("background", "threshold")] = 0.25
     """threshold: pixels whose scores all stay below this are background."""
-    background_exponent: Annotated[float, Field(gt=0), read_with("background", "power")] = 4.0
+    background_exponent: Annotated[float, Field(gt=0), active_with("background", "power")] = 4.0
     """power: a larger one makes less background."""
     refine: Literal["crf", "none"] = "crf"
     """Refine by the dense CRF, or leave the labels as the threshold makes them."""
-    crf_start: Annotated[Literal["labels", "scores"], read_with("refine", "crf")] = "labels"
+    crf_start: Annotated[Literal["labels", "scores"], active_with("refine", "crf")] = "labels"
     """What the CRF starts from: the labels, or the scores themselves with the background's score beside them."""
 
     def check(self, instance: Instance) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from shards.records import CamRecord, Record, Sample, ScoreRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
-from wsss.contract.settings import read_with, settings
+from wsss.contract.settings import active_with, settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsss.stages.affinity.walk import Walk
 
 _SMALLEST = 1e-12
-_WALKED = read_with("propagation", "walk")
+_WALKED = active_with("propagation", "walk")
 
 
 @settings

@@ -16,7 +16,7 @@ from shards.reader import read_shard
 from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
-from wsss.contract.settings import read_unless, read_with, settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _NUM_BINS = 10
 _REFINED_AT_ONCE = 2
 """Label maps of one image that the dense CRF refines, unless background = "saliency"."""
-_BY_THRESHOLDS = read_with("rule", "two_thresholds", "ficklenet")
-_BY_MAPS = read_with("background", "maps")
+_BY_THRESHOLDS = active_with("rule", "two_thresholds", "ficklenet")
+_BY_MAPS = active_with("background", "maps")
 
 
 @settings
@@ -51,18 +51,18 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
     """A pixel whose map is above this is confident foreground. DSRG's: 0.2, of maps divided by their own maximum (as
     make_cams divides them unless normalisation = "global")."""
-    background: Annotated[Literal["maps", "saliency"], read_unless("background", "maps")] = "maps"
+    background: Annotated[Literal["maps", "saliency"], active_unless("background", "maps")] = "maps"
     """Where confident background comes from: `maps`, as the rule says; `saliency`: pixels that are no foreground seed
     and that the sample's saliency map calls no object (DSRG). An image that shows no class is all background."""
-    saliency_threshold: Annotated[float, Field(gt=0, lt=1), read_with("background", "saliency")] = 0.06
+    saliency_threshold: Annotated[float, Field(gt=0, lt=1), active_with("background", "saliency")] = 0.06
     """saliency: a pixel whose saliency, divided by 255, is below this is confident background."""
     background_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS, _BY_MAPS] = 0.05
     """A pixel whose maps are all at most this is confident background."""
-    foreground_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents")] = 4.0
+    foreground_exponent: Annotated[float, Field(gt=0), active_with("rule", "exponents")] = 4.0
     """exponents: what wins against a background of (1 - map) to this power is confident foreground."""
-    background_exponent: Annotated[float, Field(gt=0), read_with("rule", "exponents"), _BY_MAPS] = 32.0
+    background_exponent: Annotated[float, Field(gt=0), active_with("rule", "exponents"), _BY_MAPS] = 32.0
     """exponents: what loses against a background of (1 - map) to this power is confident background."""
-    refine: Annotated[Literal["crf", "none"], read_with("rule", "two_thresholds", "exponents")] = "crf"
+    refine: Annotated[Literal["crf", "none"], active_with("rule", "two_thresholds", "exponents")] = "crf"
     """Refine both label maps, or both maps of scores, by the dense CRF before they are compared."""
 
     def check(self, instance: Instance) -> None:
@@ -201,12 +201,12 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         import torch
         from torch.nn import functional
 
-        from wsss.ops.stochastic_cam import fickle_label
+        from wsss.ops.stochastic_cam import ficklenet_label
 
         assert cams.peak is not None
         mean_Khw, peak_Khw = (torch.from_numpy(maps).to(device).float() for maps in (cams.maps, cams.peak))
         classes, theta = cams.classes.tolist(), self.foreground_threshold
-        label_hw = fickle_label(mean_Khw, peak_Khw, classes=classes, theta=theta)
+        label_hw = ficklenet_label(mean_Khw, peak_Khw, classes=classes, theta=theta)
         if self.background == "maps":
             label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == IGNORE)] = 0
         label_HW = functional.interpolate(label_hw[None, None].float(), size=sample.size, mode="nearest")[0, 0]

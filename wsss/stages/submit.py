@@ -64,7 +64,7 @@ class Submit(Reduce):
         layer = instance.inputs["predictions"].layer
 
         def count(shard: str) -> Counts:
-            row = layer.row(shard)
+            row = layer.manifest_entry(shard)
             sums = {"images": row.count, "missing": len(row.missing)}
             return Counts(sums={name: np.array(value, dtype=np.int64) for name, value in sums.items()})
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from shards.records import Sample, SeedRecord
 from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import Draw, TrainingSet
-from wsss.contract.settings import read_with, settings
+from wsss.contract.settings import active_with, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
@@ -39,9 +39,9 @@ class TrainAffinity(AffinityTraining):
         "classifier": Trained(ClassifierTraining),
     }
 
-    frozen_stride: Annotated[Literal[1, 2, 4, 8], read_with("network", "affinitynet")] = 4
+    frozen_stride: Annotated[Literal[1, 2, 4, 8], active_with("network", "affinitynet")] = 4
     """affinitynet: the encoder's stages up to this stride keep their weights; 1 trains all of them."""
-    mean_shift_images: Annotated[int, Field(ge=0), read_with("network", "irnet")] = 100
+    mean_shift_images: Annotated[int, Field(ge=0), active_with("network", "irnet")] = 100
     """Training images over which the mean of the displacement field is taken after training."""
 
     def check(self, instance: Instance) -> None:

@@ -14,7 +14,7 @@ from shards.layer import split_of
 from shards.records import Sample
 from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import TrainingSet, Validation
-from wsss.contract.settings import ReadIf, Speed, read_with, settings
+from wsss.contract.settings import ActiveIf, PerformanceOnly, active_with, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsss.tasks.classification import ClassificationTask, Objective
 
 _TOLD_CLASSES = 8
-_WEIGHTED = ReadIf("class_weighting > 0", lambda stage: stage.class_weighting > 0)
+_WEIGHTED = ActiveIf("class_weighting > 0", lambda stage: stage.class_weighting > 0)
 HISTOGRAM = "class_histogram.png"
 
 
@@ -43,18 +43,18 @@ class TrainClassifier(ClassifierTraining):
     revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
-    activation_checkpointing: Annotated[bool, Speed()] = False
+    activation_checkpointing: Annotated[bool, PerformanceOnly()] = False
     """Blocks of the encoder run again on the way back instead of keeping what they computed; needs norm = "frozen"."""
     loss: Literal["bce", "soft_margin", "focal", "asymmetric"] = "bce"
     """Loss per (image, class)."""
-    focal_gamma: Annotated[float, Field(ge=0), read_with("loss", "focal")] = 2.0
+    focal_gamma: Annotated[float, Field(ge=0), active_with("loss", "focal")] = 2.0
     """focal: exponent of the factor that makes easy classes count less."""
     asymmetric_gammas: Annotated[
         tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]],
-        read_with("loss", "asymmetric"),
+        active_with("loss", "asymmetric"),
     ] = (1.0, 4.0)
     """asymmetric: exponents for classes that are there, and that are not."""
-    asymmetric_margin: Annotated[float, Field(ge=0, lt=1), read_with("loss", "asymmetric")] = 0.05
+    asymmetric_margin: Annotated[float, Field(ge=0, lt=1), active_with("loss", "asymmetric")] = 0.05
     """asymmetric: probability below which an absent class costs nothing."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Labels 1 and 0 become 1 - s / 2 and s / 2."""
@@ -62,13 +62,13 @@ class TrainClassifier(ClassifierTraining):
     """linear: rate at which channels are left out before the last layer, in training."""
     mixing: Literal["none", "mixup", "cutmix"] = "none"
     """Mix every image with another of those that a rank computes at once."""
-    mixing_alpha: Annotated[float, Field(gt=0), read_with("mixing", "mixup", "cutmix")] = 0.2
+    mixing_alpha: Annotated[float, Field(gt=0), active_with("mixing", "mixup", "cutmix")] = 0.2
     """mixup, cutmix: shares are drawn from Beta(alpha, alpha)."""
     balance: Literal["none", "down", "up", "down_up", "repeat"] = "none"
     """How often images of rare and frequent classes are drawn: `shards/balance.py` has the table."""
-    repeat_threshold: Annotated[float, Field(gt=0, le=1), read_with("balance", "repeat")] = 0.001
+    repeat_threshold: Annotated[float, Field(gt=0, le=1), active_with("balance", "repeat")] = 0.001
     """repeat: classes rarer than this share of the images are drawn more often (LVIS)."""
-    balance_limit: Annotated[float, Field(ge=1), read_with("balance", "down", "up", "down_up", "repeat")] = 10.0
+    balance_limit: Annotated[float, Field(ge=1), active_with("balance", "down", "up", "down_up", "repeat")] = 10.0
     """Most draws of one image in an epoch, on average over epochs."""
     class_weighting: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The positive loss of class c weighs (n_max / n_c) to this power; 0 weighs all alike."""
@@ -89,10 +89,10 @@ class TrainClassifier(ClassifierTraining):
                 f"{instance.name}.validate_every needs a validation_split that {instance.samples.name} has: "
                 f"{', '.join(splits)}"
             )
-        if self.mixing != "none" and self.batch_size // (self.num_ranks * self.accumulation_steps) < 2:
+        if self.mixing != "none" and self.batch_size // (self.world_size * self.gradient_accumulation_steps) < 2:
             raise ValueError(
                 f"{instance.name}.mixing = {self.mixing!r} mixes the images of a part of the batch: batch_size = "
-                f"{self.batch_size} must be 2 or more times num_ranks times accumulation_steps"
+                f"{self.batch_size} must be 2 or more times world_size times gradient_accumulation_steps"
             )
         if self.activation_checkpointing and self.norm != "frozen":
             raise ValueError(
@@ -287,16 +287,16 @@ class TrainClassifier(ClassifierTraining):
         return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
 
     def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
-        rows = instance.inputs["samples"].layer.rows(self.validation_split)
-        return any(set(present) & set(learned) for row in rows for present in row.entries.facts("classes"))
+        rows = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
+        return any(set(present) & set(learned) for row in rows for present in row.entries.metadata("classes"))
 
     def _validation_counts(self, instance: Instance) -> list[int] | None:
         """Images of each class in the validation split; None where there is none."""
         if not self._has_validation(instance):
             return None
-        rows = instance.inputs["samples"].layer.rows(self.validation_split)
+        rows = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
         learned = set(self.learned(instance))
-        classes = [sorted(learned.intersection(present)) for row in rows for present in row.entries.facts("classes")]
+        classes = [sorted(learned.intersection(present)) for row in rows for present in row.entries.metadata("classes")]
         return class_counts(classes, num_classes=len(instance.taxonomy)).tolist()
 
     def _has_validation(self, instance: Instance) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from shards.records import Sample
 from wsss.contract.cost import FitWork, PlanContext
 from wsss.contract.fit import TrainingSet, Validation
-from wsss.contract.settings import read_unless, settings
+from wsss.contract.settings import active_unless, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.stages.classifier.training import ClassifierTraining
@@ -52,7 +52,7 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
     }
 
     objective: Annotated[
-        Literal["cross_entropy", "dsrg", "self_correction"], read_unless("objective", "cross_entropy")
+        Literal["cross_entropy", "dsrg", "self_correction"], active_unless("objective", "cross_entropy")
     ] = "cross_entropy"
     """`cross_entropy`: on the pixels of pseudo labels, or of masks; `dsrg`: on seeds that grow, and a dense CRF's
     result; `self_correction`: on masks of some images, and on what an ancillary model makes of the others' boxes."""

@@ -10,13 +10,13 @@ from pydantic import Field, ValidationError
 
 from wsss.contract.settings import (
     FileContent,
-    Place,
+    NotHashedPath,
+    active_unless,
     hashed_values,
-    read_unless,
+    inactive_settings,
     setting_docs,
     setting_values,
     settings,
-    unread_settings,
 )
 
 
@@ -32,7 +32,7 @@ class Base:
 class Example(Base):
     """One setting of each sort."""
 
-    root: Annotated[Path, Place()] = Path("somewhere")
+    root: Annotated[Path, NotHashedPath()] = Path("somewhere")
     """A place."""
     weights: Annotated[str, FileContent()] = "none"
     """A file."""
@@ -80,10 +80,10 @@ def test_places_are_not_hashed_and_files_by_their_content(tmp_path: Path) -> Non
 class Optional:
     """Something that is off at 0."""
 
-    strength: Annotated[float, Field(ge=0), read_unless("strength", 0.0)] = 0.0
+    strength: Annotated[float, Field(ge=0), active_unless("strength", 0.0)] = 0.0
     """How much."""
 
 
 def test_what_is_off_is_not_hashed() -> None:
-    assert hashed_values(Optional()) == {} and unread_settings(Optional()) == {"strength": "strength other than 0.0"}
-    assert hashed_values(Optional(strength=1)) == {"strength": 1.0} and unread_settings(Optional(strength=1)) == {}
+    assert hashed_values(Optional()) == {} and inactive_settings(Optional()) == {"strength": "strength other than 0.0"}
+    assert hashed_values(Optional(strength=1)) == {"strength": 1.0} and inactive_settings(Optional(strength=1)) == {}

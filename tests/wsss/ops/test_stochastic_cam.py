@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.ops.stochastic_cam import draw_masks, fickle_label, stochastic_cam, stochastic_maps, stochastic_scores
+from wsss.ops.stochastic_cam import draw_masks, ficklenet_label, stochastic_cam, stochastic_maps, stochastic_scores
 
 SIZE = (11, 17)
 
@@ -176,12 +176,12 @@ def test_label_by_hand() -> None:
     #                     both, first has the mean | second only | equal to theta | tie of means | none
     mean = torch.tensor([[[0.4, 0.9, 0.2, 0.3, 0.0]], [[0.3, 0.1, 0.1, 0.3, 0.0]]])
     peak = torch.tensor([[[0.6, 0.5, 0.5, 0.8, 0.0]], [[0.9, 0.6, 0.4, 0.9, 0.0]]])
-    label = fickle_label(mean, peak, classes=[200, 3], theta=0.5)
+    label = ficklenet_label(mean, peak, classes=[200, 3], theta=0.5)
     assert label.dtype == torch.int64
     assert label.tolist() == [[200, 3, 255, 200, 255]]
-    assert fickle_label(mean[:0], peak[:0], classes=[], theta=0.5).tolist() == [[255] * 5]
+    assert ficklenet_label(mean[:0], peak[:0], classes=[], theta=0.5).tolist() == [[255] * 5]
     with pytest.raises(ValueError, match="with 1 classes"):
-        fickle_label(mean, peak, classes=[3], theta=0.5)
+        ficklenet_label(mean, peak, classes=[3], theta=0.5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from shards.images import encode_png
 from tests.shards.sources.voc_folder import make_voc
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, load_recipe
+from wsss.pipeline.recipe_tables import RENAMED
+from wsss.stages.registry import STAGES
 
 CHAIN = """
 [recipe]
@@ -140,7 +143,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_seeds.rule=ficklenet", "make_seeds.rule = 'ficklenet' needs the maximum of stochastic maps, "
          "which make_cams does not keep"),
         ("make_cams.method=stochastic", "method = 'stochastic' needs a classifier with head = 'stochastic'"),
-        ("train_classifier.num_ranks=3", "train_classifier.batch_size = 16 is no multiple of num_ranks = 3; "
+        ("train_classifier.world_size=3", "train_classifier.batch_size = 16 is no multiple of world_size = 3; "
          "15 or 18 would be"),
         ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; windows have a centre"),
         ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', which predict does not make; it makes val"),
@@ -321,7 +324,7 @@ def test_equal_recipes_have_equal_fingerprints(load: Load) -> None:
         ("make_pseudo_labels.background_threshold=0.3", "make_pseudo_labels"),
         ("make_pseudo_labels.crf_iterations=3", "make_pseudo_labels"),
         ("predict.flip=false", "predict"),
-        ("train_segmenter.num_ranks=2", "train_segmenter"),
+        ("train_segmenter.world_size=2", "train_segmenter"),
         ("build_shards.shard_size=3", "build_shards"),
     ],
 )
@@ -568,3 +571,21 @@ def test_masks_that_only_measure_train_nothing_again(tmp_path: Path, load: Load)
     assert changed(load, others, text=validated) == ["build_shards", "train_segmenter", "predict", "evaluate"]
     boxes = text.replace('class_list = "classes.txt"\n', 'class_list = "classes.txt"\nboxes = "masks"\n')
     assert changed(load, added, text=boxes) == ORDER
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train_classifier.num_ranks=2", "train_classifier.num_ranks: this setting is now called world_size"),
+        ("defaults.head_rate_factor=2.0", "defaults.head_rate_factor: this setting or kind is now called head_lr_mult"),
+        ("make_cams.apart=true", "make_cams.apart: this setting is now called second_classifier"),
+        ("make_cams.inputs.apart=train_classifier", "make_cams.inputs.apart: this input is now called second_class"),
+    ],
+)
+def test_an_old_name_is_refused_and_the_new_one_named(load: Load, override: str, message: str) -> None:
+    assert message in fails(load, CHAIN, override)
+
+
+def test_new_names_exist() -> None:
+    known = {field.name for kind in STAGES.values() for field in fields(kind)}
+    assert set(RENAMED.values()) <= known and not set(RENAMED) & known

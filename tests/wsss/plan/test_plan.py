@@ -47,7 +47,7 @@ shard_size = 100
 crop_size = 128
 batch_size = 16
 num_epochs = 3
-num_ranks = 4
+world_size = 4
 
 [stages.make_cams]
 scales = [1.0, 2.0]
@@ -217,7 +217,7 @@ def test_settings_reach_the_plan(small: Path) -> None:
     assert more["train_classifier"] > 1.5 * usual["train_classifier"]
     assert more["make_seeds"] > usual["make_seeds"]
     assert more["make_pseudo_labels"] == usual["make_pseudo_labels"]
-    assert hours("train_classifier.num_ranks=8")["train_classifier"] < usual["train_classifier"]
+    assert hours("train_classifier.world_size=8")["train_classifier"] < usual["train_classifier"]
 
 
 def test_bottlenecks_come_from_the_same_model(small: Path) -> None:
@@ -228,8 +228,8 @@ def test_bottlenecks_come_from_the_same_model(small: Path) -> None:
     eight = made.scaled[0]
     alone = plan(
         small,
-        "train_classifier.num_ranks=8",
-        "train_affinity.num_ranks=5",
+        "train_classifier.world_size=8",
+        "train_affinity.world_size=5",
         images="train=40000,val=400",
         nodes=1,
     )
@@ -257,7 +257,7 @@ def test_images(small: Path) -> None:
 
 def test_more_ranks_than_gpus_are_refused(small: Path) -> None:
     with pytest.raises(
-        PlanError, match=r"train_classifier\.num_ranks = 4, but the cluster has 2 GPUs; plan more nodes"
+        PlanError, match=r"train_classifier\.world_size = 4, but the cluster has 2 GPUs; plan more nodes"
     ):
         plan(small, nodes=1, gpus_per_node=2)
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tests.architecture.sources import ROOT
 from wsss.__main__ import main
-from wsss.contract.settings import read_with, settings
+from wsss.contract.settings import active_with, settings
 from wsss.pipeline.recipe import load_recipe
 from wsss.report.setting_tables import REQUIRED, kind_page, settings_of, value_cell
 from wsss.report.show_recipe import instance_page, recipe_page
@@ -31,7 +31,7 @@ class Example:
     rule: Literal["a", "b"] = "a"
     """Which rule
     is used."""
-    share: Annotated[float, Field(gt=0, le=1), read_with("rule", "b")] = 0.5
+    share: Annotated[float, Field(gt=0, le=1), active_with("rule", "b")] = 0.5
     """b: a share."""
     sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2)
     kernel: tuple[float, float] = (3.0, 1.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import wsss
 from wsss.pipeline.recipe import load_recipe
-from wsss.report.show_recipe import unread_given
+from wsss.report.show_recipe import inactive_given
 
 TOY = Path(wsss.__file__).parents[1] / "tuning" / "recipes" / "toy.toml"
 SEGMENTER = "[stages.train_segmenter]\n"
@@ -14,7 +14,7 @@ def _told(tmp_path: Path, given: str, *overrides: str) -> list[str]:
     """What is told of the toy recipe with more in its segmenter's table."""
     path = tmp_path / "small.toml"
     path.write_text(TOY.read_text().replace(SEGMENTER, f"{SEGMENTER}{given}\n"))
-    return unread_given(load_recipe(path, overrides))
+    return inactive_given(load_recipe(path, overrides))
 
 
 def test_what_is_given_and_not_read_is_told_with_what_would_read_it(tmp_path: Path) -> None:

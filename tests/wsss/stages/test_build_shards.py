@@ -131,7 +131,7 @@ def test_what_was_begun_goes_on_with_the_same_cuts(tmp_path: Path) -> None:
     assert keys_of_shards(stage, instance) == [["0", "1"], ["2", "3", "4", "5"]]
     pending_shards(instance, stage)
     assert keys_of_shards(stage, instance) == [["0", "1"], ["2", "3", "4", "5"]]
-    (instance.path / "cuts.json").unlink()
+    (instance.path / "shard_boundaries.json").unlink()
     assert keys_of_shards(stage, instance) == [["0", "1", "2", "3", "4", "5"]]
 
 

@@ -171,16 +171,18 @@ def test_a_dropped_class_has_no_map_and_one_trained_apart_has_its_own(trained: I
     name = trained.taxonomy.name_of(4)
     dropping = replace(trained, stage=replace(CLASSIFIER, dropped_classes=(name,)))
     assert make(dropping)["a"].classes.tolist() == [1]
-    person = train_at_random(tmp_path / "apart", replace(CLASSIFIER, only_classes=(name,)), [], seed=9)
-    both = MakeCams(scales=(1.0, 0.5), apart=True)
-    instance = instance_of(both, tmp_path, samples=trained.samples, classifier=dropping, apart=person)
+    person = train_at_random(tmp_path / "second_classifier", replace(CLASSIFIER, only_classes=(name,)), [], seed=9)
+    both = MakeCams(scales=(1.0, 0.5), second_classifier=True)
+    instance = instance_of(both, tmp_path, samples=trained.samples, classifier=dropping, second_classifier=person)
     both.check(instance)
     found = {r.key: r for r in both.worker(instance)(SHARD) if isinstance(r, CamRecord)}
     assert found["a"].classes.tolist() == [4, 1] and found["b"].classes.tolist() == [2]
     whole = make(trained)
     np.testing.assert_array_equal(found["a"].maps[1], whole["a"].maps[1])
     assert np.abs(found["a"].maps[0].astype(float) - whole["a"].maps[0]).max() > 0.05
-    with pytest.raises(ValueError, match=rf"make_cams.apart: train_classifier and train_classifier both learn {name}"):
+    with pytest.raises(
+        ValueError, match=rf"make_cams.second_classifier: train_classifier and train_classifier both learn {name}"
+    ):
         both.check(replace(instance, inputs={**instance.inputs, "classifier": trained}))
 
 
@@ -239,10 +241,10 @@ def test_settings_that_do_not_fit(trained: Instance) -> None:
     replace(stage, target_layer="blocks.2").check_environment(instance)
     with pytest.raises(ValueError, match=r"target_layer = 'global_pool': the layer runs 0 times in a forward pass"):
         replace(stage, target_layer="global_pool").check_environment(instance)
-    with pytest.raises(ValueError, match="normalisation = 'global' is not for apart = true"):
-        both = MakeCams(apart=True, normalisation="global")
+    with pytest.raises(ValueError, match="normalisation = 'global' is not for second_classifier = true"):
+        both = MakeCams(second_classifier=True, normalisation="global")
         one, other = (replace(CLASSIFIER, **{n: ("walker",)}) for n in ("dropped_classes", "only_classes"))  # type: ignore[arg-type]
-        named = {"classifier": replace(trained, stage=one), "apart": replace(trained, stage=other)}
+        named = {"classifier": replace(trained, stage=one), "second_classifier": replace(trained, stage=other)}
         both.check(instance_of(both, trained.path.parent, samples=trained.samples, **named))
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from shards.images import encode_png
 from shards.records import Prediction, Sample, grid_size
 from tests.wsss.layers import instance_of, samples_of
-from wsss.contract.settings import hashed_values, unread_settings
+from wsss.contract.settings import hashed_values, inactive_settings
 from wsss.ops import tta
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.tta import predict_views
@@ -182,8 +182,8 @@ def test_crf_sees_the_classes_that_win_or_are_probable(monkeypatch: pytest.Monke
 
 
 def test_settings_of_the_crf_are_read_with_it() -> None:
-    assert {"crf_iterations", "crf_class_threshold", "crf_label_confidence"} <= unread_settings(Predict()).keys()
-    assert unread_settings(Predict(refine="crf", labels="given")).keys() == {"crf_label_confidence"}
+    assert {"crf_iterations", "crf_class_threshold", "crf_label_confidence"} <= inactive_settings(Predict()).keys()
+    assert inactive_settings(Predict(refine="crf", labels="given")).keys() == {"crf_label_confidence"}
 
 
 def test_trained_segmenter(tmp_path: Path) -> None:

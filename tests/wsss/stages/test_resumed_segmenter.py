@@ -15,7 +15,7 @@ from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
 from tests.cluster.tiny import die_once
 from tests.wsss.layers import instance_of
-from tests.wsss.stages.segmenter.test_full_set import SETTINGS, data
+from tests.wsss.stages.segmenter.test_mask_supervision import SETTINGS, data
 from wsss.contract.fit import Draw, TrainingSet, weights_path
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import settings

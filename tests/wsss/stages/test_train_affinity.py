@@ -63,7 +63,7 @@ def train(instance: Instance) -> Outcome:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_two_ranks_give_the_losses_of_one(tmp_path: Path, network: str) -> None:
     one = prepared(tmp_path / "one", **NETWORKS[network])
-    two = prepared(tmp_path / "two", **NETWORKS[network], num_ranks=2)
+    two = prepared(tmp_path / "two", **NETWORKS[network], world_size=2)
     losses = [[row["loss"] for row in train(instance).tables["history"]] for instance in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][0] != losses[0][1]

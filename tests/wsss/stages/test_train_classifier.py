@@ -138,11 +138,14 @@ def test_a_class_without_an_image_is_named_before_training(samples: Instance) ->
             r"validate_every needs a validation_split that build_shards has",
         ),
         ({"activation_checkpointing": True, "norm": "batch"}, r"activation_checkpointing needs norm = 'frozen'"),
-        ({"mixing": "mixup", "accumulation_steps": 16}, r"mixing = 'mixup' mixes the images of a part of the batch"),
+        (
+            {"mixing": "mixup", "gradient_accumulation_steps": 16},
+            r"mixing = 'mixup' mixes the images of a part of the batch",
+        ),
         ({"stochastic_units": "units"}, r"stochastic_units is for head = 'stochastic'; head is 'linear'"),
         (
-            {"accumulation_steps": 3},
-            r"batch_size = 16 is no multiple of num_ranks = 1 times accumulation_steps = 3; 15 ",
+            {"gradient_accumulation_steps": 3},
+            r"batch_size = 16 is no multiple of world_size = 1 times gradient_accumulation_steps = 3; 15 ",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import Scales, read_with, settings
+from wsss.contract.settings import Scales, active_with, settings
 
 LAST_LAYER = "last"
 """`target_layer` of the maps that the paper has: the features before the classifier's pooling."""
@@ -32,9 +32,9 @@ class CamSettings:
     """Sizes of the image, as factors."""
     flip: bool = True
     """Also look at the mirrored image at every scale."""
-    num_samples: Annotated[int, Field(ge=1), read_with("method", "stochastic")] = 200
+    num_samples: Annotated[int, Field(ge=1), active_with("method", "stochastic")] = 200
     """stochastic: maps per view."""
-    drop_rate: Annotated[_Rate | None, read_with("method", "stochastic")] = None
+    drop_rate: Annotated[_Rate | None, active_with("method", "stochastic")] = None
     """stochastic: probability that a unit is dropped; the classifier's own where not given."""
     max_side: Annotated[int, Field(ge=64)] = 2048
     """Longest side of a view in pixels; views that would be longer are made as long as this."""

@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import ReadIf, read_with, settings
+from wsss.contract.settings import ActiveIf, active_with, settings
 from wsss.contract.stage import Instance
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
 
-_VALIDATED = ReadIf("a validation_split", lambda stage: stage.validation_split != "")
+_VALIDATED = ActiveIf("a validation_split", lambda stage: stage.validation_split != "")
 
 
 @settings
@@ -27,11 +27,11 @@ class ClassifierTraining(EncoderSource):
     Training images that show no other class are left out of the maps and all that follows."""
     head: Literal["linear", "stochastic"] = "linear"
     """`linear`: global average pooling and a linear layer; `stochastic`: FickleNet's random choice of hidden units."""
-    stochastic_kernel: Annotated[int, Field(ge=1), read_with("head", "stochastic")] = 9
+    stochastic_kernel: Annotated[int, Field(ge=1), active_with("head", "stochastic")] = 9
     """stochastic: side s of the window that units are chosen in; odd."""
-    stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1), read_with("head", "stochastic")] = 0.9
+    stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1), active_with("head", "stochastic")] = 0.9
     """stochastic: probability p that a unit is dropped."""
-    stochastic_units: Annotated[Literal["windows", "units"], read_with("head", "stochastic")] = "windows"
+    stochastic_units: Annotated[Literal["windows", "units"], active_with("head", "stochastic")] = "windows"
     """stochastic: every window chooses its units (FickleNet), or ordinary dropout of the map does."""
     crop_size: Annotated[int, Field(ge=32)] = 512
     """Side of the training crops in pixels."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shards.sources.coco import CocoSource
 from shards.sources.source import Source
-from wsss.contract.settings import Place, read_with, settings
+from wsss.contract.settings import NotHashedPath, active_with, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 
@@ -17,9 +17,9 @@ from wsss.stages.data_sets.shared import SharedSettings
 class CocoSettings(SharedSettings):
     """What COCO's layout has besides."""
 
-    annotations: Annotated[Literal["instances", "panoptic"], read_with("source", "coco")] = "instances"
+    annotations: Annotated[Literal["instances", "panoptic"], active_with("source", "coco")] = "instances"
     """coco: which annotations make classes, masks and boxes: instances (things) or panoptic (things and stuff)."""
-    image_folders: Annotated[dict[str, str], Place()] = Field(default_factory=dict)
+    image_folders: Annotated[dict[str, str], NotHashedPath()] = Field(default_factory=dict)
     """coco: split -> folder of its images below the root; where not given, what follows the last underscore of the JSON
     file's name (val2017 for instances_val2017.json)."""
 

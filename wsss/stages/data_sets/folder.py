@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shards.sources.folder import FolderSource
 from shards.sources.source import Source
-from wsss.contract.settings import Place, read_with, settings
+from wsss.contract.settings import NotHashedPath, active_with, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 
@@ -16,12 +16,12 @@ from wsss.stages.data_sets.shared import SharedSettings
 class FolderSettings(SharedSettings):
     """What such a folder has besides."""
 
-    label_separator: Annotated[str, Field(min_length=1), read_with("source", "folder")] = "|"
+    label_separator: Annotated[str, Field(min_length=1), active_with("source", "folder")] = "|"
     """folder: what stands between the names of a cell of the table."""
-    class_list: Annotated[str, Place()] = ""
+    class_list: Annotated[str, NotHashedPath()] = ""
     """folder: file of all class names below the root, one a line in the order of the mask values from 1 on (a first
     line "background" is value 0, no class); without one, the names of the tables in alphabetical order."""
-    mask_folder: Annotated[str, Place()] = ""
+    mask_folder: Annotated[str, NotHashedPath()] = ""
     """folder: folder of masks below the root, index PNGs: photos/1.jpg has MASK_FOLDER/photos/1.png (`mask_suffix` may
     stand before the ending); none if empty."""
 

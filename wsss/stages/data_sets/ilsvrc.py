@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from shards.sources.ilsvrc_det import SPLITS, IlsvrcDetSource
 from shards.sources.lid import LidSource
 from shards.sources.source import Source
-from wsss.contract.settings import Place, read_with, settings
+from wsss.contract.settings import NotHashedPath, active_with, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 
@@ -16,12 +16,12 @@ from wsss.stages.data_sets.shared import SharedSettings
 class IlsvrcSettings(SharedSettings):
     """What ILSVRC DET and LID have besides."""
 
-    unchecked: Annotated[Literal["unknown", "absent"], read_with("source", "ilsvrc_det", "lid")] = "unknown"
+    unchecked: Annotated[Literal["unknown", "absent"], active_with("source", "ilsvrc_det", "lid")] = "unknown"
     """ilsvrc_det, lid: what a class is in a training image that nobody checked for it (the 2013 part was checked for
     few classes an image): unknown, which the classification loss leaves out, or absent, as in published systems."""
-    package: Annotated[str, Place()] = ""
+    package: Annotated[str, NotHashedPath()] = ""
     """lid: the folder that holds LID_track1_imageset and LID_track1_annotations."""
-    val_labels: Annotated[Literal["masks", "unknown"], read_with("source", "lid")] = "masks"
+    val_labels: Annotated[Literal["masks", "unknown"], active_with("source", "lid")] = "masks"
     """lid: image-level labels of val: the classes that its masks show, or unknown, as those of test."""
 
 

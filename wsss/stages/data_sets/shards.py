@@ -13,7 +13,7 @@ from shards.remote_tars import RemoteTars
 from shards.shard_cache import ShardCache
 from shards.sources.finished import FinishedShards
 from shards.storage import is_remote
-from wsss.contract.settings import Place, Speed, settings
+from wsss.contract.settings import NotHashedPath, PerformanceOnly, settings
 from wsss.stages.data_sets.shared import SharedSettings
 
 
@@ -21,10 +21,10 @@ from wsss.stages.data_sets.shared import SharedSettings
 class ShardsSettings(SharedSettings):
     """Where tars that come over the network are kept for a while."""
 
-    cache: Annotated[str, Place()] = ""
+    cache: Annotated[str, NotHashedPath()] = ""
     """shards: folder, on each machine, of tars that were fetched from s3:// or http(s)://; the system's folder for
     temporary files where empty."""
-    cache_gigabytes: Annotated[float, Field(ge=0), Speed()] = 50.0
+    cache_gigabytes: Annotated[float, Field(ge=0), PerformanceOnly()] = 50.0
     """shards: most that the cache may hold; tars for which there is no room are read in parts, a request per image."""
 
 

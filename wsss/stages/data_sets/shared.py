@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shards.sources.neighbours import beside
-from wsss.contract.settings import OfMasks, Place, read_unless, settings
+from wsss.contract.settings import MeasuringOnly, NotHashedPath, active_unless, settings
 
 LISTS = Path(__file__).resolve().parents[3] / "tuning" / "recipes" / "lists"
 
@@ -20,23 +20,23 @@ Boxes = Literal["none", "annotations", "masks"]
 class SharedSettings:
     """What most data sets have."""
 
-    root: Annotated[str, Place()] = ""
+    root: Annotated[str, NotHashedPath()] = ""
     """The data set's folder: voc, the one that holds JPEGImages; ilsvrc_det and lid, ILSVRC or the one that holds it;
     coco and folder, the one that paths are relative to."""
-    lists: Annotated[dict[str, str], Place()] = Field(default_factory=dict)
+    lists: Annotated[dict[str, str], NotHashedPath()] = Field(default_factory=dict)
     """Split -> file. voc, ilsvrc_det, lid: keys, one a line (only voc needs them; a bare name is looked up in
     tuning/recipes/lists too). coco: the JSON file, where it is not COCO's own. folder: the table of labels."""
-    masked_splits: Annotated[tuple[str, ...], OfMasks()] = ("train", "val")
+    masked_splits: Annotated[tuple[str, ...], MeasuringOnly()] = ("train", "val")
     """voc, lid, coco, folder: splits whose masks are read (they only measure, unless a stage says that it trains on
     them)."""
-    mask_suffix: Annotated[str, OfMasks(), Field(pattern=r"^[^/\\]*$"), read_unless("mask_suffix", "")] = ""
+    mask_suffix: Annotated[str, MeasuringOnly(), Field(pattern=r"^[^/\\]*$"), active_unless("mask_suffix", "")] = ""
     """voc, folder: what stands between an image's name and .png in the name of its mask: photos/1.jpg has
     photos/1_mask.png where it is "_mask"."""
     class_names: tuple[str, ...] = ()
     """All but toy: the classes to keep, numbered in this order; all of the data set's where empty."""
-    other_classes_as: Annotated[Literal[0, 255], OfMasks()] = 0
+    other_classes_as: Annotated[Literal[0, 255], MeasuringOnly()] = 0
     """voc, lid, coco, folder: what mask pixels of other classes become: background or ignored."""
-    boxes: Annotated[Boxes, read_unless("boxes", "none")] = "none"
+    boxes: Annotated[Boxes, active_unless("boxes", "none")] = "none"
     """All but toy: frames of objects: none, those of the annotations (not folder), or of the components of the masks
     that are read (not ilsvrc_det)."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from shards.sources.sbd import sbd_masks
 from shards.sources.source import Source
 from shards.sources.voc import VocSource
-from wsss.contract.settings import OfMasks, Place, settings
+from wsss.contract.settings import MeasuringOnly, NotHashedPath, settings
 from wsss.stages.data_sets.shared import LISTS, SharedSettings
 
 
@@ -16,13 +16,13 @@ from wsss.stages.data_sets.shared import LISTS, SharedSettings
 class VocSettings(SharedSettings):
     """What VOC's layout has besides."""
 
-    labels: Annotated[str, Place()] = ""
+    labels: Annotated[str, NotHashedPath()] = ""
     """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
-    masks: Annotated[str, OfMasks()] = "SegmentationClassAug"
+    masks: Annotated[str, MeasuringOnly()] = "SegmentationClassAug"
     """voc: folder of masks below the root."""
-    saliency: Annotated[str, Place()] = ""
+    saliency: Annotated[str, NotHashedPath()] = ""
     """voc: folder of saliency maps below the root, grey PNGs of the images' sizes; none where empty."""
-    sbd: Annotated[str, Place()] = ""
+    sbd: Annotated[str, NotHashedPath()] = ""
     """voc: SBD's folder (the one that holds dataset/cls); its masks stand in for those that `masks` lacks."""
 
 

@@ -24,7 +24,11 @@ Sizes = Mapping[str, tuple[int, int]]
 def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
     """Basename -> (H, W) of every image of one split of a samples layer."""
     layer = Layer(samples, Sample.kind)
-    sizes = {PurePosixPath(e.key).name: tuple(e.facts["size"]) for row in layer.rows(split) for e in row.entries}
+    sizes = {
+        PurePosixPath(e.key).name: tuple(e.metadata["size"])
+        for row in layer.manifest_entries(split)
+        for e in row.entries
+    }
     if not sizes:
         raise ValueError(f"{samples} holds no split {split!r}")
     return cast(dict[str, tuple[int, int]], sizes)

@@ -15,9 +15,9 @@ import torch
 
 from shards.files import write_bytes
 from shards.layer import split_of
+from shards.manifest_entry import RecordEntry
 from shards.reader import read_entry
 from shards.records import BACKGROUND, IGNORE, BadSampleError, InstanceLabel, Prediction, PseudoLabel, Sample
-from shards.shard_row import Entry
 from wsss.contract.stage import Instance
 from wsss.ops.confusion import confused_pairs
 from wsss.ops.image_scores import ImageScores, image_scores
@@ -35,17 +35,17 @@ class Place(NamedTuple):
     """Where a sample lies."""
 
     shard: str
-    entry: Entry
+    entry: RecordEntry
 
 
 def places_of(instance: Instance, split: str) -> dict[int, Place]:
     """Position of a sample within its split -> where it lies, of the shards that the measured layer has."""
     samples, records = (instance.inputs[slot].layer for slot in ("samples", "records"))
     return {
-        int(entry.facts["position"]): Place(shard, entry)
+        int(entry.metadata["position"]): Place(shard, entry)
         for shard in records.shards()
         if split_of(shard) == split
-        for entry in samples.row(shard).entries
+        for entry in samples.manifest_entry(shard).entries
     }
 
 
@@ -90,7 +90,7 @@ def _gallery(
     seen: set[int] = set()
     for position, mean_iou, pixel_accuracy in chosen:
         shard, entry = places[position]
-        of_shard = records.row(shard).entries
+        of_shard = records.manifest_entry(shard).entries
         made = of_shard[of_shard.keys.index(entry.key)]
         sample = cast(Sample, read_entry(samples, shard, entry))
         label = cast(PseudoLabel | Prediction | InstanceLabel, read_entry(records, shard, made))

@@ -8,18 +8,18 @@ from pydantic import Field
 
 from shards.records import Prediction, PseudoLabel
 from wsss.contract.fit import TrainingSet
-from wsss.contract.settings import ReadIf, read_unless, settings
+from wsss.contract.settings import ActiveIf, active_unless, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map
 from wsss.stages.objectives.objective import Objective
-from wsss.stages.segmenter.full_set import TRAIN
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
+from wsss.stages.segmenter.mask_supervision import TRAIN
 
 if TYPE_CHECKING:
     from wsss.stages.segmenter.images import SegmenterImages
     from wsss.tasks.task import Task
 
-_ON_PSEUDO_LABELS = ReadIf(
+_ON_PSEUDO_LABELS = ActiveIf(
     "objective = 'cross_entropy' and full_share below 1",
     lambda stage: stage.objective == "cross_entropy" and stage.supervision() != "full",
 )
@@ -31,7 +31,7 @@ class CrossEntropySettings(ImageSegmenterTraining):
 
     confidence_threshold: Annotated[float, Field(ge=0, lt=1), _ON_PSEUDO_LABELS] = 0.0
     """Pixels of the pseudo labels, or predictions, less confident than this are ignored."""
-    confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, read_unless("confidence_power", 0.0)] = 0.0
+    confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, active_unless("confidence_power", 0.0)] = 0.0
     """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from shards.records import SeedRecord
 from wsss.contract.cost import Units
 from wsss.contract.fit import TrainingSet
-from wsss.contract.settings import read_with, settings
+from wsss.contract.settings import active_with, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wsss.tasks.dsrg import CrfInTheLoop
     from wsss.tasks.task import Task
 
-_DSRG = read_with("objective", "dsrg")
+_DSRG = active_with("objective", "dsrg")
 _Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
 _Weight = Annotated[float, Field(ge=0, le=10_000)]
 

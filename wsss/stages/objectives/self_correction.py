@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shards.records import CamRecord
 from wsss.contract.fit import TrainingSet, load_trained
-from wsss.contract.settings import ReadIf, read_with, settings
+from wsss.contract.settings import ActiveIf, active_with, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from wsss.tasks.task import Task
 
 SELF_CORRECTION = "self_correction"
-_CHOSEN = read_with("objective", SELF_CORRECTION)
+_CHOSEN = active_with("objective", SELF_CORRECTION)
 
 
-def _read_with_variant(*variants: str) -> ReadIf:
+def _read_with_variant(*variants: str) -> ActiveIf:
     names = " or ".join(repr(variant) for variant in variants)
-    return ReadIf(
+    return ActiveIf(
         f"objective = {SELF_CORRECTION!r} and self_correction = {names}",
         lambda stage: stage.objective == SELF_CORRECTION and stage.self_correction in variants,
     )
@@ -47,7 +47,7 @@ class SelfCorrectionSettings(BoxSource, ImageSegmenterTraining):
     box_source: Annotated[Literal["annotated", "masks", "cams"], _CHOSEN] = "annotated"
     """self_correction: `annotated`: the samples' own (build_shards.boxes); `masks`: around the components of masks;
     `cams`: around those of activation maps. As the ancillary model has it."""
-    box_threshold: Annotated[float, Field(gt=0, lt=1), _CHOSEN, read_with("box_source", "cams")] = 0.25
+    box_threshold: Annotated[float, Field(gt=0, lt=1), _CHOSEN, active_with("box_source", "cams")] = 0.25
     """self_correction, cams: a box is drawn around what is connected above this value of its class's map."""
     self_correction: Annotated[Literal["none", "linear", "conv", "em_fixed"], _CHOSEN] = "linear"
     """`none`: the ancillary model's soft labels as they are; `linear`, `conv`: corrected by the network itself, with a

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from shards.boxes import boxes_of_mask
 from shards.records import GRID_STRIDE, BadSampleError, Box, CamRecord, Record, Sample
-from wsss.contract.settings import read_with, settings
+from wsss.contract.settings import active_with, settings
 from wsss.contract.stage import Instance, Map
-from wsss.stages.segmenter.full_set import TRAIN, boxed_keys, masked_keys
+from wsss.stages.segmenter.mask_supervision import TRAIN, boxed_keys, masked_keys
 
 _LEAST_PART = 0.1
 """Components of a map that are smaller than this part of the class's largest one frame no object."""
@@ -25,7 +25,7 @@ class BoxSource:
     """`annotated`: the samples' own (build_shards.boxes); `masks`: around the components of each class's mask, where no
     box was drawn but masks are at hand; `cams`: around the components of activation maps, for data with image-level
     labels alone (the paper has annotated boxes)."""
-    box_threshold: Annotated[float, Field(gt=0, lt=1), read_with("box_source", "cams")] = 0.25
+    box_threshold: Annotated[float, Field(gt=0, lt=1), active_with("box_source", "cams")] = 0.25
     """cams: a box frames what is connected above this value of its class's map."""
 
     def check_boxes(self, instance: Instance) -> None:

@@ -10,12 +10,12 @@ from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance
 from wsss.stages.segmenter.box_source import BoxSource
-from wsss.stages.segmenter.full_set import FullSet
+from wsss.stages.segmenter.mask_supervision import MaskSupervision
 from wsss.stages.segmenter.validation import SegmenterValidation
 
 
 @settings
-class BoxedTraining(BoxSource, FullSet, SegmenterValidation):
+class BoxedTraining(BoxSource, MaskSupervision, SegmenterValidation):
     """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
 
     def reads_masks(self) -> bool:
@@ -29,7 +29,7 @@ class BoxedTraining(BoxSource, FullSet, SegmenterValidation):
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
-        self.check_full_set(instance)
+        self.check_mask_supervision(instance)
         self.check_boxes(instance)
         self.check_validation_split(instance)
         if not self.full_share:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance
-from wsss.stages.segmenter.full_set import MixedBatches
+from wsss.stages.segmenter.mask_supervision import MixedBatches
 from wsss.stages.segmenter.validation import SegmenterValidation
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from wsss.contract.settings import read_unless, read_with, settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.stages.segmenter.views import SegmenterViews
 from wsss.stages.settings.crf import CrfSettings
 
@@ -26,7 +26,7 @@ class PredictionSettings(SegmenterViews, CrfSettings):
 
     crf_start: ClassVar[str] = "probabilities"
 
-    labels: Annotated[Literal["none", "given"], read_unless("labels", "none")] = "none"
+    labels: Annotated[Literal["none", "given"], active_unless("labels", "none")] = "none"
     """`given`: classes known to be absent from an image are not predicted there, and an image without any class is all
     background. For images that something is trained on: measured, such predictions count as made with labels given, and
     submit does not take them."""
@@ -37,5 +37,5 @@ class PredictionSettings(SegmenterViews, CrfSettings):
     it is), flip (with its mirror image), scales (without mirror images), all."""
     refine: Literal["crf", "none"] = "none"
     """Refine by the dense CRF, from the merged probabilities, or leave the labels as the views make them."""
-    crf_class_threshold: Annotated[float, Field(gt=0, le=1), read_with("refine", "crf")] = 0.1
+    crf_class_threshold: Annotated[float, Field(gt=0, le=1), active_with("refine", "crf")] = 0.1
     """The CRF sees the classes that win a pixel, and those whose probability reaches this in some pixel."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import read_unless, read_with, settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.stage import Instance
 from wsss.data.augment import Augmentation, SizeRange, fill_colour
 from wsss.data.joined_records import JoinedRecords
@@ -25,24 +25,24 @@ ARCHITECTURE = ("encoder", "network", "decoder_channels", "output_stride", "dila
 class SegmenterTraining(EncoderSource):
     """A training of DeepLabv3+, or of an earlier DeepLab, on crops."""
 
-    network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], read_unless("network", "deeplabv3plus")] = (
+    network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], active_unless("network", "deeplabv3plus")] = (
         "deeplabv3plus"
     )
     """`largefov`, `aspp`: DeepLab's earlier heads, at output stride 8, as DSRG and FickleNet have them on VGG16."""
-    decoder_channels: Annotated[int, Field(ge=8), read_with("network", "deeplabv3plus")] = 256
+    decoder_channels: Annotated[int, Field(ge=8), active_with("network", "deeplabv3plus")] = 256
     """deeplabv3plus: channels of the ASPP branches and the decoder."""
-    dropout: Annotated[float, Field(ge=0, lt=1), read_unless("dropout", 0.5)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1), active_unless("dropout", 0.5)] = 0.5
     """Share of the head's features that are left out at random (NoPeopleAllowed: 0.1)."""
-    max_shards: Annotated[Annotated[int, Field(ge=1)] | None, read_unless("max_shards", None)] = None
+    max_shards: Annotated[Annotated[int, Field(ge=1)] | None, active_unless("max_shards", None)] = None
     """At most this many shards of the training split, from the front; all of them where not given."""
     crop_size: Annotated[int, Field(ge=32)] = 352
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 704)
     """Range of the longer side before cropping."""
-    augmentation: Annotated[Literal["weak", "strong"], read_unless("augmentation", "weak")] = "weak"
+    augmentation: Annotated[Literal["weak", "strong"], active_unless("augmentation", "weak")] = "weak"
     """`weak`: scale, mirror image, crop and colours; `strong`: also rotation, elastic deformation, noise, changes of
     tone and sharpness (NoPeopleAllowed's list)."""
-    colour_jitter: Annotated[float, Field(ge=0, le=1), read_with("augmentation", "weak")] = 0.2
+    colour_jitter: Annotated[float, Field(ge=0, le=1), active_with("augmentation", "weak")] = 0.2
     """weak: strength of random colour changes."""
 
     def check(self, instance: Instance) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from shards.layer import Layer
 from shards.records import IGNORE, BadSampleError, Sample
 from wsss.contract.fit import Validation
-from wsss.contract.settings import ReadIf, settings
+from wsss.contract.settings import ActiveIf, settings
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.segmenter.training import SegmenterTraining, require_masks
@@ -22,7 +22,7 @@ from wsss.stages.segmenter.training import SegmenterTraining, require_masks
 if TYPE_CHECKING:
     import torch
 
-_VALIDATED = ReadIf("validate_every of 1 or more", lambda stage: stage.validate_every > 0)
+_VALIDATED = ActiveIf("validate_every of 1 or more", lambda stage: stage.validate_every > 0)
 
 
 @settings

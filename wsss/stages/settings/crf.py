@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from wsss.contract.cost import Units
-from wsss.contract.settings import ReadIf, read_with, settings
+from wsss.contract.settings import ActiveIf, active_with, settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ _Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
 _Weight = Annotated[float, Field(ge=0, le=10_000)]
 
 
-_FROM_LABELS = ReadIf(
+_FROM_LABELS = ActiveIf(
     "refine = 'crf' that starts from labels",
     lambda stage: stage.refine == "crf" and getattr(stage, "crf_start", "labels") == "labels",
 )
@@ -29,14 +29,14 @@ _FROM_LABELS = ReadIf(
 class CrfSettings:
     """Mean field over all pixel pairs; the defaults are irn's."""
 
-    crf_iterations: Annotated[int, Field(ge=0, le=1000), read_with("refine", "crf")] = 10
+    crf_iterations: Annotated[int, Field(ge=0, le=1000), active_with("refine", "crf")] = 10
     """Steps of mean field."""
-    crf_gaussian: Annotated[tuple[_Deviation, _Weight], read_with("refine", "crf")] = (
+    crf_gaussian: Annotated[tuple[_Deviation, _Weight], active_with("refine", "crf")] = (
         3.0,
         3.0,
     )
     """Smoothness kernel: standard deviation in pixels, weight."""
-    crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], read_with("refine", "crf")] = (50.0, 5.0, 10.0)
+    crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], active_with("refine", "crf")] = (50.0, 5.0, 10.0)
     """Appearance kernel: standard deviation in pixels, in grey levels, weight."""
     crf_label_confidence: Annotated[
         float,

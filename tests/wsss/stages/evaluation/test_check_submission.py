@@ -28,6 +28,7 @@ def as_png(mode: str) -> bytes:
 
 
 WRITE_GREY = "write one grey channel of 8 bits that holds class ids, without a palette"
+NO_COLOUR = "save the number of every pixel's class, not a colour"
 NO_INDICES = "a mask must be a PNG of indices (mode L or P), this one is a PNG of mode"
 IN_FOLDER = f"lies in a folder, and the zip must hold <basename>.png files only, no folders; {REPACK}"
 GOOD = encode_png(np.zeros((3, 4), np.uint8))
@@ -42,7 +43,7 @@ def test_form_alone(tmp_path: Path) -> None:
     [
         ("folder/a.png", GOOD, f"folder/a.png: {IN_FOLDER}"),
         ("a.jpg", GOOD, "a.jpg: the zip must hold <basename>.png files only, no folders"),
-        ("a.png", as_png("RGB"), f"a.png: {NO_INDICES} RGB"),
+        ("a.png", as_png("RGB"), f"a.png: {NO_INDICES} RGB; {NO_COLOUR}"),
         ("a.png", as_png("I;16"), f"a.png: of mode I;16; {WRITE_GREY}"),
         ("a.png", as_png("P"), f"a.png: of mode P; {WRITE_GREY}"),
         ("a.png", as_png("1"), f"a.png: of mode 1; {WRITE_GREY}"),
@@ -89,8 +90,8 @@ def test_a_few_of_each_kind_and_the_rest_counted(tmp_path: Path) -> None:
         archive.writestr("folder/a.png", GOOD)
     lines = list(fault_lines(check_submission(path, num_classes=20), examples=2))
     assert lines == [
-        f"0.png: {NO_INDICES} RGB",
-        f"1.png: {NO_INDICES} RGB",
+        f"0.png: {NO_INDICES} RGB; {NO_COLOUR}",
+        f"1.png: {NO_INDICES} RGB; {NO_COLOUR}",
         f"folder/a.png: {IN_FOLDER}",
         "9 files in all: no mask",
         "faults: 10",

@@ -16,7 +16,7 @@ _COLUMNS = ("keys", "offsets", "lengths", "digests")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class RecordEntry:
     """Where one record lies inside its tar, and what can be known of it without opening it."""
 
     key: str
@@ -25,36 +25,36 @@ class Entry:
     """Bytes from the first member's header to the end of the last member, padding included."""
     digest: str
     """First half of the SHA-256 of these bytes, in hexadecimal digits."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     """For samples: classes, unknown (classes as `shards.ranges`), size, position, has_mask; mask_values (the distinct
     values, as `shards.ranges`) where there is a mask; boxes, their number, where they are known; notes (`Sample.notes`)
     where there are any. A reader takes a fact that it does not find as not known: one more fact is no other format."""
 
 
-class Entries(Sequence[Entry]):
-    """The entries of a shard, held in columns; an `Entry` is made where one is asked for."""
+class RecordEntries(Sequence[RecordEntry]):
+    """The entries of a shard, held in columns; an `RecordEntry` is made where one is asked for."""
 
-    def __init__(self, columns: Mapping[str, list[Any]], facts: Mapping[str, list[Any]]) -> None:
+    def __init__(self, columns: Mapping[str, list[Any]], metadata: Mapping[str, list[Any]]) -> None:
         self.keys, self._offsets, self.lengths, self._digests = (columns[name] for name in _COLUMNS)
-        self._facts = facts
-        lengths = {len(column) for column in (*(columns[name] for name in _COLUMNS), *facts.values())}
+        self._facts = metadata
+        lengths = {len(column) for column in (*(columns[name] for name in _COLUMNS), *metadata.values())}
         if len(lengths) > 1:
             raise ValueError(f"its columns are of different lengths: {sorted(lengths)}")
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> Entries:
+    def of(cls, entries: Iterable[RecordEntry]) -> RecordEntries:
         """The same entries in columns."""
         entries = list(entries)
-        names = sorted({name for entry in entries for name in entry.facts})
+        names = sorted({name for entry in entries for name in entry.metadata})
         columns: dict[str, list[Any]] = {
             "keys": [entry.key for entry in entries],
             "offsets": [entry.offset for entry in entries],
             "lengths": [entry.length for entry in entries],
             "digests": [entry.digest for entry in entries],
         }
-        return cls(columns, {name: [entry.facts.get(name) for entry in entries] for name in names})
+        return cls(columns, {name: [entry.metadata.get(name) for entry in entries] for name in names})
 
-    def facts(self, name: str) -> list[Any]:
+    def metadata(self, name: str) -> list[Any]:
         """One fact of every entry, None where it is not known."""
         return self._facts.get(name) or [None] * len(self)
 
@@ -67,40 +67,40 @@ class Entries(Sequence[Entry]):
         return len(self.keys)
 
     @overload
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, index: int) -> RecordEntry: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: slice) -> list[RecordEntry]: ...
 
-    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+    def __getitem__(self, index: int | slice) -> RecordEntry | list[RecordEntry]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        facts = {name: column[index] for name, column in self._facts.items() if column[index] is not None}
-        return Entry(
+        metadata = {name: column[index] for name, column in self._facts.items() if column[index] is not None}
+        return RecordEntry(
             key=self.keys[index],
             offset=self._offsets[index],
             length=self.lengths[index],
             digest=self._digests[index],
-            facts=facts,
+            metadata=metadata,
         )
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[RecordEntry]:
         return (self[number] for number in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Entries) and self.columns() == other.columns()
+        return isinstance(other, RecordEntries) and self.columns() == other.columns()
 
     __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardRow:
+class ManifestEntry:
     """The manifest row of one shard."""
 
     shard: str
     num_bytes: int
     sha256: str
-    entries: Entries
+    entries: RecordEntries
     missing: tuple[Missing, ...]
     made_on: str = ""
     """Device, instruction set and number of threads that computed the records, where these can change their last bits.
@@ -118,7 +118,7 @@ class ShardRow:
         return to_json({**head, **made_on, **self.entries.columns(), "missing": missing})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ShardRow:
+    def from_bytes(cls, data: bytes) -> ManifestEntry:
         """Raises ValueError, TypeError or KeyError where the bytes are not a row of this format."""
         raw = from_json(data)  # rows of a large set are read in two thirds of the time that json takes
         if raw["format"] != FORMAT:
@@ -127,7 +127,7 @@ class ShardRow:
             shard=raw["shard"],
             num_bytes=raw["num_bytes"],
             sha256=raw["sha256"],
-            entries=Entries(raw, raw["facts"]),
+            entries=RecordEntries(raw, raw["facts"]),
             missing=tuple(Missing(**one) for one in raw["missing"]),
             made_on=raw.get("made_on", ""),
         )

@@ -10,23 +10,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shards.layer import Layer
-from wsss.contract.settings import FileContent, ReadIf, read_unless, settings
+from wsss.contract.settings import ActiveIf, FileContent, active_unless, settings
 from wsss.contract.stage import Instance
 from wsss.stages.segmenter.training import SegmenterTraining, require_masks
 
 TRAIN = "train"
-_DRAWN = ReadIf("full_share above 0", lambda stage: stage.full_share > 0)
-_MIXED = ReadIf("masks of some images and weaker labels of others", lambda stage: stage.supervision() == "semi")
+_DRAWN = ActiveIf("full_share above 0", lambda stage: stage.full_share > 0)
+_MIXED = ActiveIf("masks of some images and weaker labels of others", lambda stage: stage.supervision() == "semi")
 
 
 @settings
-class FullSet(SegmenterTraining):
+class MaskSupervision(SegmenterTraining):
     """The images with masks that train on them: a share of those there are, or of a list."""
 
-    full_share: Annotated[float, Field(ge=0, le=1), read_unless("full_share", 0.0)] = 0.0
+    full_share: Annotated[float, Field(ge=0, le=1), active_unless("full_share", 0.0)] = 0.0
     """Share of the training images with masks that train on these, drawn by the recipe's seed: 0 none, 1 all. A smaller
     share is part of a larger one."""
-    full_list: Annotated[str, FileContent(), _DRAWN, read_unless("full_list", "")] = ""
+    full_list: Annotated[str, FileContent(), _DRAWN, active_unless("full_list", "")] = ""
     """File of keys, one a line, that `full_share` is a share of, in place of all training images with masks. On a
     cluster a path that all nodes share."""
 
@@ -38,7 +38,7 @@ class FullSet(SegmenterTraining):
     def reads_masks(self) -> bool:
         return self.full_share > 0 or super().reads_masks()
 
-    def check_full_set(self, instance: Instance) -> None:
+    def check_mask_supervision(self, instance: Instance) -> None:
         """Raises: ValueError where `full_list` names no file, or where the data set's settings rule masks out."""
         if self.full_list and not Path(self.full_list).is_file():
             raise ValueError(f"{instance.name}.full_list = {self.full_list!r} is no file of keys, one a line")
@@ -81,7 +81,7 @@ class FullSet(SegmenterTraining):
 
 
 @settings
-class MixedBatches(FullSet):
+class MixedBatches(MaskSupervision):
     """Batches of some images with masks and others without."""
 
     full_per_batch: Annotated[int, Field(ge=1), _MIXED] = 4
@@ -91,7 +91,7 @@ class MixedBatches(FullSet):
 
     def check_mixture(self, instance: Instance) -> None:
         """Raises: ValueError where a batch would have no image without a mask."""
-        self.check_full_set(instance)
+        self.check_mask_supervision(instance)
         if self.supervision() == "semi" and self.full_per_batch >= self.batch_size:
             raise ValueError(
                 f"{instance.name}.full_per_batch = {self.full_per_batch} leaves no room for other images in "
@@ -101,15 +101,15 @@ class MixedBatches(FullSet):
 
 def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = None) -> frozenset[str]:
     """Keys of the images of a split's first shards that have a mask, from the index alone."""
-    entries = (row.entries for row in islice(samples.rows(split), max_shards))
-    return frozenset(key for of in entries for key, has in zip(of.keys, of.facts("has_mask"), strict=True) if has)
+    entries = (row.entries for row in islice(samples.manifest_entries(split), max_shards))
+    return frozenset(key for of in entries for key, has in zip(of.keys, of.metadata("has_mask"), strict=True) if has)
 
 
 def boxed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
     """Keys of the images of a split whose boxes are annotated, including images annotated as empty, by the index."""
-    entries = (row.entries for row in samples.rows(split))
+    entries = (row.entries for row in samples.manifest_entries(split))
     return frozenset(
-        key for of in entries for key, boxes in zip(of.keys, of.facts("boxes"), strict=True) if boxes is not None
+        key for of in entries for key, boxes in zip(of.keys, of.metadata("boxes"), strict=True) if boxes is not None
     )
 
 

@@ -332,9 +332,15 @@ def test_the_biases_of_em_fixed_are_compared_where_they_are_read(tmp_path: Path)
 def test_two_ranks_give_the_losses_of_one_over_twenty_steps(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Of one image with a mask in a batch the other rank has none, and the losses are the same."""
     losses = []
-    for num_ranks in (1, 2):
-        changes = {"num_ranks": num_ranks, "full_per_batch": 1, "num_epochs": 7, "learning_rate": 5e-5, "dropout": 0.0}
-        instance = segmenter(tmp_path / str(num_ranks), **settings, **changes, norm="synchronised")
+    for world_size in (1, 2):
+        changes = {
+            "world_size": world_size,
+            "full_per_batch": 1,
+            "num_epochs": 7,
+            "learning_rate": 5e-5,
+            "dropout": 0.0,
+        }
+        instance = segmenter(tmp_path / str(world_size), **settings, **changes, norm="synchronised")
         instance.path.mkdir()
         outcome = LocalRuntime(RuntimeSettings(runs=tmp_path)).fit(instance, instance.stage, lambda *_: None)  # type: ignore[arg-type]
         losses.append([row["loss"] for row in outcome.tables["history"]])

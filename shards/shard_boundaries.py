@@ -1,6 +1,7 @@
 """Which listed samples form which shard: decided from the listing alone, before any image is read.
 
-A split's cuts are the places where its shards begin, and its length: shard i holds samples cuts[i] .. cuts[i + 1] - 1.
+The boundaries of a split are the indices at which its shards begin, followed by its length: shard i holds the samples
+boundaries[i] to boundaries[i + 1] - 1.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from shards.codec import to_json
 from shards.files import write_bytes
 from shards.layer import ShardError
 
-CUTS = "cuts.json"
+BOUNDARIES = "shard_boundaries.json"
 _FORMAT = 1
 _OVERHEAD = 2048
 """Bytes of a sample besides its image: two headers, padding, its JSON. Masks are not counted."""
 
-Cuts = tuple[int, ...]
+Boundaries = tuple[int, ...]
 
 
-def cuts_by_count(num_samples: int, *, size: int) -> Cuts:
+def boundaries_by_count(num_samples: int, *, size: int) -> Boundaries:
     """`size` samples a shard; the last one holds the rest."""
     return (*range(0, num_samples, size), num_samples)
 
 
-def cuts_by_bytes(image_bytes_N: np.ndarray, *, target: int) -> Cuts:
+def boundaries_by_bytes(image_bytes_N: np.ndarray, *, target: int) -> Boundaries:
     """The fewest shards of about `target` bytes, of equal shares: none is larger by more than the image that it ends
     with, and no small one is left at the end.
 
@@ -45,30 +46,33 @@ def cuts_by_bytes(image_bytes_N: np.ndarray, *, target: int) -> Cuts:
     return (*begins.tolist(), len(image_bytes_N))
 
 
-def write_cuts(folder: Path, cuts: Mapping[str, Cuts]) -> None:
-    """Keep the cuts of every split beside the shards: what was begun goes on with them, also where files change."""
-    write_bytes(folder / CUTS, to_json({"format": _FORMAT, "splits": {split: list(of) for split, of in cuts.items()}}))
+def write_boundaries(folder: Path, boundaries: Mapping[str, Boundaries]) -> None:
+    """Keep the boundaries of every split beside the shards: a resumed stage uses them even if files changed."""
+    write_bytes(
+        folder / BOUNDARIES,
+        to_json({"format": _FORMAT, "splits": {s: list(of) for s, of in boundaries.items()}}),
+    )
 
 
-def read_cuts(folder: Path, lengths: Mapping[str, int]) -> dict[str, Cuts] | None:
-    """The cuts that were kept; None where there are none.
+def read_boundaries(folder: Path, lengths: Mapping[str, int]) -> dict[str, Boundaries] | None:
+    """The boundaries that were kept; None where there are none.
 
-    `lengths`: split -> number of listed samples. Raises `ShardError`, with the file, for cuts of anything else.
+    `lengths`: split -> number of listed samples. Raises `ShardError`, with the file, for boundaries of anything else.
     """
-    path = folder / CUTS
+    path = folder / BOUNDARIES
     try:
         found = json.loads(path.read_bytes())
-        cuts = {split: tuple(found["splits"][split]) for split in lengths}
-        sound = found["format"] == _FORMAT and all(_fit(cuts[split], lengths[split]) for split in lengths)
+        boundaries = {split: tuple(found["splits"][split]) for split in lengths}
+        sound = found["format"] == _FORMAT and all(_fit(boundaries[split], lengths[split]) for split in lengths)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):
         sound = False
     if not sound:
         raise ShardError(f"{path} is not of the listed samples; delete its folder and run its stage again")
-    return cuts
+    return boundaries
 
 
-def _fit(cuts: Sequence[int], length: int) -> bool:
-    ascending = all(type(one) is int for one in cuts) and list(cuts) == sorted(set(cuts))
-    return ascending and len(cuts) >= 2 and cuts[0] == 0 and cuts[-1] == length
+def _fit(boundaries: Sequence[int], length: int) -> bool:
+    ascending = all(type(one) is int for one in boundaries) and list(boundaries) == sorted(set(boundaries))
+    return ascending and len(boundaries) >= 2 and boundaries[0] == 0 and boundaries[-1] == length
