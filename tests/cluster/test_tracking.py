@@ -125,7 +125,7 @@ def test_a_stages_run_holds_settings_metrics_and_lineage(runs: Path) -> None:
     assert params["make_cams.scales"] == "[0.5, 1.0]"
     assert params["make_cams.flip"] == "true"
     assert params["make_cams.note"] == "x" * 5999 + "…"
-    assert run.data.metrics == {"records.cam": 7.0, "per-class/cat_s": 0.25}
+    assert run.data.metrics == {"records.cam": 7.0, "per-class/cat_s": 0.25, "restarts": 0.0}
     assert tags["wsss.git_commit"] == "0123abc-dirty"
     assert tags["mlflow.source.git.commit"] == "0123abc"
     assert tags["wsss.upstream.train_classifier"] == "a" * 64
@@ -195,7 +195,8 @@ def test_a_delivery_that_broke_off_is_completed_not_repeated(runs: Path) -> None
     client.log_param(half, "evaluate.splits", '["val"]')
     tracker.stage_finished(PIPELINE, SCORED)
     run = stored(runs)["evaluate"]
-    assert (run.info.run_id, run.info.status, run.data.metrics) == (half, "FINISHED", {"mean_iou": 0.5})
+    metrics = {"mean_iou": 0.5, "restarts": 0.0}
+    assert (run.info.run_id, run.info.status, run.data.metrics) == (half, "FINISHED", metrics)
 
 
 def test_pipelines_of_a_sweep_are_nested_in_one_run(runs: Path) -> None:

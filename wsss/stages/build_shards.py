@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from shards.at_work import name_work
 from shards.cuts import Cuts, cuts_by_bytes, cuts_by_count, read_cuts, write_cuts
 from shards.layer import shard_name, split_of
 from shards.read_ahead import read_ahead
@@ -134,6 +135,9 @@ class BuildShards(DataSettings, Map):
                 return data.read(listed)
             except BadSampleError as error:
                 return Missing(key=listed.key, reason=str(error))
+            except Exception as error:
+                name_work(error, sample=listed.key)
+                raise
 
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
