@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.cluster.driver import run
+from tests.cluster.driver import run, start, wait_for
 from tests.cluster.tiny import SHARDS
 
 RAY = pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])
@@ -88,6 +89,26 @@ def test_loader_process_that_dies_says_at_which_example_and_the_training_resumes
         assert status == 0, printed
         assert not list((tmp_path / folder).glob(".*.tmp"))
     weights = [(tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("killed", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_training_with_loader_processes_whose_driver_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    stage, folder = {**FIT, "loader_workers": 2}, tmp_path / "killed"
+    process = start(folder, "fit", stage={**stage, "hang": True})
+    wait_for(folder / "died", process)
+    wait_for(folder / "checkpoints" / "latest.json", process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "a rank, and its loader's processes"
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    for path in (folder, tmp_path / "whole"):
+        status, printed = run(path, "fit", stage=stage)
+        assert status == 0, printed
+        assert not list(path.glob(".*.tmp"))
+    assert (folder / "starts.txt").read_text().count("start") == 2
+    weights = [(path / "weights.safetensors").read_bytes() for path in (folder, tmp_path / "whole")]
     assert weights[0] == weights[1]
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
+from shards.at_work import note
 from shards.layer import Layer
 from shards.reader import join_shard
 from shards.records import BadSampleError, Missing, Record, Sample
@@ -97,6 +98,7 @@ def _records(
     for of_size in by_size.values():
         for group in _batched(of_size, batch_images):
             places, together, images = zip(*group, strict=True)
+            note(sample=", ".join(cast(Sample, joined["samples"]).key for joined in together))
             made |= zip(places, make(together, images), strict=True)
     yield from (made[place] for place in range(len(window)))
 

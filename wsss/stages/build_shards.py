@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from shards.at_work import name_work
 from shards.class_report import class_lines, slip_lines
 from shards.layer import shard_name, split_of
 from shards.opened import opened
@@ -189,6 +190,9 @@ class BuildShards(DataSettings, DataStage):
                 return data.read(listed)
             except BadSampleError as error:
                 return Missing(key=listed.key, reason=str(error))
+            except Exception as error:
+                name_work(error, sample=listed.key)
+                raise
 
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
