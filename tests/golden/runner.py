@@ -101,7 +101,11 @@ def tars_of(instance: Any) -> dict[str, str]:
 
 def facts_of(instance: Any, failed: dict[str, str]) -> Facts:
     """What the comparison needs to know of a case."""
-    unread_settings = first_of("wsss.contract.settings:unread_settings", "wsss.settings:unread_settings")
+    unread_settings = first_of(
+        "wsss.contract.settings:inactive_settings",
+        "wsss.contract.settings:unread_settings",
+        "wsss.settings:unread_settings",
+    )
     stage = instance.stage
     return {
         "kind": stage.kind,
