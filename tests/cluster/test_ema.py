@@ -19,6 +19,8 @@ from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Outcome
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
 AVERAGED: dict[str, Any] = {**SETTINGS, "ema_decay": 0.4}
 

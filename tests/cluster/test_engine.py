@@ -19,6 +19,8 @@ from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.stage import Outcome
 from wsss.models.norm import freeze_batch_norm
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
 
 

@@ -14,7 +14,7 @@ from cluster.pool import ActorPool, PoolError
 from cluster.ray_session import connect
 from tests.cluster.tiny import die_once
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 class Worker:

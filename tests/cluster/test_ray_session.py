@@ -7,7 +7,7 @@ import ray
 
 from cluster.ray_session import connect
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_session_on_this_machine_is_its_own_where_ray_knows_of_another(monkeypatch: pytest.MonkeyPatch) -> None:

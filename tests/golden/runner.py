@@ -111,7 +111,8 @@ def facts_of(instance: Any, failed: dict[str, str]) -> Facts:
         "kind": stage.kind,
         "revisions": {one.stage.kind: one.stage.revision for one in lineage(instance)},
         "settings": {field.name: getattr(stage, field.name) for field in fields(stage)},
-        "unread": sorted(unread_settings(stage)),
+        # A setting that is off by its own value has that value all the same: the case covers it.
+        "unread": sorted(name for name, why in unread_settings(stage).items() if not why.startswith(f"{name} other")),
         "path": str(instance.path),
         "tars": {} if failed.get(instance.name) else tars_of(instance),
         "failed": failed.get(instance.name, ""),

@@ -12,6 +12,8 @@ from tests.golden.coverage import NOT_COVERED, uncovered
 from tests.golden.entries import Entry, Golden, fingerprint_of, words
 from tests.golden.packages import Run, given_settings, run_package
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_COMMIT = "ee5a0ff"
 FIRST_ENTRIES = "d0e2120b6460556e9bcd403b2ca907ad3afecaa0a7c5210fade0c3e1e3ced31e"

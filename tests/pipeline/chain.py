@@ -87,14 +87,14 @@ def pretend_trained(instance: Instance) -> None:
     instance.write_run_record(RunRecord(**names, **nothing))  # type: ignore[arg-type]
 
 
-WriteShard = Callable[[Layer, str, Iterable[Record | Missing]], ManifestEntry]
+WriteShard = Callable[..., ManifestEntry]
 
 
 def breaking(shard: str, stop: Callable[[], None]) -> WriteShard:
     """`write_shard`, with a stop after the second record of one shard."""
 
-    def write(layer: Layer, name: str, records: Iterable[Record | Missing]) -> ManifestEntry:
-        return write_shard(layer, name, interrupted(iter(records)) if name == shard else records)
+    def write(layer: Layer, name: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ManifestEntry:
+        return write_shard(layer, name, interrupted(iter(records)) if name == shard else records, made_on=made_on)
 
     def interrupted(records: Iterator[Record | Missing]) -> Iterator[Record | Missing]:
         yield next(records)

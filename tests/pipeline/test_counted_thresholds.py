@@ -15,6 +15,8 @@ from tuning.sweep_result import read_folds
 from tuning.sweep_trial import RESULT, SCORE, run_trial
 from wsss.ops.confusion import activation_rates
 
+pytestmark = pytest.mark.slow
+
 WALK = '[stages.evaluate_walk]\nkind = "evaluate"\ninputs = { records = "make_scores" }\nsplits = ["train", "val"]\n'
 SWEEP = """
 [sweep]

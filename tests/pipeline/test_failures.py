@@ -11,6 +11,8 @@ import pytest
 from tests.cluster.driver import run, start, wait_for
 from tests.cluster.tiny import SHARDS
 
+pytestmark = pytest.mark.slow
+
 RAY = pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])
 FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
 SHARD, KEY = SHARDS[1], f"{SHARDS[1]}-b"

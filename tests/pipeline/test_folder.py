@@ -13,6 +13,8 @@ from wsss.__main__ import main
 from wsss.pipeline.recipe import load_recipe
 from wsss.report.show_recipe import state_of
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Path(__file__).resolve().parents[2] / "tuning" / "recipes" / "folder.toml"
 NAMES = ["a [red]cat[/]", "Ba$$in", "x_1^2", "dog", ":bird:"]
 NUM_TRAIN, NUM_VAL = 8, 4

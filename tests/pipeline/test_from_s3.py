@@ -12,6 +12,8 @@ from tests.shards.object_store import BUCKET, Faults, object_store, proxy, put, 
 from wsss.contract.fit import weights_path
 from wsss.pipeline.recipe import Recipe, RecipeError
 
+pytestmark = pytest.mark.slow
+
 FROM_S3 = f"""[stages.build_shards]
 source = "shards"
 root = "s3://{BUCKET}/toy"

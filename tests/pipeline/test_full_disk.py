@@ -14,6 +14,8 @@ from tests.cluster.tiny import SHARDS
 from tests.small_disk import small_disk
 from wsss.contract.runtime import PipelineRecord
 
+pytestmark = pytest.mark.slow
+
 RAY = pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])
 MAP = {"big": 400_000}
 FIT = {"batch_size": 4, "num_epochs": 1, "learning_rate": 1e-4, "checkpoint_every": 1, "wide": True}

@@ -15,6 +15,8 @@ from wsss.contract.shard_times import FOLDER
 from wsss.plan.hardware import cluster_of
 from wsss.plan.plan import Plan, make_plan
 
+pytestmark = pytest.mark.slow
+
 
 def planned(runs: Path, *, measured: Path, images: str | None = None) -> Plan:
     """On one core, as the run was."""

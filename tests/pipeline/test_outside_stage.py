@@ -28,6 +28,8 @@ from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, ShardWorker
 
+pytestmark = pytest.mark.slow
+
 
 @settings
 class MyMaps(Map):

@@ -13,6 +13,8 @@ from wsss.pipeline.recipe import Recipe, RecipeError, supervision_behind
 from wsss.pipeline.run import RunSummary
 from wsss.report.contact_sheet import contact_sheet
 
+pytestmark = pytest.mark.slow
+
 SEMI = RECIPES / "semi.toml"
 
 

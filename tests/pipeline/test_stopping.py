@@ -12,6 +12,8 @@ import pytest
 from tests.cluster.driver import ROOT, run, start, terminate, wait_for
 from tests.cluster.tiny import SHARDS
 
+pytestmark = pytest.mark.slow
+
 STOPPED = "stopped; the same command resumes from here"
 FIT = {"batch_size": 4, "num_epochs": 2, "learning_rate": 0.05, "checkpoint_every": 1}
 MARKERS = {"map": "hangs", "reduce": "hangs", "fit": "died"}

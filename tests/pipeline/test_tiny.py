@@ -26,6 +26,8 @@ from wsss.report.results_table import result_rows
 from wsss.report.show_recipe import state_of
 from wsss.stages.evaluation.check_submission import check_submission, expected_images
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = [
     "build_shards", "make_cams", "make_seeds", "make_scores", "make_pseudo_labels", "make_instance_labels",
@@ -59,7 +61,8 @@ def test_every_instance_ran_once_and_left_what_it_should(finished: Finished) -> 
     for name in LAYERS:
         splits = {"train": 16.0, "val": 8.0} if name != "predict" else {"val": 8.0}
         expected = {f"records.{split}": count for split, count in splits.items()} | {"records.missing": 0.0}
-        assert summary.records[name].metrics == expected
+        found = summary.records[name].metrics
+        assert {metric: value for metric, value in found.items() if not metric.startswith("masks.")} == expected
     leftovers = [path for path in recipe.runtime.runs.rglob("*") if path.name.endswith(".tmp")]
     assert not leftovers
 

@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cluster.driver import run, start, wait_for
 from tests.cluster.tiny import SHARDS
+
+pytestmark = pytest.mark.slow
 
 STAGE = {"wait_in": SHARDS[2]}
 
