@@ -11,7 +11,7 @@ DEFAULT := not extended and not gpu
 QUICK := $(DEFAULT) and not ray and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all lint bench clean
+.PHONY: help demo check test test-extended test-all lint bench clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +38,9 @@ check: $(VENV)/.installed  ## Quick tests, without Ray: 3 minutes on 2 cores
 
 test: $(VENV)/.installed  ## The tests that CI runs: 15 minutes on 2 cores
 	$(BIN)/python -m pytest -m "$(DEFAULT)"
+
+test-extended: $(VENV)/.installed  ## The tests that `make test` leaves out: long runs, other environments, GPUs
+	$(BIN)/python -m pytest -m "not ($(DEFAULT))"
 
 test-all: $(VENV)/.installed  ## Every test; what this machine cannot run is named at the end as NOT RUN
 	$(BIN)/python -m pytest
