@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cluster.new_database import make_whole
+from cluster.new_database import create_atomically
 from cluster.outbox import Event, Outbox, RejectedError
 from cluster.tracking_address import restore_command, tracking_uri, without_stray_folders
 from shards.file_system_errors import FileSystemError
@@ -74,7 +74,7 @@ def connect(uri: str) -> MlflowClient:
 
         # MLflow offers no setting for this: ten attempts at a database that is down would hold a stage for 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
-        make_whole(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
+        create_atomically(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
     with without_stray_folders(uri):
         return MlflowClient(tracking_uri=uri)
 

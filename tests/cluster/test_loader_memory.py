@@ -56,7 +56,7 @@ def test_batches_are_whole_and_their_memory_is_used_again() -> None:
     kept = []
     for batch in loader(Numbered(), workers=WORKERS):
         places.add(batch["image"].data_ptr())
-        kept.append(shared.taken(batch, batch))
+        kept.append(shared.copy_reused(batch, batch))
     assert len(places) <= WORKERS * (AHEAD + 1) < len(kept)
     for number, batch in enumerate(kept):
         expected = torch.arange(4 * number, 4 * number + 4)
@@ -67,7 +67,7 @@ def test_batches_are_whole_and_their_memory_is_used_again() -> None:
 
 def test_another_shape_finds_a_place_of_its_own() -> None:
     shared = SharedMemory()
-    kept = [shared.taken(batch, batch)["image"] for batch in loader(Numbered(wider=32), workers=1)]
+    kept = [shared.copy_reused(batch, batch)["image"] for batch in loader(Numbered(wider=32), workers=1)]
     assert [image.shape[-1] for image in kept] == [200] * 8 + [240] * 8
     assert [float(image[0, 0, 0, 0]) for image in kept] == [4.0 * number for number in range(16)]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cluster import shared_memory
-from cluster.batches import _explained
+from cluster.batches import _explain_shared_memory_errors
 from cluster.shared_memory import SharedMemoryError, is_about_room, require_room
 
 EXAMPLE = {"image": torch.zeros(3, 200, 200), "number": torch.zeros(1), "key": "a"}
@@ -55,7 +55,7 @@ def test_a_loader_that_runs_out_of_it_says_so(words: str, workers: int, translat
         yield {"image": 1}
         raise RuntimeError(words)
 
-    stream = _explained(batches(), workers=workers)  # type: ignore[arg-type]
+    stream = _explain_shared_memory_errors(batches(), workers=workers)  # type: ignore[arg-type]
     assert next(stream) == {"image": 1}
     with pytest.raises(SharedMemoryError if translated else RuntimeError) as caught:
         next(stream)
