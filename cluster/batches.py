@@ -58,7 +58,7 @@ class RankBatches:
         self._folder = folder
         self._examples, self._stage, self._rank, self._world_size = examples, stage, rank, world_size
         self._device, self._shared = device, SharedMemory()
-        # With oversampling, epochs can differ by a few examples. The learning-rate schedule needs all lengths in advance.
+        # Oversampling can make epochs differ by a few examples, and the schedule needs all lengths in advance.
         self.num_draws = [examples.num_draws(epoch) for epoch in range(stage.num_epochs)]
         self.steps = [num_batches(number, global_batch=stage.batch_size) for number in self.num_draws]
         self._planned: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -121,7 +121,7 @@ class RankBatches:
         return self._planned[epoch]
 
     def _split(self, epoch: int, batch: int) -> Iterator[_Share]:
-        """This rank's micro-batches of a batch. Rank 0 gets examples first: if it has none for one, all ranks omit it."""
+        """This rank's micro-batches of a batch. Those for which rank 0 has no examples are left out on all ranks."""
         stage, world_size = self._stage, self._world_size
         deal = {"batch": batch, "global_batch": stage.batch_size, "world_size": world_size}
         order, seen = self._plan(epoch)
@@ -136,7 +136,7 @@ class RankBatches:
         return MicroBatch(self._on_device(batch), present, faults)
 
     def allowed_faults(self, epoch: int) -> int:
-        """How many examples of an epoch may be unreadable: the share `max_unreadable`, but at least one unless it is 0."""
+        """How many examples of an epoch may be unreadable: `max_unreadable` of them, at least one unless it is 0."""
         share = self._stage.max_unreadable
         return max(1, int(share * self.num_draws[epoch])) if share else 0
 
@@ -160,7 +160,7 @@ def _explain_shared_memory_errors(batches: Iterator[dict[str, Any]], *, workers:
 
 
 def _channels_last(value: Any) -> Any:
-    """Feature maps in the memory format that convolutions use. Weights are not converted: DeepSpeed views them as bytes."""
+    """Feature maps in channels-last order, for convolutions. Weights stay: DeepSpeed views them as bytes."""
     is_map = isinstance(value, torch.Tensor) and value.ndim == 4
     return value.to(memory_format=torch.channels_last) if is_map else value
 

@@ -108,8 +108,8 @@ def last_step(folder: Path) -> int | None:
 def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> TrainingState:
     """Load the latest checkpoint into the engine and the average; a new state if there is none.
 
-    Raises: ValueError if the pointer is not readable, or if a ZeRO checkpoint was written with another world size, since
-    it is partitioned over the ranks; RuntimeError if the checkpoint does not load.
+    Raises: ValueError if the pointer is not readable, or if a ZeRO checkpoint, which is partitioned over the ranks, was
+    written with another world size; RuntimeError if the checkpoint does not load.
     """
     try:
         pointer = json.loads((folder / POINTER).read_bytes())
@@ -124,7 +124,7 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
     if world_size not in (None, dist.get_world_size()) and engine.zero_optimization_stage() > 0:
         raise ValueError(
             f"the checkpoint in {folder} was written by {world_size} ranks, and this training has "
-            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} a checkpoint is partitioned over its ranks; "
+            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} each rank has its own part; "
             f"set world_size = {world_size}, or delete {folder} to train from the start"
         )
     loaded, _ = engine.load_checkpoint(str(folder), tag=tag)

@@ -93,7 +93,7 @@ class _Trainer:
         self.last_progress = 0.0
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
-        """Synchronise norms if the task asks for it; returns the layers that need to know whether their rank is present."""
+        """Synchronise norms if the task asks for it. Returns the layers that need `present` to be set."""
         if self.place.world_size == 1 or not getattr(self.task, "synchronise_norms", False):
             return []
         if self.device.type == "cuda" and self.batches.are_full:
@@ -206,7 +206,7 @@ class _Trainer:
             write_bytes(path, "\n".join([f"loss {loss} at step {self.state.step}", *names, ""]).encode())
         examples = ", ".join(names[:_NUM_NAMED_KEYS]) or "unnamed examples"
         raise TrainingDivergedError(
-            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {examples}; all keys are listed "
+            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {examples}; all keys are "
             f"in {path}); {self._last_checkpoint()}; try a lower learning_rate"
         )
 

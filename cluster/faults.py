@@ -49,7 +49,7 @@ def readable_example(examples: TrainingSet, draw: Draw) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FaultLog:
-    """One rank's list of unreadable examples, a text file in the instance's folder. A line: epoch, step, example, cause."""
+    """One rank's text file of unreadable examples. Each line has the epoch, step, example and cause."""
 
     path: Path
 

@@ -20,7 +20,7 @@ POLL_SECONDS = 0.5
 
 
 def write_progress(folder: Path, *, step: int, num_steps: int, state: str) -> None:
-    """Called by rank 0 at intervals. The file is replaced atomically, but not flushed to disk, which would delay training.
+    """Called by rank 0 at intervals. Atomic, but without a flush to disk, which would delay training.
 
     If it cannot be written the training continues; saving the next checkpoint reports the error.
     """

@@ -1,4 +1,4 @@
-"""Loader processes, which read and augment for a rank, are forked from a server that has already imported their modules.
+"""A server from which a rank's loader processes are forked, with their modules already imported.
 
 A spawned loader process would import torch and albumentations itself, which takes seconds of CPU time per process. A
 process forked from the rank could inherit a lock held by one of the rank's threads. The server is one process per rank
@@ -32,7 +32,7 @@ def start_loader_server() -> None:
 def end_with_rank(worker: int) -> None:
     """Called in a loader's process: exit when the rank ends for any reason.
 
-    torch's own watchdog checks for a changed parent. Here the parent is the server, which lives as long as its children.
+    torch's own watchdog waits for the parent to change. Here the parent is the server, which outlives its children.
     """
     rank = multiprocessing.parent_process()
     assert rank is not None, "must be called in a process started by the loader"

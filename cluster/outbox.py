@@ -23,7 +23,7 @@ class RejectedError(ValueError):
 
 
 class Outbox:
-    """A folder of JSON files, oldest first by name. Several processes may share it; only one of them sends at a time."""
+    """A folder of JSON files, sorted by age. Several processes may share it; only one of them sends at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -194,9 +194,7 @@ class ActorPool:
             run.attempts[slot.shard] += 1
             if run.attempts[slot.shard] >= MAX_ATTEMPTS:
                 raise PoolError(
-                    run.with_deaths(
-                        failure, f"{MAX_ATTEMPTS} actors died while working on it, so it is not tried again; the last"
-                    )
+                    run.with_deaths(failure, f"{MAX_ATTEMPTS} actors died while working on it; the last")
                 ) from error
             run.pending.appendleft(slot.shard)
         index = self._slots.index(slot)

@@ -121,17 +121,15 @@ class RayRuntime:
 
     def _num_actors(self) -> int:
         """The setting, or as many as fit into the cluster now; at least one, so that an autoscaler sees a demand."""
-        settings, resources = self._settings, ray.cluster_resources()
-        if settings.actor_gpus and self._address is None and settings.actor_gpus > resources.get("GPU", 0.0):
+        settings, found = self._settings, ray.cluster_resources()
+        if settings.actor_gpus and self._address is None and settings.actor_gpus > found.get("GPU", 0.0):
             raise ValueError(
-                f"runtime.actor_gpus = {settings.actor_gpus}, but this machine has {resources.get('GPU', 0.0):.0f} GPUs; "
+                f"runtime.actor_gpus = {settings.actor_gpus}, but this machine has {found.get('GPU', 0.0):.0f} GPUs; "
                 "set it to 0 to work on CPUs"
             )
         if settings.num_actors:
             return settings.num_actors
-        num_fitting = (
-            resources.get("GPU", 0.0) / settings.actor_gpus if settings.actor_gpus else resources.get("CPU", 0.0)
-        )
+        num_fitting = found.get("GPU", 0.0) / settings.actor_gpus if settings.actor_gpus else found.get("CPU", 0.0)
         return max(1, math.floor(num_fitting))
 
     def _make_actor(self) -> Any:

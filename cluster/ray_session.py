@@ -73,7 +73,7 @@ def connect(address: str | None) -> bool:
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster answers at {address} ({error}); "
-            "use --on auto on one of its nodes, --on HOST:PORT or --on ray://HOST:10001; --on ray uses this machine only"
+            "use auto on one of its nodes, HOST:PORT or ray://HOST:10001; --on ray uses this machine only"
         ) from error
     return True
 
@@ -106,7 +106,7 @@ def _check_reachable(address: str) -> None:
 def thread_environment(threads: int) -> dict[str, dict[str, str]]:
     """The runtime environment of a worker with this many threads.
 
-    Ray itself sets one thread per reserved CPU. Without a runtime environment it can reuse a process that it has already
-    started.
+    Ray itself sets one thread per reserved CPU. Without a runtime environment it can reuse a process that is
+    already running.
     """
     return {} if threads == 1 else {"env_vars": {"OMP_NUM_THREADS": str(threads)}}

@@ -44,7 +44,7 @@ class SynchronisedBatchNorm(nn.Module):
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
         self.present = True
-        """False on a rank that runs a dummy forward pass: its batch is normalised, but not included in the statistics."""
+        """False during a dummy forward pass: this rank's batch is normalised, but not included in the statistics."""
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
