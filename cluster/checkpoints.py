@@ -124,7 +124,7 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
     if world_size not in (None, dist.get_world_size()) and engine.zero_optimization_stage() > 0:
         raise ValueError(
             f"the checkpoint in {folder} was written by {world_size} ranks, and this training has "
-            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} each rank has its own part; "
+            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} every rank stores a part; "
             f"set world_size = {world_size}, or delete {folder} to train from the start"
         )
     loaded, _ = engine.load_checkpoint(str(folder), tag=tag)

@@ -262,7 +262,8 @@ class _Trainer:
             metrics = found.outcome.metrics
             if math.isnan(found.score):
                 raise ValueError(
-                    f"{self.instance.name}: the validation score is not a number; check that the validation split has labelled images"
+                    f"{self.instance.name}: the validation score is not a number; "
+                    "check that the validation images have labels"
                 )
             if self.state.best_score is None or found.score > self.state.best_score:
                 self.state.best_score, self.state.best_step = found.score, self.state.step

@@ -102,7 +102,7 @@ class DeletedExperimentError(RuntimeError):
 
 
 class MlflowTracker:
-    """Reports finished stages to MLflow. Records that cannot be delivered wait in `runs/outbox` and are sent later, once.
+    """Reports finished stages to MLflow. What cannot be delivered waits in `runs/outbox` and is sent later, once.
 
     Delivery is tried when a stage finishes (after a failure only once a pause is over), when a pipeline finishes, on
     `flush`, and when a tracker is created, for records that an earlier process could not deliver.
@@ -179,7 +179,7 @@ class MlflowTracker:
 
 
 class _Writer:
-    """Turns events into runs. An event may be delivered again after it was written partly: each step checks what exists."""
+    """Turns events into runs. An event may come again after it was written partly, so each step checks what exists."""
 
     def __init__(self, client: MlflowClient, *, artifacts: Path, console: Console) -> None:
         self._client = client

@@ -35,7 +35,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def open_command(uri: str, *, runs: Path) -> str:
-    """The shell command that shows the runs in a browser; a server that it starts is reachable from this machine only."""
+    """The shell command that shows the runs in a browser; a server that it starts listens on this machine only."""
     address = tracking_uri(uri, runs=runs)
     if address.startswith(("http://", "https://")):
         return f"python -m webbrowser -t {shlex.quote(address)}"

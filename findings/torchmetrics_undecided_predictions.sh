@@ -12,7 +12,7 @@
 #   matrix[3, 3] = 3, matrix[4, 54] = 1, all cells together 4
 #   IoU of class 3: 1.0 (correct: 0.75); mean IoU 0.333 (over the classes 3, 4 and 54)
 #
-# Exit status: 0 if torchmetrics still behaves this way, otherwise not 0. Needs Python 3.11 or 3.12 and a package index, or uv.
+# Exit status: 0 if it still behaves this way, otherwise not 0. Needs Python 3.11 or 3.12 and a package index, or uv.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

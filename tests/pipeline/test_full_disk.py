@@ -94,7 +94,7 @@ def test_record_that_mlflow_cannot_store_waits_and_arrives(tmp_path: Path) -> No
         disk.empty()
         disk.fill(leave=150_000)  # room for the record, none for the database
         tracker.stage_finished(PipelineRecord("r", "p"), record)
-        assert len(printed) == 2 and "takes no records" in printed[1] and "1 of them wait in" in printed[1]
+        assert len(printed) == 2 and "cannot be written to" in printed[1] and "1 records wait in" in printed[1]
         disk.empty()
         assert tracker.flush()
         assert not list((disk.path / "outbox").glob("*.json"))
