@@ -103,7 +103,7 @@ class RankBatches:
             yield [self._micro_batch(next(loaded), present) for _, present in step]
 
     def _shares(self, first: int) -> Iterator[list[_Share]]:
-        """What this rank computes in every step after step `first`."""
+        """This rank's share of every step after step `first`."""
         step = 0
         for epoch, steps in enumerate(self.steps):
             for batch in range(max(0, min(first - step, steps)), steps):

@@ -111,12 +111,12 @@ class _Trainer:
                 self._run_epoch(epoch, end, steps)
         self._finish()
 
-    def _run_epoch(self, epoch: int, end: int, micro_batches: Iterator[list[MicroBatch]]) -> None:
+    def _run_epoch(self, epoch: int, end: int, remaining_steps: Iterator[list[MicroBatch]]) -> None:
         begun, first = time.monotonic(), self.state.step
         state = self.state
         while state.step < end:
             note(step=str(state.step + 1), sample="")
-            terms = self._step(next(micro_batches), epoch)
+            terms = self._step(next(remaining_steps), epoch)
             state.step += 1
             state.faults += round(terms.pop("faults"))
             if state.faults > (allowed := self.batches.allowed_faults(epoch)):
@@ -274,8 +274,8 @@ class _Trainer:
     def _whole_network(self) -> torch.nn.Module | None:
         """The network with whole parameters on rank 0, None on the other ranks. All ranks must call it together.
 
-        A moving average is loaded into a separate network, so that the trained one is not changed. Gathered ZeRO 3
-        weights are as well: the trained network's hooks would wait for the other ranks at every layer.
+        A moving average is loaded into a separate network, so that the trained one is not changed. So are gathered
+        ZeRO 3 weights, because the trained network's hooks would wait for the other ranks at every layer.
         """
         import deepspeed
 

@@ -19,7 +19,7 @@ COLLECTIVE_SECONDS = 7200
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Which rank this process is, and what it may use."""
+    """This process's rank and the resources that it may use."""
 
     rank: int
     world_size: int

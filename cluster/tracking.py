@@ -159,7 +159,7 @@ class MlflowTracker:
         try:
             self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
         except (OSError, FileSystemError) as error:
-            self._say(f"a record for MLflow waits for the next run of this recipe: {error}")
+            self._say(f"a record for MLflow could not be saved; the next run of this recipe reports it again: {error}")
 
     def _wait(self, error: Exception) -> None:
         self._writer = None
@@ -168,8 +168,8 @@ class MlflowTracker:
             if not isinstance(error, DeletedExperimentError):
                 reason = reason[:300]
             self._say(
-                f"MLflow at {self._uri} cannot be written to ({reason}); the run continues, "
-                f"{len(self._outbox.waiting())} records wait in {self._outbox.folder}"
+                f"MLflow at {self._uri} cannot be written to ({reason}); the run continues. "
+                f"Records waiting in {self._outbox.folder}: {len(self._outbox.waiting())}"
             )
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
         self._paused_until = time.monotonic() + self._pause

@@ -38,9 +38,8 @@ def test_cause(error: RayActorError, crash: CrashReport, kernel_killed: bool, ca
 
 
 def test_memory_that_ray_freed() -> None:
-    assert death_cause(OutOfMemoryError("x"), crash=NOTHING, kernel_killed=False).startswith(
-        "out of memory: killed by Ray"
-    )
+    cause = death_cause(OutOfMemoryError("x"), crash=NOTHING, kernel_killed=False)
+    assert cause.startswith("out of memory: killed by Ray")
 
 
 @pytest.mark.parametrize(

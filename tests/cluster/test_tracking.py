@@ -80,8 +80,8 @@ def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_tracker(runs: Path, *, uri: str = "") -> tuple[MlflowTracker, io.StringIO]:
-    said = io.StringIO()
-    return MlflowTracker(uri=uri, runs=runs, console=Console(file=said, width=1000)), said
+    output = io.StringIO()
+    return MlflowTracker(uri=uri, runs=runs, console=Console(file=output, width=1000)), output
 
 
 def all_runs(uri: str) -> list[Run]:
@@ -99,10 +99,10 @@ def stored(runs: Path) -> dict[str, Run]:
 
 
 def test_stages_are_runs_nested_in_their_pipelines_run(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     tracker.stage_finished(PIPELINE, SCORED)
-    assert said.getvalue() == ""
+    assert output.getvalue() == ""
     assert not list((runs / "outbox").glob("*.json"))
     by_name = stored(runs)
     assert set(by_name) == {"toy ffffffff", "make_cams", "evaluate"}
@@ -143,7 +143,7 @@ def test_a_version_is_not_logged_as_a_commit(runs: Path) -> None:
 def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path) -> None:
     picture = tmp_path / "sheet.png"
     picture.write_bytes(b"not really a picture")
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, replace(SCORED, artifacts={"sheet": str(picture), "gone": str(tmp_path / "gone")}))
     run = stored(runs)["evaluate"]
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -154,7 +154,7 @@ def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path
     }
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "per_class.json", "type": "table"}]
     assert (folder / "sheet.png").read_bytes() == b"not really a picture"
-    assert "the artifact gone (" in said.getvalue()
+    assert "the artifact gone (" in output.getvalue()
 
 
 def test_the_end_of_a_pipeline_is_recorded_on_its_run(runs: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_end_of_a_pipeline_is_recorded_on_its_run(runs: Path, tmp_path: Path
 
 def test_a_second_run_of_the_same_recipe_adds_nothing(runs: Path) -> None:
     for _ in range(2):
-        tracker, _said = make_tracker(runs)
+        tracker, _output = make_tracker(runs)
         tracker.stage_finished(PIPELINE, CAMS)
         tracker.stage_finished(PIPELINE, SCORED)
         tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {})
@@ -238,11 +238,11 @@ def test_trackers_of_concurrent_trials_make_each_run_once(runs: Path) -> None:
 
 
 def test_a_record_that_mlflow_rejects_does_not_block_the_next(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, replace(CAMS, settings={"x" * 9000: 1}))
     tracker.stage_finished(PIPELINE, SCORED)
     assert "evaluate" in stored(runs)
-    assert "MLflow rejected a record" in said.getvalue()
+    assert "MLflow rejected a record" in output.getvalue()
     assert len(list((runs / "outbox" / "rejected").glob("*.json"))) == 1
 
 
@@ -287,19 +287,19 @@ def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(runs: Pa
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     own = tmp_path / "own"
-    tracker, said = make_tracker(own, uri=uri)
+    tracker, output = make_tracker(own, uri=uri)
     began = time.monotonic()
     tracker.stage_finished(PIPELINE, CAMS)
     tracker.stage_finished(PIPELINE, SCORED)
     tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {"sheet": str(picture)})
     assert time.monotonic() - began < 20
-    assert said.getvalue().count("\n") == 1, "one line, however often it fails"
-    assert "cannot be written to" in said.getvalue()
+    assert output.getvalue().count("\n") == 1, "one line, however often it fails"
+    assert "cannot be written to" in output.getvalue()
     assert len(list((own / "outbox").glob("*.json"))) == 3
     assert not tracker.flush()
     with mlflow_server(runs, port=port):
-        other, greeting = make_tracker(own, uri=uri)  # the next run's tracker delivers the records of the first one
-        assert greeting.getvalue() == "3 records of earlier runs are now in MLflow\n"
+        other, other_output = make_tracker(own, uri=uri)  # the next run's tracker delivers the records of the first one
+        assert other_output.getvalue() == "3 records of earlier runs are now in MLflow\n"
         other.stage_finished(PIPELINE, SCORED)
         assert tracker.flush()
         found = all_runs(uri)
@@ -311,10 +311,10 @@ def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(runs: Pa
 
 
 def test_after_a_failure_stages_do_not_try_again_until_the_pause_is_over(tmp_path: Path) -> None:
-    tracker, said = make_tracker(tmp_path / "runs", uri=f"sqlite:///{tmp_path}")  # a folder is not a database
+    tracker, output = make_tracker(tmp_path / "runs", uri=f"sqlite:///{tmp_path}")  # a folder is not a database
     began = time.monotonic()
     tracker.stage_finished(PIPELINE, CAMS)
-    assert "cannot be written to" in said.getvalue()
+    assert "cannot be written to" in output.getvalue()
     assert time.monotonic() - began < 20, "MLflow's own attempts at a database take 100 s"
     began = time.monotonic()
     tracker.stage_finished(PIPELINE, SCORED)
@@ -389,9 +389,9 @@ def test_runs_folders_of_any_name(odd_folder: Path, tmp_path: Path, monkeypatch:
     picture = tmp_path / "sheet.png"
     picture.write_bytes(b"not really a picture")
     before = {path.name for path in tmp_path.iterdir()}
-    tracker, said = make_tracker(odd_folder)
+    tracker, output = make_tracker(odd_folder)
     tracker.stage_finished(PIPELINE, replace(SCORED, artifacts={"sheet": str(picture)}))
-    assert said.getvalue() == ""
+    assert output.getvalue() == ""
     assert {path.name for path in tmp_path.iterdir()} == before, "no other folder is created"
     assert len(list((odd_folder / "mlartifacts").rglob("sheet.png"))) == 1
 
@@ -416,7 +416,7 @@ def test_an_ordinary_path_is_unchanged_in_its_uri() -> None:
 
 def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_restored(runs: Path) -> None:
     uri = f"sqlite:///{runs / 'mlflow.db'}"
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     client = connect(uri)
     experiment = client.get_experiment_by_name("wsss")
@@ -424,10 +424,10 @@ def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_rest
     client.delete_experiment(experiment.experiment_id)
 
     tracker.stage_finished(PIPELINE, SCORED)  # a tracker that has already written there
-    assert "experiments restore --experiment-id " + experiment.experiment_id in said.getvalue()
-    assert uri in said.getvalue()
-    _, said_by_another = make_tracker(runs)  # and one that has not written there yet
-    assert "experiments restore --experiment-id" in said_by_another.getvalue()
+    assert "experiments restore --experiment-id " + experiment.experiment_id in output.getvalue()
+    assert uri in output.getvalue()
+    _, other_output = make_tracker(runs)  # and one that has not written there yet
+    assert "experiments restore --experiment-id" in other_output.getvalue()
     assert len(Outbox(runs / "outbox").waiting()) == 1 and not (runs / "outbox" / "rejected").exists()
 
     client.restore_experiment(experiment.experiment_id)
@@ -436,24 +436,24 @@ def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_rest
 
 
 def test_records_go_to_a_new_experiment_after_the_old_one_was_renamed(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     client = connect(f"sqlite:///{runs / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("wsss")
     assert experiment is not None
     client.rename_experiment(experiment.experiment_id, "before")
     make_tracker(runs)[0].stage_finished(PIPELINE, SCORED)
-    assert set(stored(runs)) == {"toy ffffffff", "evaluate"} and said.getvalue() == ""
+    assert set(stored(runs)) == {"toy ffffffff", "evaluate"} and output.getvalue() == ""
 
 
 @pytest.mark.slow  # SQLite and MLflow retry for 20 seconds
 def test_records_wait_while_the_database_is_locked(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     with sqlite3.connect(runs / "mlflow.db") as other:
         other.execute("BEGIN EXCLUSIVE")
         tracker.stage_finished(PIPELINE, SCORED)
-        assert len(Outbox(runs / "outbox").waiting()) == 1 and "locked" in said.getvalue()
+        assert len(Outbox(runs / "outbox").waiting()) == 1 and "locked" in output.getvalue()
         other.rollback()
     assert tracker.flush() and not (runs / "outbox" / "rejected").exists()
     assert "evaluate" in stored(runs)
