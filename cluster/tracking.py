@@ -159,7 +159,7 @@ class MlflowTracker:
         try:
             self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
         except (OSError, FileSystemError) as error:
-            self._say(f"a record for MLflow could not be saved; the next run of this recipe reports it again: {error}")
+            self._say(f"a record for MLflow will be written by the next run of this recipe: {error}")
 
     def _wait(self, error: Exception) -> None:
         self._writer = None
