@@ -1,1 +1,1 @@
-"""Where does it run? Runtimes, the training engine, checkpoints and tracking."""
+"""Execution: runtimes (local and Ray), the training engine, checkpoints and experiment tracking."""

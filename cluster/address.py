@@ -1,4 +1,4 @@
-"""The option `--on`: where a recipe runs. Checked without importing Ray, which takes seconds."""
+"""The option `--on`: where a recipe runs. The check does not import Ray, since that takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _CLUSTER = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d
 
 
 def check_address(address: str) -> None:
-    """Raise ValueError where this cannot be the address of a Ray cluster."""
+    """Raise ValueError if `address` does not have the form of a Ray cluster's address."""
     if not _CLUSTER.fullmatch(address):
         raise ValueError(
             f"--on {address}: allowed are ray (this machine), local (without Ray), auto (on a node of a cluster), "
@@ -17,11 +17,11 @@ def check_address(address: str) -> None:
 
 
 def check_place(place: str) -> None:
-    """Raise ValueError for a value that `--on` does not take."""
+    """Raise ValueError if `place` is not a valid value of `--on`."""
     if place not in ("ray", "local"):
         check_address(place)
 
 
 def connecting_line(place: str) -> str:
-    """What to say before Ray is imported and a session starts, which may take up to a minute together."""
+    """The message to print before Ray is imported and started; together they may take up to a minute."""
     return "starting Ray on this machine …" if place in ("ray", "local") else f"connecting to Ray at {place} …"

@@ -1,11 +1,11 @@
-"""Checkpoints of a training in progress: DeepSpeed's own files, and a pointer that is only ever whole.
+"""Checkpoints of a training in progress: DeepSpeed's own files, and a pointer that is replaced atomically.
 
-    checkpoints/step-00000120/     what DeepSpeed writes (its pickles are read from the run's own folder only)
-    checkpoints/best-00000080.safetensors    weights of the best validation, where a training validates
-    checkpoints/average-00000120.safetensors    moving average of the weights, where a training keeps one
+    checkpoints/step-00000120/     written by DeepSpeed (its pickles are read from the run's own folder only)
+    checkpoints/best-00000080.safetensors    weights of the best validation, if the training validates
+    checkpoints/average-00000120.safetensors    moving average of the weights, if ema_decay is set
     checkpoints/latest.json        written after every rank has finished writing; the step and the history so far
 
-A folder that no pointer names is a half-written leftover and is overwritten.
+A checkpoint folder that the pointer does not name is incomplete and is overwritten.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ POINTER = "latest.json"
 
 @dataclass
 class TrainingState:
-    """Where a training stands."""
+    """Progress of a training, as stored in a checkpoint."""
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row per finished epoch."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Loss and terms, added up over the steps of the epoch that is under way."""
+    """Loss and terms, summed over the steps of the current epoch."""
     faults: int = 0
-    """Examples of that epoch that could not be read."""
+    """Examples of the current epoch that could not be read."""
     best_score: float | None = None
-    """Of the best validation so far."""
+    """Score of the best validation so far."""
     best_step: int = 0
-    """Its step; its weights lie in `best_path`."""
+    """Step of the best validation; its weights are stored in `best_path`."""
 
 
 def best_path(folder: Path, state: TrainingState) -> Path:
@@ -62,9 +62,9 @@ def weights_of(network: torch.nn.Module) -> bytes:
 
 
 def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage | None = None) -> None:
-    """Save on all ranks; the pointer moves when all have written, and the checkpoint before it is removed.
+    """Save on all ranks. The pointer is updated after all have written; then the previous checkpoint is removed.
 
-    Raises: FileSystemError where the disk is full or the like; the checkpoint before is whole then.
+    Raises: FileSystemError if the disk is full or the like; the previous checkpoint is then still complete.
     """
     tag = f"step-{state.step:08d}"
     _save_engine(engine, folder, tag)
@@ -73,7 +73,7 @@ def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage
         if average is not None:
             write_bytes(average_path(folder, state), average.to_bytes(), what="the moving average of a checkpoint")
         pointer = json.dumps({"tag": tag, "world_size": dist.get_world_size(), **asdict(state)}).encode()
-        write_bytes(folder / POINTER, pointer, what="which checkpoint is the last")
+        write_bytes(folder / POINTER, pointer, what="the pointer to the latest checkpoint")
         for old in folder.glob("step-*"):
             if old.name != tag:
                 shutil.rmtree(old, ignore_errors=True)
@@ -89,16 +89,16 @@ def _save_engine(engine: Any, folder: Path, tag: str) -> None:
         with writing(folder / tag, what=what):
             engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
     except Exception as error:
-        # torch says "file write failed" and no more.
-        told = error if isinstance(error, FileSystemError) else why_not_writable(folder, what=what)
+        # torch only says "file write failed".
+        explained = error if isinstance(error, FileSystemError) else why_not_writable(folder, what=what)
         shutil.rmtree(folder / tag, ignore_errors=True)
-        if told is None or told is error:
+        if explained is None or explained is error:
             raise
-        raise told from error
+        raise explained from error
 
 
 def last_step(folder: Path) -> int | None:
-    """The step of the checkpoint that `restore` would load, None where there is none."""
+    """The step of the checkpoint that `restore` would load, None if there is none."""
     try:
         return int(json.loads((folder / POINTER).read_bytes())["step"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
@@ -106,10 +106,10 @@ def last_step(folder: Path) -> int | None:
 
 
 def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> TrainingState:
-    """Load the latest checkpoint into the engine and the average; a fresh state where there is none.
+    """Load the latest checkpoint into the engine and the average; a new state if there is none.
 
-    Raises: ValueError where the pointer is not readable, or another number of ranks wrote a checkpoint of ZeRO's, which
-    lies in as many shares; RuntimeError where the checkpoint does not load.
+    Raises: ValueError if the pointer is not readable, or if a ZeRO checkpoint, which is partitioned over the ranks, was
+    written with another world size; RuntimeError if the checkpoint does not load.
     """
     try:
         pointer = json.loads((folder / POINTER).read_bytes())
@@ -124,7 +124,7 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
     if world_size not in (None, dist.get_world_size()) and engine.zero_optimization_stage() > 0:
         raise ValueError(
             f"the checkpoint in {folder} was written by {world_size} ranks, and this training has "
-            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} their shares do not fit; "
+            f"{dist.get_world_size()}: with zero_stage = {engine.zero_optimization_stage()} every rank stores a part; "
             f"set world_size = {world_size}, or delete {folder} to train from the start"
         )
     loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
@@ -136,7 +136,7 @@ def restore(engine: Any, folder: Path, average: MovingAverage | None = None) -> 
 
 
 def with_history(outcome: Outcome, state: TrainingState) -> Outcome:
-    """The outcome with the last epoch's figures, and the row of every epoch."""
+    """The outcome with the last epoch's metrics, and a table with one row per epoch."""
     skipped = ("epoch", "step", *outcome.metrics)
     last = {f"train.{name}": float(value) for name, value in state.history[-1].items() if name not in skipped}
     if state.best_score is not None:

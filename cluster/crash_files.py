@@ -1,9 +1,9 @@
-"""What a worker leaves for whoever has to explain its death: its notes, and Python's report of a crash.
+"""Files from which a worker's death can be explained: notes on its work, and Python's report of a crash.
 
 While it works on an instance, a process keeps two files open in the instance's folder, hidden and named by host and
-process. What is being worked on is written into the first (`shards.at_work`); Python's fault handler writes into the
-second where every thread stood at a segmentation fault or the like, or when work on one shard took too long. A process
-that ends well removes both; `shards.files.remove_leftovers` removes what is left.
+process. The first contains notes on its current work (`shards.at_work`). Python's fault handler writes the stack of
+every thread into the second at a segmentation fault or the like, or when work on one shard takes too long. A process
+that exits normally removes both; `shards.files.remove_leftovers` removes those of other processes.
 """
 
 from __future__ import annotations
@@ -28,33 +28,32 @@ _CRASHES = {
     "Floating-point exception": "floating-point exception (SIGFPE)",
     "Illegal instruction": "illegal instruction (SIGILL)",
 }
-"""Python's words for a fatal signal -> ours."""
+"""Python's name for a fatal signal -> the name in our messages."""
 _STDERR = 2
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class CrashReport:
-    """What a process left behind."""
+    """The crash files of a process that ended."""
 
     work: dict[str, str]
     """Its last notes: shard, sample, step."""
     stacks: str
-    """Where its threads stood; empty where nothing was reported."""
+    """The stacks of its threads; empty if nothing was reported."""
 
     def signal_name(self) -> str:
-        """The fatal signal that the report is of, or ""."""
+        """The fatal signal named in the report, or ""."""
         found = re.search(r"Fatal Python error: ([A-Za-z -]+)", self.stacks)
         return _CRASHES.get(found.group(1).strip(), found.group(1).strip()) if found else ""
 
 
 @contextmanager
 def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Iterator[None]:
-    """Inside the block, keep this process's files in `folder`; where they cannot be made, a death is explained worse.
+    """Inside the block, keep this process's crash files in `folder`. If they cannot be created, work continues without.
 
-    `own_process`: this process does nothing but this work, so that its crashes are reported in `folder`; elsewhere
-    they are reported on the screen. `seconds`: report also where it stands after so many, if it is still inside; 0
-    does not.
+    `own_process`: this process does only this work, so that its crashes are reported in `folder`; otherwise they are
+    reported on stderr. `seconds`: also report the stacks if the block is still running after this time; 0 for never.
     """
     opened: list[int] = []
     host, pid = socket.gethostname(), os.getpid()
@@ -63,7 +62,7 @@ def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Ite
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             opened += [os.open(path, _OPEN_FLAGS, 0o666) for path in (paths if own_process else paths[:1])]
-            os.pwrite(opened[0], bytes(FILE_BYTES), 0)  # its room is taken before the disk can be full
+            os.pwrite(opened[0], bytes(FILE_BYTES), 0)  # reserves its space before the disk can fill up
         if opened:
             keep_notes_in(opened[0])
         if len(opened) == len(paths):
@@ -72,7 +71,7 @@ def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Ite
                 faulthandler.dump_traceback_later(seconds, file=opened[1])
         yield
     except Exception as error:
-        name_work(error, **noted())  # they are forgotten below
+        name_work(error, **noted())  # the notes are cleared below
         raise
     finally:
         if len(opened) == len(paths):
@@ -85,7 +84,7 @@ def crash_files(folder: Path, *, own_process: bool, seconds: float = 0.0) -> Ite
 
 
 def read_crash(folder: Path, *, host: str, pid: int) -> CrashReport:
-    """What a process that is gone left in the folder; empty where it left nothing. Its unfinished files are removed."""
+    """The crash files of a process that has ended; empty if there are none. Its unfinished files are removed."""
     notes, stacks = _paths(folder, host, pid)
     found = CrashReport({}, "")
     with suppress(OSError):
@@ -97,7 +96,7 @@ def read_crash(folder: Path, *, host: str, pid: int) -> CrashReport:
 
 
 def find_process(folder: Path, **work: str) -> tuple[str, int]:
-    """Host and id of the process that noted this work last; an empty host where none did."""
+    """Host and id of the process that noted this work last; an empty host if there is none."""
     newest = ("", 0, 0.0)
     for path in folder.glob(".*.notes.tmp"):
         with suppress(OSError, ValueError):
@@ -109,14 +108,14 @@ def find_process(folder: Path, **work: str) -> tuple[str, int]:
 
 
 def remove_crash_files(folder: Path, *, host: str, pid: int) -> None:
-    """Remove what a process left in the folder."""
+    """Remove a process's crash files from the folder."""
     for path in _paths(folder, host, pid):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def exit_cause(code: int, *, crash: CrashReport, out_of_memory: bool) -> str:
-    """A process's exit status, as `multiprocessing` gives it, in words."""
+    """A process's exit status, as `multiprocessing` reports it, in words."""
     if code >= 0:
         return f"exit code {code}"
     if code == -signal.SIGKILL:
@@ -124,13 +123,13 @@ def exit_cause(code: int, *, crash: CrashReport, out_of_memory: bool) -> str:
     return crash.signal_name() or f"killed by {signal.Signals(-code).name}"
 
 
-KILLED = "killed, by SIGKILL as far as can be told"
-"""The end of a process of which nobody was told the exit status, and that left no report."""
-KILLED_FOR_MEMORY = "out of memory: the kernel ended it (SIGKILL)"
+KILLED = "killed, probably by SIGKILL"
+"""Cause for a process whose exit status is unknown and that left no crash report."""
+KILLED_FOR_MEMORY = "out of memory: killed by the kernel (SIGKILL)"
 
 
 def kernel_kills() -> int:
-    """How many processes this machine's kernel has ended for lack of memory, since it started; 0 where not known."""
+    """How many processes the kernel of this machine has killed for lack of memory since boot; 0 if unknown."""
     try:
         text = Path("/proc/vmstat").read_text()
     except OSError:

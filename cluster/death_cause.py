@@ -1,4 +1,4 @@
-"""Why a Ray worker died, in words: from Ray's error, what the worker left behind, and this machine's kernel."""
+"""Why a Ray worker died, in words: from Ray's error, the worker's crash files, and this machine's kernel."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from cluster.crash_files import KILLED, KILLED_FOR_MEMORY, CrashReport
 
-PREEMPTED = "its node was taken away (preempted)"
-_RAY_FREED_MEMORY = "out of memory: Ray ended it, since its node was short of memory"
+PREEMPTED = "its node was preempted"
+_RAY_FREED_MEMORY = "out of memory: killed by Ray, because its node was low on memory"
 
 
 def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool) -> str:
-    """One phrase. `kernel_killed`: the kernel of its machine has ended a process for lack of memory meanwhile."""
+    """A short phrase. `kernel_killed`: the kernel of its machine has recently killed a process for lack of memory."""
     if name := crash.signal_name():
         return name
     text = " ".join(str(one) for one in _chain(error))
@@ -38,7 +38,7 @@ def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it wraps, Ray Train's wrappers among them."""
+    """An error and the errors that it wraps, including Ray Train's wrappers."""
     known: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in known:

@@ -8,14 +8,14 @@ from wsss.contract.fit import Fit
 
 
 def deepspeed_config(stage: Fit) -> dict[str, Any]:
-    """The configuration of one training. The optimiser and the schedule are torch's own and handed over as objects."""
+    """The configuration of one training. Optimiser and schedule are torch objects, passed to DeepSpeed separately."""
     return {
         "train_micro_batch_size_per_gpu": stage.batch_size // (stage.world_size * stage.gradient_accumulation_steps),
         "gradient_accumulation_steps": stage.gradient_accumulation_steps,
         "gradient_clipping": stage.gradient_clipping,
         "zero_optimization": {"stage": stage.zero_stage},
         "zero_allow_untested_optimizer": True,
-        # `bf16.enabled` would cast the weights and fails on BatchNorm; autocast keeps them in fp32.
+        # `bf16.enabled` would cast the weights and fail on BatchNorm; autocast keeps the weights in fp32.
         "torch_autocast": {"enabled": stage.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, which is validated and kept in place of the weights themselves."""
+"""A moving average of a network's weights, which is validated and saved instead of the weights themselves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _WARM_UP = 10
 class MovingAverage:
     """a <- d a + (1 - d) w after every step, d = min(decay, (1 + n) / (10 + n)) after step n, counted from 1.
 
-    While n is small the average is short, so that a head's random start is soon forgotten. Running statistics of
-    norms are averaged as weights are; whole numbers are taken over.
+    The decay is small in the first steps, so that the random initialisation of a head has little influence. Running
+    statistics of norms are averaged like weights; integer buffers are copied.
 
     Source: Polyak and Juditsky, SIAM J. Control Optim. 1992, for averaging; exponential, with the ramp of the decay, as
     in TensorFlow's moving averages.  Differs: running statistics are averaged too.
@@ -27,7 +27,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: torch.nn.Module, *, step: int) -> None:
-        """Take in the weights after step `step`."""
+        """Update the average with the weights after step `step`."""
         share = 1.0 - min(self.decay, (1 + step) / (_WARM_UP + step))
         for name, value in network.state_dict().items():
             average = self.state[name]
@@ -41,7 +41,7 @@ class MovingAverage:
         return to_safetensors({name: value.cpu().contiguous().clone() for name, value in self.state.items()})
 
     def from_bytes(self, stored: bytes) -> None:
-        """Go on from what `to_bytes` gave."""
+        """Restore an average from the output of `to_bytes`."""
         for name, value in load(stored).items():
             self.state[name].copy_(value)
 
@@ -49,6 +49,6 @@ class MovingAverage:
 def make_average(network: torch.nn.Module, stage: Fit, *, rank: int) -> MovingAverage | None:
     """The average that `stage` asks for, or None.
 
-    Rank 0 alone has one: it validates and writes, and below ZeRO 3 it holds whole parameters, equal on all ranks.
+    Only rank 0 has one: it validates and writes, and below ZeRO 3 every rank has the same whole parameters.
     """
     return MovingAverage(network, decay=stage.ema_decay) if stage.ema_decay and rank == 0 else None

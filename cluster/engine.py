@@ -1,8 +1,8 @@
 """The one training loop: DeepSpeed around a task, for one rank or many.
 
 Determinism on CPUs: the order of examples is a function of (seed, epoch), an example of (seed, epoch, key), and
-random draws inside the network are seeded anew at every step, so that a training that was killed and goes on from
-its last checkpoint ends with the weights of one that was not.
+the random generator of the network is seeded at every step. A training that was killed and resumes from its last
+checkpoint therefore ends with the same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors.torch import load
 
 from cluster import checkpoints
-from cluster.batches import Part, RankBatches
+from cluster.batches import MicroBatch, RankBatches
 from cluster.deepspeed_config import deepspeed_config
 from cluster.ema import make_average
 from cluster.faults import FaultLog, stop_for_faults
@@ -35,17 +35,17 @@ from wsss.contract.stage import Instance
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
-_TOLD_KEYS = 16
+_NUM_NAMED_KEYS = 16
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is not a number any more."""
+    """The loss or the weights are no longer finite."""
 
 
 def run_rank(instance: Instance, place: RankPlace) -> None:
-    """Train one instance as one rank; rank 0 leaves weights and outcome in the instance's folder."""
+    """Train one instance as one rank; rank 0 writes weights and outcome into the instance's folder."""
     if has_outcome(instance.path) and is_whole(weights_path(instance)):
-        return  # a driver that died before it wrote its record
+        return  # already trained; the driver died before it wrote its run record
     stage = instance.stage
     assert isinstance(stage, Fit)
     note(rank=str(place.rank))
@@ -58,9 +58,9 @@ def run_rank(instance: Instance, place: RankPlace) -> None:
     _Trainer(instance, stage, task, place, device).run()
 
 
-def _keys(parts: list[Part]) -> list[str]:
+def _keys(micro_batches: list[MicroBatch]) -> list[str]:
     """Keys of the examples that a rank computes in one step."""
-    return [key for part in parts if part.present for key in part.batch.get("key", [])]
+    return [key for each in micro_batches if each.present for key in each.batch.get("key", [])]
 
 
 class _Trainer:
@@ -70,7 +70,7 @@ class _Trainer:
         self.instance, self.stage, self.task, self.place, self.device = instance, stage, task, place, device
         examples = stage.training_set(instance)
         if len(examples) == 0:
-            raise ValueError(f"{instance.name}: there is nothing to train on")
+            raise ValueError(f"{instance.name}: the training set is empty; check the splits and shares of its inputs")
         self.batches = RankBatches(
             examples, stage, rank=place.rank, world_size=place.world_size, device=device, folder=instance.path
         )
@@ -93,10 +93,10 @@ class _Trainer:
         self.last_progress = 0.0
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
-        """Norms over the batches of all ranks, where the task asks for them; those that must know who is present."""
+        """Synchronise norms if the task asks for it. Returns the layers that need `present` to be set."""
         if self.place.world_size == 1 or not getattr(self.task, "synchronise_norms", False):
             return []
-        if self.device.type == "cuda" and self.batches.are_whole:
+        if self.device.type == "cuda" and self.batches.are_full:
             synchronise_norms(self.task.network, layer=TorchSynchronisedBatchNorm)
             return []
         return synchronise_norms(self.task.network, layer=SynchronisedBatchNorm)
@@ -105,18 +105,18 @@ class _Trainer:
         if self.place.rank == 0:
             self.stage.begin(self.instance)
         self.engine.train()
-        parts = self.batches.after(self.state.step)
+        steps = self.batches.after(self.state.step)
         for epoch, end in enumerate(self.epoch_ends):
             if self.state.step < end:
-                self._run_epoch(epoch, end, parts)
+                self._run_epoch(epoch, end, steps)
         self._finish()
 
-    def _run_epoch(self, epoch: int, end: int, parts: Iterator[list[Part]]) -> None:
+    def _run_epoch(self, epoch: int, end: int, remaining_steps: Iterator[list[MicroBatch]]) -> None:
         begun, first = time.monotonic(), self.state.step
         state = self.state
         while state.step < end:
             note(step=str(state.step + 1), sample="")
-            terms = self._step(next(parts), epoch)
+            terms = self._step(next(remaining_steps), epoch)
             state.step += 1
             state.faults += round(terms.pop("faults"))
             if state.faults > (allowed := self.batches.allowed_faults(epoch)):
@@ -129,9 +129,9 @@ class _Trainer:
             if every and state.step % every == 0 and state.step < end:
                 self._save()
         steps = self.batches.steps[epoch]
-        rate = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
+        images_per_second = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
-        row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": rate}
+        row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": images_per_second}
         if state.faults:
             row["unreadable"] = state.faults
         if self.stage.validate_every and (epoch + 1) % self.stage.validate_every == 0:
@@ -140,24 +140,25 @@ class _Trainer:
         state.sums, state.faults = {}, 0
         self._save()
 
-    def _step(self, parts: list[Part], epoch: int) -> dict[str, float]:
-        """One optimisation step; returns the loss, its terms and the faults over all ranks and parts."""
-        note(sample=", ".join(_keys(parts)[:_TOLD_KEYS]))
-        faults = [fault for part in parts if part.present for fault in part.faults]
+    def _step(self, micro_batches: list[MicroBatch], epoch: int) -> dict[str, float]:
+        """One optimisation step; returns the loss, its terms and the number of unreadable examples, summed over
+        ranks and micro-batches."""
+        note(sample=", ".join(_keys(micro_batches)[:_NUM_NAMED_KEYS]))
+        faults = [fault for each in micro_batches if each.present for fault in each.faults]
         self.faults.add(faults, epoch=epoch, step=self.state.step)
         self.task.begin_step(self.state.step, num_steps=self.epoch_ends[-1])
-        prepared = [replace(part, batch=self._prepare(part, number)) for number, part in enumerate(parts)]
-        # Without parts the counts come with the loss; with them they must be known before the first has run.
-        counts = self._count(prepared) if len(parts) > 1 else None
+        prepared = [replace(each, batch=self._prepare(each, number)) for number, each in enumerate(micro_batches)]
+        # A single micro-batch returns its counts with the loss; with several, the sum is needed before the first runs.
+        counts = self._count(prepared) if len(prepared) > 1 else None
         values, names = torch.zeros(()), list[str]()
-        for number, part in enumerate(prepared):
-            output = self._forward(part, number)
-            names, share = list(output.terms), float(part.present)
+        for number, micro_batch in enumerate(prepared):
+            output = self._forward(micro_batch, number)
+            names, share = list(output.terms), float(micro_batch.present)
             by_name = counts or self._add_over_ranks({n: term.count * share for n, term in output.terms.items()})
             loss = combine(output.terms, by_name, output.weights, output.eps) * share
-            # A short batch may have fewer parts than DeepSpeed expects.
-            self.engine.set_gradient_accumulation_boundary(number == len(parts) - 1)
-            # It averages gradients over ranks and parts; the terms are already divided by the counts of all.
+            # A short batch may have fewer micro-batches than DeepSpeed expects.
+            self.engine.set_gradient_accumulation_boundary(number == len(prepared) - 1)
+            # DeepSpeed averages over ranks and micro-batches, but the terms are already divided by the global counts.
             self.engine.backward(loss * self.place.world_size * self.stage.gradient_accumulation_steps)
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
@@ -169,25 +170,25 @@ class _Trainer:
             self._stop(float(values[0]), prepared, epoch)
         return dict(zip(["loss", *names, "faults"], values.tolist(), strict=True))
 
-    def _prepare(self, part: Part, number: int) -> Batch:
+    def _prepare(self, micro_batch: MicroBatch, number: int) -> Batch:
         self._seed(2 * number)
-        return self.task.prepare(part.batch)
+        return self.task.prepare(micro_batch.batch)
 
-    def _forward(self, part: Part, number: int) -> TaskOutput:
+    def _forward(self, micro_batch: MicroBatch, number: int) -> TaskOutput:
         self._seed(2 * number + 1)
         for norm in self.norms:
-            norm.present = part.present
-        output: TaskOutput = self.engine(part.batch)
+            norm.present = micro_batch.present
+        output: TaskOutput = self.engine(micro_batch.batch)
         return output
 
     def _seed(self, use: int) -> None:
-        """Random draws inside the network depend on the step and the rank alone, not on what was drawn before."""
+        """Make random draws inside the network depend only on the step and the rank, not on earlier draws."""
         words = np.random.SeedSequence([self.instance.seed, self.state.step, self.place.rank, use])
         torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
 
-    def _count(self, parts: list[Part]) -> dict[str, torch.Tensor]:
-        """Counts of the whole batch, from the labels of all parts and ranks."""
-        counted = [(self.task.counts(part.batch), float(part.present)) for part in parts]
+    def _count(self, micro_batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
+        """Counts of the whole batch, from the labels of all micro-batches and ranks."""
+        counted = [(self.task.counts(each.batch), float(each.present)) for each in micro_batches]
         return self._add_over_ranks({name: sum(c[name] * share for c, share in counted) for name in counted[0][0]})
 
     def _add_over_ranks(self, counts: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -196,36 +197,34 @@ class _Trainer:
             dist.all_reduce(summed)
         return dict(zip(counts, summed, strict=True))
 
-    def _stop(self, loss: float, parts: list[Part], epoch: int) -> None:
+    def _stop(self, loss: float, micro_batches: list[MicroBatch], epoch: int) -> None:
         """Called by all ranks together, since the loss is the same on all."""
         keys: list[list[str]] = [[] for _ in range(self.place.world_size)]
-        dist.all_gather_object(keys, _keys(parts))
+        dist.all_gather_object(keys, _keys(micro_batches))
         names, path = [key for of_rank in keys for key in of_rank], self.instance.path / "diverged.txt"
         if self.place.rank == 0:
             write_bytes(path, "\n".join([f"loss {loss} at step {self.state.step}", *names, ""]).encode())
-        told = ", ".join(names[:_TOLD_KEYS]) or "unnamed examples"
+        examples = ", ".join(names[:_NUM_NAMED_KEYS]) or "unnamed examples"
         raise TrainingDivergedError(
-            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {told}; all keys stand in "
-            f"{path}); {self._last_checkpoint()}; try a lower learning_rate"
+            f"the loss is {loss} at step {self.state.step} (epoch {epoch + 1}, batch of {examples}; all keys are "
+            f"in {path}); {self._last_checkpoint()}; try a lower learning_rate"
         )
 
     def _last_checkpoint(self) -> str:
         step = checkpoints.last_step(self.folder)
-        return (
-            "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} stands in {self.folder}"
-        )
+        return "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is in {self.folder}"
 
     def _require_finite(self) -> None:
-        """A gradient that is no number shows in the loss a step too late: weights are checked before they are kept."""
+        """Check the weights before they are saved: a non-finite gradient shows in the loss only one step later."""
         bad = torch.zeros((), device=self.device)
         for parameter in self.task.parameters():
-            own = getattr(parameter, "ds_tensor", parameter)  # ZeRO 3: what this rank holds of it
+            own = getattr(parameter, "ds_tensor", parameter)  # ZeRO 3: this rank's partition of it
             bad += (~torch.isfinite(own)).any()
         if self.place.world_size > 1:
             dist.all_reduce(bad)
         if bad > 0:
             raise TrainingDivergedError(
-                f"weights are no numbers after step {self.state.step}, though the loss was; "
+                f"weights are not finite after step {self.state.step}, although the loss was finite; "
                 f"{self._last_checkpoint()}; try a lower learning_rate, or gradient_clipping"
             )
 
@@ -243,14 +242,14 @@ class _Trainer:
         checkpoints.save(self.engine, self.folder, self.state, self.average)
 
     def _share_buffers(self) -> None:
-        """Every rank takes rank 0's buffers: DeepSpeed keeps parameters equal, running statistics it does not."""
+        """Copy rank 0's buffers to all ranks: DeepSpeed keeps parameters equal, but not running statistics."""
         if self.place.world_size > 1:
             for buffer in self.task.buffers():
                 dist.broadcast(buffer, src=0)
 
     def _validate(self) -> dict[str, float]:
-        """Figures of a validation, on rank 0 alone; the weights are kept where they are the best so far."""
-        figures: dict[str, float] = {}
+        """Metrics of a validation, on rank 0 only; the weights are saved if they are the best so far."""
+        metrics: dict[str, float] = {}
         note(sample="")
         self._require_finite()
         self._share_buffers()
@@ -260,20 +259,23 @@ class _Trainer:
             with torch.no_grad():
                 found = self.stage.validate(network, self.instance)
             self.task.train()
-            figures = found.outcome.metrics
+            metrics = found.outcome.metrics
             if math.isnan(found.score):
-                raise ValueError(f"{self.instance.name}: the validation's score is not a number")
+                raise ValueError(
+                    f"{self.instance.name}: the validation score is not a number; "
+                    "check that the validation images have labels"
+                )
             if self.state.best_score is None or found.score > self.state.best_score:
                 self.state.best_score, self.state.best_step = found.score, self.state.step
                 write_bytes(checkpoints.best_path(self.folder, self.state), checkpoints.weights_of(network))
         dist.barrier()
-        return figures
+        return metrics
 
     def _whole_network(self) -> torch.nn.Module | None:
-        """On rank 0 the network with whole parameters, None on the others; all ranks call it together.
+        """The network with whole parameters on rank 0, None on the other ranks. All ranks must call it together.
 
-        A moving average goes into a network of its own, while the task's trains on. Under ZeRO 3 a rank holds a part of
-        every parameter, and its hooks would wait for the others at every layer: so do the gathered weights.
+        A moving average is loaded into a separate network, so that the trained one is not changed. So are gathered
+        ZeRO 3 weights, because the trained network's hooks would wait for the other ranks at every layer.
         """
         import deepspeed
 
@@ -298,11 +300,11 @@ class _Trainer:
         if network is not None:
             network.eval()
             with torch.no_grad():
-                self._leave(network)
+                self._write_results(network)
         dist.barrier()
 
-    def _leave(self, network: torch.nn.Module) -> None:
-        """Write what the training leaves: weights, those of the best validation beside the last, and the outcome."""
+    def _write_results(self, network: torch.nn.Module) -> None:
+        """Write the training's results: the weights (last and best, if it validates) and the outcome."""
         if self.stage.validate_every:
             last, best = checkpoints.weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
             if self.stage.keep == "best":

@@ -1,4 +1,4 @@
-"""Training examples that cannot be read: stood in for, recorded, counted, and too many of them a stop."""
+"""Unreadable training examples: they are replaced, recorded and counted, and too many of them stop the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsss.contract.fit import Draw, TrainingSet
 
 FAULT = "fault"
 _LONGEST_SEARCH = 64
-_TOLD_CAUSES = 5
+_NUM_NAMED_CAUSES = 5
 
 
 class TooManyFaultsError(RuntimeError):
@@ -26,10 +26,10 @@ class TooManyFaultsError(RuntimeError):
 
 
 def readable_example(examples: TrainingSet, draw: Draw) -> dict[str, Any]:
-    """The example of a draw; where it cannot be read, the next by number that can. `fault` says what is wrong, or "".
+    """The example of a draw, or the next readable one by index. Its entry `fault` describes the error, or is "".
 
-    Which one stands in depends on the draw alone, so that any number of ranks sees the same.
-    Raises: TooManyFaultsError where many in a row cannot be read.
+    The replacement depends only on the draw, so that it is the same for any world size.
+    Raises: TooManyFaultsError if many examples in a row cannot be read.
     """
     fault = ""
     for number in range(min(_LONGEST_SEARCH, len(examples))):
@@ -49,7 +49,7 @@ def readable_example(examples: TrainingSet, draw: Draw) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FaultLog:
-    """One rank's file of faults, beside what the training writes; a line each: epoch, step, example, cause."""
+    """One rank's text file of unreadable examples. Each line has the epoch, step, example and cause."""
 
     path: Path
 
@@ -58,25 +58,25 @@ class FaultLog:
         return cls(folder / f"faults.rank-{rank}.txt")
 
     def add(self, faults: Sequence[str], *, epoch: int, step: int) -> None:
-        """Append a step's faults; a training that goes on from a checkpoint tells those after it again."""
+        """Append a step's faults. A training that resumes from a checkpoint lists the faults after it a second time."""
         if faults:
             with writing(self.path, what="examples that cannot be read"), self.path.open("a") as file:
                 file.writelines(f"epoch {epoch + 1}, step {step}: {' '.join(fault.split())}\n" for fault in faults)
 
     def causes(self) -> Counter[str]:
-        """How often each cause stands in the file, examples and places aside."""
+        """How often each cause occurs in the file, without epoch, step and example."""
         if not self.path.exists():
             return Counter()
         return Counter(line.rstrip("\n").rpartition(": ")[2] for line in self.path.open())
 
 
 def stop_for_faults(log: FaultLog, *, name: str, count: int, allowed: int, epoch: int) -> None:
-    """Raise on all ranks together, naming how many there are of what."""
+    """Raise on all ranks together; the message counts the faults by cause."""
     gathered: list[Counter[str]] = [Counter()] * dist.get_world_size()
     dist.all_gather_object(gathered, log.causes())
     causes = sum(gathered, Counter())
-    told = "; ".join(f"{number} x {cause}" for cause, number in causes.most_common(_TOLD_CAUSES))
+    by_cause = "; ".join(f"{number} x {cause}" for cause, number in causes.most_common(_NUM_NAMED_CAUSES))
     raise TooManyFaultsError(
-        f"{name}: {count} examples of epoch {epoch + 1} cannot be read, max_unreadable allows {allowed}: {told}. "
-        f"All are named in {log.path.parent}/faults.rank-*.txt; mend them, or raise max_unreadable"
+        f"{name}: {count} examples of epoch {epoch + 1} cannot be read, max_unreadable allows {allowed}: {by_cause}. "
+        f"All are listed in {log.path.parent}/faults.rank-*.txt; fix or remove these examples, or raise max_unreadable"
     )

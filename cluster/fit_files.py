@@ -1,4 +1,4 @@
-"""Files through which a training's ranks speak to their driver, wherever they run: progress, restarts and outcome."""
+"""Files through which a training's ranks report to their driver on any node: progress, restarts and outcome."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ POLL_SECONDS = 0.5
 
 
 def write_progress(folder: Path, *, step: int, num_steps: int, state: str) -> None:
-    """Called by rank 0 now and then. Never half there, but not flushed to disk: training would wait for that.
+    """Called by rank 0 at intervals. Atomic, but without a flush to disk, which would delay training.
 
-    Where it cannot be written the training goes on: the next checkpoint says what is wrong.
+    If it cannot be written the training continues; saving the next checkpoint reports the error.
     """
     temporary = folder / f".{PROGRESS}.tmp"
     with suppress(OSError):
@@ -32,7 +32,7 @@ def write_progress(folder: Path, *, step: int, num_steps: int, state: str) -> No
 
 @contextmanager
 def watch_progress(folder: Path, progress: Progress) -> Iterator[None]:
-    """Pass on what rank 0 writes, for as long as the block runs."""
+    """Report the progress that rank 0 writes, for as long as the block runs."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -54,12 +54,12 @@ def watch_progress(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Called by rank 0 when the weights are written: its presence says that the training is finished."""
+    """Called by rank 0 after the weights are written: the presence of this file means that the training is finished."""
     write_bytes(folder / OUTCOME, json.dumps(asdict(outcome)).encode(), what="the outcome of a training")
 
 
 def read_outcome(folder: Path) -> Outcome:
-    """What a finished training found out. Raises RuntimeError where it did not finish."""
+    """The outcome of a finished training. Raises RuntimeError if it did not finish."""
     try:
         return Outcome(**json.loads((folder / OUTCOME).read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -67,7 +67,7 @@ def read_outcome(folder: Path) -> Outcome:
 
 
 def has_outcome(folder: Path) -> bool:
-    """True where a training has finished."""
+    """True if a training has finished."""
     try:
         read_outcome(folder)
     except RuntimeError:
@@ -84,23 +84,23 @@ class RankError(WorkFailedError):
 
 
 def write_restart(folder: Path, failure: Failure, *, number: int) -> None:
-    """Leave word of a rank whose training was started anew, for the driver."""
+    """Write a file that reports to the driver why the training was restarted."""
     write_bytes(folder / f"restart-{number:03d}.json", json.dumps(asdict(failure)).encode())
 
 
 @contextmanager
 def watch_restarts(folder: Path, on_restart: OnRestart) -> Iterator[None]:
-    """Pass on the restarts that are left in `folder`, each once, for as long as the block runs."""
+    """Report the restarts that `write_restart` wrote into `folder`, each once, for as long as the block runs."""
     stop, seen = threading.Event(), set[Path]()
 
-    def look() -> None:
+    def report_new() -> None:
         for path in sorted(set(folder.glob("restart-*.json")) - seen):
             seen.add(path)
             on_restart(Failure(**json.loads(path.read_bytes())))
 
     def watch() -> None:
         while not stop.wait(POLL_SECONDS):
-            look()
+            report_new()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -109,4 +109,4 @@ def watch_restarts(folder: Path, on_restart: OnRestart) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        look()
+        report_new()

@@ -1,7 +1,8 @@
-"""Failures in a loader's processes: an exception is sent to the rank in place of its batch, a death is explained.
+"""Failures in a loader's processes: an exception is sent to the rank instead of a batch, and a process's death is
+reported with its cause.
 
-torch itself would raise an exception of the same class with a traceback for a message, and of a dead process it would
-say that it "exited unexpectedly", or that a connection was reset.
+torch itself would raise an exception of the same class with the traceback as its message. For a dead process it would
+only report that it "exited unexpectedly", or that a connection was reset.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _open_files = ExitStack()
 
 
 class Examples(Dataset[dict[str, Any] | Failure]):
-    """A training set behind torch's loader; an item is asked for by its draw."""
+    """A training set as a torch Dataset that is indexed by draws."""
 
     def __init__(self, examples: TrainingSet) -> None:
         self._examples = examples
@@ -44,26 +45,26 @@ class Examples(Dataset[dict[str, Any] | Failure]):
 
 
 class Collated:
-    """A batch of examples by `collate`, or the first failure among them."""
+    """A collate function: the batch made by `collate`, or the first failure among the examples."""
 
     def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         self._collate = collate
 
     def __call__(self, examples: list[dict[str, Any] | Failure]) -> dict[str, Any] | Failure:
-        made = [example for example in examples if not isinstance(example, Failure)]
+        read = [example for example in examples if not isinstance(example, Failure)]
         failed = [example for example in examples if isinstance(example, Failure)]
-        return failed[0] if failed else self._collate(made)
+        return failed[0] if failed else self._collate(read)
 
 
 def start_loader(worker: int, *, folder: Path | None) -> None:
-    """In a loader's process, before its first example: end with the rank; keep crash files in `folder`."""
+    """Called in a loader's process before its first example: end with the rank, and keep crash files in `folder`."""
     end_with_rank(worker)
     if folder is not None:
         _open_files.enter_context(crash_files(folder, own_process=True))
 
 
 def batches_of(loaded: Iterator[dict[str, Any] | Failure], *, folder: Path | None) -> Iterator[dict[str, Any]]:
-    """The batches that a loader gives. Raises `WorkFailedError` with what failed in one of its processes."""
+    """The batches of a loader. Raises `WorkFailedError` with the failure of one of its processes."""
     kills = kernel_kills()
     while True:
         try:
@@ -80,7 +81,7 @@ def batches_of(loaded: Iterator[dict[str, Any] | Failure], *, folder: Path | Non
 
 
 def _first_dead(processes: Sequence[BaseProcess]) -> tuple[int, int] | None:
-    """Id and exit status of a process that did not end well; its end may be seen later than what it led to."""
+    """Id and exit status of a process that failed. Waits briefly: its end may be seen later than its consequences."""
     wait([process.sentinel for process in processes], _END_SECONDS)
     ended = ((process.pid or 0, process.exitcode) for process in processes)
     return next(((pid, code) for pid, code in ended if code), None)

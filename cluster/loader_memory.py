@@ -1,8 +1,9 @@
-"""Shared memory of the loader's processes, used again batch after batch.
+"""Shared memory of the loader's processes, reused for every batch.
 
-torch's loader sends every batch in shared memory of its own: the system makes and clears its pages in the loader's
-process, maps them in the rank, and frees them again, a fifth of what a picture of 352 pixels costs from file to batch
-(`tests/benchmarks/streaming.py`). Here each process has as many places as it may have batches on their way.
+torch's loader sends every batch in newly allocated shared memory. The system allocates and clears its pages in the
+loader's process, maps them in the rank, and frees them again. That is a fifth of the cost of an image of 352 pixels
+from file to batch (`tests/benchmarks/streaming.py`). Here each process has one buffer per batch that it may have in
+flight.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ import torch
 from torch.utils.data import default_collate, get_worker_info
 
 AHEAD = 2
-"""Batches that a loader's process may have made before they are asked for: the loader's `prefetch_factor`."""
+"""Batches that a loader's process may prepare in advance: the loader's `prefetch_factor`."""
 _SMALLEST = 1 << 16
-"""Bytes of one example's tensor from which on its place is used again."""
+"""Tensors of at least this many bytes per example reuse their buffer."""
 
 
 def bytes_in_use(example: Mapping[str, Any], *, batch_size: int) -> int:
-    """Shared memory that one process of a loader takes for the large tensors of examples like this one."""
+    """Bytes of shared memory that one loader process uses for the large tensors of examples like this one."""
     large = [value.nbytes for value in example.values() if _is_large(value)]
     return (AHEAD + 1) * batch_size * sum(large)
 
 
 class ReusedMemory:
-    """What makes a batch of examples, as torch's `default_collate`; large tensors lie in places that are used in turn.
+    """Collates examples like torch's `default_collate`, but writes large tensors into buffers that are used in turn.
 
-    A process is asked for its batch number n + AHEAD when the rank takes its batch n out of the loader: with one place
-    more than that, a batch stays as it is until the rank asks for the next one. `SharedMemory.taken` copies it by then.
+    A process starts on batch n + AHEAD when the rank takes batch n out of the loader. With AHEAD + 1 buffers, a batch
+    therefore stays unchanged until the rank asks for the next one; `SharedMemory.copy_reused` copies it before that.
     """
 
     def __init__(self, batch_size: int) -> None:
-        """`batch_size`: the most examples of a batch."""
+        """`batch_size`: the largest number of examples in a batch."""
         self._batch_size, self._number = batch_size, 0
-        self._places: dict[str, torch.Tensor] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         if get_worker_info() is None:
@@ -47,25 +48,25 @@ class ReusedMemory:
         return batch
 
     def _stacked(self, name: str, values: list[torch.Tensor]) -> torch.Tensor:
-        place = self._place(name, values[0])[: len(values)]
-        return torch.stack(values, out=place)
+        buffer = self._buffer(name, values[0])[: len(values)]
+        return torch.stack(values, out=buffer)
 
-    def _place(self, name: str, value: torch.Tensor) -> torch.Tensor:
+    def _buffer(self, name: str, value: torch.Tensor) -> torch.Tensor:
         shape = (AHEAD + 1, self._batch_size, *value.shape)
-        places = self._places.get(name)
-        if places is None or places.shape != shape or places.dtype != value.dtype:
-            places = self._places[name] = torch.empty(shape, dtype=value.dtype).share_memory_()
-        return places[self._number % len(places)]
+        buffers = self._buffers.get(name)
+        if buffers is None or buffers.shape != shape or buffers.dtype != value.dtype:
+            buffers = self._buffers[name] = torch.empty(shape, dtype=value.dtype).share_memory_()
+        return buffers[self._number % len(buffers)]
 
 
 class SharedMemory:
-    """The rank's side: the memory of the loader's processes stays mapped, and what is kept of a batch is copied."""
+    """The rank's side: keeps the loader processes' buffers mapped, and copies the tensors that outlive a batch."""
 
     def __init__(self) -> None:
         self._mapped: dict[int, torch.UntypedStorage] = {}
 
-    def taken(self, batch: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
-        """`used`, which was made of `batch`, with copies where it is the memory that the loader will write to again."""
+    def copy_reused(self, batch: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+        """`used`, which was computed from `batch`; tensors in buffers that the loader will overwrite are copied."""
         reused = {}
         for value in batch.values():
             if isinstance(value, torch.Tensor) and value.is_shared() and value.nbytes >= _SMALLEST * len(value):
@@ -80,5 +81,5 @@ def _is_large(value: Any) -> bool:
 
 
 def _memory(value: Any) -> int | None:
-    """Where a tensor's memory begins."""
+    """The address of a tensor's storage."""
     return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else None

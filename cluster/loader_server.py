@@ -1,8 +1,8 @@
-"""The processes that read and augment for a rank: forked from a server that has imported what they need.
+"""A server from which a rank's loader processes are forked, with their modules already imported.
 
-A loader's process of its own start imports torch and albumentations, some seconds of a core each; forked from the rank
-itself it could inherit a lock that one of the rank's threads holds. The server is one process per rank without threads;
-it starts while the rank is still busy with its own start, and ends after the last of its processes.
+A spawned loader process would import torch and albumentations itself, which takes seconds of CPU time per process. A
+process forked from the rank could inherit a lock held by one of the rank's threads. The server is one process per rank
+without threads. It starts in parallel with the rank's own start-up, and ends after the last of its processes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _IMPORTED = ("torch.utils.data", "albumentations", "webdataset", "cluster.batche
 
 
 def start_loader_server() -> None:
-    """Start it, and return at once; a second call does nothing."""
+    """Start the server and return without waiting for it; a second call does nothing."""
     modules = [*_IMPORTED]
-    if "ray" in sys.modules:  # a worker of Ray's starts its children with Ray's own main module
+    if "ray" in sys.modules:  # a Ray worker's child processes run Ray's main module
         modules.append("ray")
     use_short_folder_for_multiprocessing()
     multiprocessing.set_forkserver_preload(modules)
@@ -30,12 +30,12 @@ def start_loader_server() -> None:
 
 
 def end_with_rank(worker: int) -> None:
-    """In a loader's process: end when the rank ends, however that was.
+    """Called in a loader's process: exit when the rank ends for any reason.
 
-    torch's own watch looks for another parent, but here the parent is the server, which lives as long as its children.
+    torch's own watchdog waits for the parent to change. Here the parent is the server, which outlives its children.
     """
     rank = multiprocessing.parent_process()
-    assert rank is not None, "the loader starts this in a process of its own"
+    assert rank is not None, "must be called in a process started by the loader"
 
     def watch() -> None:
         connection.wait([rank.sentinel])

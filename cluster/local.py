@@ -1,4 +1,4 @@
-"""LocalRuntime: everything in this process, no Ray; for tests, debugging and small machines."""
+"""LocalRuntime: shards in this process, training ranks in child processes, no Ray; for tests and small machines."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 
 _CAUSE_SECONDS = 2.0
-"""How long the end of a rank is waited for whose loss the others have told."""
+"""Seconds to wait for the exit of a failed rank after other ranks have reported losing it."""
 
 
 class LocalRuntime:
-    """Shards one after the other in this process; training ranks as processes of this machine."""
+    """Runs shards one after the other in this process, and training ranks as processes on this machine."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
@@ -59,7 +59,7 @@ class LocalRuntime:
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> None:
-        """`on_restart` is never called, here and below: there is nothing in this process that could be replaced."""
+        """`on_restart` is never called, here and below: this runtime has no workers to replace."""
         pending, total = pending_shards(instance, stage)
         for number, shard in enumerate(pending):
             raise_if_stopped()
@@ -80,7 +80,7 @@ class LocalRuntime:
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
-        """Every rank is a process of its own, also a single one: DeepSpeed's state must not outlive a training."""
+        """Every rank is a separate process, even a single one: DeepSpeed's state must not outlive a training."""
         address = f"127.0.0.1:{free_port()}"
         ranks: list[_Rank] = []
         with watch_progress(instance.path, progress):
@@ -92,7 +92,7 @@ class LocalRuntime:
             try:
                 failures = _run_all(ranks, instance.path)
             finally:
-                remove_leftovers(instance.path)  # of ranks and their loaders, which are ended without a word
+                remove_leftovers(instance.path)  # of ranks and loader processes that were killed
         if failures:
             raise RankError(cause_of(failures, instance=instance.name))
         return read_outcome(instance.path)
@@ -103,7 +103,7 @@ class LocalRuntime:
 
 @dataclass
 class _Rank:
-    """A training rank: its process, and where its failure arrives."""
+    """A training rank: its process, and the pipe on which it reports a failure."""
 
     number: int
     process: SpawnProcess
@@ -119,10 +119,10 @@ class _Rank:
 
     def start(self) -> None:
         self.process.start()
-        self.sender.close()  # so that the end of the process is the end of the pipe
+        self.sender.close()  # so that the pipe closes when the process ends
 
     def failure(self) -> Failure | None:
-        """What the rank sent of its failure; None where it sent nothing."""
+        """The failure that the rank sent; None if it sent nothing."""
         try:
             return Failure(**json.loads(self.failures.recv_bytes())) if self.failures.poll() else None
         except (EOFError, OSError):
@@ -130,7 +130,7 @@ class _Rank:
 
 
 def _run_all(ranks: list[_Rank], folder: Path) -> list[Failure]:
-    """Start all ranks and wait; where one fails the others are ended, since they would wait for it for ever."""
+    """Start all ranks and wait. If one fails the others are killed, since they would wait for it forever."""
     _start_quiet_tracker()
     kills, found = kernel_kills(), _Ended()
     try:
@@ -138,11 +138,11 @@ def _run_all(ranks: list[_Rank], folder: Path) -> list[Failure]:
             rank.start()
         while any(rank.process.is_alive() for rank in ranks) and not found.any_failed:
             raise_if_stopped()
-            found.look(ranks, seconds=0.2)
-        found.look(ranks)
-        patience = time.monotonic() + _CAUSE_SECONDS
-        while found.only_consequences and time.monotonic() < patience:
-            found.look(ranks, seconds=0.05)
+            found.update(ranks, seconds=0.2)
+        found.update(ranks)
+        deadline = time.monotonic() + _CAUSE_SECONDS
+        while found.only_consequences and time.monotonic() < deadline:
+            found.update(ranks, seconds=0.05)
     finally:
         for rank in ranks:
             if rank.process.is_alive():
@@ -159,7 +159,7 @@ def _run_all(ranks: list[_Rank], folder: Path) -> list[Failure]:
 
 @dataclass
 class _Ended:
-    """What ranks sent of their failures, and the exit codes of those that ended by themselves."""
+    """The failures that ranks sent, and the exit codes of ranks that ended by themselves."""
 
     failures: dict[int, Failure] = field(default_factory=dict)
     codes: dict[int, int] = field(default_factory=dict)
@@ -170,12 +170,12 @@ class _Ended:
 
     @property
     def only_consequences(self) -> bool:
-        """True where ranks lost another one, and that one's end has not been seen yet."""
+        """True if ranks reported losing another rank, but that rank's exit has not been seen yet."""
         died = any(code and number not in self.failures for number, code in self.codes.items())
         return bool(self.failures) and not died and not any(failure.final for failure in self.failures.values())
 
-    def look(self, ranks: list[_Rank], *, seconds: float = 0.0) -> None:
-        """Wait until something happens, or for so long."""
+    def update(self, ranks: list[_Rank], *, seconds: float = 0.0) -> None:
+        """Wait until a rank ends, at most for `seconds`; then collect failures and exit codes."""
         alive = [rank for rank in ranks if rank.process.is_alive()]
         wait([rank.process.sentinel for rank in alive], seconds)
         for rank in ranks:
@@ -186,7 +186,7 @@ class _Ended:
 
 
 def _start_quiet_tracker() -> None:
-    """Python's tracker of shared memory cleans up after ranks that were ended, and shall not warn that it had to."""
+    """Start Python's resource tracker so that it does not warn when it frees shared memory of killed ranks."""
     name, before = "PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS")
     os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
     try:
@@ -200,20 +200,20 @@ def _start_quiet_tracker() -> None:
 
 def _rank_process(instance: Instance, place: RankPlace, sender: Connection) -> None:
     _end_with_parent(os.getppid())
-    # Ctrl-C reaches every process of a terminal: the driver ends its ranks.
+    # Ctrl-C reaches every process of a terminal, but ranks leave it to the driver to end them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with crash_files(instance.path, own_process=True):
             run_rank(instance, place)
     except Exception as error:
         sender.send_bytes(json.dumps(asdict(rank_failure(error, rank=place.rank))).encode())
-        os._exit(1)  # the driver tells; no traceback per rank
-    if dist.is_initialized():  # not where the training was finished already
+        os._exit(1)  # the driver reports the failure; no traceback per rank
+    if dist.is_initialized():  # false if the training had already finished
         dist.destroy_process_group()
 
 
 def _end_with_parent(parent: int) -> None:
-    """A rank whose driver was killed ends too, instead of training on without it."""
+    """End this rank when its driver was killed, instead of continuing to train without it."""
 
     def watch() -> None:
         pause = threading.Event()

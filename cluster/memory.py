@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what a training frees: the next step asks for the same again."""
+"""Configures the C library's allocator to keep freed memory, because every training step allocates the same again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**31 - 1
-"""The largest number that mallopt takes."""
+"""The largest value that mallopt accepts."""
 
 
 def keep_freed_memory() -> bool:
-    """Do not give freed memory back to the system before the process ends; True where the C library can do that.
+    """Keep freed memory in the process until it ends. Returns True if the C library supports that.
 
-    Without it every step's activations are returned and fetched anew, page by page: a fifth of a step's time on CPUs
-    (`tests/benchmarks/engine.py`). The process stays as large as it was at its peak, which every step reaches again.
+    Otherwise every step's activations are returned to the system and allocated again, page by page: a fifth of a step's
+    time on CPUs (`tests/benchmarks/engine.py`). The process stays at its peak size, which every step reaches anyway.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt  # glibc; other C libraries have none

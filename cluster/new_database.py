@@ -1,6 +1,6 @@
-"""A new SQLite database for MLflow appears whole or not at all.
+"""Creates a SQLite database for MLflow atomically.
 
-Making its tables takes seconds. Where that is broken off, by a full disk or a signal, MLflow could never use the file.
+Creating its tables takes seconds. If that is interrupted, by a full disk or a signal, MLflow cannot use the file.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 
-def make_whole(uri: str, make: Callable[[str], object]) -> None:
-    """Where `uri` is a SQLite file that is not there yet, have it made beside its place and move it there.
+def create_atomically(uri: str, create: Callable[[str], object]) -> None:
+    """If `uri` names a SQLite file that does not exist yet, create it under a temporary name and rename it.
 
-    `make` is called with another address, and leaves all tables there.
+    `create` is called with the temporary file's URI, and must create all tables.
     """
     path = _file_of(uri)
     if path is None or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never the same name twice: MLflow keeps what it has opened under an address.
+    # A unique name, because MLflow caches the databases that it has opened by URI.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists():  # another process was faster
+        if path.exists():  # another process has created it meanwhile
             return
         try:
-            make(make_url(uri).set(database=str(temporary)).render_as_string(hide_password=False))
+            create(make_url(uri).set(database=str(temporary)).render_as_string(hide_password=False))
             temporary.replace(path)
         finally:
             for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
@@ -43,5 +43,5 @@ def _file_of(uri: str) -> Path | None:
         url = make_url(uri)
     except ArgumentError:
         return None
-    named = url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":memory:", "file:"))
-    return Path(str(url.database)) if named else None
+    is_file = url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":memory:", "file:"))
+    return Path(str(url.database)) if is_file else None

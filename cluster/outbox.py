@@ -1,4 +1,4 @@
-"""Events on their way out: each is a file before it is sent, and the file goes only once it has arrived."""
+"""A queue of events on disk: each event is stored in a file until it has been delivered."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Event = dict[str, Any]
 
 
 class RejectedError(ValueError):
-    """The receiver will never take this event; the message is its reason."""
+    """The receiver will never accept this event; the message says why."""
 
 
 class Outbox:
-    """A folder of JSON files, oldest first by name. Several processes may share it: one of them sends at a time."""
+    """A folder of JSON files, sorted by age. Several processes may share it; only one of them sends at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Keep an event until it is delivered; it survives the death of this process."""
+        """Store an event until it is delivered, even if this process dies."""
         name = f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
         write_bytes(self.folder / name, json.dumps(event).encode())
 
@@ -38,11 +38,11 @@ class Outbox:
         return sorted(path for path in self.folder.glob("*.json") if not path.name.startswith("."))
 
     def deliver(self, send: Callable[[Event], None]) -> tuple[int, list[str]]:
-        """Send what waits, oldest first; returns how many arrived and why others were rejected.
+        """Send all waiting events, oldest first; returns how many were delivered, and why others were rejected.
 
-        An event that `send` rejects moves to `rejected/`, so that it does not hold up those behind it. Any other
-        error of `send` passes on to the caller, and that event and all behind it keep waiting. A process killed
-        between the sending and the removal sends twice: `send` must recognise what it has already seen.
+        An event that `send` rejects is moved to `rejected/`, so that it does not block later events. Any other error of
+        `send` is raised, and that event and all later ones stay in the queue. A process killed after sending but before
+        removing the file sends the event twice: `send` must recognise duplicates.
         """
         delivered, reasons = 0, []
         with self._locked():
@@ -61,7 +61,7 @@ class Outbox:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Trials of one sweep share the folder; two of them sending one event would make two runs of it."""
+        """Trials of one sweep share the folder. If two of them sent the same event, MLflow would have two runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             yield

@@ -1,9 +1,12 @@
 """A pool of Ray actors that works through named shards and cannot hang.
 
-Rules: the work of an actor that died goes back into the queue; an actor that is at one shard for too long is ended, and
-counts as one that died; a shard that loses `MAX_ATTEMPTS` actors stops the run; a slot whose actor died more than
-`MAX_RESTARTS` times is given up; the run ends at once where an actor raises an exception (it would raise it again) or
-where no actor can be had. Every death is reported when it is found.
+Rules:
+- The shard of an actor that died goes back into the queue.
+- An actor that works on one shard for too long is killed, and counts as one that died.
+- A shard on which `MAX_ATTEMPTS` actors died stops the run.
+- A slot whose actor died more than `MAX_RESTARTS` times gets no further actor.
+- The run ends immediately if an actor raises an exception (it would raise it again) or if no actor can be started.
+- Every death is reported when it is detected.
 """
 
 from __future__ import annotations
@@ -29,50 +32,50 @@ MAX_ATTEMPTS = 3
 MAX_RESTARTS = 4
 POLL_SECONDS = 1.0
 STUCK_GRACE = 2.0
-"""Seconds beyond `shard_seconds` in which an actor reports where it stands, before it is ended."""
+"""Seconds beyond `shard_seconds` in which an actor can write its stacks before it is killed."""
 
 MakeActor = Callable[[], Any]
 Submit = Callable[[Any, str], Any]
 """Called with (actor, shard): starts the work on one shard and returns Ray's reference to its result."""
 Done = Callable[[str, Any], None]
-"""Called with (shard, result) for every shard that is finished."""
+"""Called with (shard, result) for every finished shard."""
 
 
 class PoolError(WorkFailedError):
-    """The pool cannot finish its shards; the failure says which, and why."""
+    """The pool cannot finish its shards; the failure names the shard and the cause."""
 
 
 class _StuckError(Exception):
-    """An actor is alive, but has been at one shard for too long."""
+    """An actor is alive, but has worked on one shard for too long."""
 
 
 @dataclass(eq=False)
 class _Slot:
-    """A place for one actor. It is starting, at work on a shard, or idle."""
+    """A slot for one actor, which is starting, working on a shard, or idle."""
 
     number: int
     actor: Any
     waiting_for: Any
-    """Ray's reference to what is under way: the start, then the work; None where the actor is idle."""
+    """Ray's reference to the pending call: the start, then the work on a shard; None if the actor is idle."""
     shard: str | None = None
     since: float = 0.0
-    """When the work on the shard began."""
+    """When the work on the shard began (`time.monotonic`)."""
     ready: bool = False
     restarts: int = 0
     host: str = ""
     pid: int = 0
     kernel_kills: int = 0
-    """Processes that this machine's kernel had ended for lack of memory when the actor started."""
+    """How many processes this machine's kernel had killed for lack of memory when the actor started."""
 
 
 class ActorPool:
-    """At most `size` actors, made when first needed and kept from one `run` to the next."""
+    """At most `size` actors, created when first needed and kept from one `run` to the next."""
 
     def __init__(self, make_actor: MakeActor, *, size: int, start_seconds: float, shard_seconds: float = 0.0) -> None:
-        """`make_actor` makes an actor without restarts or retries of its own.
+        """`make_actor` must create an actor without Ray's own restarts and retries.
 
-        `start_seconds` is how long to wait for a first actor: on a cluster, the time in which a machine comes up.
-        `shard_seconds`: how long an actor may be at one shard; 0 for ever.
+        `start_seconds`: how long to wait for the first actor; on a cluster, a machine may have to be started for it.
+        `shard_seconds`: how long an actor may work on one shard; 0 for no limit.
         """
         self._make_actor = make_actor
         self._size = size
@@ -91,8 +94,8 @@ class ActorPool:
     ) -> None:
         """Work through all shards, in any order; `done` and `on_restart` are called in this thread.
 
-        `folder`: where actors leave word of what they do (`cluster.crash_files`).
-        Raises `PoolError`; what is under way then is cancelled by ending its actors.
+        `folder`: where actors write what they are working on (`cluster.crash_files`).
+        Raises `PoolError`, after killing the actors that are still working.
         """
         run = _Run(deque(shards), submit, done, folder, on_restart)
         for slot in self._slots:
@@ -105,11 +108,11 @@ class ActorPool:
             at_work = [slot for slot in self._slots if slot.shard is not None]
             self._end(at_work)
             for slot in at_work:
-                run.crash_of(slot)  # removes its files
+                run.crash_of(slot)  # removes its crash files
             raise
 
     def close(self) -> None:
-        """End all actors, and wait for nothing."""
+        """Kill all actors without waiting."""
         self._end(self._slots)
 
     def _free_number(self) -> int:
@@ -131,7 +134,7 @@ class ActorPool:
         last_ready = time.monotonic()
         while run.pending or any(slot.shard for slot in self._slots):
             raise_if_stopped()
-            # An actor that is still starting is given no work: it may never come up.
+            # An actor that is still starting gets no shard, since it may never come up.
             for slot in self._slots:
                 if slot.ready and slot.shard is None and run.pending:
                     slot.shard, slot.since = run.pending.popleft(), time.monotonic()
@@ -139,7 +142,7 @@ class ActorPool:
             waiting = {slot.waiting_for: slot for slot in self._slots if slot.waiting_for is not None}
             finished, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_SECONDS)
             for reference in finished:
-                self._settle(waiting[reference], run)
+                self._handle_result(waiting[reference], run)
             self._replace_stuck(run)
             if any(slot.ready for slot in self._slots):
                 last_ready = time.monotonic()
@@ -147,12 +150,12 @@ class ActorPool:
                 raise PoolError(
                     Failure(
                         message=f"none of {len(self._slots)} actors started within {self._start_seconds:.0f} s; free "
-                        f"in the cluster: {ray.available_resources()}; of: {ray.cluster_resources()}"
+                        f"in the cluster: {ray.available_resources()}; in total: {ray.cluster_resources()}"
                     )
                 )
 
-    def _settle(self, slot: _Slot, run: _Run) -> None:
-        """Take in what a slot was waiting for."""
+    def _handle_result(self, slot: _Slot, run: _Run) -> None:
+        """Process the result of a slot's pending call."""
         try:
             result = ray.get(slot.waiting_for)
         except RayTaskError as error:
@@ -168,22 +171,22 @@ class ActorPool:
             slot.ready = True
 
     def _replace_stuck(self, run: _Run) -> None:
-        """End the actors that have been at one shard for too long."""
+        """Replace the actors that have worked on one shard for too long."""
         if not self._shard_seconds:
             return
         for slot in list(self._slots):
             if slot.shard is not None and time.monotonic() - slot.since > self._shard_seconds + STUCK_GRACE:
-                # It may have finished just now.
+                # It may have finished in the meantime.
                 if ray.wait([slot.waiting_for], timeout=0)[0]:
                     continue
-                stuck = f"stuck: at work on one shard for more than runtime.shard_seconds = {self._shard_seconds:g}"
+                stuck = f"stuck: worked on one shard for more than runtime.shard_seconds = {self._shard_seconds:g}"
                 self._replace(slot, run, _StuckError(stuck))
 
     def _replace(self, slot: _Slot, run: _Run, error: RayError | _StuckError) -> None:
-        """Put a dead actor's shard back and another actor in its place."""
+        """Put a dead actor's shard back into the queue and start a new actor in its slot."""
         if isinstance(error, RayActorError) and error.actor_init_failed:
             raise PoolError(Failure(message=f"an actor cannot start: {error}", traceback=str(error))) from error
-        # A lost connection or result looks the same as a dead actor: end it, so that it cannot work on unseen.
+        # A lost connection or result looks like a dead actor: kill it, so that it cannot continue unseen.
         ray.kill(slot.actor, no_restart=True)
         failure = _died(slot, run.crash_of(slot), error)
         run.deaths.append(failure)
@@ -191,24 +194,24 @@ class ActorPool:
             run.attempts[slot.shard] += 1
             if run.attempts[slot.shard] >= MAX_ATTEMPTS:
                 raise PoolError(
-                    run.with_deaths(failure, f"{MAX_ATTEMPTS} actors died at work on it, so it was given up; the last")
+                    run.with_deaths(failure, f"{MAX_ATTEMPTS} actors died while working on it; the last")
                 ) from error
             run.pending.appendleft(slot.shard)
-        place = self._slots.index(slot)
+        index = self._slots.index(slot)
         if slot.restarts < MAX_RESTARTS:
             run.on_restart(failure)
-            self._slots[place] = self._start(slot.number, slot.restarts + 1)
+            self._slots[index] = self._start(slot.number, slot.restarts + 1)
             return
-        del self._slots[place]
+        del self._slots[index]
         if not self._slots:
-            told = f"every actor died more than {MAX_RESTARTS} times; the last"
-            raise PoolError(run.with_deaths(failure, told)) from error
+            summary = f"every actor died more than {MAX_RESTARTS} times; the last"
+            raise PoolError(run.with_deaths(failure, summary)) from error
         run.on_restart(failure)
 
 
 @dataclass
 class _Run:
-    """One list of shards on its way through the pool."""
+    """The state of one call of `ActorPool.run`."""
 
     pending: deque[str]
     submit: Submit
@@ -219,39 +222,39 @@ class _Run:
     deaths: list[Failure] = field(default_factory=list)
 
     def crash_of(self, slot: _Slot) -> CrashReport:
-        """What the slot's actor left behind; it is removed."""
+        """The crash files of the slot's actor, which are removed."""
         if self.folder is None or not slot.host:
             return CrashReport({}, "")
         return read_crash(self.folder, host=slot.host, pid=slot.pid)
 
-    def with_deaths(self, last: Failure, told: str) -> Failure:
-        """The last death with `told` before its message, and all deaths before it in its report."""
+    def with_deaths(self, last: Failure, summary: str) -> Failure:
+        """The last death, with `summary` before its message and all earlier deaths in its report."""
         before = [f"An earlier death:\n{death.report()}" for death in self.deaths if death is not last]
-        return replace(last, message=f"{told}: {last.message}", traceback="\n".join([last.traceback, *before]))
+        return replace(last, message=f"{summary}: {last.message}", traceback="\n".join([last.traceback, *before]))
 
 
 def _host_and_pid(actor: object) -> tuple[str, int]:
-    """Called in an actor, when it is ready."""
+    """Called in an actor; returns when the actor is ready."""
     return socket.gethostname(), os.getpid()
 
 
 def _raised(error: RayTaskError, slot: _Slot) -> Failure:
-    """What is known of an exception that an actor raised."""
+    """The failure for an exception that an actor raised."""
     cause = error.cause
     if isinstance(cause, Exception) and (carried := carried_failure(cause)) is not None:
         return carried
-    # The exception as the actor raised it, without Ray's frame around it.
+    # The exception as the actor raised it, without Ray's wrapper.
     message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
     return Failure(message=message, shard=slot.shard or "", host=slot.host, pid=slot.pid, traceback=str(error))
 
 
 def _died(slot: _Slot, crash: CrashReport, error: RayError | _StuckError) -> Failure:
-    """What is known of an actor that ended, or was ended."""
-    here = slot.host == socket.gethostname()
+    """The failure for an actor that died or was killed."""
+    is_local = slot.host == socket.gethostname()
     if isinstance(error, _StuckError):
         cause = str(error)
     else:
-        cause = death_cause(error, crash=crash, kernel_killed=here and kernel_kills() > slot.kernel_kills)
+        cause = death_cause(error, crash=crash, kernel_killed=is_local and kernel_kills() > slot.kernel_kills)
     failure = Failure(
         message=cause,
         who=f"actor {slot.number}",

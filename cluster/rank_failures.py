@@ -1,6 +1,6 @@
-"""What is known of training ranks that failed: which of several failures is the cause, and whether it would come again.
+"""Failures of training ranks: which of several failures is the cause, and whether it would recur.
 
-One rank's failure makes the others fail: they wait for it, and lose their connection to it.
+If one rank fails the others fail too: they wait for it, and lose their connection to it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from wsss.contract.failure import Failure, failure_of
 
 
 def rank_failure(error: Exception, *, rank: int) -> Failure:
-    """What is known of an exception, in the rank that met it."""
+    """The failure for an exception, created in the rank that raised it."""
     return failure_of(error, who=f"rank {rank}", final=is_final(error))
 
 
 def is_final(error: Exception) -> bool:
-    """False for what the death of another rank or a lost connection looks like: those are worth another attempt.
+    """False for errors that the death of another rank or a lost connection can cause: these are retried.
 
-    gloo raises plain RuntimeErrors where a peer is gone. A full disk and its like would be met again.
+    gloo raises plain RuntimeErrors if a peer is gone. A full disk and the like are final: they would recur.
     """
     if isinstance(error, OSError) and lasting_error(error, "") is not None:
         return True
-    passing = (OSError, dist.DistError, torch.AcceleratorError)
-    return not isinstance(error, passing) and type(error) is not RuntimeError
+    transient = (OSError, dist.DistError, torch.AcceleratorError)
+    return not isinstance(error, transient) and type(error) is not RuntimeError
 
 
 def dead_rank(rank: int, *, code: int, pid: int, folder: Path, kernel_kills_before: int) -> Failure:
-    """What is known of a rank on this machine whose process ended with an exit status and without an exception."""
+    """The failure for a rank on this machine whose process ended with an exit status and without an exception."""
     host = socket.gethostname()
     crash = read_crash(folder, host=host, pid=pid)
     cause = exit_cause(code, crash=crash, out_of_memory=kernel_kills() > kernel_kills_before)
@@ -43,7 +43,7 @@ def dead_rank(rank: int, *, code: int, pid: int, folder: Path, kernel_kills_befo
 
 
 def died(rank: int, *, cause: str, host: str, pid: int, crash: CrashReport) -> Failure:
-    """A rank that ended without an exception, for a cause in words."""
+    """The failure for a rank that ended without an exception; `cause` is a phrase."""
     failure = Failure(
         message=f"a rank ended: {cause}",
         who=f"rank {rank}",
@@ -57,14 +57,14 @@ def died(rank: int, *, cause: str, host: str, pid: int, crash: CrashReport) -> F
 
 
 def cause_of(failures: Sequence[Failure], *, instance: str) -> Failure:
-    """The failure that led to the others: one that would come again, else a death, else the first. The rest follow in
-    its report; where several ranks met errors that would come again, its message names them all."""
+    """The failure that caused the others: a final one, else a death, else the first. Its report includes the others.
+    If several ranks had final errors, its message names them all."""
 
     def order(failure: Failure) -> int:
         return 0 if failure.final else 1 if failure.cause != "exception" else 2
 
     first, *others = sorted(failures, key=order)
-    alike = [failure.message for failure in others if failure.final]
-    message = "; ".join(dict.fromkeys([first.message, *alike]))
+    also_final = [failure.message for failure in others if failure.final]
+    message = "; ".join(dict.fromkeys([first.message, *also_final]))
     reports = [f"Another rank:\n{other.report()}" for other in others]
     return replace(first, instance=instance, message=message, traceback="\n".join([first.traceback, *reports]))

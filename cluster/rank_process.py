@@ -1,4 +1,4 @@
-"""A process as one rank of a training: which one, on which device, and how it meets the others."""
+"""Prepares a process as one rank of a training: its number, its device, and its process group."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch.distributed as dist
 from cluster.memory import keep_freed_memory
 
 COLLECTIVE_SECONDS = 7200
-"""Ranks wait this long for one another: rank 0 validates while the others wait. A rank that dies is noticed at once."""
+"""Timeout of collectives: the other ranks wait while rank 0 validates. A dead rank is noticed immediately."""
 
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Which rank this process is, and what it may use."""
+    """This process's rank and the resources that it may use."""
 
     rank: int
     world_size: int
@@ -27,7 +27,7 @@ class RankPlace:
     threads: int
     gpus: int
     address: str | None
-    """HOST:PORT to meet the other ranks at; None where a process group exists already (Ray Train makes one)."""
+    """HOST:PORT of the process group's store; None if a process group exists already (Ray Train creates one)."""
 
 
 def prepare_process(place: RankPlace) -> torch.device:
@@ -39,7 +39,7 @@ def prepare_process(place: RankPlace) -> torch.device:
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
-    # Without a C++ compiler, DeepSpeed 0.19 dies while it builds this operator for gloo; it is only a speed-up.
+    # Without a C++ compiler, DeepSpeed 0.19 fails to build this operator for gloo; it only improves speed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if place.address is not None:
         host, _, port = place.address.rpartition(":")
@@ -58,7 +58,7 @@ def prepare_process(place: RankPlace) -> torch.device:
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed without MLflow, which only its autotuner uses: importing that takes as long as torch itself."""
+    """Import DeepSpeed without MLflow, which only its autotuner uses and which takes as long to import as torch."""
     absent = "mlflow" not in sys.modules
     if absent:
         sys.modules["mlflow"] = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Ray Train's failures, seen in its controller: which rank failed and why, whether another attempt is of use."""
+"""Handles failures in Ray Train's controller: which rank failed and why, and whether to try again."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from wsss.contract.failure import Failure, carried_failure
 
 
 class RankWatch(UserCallback):
-    """Ends a training at once for an error that would come again, and leaves word of every restart for the driver."""
+    """Ends a training immediately for an error that would recur, and reports every restart to the driver."""
 
     def __init__(self, path: Path, restarts: Path, *, instance: str, retries: int) -> None:
-        """`path`: the instance's folder, where ranks leave word; `restarts`: the folder for word of restarts."""
+        """`path`: the instance's folder with the ranks' crash files; `restarts`: the folder for reports of restarts."""
         self._path, self._restarts = path, restarts
         self._instance, self._retries = instance, retries
         self._restarted = self._failed = 0
         self._host, self._kernel_kills = socket.gethostname(), kernel_kills()
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Called by Ray Train. What this raises ends the training."""
+        """Called by Ray Train. An exception raised here ends the training."""
         failure = self._cause(worker_exceptions)
         self._restarted += 1
         if failure.cause != PREEMPTED:  # Ray Train does not count these against the retries
@@ -43,7 +43,7 @@ class RankWatch(UserCallback):
             write_restart(self._restarts, failure, number=self._restarted)
 
     def failure_in(self, error: TrainingFailedError) -> Failure:
-        """What is known of a training that Ray Train gave up."""
+        """The failure for a training that Ray Train ended."""
         if isinstance(error, ControllerError):
             carried = carried_failure(error.controller_failure)
             return carried or Failure(message=str(error.controller_failure), instance=self._instance)
@@ -56,7 +56,7 @@ class RankWatch(UserCallback):
         return cause_of(failures, instance=self._instance)
 
     def _died(self, rank: int, error: Exception) -> Failure:
-        """A rank whose process ended, or that Ray cannot reach."""
+        """The failure for a rank whose process died, or that Ray cannot reach."""
         host, pid = find_process(self._path, rank=str(rank))
         crash = read_crash(self._path, host=host, pid=pid) if host else CrashReport({}, "")
         kernel_killed = host == self._host == socket.gethostname() and kernel_kills() > self._kernel_kills

@@ -1,7 +1,7 @@
 """Training ranks under Ray Train.
 
-Ray Train places the ranks, joins them to a process group and starts the whole group anew where one dies. The engine
-then goes on from its own checkpoint in the instance's folder; Ray Train's folder holds only its book-keeping.
+Ray Train schedules the ranks, creates their process group and restarts the whole group if one rank dies. The engine
+then resumes from its own checkpoint in the instance's folder. Ray Train's own folder contains only its internal state.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ FOLDER = "ray_train"
 def fit_with_ray_train(
     instance: Instance, stage: Fit, settings: RuntimeSettings, progress: Progress, *, here: bool, on_restart: OnRestart
 ) -> Outcome:
-    """Train with `stage.world_size` Ray Train workers, `here` where they all share this machine.
+    """Train with `stage.world_size` Ray Train workers; `here`: all of them run on this machine.
 
-    Raises `RankError` with what is known of the rank that failed. A full disk and the like are not tried again.
+    Raises `RankError` with the failure of the rank that caused it. A full disk and the like are not retried.
     """
     folder = instance.path.absolute() / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +58,7 @@ def fit_with_ray_train(
         torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=_scaling(stage, settings, here),
         run_config=RunConfig(
-            # A name that was used before would silently go on with that run's state.
+            # With a name that was used before, Ray Train would silently resume that run's state.
             name=f"attempt-{uuid.uuid4().hex[:12]}",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=settings.rank_retries),
@@ -80,9 +80,9 @@ def fit_with_ray_train(
 
 
 def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
-    # On a machine with fewer CPUs than ranks they share: Ray would wait for ever for CPUs that never come.
-    room = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
-    resources = {"CPU": min(1.0, room) if here else 1.0}
+    # On one machine with fewer CPUs than ranks, each rank reserves a fraction: Ray would wait forever for more.
+    cpus_per_rank = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
+    resources = {"CPU": min(1.0, cpus_per_rank) if here else 1.0}
     if settings.rank_gpus:
         resources["GPU"] = float(settings.rank_gpus)
     return ScalingConfig(
@@ -99,7 +99,7 @@ def _train_rank(config: dict[str, object]) -> None:
     assert isinstance(instance, Instance) and isinstance(threads, int) and isinstance(gpus, int)
     context = get_context()
     rank = context.get_world_rank()
-    # Where ranks of one node see all of its GPUs, Ray knows which of them is this rank's.
+    # If the ranks of a node see all of its GPUs, Ray knows which GPU belongs to this rank.
     local_rank = get_device().index if gpus else context.get_local_rank()
     with crash_files(instance.path.absolute(), own_process=True):
         try:
@@ -112,7 +112,7 @@ def _train_rank(config: dict[str, object]) -> None:
 
 @contextmanager
 def _own_interrupt_handler() -> Iterator[None]:
-    """Ray Train leaves its handler for Ctrl-C behind; take it away again."""
+    """Restore the handler of Ctrl-C after the block: Ray Train does not remove its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

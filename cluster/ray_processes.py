@@ -1,4 +1,4 @@
-"""Ending a Ray session of this process's own: with it go all processes that it started, also from half a start."""
+"""Ends a Ray session that this process started, with all of its processes, even if it started only partly."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 import ray
 
 _GRACE = 3.0
-"""Seconds in which Ray's processes may end by themselves."""
+"""Seconds in which Ray's processes may exit by themselves."""
 _ROUNDS = 5
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def end_session() -> None:
-    """Close the session and wait for its processes; those that do not follow, Ray's agents among them, are ended."""
+    """Shut the session down and wait for its processes; those that do not exit, such as Ray's agents, are killed."""
     with _adopting_orphans():
         family = _family()
         ray.shutdown()
@@ -33,10 +33,10 @@ def end_session() -> None:
 
 
 def _family() -> set[psutil.Process]:
-    """Ray's processes below this one, and all that they started."""
+    """Ray's processes among this process's children, and all of their descendants."""
     found: set[psutil.Process] = set()
     for child in psutil.Process().children():
-        if _is_rays(child):
+        if _is_ray_process(child):
             found.add(child)
             try:
                 found.update(child.children(recursive=True))
@@ -45,7 +45,7 @@ def _family() -> set[psutil.Process]:
     return found
 
 
-def _is_rays(process: psutil.Process) -> bool:
+def _is_ray_process(process: psutil.Process) -> bool:
     try:
         words = process.cmdline()
     except psutil.Error:
@@ -55,14 +55,14 @@ def _is_rays(process: psutil.Process) -> bool:
 
 def _kill(process: psutil.Process) -> None:
     try:
-        process.kill()  # psutil looks whether the id is still that of the same process
+        process.kill()  # psutil checks that the id still belongs to the same process
     except psutil.Error:
         return
 
 
 @contextmanager
 def _adopting_orphans() -> Iterator[None]:
-    """Inside the block a process whose parent has ended becomes a child of this one, and is found."""
+    """Inside the block, a process whose parent has ended becomes a child of this one, so that it can be found."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is None:
         yield

@@ -1,4 +1,4 @@
-"""RayRuntime: shards by a pool of Ray actors, training ranks by Ray Train; on this machine or a cluster."""
+"""RayRuntime: shards run in a pool of Ray actors, training ranks in Ray Train, on this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ class RayRuntime:
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
-        from cluster.ray_fit import fit_with_ray_train  # Ray Train brings pandas and pyarrow
+        from cluster.ray_fit import fit_with_ray_train  # Ray Train imports pandas and pyarrow
 
-        # Actors that wait for shards would hold the CPUs that the ranks need.
+        # Idle actors would hold the CPUs that the ranks need.
         self._release_actors()
-        have = ray.cluster_resources().get("GPU", 0.0)
-        if self._address is None and self._settings.rank_gpus * stage.world_size > have:
+        num_gpus = ray.cluster_resources().get("GPU", 0.0)
+        if self._address is None and self._settings.rank_gpus * stage.world_size > num_gpus:
             raise ValueError(
                 f"runtime.rank_gpus = {self._settings.rank_gpus} for {stage.world_size} ranks, but this machine has "
-                f"{have:.0f} GPUs; set it to 0 to train on CPUs"
+                f"{num_gpus:.0f} GPUs; set it to 0 to train on CPUs"
             )
         here = self._address is None
         return fit_with_ray_train(instance, stage, self._settings, progress, here=here, on_restart=on_restart)
@@ -120,17 +120,17 @@ class RayRuntime:
         return self._pool
 
     def _num_actors(self) -> int:
-        """As set; else what the cluster has room for now, one at least so that an autoscaler sees a demand."""
-        settings, has = self._settings, ray.cluster_resources()
-        if settings.actor_gpus and self._address is None and settings.actor_gpus > has.get("GPU", 0.0):
+        """The setting, or as many as fit into the cluster now; at least one, so that an autoscaler sees a demand."""
+        settings, found = self._settings, ray.cluster_resources()
+        if settings.actor_gpus and self._address is None and settings.actor_gpus > found.get("GPU", 0.0):
             raise ValueError(
-                f"runtime.actor_gpus = {settings.actor_gpus}, but this machine has {has.get('GPU', 0.0):.0f} GPUs; "
+                f"runtime.actor_gpus = {settings.actor_gpus}, but this machine has {found.get('GPU', 0.0):.0f} GPUs; "
                 "set it to 0 to work on CPUs"
             )
         if settings.num_actors:
             return settings.num_actors
-        room = has.get("GPU", 0.0) / settings.actor_gpus if settings.actor_gpus else has.get("CPU", 0.0)
-        return max(1, math.floor(room))
+        num_fitting = found.get("GPU", 0.0) / settings.actor_gpus if settings.actor_gpus else found.get("CPU", 0.0)
+        return max(1, math.floor(num_fitting))
 
     def _make_actor(self) -> Any:
         settings, threads = self._settings, self._settings.threads

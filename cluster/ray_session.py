@@ -1,4 +1,4 @@
-"""Connecting to Ray: a session on this machine, a running cluster, or the session that is open already."""
+"""Connects to Ray: starts a session on this machine, joins a running cluster, or uses the open session."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from cluster.ray_start import quiet_start
 from cluster.shadowing import check_working_folder
 from cluster.socket_folders import ray_folder
 
-# What a user has set stands. Ray reads these when a session or a training starts, and its workers inherit them.
+# Defaults; the user's own values take precedence. Ray reads these at the start of a session or a training, and its
+# workers inherit them.
 _ENVIRONMENT = {
-    # A session whose workers do not ask for a token runs code for anybody on the network.
+    # Without a token, a session would run code for anybody on the network.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -27,9 +28,9 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Ray Train would move ranks into a folder of its own, and paths relative to the driver's would not resolve.
+    # Ray Train would change the ranks' working folder, so that relative paths of the driver would not resolve.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Without a limit a rank that never reports stops the others for ever; 60 s are too few for a machine to come up.
+    # Without a limit, a rank that never reports would block the others forever; 60 s is too short to start a machine.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -38,23 +39,23 @@ _STARTS = 3
 
 
 def prepare_environment() -> None:
-    """Set Ray's variables where the user has not."""
+    """Set the environment variables of Ray that the user has not set."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Ray read the variables when it was imported; this is how it takes in its own later changes of them.
+    # Ray read the variables when it was imported; this makes it read them again.
     Config.initialize("")
 
 
 def connect(address: str | None) -> bool:
-    """Join the cluster at `address`, or start a session on this machine where there is none given.
+    """Join the cluster at `address`, or start a session on this machine if it is None.
 
     `address`: `auto` (from a node of the cluster), HOST:PORT, `ray://HOST:PORT` (from outside). On a cluster, workers
     import this package from their own environment: install it there, as `ray_cluster.yaml` does. On this machine they
-    import what the driver imports.
+    import the same modules as the driver.
 
-    Returns False where a session is open already: it is used as it is, and left open.
-    Raises ValueError where `address` is of no such form, where no cluster answers there, or where workers would import
-    modules of the working folder in place of this package.
+    Returns False if a session is open already: it is used as it is, and left open.
+    Raises ValueError if `address` does not have one of these forms, if no cluster answers there, or if workers would
+    import modules of the working folder instead of this package.
     """
     if ray.is_initialized():
         return False
@@ -72,39 +73,40 @@ def connect(address: str | None) -> bool:
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster answers at {address} ({error}); "
-            "give auto on one of its nodes, HOST:PORT or ray://HOST:10001, or --on ray for this machine alone"
+            "use auto on one of its nodes, HOST:PORT or ray://HOST:10001; --on ray uses this machine only"
         ) from error
     return True
 
 
 def _start_session(**options: Any) -> None:
-    """A session on this machine. Ray gives its own processes 30 s to come up, which a busy machine may exceed."""
-    folder, told = ray_folder()
+    """Start a session on this machine. Try again on a timeout: a busy machine may need more than Ray's 30 s."""
+    folder, message = ray_folder()
     if folder is not None:
-        print(told, file=sys.stderr)
+        print(message, file=sys.stderr)
         options["_temp_dir"] = folder
     for left in reversed(range(_STARTS)):
         try:
-            # "local": without an address Ray joins whatever RAY_ADDRESS or an earlier `ray start` left behind.
+            # "local": without an address, Ray would join a session of RAY_ADDRESS or of an earlier `ray start`.
             with quiet_start():
                 ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **options)
             return
         except Exception as error:
-            # Ray has no class of its own for it.
+            # Ray has no exception class for this timeout.
             if left == 0 or "timed out during startup" not in str(error):
                 raise
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def thread_environment(threads: int) -> dict[str, dict[str, str]]:
-    """The runtime environment of a worker with so many threads.
+    """The runtime environment of a worker with this many threads.
 
-    Ray sets one thread per reserved CPU by itself, and without an environment it takes a process that is there already.
+    Ray itself sets one thread per reserved CPU. Without a runtime environment it can reuse a process that is
+    already running.
     """
     return {} if threads == 1 else {"env_vars": {"OMP_NUM_THREADS": str(threads)}}

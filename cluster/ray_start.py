@@ -1,7 +1,7 @@
-"""What Ray does to a process when it starts, kept from it: it takes SIGTERM, and prints a page for a worker that died.
+"""Starts Ray without two side effects: it replaces the handler of SIGTERM, and prints a page for every dead worker.
 
-Ray has no settings for either, so its functions are replaced here while it starts. Where one of these names is gone, in
-another version, that part is left out.
+Ray has no settings for either, so the functions responsible are replaced here while it starts. If another version of
+Ray does not have one of these functions, that replacement is skipped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cluster.ray_processes import end_session
 from wsss.contract.stopping import catch_sigterm
 
 _DEATH = "A worker died or was killed while executing a task"
-"""How the message begins that Ray prints of a death; runtimes report it themselves, with its cause."""
+"""The start of the message that Ray prints about a dead worker; the runtimes report deaths with their cause."""
 
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Start Ray inside this block. Where starting fails, or is interrupted, what has started is ended."""
+    """Start Ray inside this block. If that fails or is interrupted, the processes started so far are ended."""
     _silence_deaths()
     try:
         if not catch_sigterm():
@@ -41,11 +41,11 @@ def quiet_start() -> Iterator[None]:
 
 
 def _core_worker(make: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Ray's core replaces handlers of signals by its own, in C++, which print a stack and abort."""
+    """Wraps Ray's CoreWorker, which installs C++ signal handlers that print a stack and abort."""
 
     def made(*arguments: Any, **options: Any) -> Any:
-        assert make is not None, "it is only replaced where it is there"
-        # The threads that it starts keep the signal blocked: this thread is the one to take it.
+        assert make is not None, "it is only replaced if it exists"
+        # The threads that it starts inherit the block, so that this thread receives the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             return make(*arguments, **options)
@@ -58,7 +58,7 @@ def _core_worker(make: Callable[..., Any] | None) -> Callable[..., Any]:
 
 @contextmanager
 def _replaced(module: Any, name: str, by: Any) -> Iterator[None]:
-    """A name of a module means something else inside the block; nothing where the module has no such name."""
+    """Inside the block, replace an attribute of a module; do nothing if the module does not have it."""
     if (before := getattr(module, name, None)) is None:
         yield
         return
@@ -70,7 +70,7 @@ def _replaced(module: Any, name: str, by: Any) -> Iterator[None]:
 
 
 def _silence_deaths() -> None:
-    """Once per process."""
+    """Filter Ray's messages about dead workers; has an effect only once per process."""
     show = getattr(worker, "print_to_stdstream", None)
     if show is None or hasattr(show, "leaves_out_deaths"):
         return

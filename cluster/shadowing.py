@@ -1,6 +1,6 @@
-"""Modules in the working folder that Ray's workers would import in place of this package's own.
+"""Detects modules in the working folder that Ray's workers would import instead of this package's own.
 
-Ray puts the driver's working folder first on its workers' search path, also where the driver itself does not search it
+Ray puts the driver's working folder first on its workers' search path, even if the driver itself does not search it
 (the installed command `wsss` does not). A file `cluster.py` there would be imported by every worker.
 """
 
@@ -14,7 +14,7 @@ PACKAGES = ("shards", "wsss", "cluster", "tuning")
 
 
 def check_working_folder(folder: Path) -> None:
-    """Raises ValueError where `folder` holds a module of one of this package's names that is not this package's.
+    """Raise ValueError if `folder` contains another module with the name of one of this package's modules.
 
     A folder without `__init__.py`, such as a data set in `shards/`, hides nothing.
     """
@@ -24,6 +24,6 @@ def check_working_folder(folder: Path) -> None:
             continue
         if not Path(found.origin).samefile(own.origin):
             raise ValueError(
-                f"{found.origin} would be imported by Ray's workers in place of {own.origin}: Ray lets them search the "
+                f"{found.origin} would be imported by Ray's workers in place of {own.origin}, because they search the "
                 "working folder first; start wsss in another folder, rename that file, or add --on local"
             )

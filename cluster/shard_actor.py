@@ -1,4 +1,4 @@
-"""The actor that works on shards; in a file of its own, since what this imports every actor loads."""
+"""The actor that works on shards. It has its own file because every actor loads what this file imports."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _Result = TypeVar("_Result")
 
 
 class ShardActor(ShardExecutor):
-    """Takes an instance out of Ray's store once, not for every shard: a listing of half a million keys comes with it.
+    """Fetches an instance from Ray's object store once, not for every shard: it may list half a million keys.
 
-    Ray itself fetches a reference that is an argument, anew in every call; one inside a list it leaves alone.
+    Ray would fetch a reference passed as an argument in every call, but does not resolve one inside a list.
     """
 
     _known: tuple[Any, Instance] | None = None
 
     def make(self, known: list[Any], shard: str) -> None:
-        """Raises `WorkFailedError`, whatever went wrong."""
-        self._explained(lambda: self.make_shard(self._instance_of(known[0]), shard))
+        """Raises `WorkFailedError` for every exception."""
+        self._with_failure(lambda: self.make_shard(self._instance_of(known[0]), shard))
 
     def count(self, known: list[Any], shard: str) -> Counts:
-        """Raises `WorkFailedError`, whatever went wrong."""
-        return self._explained(lambda: self.count_shard(self._instance_of(known[0]), shard))
+        """Raises `WorkFailedError` for every exception."""
+        return self._with_failure(lambda: self.count_shard(self._instance_of(known[0]), shard))
 
-    def _explained(self, work: Callable[[], _Result]) -> _Result:
-        """An exception's class may not be known to the driver, and its traceback does not travel."""
+    def _with_failure(self, work: Callable[[], _Result]) -> _Result:
+        """Convert exceptions: the driver may not know their class, and their traceback is not sent."""
         try:
             return work()
         except Exception as error:

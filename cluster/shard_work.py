@@ -20,24 +20,24 @@ from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
 
 
 class StuckError(RuntimeError):
-    """Work on one shard took longer than `runtime.shard_seconds` allows."""
+    """Work on one shard took longer than `runtime.shard_seconds`."""
 
 
 class ShardExecutor:
-    """Works on shards of one instance after another; what an instance needs is loaded once."""
+    """Works on shards, one instance after another; models and settings of an instance are loaded once."""
 
     def __init__(
         self, *, threads: int, gpu: bool = False, shard_seconds: float = 0.0, own_process: bool = False
     ) -> None:
-        """`own_process`: this process is an actor, which whoever gave it the work ends and replaces where it is stuck.
+        """`own_process`: this process is an actor, which its pool kills and replaces if it is stuck.
 
-        Elsewhere work that exceeds `shard_seconds` is interrupted by `StuckError`.
+        Otherwise work that exceeds `shard_seconds` is interrupted by `StuckError`.
         """
         self._threads, self._gpu, self._has_torch = threads, gpu, False
         self._shard_seconds, self._own_process = shard_seconds, own_process
         if gpu:
-            self._prepare_torch()  # where there is none, the actor must not start
-        # A tensor made from a read-only array is never written to here.
+            self._prepare_torch()  # raises if there is no GPU, so that the actor does not start
+        # Tensors made from read-only arrays are never written to here.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._instance: Instance | None = None
         self._worker: ShardWorker | ShardCounter | None = None
@@ -71,7 +71,7 @@ class ShardExecutor:
 
     @contextmanager
     def _at_work(self, instance: Instance, shard: str) -> Iterator[None]:
-        """Leave word of what is worked on: in a file, should this process die, and in what the block raises."""
+        """Record the current work: in a file, in case this process dies, and in exceptions that the block raises."""
         seconds = self._shard_seconds
         with crash_files(instance.path, own_process=self._own_process, seconds=seconds):
             note(shard=shard)
@@ -79,17 +79,17 @@ class ShardExecutor:
                 with _interrupted_after(0.0 if self._own_process else seconds):
                     yield
             except Exception:
-                self._instance = None  # its worker may not be there, or be half done
+                self._instance = None  # its worker may be missing or incomplete
                 raise
 
     def _prepare_torch(self) -> None:
-        """Device and threads, once; torch takes seconds and 300 MB, which actors that only build shards are spared."""
+        """Set device and threads, once. Actors that only build shards never import torch (seconds and 300 MB)."""
         if self._has_torch:
             return
         import torch
 
         choose_device(gpu=self._gpu)
-        # Equal bytes need equal threads: sums of floats are grouped by thread.
+        # Equal bytes need an equal number of threads, because sums of floats are grouped by thread.
         torch.set_num_threads(self._threads)
         self._has_torch = True
 
@@ -101,17 +101,17 @@ class ShardExecutor:
 
 @contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise `StuckError` inside the block once it has taken so many seconds; 0 never does."""
+    """Raise `StuckError` inside the block after this many seconds; 0 for never."""
     if not seconds:
         yield
         return
     if threading.current_thread() is not threading.main_thread():
-        raise ValueError("runtime.shard_seconds needs the main thread here; set it to 0, or run with --on ray")
+        raise ValueError("runtime.shard_seconds works only in the main thread; set it to 0, or run with --on ray")
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise StuckError(
             f"the work on one shard takes longer than runtime.shard_seconds = {seconds:g}; raise it, or run with "
-            "--on ray, which ends the worker and tries the shard again"
+            "--on ray, which replaces the worker and tries the shard again"
         )
 
     before = signal.signal(signal.SIGALRM, stop)
@@ -124,7 +124,7 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
 
 
 def pending_shards(instance: Instance, stage: Map) -> tuple[list[str], int]:
-    """The shards that are still to be made, and how many there are in all; called once, before any worker starts."""
+    """The unfinished shards, and the total number of shards; called once, before any worker starts."""
     stage.prepare(instance)
     shards = stage.shards(instance)
     return [shard for shard in shards if not instance.layer.is_finished(shard)], len(shards)

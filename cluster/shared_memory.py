@@ -1,4 +1,4 @@
-"""Room in /dev/shm, where the processes of a loader leave their batches: containers often have 64 MB of it."""
+"""Space in /dev/shm, through which loader processes pass their batches; containers often have only 64 MB."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _WORDS = (
     "Bus error",
     "insufficient shared memory",
 )
-"""How torch says that there is no room."""
+"""Messages by which torch reports that there is no space."""
 
 
 class SharedMemoryError(ValueError):
-    """/dev/shm is too small for what the settings ask; the message says what to change."""
+    """/dev/shm is too small for the settings; the message says what to change."""
 
 
 def free_bytes() -> int | None:
-    """Bytes that are free in /dev/shm; None on a system without it."""
+    """Free bytes in /dev/shm; None on a system without it."""
     try:
         found = os.statvfs(FOLDER)
     except OSError:
@@ -32,31 +32,31 @@ def free_bytes() -> int | None:
 
 
 def require_room(example: Mapping[str, Any], *, batch_size: int, workers: int) -> None:
-    """Raise `SharedMemoryError` where the batches of a rank's loader do not fit, before any of its processes starts.
+    """Raise `SharedMemoryError` if the batches of a rank's loader do not fit; called before its processes start.
 
-    `example`: one of those that batches are made of; `batch_size`: the most of them in a batch.
+    `example`: any example of the training set; `batch_size`: the largest number of examples in a batch.
     """
     need, free = workers * bytes_in_use(example, batch_size=batch_size), free_bytes()
     if free is not None and need > free:
-        raise SharedMemoryError(_too_small(workers, f"needs {_megabytes(need)} there, {_megabytes(free)} are free"))
+        raise SharedMemoryError(_too_small(workers, f"needs {_megabytes(need)}, but only {_megabytes(free)} are free"))
 
 
 def is_about_room(error: BaseException) -> bool:
-    """True for what torch raises where /dev/shm is full: other ranks, and other programs, use it too."""
+    """True for torch's errors about a full /dev/shm, which other ranks and other programs use as well."""
     return any(words in str(error) for words in _WORDS)
 
 
 def out_of_room(workers: int) -> SharedMemoryError:
-    """The error for `is_about_room`, in terms of settings."""
+    """The error to raise if `is_about_room` is true; it names the settings to change."""
     free = free_bytes()
     left = "" if free is None else f", {_megabytes(free)} are free now"
-    return SharedMemoryError(_too_small(workers, f"ran out of it{left}"))
+    return SharedMemoryError(_too_small(workers, f"ran out of space{left}"))
 
 
 def _too_small(workers: int, what: str) -> str:
     return (
         f"loader_workers = {workers}: {FOLDER} is too small, each rank's loader {what}; give the machine or container "
-        "more (docker run --shm-size=2g), or set fewer loader_workers, 0 for none, or a smaller batch_size"
+        "more (docker run --shm-size=2g), or set fewer loader_workers, or 0 for none, or a smaller batch_size"
     )
 
 

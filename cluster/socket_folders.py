@@ -1,4 +1,4 @@
-"""Folders for sockets: the system allows 107 bytes for a socket's path, and a job's TMPDIR may take most of them."""
+"""Short folders for sockets: a socket's path may have 107 bytes, and a job's TMPDIR may use most of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from multiprocessing import util
 from pathlib import Path
 
 LONGEST_PATH = 107
-"""Bytes of a socket's path on Linux."""
+"""Longest path of a socket on Linux, in bytes."""
 _RAY = "/session_2026-11-29_05-51-17_723950_4194304/sockets/plasma_store.1"
-"""The longest socket below Ray's own folder."""
+"""The longest socket path below Ray's own folder."""
 _MULTIPROCESSING = "/pymp-12345678/listener-12345678"
-"""The longest socket of Python's multiprocessing below the folder of temporary files."""
-_SHORT_FOLDERS = ("/tmp", "/var/tmp")  # where every system has a folder that all may write to
+"""The longest socket path of Python's multiprocessing below the folder of temporary files."""
+_SHORT_FOLDERS = ("/tmp", "/var/tmp")  # writable by every user on most systems
 
 
 def ray_folder() -> tuple[str | None, str]:
-    """The folder for a Ray session's files (None: Ray's own choice), and a line on it where that is another one.
+    """The folder for a Ray session's files (None: Ray's default), and a message if it is not the default.
 
-    Raises ValueError where Ray's choice is too long and no short folder can be written to.
+    Raises ValueError if Ray's default is too long and no short folder is writable.
     """
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "")
     chosen = os.environ.get(variable, "/tmp") if variable else "/tmp"
@@ -29,13 +29,13 @@ def ray_folder() -> tuple[str | None, str]:
     short = None if variable == "RAY_TMPDIR" else _short_folder(f"/ray{_RAY}")
     if short is None:
         raise ValueError(f"{long}; set RAY_TMPDIR to a folder of at most {LONGEST_PATH - len(f'/ray{_RAY}')} bytes")
-    return f"{short}/ray", f"{long}: its session is in {short}/ray; RAY_TMPDIR names another folder"
+    return f"{short}/ray", f"{long}: its session is in {short}/ray; set RAY_TMPDIR to use another folder"
 
 
 def use_short_folder_for_multiprocessing() -> None:
-    """Let the sockets of this process and of its children lie in a short folder where TMPDIR is too long for them.
+    """Put the sockets of this process and of its children into a short folder if TMPDIR is too long for them.
 
-    Temporary files stay in TMPDIR. Raises ValueError where no short folder can be written to.
+    Temporary files stay in TMPDIR. Raises ValueError if no short folder is writable.
     """
     if _fits(tempfile.gettempdir(), _MULTIPROCESSING):
         return
@@ -47,7 +47,7 @@ def use_short_folder_for_multiprocessing() -> None:
         )
     before, tempfile.tempdir = tempfile.tempdir, short
     try:
-        util.get_temp_dir()  # made now, and kept for all sockets to come
+        util.get_temp_dir()  # created now, and used for all later sockets
     finally:
         tempfile.tempdir = before
 

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of all ranks, on any backend (torch's own refuses CPU tensors)."""
+"""Batch normalisation over the batches of all ranks, on any backend (torch's SyncBatchNorm rejects CPU tensors)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SynchronisedBatchNorm(nn.Module):
     """Batch normalisation with mean and variance of the global batch.
 
     One differentiable all-reduce of (sum, sum of squares, count) per layer: mean = S1 / n, var = S2 / n - mean^2.
-    State-dict keys are those of `nn.BatchNorm2d`; the activation of timm's fused norms is kept.
+    State-dict keys are the same as in `nn.BatchNorm2d`; the activation of timm's fused norms is kept.
     Input and output f32[B, D, H, W]. Running statistics are equal on all ranks by construction.
     """
 
@@ -44,7 +44,7 @@ class SynchronisedBatchNorm(nn.Module):
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
         self.present = True
-        """False on a rank whose batch counts for nothing: it is normalised like the others' and adds nothing."""
+        """False during a dummy forward pass: this rank's batch is normalised, but not included in the statistics."""
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
@@ -61,7 +61,7 @@ class SynchronisedBatchNorm(nn.Module):
         return result
 
     def _global_moments(self, x_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_BDHW = x_BDHW.float()  # sums of bf16 would lose the variance
+        x_BDHW = x_BDHW.float()  # sums in bf16 are too imprecise for the variance
         count = x_BDHW.new_full((1,), x_BDHW.numel() / x_BDHW.shape[1])
         sums = torch.cat([x_BDHW.sum((0, 2, 3)), x_BDHW.square().sum((0, 2, 3)), count]) * float(self.present)
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -79,9 +79,9 @@ class SynchronisedBatchNorm(nn.Module):
 
 
 class TorchSynchronisedBatchNorm(nn.SyncBatchNorm):
-    """torch's own synchronised norm, which knows GPUs only, in the place of a norm of timm or torch.
+    """torch's own synchronised norm, which supports only GPUs, as a replacement for a norm of timm or torch.
 
-    Faster than ours there, but every rank's batch counts: it is for trainings whose batches are all whole.
+    Faster than ours, but it includes every rank's batch. Used only if no batch is short.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -101,9 +101,9 @@ _Norm = TypeVar("_Norm", SynchronisedBatchNorm, TorchSynchronisedBatchNorm)
 
 
 def synchronise_norms(module: nn.Module, *, layer: Callable[[nn.BatchNorm2d], _Norm]) -> list[_Norm]:
-    """Replace every trainable `nn.BatchNorm2d` inside `module`, in place, and return the layers that took their places.
+    """Replace every trainable `nn.BatchNorm2d` inside `module`, in place, and return the new layers.
 
-    Parameters and buffers are kept. A frozen one, whose weight is no parameter, has nothing to synchronise and stays.
+    Parameters and buffers are kept. Frozen norms, whose weight is not a parameter, are not replaced.
     """
     made: list[_Norm] = []
     for name, child in list(module.named_children()):

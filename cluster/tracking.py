@@ -1,8 +1,8 @@
-"""Run records into MLflow; nothing else writes there.
+"""Writes run records to MLflow. No other module writes to MLflow.
 
-A pipeline is a run, its stage instances are runs nested in it, and a sweep is a run around its pipelines:
+A pipeline is a run, its stage instances are runs nested in it, and a sweep is a run that contains its pipelines:
 
-| run | `wsss.kind` | found again by |
+| run | `wsss.kind` | identified by |
 |---|---|---|
 | sweep | `sweep` | `wsss.sweep` |
 | pipeline | `pipeline` | `wsss.recipe`, `wsss.pipeline` (the fingerprint), `wsss.sweep` |
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cluster.new_database import make_whole
+from cluster.new_database import create_atomically
 from cluster.outbox import Event, Outbox, RejectedError
 from cluster.tracking_address import restore_command, tracking_uri, without_stray_folders
 from shards.file_system_errors import FileSystemError
@@ -45,15 +45,15 @@ METRICS_PER_BATCH = 1000
 LONGEST_PARAM = 6000
 """MLflow's limits."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
-"""Seconds without another attempt after one failed; doubled every time."""
+"""Seconds to wait after a failed attempt; doubled after every failure."""
 DATABASE_ATTEMPTS = 4
 """Attempts at opening a database, about a second in all."""
 _SERVED = ("http://", "https://", "databricks")
-"""Addresses of servers, which say themselves where artifacts go; others are databases opened from here."""
+"""URIs of servers, which define where artifacts are stored; other URIs are databases that this process opens."""
 
 _DEFAULT_ENVIRONMENT = {
-    # A server that is down must cost seconds, not the minutes of MLflow's own defaults. Retrying is the outbox's
-    # work: MLflow would repeat a request that did arrive, and make a second run of it.
+    # An unreachable server must delay a stage by seconds, not by the minutes of MLflow's defaults. The outbox retries
+    # instead: MLflow would repeat a request that did arrive, and create a second run.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -62,7 +62,7 @@ _DEFAULT_ENVIRONMENT = {
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client that gives up soon and does not chatter. What the user's environment sets, stays."""
+    """A client with short timeouts and little logging. Variables that the user has set are kept."""
     for name, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -72,15 +72,15 @@ def connect(uri: str) -> MlflowClient:
     if not uri.startswith(_SERVED):
         from mlflow.store.db import utils as database
 
-        # MLflow offers no setting for this: ten attempts at a database that is down would hold a stage for 100 s.
+        # MLflow offers no setting for this: its ten attempts at an unreachable database would delay a stage by 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
-        make_whole(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
+        create_atomically(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
     with without_stray_folders(uri):
         return MlflowClient(tracking_uri=uri)
 
 
 def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str]) -> list[Run]:
-    """All runs with these tags, in the order of their start; an empty value also fits a tag that is not set."""
+    """All runs with these tags, ordered by start time; an empty value also matches a tag that is not set."""
     filters = [f"tags.`{name}` = '{value}'" for name, value in tags.items() if re.fullmatch(r"[\w.-]+", value)]
     found: list[Run] = []
     token: str | None = None
@@ -94,18 +94,18 @@ def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str])
 
 
 class DeletedExperimentError(RuntimeError):
-    """The experiment was deleted, in MLflow's page say; the message has the command that brings it back."""
+    """The experiment was deleted, for example in MLflow's UI; the message contains the command that restores it."""
 
     def __init__(self, uri: str, experiment: str) -> None:
         command = restore_command(uri, experiment=experiment)
-        super().__init__(f"its experiment {EXPERIMENT!r} was deleted; this brings it back: {command}")
+        super().__init__(f"its experiment {EXPERIMENT!r} was deleted; restore it with: {command}")
 
 
 class MlflowTracker:
-    """Reports finished stages to MLflow. What cannot be delivered waits in `runs/outbox` and goes out later, once.
+    """Reports finished stages to MLflow. What cannot be delivered waits in `runs/outbox` and is sent later, once.
 
-    Delivery is tried when a stage finishes (after a failure not before a pause), when a pipeline finishes, on `flush`,
-    and for what an earlier process left behind as soon as a tracker is made.
+    Delivery is tried when a stage finishes (after a failure only once a pause is over), when a pipeline finishes, on
+    `flush`, and when a tracker is created, for records that an earlier process could not deliver.
     """
 
     def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
@@ -122,33 +122,33 @@ class MlflowTracker:
             self._say(f"{left} records of earlier runs are now in MLflow")
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
-        """Report one stage instance. A run of it that is already there is left alone."""
+        """Report one stage instance. If MLflow already has its finished run, nothing is changed."""
         artifacts = _absolute(record.artifacts)
         self._report(pipeline, {"record": asdict(record) | {"artifacts": artifacts}})
         if time.monotonic() >= self._paused_until:
             self.flush()
 
     def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
-        """Report the end of a pipeline, with what is said of it as a whole."""
+        """Report the end of a pipeline, with the metrics and artifacts of the whole pipeline."""
         plain = {name: float(value) for name, value in metrics.items()}
         self._report(pipeline, {"metrics": plain, "artifacts": _absolute(artifacts)})
         self.flush()
 
     def flush(self) -> bool:
-        """Try to deliver all that waits; True where nothing is left."""
+        """Try to deliver all waiting records; True if none is left."""
         if not self._outbox.waiting():
             return True
         try:
             if self._writer is None:
                 self._writer = _Writer(connect(self._uri), artifacts=self._artifacts, console=self._console)
             delivered, rejected = self._outbox.deliver(self._writer.deliver)
-        except Exception as error:  # whatever goes wrong here, the work that is being recorded must go on
+        except Exception as error:  # no error of the tracking may stop the pipeline
             self._wait(error)
             return False
         for reason in rejected:
             self._say(
-                f"MLflow refused a record, now in {self._outbox.folder / 'rejected'} (moved back to "
-                f"{self._outbox.folder} it is tried again): {reason}"
+                f"MLflow rejected a record, now in {self._outbox.folder / 'rejected'} (to try again, move it "
+                f"back to {self._outbox.folder}): {reason}"
             )
         if self._pause:
             self._say(f"MLflow can be reached again: {delivered} records delivered")
@@ -159,7 +159,7 @@ class MlflowTracker:
         try:
             self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
         except (OSError, FileSystemError) as error:
-            self._say(f"a record for MLflow waits for the next run of this recipe: {error}")
+            self._say(f"a record for MLflow will be written by the next run of this recipe: {error}")
 
     def _wait(self, error: Exception) -> None:
         self._writer = None
@@ -168,8 +168,8 @@ class MlflowTracker:
             if not isinstance(error, DeletedExperimentError):
                 reason = reason[:300]
             self._say(
-                f"MLflow at {self._uri} takes no records ({reason}); the work goes on, "
-                f"{len(self._outbox.waiting())} of them wait in {self._outbox.folder}"
+                f"MLflow at {self._uri} cannot be written to ({reason}); the run continues. "
+                f"Records waiting in {self._outbox.folder}: {len(self._outbox.waiting())}"
             )
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
         self._paused_until = time.monotonic() + self._pause
@@ -179,7 +179,7 @@ class MlflowTracker:
 
 
 class _Writer:
-    """Turns events into runs. An event may come twice, after half of it arrived: each step finds what is there."""
+    """Turns events into runs. An event may come again after it was written partly, so each step checks what exists."""
 
     def __init__(self, client: MlflowClient, *, artifacts: Path, console: Console) -> None:
         self._client = client
@@ -187,7 +187,7 @@ class _Writer:
         self._experiment = self._find_experiment(artifacts)
 
     def deliver(self, event: Event) -> None:
-        """Raises `RejectedError` where MLflow can never take the event."""
+        """Raises `RejectedError` if MLflow can never accept the event."""
         from mlflow.exceptions import MlflowException
 
         pipeline = PipelineRecord(**event["pipeline"])
@@ -200,7 +200,7 @@ class _Writer:
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
-            # MLflow gives this code too for what is deleted, which can be restored, or is made anew the next time.
+            # MLflow also returns this code for deleted objects, which can be restored or are created again next time.
             self._require_active(self._client.get_experiment(self._experiment))
             if "must be in the 'active' state" in str(error):
                 raise
@@ -215,7 +215,7 @@ class _Writer:
 
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            # As an address: of a path MLflow would read `%41` and the like as something else.
+            # As a URI, because MLflow would decode `%41` and the like in a path.
             location = None if self._client.tracking_uri.startswith(_SERVED) else artifacts.as_uri()
             try:
                 return str(self._client.create_experiment(EXPERIMENT, location))
@@ -234,7 +234,7 @@ class _Writer:
         return self._client.create_run(self._experiment, start_time=_milliseconds(start), tags=tags, run_name=name)
 
     def _pipeline_run(self, pipeline: PipelineRecord, *, opened: float) -> Run:
-        """The pipeline's run, inside its sweep's run where it has one."""
+        """The pipeline's run, nested in its sweep's run if it has one."""
         identity = {
             KIND: "pipeline",
             RECIPE: pipeline.recipe,
@@ -244,8 +244,8 @@ class _Writer:
         if found := self._find(identity):
             return found[0]
         if pipeline.parent:
-            around = {KIND: "sweep", SWEEP: pipeline.parent}
-            sweeps = self._find(around) or [self._create(pipeline.parent, around, start=opened)]
+            sweep_tags = {KIND: "sweep", SWEEP: pipeline.parent}
+            sweeps = self._find(sweep_tags) or [self._create(pipeline.parent, sweep_tags, start=opened)]
             identity[PARENT_RUN] = sweeps[0].info.run_id
         return self._create(f"{pipeline.recipe} {pipeline.fingerprint[:8]}", identity, start=opened)
 
@@ -255,8 +255,8 @@ class _Writer:
         if any(run.info.status == "FINISHED" for run in found):
             return
         finished = record.finished or reported
-        facts = _stage_tags(record)
-        run = found[0] if found else self._create(record.instance, identity | facts, start=finished - record.seconds)
+        tags = _stage_tags(record)
+        run = found[0] if found else self._create(record.instance, identity | tags, start=finished - record.seconds)
         run_id = run.info.run_id
         self._log_params(run_id, record.settings)
         self._log_metrics(run_id, record.metrics | {"restarts": float(record.restarts)}, when=finished)
@@ -272,13 +272,13 @@ class _Writer:
     def _finish_pipeline(self, run: Run, event: Event) -> None:
         run_id, when = run.info.run_id, event["time"]
         new = {name: value for name, value in event["metrics"].items() if run.data.metrics.get(_key(name)) != value}
-        self._log_params(run_id, event["pipeline"].get("settings", {}))  # what an older process left has none
+        self._log_params(run_id, event["pipeline"].get("settings", {}))  # events of older versions have no settings
         self._log_metrics(run_id, new, when=when)
         self._log_artifacts(run_id, event["artifacts"])
         if new or run.info.status != "FINISHED":
             self._client.set_terminated(run_id, end_time=_milliseconds(when))
             if PARENT_RUN in run.data.tags:
-                # Nothing announces the end of a sweep: it ends, so far, with its latest pipeline.
+                # The end of a sweep is not reported, so its end time is that of its latest pipeline.
                 self._client.set_terminated(run.data.tags[PARENT_RUN], end_time=_milliseconds(when))
 
     def _log_params(self, run_id: str, settings: Mapping[str, object]) -> None:
@@ -300,11 +300,11 @@ class _Writer:
         for name, path in artifacts.items():
             try:
                 if not Path(path).exists():
-                    raise FileNotFoundError("it is no longer there")
+                    raise FileNotFoundError("the file no longer exists")
                 self._client.log_artifact(run_id, path)
             except (FileNotFoundError, PermissionError) as error:
-                # Waiting would not help: the file is gone, or the store is not for this machine to write.
-                text = f"MLflow goes without the artifact {name} ({path}): {error}"
+                # Retrying would not help: the file was removed, or this machine may not write to the artifact store.
+                text = f"the artifact {name} ({path}) was not stored in MLflow: {error}"
                 self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -318,12 +318,12 @@ def _stage_tags(record: RunRecord) -> dict[str, str]:
 
 
 def _absolute(artifacts: Mapping[str, str]) -> dict[str, str]:
-    """Another process, in another folder, may be the one that delivers."""
+    """Absolute paths, because another process in another working folder may deliver the event."""
     return {name: str(Path(path).absolute()) for name, path in artifacts.items()}
 
 
 def _as_table(rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
-    """Rows in the form of MLflow's table files; JSON has no NaN, so null stands for it."""
+    """Rows in the format of MLflow's table files; NaN becomes null, since JSON has no NaN."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return {"columns": columns, "data": [[_no_nan(row.get(column)) for column in columns] for row in rows]}
 
@@ -338,7 +338,7 @@ def _param_value(value: object) -> str:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow takes: letters, digits and `_ / . - : space`."""
+    """A name that MLflow accepts: letters, digits and `_ / . - : space`."""
     return re.sub(r"[^\w/.\- :]", "_", name)
 
 

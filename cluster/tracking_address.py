@@ -1,4 +1,4 @@
-"""MLflow's addresses: a SQLite file below a folder of any name, and the shell commands that are told to the user."""
+"""MLflow tracking URIs, including SQLite files in folders of any name, and shell commands printed for the user."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from urllib.parse import unquote
 
 SQLITE = "sqlite:///"
 _READ_AS_ADDRESS = re.compile(r"\?|%(?=[0-9A-Fa-f]{2})")
-"""What an address would not take as part of a path: the start of a query, and a character in hexadecimal."""
+"""Parts of a path that a URI would interpret: the start of a query, and a percent-encoded character."""
 
 
 def tracking_uri(uri: str, *, runs: Path) -> str:
-    """The address in use: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
+    """The tracking URI: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_address(runs / "mlflow.db")
 
 
 def sqlite_address(file: Path) -> str:
-    """The address of a SQLite file: its path as it is, but for `?` and `%41`, which would be read as something else."""
+    """The URI of a SQLite file: its unchanged path, except that `?` and the `%` of `%41` are percent-encoded."""
     return SQLITE + _READ_AS_ADDRESS.sub(lambda found: f"%{ord(found[0]):02X}", str(file))
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file behind an address of SQLite; None for any other store."""
+    """The file of a SQLite URI; None for any other store."""
     if not uri.startswith(SQLITE) or uri.startswith(SQLITE + "file:"):
         return None
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
 def open_command(uri: str, *, runs: Path) -> str:
-    """The shell command that shows the runs in a browser; a page it serves is for this machine only."""
+    """The shell command that shows the runs in a browser; a server that it starts listens on this machine only."""
     address = tracking_uri(uri, runs=runs)
     if address.startswith(("http://", "https://")):
         return f"python -m webbrowser -t {shlex.quote(address)}"
@@ -43,12 +43,12 @@ def open_command(uri: str, *, runs: Path) -> str:
 
 
 def restore_command(uri: str, *, experiment: str) -> str:
-    """The shell command that brings a deleted experiment back."""
+    """The shell command that restores a deleted experiment."""
     return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {_mlflow()} experiments restore --experiment-id {experiment}"
 
 
 def _mlflow() -> str:
-    """The command as this shell finds it; beside the interpreter where the environment is not activated."""
+    """The command `mlflow`, with the path next to the interpreter if the environment is not activated."""
     beside = Path(sys.executable).with_name("mlflow")
     if shutil.which("mlflow") or not beside.exists():
         return "mlflow"
@@ -57,7 +57,7 @@ def _mlflow() -> str:
 
 @contextmanager
 def without_stray_folders(uri: str) -> Iterator[None]:
-    """Remove the empty folders that MLflow makes where an address has `%3F` for a `?`: it takes that for a path."""
+    """Remove empty folders that MLflow creates if a URI has `%3F` for a `?`, because it does not decode the path."""
     folder = Path(uri.removeprefix(SQLITE)).parent
     file = sqlite_file(uri)
     strays = []

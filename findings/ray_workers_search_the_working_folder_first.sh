@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Ray 2.60.0: workers search the driver's working folder for modules before site-packages, also where the driver itself
-# does not search it. An installed command that is started in a folder with a file of the name of one of its modules
-# (cluster.py, shards.py, data.py ...) computes with one module in the driver and with another one in its workers.
+# Ray 2.60.0: workers search the driver's working folder for modules before site-packages, even if the driver itself
+# does not search it. Suppose an installed command is started in a folder that contains a file with the name of one of
+# its modules (cluster.py, shards.py, data.py ...). Then the driver and its workers import different modules.
 #
-# An installed command has its own bin folder first on sys.path, not the working folder; so has a script that is started
-# by its path. Ray appends the working folder to the search path that it hands to workers, and they put it in front.
+# For an installed command, the first entry of sys.path is the command's bin folder, not the working folder. The same
+# holds for a script that is started by its path. Ray adds the working folder to the search path that it passes to
+# workers, and the workers put it first.
 #
-# Seen with Ray 2.60.0, Python 3.11, on one machine:
+# Observed with Ray 2.60.0, Python 3.11, on one machine:
 #   the driver imports shapes of: site-packages
 #   a worker imports shapes of:   the working folder
 #
-# Exit status: 0 as long as it behaves so, otherwise not 0. Needs Python 3.11 or 3.12 and a package index, or uv.
+# Exit status: 0 if Ray still behaves this way, otherwise not 0. Needs Python 3.11 or 3.12 and a package index, or uv.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -42,7 +43,7 @@ in_worker = ray.get(place.remote())
 print(f"the driver imports shapes of: {shapes.PLACE}")
 print(f"a worker imports shapes of:   {in_worker}")
 same = (shapes.PLACE, in_worker) == ("site-packages", "the working folder")
-sys.exit(0 if same else "it behaves in another way now: this finding is out of date")
+sys.exit(0 if same else "Ray behaves differently now: this finding is out of date")
 PYTHON
 cd "$folder/work"
 RAY_USAGE_STATS_ENABLED=0 "$folder/venv/bin/python" "$folder/venv/bin/measure"

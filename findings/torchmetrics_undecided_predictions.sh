@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# torchmetrics 1.9.0: a prediction that equals ignore_index where the target does not (255, "undecided", in pseudo labels)
-# is counted under the NEXT class of the target. No error, also with validate_args=True.
+# torchmetrics 1.9.0: if a prediction equals ignore_index (255, "undecided", in pseudo labels) and the target does not,
+# the pixel is counted under the target class plus one. There is no error, even with validate_args=True.
 #
-# The cell of a pixel is target * num_classes + prediction. With 201 classes, target 3 and prediction 255 that is
-# 3 * 201 + 255 = 4 * 201 + 54: a pixel of class 3 becomes a pixel of class 4 that was predicted as 54. Every IoU and
-# accuracy read off the matrix is wrong by it: class 3 scores 1.0 although one of its four pixels was not found.
-# The check of the arguments says that predictions must lie in 0 .. num_classes - 1, but counts distinct values only; one
-# more than num_classes is allowed where ignore_index is given.
+# The index of a pixel's cell is target * num_classes + prediction. With 201 classes, target 3 and prediction 255 it is
+# 3 * 201 + 255 = 4 * 201 + 54: a pixel of class 3 is counted as a pixel of class 4 that was predicted as 54. Every IoU
+# and accuracy computed from the matrix is wrong: class 3 scores 1.0 although one of its four pixels was not found.
+# The argument check is documented to require predictions in 0 .. num_classes - 1, but it only counts distinct values,
+# and allows num_classes + 1 of them if ignore_index is given.
 #
-# Seen with torchmetrics 1.9.0 and torch 2.15.0 on a CPU:
+# Observed with torchmetrics 1.9.0 and torch 2.15.0 on a CPU:
 #   matrix[3, 3] = 3, matrix[4, 54] = 1, all cells together 4
-#   IoU of class 3: 1.0 (right is 0.75); mean IoU 0.333 (over the classes 3, 4 and 54)
+#   IoU of class 3: 1.0 (correct: 0.75); mean IoU 0.333 (over the classes 3, 4 and 54)
 #
-# Exit status: 0 as long as it behaves so, otherwise not 0. Needs Python 3.11 or 3.12 and a package index, or uv.
+# Exit status: 0 if it still behaves this way, otherwise not 0. Needs Python 3.11 or 3.12 and a package index, or uv.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -38,7 +38,7 @@ matrix = multiclass_confusion_matrix(prediction, target, **options)
 by_class = multiclass_jaccard_index(prediction, target, average="none", **options)
 mean = float(multiclass_jaccard_index(prediction, target, average="macro", **options))
 print(f"matrix[3, 3] = {matrix[3, 3]}, matrix[4, 54] = {matrix[4, 54]}, all cells together {matrix.sum()}")
-print(f"IoU of class 3: {by_class[3]} (right is 0.75); mean IoU {mean:.3f} (over the classes 3, 4 and 54)")
+print(f"IoU of class 3: {by_class[3]} (correct: 0.75); mean IoU {mean:.3f} (over the classes 3, 4 and 54)")
 same = (matrix[3, 3], matrix[4, 54], matrix.sum()) == (3, 1, 4) and by_class[3] == 1.0 and abs(mean - 1 / 3) < 1e-6
-sys.exit(0 if same else "it behaves in another way now: this finding is out of date")
+sys.exit(0 if same else "torchmetrics behaves differently now: this finding is out of date")
 PYTHON

@@ -1,6 +1,6 @@
-"""A driver of one tiny instance, as the command line would run it: python -m tests.cluster.driver FOLDER KIND [...].
+"""Runs one tiny instance as the command line would: python -m tests.cluster.driver FOLDER KIND [...].
 
-It goes through `wsss.__main__.main`, so that signals, messages, files and exit statuses are those of a user.
+It calls `wsss.__main__.main`, so that signals, messages, files and exit statuses are the same as for a user.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = {"map": TinyMap, "reduce": TinyReduce, "fit": TinyFit}
 
 
 class OneInstance:
-    """What `run_instance` asks of a recipe; a tiny stage has no place in a file."""
+    """The part of a recipe that `run_instance` uses, because tiny stages are not registered for recipe files."""
 
     class settings:  # noqa: N801
         name = "driver"
@@ -41,7 +41,7 @@ class OneInstance:
 
 
 def start(folder: Path, kind: str, *, place: str = "local", debug: bool = False, **options: Any) -> Any:
-    """Start a driver in a session of its own; `stage` and `runtime` among the options are settings."""
+    """Start a driver in a new process session; the options `stage` and `runtime` are settings."""
     words = [str(folder), kind, place, json.dumps(options.get("stage", {})), json.dumps(options.get("runtime", {}))]
     command = [*options.get("before", ()), sys.executable, "-m", "tests.cluster.driver", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -50,23 +50,23 @@ def start(folder: Path, kind: str, *, place: str = "local", debug: bool = False,
 
 
 def run(folder: Path, kind: str, **options: Any) -> tuple[int, str]:
-    """Run a driver to its end; its exit status and what it printed."""
+    """Run a driver until it exits; returns its exit status and its output."""
     process = start(folder, kind, **options)
     printed, _ = process.communicate(timeout=300)
     return process.returncode, printed
 
 
 def wait_for(path: Path, process: Any, *, seconds: float = 120) -> None:
-    """Wait until a file is there."""
+    """Wait until a file exists."""
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, f"{path} never came"
+        assert time.monotonic() < end, f"{path} was not written in time"
         time.sleep(0.02)
 
 
 def terminate(process: Any) -> tuple[int, str, list[str]]:
-    """Send SIGTERM as a batch system does; the exit status, what was printed, and which of its processes live on."""
+    """Send SIGTERM as a batch system does; returns the exit status, the output, and its processes still alive."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     names = {one.pid: " ".join(one.cmdline())[:200] for one in family}
     os.kill(process.pid, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Examples that lie in memory, for trainings whose reading is not what is looked at."""
+"""Examples in memory, for tests of training that do not test reading."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from wsss.contract.fit import Draw
 
 
 class InMemory:
-    """The rows of some tensors of one length; an epoch draws each once."""
+    """The rows of tensors of equal length; an epoch draws each row once."""
 
     def __init__(self, **tensors: torch.Tensor) -> None:
-        """`tensors`: what an example holds under each name beside its key, one row for every example."""
+        """`tensors`: name in the example -> values, one row per example; examples also have a key."""
         (self._length,) = {len(rows) for rows in tensors.values()}
         self._tensors = tensors
 

@@ -26,7 +26,7 @@ def pinned(package: str) -> str:
     return found[1]
 
 
-def test_is_what_the_installed_ray_takes(cluster: dict[str, Any]) -> None:
+def test_matches_the_schema_of_the_installed_ray(cluster: dict[str, Any]) -> None:
     spec = importlib.util.find_spec("ray")
     assert spec is not None and spec.origin is not None
     schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
@@ -46,14 +46,14 @@ def test_every_node_runs_the_pinned_ray(cluster: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("node", ["head", "worker"])
-def test_token_reaches_every_node_and_is_asked_for(cluster: dict[str, Any], node: str) -> None:
+def test_token_reaches_every_node_and_is_required(cluster: dict[str, Any], node: str) -> None:
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     starts = [command for command in cluster[f"{node}_start_ray_commands"] if "ray start" in command]
     assert len(starts) == 1
     assert starts[0].index("export RAY_AUTH_MODE=token;") < starts[0].index("ray start")
 
 
-def test_dashboard_is_for_the_head_alone(cluster: dict[str, Any]) -> None:
+def test_dashboard_listens_on_the_head_only(cluster: dict[str, Any]) -> None:
     start = cluster["head_start_ray_commands"][-1]
     assert re.findall(r"--dashboard-host[= ](\S+)", start) == ["127.0.0.1"]
 
@@ -63,7 +63,7 @@ def test_cluster_shrinks_and_is_bounded(cluster: dict[str, Any]) -> None:
     assert {"CPU", "GPU"} == {resource for kind in workers for resource in kind["resources"]}
     assert all(kind["min_workers"] == 0 for kind in workers)
     assert cluster["max_workers"] >= sum(kind["max_workers"] for kind in workers)
-    assert cluster["idle_timeout_minutes"] > 5, "a training outlasts a short pause of the CPU workers"
+    assert cluster["idle_timeout_minutes"] > 5, "CPU workers must not be removed during a short pause"
 
 
 def test_holds_no_secret_and_runs_no_pipe() -> None:

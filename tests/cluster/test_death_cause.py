@@ -1,4 +1,4 @@
-"""Ray's own words, as 2.60 says them, into one phrase."""
+"""Error messages of Ray 2.60 are reduced to one phrase."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_cause(error: RayActorError, crash: CrashReport, kernel_killed: bool, ca
 
 
 def test_memory_that_ray_freed() -> None:
-    assert death_cause(OutOfMemoryError("x"), crash=NOTHING, kernel_killed=False).startswith("out of memory: Ray ended")
+    cause = death_cause(OutOfMemoryError("x"), crash=NOTHING, kernel_killed=False)
+    assert cause.startswith("out of memory: killed by Ray")
 
 
 @pytest.mark.parametrize(

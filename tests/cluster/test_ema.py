@@ -1,4 +1,4 @@
-"""The moving average of weights: by its definition, over ranks, across a kill, and where it is validated and kept."""
+"""The moving average of weights: its definition, several ranks, resuming after a kill, validation and saving."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_average_by_its_definition() -> None:
     assert all(torch.equal(value, average.state[name]) for name, value in other.state.items())
 
 
-def test_none_is_kept_unless_asked_for() -> None:
+def test_there_is_no_average_by_default() -> None:
     network = nn.Linear(2, 3)
     assert make_average(network, TinyFit(), rank=0) is None
     assert make_average(network, TinyFit(ema_decay=0.9), rank=1) is None
@@ -75,7 +75,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_ranks_average_as_one_does(two_ranks: Path, tmp_path: Path) -> None:
-    """The average is not the weights: a training without it ends elsewhere."""
+    """The average differs from the weights of a training without it."""
     train(tmp_path / "one", TinyFit(**AVERAGED))
     train(tmp_path / "plain", TinyFit(**SETTINGS))
     one, two = load_file(tmp_path / "one" / WEIGHTS), load_file(two_ranks / WEIGHTS)
@@ -95,7 +95,7 @@ def test_killed_and_resumed_gives_the_same_bytes(two_ranks: Path, tmp_path: Path
 
 
 def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
-    """And training goes on from the weights themselves: the losses are those of a training without an average."""
+    """Training continues from the weights themselves: the losses equal those of a training without an average."""
     settings = {"num_epochs": 3, "validate_every": 1, "keep": "best"}
     stage = TinyFit(**{**AVERAGED, **settings})
     averaged = train(tmp_path / "averaged", stage)

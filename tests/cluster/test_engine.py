@@ -65,10 +65,10 @@ def test_killed_and_resumed_gives_the_same_bytes(two_ranks: tuple[Path, Outcome]
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_another_number_of_ranks_resumes_a_checkpoint(
+def test_another_world_size_resumes_a_checkpoint(
     before: int, after: int, two_ranks: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
-    """Sums are grouped in another way from there on: equal within a tolerance, not in every byte."""
+    """After resuming, sums are grouped differently: results are equal within a tolerance, not bit by bit."""
     with pytest.raises(RankError, match="tiny: training failed"):
         train(tmp_path, TinyFit(**SETTINGS, world_size=before, die=True))
     assert json.loads((tmp_path / "checkpoints" / "latest.json").read_bytes())["step"] == 4
@@ -77,15 +77,15 @@ def test_another_number_of_ranks_resumes_a_checkpoint(
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
-def test_another_number_of_ranks_is_refused_where_the_checkpoint_is_shared_out(tmp_path: Path) -> None:
+def test_another_world_size_is_refused_for_a_partitioned_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RankError, match="tiny: training failed"):
         train(tmp_path, TinyFit(**SETTINGS, world_size=2, zero_stage=1, die=True))
     with pytest.raises(RankError, match=r"was written by 2 ranks, and this training has 1: .* set world_size = 2, or"):
         train(tmp_path, TinyFit(**SETTINGS, world_size=1, zero_stage=1))
 
 
-def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
-    """Examples mask different shares, so a mean of the parts' means would be another loss."""
+def test_gradient_accumulation_trains_as_whole_batches_do(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
+    """Examples mask different shares, so the mean of the micro-batches' means would be another loss."""
     frozen = {**SETTINGS, "frozen": True}
     (tmp_path / "whole").mkdir()
     whole = train(tmp_path / "whole", TinyFit(**frozen))
@@ -93,8 +93,8 @@ def test_parts_of_a_batch_train_as_the_whole_does(two_ranks: tuple[Path, Outcome
         "two": {"gradient_accumulation_steps": 2},
         "ranks": {"gradient_accumulation_steps": 2, "world_size": 2},
     }.items():
-        parts = train(tmp_path / name, TinyFit(**frozen, **settings))
-        assert losses(parts) == pytest.approx(losses(whole), abs=1e-6)
+        accumulated = train(tmp_path / name, TinyFit(**frozen, **settings))
+        assert losses(accumulated) == pytest.approx(losses(whole), abs=1e-6)
         torch.testing.assert_close(
             load_file(tmp_path / name / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS), rtol=1e-5, atol=1e-6
         )
@@ -107,8 +107,8 @@ def test_zero_stages_train_alike(settings: dict[str, Any], two_ranks: tuple[Path
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
-def test_weights_shared_out_over_ranks_are_validated_and_kept(tmp_path: Path) -> None:
-    """ZeRO 3 with a layer that no rank holds whole: rank 0 validates while the other waits."""
+def test_weights_partitioned_over_ranks_are_validated_and_saved(tmp_path: Path) -> None:
+    """ZeRO 3 with a layer that is partitioned over the ranks: rank 0 validates while the other waits."""
     outcomes, weights = [], []
     for name, zero_stage in (("whole", 0), ("shared", 3)):
         settings = {**SETTINGS, "learning_rate": 1e-4, "num_epochs": 1, "validate_every": 1, "wide": True}
@@ -121,7 +121,7 @@ def test_weights_shared_out_over_ranks_are_validated_and_kept(tmp_path: Path) ->
 
 
 def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
-    """Three steps of plain SGD move all weights together by no more than three times rate times norm."""
+    """Three steps of plain SGD move all weights together by at most 3 x learning rate x clipping norm."""
     settings = {
         "learning_rate": 0.05,
         "batch_size": 4,
@@ -143,7 +143,7 @@ def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_pat
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
-    """Nine examples in batches of four: epochs end at steps 3, 6 and 9, and the second validates best."""
+    """Nine examples in batches of four: epochs end at steps 3, 6 and 9, and the second validation is the best."""
     killed = keep == "best"
     stage = TinyFit(**{**SETTINGS, "num_epochs": 3}, world_size=2, validate_every=1, keep=keep, die=killed)  # type: ignore[arg-type]
     if killed:
@@ -162,24 +162,25 @@ def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").glob("best-*9.safetensors"))
 
 
-def test_loss_that_is_no_number_names_the_examples_of_all_ranks(tmp_path: Path) -> None:
+def test_non_finite_loss_names_the_examples_of_all_ranks(tmp_path: Path) -> None:
     with pytest.raises(RankError, match=r"TrainingDivergedError: the loss is nan at step \d") as caught:
         train(tmp_path, TinyFit(**SETTINGS, world_size=2, poison=5))
-    told = str(caught.value)
-    assert "k5" in told and "learning_rate" in told
+    message = str(caught.value)
+    assert "k5" in message and "learning_rate" in message
     assert not (tmp_path / WEIGHTS).exists()
     noted = (tmp_path / "diverged.txt").read_text().splitlines()
-    assert len(noted) == 5 and all(key in told for key in noted[1:])
+    assert len(noted) == 5 and all(key in message for key in noted[1:])
     pointer = tmp_path / "checkpoints" / "latest.json"
     step = json.loads(pointer.read_bytes())["step"] if pointer.exists() else None
-    assert ("there is no checkpoint yet" in told) == (step is None) and (step is None or f"that of step {step}" in told)
+    expected = "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is in"
+    assert expected in message
 
 
-def test_weights_that_are_no_numbers_never_replace_a_checkpoint(tmp_path: Path) -> None:
-    """The loss of the step that spoils them is a number."""
+def test_non_finite_weights_never_replace_a_checkpoint(tmp_path: Path) -> None:
+    """The loss of the step that makes them non-finite is finite."""
     last = int(TinyFit(**SETTINGS).training_set(instance_of(TinyFit(), tmp_path)).order(1)[-1])
     stage = TinyFit(**{**SETTINGS, "num_epochs": 2}, world_size=2, spoil=last)  # type: ignore[arg-type]
-    with pytest.raises(RankError, match=r"weights are no numbers after step \d.*learning_rate") as caught:
+    with pytest.raises(RankError, match=r"weights are not finite after step \d.*learning_rate") as caught:
         train(tmp_path, stage)
     step = int(str(caught.value).split("after step ")[1][0])
     pointer = tmp_path / "checkpoints" / "latest.json"
@@ -188,7 +189,7 @@ def test_weights_that_are_no_numbers_never_replace_a_checkpoint(tmp_path: Path) 
 
 
 def test_buffers_are_equal_on_all_ranks_after_a_checkpoint(tmp_path: Path) -> None:
-    """Each rank has statistics of its own batches; a save makes them one, so that every later step starts from one."""
+    """Ranks have different running statistics; saving makes them equal, so that every later step starts equal."""
     train(tmp_path, TinyFit(**SETTINGS, world_size=2, synchronise=False, note_buffers=True))
     noted = [(tmp_path / f"buffers-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     assert len(noted[0]) == 6 and noted[0] == noted[1] and len(set(noted[0])) == 6
@@ -196,7 +197,7 @@ def test_buffers_are_equal_on_all_ranks_after_a_checkpoint(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("layer", [SynchronisedBatchNorm, TorchSynchronisedBatchNorm])
 def test_norm_alone_equals_torchs_and_leaves_frozen_layers(layer: Any) -> None:
-    """The second is torch's own, which synchronises on GPUs alone; here, that it computes what it replaced."""
+    """The second layer is torch's own, which synchronises only on GPUs; here its results without ranks are tested."""
 
     def make() -> nn.Sequential:
         fused = BatchNormAct2d(3, act_layer=nn.ReLU)

@@ -1,4 +1,4 @@
-"""Examples that cannot be read: stood in for, the same on any number of ranks, recorded, counted, and bounded."""
+"""Unreadable examples are replaced (equally for any world size), recorded, counted, and limited."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def torn(*bad: int, **settings: Any) -> TinySet:
     return TinySet(TinyFit(torn=bad, **settings), Path("unused"))
 
 
-def test_the_next_one_that_can_be_read_stands_in() -> None:
+def test_the_next_readable_example_is_used() -> None:
     examples = torn(3, 4, 8)
     for index, taken in ((2, 2), (3, 5), (4, 5), (8, 0)):
         found = readable_example(examples, Draw(index, 1))
@@ -29,30 +29,30 @@ def test_the_next_one_that_can_be_read_stands_in() -> None:
         assert found["fault"] == ("" if taken == index else f"train-000000: k{index}: it is torn at {index % 2}")
 
 
-def test_nothing_to_stand_in() -> None:
+def test_no_readable_example_is_an_error() -> None:
     with pytest.raises(TooManyFaultsError, match=r"none of 9 examples in a row .* k5: it is torn at 1"):
         readable_example(torn(*range(9)), Draw(5, 0))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_any_number_of_ranks_sees_the_same_and_tells_each_fault_once(world_size: int) -> None:
+def test_any_world_size_sees_the_same_examples_and_reports_each_fault_once(world_size: int) -> None:
     stage = TinyFit(batch_size=4, num_epochs=1, world_size=world_size)
     seen, faults = [], []
     for rank in range(world_size):
         device = torch.device("cpu")
         batches = RankBatches(torn(1, 6), stage, rank=rank, world_size=world_size, device=device)
         for step in batches.after(0):
-            for part in step:
-                if part.present:
-                    seen += part.batch["key"]
-                    faults += part.faults
-                assert "fault" not in part.batch
+            for micro_batch in step:
+                if micro_batch.present:
+                    seen += micro_batch.batch["key"]
+                    faults += micro_batch.faults
+                assert "fault" not in micro_batch.batch
     assert sorted(seen) == sorted(["k0", "k2", "k2", "k3", "k4", "k5", "k7", "k7", "k8"])
     assert sorted(faults) == [f"train-000000: k{n}: it is torn at {n % 2}" for n in (1, 6)]
 
 
 @pytest.mark.parametrize(("share", "number", "allowed"), [(0.0, 9, 0), (0.01, 9, 1), (0.34, 9, 3), (1.0, 9, 9)])
-def test_budget_of_an_epoch(share: float, number: int, allowed: int) -> None:
+def test_allowed_faults_of_an_epoch(share: float, number: int, allowed: int) -> None:
     stage = TinyFit(batch_size=4, num_epochs=1, max_unreadable=share)
     batches = RankBatches(torn(), stage, rank=0, world_size=1, device=torch.device("cpu"))
     assert batches.allowed_faults(0) == allowed

@@ -16,7 +16,7 @@ WORKERS = 2
 
 
 class Numbered(Dataset[dict[str, Any]]):
-    """Example n: a large tensor and a small one, both of n alone; of another shape from `wider` on."""
+    """Example n: a large and a small tensor filled with n; from example `wider` on the large one has another shape."""
 
     def __init__(self, wider: int = 1000) -> None:
         self._wider = wider
@@ -34,7 +34,7 @@ class Numbered(Dataset[dict[str, Any]]):
 
 
 class LargeSet(TinySet):
-    """Its images are of a size that lies in memory used again."""
+    """Its images are large enough for reused buffers."""
 
     def example(self, draw: Draw) -> dict[str, Any]:
         example = super().example(draw)
@@ -51,13 +51,13 @@ def loader(data: Numbered, *, workers: int) -> DataLoader[dict[str, Any]]:
     )
 
 
-def test_batches_are_whole_and_their_memory_is_used_again() -> None:
-    shared, places = SharedMemory(), set()
+def test_batches_are_correct_and_their_buffers_are_reused() -> None:
+    shared, buffers = SharedMemory(), set()
     kept = []
     for batch in loader(Numbered(), workers=WORKERS):
-        places.add(batch["image"].data_ptr())
-        kept.append(shared.taken(batch, batch))
-    assert len(places) <= WORKERS * (AHEAD + 1) < len(kept)
+        buffers.add(batch["image"].data_ptr())
+        kept.append(shared.copy_reused(batch, batch))
+    assert len(buffers) <= WORKERS * (AHEAD + 1) < len(kept)
     for number, batch in enumerate(kept):
         expected = torch.arange(4 * number, 4 * number + 4)
         assert torch.equal(batch["number"][:, 0], expected)
@@ -65,22 +65,22 @@ def test_batches_are_whole_and_their_memory_is_used_again() -> None:
         assert torch.equal(batch["image"], expected.float()[:, None, None, None].expand(4, 3, 200, 200))
 
 
-def test_another_shape_finds_a_place_of_its_own() -> None:
+def test_another_shape_gets_new_buffers() -> None:
     shared = SharedMemory()
-    kept = [shared.taken(batch, batch)["image"] for batch in loader(Numbered(wider=32), workers=1)]
+    kept = [shared.copy_reused(batch, batch)["image"] for batch in loader(Numbered(wider=32), workers=1)]
     assert [image.shape[-1] for image in kept] == [200] * 8 + [240] * 8
     assert [float(image[0, 0, 0, 0]) for image in kept] == [4.0 * number for number in range(16)]
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_what_is_kept_of_a_training_is_what_is_read_without_processes(parts: int) -> None:
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_batches_equal_those_read_without_loader_processes(accumulation: int) -> None:
     read = {}
     for workers in (0, WORKERS):
-        stage = TinyFit(batch_size=4, num_epochs=4, gradient_accumulation_steps=parts, loader_workers=workers)
+        stage = TinyFit(batch_size=4, num_epochs=4, gradient_accumulation_steps=accumulation, loader_workers=workers)
         data = LargeSet(stage, Path("unused"))
         batches = RankBatches(data, stage, rank=0, world_size=1, device=torch.device("cpu"))
-        read[workers] = [part.batch for step in batches.after(0) for part in step]
-    assert len(read[0]) == len(read[WORKERS]) == (12 if parts == 1 else 20)
+        read[workers] = [micro_batch.batch for step in batches.after(0) for micro_batch in step]
+    assert len(read[0]) == len(read[WORKERS]) == (12 if accumulation == 1 else 20)
     for here, there in zip(read[0], read[WORKERS], strict=True):
         assert here["key"] == there["key"]
         for name in ("image", "target", "valid"):

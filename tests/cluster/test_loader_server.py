@@ -21,13 +21,13 @@ if __name__ == "__main__":
     stage = TinyFit(batch_size=3, num_epochs=1000, loader_workers=2)
     examples = TinySet(stage, Path("unused"))
     stream = RankBatches(examples, stage, rank=0, world_size=1, device=torch.device("cpu")).after(0)
-    print([part.batch["key"] for part in next(stream)], flush=True)
+    print([micro_batch.batch["key"] for micro_batch in next(stream)], flush=True)
     time.sleep(600)
 """
 
 
-def of_rank(marker: str) -> list[psutil.Process]:
-    """The processes that were started with this environment."""
+def processes_with(marker: str) -> list[psutil.Process]:
+    """The running processes with this value of TEST_MARKER in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -39,19 +39,19 @@ def of_rank(marker: str) -> list[psutil.Process]:
 
 
 def test_nothing_is_left_of_a_killed_rank(tmp_path: Path) -> None:
-    """Neither the server nor its children outlive the rank that they read for."""
+    """Neither the server nor its children outlive their rank."""
     script, marker = tmp_path / "rank.py", str(tmp_path)
     script.write_text(RANK)
     environment = os.environ | {"TEST_MARKER": marker, "PYTHONPATH": os.pathsep.join(sys.path)}
     rank = subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True)
     assert rank.stdout is not None
     assert rank.stdout.readline().count("'k") == 3
-    assert len(of_rank(marker)) >= 4, "the rank, the server and two that read"
+    assert len(processes_with(marker)) >= 4, "the rank, the server and two loader processes"
     rank.kill()
     rank.wait(60)
     rank.stdout.close()
     ends = time.monotonic() + 30
-    while (left := of_rank(marker)) and time.monotonic() < ends:
+    while (left := processes_with(marker)) and time.monotonic() < ends:
         time.sleep(0.1)
     for process in left:
         process.kill()

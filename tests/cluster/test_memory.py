@@ -9,12 +9,12 @@ from cluster.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    held = [torch.ones(2_000_000 + 1000 * i) for i in range(30)]  # as activations: held together, freed together
+    held = [torch.ones(2_000_000 + 1000 * i) for i in range(30)]  # like activations: allocated together, freed together
     del held
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-told = keep_freed_memory() if sys.argv[1] == "keep" else True
-print(told, sum([faults() for _ in range(5)][2:]))
+supported = keep_freed_memory() if sys.argv[1] == "keep" else True
+print(supported, sum([faults() for _ in range(5)][2:]))
 """
 
 
@@ -26,5 +26,5 @@ def page_faults(mode: str) -> int:
     return int(printed[1])
 
 
-def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
+def test_freed_memory_is_reused_without_page_faults() -> None:
     assert page_faults("keep") < page_faults("leave") / 4

@@ -13,20 +13,20 @@ from tests.cluster.tiny import TinyFit, TinyTask
 ENDS = [3, 6, 10]
 
 
-def test_rate_by_the_power_of_the_steps_left() -> None:
+def test_polynomial_decay_of_the_learning_rate() -> None:
     stage = TinyFit(poly_power=0.5, num_epochs=3)
     found = [lr_multiplier(stage, step, epoch_ends=ENDS) for step in range(11)]
     assert found == pytest.approx([(1 - step / 10) ** 0.5 for step in range(11)])
 
 
-def test_rate_that_falls_every_second_epoch_after_a_warm_up() -> None:
+def test_step_decay_every_second_epoch_after_a_warm_up() -> None:
     stage = TinyFit(schedule="step", step_epochs=2, step_factor=0.2, num_epochs=3, warmup_steps=2)
     found = [lr_multiplier(stage, step, epoch_ends=ENDS) for step in range(10)]
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2])
 
 
 def test_the_third_places_four_groups(tmp_path: Path) -> None:
-    """NoPeopleAllowed: 1e-4 for given weights, 2e-4 for their biases, 1e-3 and 2e-3 for new ones; weights decay."""
+    """NoPeopleAllowed: 1e-4 for pretrained weights, 2e-4 for their biases, 1e-3 and 2e-3 for new parameters."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
 
     class WithHead(TinyTask):

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 class Worker:
-    """Doubles numbers; some names make it die or raise."""
+    """Returns the shard's name in upper case; some names make it die, raise or take long."""
 
     def __init__(self, folder: str, broken: bool) -> None:
         if broken:
@@ -77,21 +77,21 @@ def test_work_of_dead_actors_is_done_by_others_and_actors_are_kept(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("session")
-def test_shard_that_kills_every_actor_is_given_up_after_three(tmp_path: Path) -> None:
+def test_shard_that_kills_its_actor_three_times_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="actor 1, shard poison-7: 3 actors died"):
         run(pool_of(tmp_path, size=1), ["poison-7", "a"])
     assert times_begun(tmp_path, "poison-7") == 3
 
 
 @pytest.mark.usefixtures("session")
-def test_actor_slot_is_given_up_after_its_restarts(tmp_path: Path) -> None:
+def test_actor_slot_is_not_refilled_after_its_last_restart(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="every actor died more than 4 times"):
         run(pool_of(tmp_path, size=1), [f"fragile-{number}" for number in range(7)])
     assert len(list(tmp_path.glob("*.died"))) == 5
 
 
 @pytest.mark.usefixtures("session")
-def test_exception_stops_at_once_and_cancels_the_rest(tmp_path: Path) -> None:
+def test_exception_stops_the_run_immediately_and_cancels_the_rest(tmp_path: Path) -> None:
     pool = pool_of(tmp_path)
     run(pool, ["a", "b"])
     begun = time.monotonic()
@@ -100,12 +100,12 @@ def test_exception_stops_at_once_and_cancels_the_rest(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 20
     assert times_begun(tmp_path, "wrong-3") == 1
     assert not (tmp_path / "c.log").exists()
-    assert sorted(run(pool, ["d", "e"])) == ["d", "e"], "the pool is of use after an error"
+    assert sorted(run(pool, ["d", "e"])) == ["d", "e"], "the pool can be used after an error"
     pool.close()
 
 
 @pytest.mark.usefixtures("session")
-def test_actors_that_cannot_be_had(tmp_path: Path) -> None:
+def test_actors_that_cannot_start(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"(?s)an actor cannot start: .*no model here"):
         run(pool_of(tmp_path, broken=True), ["a"])
     greedy = pool_of(tmp_path, num_cpus=1000, seconds=1)

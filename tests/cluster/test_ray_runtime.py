@@ -52,7 +52,7 @@ def test_map_survives_a_killed_actor_with_the_bytes_of_the_local_runtime(runtime
     assert [there.layer.tar_path(shard).stat().st_mtime_ns for shard in SHARDS] == changed
 
 
-def test_map_tells_the_shard_and_the_error(runtime: RayRuntime, tmp_path: Path) -> None:
+def test_map_names_the_shard_and_the_error(runtime: RayRuntime, tmp_path: Path) -> None:
     stage = TinyMap(raise_in=SHARDS[1])
     with pytest.raises(
         PoolError, match=f"shard {SHARDS[1]}, sample {SHARDS[1]}-b: ValueError: this shard holds nonsense"
@@ -65,7 +65,7 @@ def test_reduce_adds_all_shards(runtime: RayRuntime, tmp_path: Path) -> None:
     np.testing.assert_array_equal(counts.sums["counts"], [5, 11111])
 
 
-def test_fit_goes_on_after_a_killed_rank_with_the_bytes_of_the_local_runtime(
+def test_fit_resumes_after_a_killed_rank_with_the_bytes_of_the_local_runtime(
     runtime: RayRuntime, tmp_path: Path
 ) -> None:
     here, there = tmp_path / "local", tmp_path / "ray"
@@ -82,16 +82,16 @@ def test_fit_goes_on_after_a_killed_rank_with_the_bytes_of_the_local_runtime(
     assert not (there / "ray_train").exists()
 
 
-def test_fit_gives_a_hopeless_training_up_and_tells_why(runtime: RayRuntime, tmp_path: Path) -> None:
+def test_fit_does_not_retry_a_final_error_and_reports_it(runtime: RayRuntime, tmp_path: Path) -> None:
     stage = TinyFit(batch_size=4, refuse=True)
     with pytest.raises(
         RankError, match=r"^tiny: training failed: rank 0: ValueError: these settings cannot be trained with$"
     ):
         runtime.fit(instance_of(stage, tmp_path), stage, ignore)
-    assert (tmp_path / "starts.txt").read_text().count("start") == 1, "an error that would come again is not retried"
+    assert (tmp_path / "starts.txt").read_text().count("start") == 1, "an error that would recur is not retried"
 
 
-def test_cluster_that_is_not_there() -> None:
+def test_cluster_that_cannot_be_reached() -> None:
     code = "from cluster.ray_session import connect; connect('127.0.0.1:9')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "ValueError: no Ray cluster answers at 127.0.0.1:9" in ended.stderr

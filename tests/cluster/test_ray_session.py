@@ -10,8 +10,8 @@ from cluster.ray_session import connect
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_session_on_this_machine_is_its_own_where_ray_knows_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node of a cluster, or one where a session was left behind: Ray by itself would join that one."""
+def test_local_session_ignores_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a node of a cluster, or one with a leftover session, Ray by itself would join that session."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert connect(None)
     try:
@@ -22,10 +22,8 @@ def test_session_on_this_machine_is_its_own_where_ray_knows_of_another(monkeypat
 
 
 @pytest.mark.parametrize(("failures", "message"), [(2, ""), (3, "timed out during startup")])
-def test_session_is_started_again_where_a_busy_machine_was_slow(
-    failures: int, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In Ray's own words, of a class that is Exception itself."""
+def test_session_start_is_retried_after_a_timeout(failures: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is Ray's own, raised as a plain Exception."""
     calls: list[dict[str, Any]] = []
 
     def init(**options: Any) -> None:
@@ -42,7 +40,7 @@ def test_session_is_started_again_where_a_busy_machine_was_slow(
     assert len(calls) == 3
 
 
-def test_other_failures_of_the_start_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures_of_the_start_are_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
     def init(**options: Any) -> None:

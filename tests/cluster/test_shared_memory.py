@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cluster import shared_memory
-from cluster.batches import _explained
+from cluster.batches import _explain_shared_memory_errors
 from cluster.shared_memory import SharedMemoryError, is_about_room, require_room
 
 EXAMPLE = {"image": torch.zeros(3, 200, 200), "number": torch.zeros(1), "key": "a"}
@@ -16,7 +16,7 @@ IMAGE_BYTES = 3 * 200 * 200 * 4
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Free blocks of a byte in /dev/shm, as the test sets them."""
+    """Free bytes in /dev/shm: a test sets `f_bavail`; a block has one byte."""
     found = SimpleNamespace(f_bavail=0, f_frsize=1)
     monkeypatch.setattr(os, "statvfs", lambda path: found)
     return found
@@ -24,7 +24,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 4), (3, 2)])
 def test_what_the_loader_needs_is_known_before_it_starts(free: SimpleNamespace, workers: int, batch_size: int) -> None:
-    need = workers * batch_size * 3 * IMAGE_BYTES  # three batches of each process are on their way
+    need = workers * batch_size * 3 * IMAGE_BYTES  # each process has three batches in flight
     free.f_bavail = need
     require_room(EXAMPLE, batch_size=batch_size, workers=workers)
     free.f_bavail = need - 1
@@ -32,7 +32,7 @@ def test_what_the_loader_needs_is_known_before_it_starts(free: SimpleNamespace, 
         require_room(EXAMPLE, batch_size=batch_size, workers=workers)
 
 
-def test_a_system_without_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_dev_shm_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(path: str) -> None:
         raise FileNotFoundError(path)
 
@@ -50,12 +50,12 @@ def test_a_system_without_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
         ("unable to allocate shared memory(shm) for file </torch_1_2>", 0, False),
     ],
 )
-def test_a_loader_that_runs_out_of_it_says_so(words: str, workers: int, translated: bool) -> None:
+def test_a_full_dev_shm_is_reported_with_settings(words: str, workers: int, translated: bool) -> None:
     def batches() -> object:
         yield {"image": 1}
         raise RuntimeError(words)
 
-    stream = _explained(batches(), workers=workers)  # type: ignore[arg-type]
+    stream = _explain_shared_memory_errors(batches(), workers=workers)  # type: ignore[arg-type]
     assert next(stream) == {"image": 1}
     with pytest.raises(SharedMemoryError if translated else RuntimeError) as caught:
         next(stream)

@@ -12,7 +12,7 @@ from cluster.socket_folders import LONGEST_PATH, ray_folder, use_short_folder_fo
 
 
 def folder_of(base: Path, length: int) -> Path:
-    """A folder whose path has so many bytes."""
+    """A folder whose path has this many bytes."""
     path = base / ("x" * (length - len(str(base)) - 1))
     path.mkdir(parents=True)
     assert len(str(path)) == length
@@ -21,7 +21,7 @@ def folder_of(base: Path, length: int) -> Path:
 
 @pytest.fixture
 def short_base() -> Path:
-    """pytest's own folders are long themselves."""
+    """A folder with a short path, since pytest's folders have long ones."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
         yield Path(folder)
 
@@ -32,11 +32,11 @@ def test_a_long_tmpdir_gives_the_session_a_short_folder(
 ) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(folder_of(short_base, length)))
-    folder, told = ray_folder()
+    folder, message = ray_folder()
     if fits:
-        assert (folder, told) == (None, "")
+        assert (folder, message) == (None, "")
     else:
-        assert folder == "/tmp/ray" and "TMPDIR = '/tmp/t" in told and "its session is in /tmp/ray" in told
+        assert folder == "/tmp/ray" and "TMPDIR = '/tmp/t" in message and "its session is in /tmp/ray" in message
 
 
 def test_bytes_are_counted_and_not_characters(short_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The tracker against real stores: a SQLite file, and a server that is not there at first."""
+"""The tracker against real stores: a SQLite file, and a server that cannot be reached at first."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose database has its tables already: making them takes seconds."""
+    """A folder whose database already has its tables, because creating them takes seconds."""
     schema = tmp_path_factory.getbasetemp() / "mlflow-schema.db"
     if not schema.exists():
         connect(f"sqlite:///{schema}").get_experiment_by_name("wsss")
@@ -80,8 +80,8 @@ def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_tracker(runs: Path, *, uri: str = "") -> tuple[MlflowTracker, io.StringIO]:
-    said = io.StringIO()
-    return MlflowTracker(uri=uri, runs=runs, console=Console(file=said, width=1000)), said
+    output = io.StringIO()
+    return MlflowTracker(uri=uri, runs=runs, console=Console(file=output, width=1000)), output
 
 
 def all_runs(uri: str) -> list[Run]:
@@ -91,18 +91,18 @@ def all_runs(uri: str) -> list[Run]:
 
 
 def stored(runs: Path) -> dict[str, Run]:
-    """Name -> run, after checking that no name is there twice."""
+    """Name -> run, after checking that no name occurs twice."""
     found = all_runs(f"sqlite:///{runs / 'mlflow.db'}")
     by_name = {run.info.run_name: run for run in found}
-    assert len(by_name) == len(found), f"a run is there twice: {sorted(run.info.run_name for run in found)}"
+    assert len(by_name) == len(found), f"a run exists twice: {sorted(run.info.run_name for run in found)}"
     return by_name
 
 
 def test_stages_are_runs_nested_in_their_pipelines_run(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     tracker.stage_finished(PIPELINE, SCORED)
-    assert said.getvalue() == ""
+    assert output.getvalue() == ""
     assert not list((runs / "outbox").glob("*.json"))
     by_name = stored(runs)
     assert set(by_name) == {"toy ffffffff", "make_cams", "evaluate"}
@@ -134,7 +134,7 @@ def test_a_stages_run_holds_settings_metrics_and_lineage(runs: Path) -> None:
     assert (tags["wsss.instance"], tags["wsss.fingerprint"]) == ("make_cams", "c" * 64)
 
 
-def test_a_version_is_no_commit(runs: Path) -> None:
+def test_a_version_is_not_logged_as_a_commit(runs: Path) -> None:
     make_tracker(runs)[0].stage_finished(PIPELINE, replace(CAMS, git_commit="version 0.1.0"))
     tags = stored(runs)["make_cams"].data.tags
     assert tags["wsss.git_commit"] == "version 0.1.0" and "mlflow.source.git.commit" not in tags
@@ -143,7 +143,7 @@ def test_a_version_is_no_commit(runs: Path) -> None:
 def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path) -> None:
     picture = tmp_path / "sheet.png"
     picture.write_bytes(b"not really a picture")
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, replace(SCORED, artifacts={"sheet": str(picture), "gone": str(tmp_path / "gone")}))
     run = stored(runs)["evaluate"]
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -154,7 +154,7 @@ def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path
     }
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "per_class.json", "type": "table"}]
     assert (folder / "sheet.png").read_bytes() == b"not really a picture"
-    assert "goes without the artifact gone" in said.getvalue()
+    assert "the artifact gone (" in output.getvalue()
 
 
 def test_the_end_of_a_pipeline_is_recorded_on_its_run(runs: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_end_of_a_pipeline_is_recorded_on_its_run(runs: Path, tmp_path: Path
 
 def test_a_second_run_of_the_same_recipe_adds_nothing(runs: Path) -> None:
     for _ in range(2):
-        tracker, _said = make_tracker(runs)
+        tracker, _output = make_tracker(runs)
         tracker.stage_finished(PIPELINE, CAMS)
         tracker.stage_finished(PIPELINE, SCORED)
         tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {})
@@ -192,7 +192,7 @@ def test_instances_with_equal_fingerprints_are_two_runs_and_a_changed_pipeline_i
     assert by_name["evaluate"].data.tags["mlflow.parentRunId"] == by_name["toy 99999999"].info.run_id
 
 
-def test_a_delivery_that_broke_off_is_completed_not_repeated(runs: Path) -> None:
+def test_an_interrupted_delivery_is_completed_not_repeated(runs: Path) -> None:
     tracker, _ = make_tracker(runs)
     client = connect(f"sqlite:///{runs / 'mlflow.db'}")
     tracker.stage_finished(PIPELINE, CAMS)
@@ -218,8 +218,8 @@ def test_pipelines_of_a_sweep_are_nested_in_one_run(runs: Path) -> None:
     sweeps = [run for run in found if run.data.tags["wsss.kind"] == "sweep"]
     assert [run.info.run_name for run in sweeps] == ["sweep of 'θ'"]
     pipelines = [run for run in found if run.data.tags["wsss.kind"] == "pipeline"]
-    around = [run.data.tags.get("mlflow.parentRunId") for run in pipelines]
-    assert sorted(around, key=str) == sorted([sweeps[0].info.run_id] * 2 + [None], key=str)
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in pipelines]
+    assert sorted(parents, key=str) == sorted([sweeps[0].info.run_id] * 2 + [None], key=str)
 
 
 def test_trackers_of_concurrent_trials_make_each_run_once(runs: Path) -> None:
@@ -237,12 +237,12 @@ def test_trackers_of_concurrent_trials_make_each_run_once(runs: Path) -> None:
     assert set(stored(runs)) == expected
 
 
-def test_a_record_that_mlflow_refuses_does_not_hold_up_the_next(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+def test_a_record_that_mlflow_rejects_does_not_block_the_next(runs: Path) -> None:
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, replace(CAMS, settings={"x" * 9000: 1}))
     tracker.stage_finished(PIPELINE, SCORED)
     assert "evaluate" in stored(runs)
-    assert "MLflow refused a record" in said.getvalue()
+    assert "MLflow rejected a record" in output.getvalue()
     assert len(list((runs / "outbox" / "rejected").glob("*.json"))) == 1
 
 
@@ -254,7 +254,7 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(folder: Path, *, port: int) -> Iterator[None]:
-    # What `mlflow server` starts, without the seconds that its command line takes to start itself.
+    # The process that `mlflow server` starts, without the slow start of its command line.
     command = [sys.executable, "-W", "ignore", "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
     command += ["mlflow.server.fastapi_app:app"]
     environment = os.environ | {
@@ -287,19 +287,19 @@ def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(runs: Pa
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     own = tmp_path / "own"
-    tracker, said = make_tracker(own, uri=uri)
+    tracker, output = make_tracker(own, uri=uri)
     began = time.monotonic()
     tracker.stage_finished(PIPELINE, CAMS)
     tracker.stage_finished(PIPELINE, SCORED)
     tracker.pipeline_finished(PIPELINE, {"mean_iou": 0.5}, {"sheet": str(picture)})
     assert time.monotonic() - began < 20
-    assert said.getvalue().count("\n") == 1, "one line, however often it fails"
-    assert "takes no records" in said.getvalue()
+    assert output.getvalue().count("\n") == 1, "one line, however often it fails"
+    assert "cannot be written to" in output.getvalue()
     assert len(list((own / "outbox").glob("*.json"))) == 3
     assert not tracker.flush()
     with mlflow_server(runs, port=port):
-        other, greeting = make_tracker(own, uri=uri)  # the next run's tracker delivers what the first one left
-        assert greeting.getvalue() == "3 records of earlier runs are now in MLflow\n"
+        other, other_output = make_tracker(own, uri=uri)  # the next run's tracker delivers the records of the first one
+        assert other_output.getvalue() == "3 records of earlier runs are now in MLflow\n"
         other.stage_finished(PIPELINE, SCORED)
         assert tracker.flush()
         found = all_runs(uri)
@@ -311,10 +311,10 @@ def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(runs: Pa
 
 
 def test_after_a_failure_stages_do_not_try_again_until_the_pause_is_over(tmp_path: Path) -> None:
-    tracker, said = make_tracker(tmp_path / "runs", uri=f"sqlite:///{tmp_path}")  # a folder is no database
+    tracker, output = make_tracker(tmp_path / "runs", uri=f"sqlite:///{tmp_path}")  # a folder is not a database
     began = time.monotonic()
     tracker.stage_finished(PIPELINE, CAMS)
-    assert "takes no records" in said.getvalue()
+    assert "cannot be written to" in output.getvalue()
     assert time.monotonic() - began < 20, "MLflow's own attempts at a database take 100 s"
     began = time.monotonic()
     tracker.stage_finished(PIPELINE, SCORED)
@@ -347,7 +347,7 @@ def test_the_command_that_opens_the_runs_serves_this_machine_only(
     found.unlink()
     beside = Path(sys.executable).with_name("mlflow")
     monkeypatch.chdir(beside.parent.parent)
-    assert open_command("", runs=Path("runs")).startswith("bin/mlflow ui"), "where no environment is activated"
+    assert open_command("", runs=Path("runs")).startswith("bin/mlflow ui"), "if no environment is activated"
     monkeypatch.chdir(tmp_path)
     assert open_command("", runs=Path("runs")).startswith(f"{beside} ui")
 
@@ -389,25 +389,25 @@ def test_runs_folders_of_any_name(odd_folder: Path, tmp_path: Path, monkeypatch:
     picture = tmp_path / "sheet.png"
     picture.write_bytes(b"not really a picture")
     before = {path.name for path in tmp_path.iterdir()}
-    tracker, said = make_tracker(odd_folder)
+    tracker, output = make_tracker(odd_folder)
     tracker.stage_finished(PIPELINE, replace(SCORED, artifacts={"sheet": str(picture)}))
-    assert said.getvalue() == ""
-    assert {path.name for path in tmp_path.iterdir()} == before, "no folder beside it"
+    assert output.getvalue() == ""
+    assert {path.name for path in tmp_path.iterdir()} == before, "no other folder is created"
     assert len(list((odd_folder / "mlartifacts").rglob("sheet.png"))) == 1
 
-    # The printed command, as a shell takes it: what MLflow is given opens this folder's database.
-    stand_in = tmp_path / "bin" / "mlflow"
-    stand_in.parent.mkdir()
-    stand_in.write_text('#!/bin/sh\nprintf "%s" "$3"\n')
-    stand_in.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    # Run the printed command in a shell, with a script for mlflow that prints the database URI it receives.
+    script = tmp_path / "bin" / "mlflow"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\nprintf "%s" "$3"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
     command = open_command("", runs=odd_folder)
     given = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
     assert given == sqlite_address(odd_folder / "mlflow.db") == tracking_uri("", runs=odd_folder)
     assert {run.info.run_name for run in all_runs(given)} == {"toy ffffffff", "evaluate"}
 
 
-def test_an_ordinary_path_stands_in_its_address_as_it_is() -> None:
+def test_an_ordinary_path_is_unchanged_in_its_uri() -> None:
     assert sqlite_address(Path("/data/my runs/[old]#1/100%/mlflow.db")) == (
         "sqlite:////data/my runs/[old]#1/100%/mlflow.db"
     )
@@ -416,7 +416,7 @@ def test_an_ordinary_path_stands_in_its_address_as_it_is() -> None:
 
 def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_restored(runs: Path) -> None:
     uri = f"sqlite:///{runs / 'mlflow.db'}"
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     client = connect(uri)
     experiment = client.get_experiment_by_name("wsss")
@@ -424,10 +424,10 @@ def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_rest
     client.delete_experiment(experiment.experiment_id)
 
     tracker.stage_finished(PIPELINE, SCORED)  # a tracker that has already written there
-    assert "experiments restore --experiment-id " + experiment.experiment_id in said.getvalue()
-    assert uri in said.getvalue()
-    _, said_by_another = make_tracker(runs)  # and one that meets the deleted experiment first
-    assert "experiments restore --experiment-id" in said_by_another.getvalue()
+    assert "experiments restore --experiment-id " + experiment.experiment_id in output.getvalue()
+    assert uri in output.getvalue()
+    _, other_output = make_tracker(runs)  # and one that has not written there yet
+    assert "experiments restore --experiment-id" in other_output.getvalue()
     assert len(Outbox(runs / "outbox").waiting()) == 1 and not (runs / "outbox" / "rejected").exists()
 
     client.restore_experiment(experiment.experiment_id)
@@ -436,24 +436,24 @@ def test_records_wait_while_the_experiment_is_deleted_and_arrive_once_it_is_rest
 
 
 def test_records_go_to_a_new_experiment_after_the_old_one_was_renamed(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     client = connect(f"sqlite:///{runs / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("wsss")
     assert experiment is not None
     client.rename_experiment(experiment.experiment_id, "before")
     make_tracker(runs)[0].stage_finished(PIPELINE, SCORED)
-    assert set(stored(runs)) == {"toy ffffffff", "evaluate"} and said.getvalue() == ""
+    assert set(stored(runs)) == {"toy ffffffff", "evaluate"} and output.getvalue() == ""
 
 
-@pytest.mark.slow  # SQLite and MLflow try for 20 seconds
+@pytest.mark.slow  # SQLite and MLflow retry for 20 seconds
 def test_records_wait_while_the_database_is_locked(runs: Path) -> None:
-    tracker, said = make_tracker(runs)
+    tracker, output = make_tracker(runs)
     tracker.stage_finished(PIPELINE, CAMS)
     with sqlite3.connect(runs / "mlflow.db") as other:
         other.execute("BEGIN EXCLUSIVE")
         tracker.stage_finished(PIPELINE, SCORED)
-        assert len(Outbox(runs / "outbox").waiting()) == 1 and "locked" in said.getvalue()
+        assert len(Outbox(runs / "outbox").waiting()) == 1 and "locked" in output.getvalue()
         other.rollback()
     assert tracker.flush() and not (runs / "outbox" / "rejected").exists()
     assert "evaluate" in stored(runs)

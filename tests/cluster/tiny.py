@@ -1,4 +1,4 @@
-"""Stages of a few numbers, for tests of runtimes: they run in other processes, which import them from here."""
+"""Tiny stages for tests of runtimes. They are in a module because other processes import them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def instance_of(stage: Stage, path: Path) -> Instance:
 
 
 def die_once(marker: Path) -> None:
-    """End this process as the kernel would, the first time only."""
+    """Kill this process with SIGKILL, the first time only."""
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hang(marker: Path, *, once: bool = False) -> None:
-    """Leave word and do nothing for longer than any test takes; with `once`, the first time only."""
+    """Create `marker` and sleep for longer than any test takes; with `once`, only if `marker` does not exist."""
     if once and marker.exists():
         return
     marker.touch()
@@ -50,14 +50,14 @@ def hang(marker: Path, *, once: bool = False) -> None:
 
 
 def crash_once(marker: Path) -> None:
-    """Read where no memory is, the first time only."""
+    """Cause a segmentation fault, the first time only."""
     if not marker.exists():
         marker.touch()
         ctypes.string_at(0)
 
 
 class TinyTask(Task):
-    """Squared error over the pixels that are not masked out; every example masks another share of them."""
+    """Squared error over the pixels that are not masked out; every example masks a different share of them."""
 
     def __init__(self, network: nn.Module, stage: TinyFit, path: Path) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class TinyTask(Task):
         self._stage, self._path = stage, path
 
     def prepare(self, batch: Batch) -> Batch:
-        """Note the running mean that the step starts with."""
+        """Write the running mean at the start of the step to a file."""
         if self._stage.note_buffers:
             mean = cast(nn.Sequential, self.network)[1].running_mean.tolist()  # type: ignore[union-attr, operator]
             with (self._path / f"buffers-{dist.get_rank()}.txt").open("a") as file:
@@ -75,7 +75,7 @@ class TinyTask(Task):
 
     def forward(self, batch: Batch) -> TaskOutput:
         error = (self.network(batch["image"]) - batch["target"]).square() * batch["valid"]
-        if f"k{self._stage.spoil}" in batch["key"]:  # 0, with a gradient that is no number
+        if f"k{self._stage.spoil}" in batch["key"]:  # adds 0 with a gradient that is not finite
             error = error + (0 * next(self.network.parameters())).sqrt().sum()
         return TaskOutput({"square": MaskedSum(error.sum(), self.counts(batch)["square"])}, {"square": 0.5})
 
@@ -87,7 +87,7 @@ class TinyTask(Task):
 
 
 class TinySet:
-    """Nine examples: batches of 4, 4 and 1, so that the second of two ranks has no share in the last."""
+    """Nine examples: batches of 4, 4 and 1, so that the second of two ranks has no example in the last."""
 
     def __init__(self, stage: TinyFit, marker: Path) -> None:
         self._stage, self._marker = stage, marker
@@ -131,31 +131,31 @@ class TinyFit(Fit):
 
     kind: ClassVar[str] = "tiny_fit"
     die: bool = False
-    """A rank dies in the second batch of the second epoch: four steps are done."""
+    """A rank dies in the second batch of the second epoch, after four steps."""
     poison: int = -1
-    """This example's loss is no number."""
+    """This example's loss is not finite."""
     spoil: int = -1
-    """This example's loss is a number, its gradient is not."""
+    """This example's loss is finite, but its gradient is not."""
     torn: tuple[int, ...] = ()
     """These examples cannot be read."""
     synchronise: bool = True
     """Normalise over the batches of all ranks."""
     note_buffers: bool = False
-    """Every rank writes down the buffers that it starts a step with."""
+    """Every rank writes its buffers at the start of a step to a file."""
     wide: bool = False
-    """With a layer so large that ZeRO 3 shares it out (over 100,000 parameters)."""
+    """Add a layer so large that ZeRO 3 partitions it (over 100,000 parameters)."""
     frozen: bool = False
-    """The normalisation is fixed: its statistics would depend on what is computed at once."""
+    """Freeze the normalisation, because its statistics depend on the size of micro-batches."""
     best_at: int = 6
     """The validation after this step is the best one."""
     refuse: bool = False
-    """The task cannot be made."""
+    """Creating the task raises ValueError."""
     hang: bool = False
-    """A rank stops at the second batch of the second epoch, and does not end."""
+    """A rank hangs at the second batch of the second epoch."""
     break_at: int = -1
-    """Reading this example raises what is no fault of an image."""
+    """Reading this example raises an error other than an unreadable image."""
     crash: bool = False
-    """As `die`, by a segmentation fault."""
+    """Like `die`, by a segmentation fault."""
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
@@ -180,7 +180,7 @@ class TinyFit(Fit):
         with (instance.path / "validations.txt").open("a") as file:
             file.write("validation\n")
         assert not network.training
-        for _ in range(2):  # a rank alone in a pass of a network whose parts lie on all would wait for the others
+        for _ in range(2):  # with partitioned weights, a forward pass on one rank would wait for the others
             network(torch.zeros(1, 3, 5, 7))
         seen = float(cast(nn.Sequential, network)[1].num_batches_tracked)  # type: ignore[arg-type]
         return Validation(-abs(seen - self.best_at), Outcome(metrics={"val.seen": seen}))
@@ -201,12 +201,12 @@ class TinyMap(Map):
     hang_once_in: str = ""
     hang_in: str = ""
     wait_in: str = ""
-    """In this shard, leave word and go on once there is a file `go`."""
+    """In this shard, create a file `waits` and continue once a file `go` exists."""
     raise_in: str = ""
     big: int = 0
-    """Bytes of a third record in every shard."""
+    """Size in bytes of a third record in every shard; 0 for none."""
     open_files: bool = False
-    """In the second shard, as many files are open as the process may have."""
+    """In the second shard, open as many files as the process may have."""
 
     def shards(self, instance: Instance) -> list[str]:
         return SHARDS
@@ -240,7 +240,7 @@ class TinyMap(Map):
 
 
 def _all_files() -> list[IO[bytes]]:
-    """Open files until there may be no more."""
+    """Open files until the limit of the process is reached."""
     held: list[IO[bytes]] = []
     with suppress(OSError):
         while True:
