@@ -1,4 +1,4 @@
-"""The command line, frozen: a change here is a change for every user and every script of theirs."""
+"""The command line is fixed by these tests, because a change affects every user and their scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACE = ["--on", "--debug"]
 STAGE = [*RECIPE, *PLACE]
 ONE_FORM = ["--json", "--csv"]
 FORM = [*ONE_FORM, "--table"]
-"""How the tables are printed; `--table` where there are several."""
+"""How the tables are printed; `--table` if there are several."""
 FROZEN = {
     "run": [*RECIPE, "--from", "--to", *PLACE],
     "show": [*RECIPE, "instance", "--changed", *FORM],
@@ -66,7 +66,7 @@ FROZEN = {
 
 
 def words(command: argparse.ArgumentParser, prefix: str = "") -> dict[str, list[str]]:
-    """Subcommand -> its arguments, all the way down."""
+    """Subcommand -> its arguments, for nested subcommands too."""
     for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):
             nested = [words(sub, f"{prefix} {name}".strip()) for name, sub in action.choices.items()]
