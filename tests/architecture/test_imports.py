@@ -16,7 +16,7 @@ COMMAND_LINE = "wsss/__main__.py"
 
 ALLOWED = {
     "webdataset": ("shards/",),
-    # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is in shards/images.py alone.
+    # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is only in shards/images.py.
     "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py"),
     "cv2": ("wsss/data/images.py",),  # only a table lookup; it decodes nothing
     "imageio": (),
@@ -87,7 +87,7 @@ def test_order_inside_wsss(path: str) -> None:
     own = RANK[path.split("/")[1].removesuffix(".py")]
     read = {name.split(".")[1] for name in imported(trees()[path]) if name.startswith("wsss.")}
     later = sorted(part for part in read if RANK[part] > own)
-    assert not later, f"{path} imports {later}, which stand after it"
+    assert not later, f"{path} imports {later}, which are in later rows"
 
 
 @pytest.mark.parametrize("path", [path for path in trees() if path.startswith("cluster/")])

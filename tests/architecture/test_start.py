@@ -85,9 +85,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_told_before_anything_slow_is_imported(fault: str) -> None:
-    words, told = FAULTS[fault]
+    words, message = FAULTS[fault]
     status, said, imported = run(*words.split())
-    assert status == 1 and told in said
+    assert status == 1 and message in said
     assert imported == []
 
 

@@ -134,7 +134,7 @@ def rank(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
     parts = next(stream)
     ended = time.perf_counter()
     order = examples.order(0)[STEP * BATCH : (STEP + 1) * BATCH]
-    assert len(order) == BATCH, "the step lies in the first epoch"
+    assert len(order) == BATCH, "the step is in the first epoch"
     expected = [examples.name_of(int(index)).partition(": ")[2] for index in order]
     found = {
         "loading Python, torch and DeepSpeed": loading,

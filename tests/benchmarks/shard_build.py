@@ -218,7 +218,7 @@ def main() -> None:
         out = Path(name) / "out"
         rival(tree, Path(name) / "rival.tar")  # reads every file once
         pairs: list[tuple[float, float]] = []
-        peak, told, parts = 0, {"driver": 0, "worker": 0}, []
+        peak, largest, parts = 0, {"driver": 0, "worker": 0}, []
         read: dict[str, list[int]] = {"tar": [], "ours": []}
         for _ in range(options.repetitions):
             before = disk_read()
@@ -230,13 +230,13 @@ def main() -> None:
             pairs.append((theirs, seconds["all"]))
             parts.append(seconds)
             peak = max(peak, memory.peak)
-            told = {what: max(size, memory.largest[what]) for what, size in told.items()}
+            largest = {what: max(size, memory.largest[what]) for what, size in largest.items()}
         layer = Layer(next(path.parent for path in out.glob("*/index.json")), Sample.kind)
         of_plans, wrong = plans(layer)
         result = report(pairs, peak, of_plans, wrong + wrong_images(tree, layer))
     result |= {"images": options.images, "seconds": {"tar": [theirs for theirs, _ in pairs], "ours": parts}}
     result |= {"bytes read from the disk": read}
-    result |= {"largest process, resident bytes": told, "seconds to make the tree": making}
+    result |= {"largest process, resident bytes": largest, "seconds to make the tree": making}
     print(json.dumps(result))
 
 

@@ -24,7 +24,7 @@ PHOTOS = Path(__file__).parents[2].parent / "shared" / "golden" / "dense_crf.npz
 
 def _golden(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
-        pytest.skip(f"{path.name} holds photographs and lies in ../shared/golden only, which is absent here")
+        pytest.skip(f"{path.name} contains photographs and is only in ../shared/golden, which does not exist here")
     with np.load(path, allow_pickle=False) as data:
         return dict(data)
 

@@ -36,7 +36,7 @@ def test_a_grid_has_every_combination_once_the_last_dimension_fastest(tmp_path: 
         for case in ("one", "many")
     ]
     assert found == wanted
-    assert loaded(tmp_path, VIEWS, sweep=GRID).num_trials == 2, "cases alone are a space"
+    assert loaded(tmp_path, VIEWS, sweep=GRID).num_trials == 2, "cases without [space] are enough"
 
 
 def test_cases_set_several_settings_together(tmp_path: Path) -> None:

@@ -137,11 +137,11 @@ def test_trials_share_what_their_settings_leave_unchanged(tmp_path: Path, capsys
 
     for folder in (tmp_path / "runs" / "store").glob("make_pseudo_labels-*"):
         shutil.rmtree(folder)
-    beside, _ = swept(tmp_path, place="ray", overrides=("sweep.max_concurrent=2",))
+    concurrent, _ = swept(tmp_path, place="ray", overrides=("sweep.max_concurrent=2",))
     # If two trials run at the same time, the search may repeat a setting and miss another.
-    assert by_setting(beside).items() <= by_setting(first).items()
-    done = [state for state, _ in by_setting(beside).values() if state == "done"]
-    assert beside["executed"] == len(done), "only layers that were taken away, each once"
+    assert by_setting(concurrent).items() <= by_setting(first).items()
+    done = [state for state, _ in by_setting(concurrent).values() if state == "done"]
+    assert concurrent["executed"] == len(done), "only layers that were removed, each once"
 
     client = connect(tracking_uri("", runs=tmp_path / "runs"))
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -214,7 +214,7 @@ def test_a_grid_tries_every_combination_once_and_resumes(tmp_path: Path, capsys:
     assert [trial["executed"] for trial in content["trials"]] == [["make_scores", *made]] * 2 + [made] * 2
     printed = capsys.readouterr().out
     assert "every combination was tried" in printed
-    assert "--set make_scores.beta=" in printed, "the best setting is told as settings, not as the name of a case"
+    assert "--set make_scores.beta=" in printed, "the best setting is printed as settings, not as the name of a case"
 
     shutil.rmtree(next(iter((tmp_path / "runs" / "store").glob("make_pseudo_labels-*"))))
     again = run()
@@ -232,4 +232,4 @@ def test_a_grid_tries_every_combination_once_and_resumes(tmp_path: Path, capsys:
         for run in pipelines
         if run.data.params
     }
-    assert rows == set(order) and len(pipelines) == 1 + 4, "side by side, and what all share beside them"
+    assert rows == set(order) and len(pipelines) == 1 + 4, "a run for each trial, and one for the shared stages"
