@@ -1,1 +1,1 @@
-"""With which values, and who won? Recipes, sweeps and the leaderboard."""
+"""Searches settings and compares results: recipes, sweeps and the leaderboard."""

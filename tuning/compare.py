@@ -1,4 +1,4 @@
-"""Two evaluations beside each other, class by class."""
+"""Compares two evaluations class by class."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PER_CLASS = "per_class"
 
 
 class CompareError(ValueError):
-    """The two cannot be compared; the message says why and what there is."""
+    """The two evaluations cannot be compared; the message says why and which evaluations exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassDifference:
-    """IoU of one class on both sides; None where the class occurs in neither prediction nor ground truth."""
+    """IoU of one class on both sides; None if the class occurs in neither prediction nor ground truth."""
 
     name: str
     a: float | None
@@ -27,13 +27,13 @@ class ClassDifference:
 
     @property
     def difference(self) -> float | None:
-        """b - a, or None where a side has no IoU."""
+        """b - a, or None if a side has no IoU."""
         return None if self.a is None or self.b is None else self.b - self.a
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two evaluations, their classes by falling |difference|, and what had to be chosen to find them."""
+    """Two evaluations, their classes by decreasing |difference|, and notes on ambiguous names."""
 
     a: Row
     b: Row
@@ -44,7 +44,7 @@ class Comparison:
 def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
     """Compare two evaluations, each named by run id (or its beginning), `RECIPE` or `RECIPE:INSTANCE`.
 
-    A name that fits several means the latest of them, and of a recipe's evaluations one without given labels; the
+    If a name fits several evaluations, the latest one is used, of those without given labels if there are any; the
     comparison's notes say so. Raises `CompareError`.
     """
     rows = leaderboard(runs, uri=uri, everything=True)
@@ -59,7 +59,7 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """The comparison as a person reads it: the overall numbers, then the classes; percent and percentage points."""
+    """The comparison as a table: the overall numbers, then the classes; in percent and percentage points."""
     a, b = comparison.a, comparison.b
     columns = (
         Column("class", "name", role="name", wraps=True),
@@ -87,26 +87,26 @@ def _cells(one: ClassDifference, *, of: str) -> tuple[Cell, ...]:
 
 
 def _choose(name: str, rows: list[Row], notes: list[str]) -> Row:
-    """The row that a name means; a note where it had to be chosen from several."""
+    """The row that a name means; adds a note if it fits several."""
     fitting = [row for row in rows if name in (row.run_id, row.name, row.recipe)]
     if not fitting and len(name) >= 6:
         fitting = [row for row in rows if row.run_id.startswith(name)]
     if not fitting:
-        there = ", ".join(sorted({row.name for row in rows})) or "none yet"
+        known = ", ".join(sorted({row.name for row in rows})) or "none yet"
         raise CompareError(
-            f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE or run id; there are: {there}"
+            f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE or run id; there are: {known}"
         )
     without_labels = [row for row in fitting if not row.labels_given]
     latest = max(without_labels or fitting, key=lambda row: row.finished)
     if len(fitting) > 1:
-        notes.append(f"{name} fits {len(fitting)} evaluations; taken is the latest, {_label(latest)}")
+        notes.append(f"{name} fits {len(fitting)} evaluations; the latest is used, {_label(latest)}")
     return latest
 
 
 def _ious(row: Row, *, runs: Path, uri: str) -> dict[str, float | None]:
     table: list[dict[str, Any]] | None = recorded_table(row.run_id, PER_CLASS, runs=runs, uri=uri)
     if table is None:
-        raise CompareError(f"{_label(row)} has no table {PER_CLASS!r} in MLflow; evaluate it again")
+        raise CompareError(f"{_label(row)} has no table {PER_CLASS!r} in MLflow; run its evaluation again")
     return {line["class"]: line["iou"] for line in table}
 
 

@@ -1,9 +1,9 @@
 """Sweeps over the background threshold that make no labels: a trial reads the counts of the score maps.
 
-`evaluate` of a layer of scores counts pixels by score bin, once for all thresholds. So where a sweep's metric is such
-an instance, its space names the `background_threshold` of a `make_pseudo_labels` that reads the same layer, and a trial
-over it costs milliseconds. It finds what that instance without a CRF, and an `evaluate` after it, would give, to the
-pixel. With a CRF every threshold costs a CRF for every image, and the metric has to measure the labels.
+`evaluate` of a layer of scores counts pixels by score bin, once for all thresholds. If a sweep's metric is such an
+instance, its space names the `background_threshold` of a `make_pseudo_labels` that reads the same layer, and a trial of
+a threshold takes milliseconds. The result equals, to the pixel, that of making the labels without a CRF and evaluating
+them. With a CRF, each threshold would run the CRF on all images, so the metric has to measure the labels instead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ THRESHOLD = "background_threshold"
 def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
     """The `make_pseudo_labels` instance whose threshold is searched on the counts of `metric`.
 
-    Empty where `metric` measures label maps: nothing is read off counts then. Raises `RecipeError` where it measures
-    score maps and the searched settings do not say where to cut them, or where a threshold alone makes no label.
+    Empty if `metric` measures label maps: then nothing is read from counts. Raises `RecipeError` if it measures score
+    maps and the searched settings contain no threshold for them, or if the labels need more than a threshold.
     """
     maps = metric.inputs["records"]
     if maps.layer.kind not in (CamRecord.kind, ScoreRecord.kind):
@@ -35,7 +35,7 @@ def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
     wanted = " or ".join(f"{one.name}.{THRESHOLD}" for one in readers)
     if len(found) != 1:
         raise RecipeError(
-            f"sweep.metric = {metric.name!r} measures the score maps of {maps.name}, which a threshold must cut; "
+            f"sweep.metric = {metric.name!r} measures the score maps of {maps.name}, which need a threshold; "
             + (f"search {wanted}" if readers else f"no make_pseudo_labels of this recipe reads {maps.name}")
             + ", or measure label maps"
         )
@@ -45,8 +45,8 @@ def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
         f"{labels.name}.{setting}" for name, _, setting in names if name == labels.name != setting != THRESHOLD
     ]:
         raise RecipeError(
-            f"space.{others[0]}: {metric.name} measures score maps, of which {labels.name} makes nothing here; of its "
-            f"settings only {THRESHOLD} can be searched"
+            f"space.{others[0]}: {metric.name} measures score maps, and {labels.name} does not run in this sweep; "
+            f"only its {THRESHOLD} can be searched"
         )
     return labels.name
 
@@ -55,19 +55,19 @@ def _check_labels(labels: Instance, metric: Instance) -> None:
     assert isinstance(labels.stage, MakePseudoLabels)
     for setting, wanted in (("refine", "none"), ("background", "threshold")):
         if (value := getattr(labels.stage, setting)) != wanted:
-            why = "every threshold would cost a CRF for every image" if setting == "refine" else "it has no threshold"
+            why = "each threshold would run the CRF on all images" if setting == "refine" else "it has no threshold"
             raise RecipeError(
-                f"{labels.name}.{setting} = {value!r}: {why}, while sweep.metric = {metric.name!r} only counts scores; "
-                f"give {labels.name}.{setting} = {wanted!r} under [fixed], or measure the labels themselves"
+                f"{labels.name}.{setting} = {value!r}: {why}, but sweep.metric = {metric.name!r} only counts scores; "
+                f"set {labels.name}.{setting} = {wanted!r} under [fixed], or measure the labels instead"
             )
 
 
 def check_bins(name: str, dimension: Range | Choices) -> None:
-    """Raise `RecipeError` where a threshold of this line of [space] is none that counts by score bin can tell."""
+    """Raise `RecipeError` if a threshold of this line of [space] is not a boundary between score bins."""
     from wsss.ops.threshold_curve import NUM_BINS, bin_of  # imports torch: only sweeps of counts need it
 
     if isinstance(dimension, Range) and dimension.step is None:
-        raise RecipeError(f"space.{name}: counts know the thresholds i/{NUM_BINS} alone; give step = {1 / NUM_BINS}")
+        raise RecipeError(f"space.{name}: counts exist only for thresholds i/{NUM_BINS}; give step = {1 / NUM_BINS}")
     values = dimension.ends
     if isinstance(dimension, Range) and dimension.step is not None:
         values = (*values, dimension.low + dimension.step)

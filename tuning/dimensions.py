@@ -1,4 +1,4 @@
-"""What is searched: a setting over a range of numbers or some choices, or several settings over cases that name all."""
+"""Dimensions of a search: a range of numbers, a list of choices, or cases that set several settings together."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wsss.contract.settings import settings
 
 Number = int | float
 SIGNIFICANT_DIGITS = 4
-"""Of a value from a range without a step: what a person can read and type again."""
+"""Digits of a value from a range without a step, so that a person can read and type it."""
 
 
 @settings
 class Range:
-    """Numbers from `low` to `high`, both included; whole numbers only where both are whole."""
+    """Numbers from `low` to `high`, both included; only whole numbers are tried if both are whole."""
 
     low: Number
     high: Number
@@ -34,16 +34,16 @@ class Range:
                 raise ValueError(f"step = {self.step} must be a whole number, as low and high are")
             steps = (self.high - self.low) / self.step
             if not math.isclose(steps, round(steps), abs_tol=1e-6):
-                raise ValueError(f"step = {self.step} does not lead from low = {self.low} to high = {self.high}")
+                raise ValueError(f"high = {self.high} cannot be reached from low = {self.low} in steps of {self.step}")
 
     @property
     def whole(self) -> bool:
-        """True where only whole numbers are tried."""
+        """True if only whole numbers are tried."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def ends(self) -> tuple[object, ...]:
-        """Values whose validity says that all are valid."""
+        """If the setting allows these values, it allows all."""
         return (self.low, self.high)
 
     @property
@@ -55,7 +55,7 @@ class Range:
         return tuple(self.tidy(self.low + i * step) for i in range(round((self.high - self.low) / step) + 1))
 
     def tidy(self, value: Number) -> Number:
-        """The value without the noise of floating point (0.1 + 2 * 0.1), never outside the range."""
+        """The value without rounding errors (0.1 + 2 * 0.1), never outside the range."""
         if self.whole:
             return int(value)
         digits = 12 if self.step is not None else SIGNIFICANT_DIGITS
@@ -72,12 +72,12 @@ class Choices:
         seen: set[str] = set()
         for choice in self.choices:
             if (text := json.dumps(choice)) in seen:
-                raise ValueError(f"{text} stands among the choices twice; every value once")
+                raise ValueError(f"{text} is listed twice among the choices; list every value once")
             seen.add(text)
 
     @property
     def ends(self) -> tuple[object, ...]:
-        """Values whose validity says that all are valid."""
+        """If the setting allows these values, it allows all."""
         return self.choices
 
     @property
@@ -88,7 +88,7 @@ class Choices:
 
 @settings
 class Cases:
-    """Settings that change together: one of some named cases, each of which gives all of them."""
+    """Settings that change together: a trial uses one of the named cases, and every case gives all of the settings."""
 
     cases: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     """Case -> dotted setting -> value."""

@@ -12,11 +12,11 @@ from tuning.dimensions import Dimension, Range
 from tuning.search_space import SearchSpace
 
 MAX_DRAWS = 50
-"""Draws for a setting that was not tried before."""
+"""Maximum number of draws to find a setting that was not tried before."""
 
 
 def distributions(space: SearchSpace) -> dict[str, Any]:
-    """The space in Optuna's terms; a choice or a case stands as JSON, since a setting may be a list."""
+    """The space as Optuna's distributions; a choice or a case is given as JSON, since a setting may be a list."""
     return {name: _distribution(one) for name, one in space.dimensions.items()}
 
 
@@ -29,10 +29,10 @@ def _distribution(one: Dimension) -> Any:
 
 
 class DistinctSearch(OptunaSearch):
-    """Draws again where a setting was tried before, and tells the sampler once more what is known of it."""
+    """Draws again if a setting was tried before, and reports the known result to the sampler once more."""
 
     def __init__(self, space: SearchSpace, *, metric: str, seed: int, num_random: int) -> None:
-        """A seeded tree-structured Parzen estimator, the first `num_random` settings drawn at random."""
+        """Use a seeded tree-structured Parzen estimator, with the first `num_random` settings drawn at random."""
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random)
         super().__init__(distributions(space), metric=metric, mode="max", sampler=sampler)
         self._tried: dict[str, str] = {}
@@ -40,7 +40,7 @@ class DistinctSearch(OptunaSearch):
         self._reports: dict[str, dict[str, Any]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next setting; one that was tried before only where `MAX_DRAWS` bring no other."""
+        """The next setting; one that was tried before only if `MAX_DRAWS` draws give no other."""
         for number in range(MAX_DRAWS):
             draw = f"{trial_id}.{number}"
             suggestion: dict[str, Any] | None = super().suggest(draw)

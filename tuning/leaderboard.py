@@ -1,4 +1,4 @@
-"""Who won: the evaluated runs that MLflow holds, best first."""
+"""The leaderboard: the evaluated runs in MLflow, best first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 METRICS = {"mean_iou": "mean IoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixel accuracy"}
-"""The three numbers of LID's own leaderboard, the first of which decides."""
+"""The three metrics of LID's leaderboard; the first one determines the order."""
 
 
 class UnreadableError(RuntimeError):
@@ -41,7 +41,7 @@ class UnreadableError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One evaluation: an instance of `evaluate` in the latest pipeline that has it."""
+    """One evaluation: an instance of `evaluate` in the latest pipeline that contains it."""
 
     run_id: str
     recipe: str
@@ -49,29 +49,31 @@ class Row:
     pipeline: str
     """Fingerprint of the whole pipeline."""
     fingerprint: str
-    """Fingerprint of the evaluation, which names all that went into its numbers."""
+    """Fingerprint of the evaluation, which identifies everything that its metrics depend on."""
     sweep: str
     metrics: Mapping[str, float]
-    """`mean_iou` and, where measured, `mean_accuracy` and `pixel_accuracy`; each in [0, 1]."""
+    """`mean_iou` and, if measured, `mean_accuracy` and `pixel_accuracy`; each in [0, 1]."""
     image_set: str
-    """The split that the numbers are of: the last one that was evaluated."""
+    """The split of the metrics: the last one that was evaluated."""
     labels_given: bool
-    """True where image-level labels of the evaluated images were used, as for pseudo labels; no competitor has them."""
+    """True if image-level labels of the evaluated images were used, as for pseudo labels; they are not available in a
+    competition."""
     supervision: str
-    """What was trained with: image, semi or full, `+ boxes` where boxes were; empty where an older version made it."""
+    """Labels used in training: image, semi or full, with `+ boxes` if boxes were used; empty for results of older
+    versions."""
     finished: float
     """Unix time in seconds."""
 
     @property
     def name(self) -> str:
-        """What `compare` takes."""
+        """The name that `compare` accepts."""
         return f"{self.recipe}:{self.instance}"
 
 
 def leaderboard(runs: Path, *, uri: str = "", everything: bool = False) -> list[Row]:
-    """Every evaluation that MLflow holds, by mean IoU; without `everything`, only where no labels were given.
+    """Every evaluation in MLflow, by mean IoU; without `everything`, only those for which no labels were given.
 
-    One result is one row, in however many pipelines of a recipe it stands. Raises `UnreadableError`.
+    A result that is part of several pipelines of a recipe is one row. Raises `UnreadableError`.
     """
     with _Store(runs, uri=uri) as store:
         rows = store.rows()
@@ -80,13 +82,13 @@ def leaderboard(runs: Path, *, uri: str = "", everything: bool = False) -> list[
 
 
 def recorded_table(run_id: str, name: str, *, runs: Path, uri: str = "") -> list[dict[str, Any]] | None:
-    """The rows of a table that a stage recorded, or None where it recorded none of that name."""
+    """The rows of a table that a stage recorded, or None if it recorded no table of that name."""
     with _Store(runs, uri=uri) as store:
         return store.table(run_id, name)
 
 
 def leaderboard_table(rows: Sequence[Row]) -> Table:
-    """The leaderboard as a person reads it; scores in percent."""
+    """The leaderboard as a table; scores in percent."""
     columns = (
         Column("", "place", right=True, role="name"),
         Column("recipe", "recipe", role="name"),
@@ -123,13 +125,13 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
 
 
 def _minute(seconds: float) -> Shown:
-    """A time of the calendar here; in CSV and JSON with its zone."""
+    """A local date and time; with the time zone in CSV and JSON."""
     finished = datetime.fromtimestamp(seconds).astimezone()
     return Shown(finished.isoformat(timespec="seconds"), f"{finished:%Y-%m-%d %H:%M}")
 
 
 class _Store:
-    """MLflow, for reading. Whatever MLflow raises becomes one `UnreadableError`."""
+    """Reads MLflow. Every exception that MLflow raises becomes an `UnreadableError`."""
 
     def __init__(self, runs: Path, *, uri: str) -> None:
         self._uri = tracking_uri(uri, runs=runs)
@@ -137,16 +139,16 @@ class _Store:
         self._experiment = ""
 
     def __enter__(self) -> _Store:
-        # Opening a SQLite file that is not there would make one.
+        # Opening a SQLite file that does not exist would create it.
         file = sqlite_file(self._uri)
         if file is not None and not file.exists():
             if not file.parent.exists():
-                raise UnreadableError(f"there is no folder {file.parent}; wsss run makes one, --runs names another")
+                raise UnreadableError(f"there is no folder {file.parent}; wsss run creates it, --runs names another")
             return self
         try:
             client = connect(self._uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # every kind of store has its own errors
             raise self._unreadable(error) from error
         if experiment is not None and experiment.lifecycle_stage != "active":
             raise UnreadableError(str(DeletedExperimentError(self._uri, experiment.experiment_id)))
@@ -168,7 +170,7 @@ class _Store:
         evaluations = self._find({KIND: "evaluate"})
         for run in sorted(evaluations, key=lambda run: order.get(run.data.tags.get(PARENT_RUN, ""), -1)):
             pipeline = pipelines.get(run.data.tags.get(PARENT_RUN, ""))
-            # A run still being written, or one whose pipeline was deleted by hand, is no result.
+            # A run that is still being written, or whose pipeline was deleted by hand, is not a result.
             if pipeline is not None and run.info.status == "FINISHED" and "mean_iou" in run.data.metrics:
                 row = _row(run, pipeline)
                 latest[row.recipe, row.instance, row.fingerprint] = row

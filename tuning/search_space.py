@@ -1,9 +1,9 @@
-"""Sweep files: a base recipe, what to measure, and a space over dotted settings.
+"""Sweep files: a base recipe, a metric, and a search space of dotted settings.
 
 [sweep]       name, recipe, metric, split, method, num_trials, max_concurrent, seed, to
-[fixed]       dotted setting = value, the same in every trial (to leave out splits that the metric does not read)
+[fixed]       dotted setting = value, the same in every trial (for example to omit splits that the metric does not read)
 [space]       dotted setting = { low, high, step, log } or { choices }
-[cases.NAME]  case = { dotted setting = value, ... }: settings that change together, every case gives all of them
+[cases.NAME]  case = { dotted setting = value, ... }: settings that change together; every case gives all of them
 """
 
 from __future__ import annotations
@@ -39,31 +39,32 @@ class SweepSettings:
     recipe: Path
     """The recipe that the trials vary, relative to the sweep file."""
     metric: str
-    """The `evaluate` instance whose mean IoU is searched for. One of label maps; or one of score maps, where the space
-    names the `background_threshold` that cuts them: then no trial makes labels, and it costs milliseconds."""
+    """The `evaluate` instance whose mean IoU is maximised. It measures label maps, or score maps if the space names the
+    `background_threshold` to apply to them: then no trial makes labels, and a trial takes milliseconds."""
     split: str = "val"
-    """Split that the mean IoU is taken from."""
+    """Split on which the mean IoU is measured."""
     method: Literal["search", "grid"] = "search"
-    """`search`: Optuna's, random settings first; `grid`: every combination of what [space] and [cases] name, once."""
+    """`search`: Optuna's search, which starts with random settings; `grid`: every combination of the values in [space]
+    and [cases], once."""
     num_trials: Annotated[int, Field(ge=1)] = 12
-    """search: how many settings are tried. A grid has as many trials as combinations."""
+    """search: how many settings are tried. A grid has one trial per combination."""
     max_concurrent: Annotated[int, Field(ge=1)] = 1
-    """Trials at work at the same time; with more than 1 the search depends on which of them ends first."""
+    """Trials that run at the same time; with more than 1 the search depends on which trial ends first."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """search: its seed; the recipe keeps its own."""
+    """search: the seed of the search; the seed of the recipe is separate."""
     to: str = ""
-    """A further instance that every trial runs, with all it reads; none where empty."""
+    """A further instance that every trial runs, with everything it reads; none if empty."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Dotted setting, or name of cases -> what it may be."""
+    """Dotted setting, or name of cases -> its dimension."""
 
     dimensions: Mapping[str, Dimension]
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The dotted settings that trials differ in, those of cases among them."""
+        """The dotted settings that differ between trials, including those of cases."""
         of = [one.settings if isinstance(one, Cases) else (name,) for name, one in self.dimensions.items()]
         return tuple(setting for names in of for setting in names)
 
@@ -81,14 +82,14 @@ class SearchSpace:
         return [dict(zip(self.dimensions, values, strict=True)) for values in itertools.product(*texts)]
 
     def values(self, suggestion: Mapping[str, Any]) -> dict[str, Any]:
-        """A suggestion, in which a choice stands as JSON, as values of settings, and of cases their names."""
+        """The values of a suggestion, in which choices are JSON; for cases, the name of the case."""
         return {
             name: one.tidy(suggestion[name]) if isinstance(one, Range) else json.loads(suggestion[name])
             for name, one in self.dimensions.items()
         }
 
     def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Dotted setting -> value, with what the named cases give."""
+        """Dotted setting -> value, including the settings of the named cases."""
         found: dict[str, Any] = {}
         for name, one in self.dimensions.items():
             found |= one.cases[values[name]] if isinstance(one, Cases) else {name: values[name]}
@@ -108,11 +109,11 @@ class Sweep:
     space: SearchSpace
     recipe_path: Path
     overrides: tuple[str, ...]
-    """What holds for all trials: `[fixed]`, then the command line."""
+    """Overrides of all trials: `[fixed]`, then those of the command line."""
     base: Recipe
     """The part of the recipe that the metric needs, with these overrides."""
     labels: str = ""
-    """The make_pseudo_labels instance whose threshold trials read off the metric's counts; none where empty."""
+    """The make_pseudo_labels instance whose threshold is applied to the metric's counts; none if empty."""
 
     @property
     def folder(self) -> Path:
@@ -120,7 +121,7 @@ class Sweep:
         return self.base.runtime.runs.absolute() / self.settings.name
 
     def trial_overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """All overrides of one trial; the folder of runs is the driver's, wherever the trial is."""
+        """All overrides of one trial; the folder of runs is the driver's, on whichever machine the trial runs."""
         runs = json.dumps(str(self.base.runtime.runs.absolute()))
         return [*self.overrides, f"runtime.runs={runs}", *self.space.apply(values)]
 
@@ -135,17 +136,17 @@ class Sweep:
         return needed(load_recipe(self.recipe_path, overrides), self.settings.metric, self.settings.to)
 
     def trial_fingerprint(self, overrides: Iterable[str]) -> str:
-        """Identifies a trial: also by the labels that it stands for and does not make."""
+        """Identifies a trial, including the settings of the labels that it measures without making them."""
         recipe = load_recipe(self.recipe_path, overrides)
         return needed(recipe, self.settings.metric, self.settings.to, self.labels).fingerprint
 
     def threshold(self, values: Mapping[str, Any]) -> float | None:
-        """The background threshold that a trial reads off counts, or None where it measures label maps."""
+        """The background threshold that a trial applies to counts, or None if it measures label maps."""
         return float(self.space.given(values)[f"{self.labels}.{THRESHOLD}"]) if self.labels else None
 
     @property
     def num_trials(self) -> int:
-        """How many trials there will be."""
+        """The number of trials."""
         return self.space.num_combinations if self.settings.method == "grid" else self.settings.num_trials
 
     @cached_property
@@ -158,13 +159,13 @@ class Sweep:
         return frozenset(names)
 
     def unchanged(self) -> Recipe:
-        """What all trials share, to be run once before them."""
+        """The instances that all trials share; they run once, before the trials."""
         kept = tuple(instance for instance in self.base.instances if instance.name not in self.changed)
         return replace(self.base, instances=kept)
 
 
 def needed(recipe: Recipe, *targets: str) -> Recipe:
-    """The recipe without the instances that no target reads, directly or through others; empty targets count not."""
+    """The recipe without the instances that no target reads, directly or through others; empty targets are ignored."""
     names = {recipe.instance(target).name for target in targets if target}
     for instance in reversed(recipe.instances):
         if instance.name in names:
@@ -173,9 +174,9 @@ def needed(recipe: Recipe, *targets: str) -> Recipe:
 
 
 def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
-    """Read a sweep file; overrides that begin with `sweep.` change its own table, others the recipe.
+    """Read a sweep file; overrides that begin with `sweep.` change its own table, the others change the recipe.
 
-    Raises `RecipeError` for anything that cannot be searched, naming the dotted setting.
+    Raises `RecipeError` if a setting cannot be searched, naming the dotted setting.
     """
     tables = read_sweep_tables(path)
     given = list(overrides)
@@ -209,7 +210,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
 
 
 def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: SweepSettings) -> tuple[SearchSpace, str]:
-    """What [space] and [cases] search, and the instance whose threshold is read off counts."""
+    """The dimensions in [space] and [cases], and the instance whose threshold is applied to counts."""
     lines, cases = by_setting(tables.get("space", {}), "space"), read_cases(tables.get("cases", {}))
     searched = [*lines, *(setting for one in cases.values() for setting in one.settings)]
     labels = labels_of(base.instance(chosen.metric), whole, searched)
@@ -232,26 +233,26 @@ def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: Sweep
 
 
 def _check_searched_once(space: SearchSpace, shared: Iterable[str]) -> None:
-    """A setting is given, or searched by one dimension."""
+    """Raise `RecipeError` if a setting is searched twice, or both searched and given."""
     given, seen = {override.partition("=")[0].strip() for override in shared}, set[str]()
     for name in space.settings:
         table = "space" if name in space.dimensions else "cases"
         if name in given:
-            raise RecipeError(f"{table}.{name}: it is also given by [fixed] or --set; it is either searched or given")
+            raise RecipeError(f"{table}.{name}: it is also given by [fixed] or --set; remove it from one of them")
         if name in seen:
-            raise RecipeError(f"{table}.{name}: [space] and [cases] search it twice; leave it out of one of them")
+            raise RecipeError(f"{table}.{name}: [space] and [cases] search it twice; remove it from one of them")
         seen.add(name)
 
 
 def _check_method(space: SearchSpace, chosen: SweepSettings, table: Mapping[str, Any]) -> None:
-    """A grid takes no settings of a search, and needs values that can be counted."""
+    """Raise `RecipeError` for settings of a search in a grid, and for a range without a finite number of values."""
     if chosen.method != "grid":
         return
     for name in ("num_trials", "seed"):
         if name in table:
             raise RecipeError(
                 f"sweep.{name} = {table[name]} is for method = 'search'; a grid tries every combination once, in "
-                f"order: leave {name} out, or shorten [space]"
+                f"order; remove {name}, or shorten [space]"
             )
     for name, one in space.dimensions.items():
         try:
@@ -264,7 +265,7 @@ def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> 
     good = [one.name for one in recipe.instances if _has_mean_iou(one)]
     if not _has_mean_iou(instance):
         raise RecipeError(
-            f"sweep.metric = {instance.name!r} is no evaluate instance of label maps or score maps; "
+            f"sweep.metric = {instance.name!r} is not an evaluate instance of label maps or score maps; "
             f"there are {', '.join(good) or 'none'}"
         )
     assert isinstance(instance.stage, Evaluate)
@@ -273,7 +274,7 @@ def _check_metric(instance: Instance, chosen: SweepSettings, recipe: Recipe) -> 
             f"sweep.split = {chosen.split!r}, but {instance.name}.splits measures {', '.join(instance.stage.splits)}"
         )
     if chosen.name == recipe.settings.name:
-        raise RecipeError(f"sweep.name = {chosen.name!r} is the recipe's own name; give the sweep another one")
+        raise RecipeError(f"sweep.name = {chosen.name!r} is also the recipe's name; give the sweep another name")
 
 
 def _has_mean_iou(instance: Instance) -> bool:

@@ -1,8 +1,8 @@
-"""Search settings with Ray Tune and Optuna, or try a whole grid; every trial is a recipe, and shares what it can.
+"""Search settings with Ray Tune and Optuna, or try a whole grid; every trial runs a recipe and reuses results.
 
-What no trial changes is run once, before the first. After that fingerprints do the sharing: a trial runs the stages
-that no earlier run made with the same settings. So a sweep that was stopped and is started again suggests the same
-settings, finds them done, and goes on where it was.
+Stages that no trial changes run once, before the first trial. After that, results are reused by fingerprint: a trial
+runs only the stages that no earlier run executed with the same settings. A sweep that was stopped and is started again
+suggests the same settings, finds their results, and resumes where it was.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from wsss.report.printing import print_table
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Tune's newer output prints its banner even where it is told to be silent.
+    # Tune's newer output prints its banner even with verbose=0.
     "RAY_AIR_NEW_OUTPUT": "0",
-    # With Tune's own handler Ctrl-C would wait for the trial that is at work.
+    # With Tune's own handler, Ctrl-C would wait for the running trial.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Its results are ours to keep; a state of the experiment that nobody restores need not be saved often.
+    # We store the results ourselves; Tune's state is never restored, so it need not be saved often.
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
 }
 
 
 def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
-    """Run a sweep and tell what won; returns 0, or 1 where a trial failed.
+    """Run a sweep and print the best setting; returns 0, or 1 if a trial failed.
 
-    `place`: `ray` (this machine), `local` (stages in the trial's own process, Ray for Tune alone), or an address.
-    Raises RuntimeError where no trial has a result.
+    `place`: `ray` (this machine), `local` (stages in the trial's own process, Ray only for Tune), or an address.
+    Raises RuntimeError if no trial has a result.
     """
     runtime = sweep.base.runtime
     owns_session = connect(None if place in ("ray", "local") else place)
@@ -77,7 +77,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     artifacts = result.write(sweep.folder)
     print_table(replace(result.table(), notes=tuple(result.sentences())))
     if result.choice is None:
-        raise RuntimeError(f"no trial of {sweep.settings.name} has a result; the first one: {trials[0].reason}")
+        raise RuntimeError(f"no trial of {sweep.settings.name} has a result; trial 1: {trials[0].reason}")
     _record(sweep, result.choice.best, tracker, artifacts)
     if kept is not None:
         console.print(Text(f"kept         {kept}, of an earlier sweep with other settings or results"), soft_wrap=True)
@@ -88,7 +88,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
 
 
 def _run_unchanged(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> RunSummary:
-    """Run what all trials share."""
+    """Run the stages that all trials share."""
     recipe = sweep.unchanged()
     if not recipe.instances:
         return RunSummary()
@@ -102,10 +102,10 @@ def _run_unchanged(sweep: Sweep, *, place: str, tracker: MlflowTracker, console:
 
 
 def _check_metric(sweep: Sweep) -> None:
-    """Raise `RecipeError` where the data that are there let the metric measure nothing, before any trial."""
+    """Raise `RecipeError` before any trial if the metric cannot measure anything on the data."""
     metric = sweep.base.instance(sweep.settings.metric)
     if metric.samples.is_done() and (reason := metric.stage.skip_reason(metric)):
-        raise RecipeError(f"sweep.metric = {metric.name!r}: {reason}; give the data set masks, or another split")
+        raise RecipeError(f"sweep.metric = {metric.name!r}: {reason}; add masks to the data set, or use another split")
 
 
 def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> list[Trial]:
@@ -113,7 +113,7 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Only book-keeping of this start: what earlier ones finished stands under its fingerprints.
+    # Only Tune's own state of this start: finished results of earlier starts are stored by fingerprint.
     storage = sweep.folder / "tune"
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
@@ -134,16 +134,16 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
 
 
 def _suggestions(sweep: Sweep) -> tuple[dict[str, Any] | None, tune.TuneConfig]:
-    """Where Tune's trials come from: Optuna, or the list of a grid's combinations."""
+    """The source of Tune's trials: Optuna, or the list of a grid's combinations."""
     if sweep.settings.method == "grid":
-        # As one dimension: Tune would go through several of them in the order of their names.
+        # A grid is one dimension of Tune, because Tune orders several dimensions by name.
         return {COMBINATION: tune.grid_search(sweep.space.combinations())}, tune.TuneConfig(num_samples=1)
     search = DistinctSearch(sweep.space, metric=SCORE, seed=sweep.settings.seed, num_random=(sweep.num_trials + 1) // 2)
     return None, tune.TuneConfig(search_alg=search, num_samples=sweep.num_trials)
 
 
 class _Watch(tune.Callback):
-    """A line and a record for every trial that ends."""
+    """Prints a line and writes a record for every trial that ends."""
 
     def __init__(self, sweep: Sweep, tracker: MlflowTracker, console: Console) -> None:
         self._sweep, self._tracker, self._console = sweep, tracker, console
@@ -151,7 +151,8 @@ class _Watch(tune.Callback):
         self._ended = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Tune saves its callbacks to restore a search; ours is never restored, and consoles hold locks.
+        # Tune pickles its callbacks to restore a search. We never restore one, and a console has locks, which cannot be
+        # pickled.
         return tune.Callback, ()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -165,7 +166,7 @@ class _Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune."""
         self._ended += 1
-        self._console.print(f"trial {trials.index(trial) + 1}: lost, its process ended", highlight=False)
+        self._console.print(f"trial {trials.index(trial) + 1}: failed, its process ended", highlight=False)
 
     def _say(self, trial: Trial) -> None:
         total = self._sweep.num_trials
@@ -182,7 +183,7 @@ class _Watch(tune.Callback):
 
 
 def _trial(sweep: Sweep, number: int, config: Mapping[str, Any], report: Mapping[str, Any] | None) -> Trial:
-    """A trial from what Tune kept of it; its confusion matrices from what evaluate left."""
+    """A trial, from its report to Tune and the confusion matrices that evaluate wrote."""
     values = sweep.space.values(suggestion_of(config))
     if not report or RESULT not in report:
         return Trial(number=number, values=values, state="failed", reason="its process ended")
@@ -203,20 +204,20 @@ def _trial(sweep: Sweep, number: int, config: Mapping[str, Any], report: Mapping
 
 
 def _record(sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[str, str]) -> None:
-    """Report a trial's own stages and its scores; what all trials share stands in a run of its own beside it."""
+    """Record a trial's own stages and its scores; the stages that all trials share have a run of their own."""
     overrides = sweep.trial_overrides(trial.values)
     recipe = sweep.trial_recipe(overrides)
     pipeline = PipelineRecord(
         recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name, settings=trial.values
     )
-    # An instance that only some trials read stands in no run that all of them share.
+    # An instance that only some trials read is not part of the shared run.
     shared = {instance.fingerprint for instance in sweep.unchanged().instances}
     for instance in recipe.instances:
         record = instance.run_record()
         if instance.fingerprint not in shared and record is not None:
             tracker.stage_finished(pipeline, record)
     scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
-    if (threshold := sweep.threshold(trial.values)) is not None:  # no stage has it among its settings
+    if (threshold := sweep.threshold(trial.values)) is not None:  # no recorded stage has this setting
         scores[THRESHOLD] = threshold
     tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
 

@@ -1,4 +1,4 @@
-"""What came out of a sweep: the trials, the two-fold choice among them, as a table and as files.
+"""Results of a sweep: its trials and the two-fold choice between them, as a table and as files.
 
 Shape letters: `C` classes with background.
 """
@@ -32,10 +32,11 @@ class Trial:
     state: str
     reason: str = ""
     executed: tuple[str, ...] = ()
-    """Stage instances that this trial ran; the rest of its chain was there."""
+    """Stage instances that this trial ran."""
     reused: tuple[str, ...] = ()
+    """Stage instances whose results were found."""
     folds: tuple[Tensor, ...] = ()
-    """Confusion matrix of every fold, i64[C, C]; empty where the trial has no result."""
+    """Confusion matrix of every fold, i64[C, C]; empty if the trial has no result."""
 
     @property
     def fold_iou(self) -> tuple[float, ...]:
@@ -58,20 +59,20 @@ class TwoFoldChoice:
     """A setting chosen on images other than those it is scored on."""
 
     best: Trial
-    """Best over all images: the one to go on with."""
+    """Best over all images: the one to use."""
     chosen: tuple[Trial, ...]
     """Best on each fold."""
     mean_iou: float
-    """Of the sum of the confusion matrices, every fold with the setting that was chosen on the other one."""
+    """Mean IoU of the summed confusion matrices, each fold with the setting that was chosen on the other fold."""
 
 
 def choose(trials: Sequence[Trial]) -> TwoFoldChoice | None:
-    """Choose on either fold, score on the other, add the confusion matrices; None without a finished trial.
+    """Choose on each fold, score on the other one, add the confusion matrices; None without a finished trial.
 
-    Equal mean IoU: the earlier trial. Fold matrices are i64[C, C].
+    If two trials have equal mean IoU, the earlier one is chosen. Fold matrices are i64[C, C].
 
-    Source: two-fold cross-validation. Differs: the search itself was led by all images, so what it proposed is not
-    blind to the fold that a choice is scored on; the choice among its proposals is.
+    Source: two-fold cross-validation. Differs: the search itself used the scores of all images, so the settings that it
+    proposed depend on both folds; only the choice among them is independent of the fold that it is scored on.
     """
     finished = [trial for trial in trials if trial.folds]
     if not finished:
@@ -83,9 +84,9 @@ def choose(trials: Sequence[Trial]) -> TwoFoldChoice | None:
 
 
 def read_folds(folder: Path, *, split: str, threshold: float | None = None) -> tuple[Tensor, ...]:
-    """The confusion matrices that an evaluate instance left, one per fold, i64[C, C].
+    """The confusion matrices that an evaluate instance wrote, one per fold, i64[C, C].
 
-    `threshold`: of score maps, whose counts give the matrices at any of the thresholds i/256.
+    `threshold`: for score maps, whose counts give the matrices at each of the thresholds i/256.
     """
     if threshold is not None:
         return confusions_at(counts_path(folder, split), threshold=threshold)
@@ -99,7 +100,7 @@ def _read_matrix(path: Path) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """A whole sweep, for people and for programs."""
+    """The results of a whole sweep, as text for people and JSON for programs."""
 
     name: str
     recipe: str
@@ -112,18 +113,18 @@ class SweepResult:
     choice: TwoFoldChoice | None
     best_overrides: tuple[str, ...]
     labels: str = ""
-    """The make_pseudo_labels instance that trials stood for without making its labels; none where empty."""
+    """The make_pseudo_labels instance whose threshold was searched without making its labels; none if empty."""
     grid: bool = False
-    """Every combination was tried: rows stand in the order of the grid, not best first."""
+    """True if every combination was tried: rows are in the order of the grid, not best first."""
 
     @property
     def executed(self) -> int:
-        """Stage instances that were run in all, those before the trials included."""
+        """Number of stage instances executed, including those before the trials."""
         return len(self.base_executed) + sum(len(trial.executed) for trial in self.trials)
 
     @property
     def asked(self) -> int:
-        """Stage instances that the trials would have run without reuse."""
+        """Number of stage instances that the trials would have executed without reuse."""
         return sum(len(trial.executed) + len(trial.reused) for trial in self.trials)
 
     @property
@@ -132,31 +133,31 @@ class SweepResult:
         return " ".join(f"--set {shlex.quote(one)}" for one in self.best_overrides)
 
     def sentences(self) -> list[str]:
-        """What is to be said under the table."""
+        """The sentences under the table."""
         lines = [
             f"stages: {self.executed} executed, {len(self.base_executed)} of them once before the trials; "
             f"without reuse the {len(self.trials)} trials would have executed {self.asked}"
         ]
         if self.labels:
             lines.append(
-                f"no labels were made: trials read the counts of {self.metric} and find what {self.labels} would give "
-                "without a CRF; with one after it, another threshold may be the best"
+                f"no labels were made: trials read the counts of {self.metric}, which give the result of {self.labels} "
+                "without a CRF; with a CRF, another threshold may be the best"
             )
         if without := [trial for trial in self.trials if not trial.folds]:
-            states = ", ".join(f"{trial.number} {trial.state}" for trial in without)
-            lines.append(f"trials without a result: {states}; the first: {without[0].reason}")
+            listed = ", ".join(f"{trial.number} {trial.state}" for trial in without)
+            lines.append(f"trials without a result: {listed}; reason of the first: {without[0].reason}")
         if self.choice is not None:
             a, b = self.choice.chosen
-            led = "every combination was tried" if self.grid else "the search was led by both"
+            used = "every combination was tried" if self.grid else "the search used both folds"
             lines += [
                 f"two-fold mean IoU: {100 * self.choice.mean_iou:.2f} (trial {a.number} was chosen on fold 0 and "
-                f"scored on fold 1, trial {b.number} the reverse; {led})",
+                f"scored on fold 1, trial {b.number} the reverse; {used})",
                 f"best: trial {self.choice.best.number}, {self.best_command}",
             ]
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, in JSON's types."""
+        """Everything, as JSON types."""
         content: dict[str, Any] = {
             "sweep": self.name,
             "recipe": self.recipe,
@@ -176,7 +177,7 @@ class SweepResult:
         return content
 
     def table(self) -> Table:
-        """The trials, best first; those of a grid in its order."""
+        """The trials, best first; for a grid, in its order."""
         settings = list(self.trials[0].values) if self.trials else []
         columns = [
             Column("trial", "trial", right=True, role="name"),
@@ -197,9 +198,9 @@ class SweepResult:
         return table_of(f"{self.name}: {self.metric} on {self.split}", columns, rows)
 
     def keep_earlier(self, folder: Path) -> Path | None:
-        """Give the files of another sweep (other settings given by --set, say) a name of their own before `write`.
+        """Rename the files of an earlier sweep with other settings or results, so that `write` does not replace them.
 
-        Returns the table's new path; None where there is none, or where it is of this sweep and its trials so far.
+        Returns the table's new path; None if there is no table, or if all its trials are also in this sweep.
         """
         table, content = folder / "sweep.md", folder / "sweep.json"
         if not table.is_file():
@@ -222,9 +223,9 @@ class SweepResult:
 
     def write(self, folder: Path) -> dict[str, str]:
         """Write `sweep.md` and `sweep.json`; file name -> path."""
-        said = "".join(f"- {line}\n" for line in self.sentences())
+        notes = "".join(f"- {line}\n" for line in self.sentences())
         title = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}"
-        text = "\n\n".join([title, markdown(self.table()).rstrip(), said])
+        text = "\n\n".join([title, markdown(self.table()).rstrip(), notes])
         contents = {"sweep.md": text, "sweep.json": json.dumps(self.as_json(), indent=1)}
         for name, content in contents.items():
             write_bytes(folder / name, content.encode())
@@ -232,7 +233,7 @@ class SweepResult:
 
 
 def _result_of(trial: Mapping[str, Any]) -> tuple[object, object]:
-    """What makes a trial of `sweep.json` the same as another: its settings, and what came out."""
+    """Two trials of `sweep.json` are the same if these are equal: settings and mean IoU."""
     return trial["values"], trial["mean_iou"]
 
 

@@ -1,4 +1,4 @@
-"""A sweep file's tables, read and checked against a recipe: TOML, dotted names, and what a line of them searches."""
+"""Reads the tables of a sweep file and checks their dotted names and values against a recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLES = ("sweep", "fixed", "space", "cases")
 
 
 def read_sweep_tables(path: Path) -> dict[str, Any]:
-    """The tables of a sweep file. Raises `RecipeError` where it is none."""
+    """The tables of a sweep file. Raises `RecipeError` if it is not one."""
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def by_setting(table: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 
 def toml_value(text: str) -> Any:
-    """A TOML value; what is not one is taken as a string."""
+    """A TOML value; text that is not valid TOML is taken as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -58,7 +58,7 @@ def toml_value(text: str) -> Any:
 
 
 def build_table(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
-    """A settings object; complaints in terms of dotted names."""
+    """A settings object; errors name the dotted setting."""
     known = [field.name for field in fields(cls)]
     for name in table:
         if name not in known:
@@ -70,11 +70,13 @@ def build_table(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
 
 
 def read_cases(table: Mapping[str, Any]) -> dict[str, Cases]:
-    """The tables [cases.NAME]: every case of one of them gives the same settings."""
+    """The tables [cases.NAME]; all cases of a table give the same settings."""
     found = {}
     for name, cases in table.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not isinstance(cases, dict):
-            raise RecipeError(f"cases.{name}: write [cases.NAME], NAME of letters and digits, and CASE = {{ … }} in it")
+            raise RecipeError(
+                f"cases.{name}: write [cases.NAME], NAME in letters and digits, with CASE = {{ … }} under it"
+            )
         given = {}
         for case, values in cases.items():
             if not isinstance(values, dict):
@@ -85,9 +87,9 @@ def read_cases(table: Mapping[str, Any]) -> dict[str, Cases]:
 
 
 def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, where: str) -> Range | Choices:
-    """What a setting may be. Both ends of a range, and every choice, must be allowed by the setting.
+    """The dimension of a setting. The setting must allow both ends of a range, and every choice.
 
-    `entering`: the part of the recipe that a searched setting must stand in; `where` names the line in complaints.
+    `entering`: the part of the recipe that must contain the searched setting; `where` names the line in errors.
     """
     known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
     if name not in known:
@@ -95,7 +97,7 @@ def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, wh
     instance = known[name]
     if instance.name not in {one.name for one in entering.instances}:
         names = ", ".join(one.name for one in entering.instances)
-        raise RecipeError(f"{where}: {instance.name} does not enter the metric; what does: {names}")
+        raise RecipeError(f"{where}: the metric does not depend on {instance.name}; it depends on {names}")
     if not isinstance(table, dict):
         raise RecipeError(f"{where}: write {{ low = …, high = … }} or {{ choices = […] }} (got {table!r})")
     dimension: Range | Choices = build_table(Choices if "choices" in table else Range, table, where)

@@ -1,8 +1,8 @@
-"""What runs inside Ray for one trial of a sweep.
+"""The code of one trial of a sweep that runs inside Ray.
 
-Tune starts a trial as an actor in a placement group without CPUs and would put everything that the trial starts in
-there too. So the trial hands its recipe to a task outside of that group, which takes no CPU itself: it only waits for
-the actors and training ranks that it starts, and they must find the CPUs free.
+Tune starts a trial as an actor in a placement group without CPUs, and everything that the trial starts would be placed
+there too. So the trial passes its recipe to a task outside of that group. The task reserves no CPU itself: it only
+waits for the actors and training ranks that it starts, and these need the CPUs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shards.files import write_bytes
 from wsss.contract.failure import ignore_restart
 
 if TYPE_CHECKING:
-    # Imported on use below: the actor that only waits needs no torch.
+    # Imported where it is used below: the actor that only waits needs no torch.
     from shards.records import RunRecord
     from tuning.search_space import Sweep
     from wsss.contract.counts import Counts
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from wsss.pipeline.recipe import Recipe
 
 WORST = 0.0
-"""What the search is told of a trial without a result: the lowest mean IoU there is."""
+"""Reported to the search for a trial without a result: the lowest possible mean IoU."""
 SCORE = "mean_iou"
 RESULT = "result"
-"""Names in what a trial reports to Tune."""
+"""Keys of the report of a trial to Tune."""
 COMBINATION = "of the grid"
-"""Name under which Tune keeps a grid's suggestion; no setting and no cases can be called so."""
+"""Key of a grid's suggestion in Tune's configuration; no setting and no cases can have this name."""
 DRIVER_MEMORY = 64 * 2**20
-"""Bytes reserved for a waiting trial: Tune wants some resource, and it must be none that the work needs."""
+"""Bytes reserved for a waiting trial: Tune requires some resource, and it must not be one that the work needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class TrialResult:
     """How a trial ended."""
 
     state: str
-    """`done`, `pruned` where its settings do not fit together, `failed` where a stage failed."""
+    """`done`, `pruned` if its settings do not fit together, `failed` if a stage failed."""
     reason: str = ""
     executed: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[st
     task = ray.remote(run_trial).options(
         num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
     )
-    # Other nodes have neither this one's files nor its environment; the folder of runs they share.
+    # Other nodes have neither the files nor the environment of this one; they share only the folder of runs.
     copy = sweep.folder / "recipe.toml"
     write_bytes(copy, sweep.recipe_path.read_bytes())
     known, environment = ray.put(replace(sweep, recipe_path=copy)), sweep.environment
@@ -70,7 +70,7 @@ def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[st
 
 
 def suggestion_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What Tune calls a trial's configuration, as a suggestion: Optuna's is one, a grid's holds one."""
+    """The suggestion in Tune's configuration of a trial: the configuration itself, or for a grid one entry of it."""
     suggestion: Mapping[str, Any] = config.get(COMBINATION, config)
     return suggestion
 
@@ -78,7 +78,7 @@ def suggestion_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def run_trial(
     sweep: Sweep, suggestion: Mapping[str, Any], place: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Run the recipe with the suggested values; what is done already is not done again."""
+    """Run the recipe with the suggested values; results that exist are reused."""
     from wsss.pipeline.error_file import error_line
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.recipe import RecipeError
@@ -93,13 +93,13 @@ def run_trial(
     runtime = open_runtime(recipe, place=place, max_concurrent=sweep.settings.max_concurrent)
     try:
         summary = run_recipe(recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(quiet=True))
-    except Exception as error:  # one trial that fails must not end the others; the sweep tells
+    except Exception as error:  # one failed trial must not end the others; the sweep reports it
         return _report(TrialResult(state="failed", reason=error_line(error) or f"{type(error).__name__}: {error}"))
     finally:
         runtime.close()
     metric = sweep.settings.metric
     if metric in summary.skipped:
-        return _report(TrialResult(state="failed", reason=f"{metric} measures nothing: {summary.skipped[metric]}"))
+        return _report(TrialResult(state="failed", reason=f"{metric} was skipped: {summary.skipped[metric]}"))
     result = TrialResult(
         state="done",
         executed=tuple(summary.executed),
@@ -110,7 +110,7 @@ def run_trial(
 
 
 def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunRecord) -> float:
-    """Mean IoU of a trial that is done: as measured, or at the threshold that it reads off the counts."""
+    """Mean IoU of a finished trial: as measured, or from the counts at the trial's threshold."""
     split, threshold = sweep.settings.split, sweep.threshold(values)
     if threshold is None:
         return record.metrics[f"{split}.{SCORE}"]
@@ -124,7 +124,7 @@ def _report(result: TrialResult, *, score: float = WORST) -> dict[str, Any]:
 
 
 def open_runtime(recipe: Recipe, *, place: str, max_concurrent: int = 1) -> Runtime:
-    """Where the stages of a sweep run: `local` in the calling process, else by the Ray session that is open."""
+    """The runtime for the stages of a sweep: `local` is the calling process, anything else the open Ray session."""
     if place == "local":
         from cluster.local import LocalRuntime
 
@@ -138,7 +138,7 @@ def open_runtime(recipe: Recipe, *, place: str, max_concurrent: int = 1) -> Runt
 
 
 def _share(settings: RuntimeSettings, max_concurrent: int) -> RuntimeSettings:
-    """As many actors as leave some for the other trials, where the recipe does not say."""
+    """Settings with an equal share of the CPUs for each trial, if the recipe does not set the number of actors."""
     if settings.num_actors or settings.actor_gpus:
         return settings
     room = int(ray.cluster_resources().get("CPU", 1.0))
@@ -146,9 +146,9 @@ def _share(settings: RuntimeSettings, max_concurrent: int) -> RuntimeSettings:
 
 
 class SharingRuntime:
-    """Gives all CPUs back after every stage.
+    """Releases all CPUs after every stage.
 
-    A trial that waits for a stage that another one is making must hold nothing which that other one may wait for.
+    A trial that waits for a stage of another trial must not hold resources which that trial needs.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -157,7 +157,7 @@ class SharingRuntime:
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
-        """Train, then give everything back."""
+        """Train, then release all resources."""
         try:
             return self._runtime.fit(instance, stage, progress, on_restart=on_restart)
         finally:
@@ -166,7 +166,7 @@ class SharingRuntime:
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> None:
-        """Make the shards, then give everything back."""
+        """Process the shards, then release all resources."""
         try:
             self._runtime.map(instance, stage, progress, on_restart=on_restart)
         finally:
@@ -175,22 +175,22 @@ class SharingRuntime:
     def reduce(
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Counts:
-        """Count the shards, then give everything back."""
+        """Count the shards, then release all resources."""
         try:
             return self._runtime.reduce(instance, stage, progress, on_restart=on_restart)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Release processes."""
+        """Release all processes."""
         self._runtime.close()
 
 
 class Unrecorded:
-    """A tracker that reports nothing: trials run in many processes, and only the sweep's own writes to MLflow."""
+    """A tracker that records nothing: trials run in many processes, and only the sweep's process writes to MLflow."""
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
-        """Say nothing."""
+        """Record nothing."""

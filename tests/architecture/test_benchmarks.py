@@ -1,4 +1,4 @@
-"""Benchmarks run rarely, with packages that the tests do without: what they import of ours must at least be there."""
+"""Benchmarks run rarely and need packages that the tests do not need, so their imports of this project are checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_what_a_benchmark_imports_of_ours_is_there(script: Path) -> None:
     for node in ast.walk(ast.parse(script.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in (*FOLDERS, "tests"):
             if node.module.startswith("tests.benchmarks"):
-                continue  # its own imports are looked at by themselves, and may be of rivals
+                continue  # that file is checked as well, and may import rivals
             module = import_module(node.module)
             absent = [alias.name for alias in node.names if not hasattr(module, alias.name)]
             absent = [name for name in absent if not find_spec(f"{node.module}.{name}")]

@@ -1,4 +1,4 @@
-"""The command line, frozen: a change here is a change for every user and every script of theirs."""
+"""The command line is fixed by these tests, because a change affects every user and their scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACE = ["--on", "--debug"]
 STAGE = [*RECIPE, *PLACE]
 ONE_FORM = ["--json", "--csv"]
 FORM = [*ONE_FORM, "--table"]
-"""How the tables are printed; `--table` where there are several."""
+"""How the tables are printed; `--table` if there are several."""
 FROZEN = {
     "run": [*RECIPE, "--from", "--to", *PLACE],
     "show": [*RECIPE, "instance", "--changed", *FORM],
@@ -66,7 +66,7 @@ FROZEN = {
 
 
 def words(command: argparse.ArgumentParser, prefix: str = "") -> dict[str, list[str]]:
-    """Subcommand -> its arguments, all the way down."""
+    """Subcommand -> its arguments, for nested subcommands too."""
     for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):
             nested = [words(sub, f"{prefix} {name}".strip()) for name, sub in action.choices.items()]
@@ -163,7 +163,7 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("shwo toy", "wsss: unknown command 'shwo'; did you mean show?"),
         ("makecams toy", "wsss: unknown command 'makecams'; did you mean make-cams"),
@@ -177,12 +177,12 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
     ],
 )
 def test_a_wrong_word_is_answered_with_the_nearest_right_one(
-    command: str, told: str, capsys: pytest.CaptureFixture[str]
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(command.split())
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

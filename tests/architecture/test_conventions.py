@@ -1,13 +1,13 @@
-"""Sizes, names, and what must not appear anywhere: the rules that ruff cannot hold.
+"""Sizes, names and forbidden code: the rules that ruff cannot check.
 
-pyproject.toml has those that it can (types, docstrings of modules, pickle, shells); test_ruff.py runs them. Here
-stays what ruff 0.17 has no rule for:
+pyproject.toml has the rules that ruff can check (types, docstrings of modules, pickle, shells); test_ruff.py runs
+them. This file has those for which ruff 0.17 has no rule:
 
 - lines of a file and of a function (PLR0915 counts statements), words that must not name a file;
-- `shell=` or `allow_pickle=` with a value that is not the literal False (S602 and S604 pass over a variable, and no
-  rule looks at numpy.load), and addresses that webdataset would run in a shell;
+- `shell=` or `allow_pickle=` with a value that is not the literal False (S602 and S604 ignore a variable, and no
+  rule checks numpy.load), and addresses that webdataset would run in a shell;
 - paths of one machine (S108 knows only /tmp, /var/tmp and /dev/shm), also in recipes;
-- what stages, their settings and the registry say of each other.
+- consistency of stages, their settings and the registry.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_every_input_of_a_stage_can_be_made_by_some_stage(kind: str) -> None:
 
 
 def test_choices_that_are_written_twice_agree() -> None:
-    """Settings are read without torch, so what an operation offers is written again where it is chosen."""
+    """Settings are read without torch, so the choices of an operation are repeated in the setting."""
     assert tuple(METHODS) == GRADIENT_METHODS
     assert get_args(get_type_hints(SegmenterViews)["merge"]) == get_args(Merge)
     choices = get_args(get_args(get_type_hints(TrainSegmenter, include_extras=True)["objective"])[0])

@@ -16,11 +16,11 @@ COMMAND_LINE = "wsss/__main__.py"
 
 ALLOWED = {
     "webdataset": ("shards/",),
-    # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is in shards/images.py alone.
+    # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is only in shards/images.py.
     "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py"),
-    "cv2": ("wsss/data/images.py",),  # a table lookup; it decodes nothing
+    "cv2": ("wsss/data/images.py",),  # only a table lookup; it decodes nothing
     "imageio": (),
-    "pycocotools": ("shards/sources/coco_masks.py",),  # C code: whatever it is given is checked there
+    "pycocotools": ("shards/sources/coco_masks.py",),  # C code: its input is checked there
     "skimage": (),
     # The sweep adds confusion matrices, which wsss.ops takes as tensors.
     "torch": ("wsss/", "cluster/", "tuning/sweep_result.py"),
@@ -49,7 +49,7 @@ ORDER = (
     ("completion",),
     ("__main__",),
 )
-"""Parts of wsss: a part imports from its own row and from rows above it."""
+"""Parts of wsss: a part imports only from its own row and from rows above it."""
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 
@@ -87,7 +87,7 @@ def test_order_inside_wsss(path: str) -> None:
     own = RANK[path.split("/")[1].removesuffix(".py")]
     read = {name.split(".")[1] for name in imported(trees()[path]) if name.startswith("wsss.")}
     later = sorted(part for part in read if RANK[part] > own)
-    assert not later, f"{path} imports {later}, which stand after it"
+    assert not later, f"{path} imports {later}, which are in later rows"
 
 
 @pytest.mark.parametrize("path", [path for path in trees() if path.startswith("cluster/")])
@@ -105,14 +105,14 @@ def test_the_contract_knows_nothing_of_the_rest(path: str) -> None:
 
 @pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/stages/")])
 def test_stages_do_not_import_each_other(path: str) -> None:
-    """A stage is named by the registry alone; what two stages share lies in a folder beside them."""
+    """Only the registry names a stage; code that two stages share is in a subfolder."""
     stages = {f"wsss.stages.{kind}" for kind in STAGES}
     assert not imported(trees()[path]) & stages
 
 
 @pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/plan/")])
 def test_the_plan_knows_no_stage(path: str) -> None:
-    """What a stage costs it says itself: a new one is planned without a line here."""
+    """A stage states its own cost: a plan of a new stage needs no change in wsss/plan."""
     assert not [name for name in imported(trees()[path]) if name.startswith("wsss.stages")]
     words = {node.value for node in ast.walk(trees()[path]) if isinstance(node, ast.Constant)}
     assert not words & set(STAGES)
@@ -122,7 +122,7 @@ def test_no_module_imports_in_a_circle() -> None:
     """Imports inside functions and for types count as well."""
     modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in trees()}
     reads = {name: (imported(trees()[path]) & modules.keys()) - {name} for name, path in modules.items()}
-    # `from wsss.stages import x` names the package too; a package that only holds a docstring reads nothing.
+    # `from wsss.stages import x` names the package too; a package with only a docstring imports nothing.
     done: set[str] = set()
     while ready := {name for name in reads if name not in done and reads[name] <= done}:
         done |= ready
@@ -130,7 +130,7 @@ def test_no_module_imports_in_a_circle() -> None:
 
 
 def test_a_recipe_is_read_without_torch() -> None:
-    """Importing every stage loads nothing that computes, draws, or speaks to a server."""
+    """Importing every stage loads no package for computing, drawing or talking to a server."""
     heavy = ["torch", "ray", "mlflow", "deepspeed", "timm", "albumentations", "webdataset"]
     heavy += ["matplotlib", "cv2", "scipy", "pandas", "rich", "boto3"]
     code = (

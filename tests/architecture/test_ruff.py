@@ -1,4 +1,4 @@
-"""The rules that ruff holds: the tree keeps them, and the configuration refuses what it must."""
+"""The rules that ruff checks: the tree follows them, and the configuration reports violations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ruff(*arguments: str, code: str | None = None) -> subprocess.CompletedProces
 
 
 def refusals(code: str, *, path: str = "wsss/example.py") -> set[str]:
-    """Rules that refuse a file of this text at this path."""
+    """Rules that report a file with this text at this path."""
     found = json.loads(ruff("check", "--output-format=json", f"--stdin-filename={path}", "-", code=code).stdout)
     return {str(fault["code"]) for fault in found}
 

@@ -1,6 +1,6 @@
-"""What a command imports before it knows that it has real work: torch, Ray and MLflow take seconds.
+"""What a command imports before it has checked its arguments: torch, Ray and MLflow take seconds to import.
 
-The lists are of modules, not of seconds: they say the same on every machine. Processor time is bounded loosely beside.
+The tests compare lists of modules, which are the same on every machine, and put a loose limit on processor time.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ print("imported:", *sorted({set(SLOW)!r} & set(sys.modules)), file=sys.stderr)
 sys.exit(status)
 """
 SECONDS_OF_CPU = 2.5
-"""More than an empty Python takes. The aim is 1.5 on a machine that does nothing else; with torch it is 3."""
+"""Seconds more than an empty Python takes. The aim is 1.5 on an idle machine; with torch it is 3."""
 
 
 def run(*words: str, cwd: Path = ROOT) -> tuple[int, str, list[str]]:
-    """Exit status, what was printed, and which slow packages were imported."""
+    """Exit status, output, and the slow packages that were imported."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_ROOT")}
     done = subprocess.run(
         [sys.executable, "-c", MAIN, *words],
@@ -85,9 +85,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_told_before_anything_slow_is_imported(fault: str) -> None:
-    words, told = FAULTS[fault]
+    words, message = FAULTS[fault]
     status, said, imported = run(*words.split())
-    assert status == 1 and told in said
+    assert status == 1 and message in said
     assert imported == []
 
 
@@ -114,7 +114,7 @@ def test_a_look_imports_nothing_slow(words: str, tmp_path: Path) -> None:
 
 
 def cpu_seconds(*command: str) -> float:
-    """Processor time of a process of ours, its own and the kernel's."""
+    """User and system time of a child process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *command], capture_output=True, cwd=ROOT, timeout=300)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -135,7 +135,7 @@ class Stop:
             raise RuntimeError("the import of {name}")
 sys.meta_path.insert(0, Stop())
 """
-"""Stops where a package would be imported: what was said until then is read while the import takes its time."""
+"""Stops when a package would be imported, so that the test can read the output up to then."""
 
 
 def said_before(package: str, words: str, runs: Path) -> list[str]:

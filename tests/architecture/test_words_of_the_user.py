@@ -1,4 +1,4 @@
-"""Class names, paths and titles are shown as they are written: no file reads them as markup or as mathematics."""
+"""Class names, paths and titles are shown as they are written: no code interprets them as markup or as formulas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DRAWING = {"set_title", "suptitle", "set_xticks", "set_yticks", "set_xlabel", "s
 
 
 def calls(path: str) -> Iterator[tuple[str, ast.Call]]:
-    """Every call of a file with the last part of what is called."""
+    """Every call in a file, with the last part of the name of what is called."""
     for node in ast.walk(trees()[path]):
         if isinstance(node, ast.Call):
             function = node.func
@@ -46,5 +46,5 @@ def test_what_matplotlib_would_read_as_mathematics_is_drawn_as_written() -> None
 
 
 def _may_be_of_the_user(node: ast.Call) -> bool:
-    """Not where all that is drawn is written in the source, or is a number."""
+    """False if the whole text is a literal in the source, or is a number."""
     return not all(isinstance(part, ast.Constant | ast.List) for part in node.args)

@@ -1,10 +1,10 @@
-"""The confusion matrix at 201 classes against a numpy loop over classes that masks and counts.
+"""The confusion matrix at 201 classes against a numpy loop over classes with masks and counts.
 
 Images of 375 x 500 pixels as bytes, 255 ignored, both sides from memory. The rival masks truth and prediction of every
-class and counts hits, truth and prediction, which is enough for IoU but knows no confused pairs. A better loop, which
-masks the truth alone and counts the values of the prediction there, gives the whole matrix and is timed beside it. Then
-the share that the matrix, and boundary IoU, have in all that `evaluate` does with an image: reading the shards,
-decoding the masks, rows. One thread.
+class and counts hits, truth and prediction, which is enough for IoU but does not give confused pairs. A better loop,
+which masks only the truth and counts the values of the prediction there, gives the whole matrix and is timed too. The
+script also measures the share of the matrix, and of boundary IoU, in all work of `evaluate` for an image: reading the
+shards, decoding the masks, building the rows. One thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RATIO_BAR, LOOP_BAR, SHARE_BAR, BOUNDARY_BAR = 10, 5, 0.25, 0.5
 
 
 class Of201Classes(Instance):
-    """Its data set is drawn here, so that none has to be on disk."""
+    """Its data set is drawn here, so that no data set has to be on disk."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -105,14 +105,14 @@ def boundaries(images: list[Pair]) -> None:
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of this thread, which does all the work: wall time on an idle machine, blind to a busy one."""
+    """CPU seconds of this thread, which does all the work: the wall time of an idle machine, also on a busy one."""
     start = time.thread_time()
     result = call()
     return time.thread_time() - start, result
 
 
 def evaluation(folder: Path, images: list[Pair]) -> Callable[[], Counts]:
-    """What an actor of `evaluate` does with a shard of these images."""
+    """The work of an `evaluate` actor on a shard of these images."""
     random, grid = np.random.default_rng(1), np.zeros((94, 125), np.uint8)
     photo = encode_png(np.kron(random.integers(0, 256, (47, 63, 3)), np.ones((8, 8, 1))).astype(np.uint8)[:375, :500])
     samples = BuildShards(source="toy", splits=("val",))
@@ -160,7 +160,7 @@ def main() -> None:
             found = {}
             for name, call in calls.items():
                 taken, found[name] = timed(call)
-                if repetition:  # the first one warms up
+                if repetition:  # the first one is a warm-up
                     seconds.setdefault(name, []).append(taken)
             matrix, counts = found["ours"], found["evaluate"]
             same &= np.array_equal(matrix, found["loop"])

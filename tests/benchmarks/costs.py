@@ -1,10 +1,10 @@
-"""What one image, one step and one record cost on a core: the figures of `wsss/plan/costs.toml`, measured here.
+"""Measures the figures of `wsss/plan/costs.toml`: the cost of one image, one step and one record on a core.
 
     .venv/bin/python -m tests.benchmarks.costs [--photographs VOC2012]
 
-Seconds of the thread that does the work, so that a busy machine changes them little; medians. Without photographs
-pictures drawn in code stand in for them: the costs in costs.toml were measured on photographs. The ratio of the JSON
-line is the written cost / the one measured now (geometric mean): how well the file speaks for this machine.
+Medians of the CPU seconds of the thread that does the work, so that other load changes them little. Without
+photographs, images drawn in code are used; the costs in costs.toml were measured on photographs. The ratio in the JSON
+line is the cost in the file / the measured cost (geometric mean): how well the file describes this machine.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Found = dict[str, float]
 
 
 def seconds(call: Callable[[], Any], *, repetitions: int = REPETITIONS) -> float:
-    """Median CPU seconds of this thread, after one call that warms up."""
+    """Median CPU seconds of this thread, after one warm-up call."""
     call()
     found = []
     for _ in range(repetitions):
@@ -89,7 +89,7 @@ def megapixels(samples: list[Sample]) -> float:
 
 
 def reading(samples: list[Sample]) -> Found:
-    """Samples from a shard to pixels, and what is random about training images."""
+    """Decoding samples from a shard, and the random augmentation of training images."""
     images = [sample.image for sample in samples]
     found = {"decode_image": seconds(lambda: [s.image for s in fresh(samples)]) / megapixels(samples)}
     for name, strong in (("augment_weak", False), ("augment_strong", True)):
@@ -109,7 +109,7 @@ def reading(samples: list[Sample]) -> Found:
 
 
 def fresh(samples: list[Sample]) -> list[Sample]:
-    """The same samples without what they have decoded before."""
+    """The same samples without their cached decoded pixels."""
     return [Sample(key=s.key, encoded=s.encoded, size=s.size, classes=s.classes, mask=s.mask) for s in samples]
 
 
@@ -136,7 +136,7 @@ def records_of(samples: list[Sample]) -> dict[str, list[Record]]:
 
 
 def writing(samples: list[Sample], folder: Path) -> Found:
-    """Records into a shard and out of it, and how many bytes they take."""
+    """Writing records to a shard and reading them, and their size in bytes."""
     pixels = megapixels(samples)
     found: Found = {"image_bytes": sum(len(s.encoded) for s in samples) / pixels}
     found["mask_bytes"] = sum(len(encode_png(s.mask)) for s in samples if s.mask is not None) / pixels
@@ -154,7 +154,7 @@ def writing(samples: list[Sample], folder: Path) -> Found:
 
 
 def index(folder: Path) -> Found:
-    """What a rank and the driver do for every record of a layer, without opening a tar."""
+    """The work of a rank and of the driver for every record of a layer, without opening a tar."""
     layer, shards, each = Layer(folder / "rows", "seed"), [shard_name("train", i) for i in range(16)], 128
     label = np.zeros((8, 8), np.uint8)
     for number, shard in enumerate(shards):
@@ -260,7 +260,7 @@ def evaluation(samples: list[Sample]) -> Found:
 
 
 def pairs(size: tuple[int, int]) -> Found:
-    """IRNet's losses on both ways, and instances from its displacement field."""
+    """IRNet's losses forward and backward, and instances from its displacement field."""
     generator = torch.Generator().manual_seed(0)
     edge = torch.randn(1, 1, 88, 88, generator=generator, requires_grad=True)
     field = torch.randn(1, 2, 88, 88, generator=generator, requires_grad=True)
@@ -316,7 +316,7 @@ def starts() -> Found:
 
 
 def copying() -> Found:
-    """Bytes per second that one core reads and writes in adding two large tensors."""
+    """Bytes per second that one core reads and writes when it adds two large tensors."""
     a, b = torch.rand(2**25), torch.rand(2**25)
     return {"core_bandwidth": 3 * 4 * 2**25 / seconds(lambda: torch.add(a, b, out=a))}
 
@@ -331,7 +331,7 @@ def measure(samples: list[Sample]) -> Found:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photographs", type=Path, help="a folder of VOC's layout; drawn pictures without it")
+    parser.add_argument("--photographs", type=Path, help="a folder of VOC's layout; without it, drawn images are used")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     samples = list(photographs(arguments.photographs)) if arguments.photographs else drawn()

@@ -3,9 +3,9 @@
     .venv/bin/python -m tests.benchmarks.engine
 
 Both train the same classifier (MobileNetV2 at output stride 16, frozen norms, SGD in two groups, poly schedule) on the
-same batches of 16 tensors of 160 x 160 pixels that lie in memory, through torch's loader, from the same weights, and
-read the loss at every step. Ours is timed by the figure it reports itself, images per second of an epoch; checkpoints,
-which the bare loop does not write, stand between epochs on both sides of the clock. The first epoch of each warms up.
+same batches of 16 tensors of 160 x 160 pixels in memory, through torch's loader, from the same weights, and
+read the loss at every step. Ours is timed by the figure that it reports, images per second of an epoch; checkpoints,
+which the bare loop does not write, are written between epochs and not timed. The first epoch of each is a warm-up.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def drawn() -> InMemory:
 
 @settings
 class Training(Fit):
-    """What both sides train."""
+    """The training of both sides."""
 
     kind: ClassVar[str] = "training"
 
@@ -80,7 +80,7 @@ def ours(folder: Path) -> tuple[list[float], list[float], dict[str, torch.Tensor
 
 
 def rival() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
-    """The loop that anyone would write."""
+    """A plain PyTorch training loop."""
     instance = Instance(name="rival", stage=STAGE, seed=SEED, inputs={}, fingerprint="0" * 64, path=Path("unused"))
     torch.manual_seed(SEED)
     task = STAGE.task(instance).train()

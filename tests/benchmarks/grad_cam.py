@@ -3,9 +3,9 @@
     .venv/bin/python -m tests.benchmarks.grad_cam
 
 The work: raw maps of three classes of one image in eight views (four scales, each with its mirror image), of a
-ResNet-50 as irn has it. The package is called once for each class and view, as its interface wants it; both get the
-same views, made beforehand. Ours gives both mirror images to one forward pass and goes back from the logits to the
-layer alone.
+ResNet-50 like irn's. The package is called once for each class and view, as its interface requires; both get the same
+views, prepared beforehand. Ours runs an image and its mirror image in one forward pass, and backward only from the
+logits to the layer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RATIO_BAR = 3.0
 
 
 class RawMaps(GradCAMPlusPlus):
-    """The package's method; its maps are kept before it rescales them."""
+    """The package's method; its maps are stored before it rescales them."""
 
     raw: list[Tensor]
 
@@ -62,7 +62,7 @@ def main() -> None:
     torch.manual_seed(0)
     spec = EncoderSpec(name="resnet50", output_stride=16, dilated=False, pretrained="none")
     network = Classifier(build_encoder(spec), num_classes=NUM_CLASSES, head="linear").eval()
-    theirs = copy.deepcopy(network)  # the package needs parameters that ask for gradients
+    theirs = copy.deepcopy(network)  # the package needs parameters that require gradients
     batches, look = views(), LayerGradients(network, layer=LAYER)
     package = RawMaps(model=theirs, target_layers=[find_layer(theirs, LAYER)])
 

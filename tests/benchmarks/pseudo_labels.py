@@ -1,8 +1,8 @@
 """make_scores and make_pseudo_labels end to end: seconds per image by part; images per second with one and two actors.
 
 Drawn images of 375 x 500 pixels with two classes each; IRNet on ResNet-50 as published (random weights: they cost the
-same), radius 5, beta 10, 2^8 steps; dense CRF of irn's settings. One thread per actor, Ray's actors as `wsss run` has
-them, steady state: from the fifth shard to the third from last.
+same), radius 5, beta 10, 2^8 steps; dense CRF with irn's settings. One thread per actor, Ray actors as in `wsss run`,
+steady state: from the fifth shard to the third from last.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def picture(number: int) -> np.ndarray:
 
 
 def prepared(path: Path, num_shards: int) -> tuple[Instance, Instance]:
-    """Layers of samples and maps, and a network; instances of the two stages that stand on them."""
+    """Layers of samples and maps, and a network; instances of the two stages that read them."""
     samples: dict[str, list[Any]] = {}
     cams: dict[str, list[Any]] = {}
     rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in grid_size(SIZE)), indexing="ij")
@@ -112,7 +112,7 @@ def rate(instance: Instance, runtime: RayRuntime) -> float:
     assert isinstance(instance.stage, Map)
     times: list[float] = []
     runtime.map(instance, instance.stage, lambda *_: times.append(time.perf_counter()))
-    steady = times[1 + SKIPPED_SHARDS : -TAIL_SHARDS]  # the first call tells the beginning
+    steady = times[1 + SKIPPED_SHARDS : -TAIL_SHARDS]  # the first call reports the start
     return IMAGES_PER_SHARD * (len(steady) - 1) / (steady[-1] - steady[0])
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=20, help="shards of two images in each run")
     parser.add_argument("--repetitions", type=int, default=2, help="alternating runs with one and two actors")
     arguments = parser.parse_args()
-    os.environ.setdefault(NICENESS, "0")  # actors of lower priority would measure what else runs
+    os.environ.setdefault(NICENESS, "0")  # actors of lower priority would be slowed down by other processes
     torch.set_num_threads(1)
     rates: dict[int, list[float]] = {1: [], 2: []}
     labels: set[bytes] = set()

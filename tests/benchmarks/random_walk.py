@@ -1,7 +1,7 @@
 """The random walk against squaring the dense transition matrix, as IRNet's public code does.
 
-64 x 64 nodes, two classes, radius 5, beta 10, 2^8 steps, one thread. The rival is given its dense matrix for free; our
-time covers everything from the boundary map to the scores.
+64 x 64 nodes, two classes, radius 5, beta 10, 2^8 steps, one thread. Building the rival's dense matrix is not timed;
+our time covers everything from the boundary map to the scores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from wsss.ops.random_walk import edge_affinity, random_walk, transition
 
 RADIUS, BETA, NUM_STEPS_LOG2 = 5, 10.0, 8
 ERROR_BAR = 5e-4
-"""Of the maximum. Most of it is the rival's: squaring in float32 lets the column sums drift (1.6e-4 here); ours is
-within 1e-6 of float64 (tests/parity/test_irn.py)."""
+"""Relative to the maximum. Most of it is the rival's error: squaring in float32 lets the column sums drift (1.6e-4
+here); ours is within 1e-6 of float64 (tests/parity/test_irn.py)."""
 SECONDS_BAR = 0.2
 GIB_BAR = 1.0
 
@@ -43,7 +43,7 @@ def dense_walk(scores_Khw: Tensor, edge_hw: Tensor, dense_NN: Tensor) -> Tensor:
 
 
 def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Seconds of this thread, which does all the work: wall time on an idle machine, blind to a busy one."""
+    """CPU seconds of this thread, which does all the work: the wall time of an idle machine, also on a busy one."""
     start = time.thread_time()
     result = call()
     return time.thread_time() - start, result

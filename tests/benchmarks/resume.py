@@ -1,14 +1,15 @@
-"""A training of ILSVRC DET's size that goes on in the middle of an epoch: seconds until its first batch is there.
+"""A training of ILSVRC DET's size that resumes in the middle of an epoch: seconds until its first batch.
 
     .venv/bin/python -m tests.benchmarks.resume
 
 456,567 samples of 500 x 375 pixels and 110 KB in 223 shards, balanced, crops of 352 pixels, batches of 16, step 10,000.
-All shards are one file under many names (it would be 50 GB); rows, keys and classes are each shard's own.
+All tars are links to one file (different ones would take 50 GB); each shard has its own manifest entries, keys and
+classes.
 Timed in a fresh process, from the settings to the first batch after the step: opening the layer, the classes of all
 samples, the plan of the epochs, the start of the loader's processes, by the code that training runs (train_classifier's
-training set, cluster/batches.py). Python, torch and DeepSpeed, which a start needs as well, are told apart; the
-loader's server starts beside them, as in a training. Nothing is read or decoded for the steps before: the
-examples made until the first batch are counted.
+training set, cluster/batches.py). The start of Python, torch and DeepSpeed is reported separately; the
+loader's server starts at the same time, as in a training. Nothing is read or decoded for the earlier steps: the
+script counts the examples that are made until the first batch.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def samples_of_size(folder: Path, num_images: int) -> Instance:
 
 
 def make_samples(folder: Path, num_images: int) -> None:
-    """A layer of so many samples, whose tars are links to one."""
+    """A layer of this many samples, whose tars are links to one file."""
     instance = samples_of_size(folder, num_images)
     stage = cast(BuildShards, instance.stage)
     layer, (first, *others) = instance.layer, stage.shards(instance)
@@ -115,7 +116,7 @@ class Counted:
 
 
 def rank(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
-    """What a rank does from its settings to the first batch; in a process of its own."""
+    """The work of a rank from its settings to the first batch, in a process of its own."""
     instance = trained_on(folder, num_images=num_images, workers=workers)
     stage = instance.stage
     assert isinstance(stage, TrainClassifier)
@@ -133,7 +134,7 @@ def rank(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
     parts = next(stream)
     ended = time.perf_counter()
     order = examples.order(0)[STEP * BATCH : (STEP + 1) * BATCH]
-    assert len(order) == BATCH, "the step lies in the first epoch"
+    assert len(order) == BATCH, "the step is in the first epoch"
     expected = [examples.name_of(int(index)).partition(": ")[2] for index in order]
     found = {
         "loading Python, torch and DeepSpeed": loading,
@@ -150,7 +151,7 @@ def rank(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
 
 
 def measured(folder: Path, num_images: int, workers: int) -> dict[str, Any]:
-    # A main module of no weight, as a training's is: the loader's processes import it.
+    # A main module that imports little, as in a training: the loader's processes import it.
     result, call = folder / "result.json", "import sys; from tests.benchmarks.resume import write; write(*sys.argv[1:])"
     subprocess.run([sys.executable, "-c", call, folder, str(num_images), str(workers), result], check=True)
     found: dict[str, Any] = json.loads(result.read_text())

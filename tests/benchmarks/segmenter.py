@@ -3,12 +3,12 @@
     .venv/bin/python -m tests.benchmarks.segmenter
     .venv/bin/python -m tests.benchmarks.segmenter --gpu     # images per second on this machine's GPU
 
-Training: MobileNetV2 at output stride 16, batches of 8 crops of 160 x 160 pixels that lie in memory, 21 classes, one
-thread; the rival is the loop that anyone would write, from the same weights. Losses: one rank and two, 20 steps.
-Prediction: drawn images of 375 x 500, scales 0.5 and 1 with their mirror images, Ray's actors as `wsss run` has them.
+Training: MobileNetV2 at output stride 16, batches of 8 crops of 160 x 160 pixels in memory, 21 classes, one
+thread; the rival is a plain PyTorch loop, from the same weights. Losses: one rank and two, 20 steps.
+Prediction: drawn images of 375 x 500, scales 0.5 and 1 with their mirror images, Ray actors as in `wsss run`.
 
 On a GPU: ResNet-50 at output strides 8 and 16, crops of 352 x 352 pixels, batches of 16, 201 classes, autocast to bf16,
-weights and images channels-last, as they are and through torch.compile; prediction of 375 x 500 pixels in six views.
+weights and images channels-last, with and without torch.compile; prediction of 375 x 500 pixels in six views.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def drawn() -> InMemory:
 
 @settings
 class Training(Fit):
-    """What both sides train; without dropout, whose draws depend on the rank."""
+    """The training of both sides; without dropout, whose draws depend on the rank."""
 
     kind: ClassVar[str] = "training"
 
@@ -94,7 +94,7 @@ def ours(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def rival() -> tuple[list[float], list[float]]:
-    """The loop that anyone would write."""
+    """A plain PyTorch training loop."""
     instance = training(Path("unused"))
     torch.manual_seed(SEED)
     task = instance.stage.task(instance).train()  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ def predicted(path: Path, *, num_actors: int) -> tuple[float, bytes]:
 
 
 def on_cpu(repetitions: int) -> dict[str, Any]:
-    os.environ.setdefault(NICENESS, "0")  # actors of lower priority would measure what else runs
+    os.environ.setdefault(NICENESS, "0")  # actors of lower priority would be slowed down by other processes
     torch.set_num_threads(1)
     pairs: list[tuple[float, float]] = []
     rates: dict[int, list[float]] = {1: [], 2: []}

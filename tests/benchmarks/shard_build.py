@@ -5,9 +5,9 @@
 
 The tree: JPEGs of 3 KB, annotations and lists in the archive's layout (tests/shards/sources/det_tree.py). The rival
 copies all of it into one tar; ours lists it, reads labels, checks that every image decodes, hashes, and writes shards
-by Ray's actors as `wsss run` does, each flushed to disk. Ours is timed from the settings to the finished index,
-Ray's start and end included. Each is run after the files were read once; how much of them it then read from the disk
-again is told with its seconds, for the ratio hangs on that: `tar` of what is in memory does next to nothing.
+by Ray actors as in `wsss run`, each flushed to disk. Ours is timed from the settings to the finished index, including
+the start and end of Ray. Each runs after the files were read once. The bytes that it reads from the disk again are
+reported with its seconds, because the ratio depends on them: `tar` of files in memory does very little work.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def rival(tree: Path, file: Path) -> float:
 
 
 def build(tree: Path, folder: Path, shard_size: int) -> None:
-    """What a driver does, in a process of its own; leaves the layer and the seconds of its parts."""
-    os.environ.setdefault(NICENESS, "0")  # actors of lower priority would measure what else runs
+    """The work of a driver, in a process of its own; writes the layer and the seconds of each part."""
+    os.environ.setdefault(NICENESS, "0")  # actors of lower priority would be slowed down by other processes
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     stage = BuildShards(source="ilsvrc_det", root=str(tree), splits=("train",), shard_size=shard_size)
@@ -85,7 +85,7 @@ def build(tree: Path, folder: Path, shard_size: int) -> None:
 
 
 class Memory:
-    """Watches a process and Ray's actors below it: bytes that are theirs, what they share counted once."""
+    """Watches the memory of a process and the Ray actors that it started, in bytes; shared memory is counted once."""
 
     def __init__(self, pid: int) -> None:
         self._driver = psutil.Process(pid)
@@ -135,7 +135,7 @@ def ours(tree: Path, folder: Path, shard_size: int) -> tuple[dict[str, float], M
 
 
 def wrong_images(tree: Path, layer: Layer) -> int:
-    """Images of the tree that are not in the layer exactly once with the file's own bytes, and records of no image."""
+    """Images of the tree that are not in the layer exactly once with the file's bytes, and records without an image."""
     left = {path.relative_to(tree).as_posix() for path in (tree / "Data" / "DET" / "train").rglob("*.JPEG")}
     wrong = 0
     for shard in layer.shards():
@@ -167,7 +167,7 @@ def dealt(order: np.ndarray) -> list[list[np.ndarray]]:
             for batch in range(num_batches(len(order), global_batch=GLOBAL_BATCH))
             for share in (lane_share(len(order), batch=batch, **deal),)
         ]
-        none = order[:0]  # of few images there are fewer batches than workers
+        none = order[:0]  # with few images there are fewer batches than workers
         read.append([np.concatenate([none, *shares[worker::NUM_WORKERS]]) for worker in range(NUM_WORKERS)])
     return read
 
@@ -183,7 +183,7 @@ def plans(layer: Layer) -> tuple[dict[str, float], int]:
 
     def load() -> tuple[JoinedRecords, list[list[int]]]:
         records = JoinedRecords({"samples": layer}, split="train", seed=1, lanes=GLOBAL_BATCH)
-        return records, records.classes()  # reads the row of every shard
+        return records, records.classes()  # reads the manifest of every shard
 
     loading, (records, classes) = timed(load)
     plain = records.order(0)
@@ -208,7 +208,7 @@ def report(pairs: list[tuple[float, float]], peak: int, seconds: dict[str, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=FULL_SIZE, help="images of the tree")
+    parser.add_argument("--images", type=int, default=FULL_SIZE, help="number of images in the tree")
     parser.add_argument("--folder", type=Path, help="where the tree is made, and kept for the next run")
     parser.add_argument("--shard-size", type=int, default=2048, help="images per shard")
     parser.add_argument("--repetitions", type=int, default=2, help="alternating runs of both sides")
@@ -218,7 +218,7 @@ def main() -> None:
         out = Path(name) / "out"
         rival(tree, Path(name) / "rival.tar")  # reads every file once
         pairs: list[tuple[float, float]] = []
-        peak, told, parts = 0, {"driver": 0, "worker": 0}, []
+        peak, largest, parts = 0, {"driver": 0, "worker": 0}, []
         read: dict[str, list[int]] = {"tar": [], "ours": []}
         for _ in range(options.repetitions):
             before = disk_read()
@@ -230,13 +230,13 @@ def main() -> None:
             pairs.append((theirs, seconds["all"]))
             parts.append(seconds)
             peak = max(peak, memory.peak)
-            told = {what: max(size, memory.largest[what]) for what, size in told.items()}
+            largest = {what: max(size, memory.largest[what]) for what, size in largest.items()}
         layer = Layer(next(path.parent for path in out.glob("*/index.json")), Sample.kind)
         of_plans, wrong = plans(layer)
         result = report(pairs, peak, of_plans, wrong + wrong_images(tree, layer))
     result |= {"images": options.images, "seconds": {"tar": [theirs for theirs, _ in pairs], "ours": parts}}
     result |= {"bytes read from the disk": read}
-    result |= {"largest process, resident bytes": told, "seconds to make the tree": making}
+    result |= {"largest process, resident bytes": largest, "seconds to make the tree": making}
     print(json.dumps(result))
 
 

@@ -3,12 +3,12 @@
     .venv/bin/python -m tests.benchmarks.stochastic_cam
 
 Both sides get the same features and weights and use one thread. Ours is timed for all 200 samples of two classes,
-drawing the masks, normalising and aggregating included. The rival is the paper's way: windows side by side (here
+drawing the masks, normalising and aggregating included. The rival is the paper's method: windows side by side (here
 `unfold`, which is cheaper than the [D, sh, sw] layout), dropout, convolution, pooling, autograd for each class. It
-takes a second or more a sample, so it is timed on few and compared PER SAMPLE: its cost does not depend on the number
-of samples. In its favour, masks and windows are handed to it, only the two classes are convolved, and normalisation and
-aggregation are left out. Agreement is measured on the same masks: mean and maximum of the samples that the rival was
-timed on.
+takes a second or more per sample, so it is timed on a few and compared PER SAMPLE, since its cost per sample is
+constant. In its favour, its masks and windows are prepared beforehand, only the two classes are convolved, and
+normalisation and aggregation are left out. Agreement is measured on the same masks: mean and maximum of the samples
+that the rival was timed on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RATIO_BAR, MEMORY_BAR, IMAGE_SIDE = 300.0, 1 / 20, 321
 
 
 def expansion_and_autograd(features: Tensor, *, weights: Tensor, masks: Tensor) -> Tensor:
-    """Maps [S,K,h,w], one sample after the other."""
+    """Maps [S,K,h,w], one sample after another."""
     x = features.clone().requires_grad_()
     flat_weights = weights.flatten(1)
     maps = []
@@ -58,7 +58,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
-    """Features, weights of all classes, masks for the rival, and what ours draws from."""
+    """Features, weights of all classes, masks for the rival, and the random generator of ours."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(CHANNELS, *SIZE, generator=generator).relu_()
@@ -84,21 +84,21 @@ def work(side: str) -> Callable[[], object]:
 
 
 def peak_memory(side: str) -> int:
-    """Bytes that the work adds at its peak; called in a process of its own, where nothing is left over to be reused."""
+    """Peak memory that the work adds, in bytes; called in a new process, which has no freed memory to reuse."""
 
     def status(name: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
     call = work(side)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     before = status("VmRSS")
     call()
     return status("VmHWM") - before
 
 
 def largest_error(features: Tensor, weights: Tensor, wanted: Tensor) -> float:
-    """Of the timed function, on the masks that the rival was given: it draws the same from the same state."""
+    """Largest error of the timed function, on the rival's masks: it draws the same masks from the same state."""
     generator = inputs()[3].manual_seed(MASK_SEED)
     mean, peak = stochastic_cam(
         features,

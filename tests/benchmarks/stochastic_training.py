@@ -3,9 +3,9 @@
     .venv/bin/python -m tests.benchmarks.stochastic_training
 
 Both sit on the same VGG16 at output stride 8 (`vgg16_ficklenet`), at the paper's 321 pixels, with 20 classes; a step is
-forward, binary cross entropy and backward. ratio = plain head's time / ours, so 1 is free and 0.9 is the bar.
+forward, binary cross entropy and backward. ratio = plain head's time / ours; 1 means no extra cost, and the bar is 0.9.
 Agreement: logits and gradients of our head against the paper's expansion with autograd, in double precision, on
-features of another size, so that the proof takes seconds.
+features of another size, so that the check takes seconds.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ RATIO_BAR = 0.9
 
 
 def expansion(features_BDhw: Tensor, *, weights_CDss: Tensor, masks_BThw: Tensor) -> Tensor:
-    """Logits [B,C] as the paper has it: windows laid side by side, masked, convolved and pooled."""
+    """Logits [B,C] as in the paper: windows side by side, masked, convolved and pooled."""
     windows = F.unfold(features_BDhw, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
     windows = windows.unflatten(1, (features_BDhw.shape[1], -1)) * masks_BThw.flatten(-2)[:, None].to(features_BDhw)
     return (weights_CDss.flatten(1) @ windows.flatten(1, 2)).mean(dim=-1)
 
 
 def largest_error() -> float:
-    """Of logits and of both gradients, each relative to its largest value."""
+    """Largest errors of logits and of both gradients, each relative to its largest value."""
     generator = torch.Generator().manual_seed(1)
     shapes = (2, 13, 11, 17), (5, 13, KERNEL_SIZE, KERNEL_SIZE)
     features, weights = (

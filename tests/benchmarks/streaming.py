@@ -1,17 +1,17 @@
-"""Reading, decoding and augmenting on this machine's cores: a training's own reader against what the cores can do.
+"""Reading, decoding and augmenting on this machine's cores: the reader of a training against no loader.
 
     .venv/bin/python -m tests.benchmarks.streaming --folder FOLDER     # FOLDER keeps the drawn files
 
 2,000 drawn JPEGs of 500 x 375 pixels and 110 KB, crops of 352 pixels, one process per core on every side:
 
-- pure: decode_image, the augmentation and to_tensor over bytes that lie in memory; no loader, nothing is passed on;
+- pure: decode_image, the augmentation and to_tensor over bytes in memory; no loader, results are not passed on;
 - ours: the batches of a rank of train_classifier (cluster/batches.py) from built shards, loader_workers = cores;
 - torch: ImageFolder and DataLoader over the same files, the same augmentation as its transform;
-- webdataset: tars of jpg and cls, shuffle, decode, map, batched, as its documentation shows it, the same transform.
+- webdataset: tars of jpg and cls, shuffle, decode, map, batched, as in its documentation, the same transform.
 
-All files were read once before. A rate is of a stretch in steady state: the first batches and the last are left out.
-Rows of their own: decoding a large JPEG at a half of its size where the augmentation shrinks it anyway, and turbo's own
-decoder (package simplejpeg, where it is installed), each with what it changes in the pixels.
+All files were read once before. Speeds are measured in steady state: the first and the last batches are left out.
+Separate rows: decoding a large JPEG at half its size if the augmentation shrinks it anyway, and turbo's own decoder
+(package simplejpeg, if it is installed), each with the difference in the pixels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PURE_BAR, RIVALS_BAR, ERROR_BAR = 0.9, 1.0, 0.0
 
 
 class Transform:
-    """The stage's augmentation with the randomness of whoever asks, for loaders that bring their own order."""
+    """The stage's augmentation with a random generator of the caller, for loaders with an order of their own."""
 
     def __init__(self, stage: TrainClassifier) -> None:
         self._stage, self._compose = stage, None
@@ -151,7 +151,7 @@ def batches_of(trained: Instance) -> RankBatches:
 
 
 def ours(trained: Instance, num_images: int) -> float:
-    """The second of three epochs: workers are at work ahead of it as they are behind it."""
+    """The second of three epochs: workers are busy before it and after it."""
     batches = batches_of(trained)
     first, last = (end - 1 for end in batches.epoch_ends[:2])
     stream = batches.after(0)
@@ -167,7 +167,7 @@ def repeated(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def image_folder(stage: TrainClassifier, folder: Path, num_images: int) -> float:
-    """torch's own way; whole epochs from one set of workers."""
+    """torch's loader; whole epochs with one set of workers."""
     loader = DataLoader(
         ImageFolder(str(folder), transform=Transform(stage)),
         batch_size=BATCH,
@@ -177,12 +177,12 @@ def image_folder(stage: TrainClassifier, folder: Path, num_images: int) -> float
         persistent_workers=True,
     )
     per_epoch = num_images // BATCH
-    # Its workers stand still between epochs: two of them are measured, from one beginning to another.
+    # Its workers are idle between epochs: two epochs are measured, from one start to another.
     return rate_of(repeated(loader), first=per_epoch, last=3 * per_epoch)
 
 
 def plain_tars(folder: Path, files: Sequence[Path]) -> list[str]:
-    """Tars as webdataset's documentation writes them."""
+    """Tars written as in webdataset's documentation."""
     names = [f"{folder}/plain-{number:06d}.tar" for number in range(-(-len(files) // SHARD_SIZE))]
     for number, name in enumerate(names):
         with wds.TarWriter(name) as writer:
@@ -208,7 +208,7 @@ def webdataset(stage: TrainClassifier, tars: list[str], num_images: int) -> floa
 
 
 def error_of(trained: Instance, files: Sequence[Path]) -> float:
-    """Largest difference of the first images that ours delivers to those computed from their files by hand."""
+    """Largest difference between the first images of our reader and those computed from their files."""
     stage = trained.stage
     assert isinstance(stage, TrainClassifier)
     compose = augmentation(stage).compose()
@@ -232,14 +232,14 @@ def seconds_of(call: Any, arguments: Sequence[bytes]) -> float:
 
 
 def at_half(encoded: bytes) -> np.ndarray:
-    """A JPEG decoded at half its size, by its own transform."""
+    """A JPEG decoded at half its size by the decoder's scaling."""
     image = Image.open(io.BytesIO(encoded))
     image.draft("RGB", (image.width // 2, image.height // 2))
     return np.asarray(image)
 
 
 def other_decoders(folder: Path) -> dict[str, dict[str, float]]:
-    """Speed against decode_image, and what changes in grey levels."""
+    """Speed against decode_image, and the difference in grey levels."""
     large = [photograph(number, height=1500, width=2000) for number in range(4)]
     small = [photograph(number) for number in range(64)]
 

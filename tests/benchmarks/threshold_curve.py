@@ -1,9 +1,9 @@
 """Mean IoU at 256 background thresholds from one pass, against 256 evaluations, one threshold each.
 
-Images of 375 x 500 pixels, 21 classes, two of them scored in an image. Both sides start from score maps at full size
-in memory, the same tensors: reading records and enlarging maps, which each evaluation would do again, is given to the
-rival for free. One evaluation takes the best score of a pixel, compares it with the threshold, and adds a confusion
-matrix, by the operation that `evaluate` uses for label maps. One thread.
+Images of 375 x 500 pixels, 21 classes, two of them scored in an image. Both sides start from the same score maps at
+full size in memory: reading records and enlarging maps, which each evaluation would repeat, is not timed for the rival.
+One evaluation takes the best score of a pixel, compares it with the threshold, and adds a confusion matrix, by the
+operation that `evaluate` uses for label maps. One thread.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Image = tuple[Tensor, list[int], Tensor]
 NUM_IMAGES, SIZE, NUM_CLASSES = 8, (375, 500), 21
 RATIO_BAR, COST_BAR, TRIAL_BAR, INTERVAL_BAR = 128, 2.0, 0.1, 0.1
 NUM_MEASURED = 1449
-"""Images of VOC's validation set, for the share of the bootstrap in the pass over them."""
+"""Images of VOC's validation set, for the cost of the bootstrap relative to the pass over them."""
 
 
 def make_images() -> list[Image]:
-    """Smooth scores, and a truth that has something to do with them."""
+    """Smooth scores, and a truth that is correlated with them."""
     random, made = torch.Generator().manual_seed(1), []
     for number in range(NUM_IMAGES):
         classes = [1 + number, 20 - number]
@@ -74,14 +74,15 @@ def one_pass(images: list[Image]) -> tuple[Tensor, Tensor]:
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of this thread, which does all the work: wall time on an idle machine, blind to a busy one."""
+    """CPU seconds of this thread, which does all the work: the wall time of an idle machine, also on a busy one."""
     start = time.thread_time()
     result = call()
     return time.thread_time() - start, result
 
 
 def trial_seconds() -> float:
-    """To read a threshold off the counts of 201 classes: a twentieth of all cells, as images of few classes leave."""
+    """Seconds to read a threshold from counts of 201 classes with a twentieth of the cells filled, as in real
+    images."""
     random = np.random.default_rng(1)
     folds = [np.where(random.random((201, 201, NUM_BINS)) < 0.05, 7, 0).astype(np.int64) for _ in range(2)]
     with tempfile.TemporaryDirectory() as folder:

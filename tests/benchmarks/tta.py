@@ -5,7 +5,7 @@
 A DeepLabv3+ on ResNet-50 at output stride 8 with random weights, 201 classes, an image of 375 x 500, scales 0.5, 1 and
 2 with their mirror images. The rival takes every view through the network, resizes its logits to the image's size and
 adds them up. Ours is the stage's whole work: decoding, views, merged bands, labels and confidences. Memory is measured
-by processes of their own; its rival is one pass of the largest view with its resize.
+in separate processes, against one pass of the largest view with its resize.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from wsss.stages.predict import Predict
 SIZE, SCALES, NUM_CLASSES = (375, 500), (0.5, 1.0, 2.0), 201
 STAGE, TRAINED = Predict(scales=SCALES), SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 ERROR_BAR, RATIO_BAR, MEMORY_BAR = 1e-3, 0.95, 1.2
-"""The error is the share of pixels whose labels differ: logits of random weights lie close to each other."""
+"""The error is the share of pixels whose labels differ: logits of random weights are close to each other."""
 
 
 def make_network() -> Segmenter:
@@ -61,7 +61,7 @@ def passes(network: Segmenter, image: Tensor, scales: tuple[float, ...]) -> Tens
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of this thread, which does all the work: wall time on an idle machine, blind to a busy one."""
+    """CPU seconds of this thread, which does all the work: the wall time of an idle machine, also on a busy one."""
     start = time.thread_time()
     result = call()
     return time.thread_time() - start, result
@@ -69,7 +69,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 @torch.inference_mode()
 def added_mib(what: str) -> float:
-    """Peak memory beyond that of the network and a small pass: of ours, or of one pass of the largest view."""
+    """Peak memory beyond that of the network and a small pass: for ours, or for one pass of the largest view."""
     network, sample = make_network(), make_sample()
     image = STAGE.image(sample, network, TRAINED)
     network(image[..., :64, :64])

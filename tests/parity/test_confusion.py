@@ -1,4 +1,4 @@
-"""Confusion matrix and scores against plain loops, which three public metrics agree with."""
+"""Confusion matrix and scores against plain loops, whose results equal those of three public metrics."""
 
 from __future__ import annotations
 

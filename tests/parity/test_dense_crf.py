@@ -1,4 +1,4 @@
-"""The dense CRF against pydensecrf2 1.1 (`dense_crf*.npz`): the same label everywhere, the same Q to rounding."""
+"""The dense CRF against pydensecrf2 1.1 (`dense_crf*.npz`): the same labels, and the same Q up to rounding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHOTOS = Path(__file__).parents[2].parent / "shared" / "golden" / "dense_crf.npz
 
 def _golden(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
-        pytest.skip(f"{path.name} holds photographs and lies in ../shared/golden only, which is absent here")
+        pytest.skip(f"{path.name} contains photographs and is only in ../shared/golden, which does not exist here")
     with np.load(path, allow_pickle=False) as data:
         return dict(data)
 
@@ -84,7 +84,7 @@ def test_one_kernel_alone(
 
 @pytest.mark.parametrize("kernel", ["A", "B"])
 def test_lattice_is_close_to_exact_gaussian_sums(kernel: str) -> None:
-    """The lattice is an approximation: this is how far it may be from the definition (mean 4e-3, labels 0.6 %)."""
+    """The lattice is an approximation: the largest allowed difference from the definition (mean 4e-3, labels 0.6 %)."""
     golden = _golden(SYNTHETIC)
     q = dense_crf(
         torch.from_numpy(golden["c0_unary_softmax"]).view(3, 37, 47),

@@ -31,7 +31,7 @@ def seed_loss(sums: BalancedSeedSums) -> Tensor:
 
 
 def assert_close(found: Tensor, wanted: Tensor) -> None:
-    """The golden gradients are of single precision."""
+    """The recorded gradients have single precision."""
     assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
@@ -91,6 +91,6 @@ def test_gradient_of_the_whole_objective(case: str) -> None:
 
 
 def test_cases_hold_images_without_seeds_of_one_side() -> None:
-    """They are what the guard in the divisor is for."""
+    """These cases need the guard against division by zero."""
     assert not golden("l1", "seeds")[:, 0].flatten(1).any(1).all()
     assert not golden("l2", "seeds")[:, 1:].flatten(1).any(1).all()

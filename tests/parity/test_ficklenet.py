@@ -64,7 +64,7 @@ def test_aggregation(case: int) -> None:
 
 
 def test_expansion_of_the_definition() -> None:
-    """The windows' order in the file is the one our masks use: row-major taps around the output position."""
+    """The windows in the file have the order of our masks: row-major taps around the output position."""
     features, weights, masks, _ = inputs(0)
     s, (height, width) = weights.shape[-1], features.shape[-2:]
     windows = F.unfold(features[None], s, padding=s // 2).view(len(features), s, s, height, width)

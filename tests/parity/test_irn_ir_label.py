@@ -24,7 +24,7 @@ PHOTOS = Path(__file__).parents[2].parent / "shared" / "golden" / "irn_ir_label.
 )
 def test_agrees_with_irn(path: Path, case: int) -> None:
     if not path.exists():
-        pytest.skip(f"{path.name} holds photographs and lies in ../shared/golden only, which is absent here")
+        pytest.skip(f"{path.name} contains photographs and is only in ../shared/golden, which does not exist here")
     with np.load(path, allow_pickle=False) as data:
         golden = {name.removeprefix(f"c{case}_"): data[name] for name in data if name.startswith(f"c{case}_")}
     image, cam = torch.from_numpy(golden["image"]), torch.from_numpy(golden["cam"])

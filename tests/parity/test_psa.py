@@ -30,7 +30,7 @@ def golden(case: int, name: str) -> Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 def test_labels(case: int) -> None:
-    """Scores are pooled by 8 before they are compared, the rest of the crop being padding without a score."""
+    """Scores are pooled by 8 before the comparison; the rest of the crop is padding without a score."""
     cam, wanted = golden(case, "label_cam"), golden(case, "aff_label")
     top, left, height, width = golden(case, "label_region").tolist()
     pooled = []
@@ -68,7 +68,7 @@ def test_affinities_losses_and_gradient(case: int) -> None:
 
 
 def published_pairs(features_Dhw: Tensor) -> Tensor:
-    """Affinities [P, h, w] of the pairs that the public code walks over: those of interior sources."""
+    """Affinities [P, h, w] of the pairs that the public code uses in the walk: those with interior sources."""
     size = (features_Dhw.shape[1], features_Dhw.shape[2])
     source = interior_window(size, radius=RADIUS).shifted((0, 0))
     kept_Phw = torch.zeros(len(half_plane_offsets(RADIUS)), *size, dtype=torch.float64)

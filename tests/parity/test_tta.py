@@ -1,4 +1,4 @@
-"""Test-time augmentation against its plain definition, view by view."""
+"""Test-time augmentation against its definition, computed view by view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An MLflow store in a folder of runs: its schema is made once per test session, which takes seconds, and copied."""
+"""An MLflow store in a folder of runs: its schema, which takes seconds to create, is copied from the first one."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
 
 
 def tracker_of(folder: Path) -> MlflowTracker:
-    """What delivers runs to the store of a folder, and prints nowhere."""
+    """A tracker that writes to the store of a folder and prints nothing."""
     return MlflowTracker(uri=f"sqlite:///{folder / 'mlflow.db'}", runs=folder, console=Console(file=io.StringIO()))

@@ -68,7 +68,7 @@ def uri(runs: Path) -> str:
     return f"sqlite:///{runs / 'mlflow.db'}"
 
 
-def test_classes_stand_by_the_size_of_their_difference_unknown_ones_last(runs: Path, uri: str) -> None:
+def test_classes_are_sorted_by_the_size_of_their_difference_unknown_ones_last(runs: Path, uri: str) -> None:
     result = compare("irn", "fickle:evaluate", runs=runs, uri=uri)
     found = [(one.name, one.a, one.b, one.difference) for one in result.classes]
     assert found == [
@@ -81,10 +81,10 @@ def test_classes_stand_by_the_size_of_their_difference_unknown_ones_last(runs: P
     assert (result.a.metrics["mean_iou"], result.b.metrics["mean_iou"]) == (0.25, 0.5)
 
 
-def test_a_name_that_fits_several_means_the_latest_real_segmentation_and_that_is_said(runs: Path, uri: str) -> None:
+def test_a_name_that_fits_several_means_the_latest_real_segmentation_and_a_note_says_so(runs: Path, uri: str) -> None:
     result = compare("irn", "fickle", runs=runs, uri=uri)
     assert result.b.fingerprint == "8" * 64
-    assert result.notes == (f"fickle fits 3 evaluations; taken is the latest, fickle:evaluate ({result.b.run_id[:8]})",)
+    assert result.notes == (f"fickle fits 3 evaluations; the latest is used, fickle:evaluate ({result.b.run_id[:8]})",)
 
 
 def test_run_ids_name_one_evaluation_without_a_note(runs: Path, uri: str) -> None:
@@ -93,7 +93,7 @@ def test_run_ids_name_one_evaluation_without_a_note(runs: Path, uri: str) -> Non
     assert (result.a.fingerprint[0], result.b.fingerprint[0], result.notes) == ("1", "8", ())
 
 
-def test_different_images_are_pointed_out(runs: Path, uri: str) -> None:
+def test_a_note_says_that_the_images_differ(runs: Path, uri: str) -> None:
     result = compare("irn", "fickle:evaluate_pseudo_labels", runs=runs, uri=uri)
     assert result.notes == ("different images: irn:evaluate on val, fickle:evaluate_pseudo_labels on train",)
 

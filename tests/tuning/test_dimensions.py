@@ -21,7 +21,7 @@ def test_a_range_without_steps_has_no_list_of_values(one: Range) -> None:
 
 def test_choices_of_any_kind_each_once() -> None:
     assert Choices(choices=(1, 1.0, "1", [1], True)).all_values == (1, 1.0, "1", [1], True)
-    with pytest.raises(ValueError, match=r"\[1, 2\] stands among the choices twice; every value once"):
+    with pytest.raises(ValueError, match=r"\[1, 2\] is listed twice among the choices; list every value once"):
         Choices(choices=([1, 2], [2, 1], [1, 2]))
 
 

@@ -21,13 +21,13 @@ def suggestions(count: int, *, seed: int = 1) -> list[str]:
     return found
 
 
-def test_a_small_space_is_tried_out_before_anything_comes_twice() -> None:
+def test_a_small_space_is_exhausted_before_a_setting_is_repeated() -> None:
     found = suggestions(16)
     assert len(set(found[:15])) == 15
-    assert found[15] in found[:15], "nothing else is left, and the search still goes on"
+    assert found[15] in found[:15], "every setting was tried, and the search still suggests one"
 
 
-def test_the_same_seed_and_scores_bring_the_same_settings() -> None:
+def test_the_same_seed_and_scores_give_the_same_settings() -> None:
     assert suggestions(9) == suggestions(9)
     assert suggestions(9) != suggestions(9, seed=2)
 

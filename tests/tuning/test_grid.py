@@ -36,7 +36,7 @@ def test_a_grid_has_every_combination_once_the_last_dimension_fastest(tmp_path: 
         for case in ("one", "many")
     ]
     assert found == wanted
-    assert loaded(tmp_path, VIEWS, sweep=GRID).num_trials == 2, "cases alone are a space"
+    assert loaded(tmp_path, VIEWS, sweep=GRID).num_trials == 2, "cases without [space] are enough"
 
 
 def test_cases_set_several_settings_together(tmp_path: Path) -> None:
@@ -78,7 +78,11 @@ MANY = "make_cams.flip = true, make_cams.scales = [0.5, 1.0]"
     [
         ("flip = false", "flap = false", "cases.views: cases 'one' and 'many' must give the same settings"),
         ("make_cams.flip", "make_cams.flap", "cases.views: make_cams.flap: unknown setting 'make_cams.flap'; did you"),
-        ("make_cams.flip", "train_segmenter.crop_size", "train_segmenter does not enter the metric; what does: build"),
+        (
+            "make_cams.flip",
+            "train_segmenter.crop_size",
+            "the metric does not depend on train_segmenter; it depends on build",
+        ),
         ("[0.5, 1.0]", '["x"]', "cases.views: make_cams.scales: Input should be a valid number"),
         (MANY, "", "cases.views: case 'many' gives no setting; write many = {"),
         ("many = {", f"same = {ONE}\nmany = {{", "cases.views: cases 'one' and 'same' give the same values; leave one"),
@@ -100,7 +104,7 @@ MANY = "make_cams.flip = true, make_cams.scales = [0.5, 1.0]"
         (
             "[cases.views]",
             also(f"[space]\n{THRESHOLD} = {{ choices = [0.1, 0.1] }}"),
-            "0.1 stands among the choices",
+            "0.1 is listed twice among the choices",
         ),
         ('"grid"', '"grid"\nnum_trials = 8', "sweep.num_trials = 8 is for method = 'search'; a grid tries every"),
         ('"grid"', '"grid"\nseed = 1', "sweep.seed = 1 is for method = 'search'"),
@@ -115,7 +119,7 @@ def test_cases_and_grids_that_cannot_be_tried(tmp_path: Path, old: str, new: str
 
 
 def test_the_table_of_lids_third_place() -> None:
-    """Eight rows; every network is trained once, and what only looks again predicts anew and no more."""
+    """Eight rows; every network is trained once, and a trial with other views only predicts again."""
     sweep = load_sweep(SWEEPS / "npa_table.toml")
     made: dict[str, set[str]] = {}
     rows = []

@@ -66,7 +66,7 @@ def uri(runs: Path) -> str:
     return f"sqlite:///{runs / 'mlflow.db'}"
 
 
-def test_segmentations_stand_best_first_and_a_reused_result_stands_once(runs: Path, uri: str) -> None:
+def test_segmentations_are_best_first_and_a_reused_result_is_listed_once(runs: Path, uri: str) -> None:
     rows = leaderboard(runs, uri=uri)
     assert [(row.name, row.metrics["mean_iou"]) for row in rows] == [
         ("fickle:evaluate", 0.6125),
@@ -93,13 +93,13 @@ def test_the_table_is_ranked_and_in_percent(runs: Path, uri: str) -> None:
     assert lines[0][:8] == ["1", "fickle", "evaluate", "61.25", "71.25", "81.25", "val", "-"]
     assert [line[7:10] for line in lines] == [
         ["-", "no", "semi + boxes"], ["thresholds", "no", "-"], ["-", "no", "-"],
-    ], "what an older version made does not say what it was trained with"  # fmt: skip
+    ], "results of older versions do not say what they were trained with"  # fmt: skip
     assert values_of(table)[0]["mean_iou"] == 0.6125
     assert values_of(table)[0]["pipeline"] == "5" * 64
     assert datetime.fromisoformat(values_of(table)[0]["finished"]).timestamp() == 1_700_000_005
 
 
-def test_80_columns_hold_every_number_and_name(runs: Path, uri: str) -> None:
+def test_every_number_and_name_fits_80_columns(runs: Path, uri: str) -> None:
     shown = fit(leaderboard_table(leaderboard(runs, uri=uri, everything=True)), 80)
     assert max(map(len, shown)) <= 80
     words = " ".join(shown).split()
@@ -110,14 +110,14 @@ def rendered(runs: Path, uri: str) -> str:
     return plain(leaderboard_table(leaderboard(runs, uri=uri)))
 
 
-def test_tables_come_back_as_the_rows_that_were_recorded(runs: Path, uri: str) -> None:
+def test_tables_are_read_as_the_rows_that_were_recorded(runs: Path, uri: str) -> None:
     row = leaderboard(runs, uri=uri)[0]
     expected = [{"class": "cat", "class_id": 1, "iou": 0.6125, "accuracy": None}]
     assert recorded_table(row.run_id, "per_class", runs=runs, uri=uri) == expected
     assert recorded_table(row.run_id, "per_planet", runs=runs, uri=uri) is None
 
 
-def test_without_any_run_the_board_is_empty_says_so_and_makes_no_file(tmp_path: Path) -> None:
+def test_without_any_run_the_leaderboard_is_empty_says_so_and_creates_no_file(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert leaderboard(tmp_path, uri=uri) == []
     assert "no evaluated runs yet" in rendered(tmp_path, uri)

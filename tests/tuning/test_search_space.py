@@ -54,7 +54,7 @@ def test_values_are_tidy_and_stay_in_their_range() -> None:
     assert whole == 7 and isinstance(whole, int)
 
 
-def test_the_chain_is_what_the_metric_reads_and_changed_is_what_the_space_reaches(tmp_path: Path) -> None:
+def test_base_is_what_the_metric_reads_and_changed_is_what_the_space_affects(tmp_path: Path) -> None:
     sweep = loaded(tmp_path, "[space]\nmake_scores.beta = { choices = [5.0, 10.0] }")
     names = [instance.name for instance in sweep.base.instances]
     assert "train_segmenter" not in names and "evaluate_walk" not in names
@@ -74,7 +74,7 @@ def test_to_adds_an_instance(tmp_path: Path) -> None:
     assert "evaluate_walk" in sweep.changed
 
 
-def test_fixed_and_the_command_line_hold_for_all_trials(tmp_path: Path) -> None:
+def test_fixed_and_the_command_line_apply_to_all_trials(tmp_path: Path) -> None:
     space = f"[fixed]\nmake_scores.radius = 4\n[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
     sweep = loaded(tmp_path, space, overrides=("make_cams.scales=[2.0]", "sweep.num_trials=3", "runtime.runs=there"))
     assert sweep.settings.num_trials == 3
@@ -97,7 +97,10 @@ def test_fixed_and_the_command_line_hold_for_all_trials(tmp_path: Path) -> None:
         (f"{THRESHOLD} = {{ low = 0.5, high = 0.1 }}", f"space.{THRESHOLD}: low = 0.5 must be below high = 0.1"),
         (f"{THRESHOLD} = {{ low = 0.1, high = 1.5 }}", f"space.{THRESHOLD}: Input should be less than 1 (got 1.5)"),
         (f"{THRESHOLD} = {{ choices = [0.1, -1.0] }}", f"space.{THRESHOLD}: Input should be greater than 0 (got -1.0)"),
-        (f"{THRESHOLD} = {{ low = 0.1, high = 0.5, step = 0.15 }}", f"space.{THRESHOLD}: step = 0.15 does not lead"),
+        (
+            f"{THRESHOLD} = {{ low = 0.1, high = 0.5, step = 0.15 }}",
+            f"space.{THRESHOLD}: high = 0.5 cannot be reached from low = 0.1",
+        ),
         (f"{THRESHOLD} = {{ low = 0.1, high = 0.5, step = 0.1, log = true }}", f"space.{THRESHOLD}: log = true needs"),
         (f"{THRESHOLD} = {{ lo = 0.1, high = 0.5 }}", f"space.{THRESHOLD}.lo: unknown setting 'lo'; did you mean lo"),
         (f"{THRESHOLD} = 0.3", f"space.{THRESHOLD}: write {{ low"),
@@ -108,7 +111,7 @@ def test_fixed_and_the_command_line_hold_for_all_trials(tmp_path: Path) -> None:
         ),
         (
             "train_segmenter.num_epochs = { low = 1, high = 3 }",
-            "train_segmenter does not enter the metric; what does",
+            "the metric does not depend on train_segmenter; it depends on",
         ),
         ("", "[space] names no setting to search"),
     ],
@@ -124,10 +127,10 @@ def test_a_space_that_cannot_be_searched(tmp_path: Path, line: str, message: str
         (
             '"evaluate_pseudo_labels"',
             '"measured_seeds"',
-            "no evaluate instance of label maps or score maps; there are evaluate_walk, evaluate_ps",
+            "is not an evaluate instance of label maps or score maps; there are evaluate_walk, evaluate_ps",
         ),
         ('"evaluate_pseudo_labels"', '"evaluate_pseudo"', "did you mean evaluate_pseudo_labels"),
-        ('"search"', '"base"', "sweep.name = 'base' is the recipe's own name"),
+        ('"search"', '"base"', "sweep.name = 'base' is also the recipe's name"),
         ('"base.toml"', '"bose.toml"', "the recipe does not exist"),
         ("metric =", "metrics =", "sweep.metrics: unknown setting 'metrics'; did you mean metric"),
         ('"base.toml"', '"base.toml"\nsplit = "train"', "sweep.split = 'train', but evaluate_pseudo_labels.splits"),
@@ -159,12 +162,12 @@ def test_a_threshold_on_counts_needs_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('refine = "none"', 'refine = "crf"', "make_pseudo_labels.refine = 'crf': every threshold would cost a CRF"),
+        ('refine = "none"', 'refine = "crf"', "make_pseudo_labels.refine = 'crf': each threshold would run the CRF"),
         ('refine = "none"', 'refine = "none"\nmake_pseudo_labels.background = "power"', "it has no threshold"),
         ("low = 0.125, high = 0.5, step = 0.125", "low = 0.1, high = 0.5, step = 0.2", "0.1 is no multiple of 1/256"),
         ("low = 0.125, high = 0.5, step = 0.125", "choices = [0.25, 0.3]", "near it are 0.296875 and 0.30078125"),
-        (", step = 0.125", "", f"space.{THRESHOLD}: counts know the thresholds i/256 alone; give step = 0.00390625"),
-        (THRESHOLD, "make_scores.beta", f"which a threshold must cut; search {THRESHOLD}, or measure label maps"),
+        (", step = 0.125", "", f"space.{THRESHOLD}: counts exist only for thresholds i/256; give step = 0.00390625"),
+        (THRESHOLD, "make_scores.beta", f"which need a threshold; search {THRESHOLD}, or measure label maps"),
         (
             "evaluate_walk",
             "measured_cams",
@@ -173,11 +176,11 @@ def test_a_threshold_on_counts_needs_no_labels(tmp_path: Path) -> None:
         (
             "[space]",
             "[space]\nmake_pseudo_labels.crf_iterations = { choices = [1, 5] }",
-            "only background_threshold can",
+            "only its background_threshold can",
         ),
     ],
 )
-def test_a_threshold_that_counts_cannot_tell(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_threshold_that_counts_do_not_have(tmp_path: Path, old: str, new: str, message: str) -> None:
     space = f"[space]\n{THRESHOLD} = {{ low = 0.125, high = 0.5, step = 0.125 }}"
     text = (COUNTED + space).replace(old, new)
     with pytest.raises(RecipeError, match=re.escape(message)):
@@ -190,13 +193,13 @@ def test_a_setting_is_searched_or_given(tmp_path: Path) -> None:
         loaded(tmp_path, space, overrides=(f"{THRESHOLD}=0.2",))
 
 
-def test_a_sweep_that_is_not_there(tmp_path: Path) -> None:
+def test_a_sweep_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the sweep does not exist"):
         load_sweep(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_sweeps_load_and_are_worth_a_search(path: Path) -> None:
+def test_shipped_sweeps_load_and_have_several_trials(path: Path) -> None:
     sweep = load_sweep(path)
     assert sweep.num_trials >= (12 if sweep.settings.method == "search" else 8)
     sizes = [len(one.all_values) for one in sweep.space.dimensions.values() if not isinstance(one, Range)]

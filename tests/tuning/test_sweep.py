@@ -97,7 +97,7 @@ def session() -> Iterator[None]:
 
 
 def swept(folder: Path, *, place: str, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    """What the sweep wrote, and what it said on the way."""
+    """The files that the sweep wrote, and its output."""
     said = io.StringIO()
     sweep = load_sweep(folder / "thresholds.toml", overrides)
     status = run_sweep(sweep, place=place, console=Console(file=said, width=200))
@@ -119,7 +119,7 @@ def test_trials_share_what_their_settings_leave_unchanged(tmp_path: Path, capsys
     pruned = [trial for trial in first["trials"] if trial["state"] == "pruned"]
     assert len(pruned) == 3
     assert all("foreground_threshold = 0.04 must be above" in trial["reason"] for trial in pruned)
-    # Three stages before the trials; five in the first that is possible; two in each of the other two.
+    # Three stages before the trials; five in the first valid trial; two in each of the other two.
     assert first["base"]["executed"] == ["build_shards", "train_classifier", "make_cams"]
     assert sorted(len(trial["executed"]) for trial in first["trials"]) == [0, 0, 0, 2, 2, 5]
     assert (first["executed"], first["asked"]) == (12, 24)
@@ -137,18 +137,20 @@ def test_trials_share_what_their_settings_leave_unchanged(tmp_path: Path, capsys
 
     for folder in (tmp_path / "runs" / "store").glob("make_pseudo_labels-*"):
         shutil.rmtree(folder)
-    beside, _ = swept(tmp_path, place="ray", overrides=("sweep.max_concurrent=2",))
-    # With two at work at once the search may repeat a setting and miss another.
-    assert by_setting(beside).items() <= by_setting(first).items()
-    done = [state for state, _ in by_setting(beside).values() if state == "done"]
-    assert beside["executed"] == len(done), "only layers that were taken away, each once"
+    concurrent, _ = swept(tmp_path, place="ray", overrides=("sweep.max_concurrent=2",))
+    # If two trials run at the same time, the search may repeat a setting and miss another.
+    assert by_setting(concurrent).items() <= by_setting(first).items()
+    done = [state for state, _ in by_setting(concurrent).values() if state == "done"]
+    assert concurrent["executed"] == len(done), "only layers that were removed, each once"
 
     client = connect(tracking_uri("", runs=tmp_path / "runs"))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     sweeps = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "sweep"})
     pipelines = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "pipeline"})
-    assert [run.data.tags[SWEEP] for run in sweeps] == ["thresholds"], "one run around all, however often it is started"
+    assert [run.data.tags[SWEEP] for run in sweeps] == ["thresholds"], (
+        "one parent run, however often the sweep is started"
+    )
     assert len(pipelines) == 1 + 3, "what all trials share, and the three that could run"
     assert {run.data.tags[PARENT_RUN] for run in pipelines} == {sweeps[0].info.run_id}
 
@@ -195,7 +197,7 @@ far = { make_scores.beta = 1.0, make_scores.radius = 5 }
 """
 
 
-def test_a_grid_tries_every_combination_once_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_tries_every_combination_once_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
     (tmp_path / "table.toml").write_text(TABLE)
 
@@ -212,11 +214,13 @@ def test_a_grid_tries_every_combination_once_and_goes_on(tmp_path: Path, capsys:
     assert [trial["executed"] for trial in content["trials"]] == [["make_scores", *made]] * 2 + [made] * 2
     printed = capsys.readouterr().out
     assert "every combination was tried" in printed
-    assert "--set make_scores.beta=" in printed, "the best setting is told as settings, not as the name of a case"
+    assert "--set make_scores.beta=" in printed, "the best setting is printed as settings, not as the name of a case"
 
     shutil.rmtree(next(iter((tmp_path / "runs" / "store").glob("make_pseudo_labels-*"))))
     again = run()
-    assert sorted(len(trial["executed"]) for trial in again["trials"]) == [0, 0, 0, 1], "only what was taken away"
+    assert sorted(len(trial["executed"]) for trial in again["trials"]) == [0, 0, 0, 1], (
+        "only the result that was removed is computed again"
+    )
     assert by_setting(again) == by_setting(content)
 
     client = connect(tracking_uri("", runs=tmp_path / "runs"))
@@ -228,4 +232,4 @@ def test_a_grid_tries_every_combination_once_and_goes_on(tmp_path: Path, capsys:
         for run in pipelines
         if run.data.params
     }
-    assert rows == set(order) and len(pipelines) == 1 + 4, "side by side, and what all share beside them"
+    assert rows == set(order) and len(pipelines) == 1 + 4, "a run for each trial, and one for the shared stages"

@@ -66,7 +66,7 @@ def test_folds_at_a_threshold_are_read_from_the_counts_of_evaluate(tmp_path: Pat
         read_folds(tmp_path, split="val", threshold=0.3)
 
 
-def test_files_say_what_the_table_says(tmp_path: Path) -> None:
+def test_files_have_the_content_of_the_table(tmp_path: Path) -> None:
     trials = (GOOD_ON_0, GOOD_ON_1, EVEN, PRUNED)
     result = SweepResult(
         name="search",
@@ -93,7 +93,7 @@ def test_files_say_what_the_table_says(tmp_path: Path) -> None:
     assert content["trials"][3]["mean_iou"] is None
 
 
-def test_a_grid_keeps_its_order_and_says_what_it_is() -> None:
+def test_a_grid_keeps_its_order_and_its_text_says_that_it_is_a_grid() -> None:
     result = SweepResult(
         name="table",
         recipe="base",
@@ -106,6 +106,6 @@ def test_a_grid_keeps_its_order_and_says_what_it_is() -> None:
         best_overrides=("a.b=0.3",),
         grid=True,
     )
-    assert [row[0] for row in result.table().rows] == [1, 2, 3], "as a table of results is written"
+    assert [row[0] for row in result.table().rows] == [1, 2, 3], "in the order of the grid"
     assert any("every combination was tried" in line for line in result.sentences())
     assert not any("the search was led" in line for line in result.sentences())

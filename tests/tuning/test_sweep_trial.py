@@ -35,7 +35,7 @@ make_seeds.foreground_threshold = { low = 0.01, high = 0.5 }
 
 
 class Broken:
-    """A runtime in which nothing works."""
+    """A runtime whose methods all fail."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -62,7 +62,9 @@ def test_settings_that_do_not_fit_together_are_pruned(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_stage_that_fails_is_told_and_ends_this_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_fails_is_reported_and_ends_only_this_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = Broken()
     monkeypatch.setattr("tuning.sweep_trial.open_runtime", lambda *given, **named: broken)
     report = tried(tmp_path, 0.3)
@@ -74,7 +76,7 @@ def test_a_stage_that_fails_is_told_and_ends_this_trial_alone(tmp_path: Path, mo
     assert broken.closed == 1
 
 
-def test_a_sharing_runtime_gives_back_after_every_stage_even_a_failed_one() -> None:
+def test_a_sharing_runtime_releases_resources_after_every_stage_even_a_failed_one() -> None:
     broken = Broken()
     with pytest.raises(OSError, match="disk"):
         SharingRuntime(broken).map(None, None, None)  # type: ignore[arg-type]
