@@ -111,8 +111,7 @@ class FitWork:
         return self.epochs * -(-self.examples // self.batch_size)
 
     def feeds(self, gpus: int) -> int:
-        """The largest number of ranks, at most `gpus`, that divides the batch evenly: every micro-batch needs an example.
-        """
+        """The largest number of ranks, at most `gpus`, that divides the micro-batches' examples evenly."""
         parts = self.batch_size // self.accumulation
         return next(ranks for ranks in range(min(gpus, parts), 0, -1) if parts % ranks == 0)
 
@@ -207,8 +206,7 @@ class PlanContext(Protocol):
         ...
 
     def images(self, slot: str = "") -> dict[str, int]:
-        """Split -> images in a layer; for an instance that writes no layer, the images that all its input layers have.
-        """
+        """Split -> images in a layer; for an instance without a layer, the images that all its input layers have."""
         ...
 
     def train_images(self, *, max_shards: int | None = None) -> int:

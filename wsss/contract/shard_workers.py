@@ -61,8 +61,8 @@ def work_per_group(
     batch_images: int,
     leave_out: Callable[[Joined, str], Missing | None],
 ) -> ShardWorker:
-    """The worker that joins `layers` (one of them `samples`) by key and makes the records of up to `batch_images` images
-    of one size together. The records are returned in the samples' order.
+    """The worker that joins `layers` (one of them `samples`) by key and makes the records of up to `batch_images`
+    images of one size together. The records are returned in the samples' order.
 
     Records that are missing, left out or cannot be decoded are passed on with their reason, as by `work_per_record`.
     """

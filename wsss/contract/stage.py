@@ -1,15 +1,15 @@
-"""The contract of a stage, and of an instance: a stage with its place in a recipe.
+"""The interface of a stage, and of an instance: a stage as part of a recipe.
 
-A stage is a frozen dataclass: its fields are its settings, its class attributes say what it reads, its methods say
-how. Three kinds, one verb of the runtime each:
+A stage is a frozen dataclass: its fields are its settings, its class attributes declare its inputs, and its methods do
+the work. There are three kinds; the runtime has one method for each:
 
-| kind | offers | the runtime's verb |
+| kind | provides | method of the runtime |
 |---|---|---|
 | `Fit` | a training task and its data | `fit` |
-| `Map` | a worker: one shard in, records of one shard out | `map` |
-| `Reduce` | a counter: one shard in, integer counts out; and what to make of their sum | `reduce` |
+| `Map` | a worker: from one shard, the records of one shard | `map` |
+| `Reduce` | a counter: from one shard, integer counts; and a function of their sum | `reduce` |
 
-Stages never see Ray, DeepSpeed, MLflow or a rank.
+Stages never use Ray, DeepSpeed, MLflow or ranks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stage:
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Increased by hand whenever a code change makes the same settings give another result; enters the fingerprint."""
+    """Increased by hand when a code change makes the same settings give another result; enters the fingerprint."""
     slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "network"
@@ -158,7 +158,9 @@ class Map(Stage):
         chosen = [_first([s for s in upstream if split_of(s) == split], self.max_shards) for split in self.splits]
         if empty := [split for split, names in zip(self.splits, chosen, strict=True) if not names]:
             have = sorted({split_of(shard) for shard in upstream})
-            raise ValueError(f"{instance.name}.splits names {empty[0]!r}, but {aligned_with} has only {', '.join(have)}")
+            raise ValueError(
+                f"{instance.name}.splits names {empty[0]!r}, but {aligned_with} has only {', '.join(have)}"
+            )
         return [name for names in chosen for name in names]
 
     def is_intact(self, instance: Instance) -> bool:

@@ -41,8 +41,8 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 def catch_sigterm() -> bool:
-    """Install the handler again after a library replaced it. Does nothing and returns False outside `stop_on_sigterm` or
-    outside the main thread."""
+    """Install the handler again after a library replaced it. Does nothing and returns False outside `stop_on_sigterm`
+    or outside the main thread."""
     asked = _installed and threading.current_thread() is threading.main_thread()
     if asked:
         signal.signal(signal.SIGTERM, _stop)

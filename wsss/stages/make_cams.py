@@ -160,8 +160,7 @@ class MakeCams(CamSettings, Map):
 
 
 def _of_dropped_classes(sample: Sample, shard: str, learned: Collection[int]) -> Missing | None:
-    """`Missing` for a training image that shows only dropped classes, which would be learned as background; else None.
-    """
+    """`Missing` for a training image with only dropped classes, which would be learned as background; else None."""
     if split_of(shard) != _TRAIN or not sample.classes or set(learned) & set(sample.classes):
         return None
     return Missing(key=sample.key, reason="no classifier learns any of its classes", left_out=True)

@@ -128,8 +128,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     def _with_pairs(
         self, records: Iterator[Record | Missing], shard: str, instance: Instance
     ) -> Iterator[Record | Missing]:
-        """Yield the records; refuse a shard if no image in it has two confident pixels: nothing can be learned from it.
-        """
+        """Yield the records; refuse a shard if no image in it has two confident pixels to learn from."""
         num_images = num_with_pairs = 0
         for record in records:
             if isinstance(record, SeedRecord):
