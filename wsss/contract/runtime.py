@@ -91,7 +91,7 @@ class Runtime(Protocol):
 
 
 class Tracker(Protocol):
-    """Receives reports of finished stages. Never stops the work: reports that cannot be delivered are kept for later."""
+    """Receives reports of finished stages. Never stops the work: undelivered reports are kept for later."""
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None: ...
 

@@ -69,7 +69,7 @@ class Stage:
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Increased by hand when a code change makes the same settings give another result; enters the fingerprint."""
+    """Increased by hand when a code change makes the same settings give another result; part of the fingerprint."""
     slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "network"

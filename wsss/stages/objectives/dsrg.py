@@ -63,8 +63,8 @@ class Dsrg(Objective):
         training = self.training
         if training.supervision() == "full":
             raise ValueError(
-                f"{instance.name}.full_share = 1: objective = 'dsrg' needs training images without masks; set a smaller "
-                "share, or objective = 'cross_entropy'"
+                f"{instance.name}.full_share = 1: objective = 'dsrg' needs training images without masks; set a "
+                "smaller share, or objective = 'cross_entropy'"
             )
         if training.crop_size % GRID:
             raise ValueError(

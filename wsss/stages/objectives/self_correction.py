@@ -1,5 +1,5 @@
-"""self_correction: trains on masks of some images, and on soft labels that an ancillary model makes from the boxes of the
-others."""
+"""self_correction: trains on masks of some images, and on soft labels that an ancillary model makes from the boxes of
+the others."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class BoxSource:
         samples = instance.inputs["samples"]
         if self.box_source == "annotated" and "boxes" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
-                f"{instance.name}.box_source = 'annotated', but {samples.name} has no boxes; set {samples.name}.boxes = "
-                f"'annotations', or {instance.name}.box_source = 'cams' (around maps) or 'masks' (around masks)"
+                f"{instance.name}.box_source = 'annotated', but {samples.name} has no boxes; set {samples.name}.boxes "
+                f"= 'annotations', or {instance.name}.box_source = 'cams' (around maps) or 'masks' (around masks)"
             )
 
     def require_maps(self, instance: Instance, *, split: str) -> None:

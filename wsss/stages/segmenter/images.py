@@ -127,8 +127,8 @@ class MaskedImages(SegmenterImages):
 
 
 class BoxedImages(SegmenterImages):
-    """Augmented images with the planes of their boxes, and their masks. Without `masked`, the mask is 0 inside the image
-    and 255 where the crop extends beyond it."""
+    """Augmented images with the planes of their boxes, and their masks. Without `masked`, the mask is 0 inside the
+    image and 255 where the crop extends beyond it."""
 
     def __init__(
         self,
@@ -173,8 +173,8 @@ class MixedImages:
     """Batches that mix a few images with masks and many others. Those with masks are spread evenly over each batch, so
     that every rank gets some.
 
-    An epoch is one pass over the others. The images with masks have epochs of their own, which may be shorter or longer.
-    A last, short batch has both kinds in proportion. The order depends only on (seed, epoch).
+    An epoch is one pass over the others. The images with masks have epochs of their own, which may be shorter or
+    longer. A last, short batch has both kinds in proportion. The order depends only on (seed, epoch).
     """
 
     def __init__(self, full: SegmenterImages, others: SegmenterImages, *, full_per_batch: int, batch_size: int) -> None:

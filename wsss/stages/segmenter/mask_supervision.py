@@ -41,7 +41,9 @@ class MaskSupervision(SegmenterTraining):
     def check_mask_supervision(self, instance: Instance) -> None:
         """Raises: ValueError if `full_list` is not a file, or if the data set's settings exclude masks."""
         if self.full_list and not Path(self.full_list).is_file():
-            raise ValueError(f"{instance.name}.full_list = {self.full_list!r} does not exist; give a file of keys, one per line")
+            raise ValueError(
+                f"{instance.name}.full_list = {self.full_list!r} does not exist; give a file of keys, one per line"
+            )
         if self.full_share:
             require_masks(instance, TRAIN, wanted=f"{instance.name}.full_share = {self.full_share} trains on masks")
 

@@ -133,6 +133,6 @@ def require_masks(instance: Instance, split: str, *, wanted: str) -> None:
     """Raises: ValueError if the data set's settings exclude masks of a split. `wanted`: the setting that needs them."""
     if reason := instance.data.why_no_masks(split):
         raise ValueError(
-            f"{wanted} of split {split!r}, but no masks of {instance.samples.name} are read: {reason}; set it, or remove "
-            f"{wanted.partition(' = ')[0]}"
+            f"{wanted} of split {split!r}, but no masks of {instance.samples.name} are read: {reason}; set it, or "
+            f"remove {wanted.partition(' = ')[0]}"
         )

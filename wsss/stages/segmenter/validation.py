@@ -103,7 +103,9 @@ class SegmenterValidation(SegmenterTraining):
             truth_HW = torch.from_numpy(np.asarray(sample.mask).astype(np.int64))
             total_CC += confusion_matrix(truth_HW, predicted_HW, num_classes=num_classes, ignore_index=IGNORE)
         if not total_CC.any():
-            raise ValueError(f"{instance.name}.validation_split = {self.validation_split!r} has no readable mask; name another split")
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r} has no readable mask; name another split"
+            )
         scores = Scores.from_confusion(total_CC)
         metrics = {"val.mean_iou": scores.mean_iou, "val.pixel_accuracy": scores.pixel_accuracy}
         names = ("background", *taxonomy.names)
