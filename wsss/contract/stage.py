@@ -69,7 +69,7 @@ class Stage:
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Increased by hand when a code change makes the same settings give another result; part of the fingerprint."""
+    """Increased by hand when a code change makes the same settings give another result. Enters the fingerprint."""
     slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "network"
@@ -80,7 +80,7 @@ class Stage:
         return tuple(self.slots)
 
     def draws(self) -> bool:
-        """True if, with these settings, the result depends on the recipe's seed; only then the seed is fingerprinted."""
+        """True if the result depends on the recipe's seed with these settings; only then the fingerprint has it."""
         return False
 
     def supervision(self) -> Literal["image", "semi", "full"]:

@@ -26,7 +26,7 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @settings
 class Submit(Reduce):
-    """Pack one split's predictions into a flat zip with one uint8 single-channel PNG per image, at its original size."""
+    """Pack one split's predictions into a flat zip: one uint8 single-channel PNG per image, at its original size."""
 
     kind: ClassVar[str] = "submit"
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "predictions": Records((Prediction,))}

@@ -58,8 +58,8 @@ class TrainCorrection(CorrectionTraining):
         if among[0] == among[1] and earlier.full_share >= self.full_share:
             raise ValueError(
                 f"{instance.name}.full_share = {self.full_share}, but {ancillary.name}.full_share = "
-                f"{earlier.full_share} of the same masks includes all of these; set the latter smaller (published: half "
-                "as large)"
+                f"{earlier.full_share} of the same masks includes all of these; set {ancillary.name}.full_share "
+                "smaller (published: half as large)"
             )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:

@@ -223,7 +223,11 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
         ("folder", {"lists": {"train": "t.csv"}}, "lists.val is not set; it names the table of that split's images"),
         ("folder", {"boxes": "annotations"}, "folder has no annotated frames; allowed are none, masks"),
         ("folder", {"mask_folder": "no"}, "mask_folder = 'no' names no folder below the root"),
-        ("folder", {"mask_folder": "."}, "class_list is not set; it says which class each value of the masks is"),
+        (
+            "folder",
+            {"mask_folder": "."},
+            "class_list is not set; set it to the file that lists the class of each mask value",
+        ),
         ("toy", {"counts": {"dev": 3}}, "counts.dev is of no split; splits has train, val"),
     ],
 )

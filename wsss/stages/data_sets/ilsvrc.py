@@ -45,7 +45,7 @@ def _ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> IlsvrcDetSour
 
 
 def open_lid(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
-    """Open the data set. Raises ValueError, naming the setting, if folders are missing. ILSVRC is only needed for train."""
+    """Open LID; ILSVRC is only needed for train. Raises ValueError, naming the setting, if folders are missing."""
     _refuse_other_splits(splits)
     if not given.package or not Path(given.package).is_dir():
         raise ValueError(

@@ -28,8 +28,8 @@ class SharedSettings:
     """Split -> file. voc, ilsvrc_det, lid: keys, one per line (required only for voc; a name without a folder is also
     looked up in tuning/recipes/lists). coco: the JSON file, if not COCO's standard one. folder: the table of labels."""
     masked_splits: Annotated[tuple[str, ...], MeasuringOnly()] = ("train", "val")
-    """voc, lid, coco, folder: splits whose masks are read. Masks are only used for evaluation, unless a stage's settings
-    ask for training on them."""
+    """voc, lid, coco, folder: splits whose masks are read. Masks are only used for evaluation, unless a stage's
+    settings ask for training on them."""
     mask_suffix: Annotated[str, MeasuringOnly(), Field(pattern=r"^[^/\\]*$"), active_unless("mask_suffix", "")] = ""
     """voc, folder: text between an image's name and .png in the name of its mask: with "_mask", the mask of
     photos/1.jpg is photos/1_mask.png."""
@@ -56,7 +56,7 @@ class SharedSettings:
         return self.mask_suffix.removesuffix(".png")
 
     def list_paths(self, splits: tuple[str, ...]) -> Mapping[str, Path]:
-        """Split -> file, for the splits that have one: an absolute path, one relative to the root, or a shipped list."""
+        """Split -> file, for splits that have one: an absolute path, one relative to the root, or a shipped list."""
         found: dict[str, Path] = {}
         for split in splits:
             if given := self.lists.get(split):

@@ -110,7 +110,10 @@ def test_a_list_in_place_of_all(tmp_path: Path) -> None:
         ({"full_share": 0.01}, r"full_share = 0.01 of 12 images with masks is less than one; set at least 0.083"),
         ({"full_share": 0.5, "full_per_batch": 4}, r"full_per_batch = 4 leaves no room .* batch_size = 4; at most 3"),
         ({"full_share": 0.5, "full_list": "none.txt"}, r"full_list = 'none.txt' is no file of keys"),
-        ({"full_share": 1.0, "objective": "dsrg"}, r"full_share = 1 leaves objective = 'dsrg' no image"),
+        (
+            {"full_share": 1.0, "objective": "dsrg"},
+            r"full_share = 1: objective = 'dsrg' needs training images without masks",
+        ),
         ({"objective": "self_correction", "self_correction": "em_fixed"}, r"full_share = 0.0: .* needs masks of some"),
     ],
 )
@@ -123,7 +126,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], mess
 def test_a_list_that_names_other_images(tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
     path.write_text("t3\nv1\n")
-    with pytest.raises(ValueError, match=r"keys.txt names 'v1' \(1 such\), which is no training image with a mask"):
+    with pytest.raises(ValueError, match=r"keys.txt names 'v1' \(1 such\), which is not a training image with a mask"):
         keys(segmenter(tmp_path, full_share=1.0, full_list=str(path), full_per_batch=1))
 
 
