@@ -61,7 +61,7 @@ def test_none_is_kept_unless_asked_for() -> None:
 
 def test_zero_3_is_refused(tmp_path: Path) -> None:
     stage = TinyFit(**AVERAGED, zero_stage=3)
-    with pytest.raises(ValueError, match=r"tiny.ema_decay = 0.4 averages whole weights, .* set zero_stage = 2"):
+    with pytest.raises(ValueError, match=r"tiny.ema_decay = 0.4 averages complete weights, .* set zero_stage = 2"):
         stage.check(instance_of(stage, tmp_path))
 
 
