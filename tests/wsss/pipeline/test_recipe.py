@@ -141,7 +141,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_seeds.foreground_threshold=0.05", "make_seeds.foreground_threshold = 0.05 must be above "
          "make_seeds.background_threshold = 0.05"),
         ("make_seeds.rule=ficklenet", "make_seeds.rule = 'ficklenet' needs the maximum of stochastic maps, "
-         "which make_cams does not keep"),
+         "which make_cams does not store"),
         ("make_cams.method=stochastic", "method = 'stochastic' needs a classifier with head = 'stochastic'"),
         ("train_classifier.world_size=3", "train_classifier.batch_size = 16 is no multiple of world_size = 3; "
          "15 or 18 would be"),
@@ -420,7 +420,7 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
     ("override", "message"),
     [
         ("root=\"\"", "[stages.build_shards]: root is not set; set it to the folder that contains JPEGImages"),
-        ("root=/nowhere", "root = '/nowhere' holds no folder JPEGImages"),
+        ("root=/nowhere", "root = '/nowhere' contains no folder JPEGImages"),
         ("labels=none.json", "labels = 'none.json' is not a file in root"),
         ("saliency=none", "saliency = 'none' is not a folder in root"),
         ("lists.train=none.txt", "the list of split 'train' does not exist: "),
@@ -436,7 +436,7 @@ def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, messa
 def test_boxes_of_annotations_that_are_not_there(load: Load, voc: Path) -> None:
     shutil.rmtree(voc / "Annotations")
     message = fails(load, VOC, "build_shards.boxes=annotations")
-    assert f"boxes = 'annotations', but root = '{voc}' holds no folder Annotations" in message
+    assert f"boxes = 'annotations', but root = '{voc}' contains no folder Annotations" in message
 
 
 OTHER_SHARDS = """
@@ -533,7 +533,9 @@ def test_dropout_of_a_head_that_has_none(load: Load) -> None:
 
 def test_image_to_train_and_to_measure_on(load: Load, voc: Path) -> None:
     shutil.copy(voc / "lists" / "train.txt", voc / "lists" / "val.txt")
-    assert "is in the lists of both 'train' and 'val'; what is measured on must not be trained on" in fails(load, VOC)
+    assert "is in the lists of both 'train' and 'val'; images used for evaluation must not be trained on" in fails(
+        load, VOC
+    )
 
 
 def test_empty_data_set(load: Load, voc: Path) -> None:

@@ -206,9 +206,9 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
     ("source", "changes", "message"),
     [
         ("ilsvrc_det", {"root": ""}, "root is not set; set it to the folder that contains ILSVRC/Data/DET"),
-        ("ilsvrc_det", {"root": "/none"}, "root = '/none' holds no folder ILSVRC/Data/DET"),
+        ("ilsvrc_det", {"root": "/none"}, "root = '/none' contains no folder ILSVRC/Data/DET"),
         ("ilsvrc_det", {"boxes": "masks"}, "boxes = 'masks': ilsvrc_det has no masks; allowed are none, annotations"),
-        ("ilsvrc_det", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has train, val, test"),
+        ("ilsvrc_det", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has only train, val, test"),
         (
             "ilsvrc_det",
             {"lists": {"val": "x.txt"}},
@@ -221,7 +221,7 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
         ),
         ("lid", {"root": ""}, "root is not set; set it to the folder that contains ILSVRC/Data/DET"),
         ("voc", {"sbd": "/none"}, "sbd = '/none': /none holds no folder dataset/cls"),
-        ("coco", {"root": "/none"}, "root = '/none' is no folder"),
+        ("coco", {"root": "/none"}, "root = '/none' is not a folder"),
         ("coco", {"splits": ("dev",)}, r"annotations has no instances_dev2017.json; set lists.dev to the JSON file"),
         (
             "coco",

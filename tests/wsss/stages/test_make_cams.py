@@ -224,7 +224,9 @@ def test_views_are_no_longer_than_max_side(trained: Instance) -> None:
 
 
 def test_settings_that_do_not_fit(trained: Instance) -> None:
-    with pytest.raises(ValueError, match=r"target_layer = 'blocks.2' is for grad_cam, .*method = 'cam' reads the last"):
+    with pytest.raises(
+        ValueError, match=r"target_layer = 'blocks.2' is only for grad_cam, .*method = 'cam' reads the last"
+    ):
         make(trained, target_layer="blocks.2")
     with pytest.raises(ValueError, match="normalisation = 'global' cannot be used with method = 'stochastic'"):
         stochastic = replace(trained, stage=replace(CLASSIFIER, head="stochastic"))

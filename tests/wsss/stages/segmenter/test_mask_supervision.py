@@ -293,7 +293,7 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
     conv = TrainSegmenter(
         **SETTINGS, objective="self_correction", self_correction="conv", full_share=0.5, full_per_batch=1
     )
-    with pytest.raises(ValueError, match=r"decoder_channels = 8, but it starts .* of train_correction, where it is 16"):
+    with pytest.raises(ValueError, match=r"decoder_channels = 8, but it starts .* of train_correction, which has 16"):
         conv.check(instance_of(conv, tmp_path, samples=of, ancillary=ancillary, correction=correction))
 
 
