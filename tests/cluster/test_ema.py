@@ -63,7 +63,7 @@ def test_there_is_no_average_by_default() -> None:
 
 def test_zero_3_is_refused(tmp_path: Path) -> None:
     stage = TinyFit(**AVERAGED, zero_stage=3)
-    with pytest.raises(ValueError, match=r"tiny.ema_decay = 0.4 averages whole weights, .* set zero_stage = 2"):
+    with pytest.raises(ValueError, match=r"tiny.ema_decay = 0.4 averages complete weights, .* set zero_stage = 2"):
         stage.check(instance_of(stage, tmp_path))
 
 

@@ -1,1 +1,1 @@
-"""What a stage, an instance, a setting, a count and a runtime are, without any concrete stage."""
+"""The definitions of stage, instance, setting, counts and runtime, without any concrete stage."""

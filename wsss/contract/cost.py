@@ -1,7 +1,7 @@
-"""What a stage costs: the work that one instance asks for, and what a plan offers a stage to work it out from.
+"""The cost of a stage: the work that one instance needs, and the context from which a stage computes it.
 
-A stage states its cost in `Stage.cost`, in units that `wsss/plan/costs.toml` has a figure for. Nothing here says what
-the work runs on: `wsss/plan/` turns it into hours on a named cluster.
+A stage returns its cost from `Stage.cost`, in units that `wsss/plan/costs.toml` gives a figure for. Costs do not depend
+on the hardware: `wsss/plan/` converts them to hours on a named cluster.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Units = Mapping[str, float]
-"""Name of a figure of `costs.toml` -> how many of its units."""
+"""Name of a figure in `costs.toml` -> number of its units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one image or example asks for."""
+    """The work for one image or example."""
 
     core: Units = field(default_factory=dict)
-    """On a CPU core of the node, be there a GPU or not: read, decode, change, write."""
+    """Work on a CPU core of the node, with or without a GPU: reading, decoding, augmenting, writing."""
     arrays: Units = field(default_factory=dict)
-    """On the device of the network: maps, walks, losses."""
+    """Work on the network's device: maps, random walks, losses."""
     flops: float = 0.0
     """Floating point operations of the network."""
     passes: float = 0.0
-    """How often the network is called for one image: below 1 where several go through it at once."""
+    """Number of forward calls of the network per image: below 1 if several images share a call."""
 
     def __add__(self, other: Load) -> Load:
         return Load(
@@ -45,37 +45,37 @@ class Load:
 
     @property
     def names(self) -> Iterator[str]:
-        """The figures that it is made of."""
+        """The names of the figures in `core` and `arrays`."""
         yield from (*self.core, *self.arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """What goes to and from the shared folder, or a bucket, over the whole stage."""
+    """Data moved to and from the shared folder or a bucket, over the whole stage."""
 
     read: float = 0.0
     """Bytes."""
     written: float = 0.0
     """Bytes."""
     requests: float = 0.0
-    """Files opened, parts of files read; GETs where they are in a bucket."""
+    """Number of files opened and of parts of files read; for a bucket, the number of GETs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """The work of a stage that goes through shards: `Map` and `Reduce`."""
+    """The work of a stage that processes shards: `Map` or `Reduce`."""
 
     images: int
     shards: int
     load: Load
-    """Of one image, on average over all."""
+    """For one image, on average over all."""
     has_network: bool
-    """Its actors hold GPUs where there are any; the others work on CPU cores."""
+    """True if its actors use GPUs when the cluster has any; otherwise they use CPU cores."""
     storage: Storage
     driver: Units = field(default_factory=dict)
-    """What the driver does alone, one after the other."""
+    """Work that only the driver does, sequentially."""
     notes: tuple[str, ...] = ()
-    """What the numbers leave out; printed under the plan with the instance's name behind."""
+    """What the numbers leave out; printed under the plan, followed by the instance's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,35 +83,35 @@ class FitWork:
     """The work of a training."""
 
     examples: int
-    """Of one epoch."""
+    """Number of examples in one epoch."""
     epochs: int
     batch_size: int
     accumulation: int
     ranks: int
-    """As the recipe sets them."""
+    """World size set in the recipe."""
     load: Load
-    """Of one example; `core` is what the loader does, `passes` are per part of a rank's batch."""
+    """For one example; `core` is the loader's work, `passes` are per micro-batch of a rank."""
     precision: str
     loader_workers: int
     exchanged: float
-    """Bytes of the gradients of all that learns."""
+    """Bytes of the gradients of all trained parameters, which the ranks exchange."""
     storage: Storage
     fetched: Storage
-    """Besides, by every node for itself."""
+    """Additional data that every node reads for itself."""
     start: Units
-    """What every rank does before the first step."""
+    """Work of every rank before the first step."""
     validation: Load
-    """All of it, on one rank while the others wait."""
+    """All validations together, on one rank while the others wait."""
     notes: tuple[str, ...] = ()
-    """What the numbers leave out; printed under the plan with the instance's name behind."""
+    """What the numbers leave out; printed under the plan, followed by the instance's name."""
 
     @property
     def steps(self) -> int:
-        """Optimisation steps in all."""
+        """Total number of optimisation steps."""
         return self.epochs * -(-self.examples // self.batch_size)
 
     def feeds(self, gpus: int) -> int:
-        """The most ranks, of so many, that the batch can be dealt to evenly, an example at least to each part."""
+        """The largest number of ranks, at most `gpus`, that divides the micro-batches' examples evenly."""
         parts = self.batch_size // self.accumulation
         return next(ranks for ranks in range(min(gpus, parts), 0, -1) if parts % ranks == 0)
 
@@ -121,45 +121,45 @@ Work = ShardWork | FitWork
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedData:
-    """What the settings of a stage that makes samples tell of its images before any of them is there."""
+    """What the settings of a `DataStage` say about its images before any image exists."""
 
     images: Mapping[str, int] = field(default_factory=dict)
-    """Split -> number, where settings say so."""
+    """Split -> number of images, if the settings determine it."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels, where settings say so."""
+    """Height and width in pixels, if the settings determine it."""
     labelled_share: str = ""
-    """Name of the figure in `costs.toml`: share of the images that show a class; all of them where empty."""
+    """Name of the figure in `costs.toml` for the share of images that show a class; empty means all images."""
     labels: str = "labels"
-    """Name of the figure in `costs.toml`: classes of an image that shows any."""
+    """Name of the figure in `costs.toml` for the number of classes in an image that shows any."""
     masked_splits: frozenset[str] = frozenset()
-    """Splits whose images come with masks."""
+    """Splits with masks."""
     shard_images: int = 0
-    """Images of a shard; 0 where shards are cut by `shard_bytes`."""
+    """Images per shard; 0 if `shard_bytes` determines the shard boundaries."""
     shard_bytes: float = 1e8
-    """Bytes of a shard."""
+    """Bytes per shard."""
     cache_bytes: float | None = None
-    """Samples come over the network, through a cache of so many bytes on every node; None: they do not."""
+    """Size in bytes of every node's cache, if samples come over the network; None if they do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetStats:
-    """The images of every split, and what they are like: estimated, without a look at one of them."""
+    """Statistics of the images of every split, estimated without reading any image."""
 
     images: Mapping[str, int]
     size: tuple[int, int]
     """Height and width in pixels, of every image."""
     labelled_share: float
-    """Share of the images that show a class; the others cost no maps, walks or refinement."""
+    """Share of the images that show a class; the others need no maps, random walks or refinement."""
     labels: float
-    """Classes of an image that shows any."""
+    """Mean number of classes in an image that shows any."""
     masked_splits: frozenset[str]
-    """Splits whose images come with masks."""
+    """Splits with masks."""
     shard_images: int
-    """Images of a shard."""
+    """Images per shard."""
 
     @property
     def megapixels(self) -> float:
-        """Of one image."""
+        """Megapixels of one image."""
         return self.size[0] * self.size[1] / 1e6
 
     @property
@@ -174,50 +174,51 @@ class DatasetStats:
 
     @property
     def classes_per_image(self) -> float:
-        """Over all images, those without a label counted."""
+        """Mean over all images, including those without a label."""
         return self.labels * self.labelled_share
 
 
 class PlannedNetwork(Protocol):
-    """A network that is counted without weights and images."""
+    """A network whose operations are counted without weights or images."""
 
     def forward(self, size: tuple[int, int], *, method: str = "") -> float:
-        """Operations of one image of `size` = (H, W), in evaluation mode.
+        """Floating point operations for one image of `size` = (H, W), in evaluation mode.
 
-        `method`: a method of the network that is called with the images, in place of `Fit.forward_pass`.
+        `method`: a method of the network to call with the images instead of `Fit.forward_pass`.
         """
         ...
 
     def count(self, size: tuple[int, int], *, name: str, call: Callable[[Any, Any], object]) -> float:
-        """Operations per image of `call(network, images f32[B, 3, H, W])`, on a copy of it, which it may change.
+        """Operations per image of `call(network, images f32[B, 3, H, W])`; `call` gets a copy that it may modify.
 
-        `name`: what the call does; it is counted once for equal names, networks and sizes.
+        `name`: identifies the call; results are cached by name, network and size.
         """
         ...
 
 
 class PlanContext(Protocol):
-    """What a plan offers one instance. A `slot` is one of its inputs; the empty slot is the instance itself."""
+    """What a stage can query to estimate the cost of one instance. A `slot` is one of the instance's inputs; the empty
+    slot is the instance itself."""
 
     @property
     def stats(self) -> DatasetStats:
-        """The images of the samples that the instance descends from."""
+        """Statistics of the samples that the instance is derived from."""
         ...
 
     def images(self, slot: str = "") -> dict[str, int]:
-        """Split -> images of a layer; for an instance that writes none, of what all layers have that it reads."""
+        """Split -> images in a layer; for an instance without a layer, the images that all its input layers have."""
         ...
 
     def train_images(self, *, max_shards: int | None = None) -> int:
-        """Images of the split `train` that all layers have which a training reads."""
+        """Images of the split `train` that are in all layers that a training reads."""
         ...
 
     def num_shards(self, images: Mapping[str, int]) -> int:
-        """Shards that hold so many images of every split."""
+        """Number of shards for the given number of images of every split."""
         ...
 
     def record_bytes(self, slot: str = "") -> float:
-        """Bytes of one record of a layer, on average over training images."""
+        """Bytes per record of a layer, on average over training images."""
         ...
 
     def network(self, slot: str = "") -> PlannedNetwork:
@@ -225,18 +226,18 @@ class PlanContext(Protocol):
         ...
 
     def map_work(self, load: Load, *, has_network: bool, notes: tuple[str, ...] = ()) -> ShardWork:
-        """The work of a `Map` stage that makes a record of every image from those of the layers it reads.
+        """The work of a `Map` stage that makes one record per image from the records of its input layers.
 
-        `load`: of one image, besides reading and writing the records, which is added.
+        `load`: for one image, without reading and writing the records, which is added.
         """
         ...
 
     def reduce_work(self, images: Mapping[str, int], load: Load) -> ShardWork:
-        """The work of a `Reduce` stage that reads the records of so many images of every split."""
+        """The work of a `Reduce` stage that reads the records of the given number of images of every split."""
         ...
 
     def validation(self, images: int, *, size: tuple[int, int]) -> Load:
-        """All validations of a training, each of so many images brought to `size` = (H, W)."""
+        """All validations of a training, each of `images` images resized to `size` = (H, W)."""
         ...
 
     def fit_work(
@@ -250,9 +251,9 @@ class PlanContext(Protocol):
         frozen: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> FitWork:
-        """The work of a training on so many crops an epoch, `strong`ly augmented or not.
+        """The work of a training on `examples` crops per epoch; `strong`: with strong augmentation.
 
-        `arrays`: what the loss of one example asks for. `frozen`: slots of trained networks that see every example.
+        `arrays`: work of the loss for one example. `frozen`: slots of trained networks that process every example.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a `Reduce` stage counts: integer arrays that are added up over shards, and rows that are appended."""
+"""The result of a `Reduce` stage's counters: integer arrays that are summed over shards, and rows that are appended."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Counts:
     sums: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name -> i64 array: added element by element."""
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Name -> array whose rows are appended, for what is needed image by image. Shards come in any order, so a row must
-    say which image it is of."""
+    """Name -> array whose rows are appended, for results per image. Shards arrive in any order, so each row must
+    identify its image."""
 
     def __add__(self, other: Counts) -> Counts:
         if not self.sums and not self.rows:

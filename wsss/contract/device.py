@@ -1,4 +1,4 @@
-"""The device that this process's workers compute on; the runtime says which."""
+"""The device that this process's workers compute on, as chosen by the runtime."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _uses_gpu = False
 
 
 def choose_device(*, gpu: bool) -> None:
-    """Called once by the runtime: the GPU that this process was given, or the CPU even where a GPU is in sight."""
+    """Called once by the runtime: use the GPU assigned to this process, or the CPU even if a GPU is visible."""
     global _uses_gpu
     if gpu:
         import torch
 
         if not torch.cuda.is_available():
-            raise ValueError("runtime.actor_gpus asks for a GPU, but torch sees none here; set it to 0 to work on CPUs")
+            raise ValueError("runtime.actor_gpus asks for a GPU, but torch finds none here; set it to 0 to use CPUs")
     _uses_gpu = gpu
 
 
 def computed_on() -> str:
-    """Device, instruction set and threads of this process: what can change the last bits of a result."""
+    """Device, instruction set and number of threads of this process: these can change the last bits of a result."""
     import torch
 
     if _uses_gpu:

@@ -1,4 +1,5 @@
-"""What is known of a failure: where it happened, at work on what, and why. Plain text, so that it travels anywhere."""
+"""Details of a failure: where it happened, what was being worked on, and why. All fields are plain values, so that they
+can be sent between processes."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from shards.at_work import named_work, noted
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One failure, of a worker, a training rank or the driver. Empty texts are not known."""
+    """One failure of a worker, a training rank or the driver. Empty strings mean unknown."""
 
     message: str
-    """What went wrong, as `ValueError: ...`; or how the process ended."""
+    """The error, as `ValueError: ...`, or how the process ended."""
     who: str = ""
     """`actor 3`, `rank 1`; empty for the driver's own process."""
     instance: str = ""
@@ -24,35 +25,35 @@ class Failure:
     sample: str = ""
     """The key being worked on, or several of them."""
     step: str = ""
-    """Of a training."""
+    """The step of a training."""
     host: str = ""
     pid: int = 0
     cause: str = "exception"
     """How the process ended: `out of memory`, `segmentation fault (SIGSEGV)`, `killed by SIGKILL`, `exit code 3`, or
-    `exception` where it did not."""
+    `exception` if it did not end."""
     traceback: str = ""
     final: bool = True
-    """False where another attempt may go well: what the death of another process or a lost connection looks like."""
+    """False if a retry may succeed: errors that the death of another process or a lost connection can cause."""
 
     def about(self, work: Mapping[str, str]) -> Failure:
-        """With the shard, sample and step of a process's notes, where none are known."""
+        """A copy whose unknown shard, sample and step are filled in from a process's notes."""
         shard, sample, step = (getattr(self, n) or work.get(n, "") for n in ("shard", "sample", "step"))
         return replace(self, shard=shard, sample=sample, step=step)
 
     def place(self) -> str:
-        """What was being worked on, and by whom, in words."""
+        """Which worker failed and what it was working on, in words."""
         parts = {"shard": self.shard, "sample": self.sample, "step": self.step}
         words = [self.who, *(f"{name} {text}" for name, text in parts.items() if text)]
         return ", ".join(word for word in words if word)
 
     def line(self) -> str:
-        """One line: what was being worked on, and what went wrong."""
+        """One line: what was being worked on, and the error."""
         words = " ".join(self.message.split())
         return f"{place}: {words}" if (place := self.place()) else words
 
     def report(self) -> str:
-        """All that is known, line by line, for a file."""
-        facts = {
+        """All known details, one per line, to be written to a file."""
+        details = {
             "instance": self.instance,
             "worker": self.who,
             "shard": self.shard,
@@ -62,20 +63,20 @@ class Failure:
             "process": str(self.pid or ""),
             "cause": self.cause,
         }
-        lines = [f"{name:<9} {text}" for name, text in facts.items() if text]
+        lines = [f"{name:<9} {text}" for name, text in details.items() if text]
         return "\n".join([self.message, "", *lines, "", self.traceback.rstrip(), ""])
 
 
 OnRestart = Callable[[Failure], None]
-"""Called at once with the failure of every worker that was replaced."""
+"""Called with the failure of a worker as soon as the worker has been replaced."""
 
 
 def ignore_restart(failure: Failure) -> None:
-    """An `OnRestart` that says nothing."""
+    """An `OnRestart` that does nothing."""
 
 
 class WorkFailedError(RuntimeError):
-    """A worker failed; carries what is known of it from one process to another."""
+    """A worker failed; carries the `Failure` between processes."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
@@ -86,9 +87,9 @@ class WorkFailedError(RuntimeError):
 
 
 def failure_of(error: BaseException, *, who: str = "", final: bool = True) -> Failure:
-    """What is known of an exception in the process where it was raised, with what this process has noted."""
+    """The `Failure` for an exception in the process where it was raised, completed from this process's notes."""
     if (carried := carried_failure(error)) is not None:
-        # What failed in a process of this one's: who it works for, and at which step, is known here.
+        # It failed in a subprocess of this process, which knows the worker's name and the step.
         return replace(carried.about(named_work(error)).about(noted()), who=carried.who or who)
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     failure = Failure(
@@ -104,7 +105,7 @@ def failure_of(error: BaseException, *, who: str = "", final: bool = True) -> Fa
 
 
 def carried_failure(error: BaseException) -> Failure | None:
-    """The failure that an exception brings from another process, if it does."""
+    """The `Failure` that an exception carries from another process, or None."""
     failure = getattr(error, "failure", None)
     return failure if isinstance(failure, Failure) else None
 

@@ -1,4 +1,4 @@
-"""What the pipeline asks of the place it runs in. `cluster/` implements these; stages never see them."""
+"""The interfaces that the pipeline needs from its environment. `cluster/` implements them; stages never use them."""
 
 from __future__ import annotations
 
@@ -19,70 +19,70 @@ from wsss.contract.stage import Instance, Map, Outcome, Reduce
 
 @settings
 class RuntimeSettings:
-    """The table `[runtime]`: where and how things run. It changes no result on CPUs."""
+    """The table `[runtime]`: where and how stages run. On CPUs it does not change results."""
 
     runs: Path = Path("runs")
-    """Folder of everything that is written; on a cluster, one that all nodes share."""
+    """Folder to which everything is written; on a cluster, all nodes must share it."""
     num_actors: Annotated[int, Field(ge=0)] = 0
-    """Actors that work through shards; 0 takes one per CPU of the cluster (per GPU where `actor_gpus` is set)."""
+    """Number of actors that process shards; 0 uses one per CPU of the cluster (per GPU if `actor_gpus` is set)."""
     actor_gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs per actor."""
     rank_gpus: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs per training rank: 0 or 1."""
     threads: Annotated[int, Field(ge=1)] = 1
-    """Threads of every worker and rank; equal bytes need equal threads."""
+    """Threads of every worker and rank; results are only bit-identical with the same number of threads."""
     placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
-    """How training ranks are placed on nodes."""
+    """Ray's placement strategy for training ranks on nodes."""
     shard_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds that an actor may be at work on one shard, its start of a network included; one that takes longer is
-    ended and its shard given to another. 0 lets it work for ever. With `--on local` the run ends there."""
+    """Longest time in seconds that an actor may spend on one shard, including loading a network. An actor that takes
+    longer is killed and another one gets its shard; with `--on local` the run stops instead. 0 sets no limit."""
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of a layer's records that may be missing before the run stops."""
     rank_retries: Annotated[int, Field(ge=0)] = 3
-    """How often a training goes on from its last checkpoint after a rank died."""
+    """How often a training resumes from its last checkpoint after a rank died."""
     tracking_uri: str = ""
-    """MLflow's tracking address; `MLFLOW_TRACKING_URI` where empty, else SQLite in `runs`."""
+    """MLflow tracking URI; if empty, `MLFLOW_TRACKING_URI`, and if that is not set, SQLite in `runs`."""
 
 
 Progress = Callable[[float, float, str], None]
-"""Called with (done, total, a few words on the state)."""
+"""Called with (done, total, a short text on the state)."""
 
 
 @dataclass(frozen=True)
 class PipelineRecord:
-    """What tracking needs to know of a whole run."""
+    """What tracking needs to know about a whole run."""
 
     recipe: str
     fingerprint: str
     parent: str = ""
     """Name of the run (a sweep) that this one belongs to."""
     settings: Mapping[str, object] = field(default_factory=dict, compare=False)
-    """What sets this run apart from the others of its sweep: name -> value."""
+    """The settings in which this run differs from the others of its sweep: name -> value."""
 
 
 class Runtime(Protocol):
-    """Three verbs, one per kind of stage. Each resumes by itself: what is finished is not done again.
+    """Three methods, one per kind of stage. Each resumes by itself: finished work is not repeated.
 
-    `on_restart` is called as soon as a worker was replaced. What a worker raises names the shard, the sample or the
+    `on_restart` is called as soon as a worker has been replaced. Errors from workers name the shard, the sample or the
     step; see `wsss.contract.failure`.
     """
 
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
-        """Train; weights stand in the instance's folder when this returns."""
+        """Train; the weights are in the instance's folder when this returns."""
         ...
 
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> None:
-        """Make every shard of the instance's layer that is not finished yet."""
+        """Make all shards of the instance's layer that are not finished yet."""
         ...
 
     def reduce(
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Counts:
-        """Count every shard and add the counts up."""
+        """Count every shard and sum the counts."""
         ...
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Runtime(Protocol):
 
 
 class Tracker(Protocol):
-    """Where finished stages are reported. It never stops the work: what cannot be delivered is kept for later."""
+    """Receives reports of finished stages. Never stops the work: undelivered reports are kept for later."""
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None: ...
 

@@ -1,4 +1,4 @@
-"""How a setting is declared: frozen keyword-only dataclasses validated by pydantic, a docstring under every field."""
+"""How settings are declared: frozen keyword-only dataclasses validated by pydantic, with a docstring per field."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from shards.files import sha256_of
 
 T = TypeVar("T")
 Scales = Annotated[tuple[Annotated[float, Field(ge=0.05, le=16)], ...], Field(min_length=1)]
-"""A setting: sizes of an image, as factors."""
+"""A setting: scales of an image, as factors of its size."""
 
 
 @dataclass(frozen=True)
 class NotHashedPath:
-    """Marks a setting that names a place on this machine: it never enters a fingerprint."""
+    """Marks a setting that holds a path on this machine: it never enters a fingerprint."""
 
 
 @dataclass(frozen=True)
 class PerformanceOnly:
-    """Marks a setting that says how fast a result comes, and changes nothing of it: it never enters a fingerprint."""
+    """Marks a setting that affects speed but not the result: it never enters a fingerprint."""
 
 
 @dataclass(frozen=True)
 class MeasuringOnly:
-    """Marks a setting of masks that only measure: it never enters the fingerprint of what is trained without them."""
+    """Marks a setting about masks that are only used for evaluation: it does not enter the fingerprints of stages that
+    do not read masks."""
 
 
 @dataclass(frozen=True)
 class ActiveIf:
-    """Marks a setting that is read only where others have certain values: elsewhere it enters no fingerprint."""
+    """Marks a setting that is only read if other settings have certain values; otherwise it enters no fingerprint."""
 
     condition: str
     """In words, for `wsss show`."""
@@ -42,15 +43,15 @@ class ActiveIf:
 
 
 def active_with(setting: str, *values: str) -> ActiveIf:
-    """Marks a setting that is read only with these values of another."""
+    """Marks a setting that is only read if another setting has one of these values."""
     condition = f"{setting} = {' or '.join(repr(value) for value in values)}"
     return ActiveIf(condition, lambda stage: getattr(stage, setting) in values)
 
 
 def active_unless(setting: str, value: object) -> ActiveIf:
-    """Marks a setting that with this value is off: then it enters no fingerprint, as if there were no such setting.
+    """Marks a setting that has no effect at this value; it then enters no fingerprint, as if it did not exist.
 
-    A result that was made before the setting existed keeps its fingerprint.
+    Results made before the setting existed keep their fingerprint.
     """
     return ActiveIf(f"{setting} other than {value!r}", lambda stage: getattr(stage, setting) != value)
 
@@ -76,7 +77,7 @@ def _field_info(cls: type) -> dict[str, Any]:
 
 
 def setting_docs(cls: type) -> dict[str, str]:
-    """Name of every setting -> its docstring, also where the setting is inherited (pydantic forgets it there)."""
+    """Name of every setting -> its docstring, also for inherited settings (for which pydantic drops it)."""
     written = {
         name: info.description
         for base in reversed(cls.__mro__)
@@ -87,12 +88,12 @@ def setting_docs(cls: type) -> dict[str, str]:
 
 
 def setting_values(stage: object) -> dict[str, object]:
-    """Name -> value of every setting, in JSON's types."""
+    """Name -> value of every setting, in JSON types."""
     return {field.name: _plain(getattr(stage, field.name)) for field in fields(stage)}  # type: ignore[arg-type]
 
 
 def inactive_settings(stage: object) -> dict[str, str]:
-    """Settings that the others' values leave unread -> the condition on which they would be read."""
+    """Settings that are not read, given the values of the others -> the condition under which they are read."""
     marks = {name: info.metadata for name, info in _field_info(type(stage)).items()}
     return {
         name: mark.condition
@@ -103,9 +104,10 @@ def inactive_settings(stage: object) -> dict[str, str]:
 
 
 def hashed_values(stage: object, *, masks: bool = True) -> dict[str, object]:
-    """The settings as they enter a fingerprint: places, speed and what nothing reads left out, files by content.
+    """The settings as they enter a fingerprint: without paths, performance settings and inactive settings; files are
+    replaced by a hash of their content.
 
-    Without `masks`, those of masks that only measure are left out too.
+    Without `masks`, settings about masks that are only used for evaluation are left out too.
     """
     left_out: tuple[type, ...] = (
         (NotHashedPath, PerformanceOnly) if masks else (NotHashedPath, PerformanceOnly, MeasuringOnly)

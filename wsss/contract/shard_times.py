@@ -1,7 +1,7 @@
-"""How long workers were at work on the shards of one instance: noted by every worker, read once by the driver.
+"""How long workers took for the shards of one instance: noted by every worker, read once by the driver.
 
-Every process appends to a file of its own in the instance's folder, so nothing is locked, and what a run that was
-stopped has noted is there when it resumes.
+Every process appends to its own file in the instance's folder, so no locks are needed, and the notes of a run that was
+stopped are still there when it resumes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ FOLDER = "shard_times"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTimes:
-    """What the workers of one instance noted."""
+    """The times that the workers of one instance noted."""
 
     seconds: Mapping[str, float]
-    """Shard -> seconds that a worker spent on it, without what it loads before its first one."""
+    """Shard -> seconds that a worker spent on it, without the time for loading before its first shard."""
     first: frozenset[str]
-    """Shards that were some worker's first: what is imported or compiled on first use is in their seconds."""
+    """Shards that were a worker's first: their seconds include imports and compilation on first use."""
     workers: int
     """Processes that finished a shard."""
 
@@ -36,12 +36,12 @@ def note_seconds(folder: Path, shard: str, seconds: float) -> None:
         path.parent.mkdir(exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps([shard, seconds]) + "\n")
-    except OSError:  # only a plan would read it: no reason to stop the work
+    except OSError:  # only `wsss plan` uses these times, so the work continues without them
         return
 
 
 def read_times(folder: Path) -> ShardTimes:
-    """What was noted; of a shard that was worked on twice, one of them. Half-written lines are passed over."""
+    """The noted times; for a shard that was worked on twice, one of the two. Half-written lines are skipped."""
     found: dict[str, float] = {}
     first: set[str] = set()
     paths = sorted((folder / FOLDER).glob("*.jsonl"))
@@ -58,5 +58,5 @@ def read_times(folder: Path) -> ShardTimes:
 
 
 def remove_times(folder: Path) -> None:
-    """Remove the notes, once they are in the run record."""
+    """Remove the notes, after they have been copied to the run record."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Workers for stages that make one record of every sample: one at a time, or several images of one size together.
+"""Workers for stages that make one record per sample: one image at a time, or several images of one size together.
 
 Shape letters: `H W` pixels.
 """
@@ -18,11 +18,11 @@ from shards.records import BadSampleError, Missing, Record, Sample
 from wsss.contract.stage import ShardWorker
 
 _WINDOW = 8
-"""Images of equal size are looked for among this many times as many as are looked at together."""
+"""Images of equal size are searched for among this many times `batch_images` consecutive images."""
 _T = TypeVar("_T")
 Joined = Mapping[str, Record]
 MakeGroup = Callable[[Sequence[Joined], Sequence[np.ndarray]], Sequence[Record]]
-"""(joined records, their images u8[H, W, 3], all of one size) -> a record of each."""
+"""(joined records, their images u8[H, W, 3], all of one size) -> one record for each."""
 
 
 def work_per_record(
@@ -33,8 +33,9 @@ def work_per_record(
 ) -> ShardWorker:
     """The worker that joins `layers` (one of them `samples`) by key and makes one record of each group.
 
-    What is missing in a layer is passed on as missing; where `make` raises `BadSampleError` its text is the reason.
-    `leave_out`: gives, for a group and the shard's name, what stands in for a record that settings leave out.
+    A record that is missing in a layer is passed on as missing. If `make` raises `BadSampleError`, the record becomes
+    missing with that error's text as the reason. `leave_out`: called with a group and the shard's name, returns the
+    `Missing` for a record that the settings leave out, or None.
     """
 
     def work(shard: str) -> Iterator[Record | Missing]:
@@ -60,10 +61,10 @@ def work_per_group(
     batch_images: int,
     leave_out: Callable[[Joined, str], Missing | None],
 ) -> ShardWorker:
-    """The worker that joins `layers` (one of them `samples`) by key and makes the records of images of one size, at
-    most `batch_images` of them, together. The records come in the samples' order.
+    """The worker that joins `layers` (one of them `samples`) by key and makes the records of up to `batch_images`
+    images of one size together. The records are returned in the samples' order.
 
-    What is missing, left out or does not decode is passed on with its reason, as by `work_per_record`.
+    Records that are missing, left out or cannot be decoded are passed on with their reason, as by `work_per_record`.
     """
 
     def work(shard: str) -> Iterator[Record | Missing]:
@@ -83,28 +84,28 @@ def _records(
 ) -> Iterator[Record | Missing]:
     made: dict[int, Record | Missing] = {}
     by_size: dict[tuple[int, int], list[tuple[int, Joined, np.ndarray]]] = {}
-    for place, joined in enumerate(window):
+    for index, joined in enumerate(window):
         if isinstance(joined, Missing):
-            made[place] = joined
+            made[index] = joined
             continue
         if (left_out := leave_out(joined, shard)) is not None:
-            made[place] = left_out
+            made[index] = left_out
             continue
         sample = cast(Sample, joined["samples"])
         try:
-            by_size.setdefault(sample.size, []).append((place, joined, sample.image))
+            by_size.setdefault(sample.size, []).append((index, joined, sample.image))
         except BadSampleError as error:
-            made[place] = Missing(key=sample.key, reason=str(error))
+            made[index] = Missing(key=sample.key, reason=str(error))
     for of_size in by_size.values():
         for group in _batched(of_size, batch_images):
-            places, together, images = zip(*group, strict=True)
+            indices, together, images = zip(*group, strict=True)
             note(sample=", ".join(cast(Sample, joined["samples"]).key for joined in together))
-            made |= zip(places, make(together, images), strict=True)
-    yield from (made[place] for place in range(len(window)))
+            made |= zip(indices, make(together, images), strict=True)
+    yield from (made[index] for index in range(len(window)))
 
 
 def _batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Lists of `size` items, the last one maybe shorter."""
+    """Lists of `size` items; the last one may be shorter."""
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group

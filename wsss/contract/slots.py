@@ -1,4 +1,4 @@
-"""The inputs of a stage: what may fill a slot is said by what flows, never by which stage made it."""
+"""The inputs of a stage: a slot accepts a type of record or of trained network, whichever stage made it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Slot(Protocol):
         ...
 
     def must_be_named(self, stage: type) -> bool:
-        """True if such an instance fills the slot only where a recipe names it under `inputs`.
+        """True if such an instance fills the slot only if a recipe names it under `inputs`.
 
-        Otherwise the latest fitting instance before the stage is taken.
+        Otherwise the last matching instance before the stage is used.
         """
         ...
 
     def __str__(self) -> str:
-        """What fills the slot, for messages."""
+        """What the slot accepts, for messages."""
         ...
 
 
@@ -33,7 +33,7 @@ class Records:
 
     types: tuple[type[Record], ...]
     only_named: tuple[type[Record], ...] = ()
-    """Types among them that are never taken unless a recipe names them."""
+    """Those of `types` that are never used unless a recipe names their instance."""
 
     def accepts(self, stage: type) -> bool:
         return getattr(stage, "record_kind", None) in {record.kind for record in self.types}
@@ -47,7 +47,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Trained:
-    """A slot for a training: any stage of this class, which says what its trained network offers."""
+    """A slot for a training: any stage of this class, which defines what its trained network provides."""
 
     training: type
 

@@ -1,15 +1,15 @@
-"""The contract of a stage, and of an instance: a stage with its place in a recipe.
+"""The interface of a stage, and of an instance: a stage as part of a recipe.
 
-A stage is a frozen dataclass: its fields are its settings, its class attributes say what it reads, its methods say
-how. Three kinds, one verb of the runtime each:
+A stage is a frozen dataclass: its fields are its settings, its class attributes declare its inputs, and its methods do
+the work. There are three kinds; the runtime has one method for each:
 
-| kind | offers | the runtime's verb |
+| kind | provides | method of the runtime |
 |---|---|---|
 | `Fit` | a training task and its data | `fit` |
-| `Map` | a worker: one shard in, records of one shard out | `map` |
-| `Reduce` | a counter: one shard in, integer counts out; and what to make of their sum | `reduce` |
+| `Map` | a worker: from one shard, the records of one shard | `map` |
+| `Reduce` | a counter: from one shard, integer counts; and a function of their sum | `reduce` |
 
-Stages never see Ray, DeepSpeed, MLflow or a rank.
+Stages never use Ray, DeepSpeed, MLflow or ranks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ShardCounter = Callable[[str], Counts]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a stage found out, apart from the records or weights it wrote."""
+    """The results of a stage, apart from the records or weights it wrote."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
@@ -65,66 +65,66 @@ class Outcome:
 
 @settings
 class Stage:
-    """A named step with settings. `slots` says, for every input, what may fill it."""
+    """A named step with settings. `slots` defines its inputs and what may fill each of them."""
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Raised by hand whenever the same settings would give another result: it enters the fingerprint."""
+    """Increased by hand when a code change makes the same settings give another result. Enters the fingerprint."""
     slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "network"
-    """What a training leaves, in words: classifier, segmenter, …"""
+    """What a training produces, in words: classifier, segmenter, …"""
 
     def used_slots(self) -> tuple[str, ...]:
-        """The slots that these settings read; the others stay empty."""
+        """The slots that these settings use; the others stay empty."""
         return tuple(self.slots)
 
     def draws(self) -> bool:
-        """True if the result depends on the recipe's seed with these settings: only then it enters the fingerprint."""
+        """True if the result depends on the recipe's seed with these settings; only then the fingerprint has it."""
         return False
 
     def supervision(self) -> Literal["image", "semi", "full"]:
-        """Labels that these settings train with: image-level labels, masks of some images, masks of all."""
+        """Labels that these settings train with: image-level labels, masks of some images, or masks of all images."""
         return "image"
 
     def reads_boxes(self) -> bool:
-        """True where these settings train with boxes, annotated or made."""
+        """True if these settings train with boxes, annotated or generated."""
         return False
 
     def reads_masks(self) -> bool:
-        """True if these settings read the samples' masks, to measure or to train."""
+        """True if these settings read the samples' masks, for evaluation or training."""
         return False
 
     def signature(self, *, masks: bool = True) -> str:
-        """What enters the fingerprint besides settings and inputs: a hash of data that lies outside the run.
+        """What enters the fingerprint besides settings and inputs: a hash of data stored outside the run.
 
-        Without `masks`: of what is read where no mask is.
+        Without `masks`: a hash of the data other than masks.
         """
         return ""
 
     def is_intact(self, instance: Instance) -> bool:
-        """True where what the finished stage made is still whole, as far as a look at names and sizes tells."""
+        """True if the output of the finished stage is still complete, judging by file names and sizes only."""
         return True
 
     def check(self, instance: Instance) -> None:
-        """Raise ValueError where settings and inputs do not fit together, before anything runs."""
+        """Raise ValueError if settings and inputs do not fit together, before anything runs."""
 
     def skip_reason(self, instance: Instance) -> str:
-        """Why this instance has nothing to do, asked when all it reads is done; empty where it is to run."""
+        """Why this instance has nothing to do, empty if it has to run; called when all its inputs are done."""
         return ""
 
     def cost(self, instance: Instance, context: PlanContext) -> Work | None:
-        """What `wsss plan` counts for an instance; None where the stage does not state it."""
+        """The work that `wsss plan` counts for an instance; None if the stage does not define it."""
         return None
 
     def preview(self, instance: Instance) -> list[str]:
-        """Lines that `wsss show` prints of this stage before it runs: what the data that are there let foresee."""
+        """Lines that `wsss show` prints about this stage before it runs: what existing data allow to predict."""
         return []
 
     def check_environment(self, instance: Instance) -> None:
-        """Raise ValueError where this machine's libraries cannot do what the settings ask.
+        """Raise ValueError if this machine's libraries cannot do what the settings ask.
 
-        Asked before anything runs, and only of stages that would run: unlike `check` it may import what takes seconds.
+        Called before anything runs, and only for stages that will run. Unlike `check`, it may import slow libraries.
         """
 
 
@@ -134,17 +134,17 @@ class Map(Stage):
 
     record_kind: ClassVar[str]
     aligned_with: ClassVar[str] = "samples"
-    """The slot whose shards this stage's shards stand beside; `samples` where it is not filled."""
+    """The slot whose shard names and boundaries this stage's shards share; `samples` if that slot is not filled."""
     uses_torch: ClassVar[bool] = True
-    """False where the worker computes without torch, which it is then not given."""
+    """False if the worker computes without torch; then torch is not set up in it."""
 
     splits: Splits = ("train", "val")
-    """Splits to work on."""
+    """Splits to process."""
     max_shards: Annotated[int, Field(ge=1)] | None = None
-    """At most this many shards of each split, from the front; all of them where not given."""
+    """Process at most this many shards of each split, starting with the first; all of them if not given."""
 
     def given_labels(self) -> bool:
-        """True if a record is made with the labels of its image: such results are told apart from all others."""
+        """True if a record is made with the labels of its image: such results are reported separately from others."""
         return True
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
@@ -152,48 +152,50 @@ class Map(Stage):
         return frozenset()
 
     def shards(self, instance: Instance) -> list[str]:
-        """The shards this stage writes, in order."""
+        """The names of the shards this stage writes, in order."""
         aligned_with = self.aligned_with if self.aligned_with in instance.inputs else "samples"
         upstream = instance.inputs[aligned_with].layer.shards()
         chosen = [_first([s for s in upstream if split_of(s) == split], self.max_shards) for split in self.splits]
         if empty := [split for split, names in zip(self.splits, chosen, strict=True) if not names]:
             have = sorted({split_of(shard) for shard in upstream})
-            raise ValueError(f"{instance.name}.splits names {empty[0]!r}; {aligned_with} has {', '.join(have)}")
+            raise ValueError(
+                f"{instance.name}.splits names {empty[0]!r}, but {aligned_with} has only {', '.join(have)}"
+            )
         return [name for names in chosen for name in names]
 
     def is_intact(self, instance: Instance) -> bool:
         try:
             return instance.layer.is_complete(self.shards(instance))
-        except ShardError:  # what it reads is not complete any more
+        except ShardError:  # its input layer is not complete any more
             return False
 
     def tars(self) -> RemoteTars | None:
-        """Where the tars of this stage's layer lie, if not in its own folder."""
+        """Where the tars of this stage's layer are stored, if not in its own folder."""
         return None
 
     def arrays_per_record(self) -> int:
-        """Sets of maps, or label maps, that a record holds with these settings; `wsss plan` counts bytes by it."""
+        """Number of label maps or sets of maps in a record with these settings, for the byte counts of `wsss plan`."""
         return 1
 
     def prepare(self, instance: Instance) -> None:
-        """Write down, once and before the first shard, what all workers must agree on. Called again on every resume."""
+        """Write, once before the first shard, the data that all workers must agree on. Called again on every resume."""
 
     def take(self, instance: Instance, shard: str) -> bool:
-        """Take over a shard that was made elsewhere, in place of making it; False where there is none."""
+        """Reuse a shard that was made elsewhere instead of making it; False if there is none."""
         return False
 
     def outcome(self, instance: Instance) -> Outcome:
-        """What the complete layer shows besides its numbers of records: further metrics, and lines to print."""
+        """Results from the complete layer besides its record counts: further metrics, and lines to print."""
         return Outcome()
 
     @abstractmethod
     def worker(self, instance: Instance) -> ShardWorker:
-        """Load what the work needs (once per actor) and return the function from a shard's name to its records."""
+        """Load the networks and data (once per actor); return the function from a shard's name to its records."""
 
 
 @settings
 class DataStage(Map):
-    """A stage that makes the samples, which all other layers stand beside."""
+    """A stage that makes the samples, to which the shards of all other layers correspond."""
 
     record_kind: ClassVar[str] = Sample.kind
 
@@ -203,19 +205,19 @@ class DataStage(Map):
         """The class list of the data set."""
 
     def why_no_masks(self, split: str) -> str:
-        """The setting that keeps all images of a split without a mask, in words; empty where some may have one."""
+        """The setting because of which no image of a split has a mask, in words; empty if some may have one."""
         return ""
 
     def masks_only_measure(self) -> bool:
-        """True if nothing but masks is made of the masks: then labels and boxes are the same without them."""
+        """True if labels and boxes are not derived from the masks, so that they are the same without masks."""
         return False
 
     def expected_data(self) -> ExpectedData:
-        """What the settings tell of the images, for `wsss plan`."""
+        """What the settings say about the images, for `wsss plan`."""
         return ExpectedData()
 
     def without_data(self) -> DataStage:
-        """The same stage for a plan on a machine that does not have the data: it looks at no file."""
+        """The same stage for `wsss plan` on a machine that does not have the data: it reads no files."""
         return self
 
 
@@ -225,24 +227,24 @@ def _first(names: list[str], limit: int | None) -> list[str]:
 
 @settings
 class Reduce(Stage):
-    """A stage that turns every shard into `Counts`, which the driver adds up."""
+    """A stage that turns every shard into `Counts`, which the driver sums."""
 
     @abstractmethod
     def shards(self, instance: Instance) -> list[str]:
-        """The shards to count."""
+        """The names of the shards to count."""
 
     @abstractmethod
     def counter(self, instance: Instance) -> ShardCounter:
-        """Load what the work needs (once per actor) and return the function from a shard's name to its counts."""
+        """Load the networks and data (once per actor); return the function from a shard's name to its counts."""
 
     @abstractmethod
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
-        """What the summed counts say; files go into `instance.path`."""
+        """Results from the summed counts; files are written to `instance.path`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A stage as it stands in a recipe: its name, its inputs, its fingerprint and the folder of what it makes."""
+    """A stage of a recipe: its name, its inputs, its fingerprint and its output folder."""
 
     name: str
     stage: Stage
@@ -251,8 +253,8 @@ class Instance:
     fingerprint: str
     path: Path
     fingerprint_without_masks: str = ""
-    """Of samples: the fingerprint that they would have without masks that only measure. A stage that reads no mask has
-    this one in its own fingerprint, so that masks which are added later for `evaluate` train nothing again."""
+    """For samples: the fingerprint they would have without masks that are only used for evaluation. The fingerprints of
+    stages that read no masks include this one, so that masks added later for `evaluate` do not cause retraining."""
 
     @property
     def layer(self) -> Layer:
@@ -262,7 +264,7 @@ class Instance:
 
     @cached_property
     def samples(self) -> Instance:
-        """The instance that made the samples which this one descends from."""
+        """The instance that made the samples from which this one is derived."""
         if isinstance(self.stage, DataStage):
             return self
         return next(iter(self.inputs.values())).samples
@@ -280,13 +282,13 @@ class Instance:
         return self.data.taxonomy
 
     def stage_in(self, slot: str, kind: type[S]) -> S:
-        """The stage in a slot, as the class that the slot's declaration promises."""
+        """The stage that fills a slot, typed as the class that the slot declares."""
         stage = self.inputs[slot].stage
         assert isinstance(stage, kind), f"{self.name}.inputs.{slot} is {stage.kind}, declared as {kind.__name__}"
         return stage
 
     def run_record(self) -> RunRecord | None:
-        """What the finished stage recorded, or None where it is not finished."""
+        """The run record of the finished stage, or None if it is not finished."""
         try:
             record = RunRecord(**json.loads((self.path / RUN_RECORD).read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
@@ -294,7 +296,7 @@ class Instance:
         return record if isinstance(record.artifacts, dict) else None
 
     def is_done(self) -> bool:
-        """True where the stage finished and what it made is still there."""
+        """True if the stage finished and its output still exists."""
         record = self.run_record()
         if record is None or not all(Path(path).exists() for path in record.artifacts.values()):
             return False

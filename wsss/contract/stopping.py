@@ -1,4 +1,4 @@
-"""SIGTERM does what Ctrl-C does: what is under way is ended cleanly, and the same command resumes."""
+"""SIGTERM acts like Ctrl-C: running work is stopped cleanly, and the same command resumes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _arrived = False
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM arrived. A KeyboardInterrupt, since all that ends cleanly on Ctrl-C shall do so here as well."""
+    """SIGTERM arrived. A subclass of KeyboardInterrupt, so that code that stops cleanly on Ctrl-C does so here too."""
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 def catch_sigterm() -> bool:
-    """Take SIGTERM back from a library that took it for itself; does nothing, and is False, where nobody asked
-    `stop_on_sigterm` for it."""
+    """Install the handler again after a library replaced it. Does nothing and returns False outside `stop_on_sigterm`
+    or outside the main thread."""
     asked = _installed and threading.current_thread() is threading.main_thread()
     if asked:
         signal.signal(signal.SIGTERM, _stop)
@@ -50,12 +50,12 @@ def catch_sigterm() -> bool:
 
 
 def exit_status() -> int:
-    """Of a process that was stopped: 143 by SIGTERM, else 130. Ray makes a plain KeyboardInterrupt of either."""
+    """Exit status of a stopped process: 143 after SIGTERM, else 130. Ray turns both into a plain KeyboardInterrupt."""
     return 128 + (signal.SIGTERM if _arrived else signal.SIGINT)
 
 
 def raise_if_stopped() -> None:
-    """For loops that wait: a signal that arrived inside a library's own callback may have been swallowed there."""
+    """For loops that wait: a library's callback may have swallowed the exception raised by a signal."""
     if _installed and _arrived:
         raise TerminatedError
 
@@ -69,7 +69,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again() -> None:
-    """Python throws away what is raised in a destructor, or while it forks; that is where the signal met it."""
+    """Send SIGTERM again: Python discards exceptions raised in a destructor or while forking, where it arrived."""
     global _arrived
     _arrived = False
     timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""build_shards: a data set on disk -> the layer `samples`, which all other layers stand beside."""
+"""build_shards: from a data set on disk, the layer `samples`, to which the shards of all other layers correspond."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from wsss.stages.data_sets.expected import class_list, expected_data, listing_fi
 from wsss.stages.data_sets.registry import DataSettings, open_data_set, why_no_masks
 
 UNSIZED = 128
-"""Samples per shard where neither a count is given nor the images have a size before they are read (`toy`)."""
+"""Samples per shard if no count is given and image sizes are not known before reading (`toy`)."""
 _CUT_BY_BYTES = ActiveIf(
-    "shard_size = 0, and not of the sources toy and shards",
+    "shard_size = 0 and a source other than toy and shards",
     lambda stage: stage.shard_size == 0 and stage.source not in ("toy", "shards"),
 )
 
@@ -47,25 +47,25 @@ _CUT_BY_BYTES = ActiveIf(
 class BuildShards(DataSettings, DataStage):
     """Copy a data set's images, labels and masks into shards; image bytes are not re-encoded.
 
-    Shards that were built before are read where they lie: then only their index and rows are copied.
+    Shards that were built before are read in place: only their index and manifest entries are copied.
     """
 
     kind: ClassVar[str] = "build_shards"
     uses_torch: ClassVar[bool] = False
 
     source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
-    """How the data set lies on disk (shards/README.md has the layouts); `toy` is drawn in code; `shards` are finished
-    ones, in a folder or at an s3:// or http(s):// address."""
+    """Layout of the data set on disk (see shards/README.md); `toy` is drawn in code; `shards` are finished shards, in a
+    folder or at an s3:// or http(s):// address."""
     shard_size: Annotated[int, Field(ge=0), active_unless("shard_size", 0)] = 0
-    """Samples per shard; 0 boundaries the list by `shard_megabytes`."""
+    """Samples per shard; with 0, `shard_megabytes` determines the shard boundaries."""
     shard_megabytes: Annotated[float, Field(gt=0), _CUT_BY_BYTES] = 100.0
-    """Bytes per shard, about, in millions: the list is cut into the fewest shards of equal shares of the image files'
-    bytes. A shard is what a worker takes, repeats after a fault and has lost when it is killed, in every stage: large
-    ones are read fast and are few, small ones keep many workers busy and lose little."""
+    """Approximate size of a shard in millions of bytes. In every stage a worker processes one shard at a time, and
+    repeats the shard after a failure. Large shards are read faster and give fewer files; small shards keep more workers
+    busy and lose less work when one is killed."""
 
     @cached_property
     def data(self) -> Source | FinishedShards:
-        """The data set behind these settings."""
+        """The data set that these settings describe."""
         return open_data_set(self.source, self, self.splits)
 
     @property
@@ -74,7 +74,7 @@ class BuildShards(DataSettings, DataStage):
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         fields = {"saliency"} if self.source == "voc" and self.saliency else set()
-        # Samples that finished shards hold are not opened for this: the training counts them.
+        # Finished shards are not opened to check for boxes; the training checks.
         if self.boxes != "none" or self.source in ("toy", "shards"):
             fields.add("boxes")
         return frozenset(fields)
@@ -89,20 +89,20 @@ class BuildShards(DataSettings, DataStage):
         return why_no_masks(self.source, self, split)
 
     def check(self, instance: Instance) -> None:
-        _ = self.taxonomy  # raises where a class name is unknown
+        _ = self.taxonomy  # raises if a class name is unknown
         if unknown := sorted(set(self.masked_splits) - {*self.splits, "train", "val"}):
             raise ValueError(f"masked_splits names {unknown[0]!r}; splits has {', '.join(self.splits)}")
         if isinstance(self.data, FinishedShards):
             for split in self.splits:
-                self.data.shards(split)  # raises where there are none
+                self.data.shards(split)  # raises if there are none
             return
         seen: dict[str, str] = {}
         for split in self.splits:
             for listed in self.data.list_split(split):
                 if listed.key in seen:
                     raise ValueError(
-                        f"{listed.key!r} is in the lists of both {seen[listed.key]!r} and {split!r}; what is measured "
-                        "on must not be trained on, take it out of one"
+                        f"{listed.key!r} is in the lists of both {seen[listed.key]!r} and {split!r}; images used for "
+                        "evaluation must not be trained on, so remove it from one of the lists"
                     )
                 seen[listed.key] = split
 
@@ -117,12 +117,12 @@ class BuildShards(DataSettings, DataStage):
         return names
 
     def prepare(self, instance: Instance) -> None:
-        """Look at the files once, for all workers, and for good: what becomes of a file later moves no cut."""
+        """Read the file sizes once for all workers and write the shard boundaries; later changes do not move them."""
         if not isinstance(self.data, FinishedShards) and not self.shard_size:
             write_boundaries(instance.path, self._boundaries(instance))
 
     def _boundaries(self, instance: Instance) -> dict[str, Boundaries]:
-        """Split -> where its shards begin in its list: as kept with the layer, else from the listing."""
+        """Split -> its shard boundaries: those stored with the layer, else computed from the list of images."""
         data = self.data
         assert not isinstance(data, FinishedShards)
         lengths = {split: len(data.list_split(split)) for split in self.splits}
@@ -140,7 +140,7 @@ class BuildShards(DataSettings, DataStage):
         return boundaries
 
     def tars(self) -> RemoteTars | None:
-        # Another data set is not opened for it: a finished layer is read where what it was made of is gone.
+        # Other data sets are not opened here: a finished layer stays readable after its data set is gone.
         if self.source != "shards" or not isinstance(self.data, FinishedShards):
             return None
         return self.data.tars
@@ -152,7 +152,7 @@ class BuildShards(DataSettings, DataStage):
         return True
 
     def outcome(self, instance: Instance) -> Outcome:
-        """The masks against the labels, from the shards' rows."""
+        """Compare the masks with the labels, from the shards' manifest entries."""
         with opened(str(instance.path), tars=self.tars()) as layer:
             summary = summarise(layer)
         metrics = {
@@ -164,7 +164,7 @@ class BuildShards(DataSettings, DataStage):
         return Outcome(metrics=metrics, notes=(*lines, *mask_lines(summary)))
 
     def _class_lines(self, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-        """The classes, where no list says which there are. `counts`: split -> name -> images."""
+        """Lines on the classes of data sets without a class list. `counts`: split -> name -> images."""
         if self.source == "folder" and not self.class_list:
             return list(class_lines(counts))
         if self.source == "coco":
@@ -175,7 +175,7 @@ class BuildShards(DataSettings, DataStage):
         return []
 
     def preview(self, instance: Instance) -> list[str]:
-        """The classes of tables without a class list, with their images."""
+        """The classes of label tables without a class list, with their numbers of images."""
         if self.source != "folder" or self.class_list or not isinstance(self.data, FolderSource):
             return []
         return self._class_lines(self.data.class_counts())
@@ -212,11 +212,11 @@ class BuildShards(DataSettings, DataStage):
         return BuildShardsWithoutData(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Images copied, and decoded once to see that they can be; finished shards are read where they are."""
+        """Images are copied, and decoded once to check them; finished shards are read in place."""
         images = context.images()
         total, shards, size = sum(images.values()), context.num_shards(images), context.record_bytes()
         driver = {"driver_row": float(total)}
-        if self.source == "shards":  # rows and index alone are copied
+        if self.source == "shards":  # only manifest entries and index are copied
             load, storage = Load(), Storage(requests=shards + 1.0)
         else:
             load = Load(core={"decode_image": context.stats.megapixels, "write_sample": 1.0})
@@ -228,7 +228,7 @@ class BuildShards(DataSettings, DataStage):
 
 @settings
 class BuildShardsWithoutData(BuildShards):
-    """The same stage for a plan where the data are not: the classes come from the data set's own list."""
+    """The same stage for `wsss plan` without the data: the classes come from the data set's fixed class list."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -238,7 +238,7 @@ class BuildShardsWithoutData(BuildShards):
         return "planned without its data"
 
     def check(self, instance: Instance) -> None:
-        """Nothing: there is nothing to look at."""
+        """Does nothing: there are no data to check."""
 
     def tars(self) -> None:
         return None

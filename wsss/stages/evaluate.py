@@ -1,21 +1,24 @@
-"""evaluate: any layer of maps, seeds, labels or predictions against the masks, at the original size.
+"""evaluate: compares any layer of maps, seeds, labels or predictions with the masks, at the original size.
 
-What is measured follows from the record. Label maps: mean IoU, mean accuracy, pixel accuracy, boundary IoU, the scores
-of every image by itself. Instances: the same of their classes, and how many there are (no mask tells instances apart).
-Score maps: the same at the background threshold that is best on one half of the split and scored on the other, and the
-reverse; but for boundary IoU and single images, which need one label map and not one per threshold. Seeds: how much of
-the image they cover, and how much of that is right.
+The metrics depend on the type of record:
+- Label maps: mean IoU, mean accuracy, pixel accuracy, boundary IoU, and the scores of each image.
+- Instances: the same metrics for their classes, and the number of instances (masks do not separate instances).
+- Score maps: the background threshold that is best on one half of the split is scored on the other half, and the
+  reverse. Boundary IoU and scores of single images are left out, since they need one label map instead of one per
+  threshold.
+- Seeds: the share of pixels they cover, and the share of those that is correct.
 
-Which classes a mean IoU is taken over is told by `wsss.ops.confusion.Scores`: `mean_iou` leaves out those in neither
-truth nor prediction (`absent_classes`), `mean_iou_all_classes` counts them as 0, and `mean_iou_present`, over the
-classes of the truth, is the one that no network gains on by never predicting a class (`skipped_classes`).
+`wsss.ops.confusion.Scores` documents the classes that each mean IoU averages over: `mean_iou` leaves out classes that
+are in neither truth nor prediction (`absent_classes`); `mean_iou_all_classes` counts them as 0; `mean_iou_present`
+averages over the classes in the truth, so that a network does not gain by never predicting a class
+(`skipped_classes`).
 
-Where predict kept what subsets of its views give (its setting `ablation`), each has its mean IoU beside the
-prediction's: `val.mean_iou.none` and so on.
+If predict stored label maps of subsets of its views (its setting `ablation`), the mean IoU of each is reported too:
+`val.mean_iou.none` and so on.
 
-Every mean IoU of a layer has an interval: 95 % of what it would be on images drawn anew from those measured. Score
-maps leave their counts by score bin, from which a sweep reads any background threshold without making labels; this
-holds for labels that the threshold alone makes: with a dense CRF after it, every threshold costs a CRF of its own.
+Every mean IoU of a layer has a 95 % bootstrap interval over the measured images. For score maps, the counts per score
+bin are saved; from them a sweep computes the result of any background threshold without making labels. With a dense CRF
+after the threshold this is not possible: each threshold needs its own CRF run.
 
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
@@ -49,7 +52,7 @@ from wsss.stages.segmenter.prediction_settings import PredictionSettings
 
 @settings
 class Evaluate(Reduce):
-    """Measure a layer against the masks. Masks are for measuring only."""
+    """Compare a layer with the masks. The masks are only used for evaluation."""
 
     kind: ClassVar[str] = "evaluate"
     revision: ClassVar[int] = 3
@@ -59,43 +62,43 @@ class Evaluate(Reduce):
     }
 
     title: str = ""
-    """Name of the row in the table; the instance's own where empty."""
+    """Name of the row in the results table; if empty, the instance's name."""
     splits: Splits = ("val",)
-    """Splits to measure, each by itself; the last one gives the figures of the leaderboard."""
+    """Splits to evaluate, each separately; the leaderboard shows the metrics of the last one."""
     boundary_width: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    """Width of the bands of boundary IoU as a share of the image's diagonal, for label maps; 0 leaves it out."""
+    """Label maps: width of the bands of boundary IoU as a share of the image's diagonal; 0 skips boundary IoU."""
     num_gallery_images: Annotated[int, Field(ge=0, le=100)] = 8
-    """Rows of the pictures of the best and of the worst images of a split, for label maps; 0 draws none."""
+    """Label maps: number of images in each of the two pictures of a split's best and worst images; 0 draws none."""
 
     def reads_masks(self) -> bool:
         return True
 
     def draws(self) -> bool:
-        """For the interval, images are drawn anew."""
+        """The bootstrap interval resamples images."""
         return True
 
     def check(self, instance: Instance) -> None:
         records = instance.stage_in("records", Map)
         if absent := sorted(set(self.splits) - set(records.splits)):
             raise ValueError(
-                f"{instance.name}.splits names {absent[0]!r}, which {instance.inputs['records'].name} does not make; "
-                f"it makes {', '.join(records.splits)}"
+                f"{instance.name}.splits names {absent[0]!r}, but {instance.inputs['records'].name} makes only "
+                f"{', '.join(records.splits)}; add it to {instance.inputs['records'].name}.splits, or remove it"
             )
 
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["records"].layer.shards() if split_of(shard) in self.splits]
 
     def skip_reason(self, instance: Instance) -> str:
-        """Data without masks are no fault: the run goes on to its predictions."""
+        """Data without masks are not an error: the run continues and makes its predictions."""
         samples = instance.inputs["samples"].layer
-        rows = (row for split in self.splits for row in samples.manifest_entries(split))
-        if any(fact is not False for row in rows for fact in row.entries.metadata("has_mask")):  # None: it is not known
+        manifest = (entry for split in self.splits for entry in samples.manifest_entries(split))
+        if any(has is not False for entry in manifest for has in entry.entries.metadata("has_mask")):  # None: unknown
             return ""
         splits = " and ".join(map(repr, self.splits))
         return f"no image of split {splits} has a mask, so nothing can be measured"
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Records of images with masks against these; the others are read and passed over."""
+        """Records of images with masks are compared with these; the others are read and skipped."""
         stats, stage = context.stats, instance.stage_in("records", Map)
         images = {split: count for split, count in context.images("records").items() if split in self.splits}
         masked = sum(count for split, count in images.items() if split in stats.masked_splits)
@@ -162,7 +165,7 @@ class Evaluate(Reduce):
         for split in self.splits:
             metrics |= {f"{split}.{name}": float(counts.total(f"{split}.{name}")) for name in TALLIES}
             if not counts.total(f"{split}.images"):
-                continue  # the table tells how many have no mask, or no record
+                continue  # the table shows how many images have no mask, or no record
             found = summarise(
                 counts,
                 instance,
@@ -184,6 +187,6 @@ class Evaluate(Reduce):
 
 
 def _subsets(instance: Instance) -> tuple[str, ...]:
-    """Subsets of the views whose label maps the records hold."""
+    """Subsets of the views whose label maps are stored in the records."""
     records = instance.inputs["records"].stage
     return records.ablation if isinstance(records, PredictionSettings) else ()

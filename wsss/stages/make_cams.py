@@ -1,4 +1,4 @@
-"""make_cams: images and a classifier -> class activation maps of the classes present.
+"""make_cams: from images and a classifier, class activation maps of the classes present.
 
 Shape letters: `D` channels, `K` classes present, `H W` pixels, `h w` strided pixels.
 """
@@ -31,7 +31,7 @@ _TRAIN = "train"
 
 @settings
 class MakeCams(CamSettings, Map):
-    """Class activation maps over several scales and flips, on the stride-4 grid."""
+    """Class activation maps, merged over several scales and flips, on the stride-4 grid."""
 
     kind: ClassVar[str] = "make_cams"
     revision: ClassVar[int] = 3
@@ -43,7 +43,7 @@ class MakeCams(CamSettings, Map):
     }
 
     second_classifier: bool = False
-    """Classes that the classifier does not learn get their maps from the one in slot `second_classifier`."""
+    """Take the maps of classes that the classifier does not learn from the classifier in slot `second_classifier`."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "second_classifier" or self.second_classifier)
@@ -62,23 +62,23 @@ class MakeCams(CamSettings, Map):
             self._check_second_classifier(instance)
         if self.target_layer != LAST_LAYER and self.method not in GRADIENT_METHODS:
             raise ValueError(
-                f"{instance.name}.target_layer = {self.target_layer!r} is for {', '.join(GRADIENT_METHODS)}; "
-                f"method = {self.method!r} reads the last layer, leave target_layer out"
+                f"{instance.name}.target_layer = {self.target_layer!r} is only for {', '.join(GRADIENT_METHODS)}; "
+                f"method = {self.method!r} reads the last layer, so remove target_layer"
             )
 
         if self.normalisation == "global" and self.second_classifier:
             raise ValueError(
-                f"{instance.name}.normalisation = 'global' is not for second_classifier = true: maps of two "
-                "classifiers have no common scale; leave one of them out"
+                f"{instance.name}.normalisation = 'global' cannot be used with second_classifier = true: maps of two "
+                "classifiers have no common scale; remove one of the two settings"
             )
         if self.normalisation == "global" and self.method == "stochastic":
             raise ValueError(
-                f"{instance.name}.normalisation = 'global' is not for method = 'stochastic': each of its maps is "
-                "divided by its own maximum before they are averaged; leave normalisation out"
+                f"{instance.name}.normalisation = 'global' cannot be used with method = 'stochastic': each of its maps "
+                "is divided by its own maximum before they are averaged; remove normalisation"
             )
 
     def check_environment(self, instance: Instance) -> None:
-        """Look whether the layer is there and gives a map, in a pass without numbers."""
+        """Check that the layer exists and yields a map, by a forward pass on the meta device."""
         if self.target_layer == LAST_LAYER:
             return
         import torch
@@ -116,15 +116,15 @@ class MakeCams(CamSettings, Map):
             names = ", ".join(instance.taxonomy.name_of(c) for c in sorted(both)[:3])
             raise ValueError(
                 f"{instance.name}.second_classifier: {one.name} and {other.name} both learn {names}; name two "
-                'classifiers in inputs = { classifier = "...", second_classifier = "..." }, and give the first '
-                "dropped_classes and the other only_classes"
+                'different classifiers in inputs = { classifier = "...", second_classifier = "..." }, and set '
+                "dropped_classes on the first and only_classes on the second"
             )
 
     def arrays_per_record(self) -> int:
         return 2 if self.method == "stochastic" else 1  # their mean and their maximum
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Views of images that show a class, through every classifier; then maps of the classes present."""
+        """Views of images with a class, through every classifier; then the maps of the classes present."""
         from wsss.stages.classifier.cost import cams_load
 
         load = Load()
@@ -160,7 +160,7 @@ class MakeCams(CamSettings, Map):
 
 
 def _of_dropped_classes(sample: Sample, shard: str, learned: Collection[int]) -> Missing | None:
-    """A training image of dropped classes alone would be learned as background; None for all others."""
+    """`Missing` for a training image with only dropped classes, which would be learned as background; else None."""
     if split_of(shard) != _TRAIN or not sample.classes or set(learned) & set(sample.classes):
         return None
-    return Missing(key=sample.key, reason="its labels are all of classes that no classifier learns", left_out=True)
+    return Missing(key=sample.key, reason="no classifier learns any of its classes", left_out=True)

@@ -1,6 +1,6 @@
-"""make_instance_labels: activation maps and IRNet -> a map of instances, each with its class and its score.
+"""make_instance_labels: from activation maps and IRNet, a map of instances, each with its class and its score.
 
-Semantic labels need only IRNet's boundaries (make_scores); the displacement field is computed here alone.
+Semantic labels need only IRNet's boundaries (make_scores); only this stage computes the displacement field.
 
 Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid, `I` instances.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @settings
 class MakeInstanceLabels(Map):
-    """Tell objects of one class apart by IRNet's displacement field: refined to centroids, walked per instance."""
+    """Separate objects of one class with IRNet's displacement field: find centroids, then walk per instance."""
 
     kind: ClassVar[str] = "make_instance_labels"
     record_kind: ClassVar[str] = InstanceLabel.kind
@@ -44,19 +44,19 @@ class MakeInstanceLabels(Map):
     }
 
     num_refinements: Annotated[int, Field(ge=0)] = 300
-    """The displacement field is followed for this many steps, or until a step moves nothing."""
+    """Number of steps for which the displacement field is followed; it stops earlier if a step moves nothing."""
     centroid_threshold: Annotated[float, Field(gt=0)] = 2.5
-    """Connected pixels of shorter displacements are a centroid, in pixels of the stride-4 grid."""
+    """Connected pixels whose displacement is shorter than this form a centroid, in pixels of the stride-4 grid."""
     radius: Annotated[int, Field(ge=2)] = 5
-    """A step of the walk reaches pixels nearer than this, in pixels of the stride-4 grid."""
+    """A step of the random walk reaches pixels nearer than this, in pixels of the stride-4 grid."""
     beta: Annotated[float, Field(gt=0)] = 10.0
-    """Exponent of the affinities: larger ones make boundaries harder to cross."""
+    """Exponent of the affinities: larger values make boundaries harder to cross."""
     num_steps_log2: Annotated[int, Field(ge=0, le=16)] = 8
-    """The walk takes 2 ** this many steps."""
+    """The random walk takes 2 ** this many steps."""
     background_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Pixels whose scores all stay below this belong to no instance."""
     min_area: Annotated[float, Field(ge=1e-4, le=1)] = 0.01
-    """Connected parts smaller than this share of the image are no instances."""
+    """Connected components smaller than this share of the image are not instances."""
 
     def check(self, instance: Instance) -> None:
         affinity = instance.inputs["affinity"]
@@ -64,11 +64,12 @@ class MakeInstanceLabels(Map):
         if network != "irnet":
             raise ValueError(
                 f"{instance.name} needs IRNet's displacement field, which {affinity.name}.network = {network!r} does "
-                f'not have; set {affinity.name}.network = "irnet", or name another in {instance.name}.inputs.affinity'
+                f'not have; set {affinity.name}.network = "irnet", or name another training in '
+                f"{instance.name}.inputs.affinity"
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """IRNet's boundaries and displacements, followed to centroids; a walk per instance."""
+        """IRNet's boundaries and displacements, followed to centroids; a random walk per instance."""
         network, stats = context.network("affinity"), context.stats
         flops = sum(network.forward(stats.size, method=method) for method in ("forward", "edge_logits"))
         load = Load(core={"decode_image": stats.megapixels})
@@ -138,7 +139,8 @@ class MakeInstanceLabels(Map):
 def boundary_and_displacement(network: IRNet, image_13HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Boundary probability f32[h, w] and displacement field f32[1, 2, h, w].
 
-    Boundary logits of the image and its mirror image are averaged before the sigmoid; the field is the image's alone.
+    Boundary logits of the image and its mirror image are averaged before the sigmoid; the displacement field is
+    computed from the unmirrored image only.
 
     Source: irn's public code.
     """

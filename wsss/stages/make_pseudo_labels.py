@@ -1,4 +1,4 @@
-"""make_pseudo_labels: class scores -> label maps, by a score of the background and a dense CRF.
+"""make_pseudo_labels: from class scores, label maps, by a score of the background and a dense CRF.
 
 Shape letters: `K` classes present, `L` = K + 1 labels with the background first, `H W` pixels, `h w` the stride-4 grid.
 """
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @settings
 class MakePseudoLabels(CrfSettings, Map):
-    """The class of the highest score where that reaches the background's, then the dense CRF."""
+    """Each pixel gets the class with the highest score, or background if the background's score is higher; then the
+    dense CRF."""
 
     kind: ClassVar[str] = "make_pseudo_labels"
     revision: ClassVar[int] = 2
@@ -34,16 +35,16 @@ class MakePseudoLabels(CrfSettings, Map):
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "scores": Records((ScoreRecord,))}
 
     background: Literal["threshold", "power", "propagated"] = "threshold"
-    """The background's score: a threshold (IRNet); (1 - largest score) to a power; or as make_scores propagated it with
-    the classes' (AffinityNet)."""
+    """The background's score: `threshold`, a constant (IRNet); `power`, (1 - largest score) to a power; or
+    `propagated`, the one that make_scores propagated together with the classes' scores (AffinityNet)."""
     background_threshold: Annotated[float, Field(gt=0, lt=1), active_with("background", "threshold")] = 0.25
     """threshold: pixels whose scores all stay below this are background."""
     background_exponent: Annotated[float, Field(gt=0), active_with("background", "power")] = 4.0
-    """power: a larger one makes less background."""
+    """power: the exponent; larger values give less background."""
     refine: Literal["crf", "none"] = "crf"
-    """Refine by the dense CRF, or leave the labels as the threshold makes them."""
+    """`crf` refines the labels with the dense CRF; `none` keeps them as the threshold makes them."""
     crf_start: Annotated[Literal["labels", "scores"], active_with("refine", "crf")] = "labels"
-    """What the CRF starts from: the labels, or the scores themselves with the background's score beside them."""
+    """Initial state of the CRF: the labels, or the scores of the classes and the background."""
 
     def check(self, instance: Instance) -> None:
         scores = instance.inputs["scores"]
@@ -55,7 +56,7 @@ class MakePseudoLabels(CrfSettings, Map):
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Scores to pixels, then the dense CRF."""
+        """Upsampling of the scores to pixels, then the dense CRF."""
         stats = context.stats
         load = Load(core={"seeds": stats.megapixels * stats.labels})
         if self.refine == "crf":
@@ -86,7 +87,7 @@ class MakePseudoLabels(CrfSettings, Map):
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         if self.refine == "crf" and len(scores.classes):
             share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
-        # Without a CRF the scores decide: divided by their sum, two different ones may round to the same share.
+        # Without a CRF compare the scores, not the shares: two different scores may round to the same share.
         confidence_HW, index_HW = share_LHW.amax(0), (share_LHW if self.refine == "crf" else planes_LHW).argmax(0)
         ids_L = torch.tensor([0, *scores.classes.tolist()], dtype=torch.uint8, device=device)
         confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
@@ -108,7 +109,7 @@ class MakePseudoLabels(CrfSettings, Map):
             return upsample(scores.background[None], scores.size, device=scores_KHW.device)[0]
         if self.background == "power":
             return exponent_scores(scores_KHW, exponent=self.background_exponent)[0]
-        # Just below the threshold: a score that reaches it wins, as everywhere, though the background stands first.
+        # Just below the threshold, so that a score equal to it wins: argmax takes the first of equals, the background.
         below = torch.nextafter(torch.tensor(self.background_threshold), torch.tensor(0.0)).item()
         return torch.full(scores.size, below, device=scores_KHW.device)
 

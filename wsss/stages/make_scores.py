@@ -1,4 +1,4 @@
-"""make_scores: activation maps, propagated along affinities -> class scores, before any threshold or CRF.
+"""make_scores: from activation maps propagated along affinities, class scores before any threshold or CRF.
 
 Shape letters: `B` images, `K` classes present, `L` planes (K, or K + 1 with the background's first), `H W` pixels,
 `h w` the stride-4 grid.
@@ -33,7 +33,7 @@ _WALKED = active_with("propagation", "walk")
 
 @settings
 class MakeScores(ConfidentImages, Map):
-    """Spread the maps by the random walk of IRNet, or of AffinityNet."""
+    """Spread the maps by the random walk of IRNet or AffinityNet."""
 
     kind: ClassVar[str] = "make_scores"
     record_kind: ClassVar[str] = ScoreRecord.kind
@@ -45,20 +45,23 @@ class MakeScores(ConfidentImages, Map):
     }
 
     propagation: Literal["walk", "none"] = "walk"
-    """`walk`: the random walk of the trained network; `none`: the maps as they are, to see what the walk is worth."""
+    """`walk`: the random walk of the trained network; `none`: the maps unchanged, to measure how much the walk
+    helps."""
     radius: Annotated[int, Field(ge=2), _WALKED] = 5
-    """A step reaches pixels nearer than this, in pixels of the network's grid: stride 4 (IRNet) or 8 (AffinityNet)."""
+    """A step of the random walk reaches pixels nearer than this, in pixels of the network's grid: stride 4 (IRNet) or 8
+    (AffinityNet)."""
     beta: Annotated[float, Field(gt=0), _WALKED] = 10.0
-    """Exponent of the affinities: larger ones make boundaries harder to cross (IRNet: 10; AffinityNet: 8)."""
+    """Exponent of the affinities: larger values make boundaries harder to cross (IRNet: 10; AffinityNet: 8)."""
     num_steps_log2: Annotated[int, Field(ge=0, le=16), _WALKED] = 8
-    """The walk takes 2 ** this many steps."""
+    """The random walk takes 2 ** this many steps."""
     normalisation: Annotated[Literal["global", "per_class"], _WALKED] = "global"
-    """What was propagated is divided by the largest score of all classes (irn), or each class by its own."""
+    """Propagated scores are divided by the largest score of all classes (`global`, as in irn), or by the largest of
+    their own class (`per_class`)."""
     background_exponent: Annotated[float, Field(gt=0)] | None = None
-    """The background gets a score of (1 - largest map) to this power, which is propagated and kept beside the classes'
-    (AffinityNet: 16); where not given there is none, and make_pseudo_labels makes the background."""
+    """The background's score is (1 - largest map) to this power, propagated and stored with the classes' scores
+    (AffinityNet: 16). If not given, there is no such score and make_pseudo_labels computes the background itself."""
     batch_images: Annotated[int, Field(ge=1)] = 1
-    """Images of equal size that are walked together: 1 on CPUs, 8 and more on a GPU."""
+    """Images of equal size that are processed together: use 1 on CPUs, 8 or more on a GPU."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "affinity" or self.propagation == "walk")
@@ -70,7 +73,7 @@ class MakeScores(ConfidentImages, Map):
         return frozenset() if self.background_exponent is None else frozenset({"background"})
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """The affinity network on an image, then the walk; nothing but reading and writing without a walk."""
+        """The affinity network on an image, then the random walk; without a walk, only reading and writing."""
         if "affinity" not in instance.inputs:
             return context.map_work(Load(), has_network=False, notes=self.plan_notes())
         from wsss.stages.affinity.cost import walk_load
@@ -105,9 +108,9 @@ class MakeScores(ConfidentImages, Map):
         return work_per_group(layers, make, batch_images=self.batch_images, leave_out=self.left_out)
 
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
-        """Of images of one size. Scores f16[K, h, w], where they were propagated divided by their maximum, as irn does.
+        """Scores f16[K, h, w] of images of one size; propagated ones are divided by their maximum, as irn does.
 
-        A background, where it is asked for, is the first plane.
+        The first plane is the background, if background_exponent is set.
         """
         import torch
 
@@ -126,13 +129,13 @@ class MakeScores(ConfidentImages, Map):
     def _record(self, cams: CamRecord, planes_Lhw: torch.Tensor) -> ScoreRecord:
         import torch
 
-        # Where all maps are next to nothing, the background's score is beyond what 16 bits hold.
+        # If all maps are almost zero, the background's score exceeds the range of float16.
         planes = planes_Lhw.clamp_max(torch.finfo(torch.float16).max).half().cpu().numpy()
         background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
         return ScoreRecord(key=cams.key, classes=cams.classes, scores=scores, background=background, size=cams.size)
 
     def _normalised(self, planes_Lhw: torch.Tensor, *, num_classes: int) -> torch.Tensor:
-        """Scores with a maximum of 1; the background's stays on the scale of the largest of them."""
+        """Scores with a maximum of 1; the background is divided by the largest score of all classes."""
         peaks_L11 = planes_Lhw.amax((1, 2), keepdim=True)
         largest = peaks_L11[-num_classes:].max()
         if self.normalisation == "global" or num_classes == 1:
@@ -142,7 +145,7 @@ class MakeScores(ConfidentImages, Map):
 
 
 def _together(planes: Sequence[torch.Tensor], walk: Walk, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    """Walk images of different numbers of planes as one stack, short ones filled up with planes of zeros."""
+    """Walk images with different numbers of planes as one stack, padded with planes of zeros."""
     import torch
     from torch.nn import functional
 

@@ -1,4 +1,4 @@
-"""make_seeds: activation maps -> confident pixels, 255 for the rest.
+"""make_seeds: from activation maps, labels of confident pixels; all other pixels are 255 (ignored).
 
 Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 """
@@ -35,7 +35,7 @@ _BY_MAPS = active_with("background", "maps")
 
 @settings
 class MakeSeeds(CrfSettings, ConfidentImages, Map):
-    """Confident foreground, confident background, and nothing in between."""
+    """Label confident foreground and confident background; pixels in between are ignored."""
 
     kind: ClassVar[str] = "make_seeds"
     revision: ClassVar[int] = 2
@@ -47,23 +47,27 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     }
 
     rule: Literal["two_thresholds", "exponents", "ficklenet"] = "two_thresholds"
-    """`two_thresholds`: irn's; `exponents`: AffinityNet's; `ficklenet`: where any stochastic map is foreground."""
+    """How pixels are chosen: `two_thresholds`, as in irn; `exponents`, as in AffinityNet; `ficklenet`, foreground if
+    any stochastic map of the pixel is foreground."""
     foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
-    """A pixel whose map is above this is confident foreground. DSRG's: 0.2, of maps divided by their own maximum (as
-    make_cams divides them unless normalisation = "global")."""
+    """A pixel whose score in a class's map is above this is confident foreground. DSRG uses 0.2, for maps divided by
+    their own maximum (what make_cams does unless normalisation = "global")."""
     background: Annotated[Literal["maps", "saliency"], active_unless("background", "maps")] = "maps"
-    """Where confident background comes from: `maps`, as the rule says; `saliency`: pixels that are no foreground seed
-    and that the sample's saliency map calls no object (DSRG). An image that shows no class is all background."""
+    """Source of confident background: `maps`, the rule's; `saliency`, pixels that are not foreground seeds and have low
+    saliency in the sample's saliency map (DSRG). In an image without a class, all pixels are background."""
     saliency_threshold: Annotated[float, Field(gt=0, lt=1), active_with("background", "saliency")] = 0.06
     """saliency: a pixel whose saliency, divided by 255, is below this is confident background."""
     background_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS, _BY_MAPS] = 0.05
-    """A pixel whose maps are all at most this is confident background."""
+    """A pixel whose score is at most this in the maps of all classes is confident background."""
     foreground_exponent: Annotated[float, Field(gt=0), active_with("rule", "exponents")] = 4.0
-    """exponents: what wins against a background of (1 - map) to this power is confident foreground."""
+    """exponents: a class that scores higher than a background of (1 - largest map) to this power is confident
+    foreground."""
     background_exponent: Annotated[float, Field(gt=0), active_with("rule", "exponents"), _BY_MAPS] = 32.0
-    """exponents: what loses against a background of (1 - map) to this power is confident background."""
+    """exponents: a pixel where no class scores higher than a background of (1 - largest map) to this power is confident
+    background."""
     refine: Annotated[Literal["crf", "none"], active_with("rule", "two_thresholds", "exponents")] = "crf"
-    """Refine both label maps, or both maps of scores, by the dense CRF before they are compared."""
+    """`crf` refines both label maps (rule "exponents": both score maps) with the dense CRF before they are compared;
+    `none` does not."""
 
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
@@ -73,33 +77,33 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             raise ValueError(
                 f"{instance.name}.foreground_exponent = {self.foreground_exponent} must be below "
                 f"{instance.name}.background_exponent = {self.background_exponent}; "
-                "what lies between them stays undecided"
+                "pixels between them are ignored"
             )
         elif self.rule != "exponents" and self.foreground_threshold <= self.background_threshold:
             raise ValueError(
                 f"{instance.name}.foreground_threshold = {self.foreground_threshold} must be above "
                 f"{instance.name}.background_threshold = {self.background_threshold}; "
-                "the band between them stays undecided"
+                "pixels between them are ignored"
             )
         cams = instance.inputs["cams"]
         if self.rule == "ficklenet" and "peak" not in instance.stage_in("cams", Map).optional_fields(cams):
             raise ValueError(
                 f"{instance.name}.rule = 'ficklenet' needs the maximum of stochastic maps, which {cams.name} does not "
-                f"keep; set {cams.name}.method = 'stochastic', or another rule"
+                f"store; set {cams.name}.method = 'stochastic', or set another {instance.name}.rule"
             )
 
     def _check_saliency(self, instance: Instance) -> None:
-        """Refuse samples of which none can have a saliency map."""
+        """Refuse samples that cannot have saliency maps."""
         samples = instance.inputs["samples"]
         if "saliency" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
                 f"{instance.name}.background = 'saliency' reads the samples' saliency maps, and {samples.name} has "
-                f"none; name their folder as {samples.name}.saliency (source = 'voc'), or set "
+                f"none; set {samples.name}.saliency to their folder (source = 'voc'), or set "
                 f"{instance.name}.background = 'maps'"
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Maps to pixels, thresholds, and the dense CRF over both label maps."""
+        """Upsampling of the maps to pixels, thresholds, and the dense CRF over both label maps."""
         stats = context.stats
         load = Load(core={"seeds": stats.megapixels * stats.labels})
         if self.refine == "crf" and self.rule != "ficklenet":
@@ -124,7 +128,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     def _with_pairs(
         self, records: Iterator[Record | Missing], shard: str, instance: Instance
     ) -> Iterator[Record | Missing]:
-        """Pass the records on, and refuse a shard of which none has two confident pixels: nothing learns from it."""
+        """Yield the records; refuse a shard if no image in it has two confident pixels to learn from."""
         num_images = num_with_pairs = 0
         for record in records:
             if isinstance(record, SeedRecord):
@@ -134,7 +138,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         if num_images and not num_with_pairs:
             raise ValueError(
                 f"{shard}: {self._rule_in_words(instance.name)} leave no pair of confident pixels in any of its "
-                f"{num_images} images. Their pixels by largest CAM score: "
+                f"{num_images} images; change these settings. Share of pixels by largest CAM score: "
                 f"{_histogram(instance.inputs['cams'].layer, shard)}"
             )
 
@@ -156,7 +160,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         if not classes:
             return np.zeros(sample.size, dtype=np.uint8)
         if self.rule == "ficklenet":
-            label_HW = self._fickle_label(sample, cams, device)
+            label_HW = self._ficklenet_label(sample, cams, device)
         elif self.rule == "exponents":
             label_HW = self._exponent_label(upsample(cams.maps, sample.size, device=device), sample, classes)
         else:
@@ -196,8 +200,8 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             return exponent_foreground(scores[0], classes=classes)
         return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes)
 
-    def _fickle_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> torch.Tensor:
-        """Decided on the grid that the maximum was taken on, where it is exact; pixels take the nearest label."""
+    def _ficklenet_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> torch.Tensor:
+        """Labels are decided on the stride-4 grid, where the maximum is exact; each pixel takes the nearest label."""
         import torch
         from torch.nn import functional
 
@@ -214,7 +218,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
 
 
 def _histogram(cams: Layer, shard: str) -> str:
-    """Shares of the grid's pixels of a shard, by the largest score among their classes."""
+    """Shares of the grid pixels of a shard, by their largest score over all classes."""
     counts = np.zeros(_NUM_BINS, dtype=np.int64)
     for record in read_shard(cams, shard):
         if isinstance(record, CamRecord) and len(record.classes):

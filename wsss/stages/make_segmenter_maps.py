@@ -1,4 +1,4 @@
-"""make_segmenter_maps: a trained segmenter and the image's labels -> maps of the classes present, as from make_cams.
+"""make_segmenter_maps: from a trained segmenter and the image's labels, maps of the classes present, as from make_cams.
 
 Shape letters: `C` classes with background, `K` classes present, `h w` the stride-4 grid.
 """
@@ -30,10 +30,10 @@ _EVEN = 1e-12
 
 @settings
 class MakeSegmenterMaps(SegmenterViews, Map):
-    """The first step of a second round: maps from a segmenter that was trained on the pseudo labels of the first.
+    """The first step of a second training round: maps from a segmenter trained on the first round's pseudo labels.
 
-    The segmenter has seen what many images agree on. Its maps go the way of activation maps: into seeds, into a walk.
-    Only the image's labels are used, as everywhere before prediction.
+    Training averages out label errors over many images. The maps are used like activation maps: for seeds or a random
+    walk. Only image-level labels are used, as in all stages before prediction.
     """
 
     kind: ClassVar[str] = "make_segmenter_maps"
@@ -46,20 +46,21 @@ class MakeSegmenterMaps(SegmenterViews, Map):
     }
 
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of the segmenter in the mean with the maps in slot `cams`; with 1 they are not read."""
+    """Weight of the segmenter's maps in their weighted mean with the maps in slot `cams`; with 1, slot `cams` is not
+    read."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
-        """The probabilities of the maps that they are averaged with."""
+        """`probabilities`, if the maps in slot `cams` have them."""
         if "cams" not in instance.inputs:
             return frozenset()
         earlier = instance.stage_in("cams", Map).optional_fields(instance.inputs["cams"])
         return earlier & frozenset({"probabilities"})
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Views through a segmenter, merged on the grid."""
+        """Views through the segmenter, merged on the stride-4 grid."""
         from wsss.stages.segmenter.cost import views_load
 
         num_classes = len(instance.taxonomy) + 1
@@ -85,7 +86,7 @@ class MakeSegmenterMaps(SegmenterViews, Map):
 
         from wsss.ops.cam import normalise_per_class
 
-        # An image without labels may have been given classes where its activation maps were made.
+        # make_cams may have assigned classes to an image without labels.
         classes = list(sample.classes) if earlier is None else earlier.classes.tolist()
         probability_Chw = self.probabilities(sample, network, trained, size=grid_size(sample.size))
         maps_Khw = present_maps(probability_Chw, classes=classes)
@@ -104,7 +105,7 @@ class MakeSegmenterMaps(SegmenterViews, Map):
 def present_maps(probability_Chw: torch.Tensor, *, classes: list[int]) -> torch.Tensor:
     """p_k / (p_0 + sum over present classes j of p_j), each class divided by its maximum: f32[K, h, w].
 
-    The softmax over the background and the classes present: the segmenter is told which classes the image has.
+    The softmax over the background and the classes present only: classes absent from the image's labels are excluded.
 
     Source: ours.
     """

@@ -1,7 +1,7 @@
-"""predict: images and a trained segmenter -> segmentations at the original size; no label is needed.
+"""predict: from images and a trained segmenter, segmentations at the original size; labels are not needed.
 
-Where labels are known and may be used, as of the images that a second segmenter trains on, classes that an image does
-not show are kept out of its segmentation (`labels = "given"`).
+If labels are known and may be used, for example for images that a second segmenter trains on, `labels = "given"`
+excludes classes from an image's segmentation that the image does not show.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Predict(PredictionSettings, Map):
         return 1 + len(self.ablation)
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Views through a segmenter, merged at the image's size; a dense CRF where asked for."""
+        """Views through the segmenter, merged at the image's size; then the dense CRF, if it is on."""
         from wsss.stages.segmenter.cost import views_load
 
         stats, num_classes = context.stats, len(instance.taxonomy) + 1

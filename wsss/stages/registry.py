@@ -1,8 +1,8 @@
-"""Every kind of stage, by name: the commands, TOML tables, sweepable names and planned costs follow from this list.
+"""All kinds of stage by name: commands, TOML tables, sweepable names and planned costs are derived from this list.
 
-A kind `make_cams` is the class `MakeCams` of the module `wsss.stages.make_cams`; it is imported when it is asked for,
-so that listing the kinds costs nothing. Stages from other packages are announced by an entry point of the group
-`wsss.stages` (`my_maps = "my_package.my_maps:MyMaps"`, the name being the kind), or by `register`.
+The kind `make_cams` is the class `MakeCams` in the module `wsss.stages.make_cams`. It is imported when it is first
+used, so that listing the kinds is fast. Other packages add stages by an entry point of the group `wsss.stages`
+(`my_maps = "my_package.my_maps:MyMaps"`, where the name is the kind), or by `register`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the command line lists the kinds, and would pay for it
+if TYPE_CHECKING:  # importing these would make the command line slower, which lists the kinds
     from wsss.contract.slots import Slot
     from wsss.contract.stage import Stage
 
@@ -34,7 +34,7 @@ _KINDS = (
     "submit",
 )
 ENTRY_POINTS = "wsss.stages"
-"""Group of the entry points by which other packages announce their stages."""
+"""Group of the entry points by which other packages add stages."""
 
 
 class Registry(Mapping[str, "type[Stage]"]):
@@ -67,10 +67,10 @@ class Registry(Mapping[str, "type[Stage]"]):
         return kind in self._own or kind in self._registered or kind in self._entry_points()
 
     def register(self, stage: type[Stage]) -> type[Stage]:
-        """Add a kind from outside the package; usable as a class decorator. Raises ValueError for a kind there is."""
+        """Add a kind from outside the package; usable as a class decorator. Raises ValueError if the kind exists."""
         if stage.kind in self and self[stage.kind] is not stage:
             raise ValueError(
-                f"there is a stage {stage.kind!r} already, {self[stage.kind].__module__}; rename the other"
+                f"the stage kind {stage.kind!r} already exists, in {self[stage.kind].__module__}; use another kind"
             )
         self._registered[stage.kind] = stage
         return stage
@@ -81,7 +81,7 @@ class Registry(Mapping[str, "type[Stage]"]):
             if taken := sorted(set(self._announced) & set(self._own)):
                 point = self._announced[taken[0]]
                 raise ValueError(
-                    f"the entry point {point.value!r} announces {taken[0]!r}, which is a kind of wsss's own"
+                    f"the entry point {point.value!r} uses the name {taken[0]!r}, which is a kind of wsss; rename it"
                 )
         return self._announced
 
@@ -106,5 +106,5 @@ def register(stage: type[Stage]) -> type[Stage]:
 
 
 def producers(slot: Slot) -> list[str]:
-    """The kinds of stage that may fill a slot; for messages, since it imports them all."""
+    """The kinds of stage that may fill a slot. It imports all stages, so use it only for messages."""
     return [kind for kind in STAGES if slot.accepts(STAGES[kind])]

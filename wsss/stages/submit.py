@@ -1,4 +1,4 @@
-"""submit: predictions -> results.zip as the LID server takes it."""
+"""submit: from predictions, results.zip in the format of the LID server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @settings
 class Submit(Reduce):
-    """Pack one split's predictions: a flat zip with one uint8 single-channel PNG per image, at its original size."""
+    """Pack one split's predictions into a flat zip: one uint8 single-channel PNG per image, at its original size."""
 
     kind: ClassVar[str] = "submit"
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "predictions": Records((Prediction,))}
@@ -37,11 +37,13 @@ class Submit(Reduce):
     def check(self, instance: Instance) -> None:
         predict, stage = instance.inputs["predictions"].name, instance.stage_in("predictions", Map)
         if self.split not in stage.splits:
-            raise ValueError(f"{instance.name}.split = {self.split!r}; {predict} predicts {', '.join(stage.splits)}")
+            raise ValueError(
+                f"{instance.name}.split = {self.split!r}, but {predict} predicts only {', '.join(stage.splits)}"
+            )
         if stage.given_labels():
             raise ValueError(
-                f"{instance.name}: {predict} uses the images' labels, which no competitor has; name predictions with "
-                "labels = 'none' under inputs"
+                f"{instance.name}: {predict} uses the images' labels, which the challenge does not allow; name "
+                "predictions with labels = 'none' as inputs.predictions"
             )
 
     def shards(self, instance: Instance) -> list[str]:
@@ -64,8 +66,8 @@ class Submit(Reduce):
         layer = instance.inputs["predictions"].layer
 
         def count(shard: str) -> Counts:
-            row = layer.manifest_entry(shard)
-            sums = {"images": row.count, "missing": len(row.missing)}
+            entry = layer.manifest_entry(shard)
+            sums = {"images": entry.count, "missing": len(entry.missing)}
             return Counts(sums={name: np.array(value, dtype=np.int64) for name, value in sums.items()})
 
         return count
@@ -73,8 +75,8 @@ class Submit(Reduce):
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
         if missing := counts.total("missing"):
             raise ValueError(
-                f"{instance.name}: {missing} predictions of split {self.split!r} are missing, and a "
-                f"submission needs every image; the reasons stand in {instance.inputs['predictions'].path / INDEX}"
+                f"{instance.name}: {missing} predictions of split {self.split!r} are missing, but a submission needs "
+                f"every image; the reasons are listed in {instance.inputs['predictions'].path / INDEX}"
             )
         path, keys = instance.path / "results.zip", dict[str, str]()
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -83,8 +85,8 @@ class Submit(Reduce):
                     name = f"{PurePosixPath(record.key).name}.png"
                     if name in keys:
                         raise ValueError(
-                            f"{instance.name}: {keys[name]} and {record.key} would both be {name}; a submission "
-                            "is flat, so the images of a split need different file names"
+                            f"{instance.name}: {keys[name]} and {record.key} would both be {name}; a submission has no "
+                            "folders, so the images of a split need different file names"
                         )
                     keys[name] = record.key
                     archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), encode_png(cast(Prediction, record).mask))
@@ -96,17 +98,17 @@ class Submit(Reduce):
 
 
 def lineage_rows(instance: Instance) -> list[dict[str, object]]:
-    """Every setting behind a result: one row per setting of the instance and of all that it descends from.
+    """All settings that led to a result: one row per setting of the instance and of all instances it depends on.
 
-    The fingerprint of a row's instance names its checkpoint or layer; `splits` and the like are JSON.
+    The fingerprint of a row's instance identifies its checkpoint or layer; values that are not strings are JSON.
     """
     rows: list[dict[str, object]] = []
     for name, one in sorted(_behind(instance).items()):
         inputs = {f"inputs.{slot}": upstream.name for slot, upstream in one.inputs.items()}
         for setting, value in (setting_values(one.stage) | inputs).items():
             text = value if isinstance(value, str) else json.dumps(value)
-            facts: dict[str, object] = {"instance": name, "kind": one.stage.kind, "fingerprint": one.fingerprint}
-            rows.append(facts | {"setting": f"{name}.{setting}", "value": text})
+            source: dict[str, object] = {"instance": name, "kind": one.stage.kind, "fingerprint": one.fingerprint}
+            rows.append(source | {"setting": f"{name}.{setting}", "value": text})
     return rows
 
 

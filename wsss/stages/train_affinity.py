@@ -1,4 +1,4 @@
-"""train_affinity: seeds -> a network that tells which pixels belong together, from the affinity of pixel pairs.
+"""train_affinity: from seeds, a network that predicts which pixels belong together, from the affinity of pixel pairs.
 
 Shape letters: `B` batch, `H W` pixels, `h w` the network's grid, of stride 4 (IRNet) or 8 (AffinityNet).
 """
@@ -40,22 +40,22 @@ class TrainAffinity(AffinityTraining):
     }
 
     frozen_stride: Annotated[Literal[1, 2, 4, 8], active_with("network", "affinitynet")] = 4
-    """affinitynet: the encoder's stages up to this stride keep their weights; 1 trains all of them."""
+    """affinitynet: the encoder's stages up to this stride are not trained; 1 trains all of them."""
     mean_shift_images: Annotated[int, Field(ge=0), active_with("network", "irnet")] = 100
-    """Training images over which the mean of the displacement field is taken after training."""
+    """Number of training images over which the mean of the displacement field is computed after training."""
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
         if self.network == "affinitynet" and self.output_stride != self.grid_stride:
             raise ValueError(
-                f"{instance.name}.output_stride = {self.output_stride}: network = 'affinitynet' reads maps of stride "
-                "8; set output_stride = 8"
+                f"{instance.name}.output_stride = {self.output_stride}: network = 'affinitynet' needs features of "
+                "stride 8; set output_stride = 8"
             )
         if self.network == "irnet" and self.norm != "frozen":
             raise ValueError(
-                f"{instance.name}.norm = {self.norm!r}: network = 'irnet' keeps its encoder as it is; set 'frozen'"
+                f"{instance.name}.norm = {self.norm!r}: network = 'irnet' does not train its encoder; set 'frozen'"
             )
-        # The sources of pairs stand radius - 1 off three borders of the crop.
+        # The first pixel of every pair is at least radius - 1 pixels from three borders of the crop.
         side = self.crop_size // self.grid_stride
         if side <= 2 * (self.radius - 1):
             raise ValueError(
@@ -65,7 +65,7 @@ class TrainAffinity(AffinityTraining):
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
-        """Crops with their seeds; the mean of IRNet's displacement field is taken after the last step."""
+        """Crops with their seeds; after the last step, the mean of IRNet's displacement field."""
         from wsss.stages.affinity.cost import pair_units
 
         means = Load()
@@ -124,7 +124,7 @@ class TrainAffinity(AffinityTraining):
             image_1HW3 = examples.example(Draw(index, self.num_epochs))["image"][None].to(device)
             total += network(self.on_device({"image": image_1HW3})["image"])[1].mean((0, 2, 3)).cpu()
             count += 1
-        # The pass itself subtracted the mean so far, which is 0 before it.
+        # The forward passes subtracted mean_shift, which is still 0 here.
         network.mean_shift.copy_(total / max(count, 1))
         return Outcome(
             metrics={

@@ -1,4 +1,4 @@
-"""train_ancillary: masks and boxes -> a segmentation network that is told boxes, for self-correcting networks.
+"""train_ancillary: from masks and boxes, a segmentation network with boxes as input, for self-correcting networks.
 
 Shape letters: `C` classes with background, `H W` pixels.
 """
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @settings
 class TrainAncillary(AncillaryTraining):
-    """Train the ancillary model: a DeepLabv3+ that sees boxes beside the image.
+    """Train the ancillary model: a DeepLabv3+ whose inputs are an image and its boxes.
 
-    For the convolutional self-correction, give it half of the share that the later stages have: a model that has seen
-    the masks which the correction learns from is too sure of them.
+    For the convolutional self-correction, set its full_share to half of the later stages' share. A model that was
+    trained on the same masks as the correction would be overconfident on them.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.1.
     """
@@ -48,14 +48,14 @@ class TrainAncillary(AncillaryTraining):
         super().check(instance)
         if self.network != "deeplabv3plus":
             raise ValueError(
-                f"{instance.name}.network = {self.network!r}: boxes go in at the two scales of 'deeplabv3plus'; set it"
+                f"{instance.name}.network = {self.network!r}: only 'deeplabv3plus' takes boxes as input; set it"
             )
 
         if self.validate_every and self.box_source == "cams":
             self.require_maps(instance, split=self.validation_split)
 
     def training_set(self, instance: Instance) -> TrainingSet:
-        if self.validate_every:  # a training must not end at its first validation
+        if self.validate_every:  # fail now instead of at the first validation
             self.with_boxes(instance, split=self.validation_split)
         return super().training_set(instance)
 
@@ -67,7 +67,7 @@ class TrainAncillary(AncillaryTraining):
         return AncillarySegmenter(cast(Segmenter, segmenter), num_classes=len(instance.taxonomy) + 1)
 
     def forward_pass(self, network: Any, image_B3HW: torch.Tensor, instance: Instance) -> torch.Tensor:
-        """With boxes beside the images, on the stride-4 grid."""
+        """Called with images and their boxes, on the stride-4 grid."""
         num_images, _, height, width = image_B3HW.shape
         planes_BChw = image_B3HW.new_zeros(num_images, len(instance.taxonomy) + 1, *grid_size((height, width))).bool()
         logits_BCHW: torch.Tensor = network(image_B3HW, planes_BChw)
@@ -80,11 +80,11 @@ class TrainAncillary(AncillaryTraining):
         return AncillaryTask(network, synchronise_norms=self.synchronise_norms)
 
     def validate(self, network: Any, instance: Instance) -> Validation:
-        """Mean IoU on the validation split, its boxes given: how good the soft labels can be."""
+        """Mean IoU on the validation split, with its boxes as input: the quality to expect of the soft labels."""
         return self.mean_iou(network, instance)
 
     def finish(self, network: Any, instance: Instance) -> Outcome:
-        """The last validation; nothing without `validate_every`."""
+        """The last validation; without `validate_every` nothing."""
         return self.validate(network, instance).outcome if self.validate_every else Outcome()
 
     def validation_layers(self, instance: Instance) -> dict[str, Layer]:
@@ -92,13 +92,13 @@ class TrainAncillary(AncillaryTraining):
 
     def validation_sample(self, records: JoinedRecords, index: int) -> Sample:
         sample = records.sample(index)
-        if self.box_source == "annotated" or sample.mask is None:  # without a mask it is passed over
+        if self.box_source == "annotated" or sample.mask is None:  # images without a mask are skipped
             return sample
         cams = records.record(index, "cams") if self.box_source == "cams" else None
         return replace(sample, boxes=self.boxes_of(sample, cams))
 
     def logits_of(self, network: AncillarySegmenter, image_13HW: torch.Tensor, sample: Sample) -> torch.Tensor:
-        """f32[1, C, H, W], the image's boxes given."""
+        """Logits f32[1, C, H, W], with the image's boxes as input."""
         from wsss.stages.segmenter.box_planes import grid_planes, planes_of_boxes
 
         if sample.boxes is None:

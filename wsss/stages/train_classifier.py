@@ -1,4 +1,4 @@
-"""train_classifier: image-level labels -> a multi-label classifier, whose features the activation maps are made of."""
+"""train_classifier: from image-level labels, a multi-label classifier from which activation maps are computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
     from wsss.tasks.classification import ClassificationTask, Objective
 
-_TOLD_CLASSES = 8
+_LISTED_CLASSES = 8
 _WEIGHTED = ActiveIf("class_weighting > 0", lambda stage: stage.class_weighting > 0)
 HISTOGRAM = "class_histogram.png"
 
@@ -44,36 +44,38 @@ class TrainClassifier(ClassifierTraining):
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
     activation_checkpointing: Annotated[bool, PerformanceOnly()] = False
-    """Blocks of the encoder run again on the way back instead of keeping what they computed; needs norm = "frozen"."""
+    """Recompute the encoder blocks' activations in the backward pass instead of storing them, which saves memory; needs
+    norm = "frozen"."""
     loss: Literal["bce", "soft_margin", "focal", "asymmetric"] = "bce"
-    """Loss per (image, class)."""
+    """Loss function per (image, class) pair."""
     focal_gamma: Annotated[float, Field(ge=0), active_with("loss", "focal")] = 2.0
-    """focal: exponent of the factor that makes easy classes count less."""
+    """focal: exponent of the factor that reduces the loss of easy examples."""
     asymmetric_gammas: Annotated[
         tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]],
         active_with("loss", "asymmetric"),
     ] = (1.0, 4.0)
-    """asymmetric: exponents for classes that are there, and that are not."""
+    """asymmetric: exponents for present and for absent classes."""
     asymmetric_margin: Annotated[float, Field(ge=0, lt=1), active_with("loss", "asymmetric")] = 0.05
-    """asymmetric: probability below which an absent class costs nothing."""
+    """asymmetric: absent classes with a probability below this have no loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Labels 1 and 0 become 1 - s / 2 and s / 2."""
+    """The smoothing s: labels 1 and 0 become 1 - s / 2 and s / 2."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """linear: rate at which channels are left out before the last layer, in training."""
+    """linear: dropout probability of the channels before the last layer."""
     mixing: Literal["none", "mixup", "cutmix"] = "none"
-    """Mix every image with another of those that a rank computes at once."""
+    """Mix every image with another image of its micro-batch."""
     mixing_alpha: Annotated[float, Field(gt=0), active_with("mixing", "mixup", "cutmix")] = 0.2
-    """mixup, cutmix: shares are drawn from Beta(alpha, alpha)."""
+    """mixup, cutmix: mixing weights are drawn from Beta(alpha, alpha)."""
     balance: Literal["none", "down", "up", "down_up", "repeat"] = "none"
-    """How often images of rare and frequent classes are drawn: `shards/balance.py` has the table."""
+    """How often images of rare and frequent classes are drawn; see the table in `shards/balance.py`."""
     repeat_threshold: Annotated[float, Field(gt=0, le=1), active_with("balance", "repeat")] = 0.001
-    """repeat: classes rarer than this share of the images are drawn more often (LVIS)."""
+    """repeat: images of classes that fewer than this share of the images show are drawn more often (LVIS)."""
     balance_limit: Annotated[float, Field(ge=1), active_with("balance", "down", "up", "down_up", "repeat")] = 10.0
-    """Most draws of one image in an epoch, on average over epochs."""
+    """Upper limit on how often one image is drawn per epoch, on average over epochs."""
     class_weighting: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The positive loss of class c weighs (n_max / n_c) to this power; 0 weighs all alike."""
+    """The positive loss of class c, shown by n_c images, has the weight (n_max / n_c) to this power; with 0 all classes
+    have the same weight."""
     class_weight_limit: Annotated[float, Field(ge=1), _WEIGHTED] = 10.0
-    """Largest of these weights."""
+    """Upper limit of these weights."""
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
@@ -81,8 +83,8 @@ class TrainClassifier(ClassifierTraining):
         splits = instance.data.splits
         if self.validation_split not in ("", "val", *splits):
             raise ValueError(
-                f"{instance.name}.validation_split = {self.validation_split!r}; "
-                f"{instance.samples.name} has {', '.join(splits)}"
+                f"{instance.name}.validation_split = {self.validation_split!r}, but "
+                f"{instance.samples.name} has only {', '.join(splits)}"
             )
         if self.validate_every and self.validation_split not in splits:
             raise ValueError(
@@ -91,30 +93,30 @@ class TrainClassifier(ClassifierTraining):
             )
         if self.mixing != "none" and self.batch_size // (self.world_size * self.gradient_accumulation_steps) < 2:
             raise ValueError(
-                f"{instance.name}.mixing = {self.mixing!r} mixes the images of a part of the batch: batch_size = "
-                f"{self.batch_size} must be 2 or more times world_size times gradient_accumulation_steps"
+                f"{instance.name}.mixing = {self.mixing!r} mixes the images of a micro-batch: batch_size = "
+                f"{self.batch_size} must be at least 2 times world_size times gradient_accumulation_steps"
             )
         if self.activation_checkpointing and self.norm != "frozen":
             raise ValueError(
-                f"{instance.name}.activation_checkpointing needs norm = 'frozen': what runs twice would count twice in "
-                f"the statistics of norm = {self.norm!r}"
+                f"{instance.name}.activation_checkpointing needs norm = 'frozen': recomputed activations would be "
+                f"counted twice in the statistics of norm = {self.norm!r}"
             )
         if self.stochastic_units != "windows" and self.head != "stochastic":
-            raise ValueError(f"{instance.name}.stochastic_units is for head = 'stochastic'; head is {self.head!r}")
+            raise ValueError(f"{instance.name}.stochastic_units is only for head = 'stochastic'; head is {self.head!r}")
         if self.repeat_threshold != TrainClassifier.repeat_threshold and self.balance != "repeat":
             raise ValueError(
-                f"{instance.name}.repeat_threshold = {self.repeat_threshold} is for balance = 'repeat'; "
+                f"{instance.name}.repeat_threshold = {self.repeat_threshold} is only for balance = 'repeat'; "
                 f"balance is {self.balance!r}"
             )
         if self.dropout > 0 and self.head == "stochastic":
             raise ValueError(
-                f"{instance.name}.dropout = {self.dropout} is for head = 'linear'; "
-                "head = 'stochastic' has stochastic_drop_rate"
+                f"{instance.name}.dropout = {self.dropout} is only for head = 'linear'; "
+                "with head = 'stochastic' set stochastic_drop_rate instead"
             )
         if self.stochastic_kernel % 2 == 0:
             raise ValueError(
                 f"{instance.name}.stochastic_kernel is {self.stochastic_kernel}; "
-                "windows have a centre, so it must be odd"
+                "it must be odd, because windows have a central pixel"
             )
 
     def check_environment(self, instance: Instance) -> None:
@@ -126,14 +128,14 @@ class TrainClassifier(ClassifierTraining):
                 cast("Classifier", self.model(instance, pretrained=False)).encoder.checkpoint_activations()
 
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
-        """Crops of all training images; validation looks at every image of its split."""
+        """Crops of all training images; validation uses all images of its split."""
         from wsss.data.images import long_side_size
 
         validation = Load()
         if count := context.stats.images.get(self.validation_split, 0):
             size = long_side_size(context.stats.size, long_side=self.validation_size)
             validation = context.validation(count, size=size)
-        note = "balance draws some images more or less often; counted as one pass over all"
+        note = "balance changes how often images are drawn; the plan counts one pass over all images"
         return context.fit_work(
             examples=context.train_images(),
             crop_size=self.crop_size,
@@ -178,7 +180,7 @@ class TrainClassifier(ClassifierTraining):
 
         weights = None
         if self.class_weighting > 0:
-            _, drawn_C = self._histogram(instance)  # what balancing has evened out is not evened out twice
+            _, drawn_C = self._histogram(instance)  # after balancing, so that classes are not balanced twice
             weights = positive_weights(drawn_C, power=self.class_weighting, limit=self.class_weight_limit)
         return Objective(
             loss=self.loss,
@@ -210,13 +212,13 @@ class TrainClassifier(ClassifierTraining):
         counts_C = class_counts(classes, num_classes=len(taxonomy))
         if empty := [c for c in learned if counts_C[c - 1] == 0]:
             raise ValueError(
-                f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; a class needs at least one "
-                "image, name it in dropped_classes or leave it out of the class list otherwise"
+                f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; every class needs at least "
+                "one image, so add this class to dropped_classes or remove it from the class list"
             )
         if self._has_validation(instance) and not self._validation_shows(instance, learned):
             raise ValueError(
-                f"{instance.name}.validation_split = {self.validation_split!r} shows no class that is learned; "
-                "name another split, or none at all"
+                f"{instance.name}.validation_split = {self.validation_split!r} shows none of the learned classes; "
+                'name another split, or set validation_split = "" to skip validation'
             )
         if self.balance != "none":
             records.repeat(self._factors(classes, num_classes=len(taxonomy)))
@@ -232,7 +234,7 @@ class TrainClassifier(ClassifierTraining):
         )
 
     def begin(self, instance: Instance) -> None:
-        """Draw how often an epoch shows each class."""
+        """Write a picture of how often each class is shown per epoch."""
         from wsss.pictures.plots import draw_class_histogram
 
         counts_C, drawn_C = self._histogram(instance)
@@ -245,7 +247,7 @@ class TrainClassifier(ClassifierTraining):
         write_bytes(instance.path / HISTOGRAM, picture)
 
     def validate(self, network: Classifier, instance: Instance) -> Validation:
-        """F1 and mean average precision of the learned classes on the validation split, class by class."""
+        """F1 and average precision of every learned class on the validation split, and their means."""
         from wsss.stages.classifier.classification_metrics import classification_metrics
         from wsss.stages.classifier.labelled_images import predicted_labels
 
@@ -282,21 +284,21 @@ class TrainClassifier(ClassifierTraining):
         return Validation(metrics["val.mean_average_precision"], Outcome(metrics=metrics, tables={"per_class": rows}))
 
     def finish(self, network: Classifier, instance: Instance) -> Outcome:
-        """The last validation, and the picture that was drawn before the first step."""
+        """The last validation, and the picture that was written before the first step."""
         found = self.validate(network, instance).outcome if self._has_validation(instance) else Outcome()
         return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
 
     def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
-        rows = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
-        return any(set(present) & set(learned) for row in rows for present in row.entries.metadata("classes"))
+        manifest = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
+        return any(set(present) & set(learned) for entry in manifest for present in entry.entries.metadata("classes"))
 
     def _validation_counts(self, instance: Instance) -> list[int] | None:
-        """Images of each class in the validation split; None where there is none."""
+        """Number of images of each class in the validation split; None if there is no such split."""
         if not self._has_validation(instance):
             return None
-        rows = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
+        manifest = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
         learned = set(self.learned(instance))
-        classes = [sorted(learned.intersection(present)) for row in rows for present in row.entries.metadata("classes")]
+        classes = [sorted(learned.intersection(c)) for entry in manifest for c in entry.entries.metadata("classes")]
         return class_counts(classes, num_classes=len(instance.taxonomy)).tolist()
 
     def _has_validation(self, instance: Instance) -> bool:
@@ -304,21 +306,21 @@ class TrainClassifier(ClassifierTraining):
         return any(split_of(shard) == self.validation_split for shard in shards)
 
     def preview(self, instance: Instance) -> list[str]:
-        """Images of the classes, and how many of them an epoch draws."""
+        """Number of images of each class, and how many of them an epoch draws."""
         counts_C, drawn_C = self._histogram(instance)
         names, learned = instance.taxonomy.names, set(self.learned(instance))
         order = [c for c in np.argsort(-counts_C, kind="stable") if c + 1 in learned]
-        told = [f"{names[c]} {counts_C[c]}" + _arrow(counts_C[c], drawn_C[c]) for c in order]
-        if len(told) > 2 * _TOLD_CLASSES:
-            told = [*told[:_TOLD_CLASSES], "...", *told[-_TOLD_CLASSES:]]
-        lines = [f"training images per class (balance = {self.balance!r}): {', '.join(told)}"]
+        listed = [f"{names[c]} {counts_C[c]}" + _arrow(counts_C[c], drawn_C[c]) for c in order]
+        if len(listed) > 2 * _LISTED_CLASSES:
+            listed = [*listed[:_LISTED_CLASSES], "...", *listed[-_LISTED_CLASSES:]]
+        lines = [f"training images per class (balance = {self.balance!r}): {', '.join(listed)}"]
         if len(learned) < len(names):
             rest = [name for c, name in enumerate(names, start=1) if c not in learned]
-            lines.append(f"not learned here: {', '.join(rest[: 2 * _TOLD_CLASSES])}")
+            lines.append(f"not learned here: {', '.join(rest[: 2 * _LISTED_CLASSES])}")
         return lines
 
     def _histogram(self, instance: Instance) -> tuple[np.ndarray, np.ndarray]:
-        """Images of each class, i64[C], and how many an epoch draws on average, f64[C]."""
+        """Number of images of each class, i64[C], and of those an epoch draws on average, f64[C]."""
         classes, num_classes = self._classes(instance, self._records(instance)), len(instance.taxonomy)
         factors = self._factors(classes, num_classes=num_classes)
         counts_C = class_counts(classes, num_classes=num_classes)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @settings
 class TrainCorrection(CorrectionTraining):
-    """Train the primary model and the correction that will make its soft labels, beside a frozen ancillary model.
+    """Train the primary model and the correction that later makes its soft labels, with a frozen ancillary model.
 
-    `train_segmenter` with `self_correction = "conv"` starts from both; what began at random here, the decoder and the
-    correction, keeps the head's rate there.
+    `train_segmenter` with `self_correction = "conv"` starts from both. The parts that were initialised randomly here
+    (the decoder and the correction) keep the head's learning rate there.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.3.
     """
@@ -48,17 +48,18 @@ class TrainCorrection(CorrectionTraining):
         self._check_new_masks(instance, instance.inputs["ancillary"])
         if self.zero_stage == 3:
             raise ValueError(
-                f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"
+                f"{instance.name}.zero_stage = 3: the frozen ancillary model is not sharded; set zero_stage = 2 or less"
             )
 
     def _check_new_masks(self, instance: Instance, ancillary: Instance) -> None:
-        """On masks that the ancillary model has learned there is nothing left to correct."""
+        """Refuse if all masks were also used to train the ancillary model: it makes no errors on them to correct."""
         earlier = instance.stage_in("ancillary", AncillaryTraining)
         among = [(stage.full_list, stage.max_shards) for stage in (self, earlier)]
         if among[0] == among[1] and earlier.full_share >= self.full_share:
             raise ValueError(
-                f"{instance.name}.full_share = {self.full_share}, but {ancillary.name} learned a share of "
-                f"{earlier.full_share} of the same masks, which holds all of these; give it less, as published a half"
+                f"{instance.name}.full_share = {self.full_share}, but {ancillary.name}.full_share = "
+                f"{earlier.full_share} of the same masks includes all of these; set {ancillary.name}.full_share "
+                "smaller (published: half as large)"
             )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
@@ -68,7 +69,7 @@ class TrainCorrection(CorrectionTraining):
         return CorrectedSegmenter(primary, ConvSelfCorrection(len(instance.taxonomy) + 1))
 
     def forward_pass(self, network: Any, image_B3HW: torch.Tensor, instance: Instance) -> Any:
-        """The primary model on images, the correction on its logits."""
+        """The primary model on images, and the correction on its logits."""
         logits_BCHW = network.primary(image_B3HW)
         return logits_BCHW, network.corrector(logits_BCHW.detach(), logits_BCHW.new_zeros(logits_BCHW.shape))
 
@@ -84,5 +85,5 @@ class TrainCorrection(CorrectionTraining):
         return self.mean_iou(network, instance)
 
     def finish(self, network: Any, instance: Instance) -> Outcome:
-        """The last validation; nothing without `validate_every`."""
+        """The last validation; without `validate_every` nothing."""
         return self.validate(network, instance).outcome if self.validate_every else Outcome()

@@ -1,6 +1,7 @@
-"""train_segmenter: pseudo labels, seeds, boxes or masks -> a segmentation network that needs no labels at all.
+"""train_segmenter: from pseudo labels, seeds, boxes or masks, a segmentation network that needs only images.
 
-In place of pseudo labels it learns the predictions of an earlier segmenter where a recipe names them (self-training).
+If a recipe names an earlier segmenter's predictions as input, it trains on them instead of pseudo labels
+(self-training).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dsrg": Dsrg,
     "self_correction": SelfCorrection,
 }
-"""Value of the setting `objective` -> what it is."""
+"""Value of the setting `objective` -> its class."""
 _SHARED_SLOTS: dict[str, Slot] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
 
@@ -54,8 +55,9 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
     objective: Annotated[
         Literal["cross_entropy", "dsrg", "self_correction"], active_unless("objective", "cross_entropy")
     ] = "cross_entropy"
-    """`cross_entropy`: on the pixels of pseudo labels, or of masks; `dsrg`: on seeds that grow, and a dense CRF's
-    result; `self_correction`: on masks of some images, and on what an ancillary model makes of the others' boxes."""
+    """`cross_entropy`: pixels of pseudo labels or masks; `dsrg`: growing seeds and the output of a dense CRF;
+    `self_correction`: masks of some images, and soft labels that an ancillary model makes from the boxes of the
+    others."""
 
     def chosen(self) -> Objective:
         """The objective that these settings choose."""
@@ -75,7 +77,7 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
         self.chosen().check(instance)
 
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
-        """Crops of all images; an epoch with masks of some is one pass over the others."""
+        """Crops of all images; if only some have masks, an epoch is one pass over the others."""
         from wsss.stages.segmenter.cost import segmenter_work
 
         share, frozen = self.full_share or 1.0, tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
@@ -95,9 +97,9 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
         return self.chosen().training_set(instance)
 
     def validate(self, network: Any, instance: Instance) -> Validation:
-        """Mean IoU on the validation split; `keep = "best"` goes by it, not by the loss on pseudo labels."""
+        """Mean IoU on the validation split; `keep = "best"` compares it, not the loss on pseudo labels."""
         return self.mean_iou(network, instance)
 
     def finish(self, network: Any, instance: Instance) -> Outcome:
-        """The last validation; nothing without `validate_every`: `predict` and `evaluate` measure more exactly."""
+        """The last validation; without `validate_every` nothing: `predict` and `evaluate` measure more exactly."""
         return self.validate(network, instance).outcome if self.validate_every else Outcome()

@@ -28,7 +28,7 @@ def test_a_layer_takes_its_splits_from_the_front(samples: Instance) -> None:
 
 
 def test_split_that_is_not_there(samples: Instance) -> None:
-    with pytest.raises(ValueError, match=r"make_cams.splits names 'extra'; samples has test, train, val"):
+    with pytest.raises(ValueError, match=r"make_cams.splits names 'extra', but samples has only test, train, val"):
         shards_of(MakeCams(splits=("train", "extra")), samples)
 
 

@@ -141,12 +141,12 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_seeds.foreground_threshold=0.05", "make_seeds.foreground_threshold = 0.05 must be above "
          "make_seeds.background_threshold = 0.05"),
         ("make_seeds.rule=ficklenet", "make_seeds.rule = 'ficklenet' needs the maximum of stochastic maps, "
-         "which make_cams does not keep"),
+         "which make_cams does not store"),
         ("make_cams.method=stochastic", "method = 'stochastic' needs a classifier with head = 'stochastic'"),
         ("train_classifier.world_size=3", "train_classifier.batch_size = 16 is no multiple of world_size = 3; "
          "15 or 18 would be"),
-        ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; windows have a centre"),
-        ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', which predict does not make; it makes val"),
+        ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; it must be odd"),
+        ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', but predict makes only val"),
         ("evaluate.inputs.record=predict", "evaluate.inputs.record: unknown input 'record'; did you mean records"),
         (
             "train_affinity.inputs.classifier=train_classifier",
@@ -174,10 +174,10 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_seeds.crf_gaussian=[0, 3]", "make_seeds.crf_gaussian.0: Input should be greater than or equal to 0.1"),
         ("make_pseudo_labels.crf_bilateral=[50, 5, -1]", "make_pseudo_labels.crf_bilateral.2: Input should be greater"),
         ("train_classifier.mean=[100, 0, 0]", "train_classifier.mean.0: Input should be less than or equal to 1"),
-        ("train_classifier.validation_split=foo", "train_classifier.validation_split = 'foo'; build_shards has train"),
-        ("train_classifier.repeat_threshold=0.3", "train_classifier.repeat_threshold = 0.3 is for balance = 'repeat'"),
+        ("train_classifier.validation_split=foo", "train_classifier.validation_split = 'foo', but build_shards has"),
+        ("train_classifier.repeat_threshold=0.3", "train_classifier.repeat_threshold = 0.3 is only for balance"),
         ("make_cams.normalisation=globally", "make_cams.normalisation: Input should be 'per_class' or 'global'"),
-        ("build_shards.counts.test=9", "counts.test is of no split; splits has train, val"),
+        ("build_shards.counts.test=9", "counts.test does not name a split; splits has train, val"),
         ("build_shards.masked_splits=[\"foo\"]", "masked_splits is given, but source = 'toy' does not read it"),
         ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
         ("train_classifier.pretrained=none.safetensors", "train_classifier.pretrained: there is no such weight file; "
@@ -419,12 +419,12 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("root=\"\"", "[stages.build_shards]: root is not set; it names the folder that holds JPEGImages"),
-        ("root=/nowhere", "root = '/nowhere' holds no folder JPEGImages"),
-        ("labels=none.json", "labels = 'none.json' names no file below the root"),
-        ("saliency=none", "saliency = 'none' names no folder below the root"),
+        ("root=\"\"", "[stages.build_shards]: root is not set; set it to the folder that contains JPEGImages"),
+        ("root=/nowhere", "root = '/nowhere' contains no folder JPEGImages"),
+        ("labels=none.json", "labels = 'none.json' is not a file in root"),
+        ("saliency=none", "saliency = 'none' is not a folder in root"),
         ("lists.train=none.txt", "the list of split 'train' does not exist: "),
-        ("splits=[\"train\", \"test\"]", "lists.test is not set; it names the file of that split's keys"),
+        ("splits=[\"train\", \"test\"]", "lists.test is not set; set it to the file of that split's keys"),
         ("class_names=[\"catt\"]", "unknown class 'catt'; did you mean cat"),
     ],
 )  # fmt: skip
@@ -436,7 +436,7 @@ def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, messa
 def test_boxes_of_annotations_that_are_not_there(load: Load, voc: Path) -> None:
     shutil.rmtree(voc / "Annotations")
     message = fails(load, VOC, "build_shards.boxes=annotations")
-    assert f"boxes = 'annotations', but root = '{voc}' holds no folder Annotations" in message
+    assert f"boxes = 'annotations', but root = '{voc}' contains no folder Annotations" in message
 
 
 OTHER_SHARDS = """
@@ -526,12 +526,16 @@ def test_dropout_of_a_head_that_has_none(load: Load) -> None:
     text = CHAIN.replace(
         "[stages.train_classifier]", "[stages.train_classifier]\nhead = 'stochastic'\ndropout = 0.5", 1
     )
-    assert "train_classifier.dropout = 0.5 is for head = 'linear'; head = 'stochastic' has" in fails(load, text)
+    assert "train_classifier.dropout = 0.5 is only for head = 'linear'; with head = 'stochastic' set" in fails(
+        load, text
+    )
 
 
 def test_image_to_train_and_to_measure_on(load: Load, voc: Path) -> None:
     shutil.copy(voc / "lists" / "train.txt", voc / "lists" / "val.txt")
-    assert "is in the lists of both 'train' and 'val'; what is measured on must not be trained on" in fails(load, VOC)
+    assert "is in the lists of both 'train' and 'val'; images used for evaluation must not be trained on" in fails(
+        load, VOC
+    )
 
 
 def test_empty_data_set(load: Load, voc: Path) -> None:

@@ -106,7 +106,7 @@ def test_an_instance_is_explained_with_its_own_values() -> None:
     assert rows["make_seeds.crf_iterations"]["value"] == 5 and rows["make_seeds.crf_iterations"]["from"] == "toy.toml"
     assert rows["make_seeds.saliency_threshold"]["read"] is False
     assert rows["make_seeds.inputs.cams"]["value"] == "make_cams"
-    assert "Steps of mean field." in plain(table)
+    assert "Number of mean-field iterations." in plain(table)
 
 
 @pytest.mark.parametrize(

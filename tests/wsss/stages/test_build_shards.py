@@ -205,26 +205,38 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        ("ilsvrc_det", {"root": ""}, "root is not set; it names the folder that holds ILSVRC/Data/DET"),
-        ("ilsvrc_det", {"root": "/none"}, "root = '/none' holds no folder ILSVRC/Data/DET"),
+        ("ilsvrc_det", {"root": ""}, "root is not set; set it to the folder that contains ILSVRC/Data/DET"),
+        ("ilsvrc_det", {"root": "/none"}, "root = '/none' contains no folder ILSVRC/Data/DET"),
         ("ilsvrc_det", {"boxes": "masks"}, "boxes = 'masks': ilsvrc_det has no masks; allowed are none, annotations"),
-        ("ilsvrc_det", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has train, val, test"),
+        ("ilsvrc_det", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has only train, val, test"),
         (
             "ilsvrc_det",
             {"lists": {"val": "x.txt"}},
-            r"lists.val = 'x.txt' names no file; looked for .*det/x.txt and .*",
+            r"lists.val = 'x.txt' does not exist; looked for .*det/x.txt and .*",
         ),
-        ("lid", {"package": ""}, "package = '' is no folder; it names the one that holds LID_track1_imageset"),
-        ("lid", {"root": ""}, "root is not set; it names the folder that holds ILSVRC/Data/DET"),
+        (
+            "lid",
+            {"package": ""},
+            "package = '' is not a folder; set it to the folder that contains LID_track1_imageset",
+        ),
+        ("lid", {"root": ""}, "root is not set; set it to the folder that contains ILSVRC/Data/DET"),
         ("voc", {"sbd": "/none"}, "sbd = '/none': /none holds no folder dataset/cls"),
-        ("coco", {"root": "/none"}, "root = '/none' is no folder"),
-        ("coco", {"splits": ("dev",)}, r"annotations holds no instances_dev2017.json; lists.dev names the JSON file"),
-        ("coco", {"image_folders": {"val": "no"}}, r"coco/no is no folder; image_folders.val names that of the images"),
-        ("folder", {"lists": {"train": "t.csv"}}, "lists.val is not set; it names the table of that split's images"),
-        ("folder", {"boxes": "annotations"}, "folder has no annotated frames; allowed are none, masks"),
-        ("folder", {"mask_folder": "no"}, "mask_folder = 'no' names no folder below the root"),
-        ("folder", {"mask_folder": "."}, "class_list is not set; it says which class each value of the masks is"),
-        ("toy", {"counts": {"dev": 3}}, "counts.dev is of no split; splits has train, val"),
+        ("coco", {"root": "/none"}, "root = '/none' is not a folder"),
+        ("coco", {"splits": ("dev",)}, r"annotations has no instances_dev2017.json; set lists.dev to the JSON file"),
+        (
+            "coco",
+            {"image_folders": {"val": "no"}},
+            r"coco/no is not a folder; set image_folders.val to the folder of the images",
+        ),
+        ("folder", {"lists": {"train": "t.csv"}}, "lists.val is not set; set it to the table of that split's images"),
+        ("folder", {"boxes": "annotations"}, "folder has no annotated boxes; allowed are none, masks"),
+        ("folder", {"mask_folder": "no"}, "mask_folder = 'no' is not a folder in root"),
+        (
+            "folder",
+            {"mask_folder": "."},
+            "class_list is not set; set it to the file that lists the class of each mask value",
+        ),
+        ("toy", {"counts": {"dev": 3}}, "counts.dev does not name a split; splits has train, val"),
     ],
 )
 def test_settings_that_lead_nowhere(tmp_path: Path, source: str, changes: dict[str, Any], message: str) -> None:
@@ -297,7 +309,7 @@ def test_masks_whose_names_go_on_behind_the_key(tmp_path: Path, suffix: str) -> 
 
 
 def test_a_list_that_is_not_there_is_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lists.train = 'T.csv' names no file; .* \(t.csv is there, in another case"):
+    with pytest.raises(ValueError, match=r"lists.train = 'T.csv' does not exist; .* \(t.csv is there, in another case"):
         _ = stage_of("folder", tmp_path, lists={"train": "T.csv", "val": "t.csv"}).data
 
 

@@ -224,9 +224,11 @@ def test_views_are_no_longer_than_max_side(trained: Instance) -> None:
 
 
 def test_settings_that_do_not_fit(trained: Instance) -> None:
-    with pytest.raises(ValueError, match=r"target_layer = 'blocks.2' is for grad_cam, .*method = 'cam' reads the last"):
+    with pytest.raises(
+        ValueError, match=r"target_layer = 'blocks.2' is only for grad_cam, .*method = 'cam' reads the last"
+    ):
         make(trained, target_layer="blocks.2")
-    with pytest.raises(ValueError, match="normalisation = 'global' is not for method = 'stochastic'"):
+    with pytest.raises(ValueError, match="normalisation = 'global' cannot be used with method = 'stochastic'"):
         stochastic = replace(trained, stage=replace(CLASSIFIER, head="stochastic"))
         make(stochastic, method="stochastic", normalisation="global")
     with pytest.raises(
@@ -241,7 +243,7 @@ def test_settings_that_do_not_fit(trained: Instance) -> None:
     replace(stage, target_layer="blocks.2").check_environment(instance)
     with pytest.raises(ValueError, match=r"target_layer = 'global_pool': the layer runs 0 times in a forward pass"):
         replace(stage, target_layer="global_pool").check_environment(instance)
-    with pytest.raises(ValueError, match="normalisation = 'global' is not for second_classifier = true"):
+    with pytest.raises(ValueError, match="normalisation = 'global' cannot be used with second_classifier = true"):
         both = MakeCams(second_classifier=True, normalisation="global")
         one, other = (replace(CLASSIFIER, **{n: ("walker",)}) for n in ("dropped_classes", "only_classes"))  # type: ignore[arg-type]
         named = {"classifier": replace(trained, stage=one), "second_classifier": replace(trained, stage=other)}

@@ -118,7 +118,8 @@ def test_networks_without_a_displacement_field_are_refused(tmp_path: Path) -> No
     instance = prepared(tmp_path, np.ones((1, *GRID)), [5], affinity=other)
     message = (
         "make_instance_labels needs IRNet's displacement field, which train_affinity.network = 'affinitynet' does "
-        'not have; set train_affinity.network = "irnet", or name another in make_instance_labels.inputs.affinity'
+        'not have; set train_affinity.network = "irnet", or name another training in '
+        "make_instance_labels.inputs.affinity"
     )
     with pytest.raises(ValueError, match=message):
         instance.stage.check(instance)

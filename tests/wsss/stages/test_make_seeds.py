@@ -201,7 +201,7 @@ def test_an_image_without_a_saliency_map_is_a_bad_sample_and_one_without_a_class
     "data", [BuildShards(source="voc"), BuildShards(source="toy", counts={"train": 1, "val": 1})], ids=["voc", "toy"]
 )
 def test_samples_that_cannot_have_saliency_are_refused(tmp_path: Path, data: BuildShards) -> None:
-    message = "build_shards has none; name their folder as build_shards.saliency"
+    message = "build_shards has none; set build_shards.saliency to their folder"
     instance = salient(tmp_path, [cam(blocks(0.9), [4])], [shades(0)])
     samples = replace(instance.inputs["samples"], stage=data)
     with pytest.raises(ValueError, match=f"make_seeds.background = 'saliency' reads .* and {message}"):

@@ -73,7 +73,7 @@ def test_every_setting_behind_it_is_told(tmp_path: Path) -> None:
 def test_missing_predictions_are_no_submission(tmp_path: Path) -> None:
     instance = prepared(tmp_path, also=(Missing(key="val_4", reason="unreadable"),))
     with pytest.raises(
-        ValueError, match="submit: 1 predictions of split 'val' are missing, and a submission needs every"
+        ValueError, match="submit: 1 predictions of split 'val' are missing, but a submission needs every"
     ):
         submit(instance)
     assert not (instance.path / "results.zip").exists()
@@ -96,6 +96,6 @@ def test_expected_images_of_a_split_that_is_not_there(tmp_path: Path) -> None:
 def test_predictions_that_used_labels_are_no_submission(tmp_path: Path) -> None:
     instance = prepared(tmp_path)
     told = replace(instance.inputs["predictions"], stage=Predict(labels="given"))
-    with pytest.raises(ValueError, match=r"submit: predict uses the images' labels, which no competitor"):
+    with pytest.raises(ValueError, match=r"submit: predict uses the images' labels, which the challenge"):
         instance.stage.check(replace(instance, inputs={**instance.inputs, "predictions": told}))
     instance.stage.check(instance)

@@ -86,8 +86,8 @@ def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network": "affinitynet"}, r"output_stride = 16: network = 'affinitynet' reads .* set output_stride = 8"),
-        ({"norm": "batch"}, r"norm = 'batch': network = 'irnet' keeps its encoder as it is; set 'frozen'"),
+        ({"network": "affinitynet"}, r"output_stride = 16: network = 'affinitynet' needs .* set output_stride = 8"),
+        ({"norm": "batch"}, r"norm = 'batch': network = 'irnet' does not train its encoder; set 'frozen'"),
         ({"radius": 10}, r"radius = 10 leaves no pair inside a crop of 16 x 16 .* crop_size above 72"),
         (
             {"network": "affinitynet", "output_stride": 8, "radius": 5},

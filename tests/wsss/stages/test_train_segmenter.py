@@ -126,10 +126,13 @@ def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"validate_every": 1, "validation_split": "test"}, r"validation_split = 'test'; build_shards has train, val"),
+        (
+            {"validate_every": 1, "validation_split": "test"},
+            r"validation_split = 'test', but build_shards has only train, val",
+        ),
         ({"network": "aspp"}, r"output_stride = 16: network = 'aspp' .* set output_stride = 8"),
         ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* stride 8; set 40 or 48"),
-        ({"keep": "best"}, r"keep = 'best' needs validate_every, of 1 or more epochs"),
+        ({"keep": "best"}, r"keep = 'best' needs validate_every = 1 or more"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -1,1 +1,1 @@
-"""Helpers of the stages that train or read an affinity network."""
+"""Shared code of the stages that train or read an affinity network."""

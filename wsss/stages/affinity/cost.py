@@ -1,4 +1,4 @@
-"""What an affinity network's training and its random walk cost, for `wsss plan`.
+"""The cost of training an affinity network, and of its random walk, for `wsss plan`.
 
 Shape letters: `h w` the stride-4 grid.
 """
@@ -11,11 +11,11 @@ from wsss.ops.random_walk import chebyshev_power
 from wsss.stages.affinity.training import AffinityTraining
 
 WALK_TOLERANCE = 2.0**-23
-"""What `wsss.ops.random_walk` leaves out of a power of the walk: the rounding of float32."""
+"""Tolerance of `wsss.ops.random_walk` for a power of the transition matrix: the rounding error of float32."""
 
 
 def pair_units(training: AffinityTraining) -> Units:
-    """The losses of one crop, which go over all of its pixel pairs."""
+    """Cost of the losses of one crop, which are computed over all of its pixel pairs."""
     nodes = (training.crop_size / training.grid_stride) ** 2 / 1e6
     return {"pair_loss": nodes * len(half_plane_offsets(training.radius))}
 
@@ -23,7 +23,7 @@ def pair_units(training: AffinityTraining) -> Units:
 def walk_load(
     trained: AffinityTraining, context: PlanContext, *, num_steps_log2: int, planes: float, batch_images: int
 ) -> Load:
-    """The affinity network on an image (IRNet: and on its mirror image, boundaries alone), then the walk."""
+    """The affinity network on an image (IRNet: only boundaries, also on its mirror image), then the random walk."""
     is_irnet, stats = trained.network == "irnet", context.stats
     network = context.network("affinity")
     flops = 2 * network.forward(stats.size, method="edge_logits") if is_irnet else network.forward(stats.size)

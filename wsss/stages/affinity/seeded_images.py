@@ -36,7 +36,7 @@ class SeededImages(AugmentedRecords):
         image, label = self.augmented(draw, sample, mask_HW=seeds.label)
         assert label is not None
         stride = self._stage.grid_stride
-        middle = stride // 2  # as irn: the nearest neighbour of a reduction by 4 is pixel 4 i + 2
+        middle = stride // 2  # as irn: nearest-neighbour downsampling by 4 takes pixel 4 i + 2
         label_hw = torch.from_numpy(label[middle::stride, middle::stride].astype(np.int64))
         return {
             "key": sample.key,

@@ -29,7 +29,7 @@ Walk = Callable[[Sequence[np.ndarray], torch.Tensor], torch.Tensor]
 
 
 def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int) -> Walk:
-    """The walk of the network that `affinity` trained; the arguments are those of `wsss.ops.random_walk`."""
+    """The random walk for the network that `affinity` trained; the arguments are those of `wsss.ops.random_walk`."""
     trained = affinity.stage
     assert isinstance(trained, AffinityTraining)
     network = load_trained(affinity, device=worker_device())
@@ -58,7 +58,7 @@ def _along_boundaries(
 def _along_features(
     network: AffinityNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor, **steps: Any
 ) -> torch.Tensor:
-    """On the grid of stride 8: planes are averaged onto it, and come back to stride 4 bilinearly."""
+    """Walk on the stride-8 grid: planes are averaged onto it, and resized back to stride 4 bilinearly."""
     coarse_BLhw = functional.avg_pool2d(planes_BLhw, 2, ceil_mode=True, count_include_pad=False)
     walked_BLhw = feature_walk(coarse_BLhw, features_Dhw=network(image_B3HW), **steps)
     return resize_bilinear(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))

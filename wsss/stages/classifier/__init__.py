@@ -1,1 +1,1 @@
-"""Helpers of the stages that train or read a classifier."""
+"""Shared code of the stages that train or read a classifier."""

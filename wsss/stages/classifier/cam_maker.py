@@ -32,10 +32,10 @@ _Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tenso
 
 
 class Maps(NamedTuple):
-    """What a classifier says of one image."""
+    """The output of a classifier for one image."""
 
     classes: list[int]
-    """Class ids of its maps."""
+    """Class ids, one per map."""
     maps: torch.Tensor
     """f32[K, h, w] in [0, 1]."""
     peak: torch.Tensor | None
@@ -45,7 +45,8 @@ class Maps(NamedTuple):
 
 
 class CamMaker:
-    """Maps of the classes that the classifier has learned; what a sample gets does not depend on its neighbours."""
+    """Makes maps of the classes that the classifier has learned. A sample's maps do not depend on the other images in
+    its batch."""
 
     def __init__(
         self,
@@ -72,21 +73,22 @@ class CamMaker:
         return self._deterministic(x_B3HW, classes, grid=grid_size(samples[0].size))
 
     def _classes(self, samples: Sequence[Sample], x_B3HW: torch.Tensor) -> list[list[int]]:
-        """The labels; of an image without any, those not known to be absent that the classifier sees, where asked."""
+        """The classes of each image that get a map: its labels. For an image without labels, the classes that are not
+        known to be absent and reach `unlabelled_threshold`, if that is set."""
         classes = [[c for c in sample.classes if c in self.learned] for sample in samples]
-        unlabelled = [place for place, sample in enumerate(samples) if not sample.classes and sample.unknown]
+        unlabelled = [index for index, sample in enumerate(samples) if not sample.classes and sample.unknown]
         if self._stage.unlabelled_threshold > 0 and unlabelled:
             size = self._sizes((1.0,), x_B3HW)[0]
             seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[unlabelled], size=size)))
-            for place, seen_C in zip(unlabelled, seen_BC, strict=True):
+            for index, seen_C in zip(unlabelled, seen_BC, strict=True):
                 rows = torch.nonzero(seen_C >= self._stage.unlabelled_threshold)[:, 0].tolist()
-                candidates = self.learned & set(samples[place].unknown)
-                classes[place] = [row + 1 for row in rows if row + 1 in candidates]
+                candidates = self.learned & set(samples[index].unknown)
+                classes[index] = [row + 1 for row in rows if row + 1 in candidates]
         return classes
 
     def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
-        """Sizes of the views; none is longer than `max_side`, so that memory does not grow with the image, and no side
-        is shorter than what an encoder of output stride 32 makes one pixel of.
+        """Sizes of the views. No side is longer than `max_side`, which limits memory, or shorter than 32 pixels, which
+        an encoder of output stride 32 reduces to one.
         """
         longest = self._stage.max_side
         sizes = view_sizes((x_B3HW.shape[-2], x_B3HW.shape[-1]), scales=scales)
@@ -94,7 +96,7 @@ class CamMaker:
         return [(max(height, _SHORTEST_SIDE), max(width, _SHORTEST_SIDE)) for height, width in fitting]
 
     def _views(self, x_B3HW: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Every scale, f32[F * B, 3, H, W]: the images and, where asked for, their mirror images behind them."""
+        """One batch per scale, f32[F * B, 3, H, W]: the images, followed by their mirror images if `flip` is set."""
         for size in self._sizes(self._stage.scales, x_B3HW):
             view_B3HW = resize_image(x_B3HW, size=size)
             yield torch.cat([view_B3HW, view_B3HW.flip(-1)]) if self._stage.flip else view_B3HW
@@ -106,17 +108,17 @@ class CamMaker:
         logits = _MeanLogits(num_images)
         if any(classes):
             for views in self._views(x_B3HW):
-                of_view = [classes[place % num_images] for place in range(len(views))]
+                of_view = [classes[index % num_images] for index in range(len(views))]
                 maps_of_views, logits_VC = self._look(views, of_view)
                 logits.add(logits_VC)
-                for place, maps_Khw in enumerate(maps_of_views):
+                for index, maps_Khw in enumerate(maps_of_views):
                     if len(maps_Khw):
-                        upright = maps_Khw.flip(-1) if place >= num_images else maps_Khw
-                        totals[place % num_images] += resize_bilinear(upright[None], size=grid)[0]
+                        upright = maps_Khw.flip(-1) if index >= num_images else maps_Khw
+                        totals[index % num_images] += resize_bilinear(upright[None], size=grid)[0]
         normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
         return [
-            Maps(present, normalise(maps) if present else maps, None, logits.probabilities(place, present))
-            for place, (present, maps) in enumerate(zip(classes, totals, strict=True))
+            Maps(present, normalise(maps) if present else maps, None, logits.probabilities(index, present))
+            for index, (present, maps) in enumerate(zip(classes, totals, strict=True))
         ]
 
     def _from_weights(
@@ -138,18 +140,18 @@ class CamMaker:
 
         def look(views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
             activations, gradients, num_pixels, logits_VC = gradients_of(views_B3HW, classes=classes)
-            # Views of all sizes weigh alike.
+            # Views of all sizes have the same weight.
             rows = [
                 pooled_map(method, activations, gradients_KBDhw=g[None], num_pixels=num_pixels)[:, 0].relu()
                 for g in gradients
             ]
             maps_KBhw = torch.stack(rows) if rows else activations.new_zeros((0, *activations[:, 0].shape))
-            return [maps_KBhw[: len(present), place] for place, present in enumerate(classes)], logits_VC
+            return [maps_KBhw[: len(present), index] for index, present in enumerate(classes)], logits_VC
 
         return look
 
     def _stochastic(self, x_B3HW: torch.Tensor, samples: Sequence[Sample], classes: list[list[int]]) -> list[Maps]:
-        """Mean over all views and draws, and maximum, of the normalised stochastic maps."""
+        """Mean and maximum, over all views and draws, of the normalised stochastic maps."""
         grid, num_images = grid_size(samples[0].size), len(samples)
         generators = [self._generator(sample.key) for sample in samples]
         means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
@@ -157,24 +159,24 @@ class CamMaker:
         for views in self._views(x_B3HW) if any(classes) else ():
             features_VDhw = self._network.features(views)
             logits.add(self._network.logits(features_VDhw))
-            for place, features_Dhw in enumerate(features_VDhw):
-                number = place % num_images
+            for index, features_Dhw in enumerate(features_VDhw):
+                number = index % num_images
                 if not classes[number]:
                     continue
 
-                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = place >= num_images) -> torch.Tensor:
+                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = index >= num_images) -> torch.Tensor:
                     return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
 
                 mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid)
                 means[number] += mean
                 peaks[number] = torch.maximum(peaks[number], peak)
         return [
-            Maps(c, mean / max(logits.num_views, 1), peak, logits.probabilities(place, c))
-            for place, (c, mean, peak) in enumerate(zip(classes, means, peaks, strict=True))
+            Maps(c, mean / max(logits.num_views, 1), peak, logits.probabilities(index, c))
+            for index, (c, mean, peak) in enumerate(zip(classes, means, peaks, strict=True))
         ]
 
     def _generator(self, key: str) -> torch.Generator:
-        """One generator per sample: what it draws does not depend on actors, order or retries."""
+        """One generator per sample, so that its draws do not depend on actors, order or retries."""
         seed = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
 
@@ -195,35 +197,35 @@ class CamMaker:
 
 
 class _MeanLogits:
-    """Sum of the logits of every image's views."""
+    """Sums the logits of all views of each image, and returns probabilities of their mean."""
 
     def __init__(self, num_images: int) -> None:
         self._num_images, self._total, self.num_views = num_images, torch.zeros(()), 0
 
     def add(self, logits_VC: torch.Tensor) -> None:
-        """Add those of one size: of the images, and of their mirror images behind them."""
+        """Add the logits of one scale: of the images, followed by those of their mirror images if there are any."""
         views_FBC = logits_VC.reshape(-1, self._num_images, logits_VC.shape[1])
         self._total = self._total.to(views_FBC) + views_FBC.sum(0)
         self.num_views += len(views_FBC)
 
-    def probabilities(self, place: int, classes: Sequence[int]) -> torch.Tensor:
+    def probabilities(self, index: int, classes: Sequence[int]) -> torch.Tensor:
         """f32[K] of one image's classes."""
         if not classes:
             return torch.zeros(0)
-        return torch.sigmoid(self._total[place, [c - 1 for c in classes]] / self.num_views)
+        return torch.sigmoid(self._total[index, [c - 1 for c in classes]] / self.num_views)
 
 
 def cam_record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
-    """The maps of one image from one classifier or two, in the order of its labels."""
+    """The record of one image from the maps of one or two classifiers, in the order of its labels."""
     classes = [c for part in parts for c in part.classes]
     labels = list(sample.classes) or sorted(classes)
-    order = sorted(range(len(classes)), key=lambda place: labels.index(classes[place]))
+    order = sorted(range(len(classes)), key=lambda index: labels.index(classes[index]))
     maps_Khw = torch.cat([part.maps for part in parts])[order]
     peaks = [part.peak for part in parts if part.peak is not None]
     probabilities_K = torch.cat([part.probabilities.cpu() for part in parts])[order]
     return CamRecord(
         key=sample.key,
-        classes=np.array([classes[place] for place in order], dtype=np.int16),
+        classes=np.array([classes[index] for index in order], dtype=np.int16),
         maps=maps_Khw.half().cpu().numpy(),
         peak=torch.cat(peaks)[order].half().cpu().numpy() if peaks else None,
         probabilities=probabilities_K.half().numpy(),

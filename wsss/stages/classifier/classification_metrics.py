@@ -1,4 +1,4 @@
-"""How well a multi-label classifier ranks and decides, by torchmetrics.
+"""Average precision and F1 of a multi-label classifier, by torchmetrics.
 
 Shape letters: `N` images, `C` foreground classes.
 """
@@ -15,8 +15,8 @@ def classification_metrics(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Average precision f64[C], F1 f64[C] and micro F1, at probability 0.5.
 
-    `scores_NC` f64 in [0, 1], `truth_NC` bool; `known_NC` bool, false where nobody looked whether an image has a class:
-    such pairs count for nothing. NaN for a class that no image is known to show.
+    `scores_NC` f64 in [0, 1], `truth_NC` bool; `known_NC` bool, false if it was not annotated whether an image has a
+    class: such pairs are ignored. NaN for a class that no image is known to show.
     """
     known = torch.ones(truth_NC.shape, dtype=torch.bool) if known_NC is None else torch.from_numpy(known_NC)
     scores, truth = torch.from_numpy(scores_NC), torch.from_numpy(truth_NC) & known

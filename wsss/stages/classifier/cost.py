@@ -1,4 +1,4 @@
-"""What making activation maps costs, for `wsss plan`.
+"""The cost of making activation maps, for `wsss plan`.
 
 Shape letters: `K` classes present, `B` images, `H W` pixels.
 """
@@ -21,7 +21,7 @@ from wsss.stages.classifier.training import ClassifierTraining
 def cams_load(
     settings: CamSettings, context: PlanContext, *, slot: str, trained: ClassifierTraining, longest: int
 ) -> Load:
-    """Views of one image that shows a class through the classifier in `slot`, and the maps of its classes."""
+    """The cost of one image that shows a class: its views through the classifier in `slot`, and its classes' maps."""
     views, load = 2 if settings.flip else 1, Load()
     for size in capped(view_sizes(context.stats.size, scales=settings.scales), longest):
         flops = views * context.network(slot).forward(size)
@@ -32,14 +32,14 @@ def cams_load(
 
 
 def capped(sizes: Sequence[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
-    """Views whose longer side is at most `longest`."""
+    """The sizes, scaled down if the longer side exceeds `longest`."""
     return [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
 
 
 def _maps(
     settings: CamSettings, context: PlanContext, *, slot: str, trained: ClassifierTraining, size: tuple[int, int]
 ) -> Load:
-    """From the features of one view to the maps of K classes."""
+    """The cost of computing the maps of K classes from the features of one view."""
     labels = context.stats.labels
     if settings.method == "stochastic":
         units = size[0] * size[1] / trained.output_stride**2 * trained.stochastic_kernel**2 / 1e6
@@ -52,7 +52,7 @@ def _maps(
 
 
 def _gradients(context: PlanContext, *, slot: str, size: tuple[int, int], layer: str) -> float:
-    """Operations from one class's logit back to a layer, for one image."""
+    """Floating point operations of the backward pass from one class's logit to a layer, for one image."""
 
     def look(network: Any, image_B3HW: Tensor) -> None:
         list(LayerGradients(network, layer=layer)(image_B3HW, classes=[[1]] * len(image_B3HW)).gradients)

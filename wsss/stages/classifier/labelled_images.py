@@ -1,4 +1,4 @@
-"""Images with their image-level labels: as a training set, and as a validation pass."""
+"""Images with their image-level labels: the training set, and the validation pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wsss.stages.classifier.training import ClassifierTraining
 
 
 class LabelledImages(AugmentedRecords):
-    """Augmented images with multi-hot labels; classes that are not learned are unknown everywhere."""
+    """Augmented images with multi-hot labels; classes that are not learned are marked unknown in every image."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ def predicted_labels(
     num_classes: int,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities f64[N, C], labels bool[N, C] and whether they are known, bool[N, C], of the validation split.
+    """Probabilities f64[N, C], labels bool[N, C] and whether each label is known, bool[N, C].
 
-    Of every readable image of `stage.validation_split`.
+    For every readable image of `stage.validation_split`.
 
     `logits`: f32[1, 3, H, W] -> f[1, C].
     """

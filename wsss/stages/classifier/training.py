@@ -1,4 +1,4 @@
-"""What every training of a classifier offers to the stages that read the trained network."""
+"""The settings that every classifier training has, which stages that use the trained network read."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ _VALIDATED = ActiveIf("a validation_split", lambda stage: stage.validation_split
 
 @settings
 class ClassifierTraining(EncoderSource):
-    """A training that leaves a `wsss.models.classifier.Classifier`: which classes, which head, which images."""
+    """A training that produces a `wsss.models.classifier.Classifier`: its classes, head and images."""
 
     trains: ClassVar[str] = "classifier"
 
     only_classes: tuple[str, ...] = ()
-    """Classes that are learned; empty learns all. A class that is trained apart has a classifier of its own."""
+    """Names of the classes that are learned; empty learns all. A very frequent class can get its own classifier
+    (make_cams.second_classifier)."""
     dropped_classes: tuple[str, ...] = ()
-    """Classes that are not learned: no later stage sees them, and their pixels count as background in the labels made.
-    Training images that show no other class are left out of the maps and all that follows."""
+    """Names of classes that are not learned. Later stages do not see them, and their pixels become background in the
+    labels. Training images that show no other class are left out of the maps and of all later stages."""
     head: Literal["linear", "stochastic"] = "linear"
     """`linear`: global average pooling and a linear layer; `stochastic`: FickleNet's random choice of hidden units."""
     stochastic_kernel: Annotated[int, Field(ge=1), active_with("head", "stochastic")] = 9
-    """stochastic: side s of the window that units are chosen in; odd."""
+    """stochastic: side s of the window in which units are chosen; must be odd."""
     stochastic_drop_rate: Annotated[float, Field(ge=0, lt=1), active_with("head", "stochastic")] = 0.9
     """stochastic: probability p that a unit is dropped."""
     stochastic_units: Annotated[Literal["windows", "units"], active_with("head", "stochastic")] = "windows"
-    """stochastic: every window chooses its units (FickleNet), or ordinary dropout of the map does."""
+    """stochastic: `windows` chooses units in every window separately (FickleNet); `units` is ordinary dropout on the
+    feature map."""
     crop_size: Annotated[int, Field(ge=32)] = 512
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (320, 640)
-    """Range of the longer side before cropping."""
+    """Range from which the longer side is drawn before cropping, in pixels."""
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Strength of random colour changes."""
+    """Strength of random colour changes; 0 makes none."""
     validation_split: str = "val"
-    """Split whose labels measure F1 and mean average precision after training; empty skips it."""
+    """Split on whose labels F1 and mean average precision are measured after training; empty skips this."""
     validation_size: Annotated[int, Field(ge=32), _VALIDATED] = 512
     """Longer side of validation images in pixels."""
 
     def learned(self, instance: Instance) -> list[int]:
-        """Ids of the classes that are learned. Raises ValueError for a name that is none, and where none is left."""
+        """Ids of the classes that are learned. Raises ValueError for an unknown class name, or if no class is left."""
         taxonomy = instance.taxonomy
         only = {taxonomy.id_of(name) for name in self.only_classes or taxonomy.names}
         learned = sorted(only - {taxonomy.id_of(name) for name in self.dropped_classes})

@@ -1,1 +1,1 @@
-"""The settings of every data set on disk, and how each is opened."""
+"""The settings of every data set, and the functions that open them."""

@@ -15,24 +15,26 @@ from wsss.stages.data_sets.shared import SharedSettings
 
 @settings
 class CocoSettings(SharedSettings):
-    """What COCO's layout has besides."""
+    """Additional settings for COCO's layout."""
 
     annotations: Annotated[Literal["instances", "panoptic"], active_with("source", "coco")] = "instances"
-    """coco: which annotations make classes, masks and boxes: instances (things) or panoptic (things and stuff)."""
+    """coco: annotations that give classes, masks and boxes: `instances` (things) or `panoptic` (things and stuff)."""
     image_folders: Annotated[dict[str, str], NotHashedPath()] = Field(default_factory=dict)
-    """coco: split -> folder of its images below the root; where not given, what follows the last underscore of the JSON
-    file's name (val2017 for instances_val2017.json)."""
+    """coco: split -> folder of its images, relative to the root; if not given, the part of the JSON file's name after
+    the last underscore (val2017 for instances_val2017.json)."""
 
 
 def open_coco(given: CocoSettings, splits: tuple[str, ...]) -> Source:
-    """Raises ValueError, with the setting, where files are missing."""
+    """Open the data set. Raises ValueError, naming the setting, if files are missing."""
     root = given.root_folder("")
     listed = given.list_paths(splits)
     files = {split: listed.get(split) or _own_file(root, split, given.annotations) for split in splits}
     folders = {split: given.image_folders.get(split) or path.stem.rpartition("_")[2] for split, path in files.items()}
     for split, folder in folders.items():
         if not (root / folder).is_dir():
-            raise ValueError(f"{root / folder} is no folder; image_folders.{split} names that of the images below root")
+            raise ValueError(
+                f"{root / folder} is not a folder; set image_folders.{split} to the folder of the images in root"
+            )
     return CocoSource(
         root=root,
         annotations=files,
@@ -46,9 +48,9 @@ def open_coco(given: CocoSettings, splits: tuple[str, ...]) -> Source:
 
 
 def _own_file(root: Path, split: str, form: str) -> Path:
-    """COCO's own file of a split; of test there are lists of images alone."""
+    """COCO's standard file of a split; for test there are only lists of images."""
     names = [f"{what}_{split}{year}.json" for what in (form, "image_info") for year in (2017, 2015, 2014)]
     for name in names:
         if (root / "annotations" / name).is_file():
             return root / "annotations" / name
-    raise ValueError(f"{root / 'annotations'} holds no {names[0]}; lists.{split} names the JSON file of the split")
+    raise ValueError(f"{root / 'annotations'} has no {names[0]}; set lists.{split} to the JSON file of the split")

@@ -1,4 +1,4 @@
-"""What is known of every data set without its files: its classes and how it is listed; for `wsss plan`."""
+"""What is known about every data set without its files: classes, and cost of listing; for `wsss plan`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _LISTING = {"ilsvrc_det": "list_ilsvrc", "lid": "list_ilsvrc", "coco": "list_coc
 
 
 def class_list(source: str, given: DataSettings) -> Taxonomy:
-    """The classes of a data set whose list is fixed. Raises ValueError where they are in its files alone."""
+    """The classes of a data set with a fixed class list. Raises ValueError if the classes are only in its files."""
     if source not in _CLASS_LISTS:
         known = ", ".join(_CLASS_LISTS)
-        raise ValueError(f"source = {source!r}: its classes are in its files, which are not here (known: {known})")
+        raise ValueError(
+            f"source = {source!r}: its classes are only in its files, which are not here (known without files: {known})"
+        )
     return _CLASS_LISTS[source]().subset(given.class_names)
 
 
 def expected_data(source: str, given: DataSettings, *, shard_images: int, shard_bytes: float) -> ExpectedData:
-    """What the settings of a data set tell of its images."""
+    """What the settings of a data set say about its images."""
     masked, of_ilsvrc = frozenset(given.masked_splits), source in _ILSVRC
     is_toy, over_network = source == "toy", source == "shards" and is_remote(given.root)
     return ExpectedData(
@@ -44,5 +46,5 @@ def expected_data(source: str, given: DataSettings, *, shard_images: int, shard_
 
 
 def listing_figure(source: str) -> str:
-    """Name of the figure in `costs.toml`: what listing one image takes; empty where nothing is listed."""
+    """Name of the figure in `costs.toml` for the cost of listing one image; empty if nothing is listed."""
     return "" if source in ("toy", "shards") else _LISTING.get(source, "list_table")

@@ -14,28 +14,28 @@ from wsss.stages.data_sets.shared import SharedSettings
 
 @settings
 class FolderSettings(SharedSettings):
-    """What such a folder has besides."""
+    """Additional settings for a folder with a table of labels."""
 
     label_separator: Annotated[str, Field(min_length=1), active_with("source", "folder")] = "|"
-    """folder: what stands between the names of a cell of the table."""
+    """folder: separator between the class names in a cell of the table."""
     class_list: Annotated[str, NotHashedPath()] = ""
-    """folder: file of all class names below the root, one a line in the order of the mask values from 1 on (a first
-    line "background" is value 0, no class); without one, the names of the tables in alphabetical order."""
+    """folder: file of all class names, relative to the root, one per line, in the order of the mask values starting at
+    1 (an optional first line "background" is value 0). If empty, the names in the tables in alphabetical order."""
     mask_folder: Annotated[str, NotHashedPath()] = ""
-    """folder: folder of masks below the root, index PNGs: photos/1.jpg has MASK_FOLDER/photos/1.png (`mask_suffix` may
-    stand before the ending); none if empty."""
+    """folder: folder of masks (index PNGs), relative to the root; the mask of photos/1.jpg is MASK_FOLDER/photos/1.png
+    (with `mask_suffix`, if set, before .png). If empty, there are no masks."""
 
 
 def open_folder(given: FolderSettings, splits: tuple[str, ...]) -> Source:
-    """Raises ValueError, with the setting, where files are missing."""
-    given.refuse_boxes("annotations", because="folder has no annotated frames")
+    """Open the data set. Raises ValueError, naming the setting, if files are missing."""
+    given.refuse_boxes("annotations", because="folder has no annotated boxes")
     root, tables = given.root_folder(""), given.list_paths(splits)
     if absent := [split for split in splits if split not in tables]:
-        raise ValueError(f"lists.{absent[0]} is not set; it names the table of that split's images and labels")
+        raise ValueError(f"lists.{absent[0]} is not set; set it to the table of that split's images and labels")
     if given.mask_folder and not (root / given.mask_folder).is_dir():
-        raise ValueError(f"mask_folder = {given.mask_folder!r} names no folder below the root")
+        raise ValueError(f"mask_folder = {given.mask_folder!r} is not a folder in root")
     if given.mask_folder and not given.class_list:
-        raise ValueError("class_list is not set; it says which class each value of the masks is")
+        raise ValueError("class_list is not set; set it to the file that lists the class of each mask value")
     return FolderSource(
         root=root,
         tables=tables,

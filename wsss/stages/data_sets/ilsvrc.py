@@ -14,19 +14,20 @@ from wsss.stages.data_sets.shared import SharedSettings
 
 @settings
 class IlsvrcSettings(SharedSettings):
-    """What ILSVRC DET and LID have besides."""
+    """Additional settings for ILSVRC DET and LID."""
 
     unchecked: Annotated[Literal["unknown", "absent"], active_with("source", "ilsvrc_det", "lid")] = "unknown"
-    """ilsvrc_det, lid: what a class is in a training image that nobody checked for it (the 2013 part was checked for
-    few classes an image): unknown, which the classification loss leaves out, or absent, as in published systems."""
+    """ilsvrc_det, lid: status of a class in a training image that was not annotated for it (images of the 2013 part
+    were annotated for few classes each): `unknown`, which the classification loss ignores, or `absent`, as in published
+    systems."""
     package: Annotated[str, NotHashedPath()] = ""
-    """lid: the folder that holds LID_track1_imageset and LID_track1_annotations."""
+    """lid: the folder that contains LID_track1_imageset and LID_track1_annotations."""
     val_labels: Annotated[Literal["masks", "unknown"], active_with("source", "lid")] = "masks"
-    """lid: image-level labels of val: the classes that its masks show, or unknown, as those of test."""
+    """lid: image-level labels of val: `masks`, the classes in its masks, or `unknown`, as for test."""
 
 
 def open_ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
-    """Raises ValueError, with the setting, where folders are missing."""
+    """Open the data set. Raises ValueError, naming the setting, if folders are missing."""
     given.refuse_boxes("masks", because="ilsvrc_det has no masks")
     return _ilsvrc_det(given, splits)
 
@@ -44,12 +45,12 @@ def _ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> IlsvrcDetSour
 
 
 def open_lid(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
-    """Raises ValueError, with the setting, where folders are missing. ILSVRC is only needed for train."""
+    """Open LID; ILSVRC is only needed for train. Raises ValueError, naming the setting, if folders are missing."""
     _refuse_other_splits(splits)
     if not given.package or not Path(given.package).is_dir():
         raise ValueError(
-            f"package = {given.package!r} is no folder; it names the one that holds LID_track1_imageset, or use "
-            'source = "ilsvrc_det"'
+            f"package = {given.package!r} is not a folder; set it to the folder that contains LID_track1_imageset, or "
+            'use source = "ilsvrc_det"'
         )
     return LidSource(
         package=Path(given.package),
@@ -66,4 +67,4 @@ def open_lid(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
 
 def _refuse_other_splits(splits: tuple[str, ...]) -> None:
     if unknown := [split for split in splits if split not in SPLITS]:
-        raise ValueError(f"splits names {unknown[0]!r}; this data set has {', '.join(SPLITS)}")
+        raise ValueError(f"splits names {unknown[0]!r}; this data set has only {', '.join(SPLITS)}")

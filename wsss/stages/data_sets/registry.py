@@ -1,4 +1,5 @@
-"""All data sets: a new one is a file of settings beside this one, and a line in each of the two places here."""
+"""All data sets. To add one, add a file of settings next to this one, a base class to `DataSettings` and an entry to
+`DATA_SETS`."""
 
 from __future__ import annotations
 
@@ -19,15 +20,15 @@ from wsss.stages.data_sets.voc import VocSettings, open_voc
 
 @settings
 class DataSettings(ToySettings, VocSettings, IlsvrcSettings, CocoSettings, FolderSettings, ShardsSettings):
-    """The settings of all data sets; which of them are read depends on the data set."""
+    """The settings of all data sets; each data set reads some of them."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A way in which data lie on disk."""
+    """A layout of data on disk."""
 
     open: Callable[[Any, tuple[str, ...]], Source | FinishedShards]
-    """Called with (settings, splits): checks them and gives the source."""
+    """Called with (settings, splits): checks them and returns the source."""
     reads: frozenset[str]
     """Names of the settings that it reads."""
 
@@ -48,11 +49,11 @@ DATA_SETS: Mapping[str, DataSet] = {
     ),
     "shards": DataSet(lambda given, _: open_shards(given), _reads("root cache cache_gigabytes")),
 }
-"""Value of the setting `source` -> what it is."""
+"""Value of the setting `source` -> its data set."""
 
 
 def open_data_set(source: str, given: DataSettings, splits: tuple[str, ...]) -> Source | FinishedShards:
-    """The data set behind settings. Raises ValueError for settings that are given and that it does not read."""
+    """Open the data set. Raises ValueError for settings that are given but not read by this data set."""
     data_set, defaults = DATA_SETS[source], setting_values(DataSettings())
     given_values = setting_values(given)
     for name, default in defaults.items():
@@ -63,11 +64,11 @@ def open_data_set(source: str, given: DataSettings, splits: tuple[str, ...]) -> 
 
 
 def why_no_masks(source: str, given: DataSettings, split: str) -> str:
-    """Why settings can give no image of a split a mask, told by the settings alone; empty where some may have one."""
+    """Why no image of a split can have a mask, judging by the settings only; empty if some may have one."""
     if source in ("toy", "shards"):
         return ""
     if "masked_splits" not in DATA_SETS[source].reads:
-        return f"source = {source!r} has none"
+        return f"source = {source!r} has no masks"
     if source == "folder" and not given.mask_folder:
         return "mask_folder is not set"
     return "" if split in given.masked_splits else f"masked_splits does not name {split!r}"

@@ -1,4 +1,4 @@
-"""Shards that were built before, read where they lie."""
+"""Shards that were built before, read in place."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from wsss.stages.data_sets.shared import SharedSettings
 
 @settings
 class ShardsSettings(SharedSettings):
-    """Where tars that come over the network are kept for a while."""
+    """The cache for tars that are fetched over the network."""
 
     cache: Annotated[str, NotHashedPath()] = ""
-    """shards: folder, on each machine, of tars that were fetched from s3:// or http(s)://; the system's folder for
-    temporary files where empty."""
+    """shards: cache folder, on each machine, for tars fetched from s3:// or http(s)://; if empty, a folder in the
+    system's folder for temporary files."""
     cache_gigabytes: Annotated[float, Field(ge=0), PerformanceOnly()] = 50.0
-    """shards: most that the cache may hold; tars for which there is no room are read in parts, a request per image."""
+    """shards: largest size of the cache; tars that do not fit are read in parts, with one request per image."""
 
 
 def open_shards(given: ShardsSettings) -> FinishedShards:
-    """Raises ValueError, with the setting, where the root is not set or is of a scheme that nothing here reads."""
+    """Open the shards. Raises ValueError, naming the setting, if the root is not set or has an unknown scheme."""
     if not given.root:
         raise ValueError(
-            "root is not set; it names the folder of finished shards, or their s3:// or http(s):// address"
+            "root is not set; set it to the folder of finished shards, or to their s3:// or http(s):// address"
         )
     if not is_remote(given.root):
         return FinishedShards(tars=RemoteTars(address=str(Path(given.root).absolute())))
@@ -42,7 +42,7 @@ def open_shards(given: ShardsSettings) -> FinishedShards:
 
 
 def tars_of_run(place: str) -> RemoteTars | None:
-    """Where the tars of a layer in a run's folder lie, if they were taken over from elsewhere; None for any other."""
+    """Where the tars of a layer in a run's folder are stored, if they are reused from elsewhere; otherwise None."""
     if is_remote(place):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Settings that several data sets read. The docstring of a setting says which, and what it is to them."""
+"""Settings that several data sets read. The docstring of a setting names these data sets."""
 
 from __future__ import annotations
 
@@ -18,57 +18,58 @@ Boxes = Literal["none", "annotations", "masks"]
 
 @settings
 class SharedSettings:
-    """What most data sets have."""
+    """Settings of most data sets."""
 
     root: Annotated[str, NotHashedPath()] = ""
-    """The data set's folder: voc, the one that holds JPEGImages; ilsvrc_det and lid, ILSVRC or the one that holds it;
-    coco and folder, the one that paths are relative to."""
+    """The data set's folder. voc: the folder that contains JPEGImages; ilsvrc_det, lid: ILSVRC or the folder that
+    contains it; coco, folder: the folder that other paths are relative to; shards: the folder or address of finished
+    shards."""
     lists: Annotated[dict[str, str], NotHashedPath()] = Field(default_factory=dict)
-    """Split -> file. voc, ilsvrc_det, lid: keys, one a line (only voc needs them; a bare name is looked up in
-    tuning/recipes/lists too). coco: the JSON file, where it is not COCO's own. folder: the table of labels."""
+    """Split -> file. voc, ilsvrc_det, lid: keys, one per line (required only for voc; a name without a folder is also
+    looked up in tuning/recipes/lists). coco: the JSON file, if not COCO's standard one. folder: the table of labels."""
     masked_splits: Annotated[tuple[str, ...], MeasuringOnly()] = ("train", "val")
-    """voc, lid, coco, folder: splits whose masks are read (they only measure, unless a stage says that it trains on
-    them)."""
+    """voc, lid, coco, folder: splits whose masks are read. Masks are only used for evaluation, unless a stage's
+    settings ask for training on them."""
     mask_suffix: Annotated[str, MeasuringOnly(), Field(pattern=r"^[^/\\]*$"), active_unless("mask_suffix", "")] = ""
-    """voc, folder: what stands between an image's name and .png in the name of its mask: photos/1.jpg has
-    photos/1_mask.png where it is "_mask"."""
+    """voc, folder: text between an image's name and .png in the name of its mask: with "_mask", the mask of
+    photos/1.jpg is photos/1_mask.png."""
     class_names: tuple[str, ...] = ()
-    """All but toy: the classes to keep, numbered in this order; all of the data set's where empty."""
+    """All except toy: the classes to keep, numbered in this order; if empty, all classes of the data set."""
     other_classes_as: Annotated[Literal[0, 255], MeasuringOnly()] = 0
-    """voc, lid, coco, folder: what mask pixels of other classes become: background or ignored."""
+    """voc, lid, coco, folder: value for mask pixels of other classes: 0 (background) or 255 (ignored)."""
     boxes: Annotated[Boxes, active_unless("boxes", "none")] = "none"
-    """All but toy: frames of objects: none, those of the annotations (not folder), or of the components of the masks
-    that are read (not ilsvrc_det)."""
+    """All except toy: boxes to store: `none`, `annotations` (not for folder), or `masks`: bounding boxes of the
+    components of the masks that are read (not for ilsvrc_det)."""
 
     def root_folder(self, *folders: str) -> Path:
-        """The root. Raises ValueError where it is not set, or where it holds none of `folders` ("": is none itself)."""
+        """The root. Raises ValueError if it is not set, or if it contains none of `folders` ("" is the root itself)."""
         if not self.root:
-            raise ValueError(f"root is not set; it names the folder that holds {folders[0] or 'the images'}")
+            raise ValueError(f"root is not set; set it to the folder that contains {folders[0] or 'the images'}")
         if not any((Path(self.root) / folder).is_dir() for folder in folders):
             raise ValueError(
-                f"root = {self.root!r} " + (f"holds no folder {folders[0]}" if folders[0] else "is no folder")
+                f"root = {self.root!r} " + (f"contains no folder {folders[0]}" if folders[0] else "is not a folder")
             )
         return Path(self.root)
 
     def suffix_of_masks(self) -> str:
-        """`mask_suffix`, also where it was given with the ending."""
+        """`mask_suffix`, also if it was given with the ending .png."""
         return self.mask_suffix.removesuffix(".png")
 
     def list_paths(self, splits: tuple[str, ...]) -> Mapping[str, Path]:
-        """Split -> file, of those that are given: an absolute path, one below the root, or a list that is shipped."""
+        """Split -> file, for splits that have one: an absolute path, one relative to the root, or a shipped list."""
         found: dict[str, Path] = {}
         for split in splits:
             if given := self.lists.get(split):
-                places = [Path(self.root) / given, *([] if "/" in given else [LISTS / given])]
-                if not (there := [place for place in places if place.is_file()]):
-                    looked = " and ".join(str(place) for place in places)
+                candidates = [Path(self.root) / given, *([] if "/" in given else [LISTS / given])]
+                if not (existing := [path for path in candidates if path.is_file()]):
+                    searched = " and ".join(str(path) for path in candidates)
                     near = beside(Path(self.root), given)
-                    raise ValueError(f"lists.{split} = {given!r} names no file; looked for {looked}{near}")
-                found[split] = there[0]
+                    raise ValueError(f"lists.{split} = {given!r} does not exist; looked for {searched}{near}")
+                found[split] = existing[0]
         return found
 
     def refuse_boxes(self, *refused: Boxes, because: str) -> None:
-        """Raise ValueError where `boxes` asks for what a data set does not have."""
+        """Raise ValueError if `boxes` has a value that the data set does not support."""
         if self.boxes in refused:
             allowed = ", ".join(value for value in ("none", "annotations", "masks") if value not in refused)
             raise ValueError(f"boxes = {self.boxes!r}: {because}; allowed are {allowed}")

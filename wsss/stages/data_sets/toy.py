@@ -1,4 +1,4 @@
-"""Pictures drawn in code."""
+"""Images drawn in code."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from wsss.contract.settings import settings
 
 @settings
 class ToySettings:
-    """What is drawn."""
+    """Settings of the images that are drawn."""
 
     counts: dict[str, int] = Field(default_factory=dict)
-    """toy: split -> number of pictures."""
+    """toy: split -> number of images."""
     size: Annotated[int, Field(ge=32)] = 128
-    """toy: mean side of a picture in pixels."""
+    """toy: mean side of an image in pixels."""
     draw_seed: Annotated[int, Field(ge=0)] = 0
-    """toy: which pictures are drawn."""
+    """toy: random seed of the images."""
 
 
 def open_toy(given: ToySettings, splits: tuple[str, ...]) -> Source:
-    """Raises ValueError for counts of splits that are none."""
+    """Open the data set. Raises ValueError for counts of unknown splits."""
     if unknown := sorted(set(given.counts) - set(splits)):
-        raise ValueError(f"counts.{unknown[0]} is of no split; splits has {', '.join(splits)}")
+        raise ValueError(f"counts.{unknown[0]} does not name a split; splits has {', '.join(splits)}")
     counts = {split: given.counts.get(split, 0) for split in splits}
     return ToySource(counts=counts, seed=given.draw_seed, size=given.size)

@@ -14,30 +14,31 @@ from wsss.stages.data_sets.shared import LISTS, SharedSettings
 
 @settings
 class VocSettings(SharedSettings):
-    """What VOC's layout has besides."""
+    """Additional settings for VOC's layout."""
 
     labels: Annotated[str, NotHashedPath()] = ""
     """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
     masks: Annotated[str, MeasuringOnly()] = "SegmentationClassAug"
-    """voc: folder of masks below the root."""
+    """voc: folder of masks, relative to the root."""
     saliency: Annotated[str, NotHashedPath()] = ""
-    """voc: folder of saliency maps below the root, grey PNGs of the images' sizes; none where empty."""
+    """voc: folder of saliency maps, relative to the root: greyscale PNGs of the images' sizes. If empty, there are
+    none."""
     sbd: Annotated[str, NotHashedPath()] = ""
-    """voc: SBD's folder (the one that holds dataset/cls); its masks stand in for those that `masks` lacks."""
+    """voc: SBD's folder (the one that contains dataset/cls); its masks are used for images without one in `masks`."""
 
 
 def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
-    """Raises ValueError, with the setting, where files are missing."""
+    """Open the data set. Raises ValueError, naming the setting, if files are missing."""
     root = given.root_folder("JPEGImages")
     if absent := [split for split in splits if split not in given.lists]:
-        raise ValueError(f"lists.{absent[0]} is not set; it names the file of that split's keys, one a line")
+        raise ValueError(f"lists.{absent[0]} is not set; set it to the file of that split's keys, one per line")
     labels = root / given.labels if given.labels else None
     if labels is not None and not labels.is_file():
-        raise ValueError(f"labels = {given.labels!r} names no file below the root ({labels})")
+        raise ValueError(f"labels = {given.labels!r} is not a file in root ({labels} does not exist)")
     if given.saliency and not (root / given.saliency).is_dir():
-        raise ValueError(f"saliency = {given.saliency!r} names no folder below the root ({root / given.saliency})")
+        raise ValueError(f"saliency = {given.saliency!r} is not a folder in root ({root / given.saliency})")
     if given.boxes == "annotations" and not (root / "Annotations").is_dir():
-        raise ValueError(f"boxes = 'annotations', but root = {given.root!r} holds no folder Annotations")
+        raise ValueError(f"boxes = 'annotations', but root = {given.root!r} contains no folder Annotations")
     sbd = Path(given.sbd) if given.sbd else None
     if sbd is not None:
         try:

@@ -1,1 +1,1 @@
-"""Helpers of the stages that measure and check results."""
+"""Shared code of the stages that evaluate and check results."""

@@ -1,4 +1,4 @@
-"""The check of a submission: what is wrong with a results.zip, told before a server refuses it."""
+"""The check of a submission: finds errors in a results.zip before the server refuses it."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Fault:
     member: str
     """Name of the file in the zip, or of the zip itself."""
     kind: str
-    """What sort of fault, the same words for all of a sort."""
+    """The kind of error, the same text for all errors of one kind."""
     text: str
-    """What is wrong and what is allowed."""
+    """The error, and what is allowed."""
 
     def __str__(self) -> str:
         return f"{self.member}: {self.text}"
 
 
 def fault_lines(faults: Iterable[Fault], *, examples: int = 5) -> Iterator[str]:
-    """One line per fault, `examples` of each kind at most, then how many more there are: a zip may hold 20,000."""
+    """One line per fault, at most `examples` per kind, then the number of each kind (a zip may hold 20,000 files)."""
     counts: Counter[str] = Counter()
     for fault in faults:
         counts[fault.kind] += 1
@@ -63,10 +63,10 @@ def fault_lines(faults: Iterable[Fault], *, examples: int = 5) -> Iterator[str]:
 
 
 def check_submission(path: Path, *, num_classes: int, expected: Sizes | None = None) -> Iterator[Fault]:
-    """What is wrong with a submission; nothing where it is in order.
+    """The faults of a submission; none if it is valid.
 
-    `expected` maps each image's basename to its (H, W); without it only the form is checked. Members are read one by
-    one. Raises ValueError where the file is not there or no zip at all, or where none of its images is expected.
+    `expected` maps each image's basename to its (H, W); without it only the format is checked. Members are read one by
+    one. Raises ValueError if the file does not exist or is not a zip, or if none of its images is expected.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
@@ -95,11 +95,11 @@ def check_submission(path: Path, *, num_classes: int, expected: Sizes | None = N
 
 @dataclass(frozen=True)
 class _Name:
-    """The name of a member, taken apart as the program that packed it meant it."""
+    """The name of a member, split into its folders and file name."""
 
     info: zipfile.ZipInfo
     parts: tuple[str, ...]
-    """Folders and the file's name, whether / or \\ stood between them."""
+    """Folders and the file's name; separators may be / or \\."""
 
     @classmethod
     def of(cls, info: zipfile.ZipInfo) -> _Name:
@@ -111,7 +111,7 @@ class _Name:
 
     @property
     def is_added(self) -> bool:
-        """True for what a file manager put there by itself: macOS also keeps attributes of a.png in ._a.png."""
+        """True for files that a file manager added by itself: macOS also stores attributes of a.png in ._a.png."""
         return any(part in _NOT_OURS for part in self.parts) or self.file.name.startswith("._")
 
     @property
@@ -128,7 +128,7 @@ class _Name:
 
 
 def _in_form_of(stem: str, expected: Sizes) -> str:
-    """The expected name that a name stands for where the two differ in Unicode's form alone, else the name itself."""
+    """The expected name that equals this one in another Unicode normal form; if there is none, the name itself."""
     for form in ("NFC", "NFD"):
         if (other := unicodedata.normalize(form, stem)) in expected:
             return other
@@ -140,13 +140,13 @@ def _check_member(
 ) -> Iterator[Fault]:
     full = name.info.filename
     if name.is_added:
-        yield Fault(full, "file of a file manager", f"was added by a file manager and is no mask; {REPACK}")
+        yield Fault(full, "file of a file manager", f"was added by a file manager and is not a mask; {REPACK}")
         return
     if name.is_folder:
-        yield Fault(full, "folder", f"is a folder, and the zip must hold <basename>.png files only; {REPACK}")
+        yield Fault(full, "folder", f"is a folder, but the zip must contain only <basename>.png files; {REPACK}")
         return
     if not name.is_png:
-        yield Fault(full, "no plain PNG", "the zip must hold <basename>.png files only, no folders")
+        yield Fault(full, "no plain PNG", "the zip must contain only <basename>.png files, no folders")
         return
     yield from (Fault(full, kind, text) for kind, text in _check_name(name))
     stem = _in_form_of(name.stem, expected or {})
@@ -167,21 +167,21 @@ def _check_member(
 
 
 def _check_name(name: _Name) -> Iterator[tuple[str, str]]:
-    """Kind and text of what is wrong with a mask's name."""
+    """Kind and text of the faults of a mask's name."""
     if "\\" in name.info.filename:
         yield (
             "backslash in the name",
-            "the name has a backslash, as archives packed on Windows have, which a server on Linux reads as part of "
+            "the name has a backslash, as in some archives packed on Windows; a server on Linux reads it as part of "
             f"the file's name; {REPACK}",
         )
     elif len(name.parts) > 1:
-        yield "in a folder", f"lies in a folder, and the zip must hold <basename>.png files only, no folders; {REPACK}"
+        yield "in a folder", f"is in a folder, but the zip must contain only <basename>.png files, no folders; {REPACK}"
     if name.file.suffix != ".png":
-        yield "ending", f"ends in {name.file.suffix}, and the ending must be .png"
+        yield "ending", f"ends in {name.file.suffix}, but the ending must be .png"
 
 
 _BIT_DEPTH = 24
-"""Where a PNG keeps its bits per channel: in IHDR, which comes first."""
+"""Offset of the bits per channel in a PNG: in IHDR, the first chunk."""
 
 
 def _check_png(data: bytes, num_classes: int, size: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
@@ -192,10 +192,10 @@ def _check_png(data: bytes, num_classes: int, size: tuple[int, int] | None) -> I
         yield "no mask", str(error)
         return
     if (mode := image_mode(data)) != "L":
-        yield "mode", f"of mode {mode}; write one grey channel of 8 bits that holds class ids, without a palette"
+        yield "mode", f"has mode {mode}; write one 8-bit grey channel of class ids, without a palette"
     elif (bits := data[_BIT_DEPTH]) != 8:
-        yield "bit depth", f"of {bits} bits per pixel, which readers scale; write 8 bits"
+        yield "bit depth", f"has {bits} bits per pixel, which readers scale; write 8 bits"
     if size is not None and mask.shape != size:
-        yield "size", f"is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}"
+        yield "size", f"is {mask.shape[1]}x{mask.shape[0]}, but its image is {size[1]}x{size[0]}"
     if (highest := int(mask.max(initial=0))) > num_classes:
         yield "class id too high", f"holds the value {highest}; allowed are 0..{num_classes}"

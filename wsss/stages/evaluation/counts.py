@@ -1,8 +1,8 @@
-"""What `evaluate` counts, shard by shard, and the counts as it leaves them on disk.
+"""The counts of `evaluate` per shard, and their file format on disk.
 
-Per split: a total of each fold (a confusion matrix, or one per score bin), the bands of the classes' boundaries, rows
-per image for the bootstrap, and how many images there were; of predictions also a confusion matrix of every subset of
-their views.
+Per split: the total of each fold (a confusion matrix, or one per score bin), the counts of boundary bands per class,
+rows per image for the bootstrap, and the number of images; for predictions also a confusion matrix of every subset of
+the views.
 
 Shape letters: `C` classes with background, `L` winners, `N` score bins, `P` rows, `V` columns of class sums.
 """
@@ -27,7 +27,7 @@ from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 
 TALLIES = ("images", "missing", "left_out", "unmasked")
 FOLDS = 2
-"""Fold of a sample: its position in its split's list, odd or even."""
+"""Number of folds; the fold of a sample is its position in its split's list modulo this."""
 SCORED = (CamRecord.kind, ScoreRecord.kind)
 """Kinds of records that a background threshold turns into label maps."""
 LABELLED = (PseudoLabel.kind, Prediction.kind, InstanceLabel.kind)
@@ -64,8 +64,8 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
             ignore_index=IGNORE,
         )
         winners = winners_of(classes)
-        for place, winner in enumerate(winners):
-            total[:, winner] += counts_CLN[:, place].numpy()
+        for index, winner in enumerate(winners):
+            total[:, winner] += counts_CLN[:, index].numpy()
     elif isinstance(record, SeedRecord):
         total += _seed_counts(record, truth_HW, num_classes)
         return empty_rows(SeedRecord.kind)
@@ -85,7 +85,7 @@ def _subset_counts(name: str) -> str:
 def add_subsets(
     sums: dict[str, np.ndarray], split: str, record: object, sample: Sample, *, subsets: Sequence[str]
 ) -> None:
-    """Add what subsets of the views give of one image to their confusion matrices, in place."""
+    """Add one image's label maps of the subsets of the views to their confusion matrices, in place."""
     for name in subsets:
         assert isinstance(record, Prediction) and sample.mask is not None
         total = sums[f"{split}.{_subset_counts(name)}"]
@@ -94,7 +94,7 @@ def add_subsets(
 
 
 def subset_mean_iou(counts: Counts, split: str, name: str) -> float:
-    """Mean IoU of what a subset of the views gives."""
+    """Mean IoU of a subset of the views."""
     return Scores.from_confusion(torch.from_numpy(counts.sums[f"{split}.{_subset_counts(name)}"])).mean_iou
 
 
@@ -115,7 +115,7 @@ def _seed_counts(record: SeedRecord, truth_HW: torch.Tensor, num_classes: int) -
 
 
 def empty_rows(kind: str) -> np.ndarray:
-    """No rows, of the width that a record of this kind gives."""
+    """An empty array of rows, with the width of the rows for this kind of record."""
     return np.zeros((0, ROW_START + 1 + 2 * (NUM_BINS if kind in SCORED else 1)), dtype=np.int32)
 
 
@@ -126,14 +126,15 @@ def fold_rows(counts: Counts, split: str) -> list[torch.Tensor]:
 
 
 def counts_path(folder: Path, split: str) -> Path:
-    """Where an `evaluate` of score maps leaves its counts by score bin."""
+    """Path of the counts by score bin that `evaluate` writes for score maps."""
     return folder / f"threshold_counts.{split}.npz"
 
 
 def save_threshold_counts(path: Path, folds: list[np.ndarray]) -> None:
-    """The counts by score bin of both folds, i64[C, C, N], as an npz of the cells that are not empty.
+    """Save the counts by score bin of both folds, i64[C, C, N], as an npz of the cells that are not zero.
 
-    Of 201 classes few ever meet in an image: a file of megabytes stands for 166 MB, and is read in milliseconds.
+    Few of the possible pairs of 201 classes occur, so a few megabytes hold what would take 166 MB, and are read in
+    milliseconds.
     """
     arrays: dict[str, np.ndarray] = {"shape": np.array(folds[0].shape, dtype=np.int64)}
     for fold, counts in enumerate(folds):
@@ -147,8 +148,8 @@ def save_threshold_counts(path: Path, folds: list[np.ndarray]) -> None:
 def confusions_at(path: Path, *, threshold: float) -> tuple[torch.Tensor, ...]:
     """The confusion matrix of every fold, i64[C, C], at a background threshold, from `save_threshold_counts`.
 
-    Exactly what `make_pseudo_labels` without a CRF and `evaluate` after it would give. Raises ValueError for a
-    threshold that is no multiple of 1/256.
+    Equal to the result of `make_pseudo_labels` without a CRF followed by `evaluate`. Raises ValueError for a threshold
+    that is not a multiple of 1/256.
     """
     lowest = bin_of(threshold)
     with np.load(path, allow_pickle=False) as arrays:
@@ -157,7 +158,7 @@ def confusions_at(path: Path, *, threshold: float) -> tuple[torch.Tensor, ...]:
         for fold in range(FOLDS):
             cells, pixels = arrays[f"cells{fold}"].astype(np.int64), arrays[f"pixels{fold}"]
             pair = cells // num_bins  # truth * C + winner
-            pair = np.where(cells % num_bins < lowest, pair - pair % num_classes, pair)  # there the background wins
+            pair = np.where(cells % num_bins < lowest, pair - pair % num_classes, pair)  # background wins below
             matrix = np.bincount(pair, weights=pixels, minlength=num_classes * num_classes)  # exact below 2^53 pixels
             matrices.append(torch.from_numpy(matrix.astype(np.int64).reshape(num_classes, num_classes)))
     return tuple(matrices)

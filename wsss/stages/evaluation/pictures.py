@@ -1,4 +1,4 @@
-"""What `evaluate` shows besides figures: scores of single images, the best and the worst of them, confused classes.
+"""Output of `evaluate` besides metrics: scores of single images, pictures of the best and worst, confused classes.
 
 Shape letters: `C` classes with background.
 """
@@ -25,21 +25,21 @@ from wsss.pictures.plots import draw_confusion
 from wsss.pictures.sheets import compose, fit, overlay
 
 NUM_PAIRS = 10
-"""Confused pairs of classes in the table."""
+"""Number of confused pairs of classes in the table."""
 MAX_SHOWN = 12
-"""Classes in the picture of the confusion."""
+"""Largest number of classes in the picture of the confusion matrix."""
 COLUMN_TITLES = {PseudoLabel.kind: "pseudo label", InstanceLabel.kind: "instances", Prediction.kind: "prediction"}
 
 
 class Place(NamedTuple):
-    """Where a sample lies."""
+    """The location of a sample."""
 
     shard: str
     entry: RecordEntry
 
 
 def places_of(instance: Instance, split: str) -> dict[int, Place]:
-    """Position of a sample within its split -> where it lies, of the shards that the measured layer has."""
+    """Position of a sample within its split -> its location, for the shards of the evaluated layer."""
     samples, records = (instance.inputs[slot].layer for slot in ("samples", "records"))
     return {
         int(entry.metadata["position"]): Place(shard, entry)
@@ -52,7 +52,7 @@ def places_of(instance: Instance, split: str) -> dict[int, Place]:
 def save_image_scores(
     instance: Instance, split: str, rows: np.ndarray, *, places: dict[int, Place]
 ) -> tuple[ImageScores, dict[str, str]]:
-    """A CSV with a line per measured image, by position: key, mean IoU of the image, pixel accuracy."""
+    """Write a CSV with a line per evaluated image, by position: key, mean IoU of the image, pixel accuracy."""
     scores = image_scores(torch.from_numpy(rows))
     path = instance.path / f"image_scores.{split}.csv"
     text = io.StringIO()
@@ -67,9 +67,9 @@ def save_image_scores(
 def save_galleries(
     instance: Instance, split: str, scores: ImageScores, *, places: dict[int, Place], num_images: int
 ) -> dict[str, str]:
-    """Pictures of the images with the best and the worst mean IoU; equal ones by position. File name -> path.
+    """Write pictures of the images with the best and the worst mean IoU; ties by position. Returns file name -> path.
 
-    Only their records are read again, one at a time.
+    Only the records of these images are read again, one at a time.
     """
     ranked = sorted(zip(*(column.tolist() for column in scores), strict=True), key=lambda row: (row[1], row[0]))
     paths = {}
@@ -96,7 +96,7 @@ def _gallery(
         label = cast(PseudoLabel | Prediction | InstanceLabel, read_entry(records, shard, made))
         try:
             image = sample.image
-        except BadSampleError:  # its mask was measured, but there is nothing to look at
+        except BadSampleError:  # its mask was evaluated, but the image cannot be shown
             continue
         assert sample.mask is not None
         rows.append([fit(image), fit(overlay(image, label.mask)), fit(overlay(image, sample.mask))])
@@ -111,7 +111,7 @@ def _gallery(
 
 
 def confusion_table(confusion_CC: torch.Tensor, instance: Instance) -> list[dict[str, object]]:
-    """The pairs of classes that are confused most: by the share of the true class's pixels."""
+    """The most confused pairs of classes, by the share of the true class's pixels."""
     return [
         {
             "truth": instance.taxonomy.name_of(pair.truth),
@@ -124,7 +124,7 @@ def confusion_table(confusion_CC: torch.Tensor, instance: Instance) -> list[dict
 
 
 def save_confusion_picture(confusion_CC: torch.Tensor, instance: Instance, split: str) -> dict[str, str]:
-    """A heat map of the classes in the most confused pairs; what goes to the others stands in a column of its own."""
+    """Write a heat map of the classes in the most confused pairs; all other predicted classes share one column."""
     shown = shown_classes(confusion_CC)
     in_truth = confusion_CC[shown].sum(dim=1, keepdim=True)
     cells = confusion_CC[shown][:, shown]
@@ -141,7 +141,7 @@ def save_confusion_picture(confusion_CC: torch.Tensor, instance: Instance, split
 
 
 def shown_classes(confusion_CC: torch.Tensor) -> list[int]:
-    """At most `MAX_SHOWN` class ids, ascending: of the most confused pairs, then of whatever else was seen."""
+    """At most `MAX_SHOWN` class ids, ascending: those of the most confused pairs, then other classes that occur."""
     shown: list[int] = []
     seen = (confusion_CC.sum(dim=0) + confusion_CC.sum(dim=1)).nonzero()[:, 0].tolist()
     pairs = [list(pair[:2]) for pair in confused_pairs(confusion_CC, num_pairs=confusion_CC.numel())]

@@ -1,4 +1,4 @@
-"""What the counts of `evaluate` say of one split: metrics, tables and files.
+"""The results of `evaluate` for one split, from its counts: metrics, tables and files.
 
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
@@ -27,13 +27,13 @@ from wsss.stages.evaluation.pictures import (
 )
 
 NUM_REPLICATES, LEVEL = 1000, 0.95
-"""Of the bootstrap interval. With 1000 its ends are settled to about a tenth of its width."""
+"""Of the bootstrap interval. With 1000 replicates its ends are accurate to about a tenth of its width."""
 
 
 def summarise(
     counts: Counts, instance: Instance, split: str, *, has_boundaries: bool, num_gallery_images: int
 ) -> Outcome:
-    """Metrics, tables and files of one split; `instance` is the evaluation, with what it measures as `records`."""
+    """Metrics, tables and files of one split; `instance` is the evaluation, its input `records` the evaluated layer."""
     kind = instance.inputs["records"].layer.kind
     folds = [counts.sums[f"{split}.fold{fold}"] for fold in range(FOLDS)]
     if kind == SeedRecord.kind:
@@ -79,7 +79,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
 
 
 def _save_single_images(counts: Counts, instance: Instance, split: str, *, num_gallery_images: int) -> dict[str, str]:
-    """The scores of every image, and pictures of the best and the worst; file name -> path."""
+    """Save the scores of every image, and pictures of the best and the worst; returns file name -> path."""
     places = places_of(instance, split)
     scores, files = save_image_scores(instance, split, counts.rows[split], places=places)
     if num_gallery_images:
@@ -88,7 +88,7 @@ def _save_single_images(counts: Counts, instance: Instance, split: str, *, num_g
 
 
 def _interval(counts: Counts, instance: Instance, split: str) -> tuple[float, float]:
-    """Equal for equal images, whatever the order in which their shards were counted."""
+    """Bootstrap interval of the mean IoU; it does not depend on the order in which shards were counted."""
     return mean_iou_interval(
         fold_rows(counts, split),
         num_classes=len(instance.taxonomy) + 1,
@@ -99,7 +99,7 @@ def _interval(counts: Counts, instance: Instance, split: str) -> tuple[float, fl
 
 
 def _save_curve(instance: Instance, split: str, folds: list[np.ndarray], chosen: tuple[float, float]) -> dict[str, str]:
-    """The curves of all images as a picture and as CSV, and the counts of both folds; file name -> path."""
+    """Save the curves over all images as picture and CSV, and the counts of both folds; returns file name -> path."""
     counts_CCN = torch.from_numpy(folds[0] + folds[1])
     over_N, under_N = activation_curves(counts_CCN)
     curves = {"mean_iou": curve(counts_CCN), "over_activation": over_N, "under_activation": under_N}
@@ -115,14 +115,14 @@ def _save_curve(instance: Instance, split: str, folds: list[np.ndarray], chosen:
 
 
 def _save_confusion(instance: Instance, name: str, matrix: torch.Tensor) -> dict[str, str]:
-    """A confusion matrix as CSV: the sweep adds and compares the folds of its trials."""
+    """Save a confusion matrix as CSV; a sweep adds and compares the folds of its trials."""
     path = instance.path / f"confusion.{name}.csv"
     write_bytes(path, "\n".join(",".join(map(str, row)) for row in matrix.tolist()).encode())
     return {path.name: str(path)}
 
 
 def _seed_metrics(counts: np.ndarray) -> dict[str, float]:
-    """Share of pixels that are seeds, and of those the share that is right."""
+    """Share of pixels that are seeds, and the share of seeds that is correct."""
     decided = counts[:, :-1]
     foreground = decided[:, 1:].sum()
     right = np.trace(decided)

@@ -1,1 +1,1 @@
-"""What a segmenter is trained towards: one file each, with its settings, checks, task and training set."""
+"""The training objectives of segmenters: one file each, with settings, checks, task and training set."""

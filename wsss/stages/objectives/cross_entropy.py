@@ -1,4 +1,4 @@
-"""cross_entropy: on the pixels of pseudo labels, of an earlier segmenter's predictions, or of masks."""
+"""cross_entropy: trains on the pixels of pseudo labels, of an earlier segmenter's predictions, or of masks."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ _ON_PSEUDO_LABELS = ActiveIf(
 
 @settings
 class CrossEntropySettings(ImageSegmenterTraining):
-    """Which pixels of the pseudo labels count, and how much."""
+    """Which pixels of the pseudo labels are used, and their weights."""
 
     confidence_threshold: Annotated[float, Field(ge=0, lt=1), _ON_PSEUDO_LABELS] = 0.0
-    """Pixels of the pseudo labels, or predictions, less confident than this are ignored."""
+    """Pixels of the pseudo labels, or predictions, with a confidence below this are ignored."""
     confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, active_unless("confidence_power", 0.0)] = 0.0
-    """A pixel weighs its pseudo label's confidence, in [0, 1], to this power; 0 weighs all alike."""
+    """The weight of a pixel is the confidence of its pseudo label, in [0, 1], to this power; with 0 all pixels have the
+    same weight."""
 
 
 class CrossEntropy(Objective):
-    """Cross entropy with pseudo labels, with masks, or with both in every batch."""
+    """Cross entropy with pseudo labels, with masks, or with both in each batch."""
 
-    # Predictions are read only where a recipe names them: a second segmenter would otherwise be trained on the first
-    # one's predictions.
+    # Predictions are used only if a recipe names them. Otherwise a second segmenter would be trained on the first one's
+    # predictions.
     slots: ClassVar[dict[str, Slot]] = {"pseudo_labels": Records((PseudoLabel, Prediction), only_named=(Prediction,))}
 
     def __init__(self, training: CrossEntropySettings) -> None:
@@ -51,7 +52,7 @@ class CrossEntropy(Objective):
 
     def check(self, instance: Instance) -> None:
         labels = instance.inputs.get("pseudo_labels")
-        # Left to itself, predict makes val alone. Pseudo labels of val alone are what sweeps ask a whole recipe for.
+        # By default predict makes only val. Pseudo labels of val alone are accepted here: sweeps make whole recipes so.
         if labels is None or labels.layer.kind != Prediction.kind:
             return
         if TRAIN not in instance.stage_in("pseudo_labels", Map).splits:

@@ -1,4 +1,5 @@
-"""dsrg: on seeds that grow at every step, and on a dense CRF's result; with masks, FickleNet's semi-supervised loss."""
+"""dsrg: trains on seeds that grow at every step and on the output of a dense CRF; with masks, it is FickleNet's
+semi-supervised loss."""
 
 from __future__ import annotations
 
@@ -28,20 +29,22 @@ _Weight = Annotated[float, Field(ge=0, le=10_000)]
 
 @settings
 class DsrgSettings(ImageSegmenterTraining):
-    """How seeds grow, and the dense CRF in the loop; the defaults are the public code's."""
+    """How seeds grow, and the dense CRF in the training loop. The defaults are those of the public code."""
 
     growing_foreground_threshold: Annotated[float, Field(gt=0, lt=1), _DSRG] = 0.85
-    """dsrg: a pixel joins the seeds of a class above this probability."""
+    """dsrg: the seeds of a class grow to neighbouring pixels with a probability above this."""
     growing_background_threshold: Annotated[float, Field(gt=0, lt=1), _DSRG] = 0.99
-    """dsrg: a pixel joins the seeds of the background above this probability."""
+    """dsrg: the seeds of the background grow to neighbouring pixels with a probability above this."""
     loop_crf_iterations: Annotated[int, Field(ge=0, le=1000), _DSRG] = 10
-    """dsrg: steps of mean field."""
+    """dsrg: number of mean-field iterations of the CRF."""
     loop_crf_gaussian: Annotated[tuple[_Deviation, _Weight], _DSRG] = (3.0, 3.0)
-    """dsrg: smoothness kernel: standard deviation in pixels of the crop, weight."""
+    """dsrg: smoothness kernel of the CRF: standard deviation in pixels of the crop, weight."""
     loop_crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], _DSRG] = (80.0, 13.0, 10.0)
-    """dsrg: appearance kernel: standard deviation in pixels of the crop, in grey levels, weight."""
+    """dsrg: appearance kernel of the CRF: standard deviation in pixels of the crop, standard deviation in grey levels,
+    weight."""
     loop_crf_scale: Annotated[float, Field(gt=0), _DSRG] = 12.0
-    """dsrg: deviations in pixels are divided by this on the grid; its stride is 8, the published value is 12."""
+    """dsrg: the CRF runs on the stride-8 grid, with the standard deviations in pixels divided by this (published value:
+    12)."""
 
 
 class Dsrg(Objective):
@@ -60,17 +63,17 @@ class Dsrg(Objective):
         training = self.training
         if training.supervision() == "full":
             raise ValueError(
-                f"{instance.name}.full_share = 1 leaves objective = 'dsrg' no image without a mask; set a smaller "
-                "share, or objective = 'cross_entropy'"
+                f"{instance.name}.full_share = 1: objective = 'dsrg' needs training images without masks; set a "
+                "smaller share, or objective = 'cross_entropy'"
             )
         if training.crop_size % GRID:
             raise ValueError(
-                f"{instance.name}.crop_size = {training.crop_size}: objective = 'dsrg' looks at a grid of stride "
-                f"{GRID}; set {training.crop_size // GRID * GRID} or {(training.crop_size // GRID + 1) * GRID}"
+                f"{instance.name}.crop_size = {training.crop_size}: objective = 'dsrg' needs a multiple of its grid's "
+                f"stride {GRID}; set {training.crop_size // GRID * GRID} or {(training.crop_size // GRID + 1) * GRID}"
             )
 
     def loss_units(self, instance: Instance) -> Units:
-        """The dense CRF in the loop, on the grid."""
+        """The dense CRF in the training loop, on the grid."""
         pixels, labels = (self.training.crop_size / GRID) ** 2 / 1e6, len(instance.taxonomy) + 1
         steps = self.settings.loop_crf_iterations * labels
         return {"crf_lattice": pixels, "crf_step_label": pixels * steps}

@@ -1,4 +1,5 @@
-"""What an objective of a segmenter is. A new one is a file beside this one and a line in `train_segmenter.py`."""
+"""The base class of a segmenter's objectives. To add one, add a file next to this one and an entry in
+`train_segmenter.py`."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Objective(ABC):
-    """What a segmenter is trained towards: the inputs that takes, its checks, network, task and training set."""
+    """The objective that a segmenter is trained with: its inputs, checks, network, task and training set."""
 
     slots: ClassVar[Mapping[str, Slot]]
-    """Inputs beside the samples and the classifier; which of them are read, `used_slots` says."""
+    """Inputs in addition to the samples and the classifier; `used_slots` returns those that are read."""
 
     def __init__(self, training: Any) -> None:
         """`training`: an `ImageSegmenterTraining` that also holds this objective's own settings."""
@@ -33,19 +34,19 @@ class Objective(ABC):
         return frozenset(self.slots)
 
     def reads_boxes(self) -> bool:
-        """True where it trains with boxes."""
+        """True if it trains with boxes."""
         return False
 
     @abstractmethod
     def check(self, instance: Instance) -> None:
-        """Raise ValueError where settings and inputs do not fit together."""
+        """Raise ValueError if settings and inputs do not fit together."""
 
     def loss_units(self, instance: Instance) -> Units:
-        """What the loss of one example asks for beside the network, for `wsss plan`."""
+        """Cost of the loss for one example, in addition to the network, for `wsss plan`."""
         return {}
 
     def network(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
-        """The network before its first step; `pretrained` loads the weights that it starts with."""
+        """The network before its first step; `pretrained` loads its initial weights."""
         return self.training.segmenter(instance, pretrained=pretrained)
 
     @abstractmethod
@@ -54,8 +55,8 @@ class Objective(ABC):
 
     @abstractmethod
     def training_set(self, instance: Instance) -> TrainingSet:
-        """What to train on."""
+        """The training set."""
 
     def starting_network(self, instance: Instance) -> Segmenter | DeepLab:
-        """The network as training begins with it."""
+        """The network with its initial weights."""
         return self.network(instance, pretrained=True)

@@ -1,4 +1,5 @@
-"""self_correction: on masks of some images, and on what an ancillary model makes of the others' boxes."""
+"""self_correction: trains on masks of some images, and on soft labels that an ancillary model makes from the boxes of
+the others."""
 
 from __future__ import annotations
 
@@ -42,28 +43,30 @@ _Alpha = Annotated[float, Field(gt=0), _read_with_variant("linear")]
 
 @settings
 class SelfCorrectionSettings(BoxSource, ImageSegmenterTraining):
-    """Where the images without masks get their soft labels from."""
+    """How the soft labels of the images without masks are made."""
 
     box_source: Annotated[Literal["annotated", "masks", "cams"], _CHOSEN] = "annotated"
-    """self_correction: `annotated`: the samples' own (build_shards.boxes); `masks`: around the components of masks;
-    `cams`: around those of activation maps. As the ancillary model has it."""
+    """self_correction: source of the boxes: `annotated`, the samples' boxes (build_shards.boxes); `masks`, bounding
+    boxes of the components of masks; `cams`, bounding boxes of the components of activation maps. Must be the ancillary
+    model's."""
     box_threshold: Annotated[float, Field(gt=0, lt=1), _CHOSEN, active_with("box_source", "cams")] = 0.25
-    """self_correction, cams: a box is drawn around what is connected above this value of its class's map."""
+    """self_correction, cams: boxes are drawn around connected components of pixels whose score is above this."""
     self_correction: Annotated[Literal["none", "linear", "conv", "em_fixed"], _CHOSEN] = "linear"
-    """`none`: the ancillary model's soft labels as they are; `linear`, `conv`: corrected by the network itself, with a
-    weight that falls or by a small network; `em_fixed`: the network's own best class under the boxes, a rival."""
+    """How soft labels are made: `none`, by the ancillary model alone; `linear`, by averaging its logits with those of
+    the network itself, with a weight that decreases; `conv`, by combining both with a small network; `em_fixed`, the
+    network's own best class given the boxes (a baseline without an ancillary model)."""
     first_alpha: _Alpha = 30.0
-    """linear: weight of the ancillary model's logits at the first step; falls exponentially."""
+    """linear: weight of the ancillary model's logits at the first step; decreases exponentially."""
     last_alpha: _Alpha = 0.5
     """linear: weight of the ancillary model's logits at the last step."""
     em_foreground_bias: _Bias = 5.0
-    """em_fixed: what is added to the logits of classes inside their boxes."""
+    """em_fixed: constant added to the logits of classes inside their boxes."""
     em_background_bias: _Bias = 3.0
-    """em_fixed: what is added to the background's logits."""
+    """em_fixed: constant added to the background's logits."""
 
 
 class SelfCorrection(Objective):
-    """Self-correcting networks: masks of some images, soft labels made of the boxes of the others.
+    """Self-correcting networks: masks of some images, and soft labels made from the boxes of the others.
 
     Source: Ibrahim et al., CVPR 2020. em_fixed: Papandreou et al., ICCV 2015.
     """
@@ -94,11 +97,11 @@ class SelfCorrection(Objective):
         if training.supervision() != "semi":
             raise ValueError(
                 f"{instance.name}.full_share = {training.full_share}: objective = {SELF_CORRECTION!r} needs masks of "
-                "some images and boxes of others; set a share between 0 and 1, as its ancillary model has it"
+                "some images and boxes of others; set a share between 0 and 1, the same as its ancillary model's"
             )
         if training.zero_stage == 3 and given.self_correction != "em_fixed":
             raise ValueError(
-                f"{instance.name}.zero_stage = 3: the frozen ancillary model is whole on every rank; set at most 2"
+                f"{instance.name}.zero_stage = 3: the frozen ancillary model is not sharded; set zero_stage = 2 or less"
             )
         given.check_boxes(instance)
         if given.self_correction == "em_fixed" and given.em_foreground_bias <= given.em_background_bias:
@@ -118,8 +121,8 @@ class SelfCorrection(Objective):
         its = correction.inputs["ancillary"]
         if its.fingerprint != own.fingerprint:
             raise ValueError(
-                f"{instance.name} reads {own.name}, but its correction {correction.name} was trained beside "
-                f"{its.name}; name the same under inputs"
+                f"{instance.name} reads {own.name}, but its correction {correction.name} was trained with "
+                f"{its.name}; name the same ancillary model under the inputs of both"
             )
         self.training.require_same_architecture(instance, correction)
 
@@ -142,7 +145,7 @@ class SelfCorrection(Objective):
         )
 
     def _targets(self, instance: Instance) -> Targets:
-        """What the images without masks are trained towards."""
+        """The training targets of the images without masks."""
         from wsss.tasks.self_correction import AncillaryTargets, ConvTargets, EmFixedTargets, LinearTargets
 
         given = self.settings
@@ -156,7 +159,7 @@ class SelfCorrection(Objective):
         return ConvTargets(ancillary, load_trained(instance.inputs["correction"]).corrector)
 
     def training_set(self, instance: Instance) -> TrainingSet:
-        """Images with masks, with boxes too where the correction learns from both; and images with boxes."""
+        """Images with masks (also with boxes for `conv`), mixed with images that have only boxes."""
         training = self.training
         full = training.full_keys(instance)
         others = self._boxed(instance, full, masked=False)

@@ -1,4 +1,4 @@
-"""Where the boxes come from that self-correcting networks are given."""
+"""The source of the boxes that self-correcting networks train with."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from wsss.contract.stage import Instance, Map
 from wsss.stages.segmenter.mask_supervision import TRAIN, boxed_keys, masked_keys
 
 _LEAST_PART = 0.1
-"""Components of a map that are smaller than this part of the class's largest one frame no object."""
+"""Components of a map get no box if they are smaller than this share of the class's largest component."""
 
 
 @settings
 class BoxSource:
-    """Boxes as annotators drew them, or stand-ins for these. For a class with a slot `cams`."""
+    """Annotated boxes, or boxes made from masks or activation maps. Subclasses must have a slot `cams`."""
 
     box_source: Literal["annotated", "masks", "cams"] = "annotated"
-    """`annotated`: the samples' own (build_shards.boxes); `masks`: around the components of each class's mask, where no
-    box was drawn but masks are at hand; `cams`: around the components of activation maps, for data with image-level
-    labels alone (the paper has annotated boxes)."""
+    """`annotated`: the samples' boxes (build_shards.boxes), as in the paper; `masks`: bounding boxes of the components
+    of each class's mask, for data that have masks but no boxes; `cams`: bounding boxes of the components of activation
+    maps, for data with only image-level labels."""
     box_threshold: Annotated[float, Field(gt=0, lt=1), active_with("box_source", "cams")] = 0.25
-    """cams: a box frames what is connected above this value of its class's map."""
+    """cams: boxes are drawn around connected components of pixels whose score is above this."""
 
     def check_boxes(self, instance: Instance) -> None:
-        """Raises: ValueError where boxes are asked of samples that have none, or of maps of other splits."""
+        """Raises: ValueError if the samples have no boxes but are to provide them, or if the maps lack the split."""
         if self.box_source == "cams":
             self.require_maps(instance, split=TRAIN)
         samples = instance.inputs["samples"]
         if self.box_source == "annotated" and "boxes" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
-                f"{instance.name}.box_source = 'annotated', but {samples.name} has no boxes; set its boxes to "
-                f"'annotations', or {instance.name}.box_source to 'cams' (around maps) or 'masks' (around masks)"
+                f"{instance.name}.box_source = 'annotated', but {samples.name} has no boxes; set {samples.name}.boxes "
+                f"= 'annotations', or {instance.name}.box_source = 'cams' (around maps) or 'masks' (around masks)"
             )
 
     def require_maps(self, instance: Instance, *, split: str) -> None:
-        """Raises: ValueError where no maps of a split are made to draw boxes around."""
+        """Raises: ValueError if there are no maps of this split to draw boxes around."""
         cams, splits = instance.inputs["cams"], instance.stage_in("cams", Map).splits
         if split not in splits:
             raise ValueError(
-                f"{instance.name}.box_source = 'cams' reads the split {split!r}, which {cams.name} does not make; it "
-                f"makes {', '.join(splits)}: add it to {cams.name}.splits"
+                f"{instance.name}.box_source = 'cams' reads the split {split!r}, but {cams.name} makes only "
+                f"{', '.join(splits)}; add {split!r} to {cams.name}.splits"
             )
 
     def require_boxes(self, instance: Instance, num_boxed: int) -> None:
-        """Raises: ValueError where none of the images that train on masks has boxes that are known."""
+        """Raises: ValueError if no image selected for training on masks has known boxes."""
         if not num_boxed:
             raise ValueError(
                 f"{instance.name}.box_source = {self.box_source!r}: no image selected by {instance.name}.full_share "
@@ -57,9 +57,9 @@ class BoxSource:
             )
 
     def with_boxes(self, instance: Instance, *, split: str = TRAIN) -> frozenset[str] | None:
-        """Keys of the images whose boxes are known; None where all have some, from maps.
+        """Keys of the images with known boxes; None if boxes are made from maps, so that every image has them.
 
-        Raises: ValueError where none has.
+        Raises: ValueError if no image has known boxes.
         """
         if self.box_source == "cams":
             return None
@@ -75,7 +75,7 @@ class BoxSource:
         return keys
 
     def boxes_of(self, sample: Sample, cams: Record | None) -> tuple[Box, ...]:
-        """The boxes of one image. Raises `BadSampleError` where they are not known."""
+        """The boxes of one image. Raises `BadSampleError` if they are not known."""
         if self.box_source == "annotated":
             if sample.boxes is None:
                 raise BadSampleError("its boxes are not known")
@@ -98,17 +98,17 @@ def _boxes_of_maps(cams: CamRecord, *, threshold: float, size: tuple[int, int]) 
 
 
 def require_same_boxes(stage: BoxSource, instance: Instance, other: Instance) -> None:
-    """Raises: ValueError where `other` was trained with boxes of another kind, naming both sides."""
+    """Raises: ValueError if `other` was trained with boxes from another source."""
     assert isinstance(other.stage, BoxSource)
     for setting in ("box_source", "box_threshold"):
         own, its = getattr(stage, setting), getattr(other.stage, setting)
         if own != its and (setting == "box_source" or stage.box_source == "cams"):
             raise ValueError(
-                f"{instance.name}.{setting} = {own!r}, but {other.name} was given boxes with {its!r}; give the same"
+                f"{instance.name}.{setting} = {own!r}, but {other.name} was trained with {its!r}; set the same value"
             )
     mine, theirs = (one.inputs.get("cams") for one in (instance, other))
     if mine is not None and theirs is not None and mine.fingerprint != theirs.fingerprint:
         raise ValueError(
-            f"{instance.name} draws boxes around the maps of {mine.name}, {other.name} around those of {theirs.name}; "
-            "name the same under inputs"
+            f"{instance.name} draws boxes around the maps of {mine.name}, but {other.name} around those of "
+            f"{theirs.name}; name the same maps as inputs.cams of both"
         )

@@ -1,4 +1,4 @@
-"""A training on images with masks and boxes: what the first two stages of self-correcting networks share."""
+"""Training on images with both masks and boxes: shared by the first two stages of self-correcting networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsss.stages.segmenter.validation import SegmenterValidation
 
 @settings
 class BoxedTraining(BoxSource, MaskSupervision, SegmenterValidation):
-    """A training on images with masks and boxes: the first two of the three stages of self-correcting networks."""
+    """A training on images with both masks and boxes: the first two of the three stages of self-correcting networks."""
 
     def reads_masks(self) -> bool:
         return True
@@ -34,19 +34,19 @@ class BoxedTraining(BoxSource, MaskSupervision, SegmenterValidation):
         self.check_validation_split(instance)
         if not self.full_share:
             raise ValueError(
-                f"{instance.name}.full_share = 0: {self.kind} learns from masks; set the share of the training images "
-                "whose masks it may use"
+                f"{instance.name}.full_share = 0: {self.kind} trains on masks; set full_share above 0, the share of "
+                "training images whose masks are used"
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
-        """Crops of the images whose masks it may use."""
+        """Crops of the images whose masks are used."""
         from wsss.stages.segmenter.cost import segmenter_work
 
         frozen = tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
         return segmenter_work(self, context, share=self.full_share, frozen=frozen)
 
     def layers(self, instance: Instance) -> dict[str, Layer]:
-        """What is read of an image: itself, and the maps that give it boxes."""
+        """The layers read for an image: its sample, and the maps if boxes are made from them."""
         return {slot: instance.inputs[slot].layer for slot in ("samples", "cams") if slot in instance.inputs}
 
     def training_set(self, instance: Instance) -> TrainingSet:
@@ -65,13 +65,13 @@ class BoxedTraining(BoxSource, MaskSupervision, SegmenterValidation):
 
 @settings
 class AncillaryTraining(BoxedTraining):
-    """A training that leaves a `wsss.models.ancillary.AncillarySegmenter`."""
+    """A training that produces a `wsss.models.ancillary.AncillarySegmenter`."""
 
     trains: ClassVar[str] = "ancillary model"
 
 
 @settings
 class CorrectionTraining(BoxedTraining):
-    """A training that leaves a `wsss.models.correction.CorrectedSegmenter`."""
+    """A training that produces a `wsss.models.correction.CorrectedSegmenter`."""
 
     trains: ClassVar[str] = "self-correction"

@@ -1,4 +1,4 @@
-"""What training a segmenter, and segmenting by it, costs; for `wsss plan`."""
+"""The cost of training a segmenter and of segmenting images with it, for `wsss plan`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def segmenter_work(
 def views_load(
     settings: SegmenterViews, context: PlanContext, *, num_classes: int, merged: float, longest: int | None = None
 ) -> Load:
-    """Views of one image through the network in slot `segmenter`, merged at `merged` million positions.
+    """Views of one image through the network in slot `segmenter`, merged at `merged` million grid positions.
 
-    `num_classes`: with background. `longest`: longest side of a view.
+    `num_classes`: including background. `longest`: longest side of a view.
     """
     size = context.stats.size
     if settings.long_side:

@@ -1,4 +1,4 @@
-"""The training sets of segmenters: augmented images with what each objective reads."""
+"""The training sets of segmenters: augmented images with the labels that each objective reads."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class SegmenterImages(AugmentedRecords):
 
     @abstractmethod
     def example(self, draw: Draw) -> dict[str, Any]:
-        """What the objective reads of one draw."""
+        """The tensors that the objective reads for one draw."""
 
     @abstractmethod
     def blank(self) -> dict[str, torch.Tensor]:
-        """Stand-ins, of the same shapes and types, for what `example` gives beside `key` and `image`."""
+        """Placeholders for the tensors of `example` other than `image`, with the same shapes and types."""
 
     def _pixels(self, value: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.full((self.stage.crop_size, self.stage.crop_size), value, dtype=dtype)
@@ -101,7 +101,7 @@ class SeededImages(SegmenterImages):
 
 
 class MaskedImages(SegmenterImages):
-    """Augmented images with their own masks, under the name that the objective reads them by."""
+    """Augmented images with their own masks, under the key that the objective reads."""
 
     def __init__(
         self,
@@ -127,7 +127,8 @@ class MaskedImages(SegmenterImages):
 
 
 class BoxedImages(SegmenterImages):
-    """Augmented images with the planes of their boxes, and their masks; without `masked`, 0 inside and 255 outside."""
+    """Augmented images with the planes of their boxes, and their masks. Without `masked`, the mask is 0 inside the
+    image and 255 where the crop extends beyond it."""
 
     def __init__(
         self,
@@ -145,9 +146,9 @@ class BoxedImages(SegmenterImages):
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
         cams = self.records.record(draw.index, "cams") if self._boxes.box_source == "cams" else None
-        classes, framed = planes_of_boxes(self._boxes.boxes_of(sample, cams), size=sample.size)
+        classes, inside = planes_of_boxes(self._boxes.boxes_of(sample, cams), size=sample.size)
         mask = mask_of(sample) if self._masked else np.zeros(sample.size, np.uint8)
-        image, changed = self.augmented(draw, sample, mask_HW=np.concatenate([mask[..., None], framed], axis=2))
+        image, changed = self.augmented(draw, sample, mask_HW=np.concatenate([mask[..., None], inside], axis=2))
         assert changed is not None
         return {
             "key": sample.key,
@@ -163,16 +164,17 @@ class BoxedImages(SegmenterImages):
 
 
 def mask_of(sample: Sample) -> np.ndarray:
-    """u8[H, W], the mask of an image that was chosen for having one."""
+    """The mask u8[H, W] of an image that was selected because it has one."""
     assert sample.mask is not None, f"{sample.key} was drawn for its mask and has none"
     return sample.mask
 
 
 class MixedImages:
-    """Batches of a few images with masks and many others, spread evenly over every batch, so that every rank has some.
+    """Batches that mix a few images with masks and many others. Those with masks are spread evenly over each batch, so
+    that every rank gets some.
 
-    An epoch is one pass over the others; those with masks are repeated or go round over several epochs, in epochs of
-    their own. A last, short batch has its share of both. The order is a function of (seed, epoch) alone.
+    An epoch is one pass over the others. The images with masks have epochs of their own, which may be shorter or
+    longer. A last, short batch has both kinds in proportion. The order depends only on (seed, epoch).
     """
 
     def __init__(self, full: SegmenterImages, others: SegmenterImages, *, full_per_batch: int, batch_size: int) -> None:
@@ -196,7 +198,7 @@ class MixedImages:
         return len(self.order(epoch))
 
     def _full_stream(self, start: int, number: int) -> np.ndarray:
-        """Entries start..start+number-1 of all epochs of the images with masks, one after the other."""
+        """Entries start..start+number-1 of the concatenated epochs of the images with masks."""
         size = len(self._full)
         first, last = start // size, (start + number - 1) // size
         passes = np.concatenate([self._full.order(epoch) for epoch in range(first, last + 1)])
@@ -216,7 +218,7 @@ class MixedImages:
 
 
 def _spread(few: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """The k-th of `few` at place k n / len(few) of all n, the others in order between them."""
+    """Merge both, in order: the k-th of `few` is at index k n / len(few) of all n."""
     number = len(few) + len(many)
     mixed, is_few = np.empty(number, dtype=np.int64), np.zeros(number, dtype=bool)
     is_few[np.arange(len(few)) * number // len(few)] = True

@@ -1,4 +1,4 @@
-"""Which training images train on their own masks, where a stage is allowed to."""
+"""The choice of training images that train on their own masks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MIXED = ActiveIf("masks of some images and weaker labels of others", lambda sta
 
 @settings
 class MaskSupervision(SegmenterTraining):
-    """The images with masks that train on them: a share of those there are, or of a list."""
+    """Which images train on their masks: a share of all images with masks, or of a list."""
 
     full_share: Annotated[float, Field(ge=0, le=1), active_unless("full_share", 0.0)] = 0.0
-    """Share of the training images with masks that train on these, drawn by the recipe's seed: 0 none, 1 all. A smaller
-    share is part of a larger one."""
+    """Share of the training images with masks that train on their masks, drawn with the recipe's seed: 0 none, 1 all.
+    The images of a smaller share are a subset of those of a larger one."""
     full_list: Annotated[str, FileContent(), _DRAWN, active_unless("full_list", "")] = ""
-    """File of keys, one a line, that `full_share` is a share of, in place of all training images with masks. On a
-    cluster a path that all nodes share."""
+    """File of keys, one per line. If given, `full_share` is a share of these images instead of all training images with
+    masks. On a cluster, all nodes must share the path."""
 
     def supervision(self) -> Literal["image", "semi", "full"]:
         if not self.full_share:
@@ -39,17 +39,18 @@ class MaskSupervision(SegmenterTraining):
         return self.full_share > 0 or super().reads_masks()
 
     def check_mask_supervision(self, instance: Instance) -> None:
-        """Raises: ValueError where `full_list` names no file, or where the data set's settings rule masks out."""
+        """Raises: ValueError if `full_list` is not a file, or if the data set's settings exclude masks."""
         if self.full_list and not Path(self.full_list).is_file():
-            raise ValueError(f"{instance.name}.full_list = {self.full_list!r} is no file of keys, one a line")
+            raise ValueError(
+                f"{instance.name}.full_list = {self.full_list!r} does not exist; give a file of keys, one per line"
+            )
         if self.full_share:
             require_masks(instance, TRAIN, wanted=f"{instance.name}.full_share = {self.full_share} trains on masks")
 
     def full_keys(self, instance: Instance) -> frozenset[str]:
-        """Keys of the training images that train on their masks: the same for every stage of equal settings.
+        """Keys of the training images that train on their masks: the same for all stages with equal settings.
 
-        Raises: ValueError where no image has a mask, for a key of the list that has none, and where the share is less
-        than one image.
+        Raises: ValueError if no image has a mask, if a listed image has none, or if the share is less than one image.
         """
         samples = instance.inputs["samples"]
         masked = masked_keys(samples.layer, max_shards=self.max_shards)
@@ -72,8 +73,8 @@ class MaskSupervision(SegmenterTraining):
         listed = [key for key in keys if key]
         if absent := [key for key in listed if key not in masked]:
             raise ValueError(
-                f"{instance.name}.full_list: {self.full_list} names {absent[0]!r} ({len(absent)} such), which is no "
-                f"training image with a mask of {instance.inputs['samples'].name}"
+                f"{instance.name}.full_list: {self.full_list} names {absent[0]!r} ({len(absent)} such), which is not a "
+                f"training image with a mask in {instance.inputs['samples'].name}; remove it from the file"
             )
         if not listed:
             raise ValueError(f"{instance.name}.full_list: {self.full_list} names no image")
@@ -82,32 +83,34 @@ class MaskSupervision(SegmenterTraining):
 
 @settings
 class MixedBatches(MaskSupervision):
-    """Batches of some images with masks and others without."""
+    """Batches that mix images with masks and images with weaker labels."""
 
     full_per_batch: Annotated[int, Field(ge=1), _MIXED] = 4
-    """Images with masks in every batch; the others are the rest of it. An epoch is one pass over those."""
+    """Number of images with masks in every batch; the rest of the batch are other images. An epoch is one pass over the
+    other images."""
     full_weight: Annotated[float, Field(gt=0), _MIXED] = 2.0
-    """Weight of the loss on masks beside the other's (FickleNet: alpha = 2; self-correcting networks: 1)."""
+    """Weight of the loss on masks, relative to the loss on weaker labels (FickleNet: alpha = 2; self-correcting
+    networks: 1)."""
 
     def check_mixture(self, instance: Instance) -> None:
-        """Raises: ValueError where a batch would have no image without a mask."""
+        """Raises: ValueError if a batch would have no image without a mask."""
         self.check_mask_supervision(instance)
         if self.supervision() == "semi" and self.full_per_batch >= self.batch_size:
             raise ValueError(
                 f"{instance.name}.full_per_batch = {self.full_per_batch} leaves no room for other images in "
-                f"batch_size = {self.batch_size}; at most {self.batch_size - 1}"
+                f"batch_size = {self.batch_size}; set at most {self.batch_size - 1}"
             )
 
 
 def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = None) -> frozenset[str]:
-    """Keys of the images of a split's first shards that have a mask, from the index alone."""
-    entries = (row.entries for row in islice(samples.manifest_entries(split), max_shards))
+    """Keys of the images with masks in a split's first shards, from the manifest only."""
+    entries = (entry.entries for entry in islice(samples.manifest_entries(split), max_shards))
     return frozenset(key for of in entries for key, has in zip(of.keys, of.metadata("has_mask"), strict=True) if has)
 
 
 def boxed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
-    """Keys of the images of a split whose boxes are annotated, including images annotated as empty, by the index."""
-    entries = (row.entries for row in samples.manifest_entries(split))
+    """Keys of the images of a split whose boxes are annotated, including images annotated as empty, by the manifest."""
+    entries = (entry.entries for entry in samples.manifest_entries(split))
     return frozenset(
         key for of in entries for key, boxes in zip(of.keys, of.metadata("boxes"), strict=True) if boxes is not None
     )

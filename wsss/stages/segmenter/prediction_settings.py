@@ -1,4 +1,4 @@
-"""How a trained segmenter segments an image: the settings of `predict`."""
+"""The settings of `predict`: how a trained segmenter segments an image."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ def _distinct(subsets: tuple[Subset, ...]) -> tuple[Subset, ...]:
 
 @settings
 class PredictionSettings(SegmenterViews, CrfSettings):
-    """Views, classes that may be predicted, subsets to compare, and the CRF after them."""
+    """Views, classes that may be predicted, subsets of views to compare, and the CRF."""
 
     crf_start: ClassVar[str] = "probabilities"
 
     labels: Annotated[Literal["none", "given"], active_unless("labels", "none")] = "none"
-    """`given`: classes known to be absent from an image are not predicted there, and an image without any class is all
-    background. For images that something is trained on: measured, such predictions count as made with labels given, and
-    submit does not take them."""
+    """`given`: use the images' labels: classes known to be absent from an image are not predicted in it, and an image
+    without any class is all background. Use it only for images to train on: evaluate marks the results of such
+    predictions as made with labels, and submit refuses them."""
     max_side: Annotated[int, Field(ge=64)] = 2048
-    """Longest side of a view in pixels; views that would be longer are made as long as this."""
+    """Longest side of a view in pixels; longer views are scaled down to it."""
     ablation: Annotated[tuple[Subset, ...], AfterValidator(_distinct)] = ()
-    """Subsets of the views whose label maps are kept beside the prediction and measured by evaluate: none (the image as
-    it is), flip (with its mirror image), scales (without mirror images), all."""
+    """Subsets of the views (test-time augmentation) whose label maps are stored with the prediction and measured by
+    evaluate: `none` (only the unchanged image), `flip` (with its mirror image), `scales` (without mirror images),
+    `all`."""
     refine: Literal["crf", "none"] = "none"
-    """Refine by the dense CRF, from the merged probabilities, or leave the labels as the views make them."""
+    """`crf` refines the merged probabilities with the dense CRF; `none` does not."""
     crf_class_threshold: Annotated[float, Field(gt=0, le=1), active_with("refine", "crf")] = 0.1
-    """The CRF sees the classes that win a pixel, and those whose probability reaches this in some pixel."""
+    """The CRF uses only classes that are predicted for a pixel or have at least this probability in one."""

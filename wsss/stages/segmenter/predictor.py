@@ -1,8 +1,8 @@
 """A trained segmenter that segments images of any size.
 
-Every view goes through the network once. What the network gives stays on its own grid; from there bands of rows are
-brought to the image's size, one after the other, so that 201 classes of an image of any size need little memory. Of the
-same views come the label maps that subsets of them would have given.
+Every view goes through the network once. The network's output stays on its own grid; it is resized to the image's size
+in bands of rows, one after the other, so that 201 classes of an image of any size need little memory. The label maps of
+subsets of the views are made from the same outputs.
 
 Shape letters: `C` classes with background, `K` classes that the CRF sees, `H W` pixels, `R` rows of a band.
 """
@@ -34,7 +34,7 @@ class _Labels(NamedTuple):
 
 
 class Predictor:
-    """One network and the settings of its use; what it makes of an image depends on that image alone."""
+    """A network with prediction settings. The prediction for an image does not depend on other images."""
 
     def __init__(self, given: PredictionSettings, network: Any, trained: ImageSegmenterTraining) -> None:
         """`trained`: the stage that trained the network."""
@@ -42,25 +42,25 @@ class Predictor:
 
     @torch.inference_mode()
     def prediction(self, sample: Sample) -> Prediction:
-        """Segment one image. Raises `BadSampleError` where it does not decode."""
+        """Segment one image. Raises `BadSampleError` if it cannot be decoded."""
         image_13HW = self._settings.image(sample, self._network, self._trained)
         sets = self._view_sets((image_13HW.shape[-2], image_13HW.shape[-1]))
         wanted = list(dict.fromkeys(view for views in sets.values() for view in views))
-        looked = [_look(image_13HW, self._network, size=size, mirrored=mirrored) for size, mirrored in wanted]
-        places = {name: tuple(wanted.index(view) for view in views) for name, views in sets.items()}
-        subsets = list(dict.fromkeys(places.values()))
-        labels = dict(zip(subsets, self._labels(sample, looked, subsets), strict=True))
-        mask_HW, confidence_HW = labels[places.pop("")]
+        logits = [_view_logits(image_13HW, self._network, size=size, mirrored=mirrored) for size, mirrored in wanted]
+        indices = {name: tuple(wanted.index(view) for view in views) for name, views in sets.items()}
+        subsets = list(dict.fromkeys(indices.values()))
+        labels = dict(zip(subsets, self._labels(sample, logits, subsets), strict=True))
+        mask_HW, confidence_HW = labels[indices.pop("")]
         confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
         return Prediction(
             key=sample.key,
             mask=mask_HW.cpu().numpy(),
             confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
-            ablation={name: labels[subset].mask.cpu().numpy() for name, subset in places.items()},
+            ablation={name: labels[subset].mask.cpu().numpy() for name, subset in indices.items()},
         )
 
     def _view_sets(self, size: tuple[int, int]) -> dict[str, list[_View]]:
-        """The views of the prediction (under "") and of every subset asked for."""
+        """The views of the prediction (under "") and of every subset in `ablation`."""
         chosen: dict[str, tuple[tuple[float, ...], bool]] = {"": (self._settings.scales, self._settings.flip)}
         every = {"none": ((1.0,), False), "flip": ((1.0,), True), "scales": (self._settings.scales, False)}
         chosen |= {name: every.get(name, (self._settings.scales, True)) for name in self._settings.ablation}
@@ -83,7 +83,7 @@ class Predictor:
         highest_SC = torch.zeros(len(subsets), len(views[0].logits), device=device)
         for rows, merged in self._bands(sample, views, subsets):
             for (mask_HW, confidence_HW), highest_C, merged_CRW in zip(labels, highest_SC, merged, strict=True):
-                # The logits decide, where there are some: two of them may round to the same probability.
+                # Compare logits if the views are merged as logits: two may round to the same probability.
                 mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
                 probability_CRW = self._probability(merged_CRW)
                 confidence_HW[rows] = probability_CRW.amax(0)
@@ -101,7 +101,7 @@ class Predictor:
     def _bands(
         self, sample: Sample, views: list[ViewLogits], subsets: Sequence[Sequence[int]]
     ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
-        """The merged views of every subset, band by band, without the classes that may not be predicted."""
+        """The merged views of every subset, band by band, with the classes excluded that may not be predicted."""
         bands = merged_bands(views, subsets=subsets, merge=self._settings.merge, size=sample.size)
         if self._settings.labels == "none":
             yield from bands
@@ -119,8 +119,8 @@ class Predictor:
     ) -> _Labels:
         """The labels after the CRF.
 
-        It sees K classes, their probabilities divided by their sum: of 201 classes few have a probability anywhere, and
-        its cost grows with K.
+        It gets only K classes, with their probabilities divided by their sum: few of the 201 classes have a relevant
+        probability in any pixel, and its cost grows with K.
         """
         share_KHW = torch.zeros(len(ids_K), *sample.size, device=ids_K.device)
         for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
@@ -131,7 +131,7 @@ class Predictor:
         return _Labels(ids_K.to(torch.uint8)[index_HW], confidence_HW)
 
 
-def _look(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirrored: bool) -> ViewLogits:
+def _view_logits(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirrored: bool) -> ViewLogits:
     """One view through the network."""
     view_13HW = resize_bilinear(image_13HW, size=size)
     logits_1Chw, extended = network.strided_logits(view_13HW.flip(-1) if mirrored else view_13HW)

@@ -1,4 +1,4 @@
-"""What every stage that trains a segmentation network shares: its shape, its crops and how they are changed."""
+"""The settings shared by all stages that train a segmentation network: architecture, crops and augmentation."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ if TYPE_CHECKING:
     from wsss.models.segmenter import Segmenter
 
 ARCHITECTURE = ("encoder", "network", "decoder_channels", "output_stride", "dilated", "pad_type", "reparameterised")
-"""Settings that two stages must share for the weights of one to fit the other."""
+"""Settings that must be equal in two stages for the weights of one to fit the other."""
 
 
 @settings
 class SegmenterTraining(EncoderSource):
-    """A training of DeepLabv3+, or of an earlier DeepLab, on crops."""
+    """Trains DeepLabv3+, or an earlier DeepLab, on crops."""
 
     network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], active_unless("network", "deeplabv3plus")] = (
         "deeplabv3plus"
     )
-    """`largefov`, `aspp`: DeepLab's earlier heads, at output stride 8, as DSRG and FickleNet have them on VGG16."""
+    """`deeplabv3plus`, or one of DeepLab's earlier heads at output stride 8, as DSRG and FickleNet use on VGG16:
+    `largefov`, `aspp`."""
     decoder_channels: Annotated[int, Field(ge=8), active_with("network", "deeplabv3plus")] = 256
     """deeplabv3plus: channels of the ASPP branches and the decoder."""
     dropout: Annotated[float, Field(ge=0, lt=1), active_unless("dropout", 0.5)] = 0.5
-    """Share of the head's features that are left out at random (NoPeopleAllowed: 0.1)."""
+    """Dropout probability of the head's features (NoPeopleAllowed: 0.1)."""
     max_shards: Annotated[Annotated[int, Field(ge=1)] | None, active_unless("max_shards", None)] = None
-    """At most this many shards of the training split, from the front; all of them where not given."""
+    """Train on at most this many shards of the training split, starting with the first; all of them if not given."""
     crop_size: Annotated[int, Field(ge=32)] = 352
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 704)
-    """Range of the longer side before cropping."""
+    """Range from which the longer side is drawn before cropping, in pixels."""
     augmentation: Annotated[Literal["weak", "strong"], active_unless("augmentation", "weak")] = "weak"
-    """`weak`: scale, mirror image, crop and colours; `strong`: also rotation, elastic deformation, noise, changes of
+    """`weak`: random scale, flip, crop and colours; `strong`: also rotation, elastic deformation, noise, and changes of
     tone and sharpness (NoPeopleAllowed's list)."""
     colour_jitter: Annotated[float, Field(ge=0, le=1), active_with("augmentation", "weak")] = 0.2
-    """weak: strength of random colour changes."""
+    """weak: strength of random colour changes; 0 makes none."""
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
         if self.network != "deeplabv3plus" and self.output_stride != 8:
             raise ValueError(
-                f"{instance.name}.output_stride = {self.output_stride}: network = {self.network!r} is made for maps of "
-                "stride 8; set output_stride = 8"
+                f"{instance.name}.output_stride = {self.output_stride}: network = {self.network!r} is made for "
+                "features of stride 8; set output_stride = 8"
             )
 
     def segmenter(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
-        """The segmentation network; `pretrained` loads the encoder's starting weights."""
+        """The segmentation network; `pretrained` loads the encoder's initial weights."""
         from wsss.models.deeplab_heads import ASPP_RATES, LARGE_FOV_RATES, build_deeplab
         from wsss.models.norm import freeze_batch_norm
         from wsss.models.segmenter import build_segmenter
@@ -79,13 +80,14 @@ class SegmenterTraining(EncoderSource):
 
     @property
     def synchronise_norms(self) -> bool:
-        """A decoder starts at random, so its norms are never frozen; over several ranks they are synchronised."""
+        """True if the decoder's normalisation layers are synchronised over ranks. They are never frozen, because the
+        decoder is initialised randomly."""
         return self.norm != "batch"
 
     def joined(
         self, instance: Instance, slots: Iterable[str], *, lanes: int, keep: Callable[[str], bool] | None = None
     ) -> JoinedRecords:
-        """Training records of these slots, of the first `max_shards` shards."""
+        """Training records of these slots, from the first `max_shards` shards."""
         return JoinedRecords(
             {slot: instance.inputs[slot].layer for slot in slots},
             split="train",
@@ -96,7 +98,7 @@ class SegmenterTraining(EncoderSource):
         )
 
     def changes(self) -> Augmentation:
-        """The random changes of training images."""
+        """The random augmentation of training images."""
         return Augmentation(
             crop_size=self.crop_size,
             resize_long=self.resize_long,
@@ -106,31 +108,31 @@ class SegmenterTraining(EncoderSource):
         )
 
     def require_same_architecture(self, instance: Instance, other: Instance) -> None:
-        """Raises: ValueError where weights of `other` do not fit this network, naming both sides."""
+        """Raises: ValueError if the weights of `other` do not fit this network."""
         for setting in ARCHITECTURE:
             own, its = getattr(self, setting), getattr(other.stage, setting)
             if own != its:
                 raise ValueError(
-                    f"{instance.name}.{setting} = {own!r}, but it starts with the weights of {other.name}, where it is "
-                    f"{its!r}; give the same"
+                    f"{instance.name}.{setting} = {own!r}, but it starts with the weights of {other.name}, which has "
+                    f"{its!r}; set the same value"
                 )
 
 
 def require_same_colours(instance: Instance, other: Instance) -> None:
-    """Raises: ValueError where `other`, which is shown the same batches, learned other colours, naming both sides."""
+    """Raises: ValueError if `other`, which gets the same batches, was trained with another mean or std."""
     for setting in ("mean", "std"):
         own, its = getattr(instance.stage, setting), getattr(other.stage, setting)
         if own != its:
             raise ValueError(
-                f"{instance.name}.{setting} = {own!r}, but {other.name}, which sees the same images, was trained with "
-                f"{its!r}; give the same"
+                f"{instance.name}.{setting} = {own!r}, but {other.name}, which gets the same images, was trained with "
+                f"{its!r}; set the same value"
             )
 
 
 def require_masks(instance: Instance, split: str, *, wanted: str) -> None:
-    """Raises: ValueError where the data set's settings give no image of a split a mask. `wanted`: what needs them."""
+    """Raises: ValueError if the data set's settings exclude masks of a split. `wanted`: the setting that needs them."""
     if reason := instance.data.why_no_masks(split):
         raise ValueError(
-            f"{wanted} of split {split!r}, but no masks of {instance.samples.name} are read: {reason}; set it, or take "
-            f"{wanted.partition(' = ')[0]} out"
+            f"{wanted} of split {split!r}, but no masks of {instance.samples.name} are read: {reason}; set it, or "
+            f"remove {wanted.partition(' = ')[0]}"
         )

@@ -1,4 +1,4 @@
-"""How a segmenter is measured while it trains: mean IoU on a few images with masks, in one view.
+"""Validation of a segmenter during training: mean IoU on a few images with masks, from one view.
 
 Shape letters: `C` classes with background, `H W` pixels.
 """
@@ -27,25 +27,25 @@ _VALIDATED = ActiveIf("validate_every of 1 or more", lambda stage: stage.validat
 
 @settings
 class SegmenterValidation(SegmenterTraining):
-    """A training that measures itself on the masks of a split. These masks never train."""
+    """A training that is validated on the masks of a split. These masks are never trained on."""
 
     validation_split: Annotated[str, _VALIDATED] = "val"
-    """Split whose masks measure the mean IoU."""
+    """Split on whose masks the mean IoU is measured."""
     validation_images: Annotated[int, Field(ge=0), _VALIDATED] = 200
-    """Images that are looked at, evenly spread over the split; 0 looks at all of them."""
+    """Number of images to validate on, evenly spread over the split; 0 uses all of them."""
     validation_size: Annotated[int, Field(ge=0), _VALIDATED] = 0
-    """Longer side of validation images in pixels, masks keep theirs; 0 leaves images as they are."""
+    """Longer side to which validation images are resized, in pixels (masks are not resized); 0 does not resize."""
 
     def reads_masks(self) -> bool:
         return self.validate_every > 0
 
     def check_validation_split(self, instance: Instance) -> None:
-        """Raises: ValueError where the data set has no such split."""
+        """Raises: ValueError if the data set has no such split."""
         splits = instance.data.splits
         if self.validate_every and self.validation_split not in splits:
             raise ValueError(
-                f"{instance.name}.validation_split = {self.validation_split!r}; "
-                f"{instance.samples.name} has {', '.join(splits)}"
+                f"{instance.name}.validation_split = {self.validation_split!r}, but "
+                f"{instance.samples.name} has only {', '.join(splits)}"
             )
 
         if self.validate_every:
@@ -53,20 +53,20 @@ class SegmenterValidation(SegmenterTraining):
             require_masks(instance, self.validation_split, wanted=wanted)
 
     def validation_layers(self, instance: Instance) -> dict[str, Layer]:
-        """What is read of an image that is looked at."""
+        """The layers that are read for a validation image."""
         return {"samples": instance.inputs["samples"].layer}
 
     def validation_sample(self, records: JoinedRecords, index: int) -> Sample:
-        """One image that is looked at."""
+        """One validation image."""
         return records.sample(index)
 
     def logits_of(self, network: Any, image_13HW: torch.Tensor, sample: Sample) -> torch.Tensor:
-        """f32[1, C, h, w] of one image."""
+        """Logits f32[1, C, h, w] of one image."""
         logits_1Chw: torch.Tensor = network(image_13HW).float()
         return logits_1Chw
 
     def validation_samples(self, instance: Instance) -> Iterator[Sample]:
-        """The readable images with masks among those that are looked at: the same ones at every validation."""
+        """The validation images that have masks: the same ones at every validation."""
         records = JoinedRecords(self.validation_layers(instance), split=self.validation_split, seed=instance.seed)
         num_chosen = min(len(records), self.validation_images or len(records))
         for number in range(num_chosen):
@@ -75,17 +75,17 @@ class SegmenterValidation(SegmenterTraining):
                 yield sample
 
     def require_validation_masks(self, instance: Instance) -> None:
-        """Raises: ValueError where no image that would be looked at has a mask."""
+        """Raises: ValueError if no validation image has a mask."""
         if next(self.validation_samples(instance), None) is None:
             raise ValueError(
-                f"{instance.name}.validation_split = {self.validation_split!r} has no mask among the images that "
-                "validation looks at; name a split with masks, or leave validate_every out"
+                f"{instance.name}.validation_split = {self.validation_split!r} has no mask among the images chosen for "
+                "validation; name a split with masks, or remove validate_every"
             )
 
     def mean_iou(self, network: Any, instance: Instance) -> Validation:
-        """Mean IoU over the classes, background counted, of one view of every image, at the masks' own size.
+        """Mean IoU over all classes and the background, from one view of every image, at the masks' own size.
 
-        Raises: ValueError where no image has a readable mask.
+        Raises: ValueError if no image has a readable mask.
         """
         import torch
 
@@ -103,7 +103,9 @@ class SegmenterValidation(SegmenterTraining):
             truth_HW = torch.from_numpy(np.asarray(sample.mask).astype(np.int64))
             total_CC += confusion_matrix(truth_HW, predicted_HW, num_classes=num_classes, ignore_index=IGNORE)
         if not total_CC.any():
-            raise ValueError(f"{instance.name}.validation_split = {self.validation_split!r} has no readable mask")
+            raise ValueError(
+                f"{instance.name}.validation_split = {self.validation_split!r} has no readable mask; name another split"
+            )
         scores = Scores.from_confusion(total_CC)
         metrics = {"val.mean_iou": scores.mean_iou, "val.pixel_accuracy": scores.pixel_accuracy}
         names = ("background", *taxonomy.names)
@@ -114,7 +116,7 @@ class SegmenterValidation(SegmenterTraining):
         return Validation(scores.mean_iou, Outcome(metrics=metrics, tables={"per_class": rows}))
 
     def _predicted(self, sample: Sample, network: Any, *, device: torch.device) -> torch.Tensor:
-        """i64[H, W] at the image's own size."""
+        """Labels i64[H, W] at the image's own size."""
         from wsss.data.images import long_side_size, resize_image, to_tensor
         from wsss.ops.multi_scale import resize_bilinear
 

@@ -1,4 +1,4 @@
-"""How a trained segmenter looks at an image: settings and work shared by the stages that apply one.
+"""The views of an image that a trained segmenter processes: settings and code shared by the stages that apply one.
 
 Shape letters: `C` classes with background, `H W` pixels.
 """
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 @settings
 class SegmenterViews:
-    """Scales and mirror images."""
+    """Scales and mirror images of an image, and how their outputs are merged."""
 
     scales: Scales = (0.5, 1.0, 2.0)
-    """Sizes of the image, as factors."""
+    """Scales of the image, as factors of its size."""
     flip: bool = True
-    """Also look at the mirrored image at every scale."""
+    """Also process the mirrored image at every scale."""
     merge: Literal["mean_logits", "mean_probabilities", "max"] = "mean_logits"
-    """What becomes of the views: the mean of their logits, the mean of their probabilities, or the maximum of these,
-    divided by its sum over the classes."""
+    """How views are merged: the mean of their logits, the mean of their probabilities, or the maximum of their
+    probabilities divided by its sum over the classes."""
     long_side: Annotated[int, Field(ge=0)] = 0
-    """Images are brought to this longer side first, the one the network was trained for; 0 leaves them as they are."""
+    """Images are first resized so that their longer side has this many pixels, as in training; 0 does not resize."""
 
     def probabilities(self, sample: Sample, network: Any, trained: Any, *, size: tuple[int, int]) -> torch.Tensor:
-        """f32[C, *size] of one image; `trained` is the stage that trained the network.
+        """Probabilities f32[C, *size] of one image; `trained` is the stage that trained the network.
 
-        Raises: `BadSampleError` where the image does not decode.
+        Raises: `BadSampleError` if the image cannot be decoded.
         """
         from wsss.ops.tta import predict_views
 
@@ -48,9 +48,9 @@ class SegmenterViews:
         return merged_1CHW[0].softmax(0) if self.merge == "mean_logits" else merged_1CHW[0]
 
     def image(self, sample: Sample, network: Any, trained: Any) -> torch.Tensor:
-        """f32[1, 3, H, W]: the image as the network takes it, before any view is made of it.
+        """The network's input f32[1, 3, H, W], from which the views are made.
 
-        Raises: `BadSampleError` where the image does not decode.
+        Raises: `BadSampleError` if the image cannot be decoded.
         """
         from wsss.data.images import long_side_size, resize_image, to_tensor
 

@@ -17,13 +17,15 @@ _TRAIN = "train"
 
 @settings
 class ConfidentImages:
-    """Maps of a class that the classifier does not see are noise; the 3rd-placed entry of LID 2020 left such images
-    out (41,156 of about 72,000 were kept, by a list named after the probability 0.8).
+    """Leave out images with a label that the classifier does not predict: the map of such a class is mostly noise.
+
+    The 3rd-placed entry of LID 2020 left such images out (it kept 41,156 of about 72,000, from a list whose name
+    mentions the probability 0.8).
     """
 
     min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Training images are left out, and counted, where the classifier gives any of their classes a lower probability
-    than this; 0 keeps all of them. Images without a class, and other splits, are kept."""
+    """A training image is left out (and counted as such) if the classifier gives any of its classes a probability
+    below this; 0 keeps all images. Images without a class, and images of other splits, are always kept."""
 
     def check_probabilities(self, instance: Instance) -> None:
         """Refuse maps that will carry no probabilities."""
@@ -31,28 +33,28 @@ class ConfidentImages:
         fields = instance.stage_in("cams", Map).optional_fields(cams)
         if self.min_probability > 0 and "probabilities" not in fields:
             raise ValueError(
-                f"{instance.name}.min_probability = {self.min_probability}: the maps of {cams.name} carry no "
-                "probability of a classifier (a segmenter's maps do where their weight is below 1); set "
+                f"{instance.name}.min_probability = {self.min_probability}: the maps of {cams.name} have no "
+                "classifier probabilities (a segmenter's maps have them only if its weight is below 1); set "
                 "min_probability = 0"
             )
 
     def plan_notes(self) -> tuple[str, ...]:
-        """What `wsss plan` does not know of these settings."""
+        """Effects of these settings that `wsss plan` cannot estimate."""
         if self.min_probability == 0:
             return ()
-        return ("min_probability leaves images out, how many is not known; all are counted",)
+        return ("min_probability leaves out an unknown number of images; the plan counts all of them",)
 
     def left_out(self, joined: Mapping[str, Record], shard: str) -> Missing | None:
-        """What stands in for an image that is left out; None where it is kept. `joined` holds its `cams`.
+        """The `Missing` record for an image that is left out; None if it is kept. `joined` holds its `cams`.
 
-        Raises: ValueError for maps that were made without probabilities.
+        Raises: ValueError if the maps were made without probabilities.
         """
         cams = cast(CamRecord, joined["cams"])
         if self.min_probability == 0 or split_of(shard) != _TRAIN or len(cams.classes) == 0:
             return None
         if cams.probabilities is None:
             raise ValueError(
-                f"min_probability = {self.min_probability}: the maps of {cams.key!r} carry no probabilities; "
+                f"min_probability = {self.min_probability}: the maps of {cams.key!r} have no probabilities; "
                 "run make_cams again, or set min_probability = 0"
             )
         lowest = int(cams.probabilities.argmin())

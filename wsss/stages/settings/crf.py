@@ -20,30 +20,30 @@ _Weight = Annotated[float, Field(ge=0, le=10_000)]
 
 
 _FROM_LABELS = ActiveIf(
-    "refine = 'crf' that starts from labels",
+    "refine = 'crf' starting from labels",
     lambda stage: stage.refine == "crf" and getattr(stage, "crf_start", "labels") == "labels",
 )
 
 
 @settings
 class CrfSettings:
-    """Mean field over all pixel pairs; the defaults are irn's."""
+    """Dense CRF: mean-field inference over all pixel pairs. The defaults are irn's."""
 
     crf_iterations: Annotated[int, Field(ge=0, le=1000), active_with("refine", "crf")] = 10
-    """Steps of mean field."""
+    """Number of mean-field iterations."""
     crf_gaussian: Annotated[tuple[_Deviation, _Weight], active_with("refine", "crf")] = (
         3.0,
         3.0,
     )
     """Smoothness kernel: standard deviation in pixels, weight."""
     crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], active_with("refine", "crf")] = (50.0, 5.0, 10.0)
-    """Appearance kernel: standard deviation in pixels, in grey levels, weight."""
+    """Appearance kernel: standard deviation in pixels, standard deviation in grey levels, weight."""
     crf_label_confidence: Annotated[
         float,
         Field(gt=0, lt=1),
         _FROM_LABELS,
     ] = 0.7
-    """Probability of the label that a pixel starts with, where the CRF starts from labels."""
+    """Probability given to a pixel's initial label, if the CRF starts from labels."""
 
     def _arguments(self) -> dict[str, Any]:
         from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
@@ -57,17 +57,17 @@ class CrfSettings:
         }
 
     def planned_units(self, megapixels: float, *, labels: float, maps: int = 1) -> Units:
-        """Units of the dense CRF of one image, for `wsss plan`; its lattices serve all maps."""
+        """Cost units of the dense CRF for one image, for `wsss plan`; all maps share the image's lattices."""
         return {"crf_lattice": megapixels, "crf_step_label": megapixels * self.crf_iterations * labels * maps}
 
     def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
-        """Energies f32[K, H, W] to probabilities of the same shape."""
+        """Convert energies f32[K, H, W] to probabilities of the same shape."""
         from wsss.ops.dense_crf import dense_crf
 
         return dense_crf(energy_KHW, image_HW3=_image(image_HW3, energy_KHW.device), **self._arguments())
 
     def label_refinement(self, image_HW3: np.ndarray, *, num_labels: int, device: torch.device) -> Refine:
-        """The function that refines index maps of one image."""
+        """The function that refines label index maps of one image."""
         from wsss.ops.seeds import crf_refinement
 
         image, confidence = _image(image_HW3, device), self.crf_label_confidence

@@ -1,6 +1,6 @@
 """The settings of an encoder, shared by all stages that train a network.
 
-Stages import `wsss.models` on use: timm takes seconds to import, and a recipe is read without it.
+Stages import `wsss.models` only when they use it: timm takes seconds to import and is not needed to read a recipe.
 """
 
 from __future__ import annotations
@@ -24,28 +24,31 @@ _Positive = Annotated[float, Field(gt=0)]
 
 @settings
 class EncoderSettings:
-    """Which encoder, with which weights, on which kind of input."""
+    """The encoder, its weights and the normalisation of its input."""
 
     encoder: str = "resnet50"
-    """timm's name of the network."""
+    """The network's name in timm."""
     pretrained: Annotated[str, FileContent()] = "imagenet"
-    """`imagenet` (timm's own weights), `none`, or the path of a .safetensors file with timm's names."""
+    """`imagenet` (timm's default weights), `none` (random), or the path of a .safetensors file with timm's parameter
+    names."""
     output_stride: Literal[8, 16, 32] = 16
-    """Pixels of the image per pixel of the last feature map."""
+    """Ratio of the image's side to the side of the last feature map."""
     dilated: bool = True
-    """Dilation in place of the strides left out; without it they are left out and nothing else, as irn has it."""
+    """Replace each removed stride by dilation. If false, strides are removed without adding dilation, as in irn."""
     pad_type: Literal["", "same"] = ""
-    """`same` for networks converted from TensorFlow."""
+    """Padding of convolutions; `same` for networks whose weights were converted from TensorFlow."""
     reparameterised: bool = False
-    """The branches of a MobileOne or RepVGG are fused, as its weight file has them."""
+    """Fuse the branches of a MobileOne or RepVGG; for weight files that hold the fused network."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth: the rate at the last block, rising from 0; only for networks of timm that take it."""
+    """Stochastic depth: the drop rate at the last block, rising linearly from 0; only for timm networks that support
+    it."""
     norm: Literal["frozen", "batch", "synchronised"] = "frozen"
-    """BatchNorm: fixed as given, of what a rank computes at once, or of what all ranks compute at once."""
+    """BatchNorm statistics: `frozen` (those of the weight file), `batch` (of each rank's micro-batch), or
+    `synchronised` (of the micro-batches of all ranks together)."""
     mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
-    """Mean of the input's channels, of the range [0, 1]."""
+    """Mean of the input channels, for pixel values in [0, 1]."""
     std: tuple[_Positive, _Positive, _Positive] = (0.229, 0.224, 0.225)
-    """Standard deviation of the input's channels, of the range [0, 1]."""
+    """Standard deviation of the input channels, for pixel values in [0, 1]."""
 
     @field_validator("pretrained")
     @classmethod
@@ -57,7 +60,7 @@ class EncoderSettings:
         return value
 
     def encoder_spec(self, *, pretrained: bool) -> EncoderSpec:
-        """The encoder of these settings; without `pretrained` its weights are random (trained ones follow)."""
+        """The encoder of these settings; without `pretrained` its weights are random (to be overwritten later)."""
         from wsss.models.encoder import EncoderSpec
 
         return EncoderSpec(
@@ -73,13 +76,13 @@ class EncoderSettings:
 
 @settings
 class EncoderSource(EncoderSettings, Fit):
-    """A training whose encoder starts as another training left it, where that is asked for.
+    """A training whose encoder can be initialised from a trained classifier.
 
-    A class with a slot `classifier`.
+    Subclasses must have a slot `classifier`.
     """
 
     encoder_from: Literal["pretrained", "classifier"] = "pretrained"
-    """The encoder at the start: as `pretrained` gives it (the published way), or the trained classifier's."""
+    """Initial weights of the encoder: those named by `pretrained` (as published), or the trained classifier's."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")
@@ -92,12 +95,12 @@ class EncoderSource(EncoderSettings, Fit):
                 own, its = getattr(self, setting), getattr(stage, setting)
                 if own != its:
                     raise ValueError(
-                        f"{instance.name}.{setting} = {own!r}, but its encoder starts as {trained.name}'s, where it is "
-                        f"{its!r}; give the same, or set encoder_from = 'pretrained'"
+                        f"{instance.name}.{setting} = {own!r}, but its encoder is initialised from {trained.name}, "
+                        f"which has {its!r}; set the same value, or set encoder_from = 'pretrained'"
                     )
 
     def check_environment(self, instance: Instance) -> None:
-        """Build the network without weights, and look whether the weights named would fit."""
+        """Build the network without weights, and check that the weights named in the settings fit it."""
         import torch
 
         from wsss.models.encoder import check_encoder, check_name
@@ -118,9 +121,9 @@ class EncoderSource(EncoderSettings, Fit):
         return {**batch, "image": normalised(batch["image"], mean=self.mean, std=self.std)}
 
     def first_encoder(self, instance: Instance, *, pretrained: bool) -> Encoder:
-        """The encoder that training starts from; random where trained weights follow (`pretrained` false).
+        """The encoder that training starts from; random if trained weights are loaded later (`pretrained` false).
 
-        Raises: ValueError where the settings of the encoder do not fit the classifier's.
+        Raises: ValueError if the encoder's settings do not match the classifier's.
         """
         from wsss.models.encoder import build_encoder
 

@@ -27,10 +27,10 @@ def as_png(mode: str) -> bytes:
     return buffer.getvalue()
 
 
-WRITE_GREY = "write one grey channel of 8 bits that holds class ids, without a palette"
+WRITE_GREY = "write one 8-bit grey channel of class ids, without a palette"
 NO_COLOUR = "save the number of every pixel's class, not a colour"
 NO_INDICES = "a mask must be a PNG of indices (mode L or P), this one is a PNG of mode"
-IN_FOLDER = f"lies in a folder, and the zip must hold <basename>.png files only, no folders; {REPACK}"
+IN_FOLDER = f"is in a folder, but the zip must contain only <basename>.png files, no folders; {REPACK}"
 GOOD = encode_png(np.zeros((3, 4), np.uint8))
 
 
@@ -42,12 +42,16 @@ def test_form_alone(tmp_path: Path) -> None:
     ("name", "data", "fault"),
     [
         ("folder/a.png", GOOD, f"folder/a.png: {IN_FOLDER}"),
-        ("a.jpg", GOOD, "a.jpg: the zip must hold <basename>.png files only, no folders"),
+        ("a.jpg", GOOD, "a.jpg: the zip must contain only <basename>.png files, no folders"),
         ("a.png", as_png("RGB"), f"a.png: {NO_INDICES} RGB; {NO_COLOUR}"),
-        ("a.png", as_png("I;16"), f"a.png: of mode I;16; {WRITE_GREY}"),
-        ("a.png", as_png("P"), f"a.png: of mode P; {WRITE_GREY}"),
-        ("a.png", as_png("1"), f"a.png: of mode 1; {WRITE_GREY}"),
-        ("a.png", png(3, 4, 3 * b"\x00\x55", depth=2), "a.png: of 2 bits per pixel, which readers scale; write 8 bits"),
+        ("a.png", as_png("I;16"), f"a.png: has mode I;16; {WRITE_GREY}"),
+        ("a.png", as_png("P"), f"a.png: has mode P; {WRITE_GREY}"),
+        ("a.png", as_png("1"), f"a.png: has mode 1; {WRITE_GREY}"),
+        (
+            "a.png",
+            png(3, 4, 3 * b"\x00\x55", depth=2),
+            "a.png: has 2 bits per pixel, which readers scale; write 8 bits",
+        ),
         ("a.png", b"", "a.png: the file is empty"),
         ("a.png", b"text", "a.png: not a readable image: of no known format"),
         ("a.png", encode_png(np.full((3, 4), 21, np.uint8)), "a.png: holds the value 21; allowed are 0..20"),
@@ -60,7 +64,7 @@ def test_every_fault_is_told(tmp_path: Path, name: str, data: bytes, fault: str)
 
 def test_images_against_the_list(tmp_path: Path) -> None:
     found = faults(tmp_path, {"a.png": GOOD, "c.png": GOOD}, {"a": (4, 3), "b": (3, 4)})
-    assert found == ["a.png: is 4x3, its image 3x4", "c.png: no such image in the list", "b.png: missing"]
+    assert found == ["a.png: is 4x3, but its image is 3x4", "c.png: no such image in the list", "b.png: missing"]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -123,7 +127,7 @@ def test_an_empty_archive_is_no_submission(tmp_path: Path) -> None:
 def test_masks_in_a_folder_are_known_by_their_names(tmp_path: Path, folder: str) -> None:
     members = {f"{folder}a.png": GOOD, f"{folder}b.png": encode_png(np.full((3, 4), 21, np.uint8))}
     told = faults(tmp_path, members, {"a": (3, 4), "b": (3, 4)})
-    words = "the name has a backslash" if "\\" in folder else "lies in a folder"
+    words = "the name has a backslash" if "\\" in folder else "is in a folder"
     assert len(told) == 3 and told[0].startswith(f"{folder}a.png: {words}") and told[0].endswith(REPACK)
     assert told[2] == f"{folder}b.png: holds the value 21; allowed are 0..20", (
         "the masks themselves are checked as well"
@@ -141,6 +145,6 @@ def test_names_that_differ_in_ending_or_unicode_form_are_not_called_missing(tmp_
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     told = faults(tmp_path, {"a.PNG": GOOD, f"{decomposed}.png": GOOD}, {"a": (3, 4), composed: (3, 4)})
     assert told == [
-        "a.PNG: ends in .PNG, and the ending must be .png",
+        "a.PNG: ends in .PNG, but the ending must be .png",
         f"{decomposed}.png: is written in another Unicode form than the image's name {composed!r}",
     ]

@@ -108,9 +108,15 @@ def test_a_list_in_place_of_all(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"full_share": 0.01}, r"full_share = 0.01 of 12 images with masks is less than one; set at least 0.083"),
-        ({"full_share": 0.5, "full_per_batch": 4}, r"full_per_batch = 4 leaves no room .* batch_size = 4; at most 3"),
-        ({"full_share": 0.5, "full_list": "none.txt"}, r"full_list = 'none.txt' is no file of keys"),
-        ({"full_share": 1.0, "objective": "dsrg"}, r"full_share = 1 leaves objective = 'dsrg' no image"),
+        (
+            {"full_share": 0.5, "full_per_batch": 4},
+            r"full_per_batch = 4 leaves no room .* batch_size = 4; set at most 3",
+        ),
+        ({"full_share": 0.5, "full_list": "none.txt"}, r"full_list = 'none.txt' does not exist; give a file of keys"),
+        (
+            {"full_share": 1.0, "objective": "dsrg"},
+            r"full_share = 1: objective = 'dsrg' needs training images without masks",
+        ),
         ({"objective": "self_correction", "self_correction": "em_fixed"}, r"full_share = 0.0: .* needs masks of some"),
     ],
 )
@@ -123,7 +129,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], mess
 def test_a_list_that_names_other_images(tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
     path.write_text("t3\nv1\n")
-    with pytest.raises(ValueError, match=r"keys.txt names 'v1' \(1 such\), which is no training image with a mask"):
+    with pytest.raises(ValueError, match=r"keys.txt names 'v1' \(1 such\), which is not a training image with a mask"):
         keys(segmenter(tmp_path, full_share=1.0, full_list=str(path), full_per_batch=1))
 
 
@@ -156,7 +162,7 @@ def test_boxes_of_other_images_or_splits(tmp_path: Path) -> None:
     made = {splits: instance_of(MakeCams(splits=splits), tmp_path, samples=of) for splits in (("val",), ("train",))}
     of_maps = TrainAncillary(**SETTINGS, **validated, full_share=1.0, box_source="cams")
     for splits, absent in ((("val",), "train"), (("train",), "val")):
-        with pytest.raises(ValueError, match=rf"'cams' reads the split '{absent}', which make_cams does not make"):
+        with pytest.raises(ValueError, match=rf"'cams' reads the split '{absent}', but make_cams makes only"):
             of_maps.check(instance_of(of_maps, tmp_path, samples=of, cams=made[splits]))
     plain = TrainAncillary(**SETTINGS, full_share=1.0, box_source="cams")
     plain.check(instance_of(plain, tmp_path, samples=of, cams=made["train",]))
@@ -275,7 +281,7 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
     of, _ = data(tmp_path)
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
     with pytest.raises(
-        ValueError, match=r"train_segmenter.box_source = 'masks', but train_ancillary was given boxes with 'ann"
+        ValueError, match=r"train_segmenter.box_source = 'masks', but train_ancillary was trained with 'ann"
     ):
         linear = TrainSegmenter(
             **SETTINGS, objective="self_correction", full_share=0.5, full_per_batch=1, box_source="masks"
@@ -287,7 +293,7 @@ def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refu
     conv = TrainSegmenter(
         **SETTINGS, objective="self_correction", self_correction="conv", full_share=0.5, full_per_batch=1
     )
-    with pytest.raises(ValueError, match=r"decoder_channels = 8, but it starts .* of train_correction, where it is 16"):
+    with pytest.raises(ValueError, match=r"decoder_channels = 8, but it starts .* of train_correction, which has 16"):
         conv.check(instance_of(conv, tmp_path, samples=of, ancillary=ancillary, correction=correction))
 
 
@@ -308,7 +314,7 @@ def test_a_correction_learns_from_masks_that_the_ancillary_model_has_not_seen(tm
     of, _ = data(tmp_path)
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
     same = TrainCorrection(**SETTINGS, full_share=0.5)
-    with pytest.raises(ValueError, match=r"full_share = 0.5, but train_ancillary learned a share of 0.5 of the same"):
+    with pytest.raises(ValueError, match=r"full_share = 0.5, but train_ancillary.full_share = 0.5 of the same"):
         same.check(instance_of(same, tmp_path, samples=of, ancillary=ancillary))
     more = TrainCorrection(**SETTINGS, full_share=0.75)
     more.check(instance_of(more, tmp_path, samples=of, ancillary=ancillary))

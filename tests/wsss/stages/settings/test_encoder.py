@@ -68,14 +68,16 @@ def test_the_classifier_is_an_input_only_where_it_is_read(stage: EncoderSource) 
 def test_another_encoder_than_the_classifiers_is_refused(tmp_path: Path, trained: Instance) -> None:
     stage = TrainSegmenter(encoder="resnet50", pretrained="none", encoder_from="classifier")
     with pytest.raises(
-        ValueError, match=r"follower\.encoder = 'resnet50', but its encoder starts as train_clas.*test_resn"
+        ValueError, match=r"follower\.encoder = 'resnet50', but its encoder is initialised from train_clas.*test_resn"
     ):
         stage.check(follower(stage, tmp_path, trained))
 
 
 def test_another_input_than_the_classifiers_is_refused(tmp_path: Path, trained: Instance) -> None:
     stage = TrainSegmenter(encoder=ENCODER, pretrained="none", encoder_from="classifier", pad_type="same")
-    with pytest.raises(ValueError, match=r"follower\.pad_type = 'same', but its encoder starts as train_cl.* it is ''"):
+    with pytest.raises(
+        ValueError, match=r"follower\.pad_type = 'same', but its encoder is initialised from train_cl.* has ''"
+    ):
         stage.check(follower(stage, tmp_path, trained))
 
 
