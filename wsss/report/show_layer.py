@@ -22,10 +22,7 @@ from shards.records import Sample
 from shards.summary import LayerSummary, lines, summarise
 from wsss.pictures.plots import draw_layer
 from wsss.pipeline.progress import PLAIN_INTERVAL
-from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
-
-_BAR = 20
-"""Characters of the longest bar."""
+from wsss.report.tables import Cell, Column, Page, Table, table_of
 
 
 class Line(NamedTuple):
@@ -39,9 +36,11 @@ def info(opened: OpenedLayer, *, pictures: Path | None) -> tuple[Page, Path | No
     """What a layer holds, and the picture of it where `pictures` names a folder."""
     summary = summarise(opened)
     tables = {"splits": _splits(summary)}
+    heading = list(lines(summary))
     if summary.kind == Sample.kind:
         tables["classes"] = _classes(summary)
-    page = Page(heading=tuple(lines(summary)), tables=tables)
+        heading += _class_lines(summary)
+    page = Page(heading=tuple(heading), tables=tables)
     if pictures is None:
         return page, None
     return page, _written(pictures, f"{opened.name}.info.png", draw_layer(summary, title=opened.name))
@@ -80,29 +79,38 @@ def _mask_counts(summary: LayerSummary, split: str) -> tuple[Cell, ...]:
     return summary.splits[split]["masks"], check.lacking, check.unlabelled
 
 
+def _class_lines(summary: LayerSummary) -> Iterator[str]:
+    """A line per class: images that show it, how many in each of several splits, absent and unknown, its name."""
+    splits = summary.present_in if len(summary.present_in) > 1 else {}
+    for class_id in summary.classes():
+        details = [f"{split} {count[class_id]}" for split, count in splits.items()]
+        if summary.unknown_is_kept:
+            details += [f"{summary.absent(class_id)} absent", f"{summary.unknown[class_id]} unknown"]
+        shown = f"class {class_id:3d}: {summary.present[class_id]:6d} images"
+        shown += f" ({', '.join(details)})" if details else ""
+        yield f"{shown} {summary.name_of(class_id)}" if summary.names else shown
+
+
 def _classes(summary: LayerSummary) -> Table:
-    """Images of each class: present, known to be absent, unknown; and present in each of several splits."""
+    """A row per class, for CSV and JSON: images where it is present, known to be absent, unknown; present per split."""
     splits = list(summary.present_in) if len(summary.present_in) > 1 else []
     columns = (
         Column("layer", "layer", role="data"),
         Column("class", "class_id", right=True, role="name"),
-        Column("name", "name", role="name", wraps=True),
+        Column("name", "name", role="name"),
         Column("present", "present", right=True),
         Column("absent", "absent", right=True),
         Column("unknown", "unknown", right=True),
         *(Column(f"in {split}", f"in_{split}", right=True) for split in splits),
-        Column("", "bar", role="drawing"),
     )
-    most = max(summary.present.values(), default=1) or 1
     rows: list[tuple[Cell, ...]] = []
     for class_id in summary.classes():
         present, known = summary.present[class_id], summary.unknown_is_kept
         absent, unknown = (summary.absent(class_id), summary.unknown[class_id]) if known else (None, None)
         name = summary.name_of(class_id) if summary.names else None
-        bar = Shown(None, "#" * round(_BAR * present / most))
         of_splits = [summary.present_in[split][class_id] for split in splits]
-        rows.append((summary.name, class_id, name, present, absent, unknown, *of_splits, bar))
-    return table_of("images of each class", columns, rows)
+        rows.append((summary.name, class_id, name, present, absent, unknown, *of_splits))
+    return table_of("", columns, rows, data_only=True)
 
 
 def look(opened: OpenedLayer, action: str, *, pictures: Path | None, console: Console) -> Iterator[Line]:
