@@ -114,7 +114,7 @@ class LayerSummary:
 
 def summarise(opened: OpenedLayer) -> LayerSummary:
     """Count a layer, row by row."""
-    summary = LayerSummary(opened.told, opened.layer.kind, opened.layer.classes())
+    summary = LayerSummary(opened.display_name, opened.layer.kind, opened.layer.classes())
     for row in opened.manifest_entries():
         summary.add(row)
     return summary
