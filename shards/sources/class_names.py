@@ -170,7 +170,7 @@ def _json_names(text: str) -> list[str]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"it begins with [ and is no JSON list ({error}); write one name a line") from None
+        raise ValueError(f"it begins with [ but is not a JSON list ({error}); write one name per line") from None
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise ValueError("it is not a JSON list of names; write one name per line")
     return [composed(name) for name in found]
