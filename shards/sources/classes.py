@@ -24,7 +24,7 @@ class ChosenClasses:
     every: Taxonomy
     names: tuple[str, ...] = ()
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
 
     @cached_property
     def taxonomy(self) -> Taxonomy:

@@ -66,7 +66,7 @@ class CocoSource:
     class_names: tuple[str, ...] = ()
     """A subset of the categories, numbered in this order; all of them if empty."""
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
     _indices: dict[str, CocoIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
     _joined: dict[str, FileCategories] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keys: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -48,7 +48,7 @@ class FolderSource:
     class_names: tuple[str, ...] = ()
     """A subset of the classes, numbered in this order; all of them if empty."""
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
     _images: dict[str, dict[str, Labelled]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
