@@ -39,8 +39,8 @@ def inside(boxes: Iterable[Box], *, size: tuple[int, int]) -> tuple[Box, ...]:
         box = Box(class_id, max(top, 0), max(left, 0), min(bottom, height), min(right, width))
         if box.top >= box.bottom or box.left >= box.right:
             raise BadSampleError(
-                f"a box of class {class_id}, rows {top} to {bottom}, columns {left} to {right}, contains no pixel of an "
-                f"image of {height} rows and {width} columns"
+                f"a box of class {class_id}, rows {top} to {bottom}, columns {left} to {right}, contains no pixel of "
+                f"an image of {height} rows and {width} columns"
             )
         cut.append(box)
     return tuple(cut)

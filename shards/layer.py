@@ -60,7 +60,7 @@ class Layer:
     def manifest_entry(self, shard: str) -> ManifestEntry:
         """The manifest entry of a finished shard. Raises `ShardError` if the shard is unfinished or truncated."""
         try:
-            row = ManifestEntry.from_bytes(self.manifest_path(shard).read_bytes())
+            manifest = ManifestEntry.from_bytes(self.manifest_path(shard).read_bytes())
         except FileNotFoundError:
             raise ShardError(
                 f"{self.tar_path(shard)} is not finished: it has no manifest entry; run its stage again"
@@ -68,17 +68,15 @@ class Layer:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{self.manifest_path(shard)} is not readable ({error}); run its stage again") from error
         if self.remote is not None:
-            return row
+            return manifest
         if not self.tar_path(shard).exists():
+            raise ShardError(f"{self.tar_path(shard)} does not exist, but its manifest entry does; run its stage again")
+        if (found := self.tar_path(shard).stat().st_size) != manifest.num_bytes:
+            what = "is truncated" if found < manifest.num_bytes else "is longer than when it was written"
             raise ShardError(
-                f"{self.tar_path(shard)} does not exist, but its manifest entry does; run its stage again"
+                f"{self.tar_path(shard)} {what}: {found} bytes, {manifest.num_bytes} expected; run its stage again"
             )
-        if (found := self.tar_path(shard).stat().st_size) != row.num_bytes:
-            what = "is truncated" if found < row.num_bytes else "is longer than when it was written"
-            raise ShardError(
-                f"{self.tar_path(shard)} {what}: {found} bytes, {row.num_bytes} expected; run its stage again"
-            )
-        return row
+        return manifest
 
     def open_tar(self, shard: str) -> BinaryIO:
         """Open a whole tar for sequential reading. Raises OSError if it is not available."""
@@ -158,15 +156,15 @@ class Layer:
         }
         made_on: Counter[str] = Counter()
         for shard in shards:
-            row = self.manifest_entry(shard)  # one at a time: together they hold every key of the data set
-            collected["counts"][shard] = row.count
-            collected["num_bytes"][shard] = row.num_bytes
-            collected["sha256"][shard] = row.sha256
+            manifest = self.manifest_entry(shard)  # one at a time: together they hold every key of the data set
+            collected["counts"][shard] = manifest.count
+            collected["num_bytes"][shard] = manifest.num_bytes
+            collected["sha256"][shard] = manifest.sha256
             for name, left_out in (("missing", False), ("left_out", True)):
-                if reasons := {e.key: e.reason for e in row.missing if e.left_out == left_out}:
+                if reasons := {e.key: e.reason for e in manifest.missing if e.left_out == left_out}:
                     collected[name][shard] = reasons
-            if row.made_on:
-                made_on[row.made_on] += 1
+            if manifest.made_on:
+                made_on[manifest.made_on] += 1
         if not collected["left_out"]:
             del collected["left_out"]
         index |= collected
@@ -224,5 +222,5 @@ class TarSize:
 
 @lru_cache(maxsize=65_536)
 def _tar_size(path: str, _modified: int) -> TarSize:
-    row = ManifestEntry.from_bytes(Path(path).read_bytes())
-    return TarSize(row.num_bytes, row.sha256)
+    manifest = ManifestEntry.from_bytes(Path(path).read_bytes())
+    return TarSize(manifest.num_bytes, manifest.sha256)

@@ -75,14 +75,14 @@ def lint(
         if progress is not None:
             progress(number, len(shards))
         try:
-            row = opened.manifest_entry(shard)
-            if hashes.get(shard) != row.sha256:
+            manifest = opened.manifest_entry(shard)
+            if hashes.get(shard) != manifest.sha256:
                 yield f"{shard}: its manifest entry and the index give different hashes of the tar; run its stage again"
-            if row.count == 0:
+            if manifest.count == 0:
                 yield f"{shard}: contains no records"
             with opened.layer.open_tar(shard) as tar:
                 yield from _lint_tar(
-                    opened, row, tar, contents, number, checks.setdefault(split_of(shard), MaskCheck())
+                    opened, manifest, tar, contents, number, checks.setdefault(split_of(shard), MaskCheck())
                 )
         except (OSError, ValueError, ShardError) as error:
             yield str(error)
@@ -93,28 +93,28 @@ def lint(
 
 
 def _lint_tar(
-    opened: OpenedLayer, row: ManifestEntry, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
+    opened: OpenedLayer, manifest: ManifestEntry, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
 ) -> Iterator[str]:
-    where = opened.layer.tar_name(row.shard)
-    if hashlib.file_digest(tar, "sha256").hexdigest() != row.sha256:  # type: ignore[arg-type]
+    where = opened.layer.tar_name(manifest.shard)
+    if hashlib.file_digest(tar, "sha256").hexdigest() != manifest.sha256:  # type: ignore[arg-type]
         yield f"{where}: its content differs from what was written; delete it and run its stage again"
         return
     tar.seek(0)
-    for index, record in enumerate(read_tar(tar, opened.layer, row)):
-        if index >= row.count:
+    for index, record in enumerate(read_tar(tar, opened.layer, manifest)):
+        if index >= manifest.count:
             continue  # `read_tar` raises at the end of the tar
-        entry = row.entries[index]
+        entry = manifest.entries[index]
         if record.key != entry.key:
-            yield f"{row.shard}: contains {record.key!r}, but its manifest entry lists {entry.key!r} at that index"
+            yield f"{manifest.shard}: contains {record.key!r}, but its manifest entry lists {entry.key!r} at that index"
         elif isinstance(record, Sample):
             contents.add(record.encoded, shard=number, index=index)
             check.add_sample(record, notes=entry.metadata.get("notes", {}))
             for fault in (*_metadata_faults(entry, record), *_image_faults(record)):
-                yield f"{row.shard}: {record.key}: {fault}"
-    for entry in row.entries:
+                yield f"{manifest.shard}: {record.key}: {fault}"
+    for entry in manifest.entries:
         tar.seek(entry.offset)
         if hashlib.sha256(tar.read(entry.length)).hexdigest()[: len(entry.digest)] != entry.digest:
-            yield f"{row.shard}: {entry.key}: its digest or offset in the manifest entry does not match the tar"
+            yield f"{manifest.shard}: {entry.key}: its digest or offset in the manifest entry does not match the tar"
 
 
 def _metadata_faults(entry: RecordEntry, sample: Sample) -> Iterator[str]:

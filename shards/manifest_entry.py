@@ -1,4 +1,4 @@
-"""The manifest entry of a shard: the contents of its tar, stored in columns so that 500,000 samples load in a second."""
+"""The manifest entry of a shard: the contents of its tar, in columns, so that half a million samples load fast."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from shards.records import BadSampleError, Sample
 from shards.taxonomy import palette
 
 NUM_IMAGES, COLUMNS, TILE, CAPTION = 40, 8, 128, 26
-"""Images of the sheet, images in a row, side of a tile in pixels, height of the two lines of text below it in pixels."""
+"""Images of the sheet, images in a row, side of a tile in pixels, height of the text below a tile in pixels."""
 _LETTERS = 21
 """Characters that fit in a line below a tile."""
 
@@ -25,9 +25,7 @@ def preview(opened: OpenedLayer) -> bytes:
     cross. Raises ValueError if the layer does not hold samples.
     """
     if opened.layer.kind != Sample.kind:
-        raise ValueError(
-            f"{opened.display_name} holds {opened.layer.kind} records; a preview needs a layer of samples"
-        )
+        raise ValueError(f"{opened.display_name} holds {opened.layer.kind} records; a preview needs a layer of samples")
     counts = opened.layer.counts_of_shards()
     total = sum(counts.values())
     chosen = sorted({number * total // NUM_IMAGES for number in range(NUM_IMAGES)}) if total else []

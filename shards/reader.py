@@ -18,18 +18,18 @@ from shards.records import Missing, Record
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
     """The records of one finished shard, in order. Raises `ShardError` naming the file if it is damaged."""
-    row = layer.manifest_entry(shard)
+    manifest = layer.manifest_entry(shard)
     with reading(layer.tar_name(shard)):
         tar = layer.open_tar(shard)
     with tar as stream:
-        yield from read_tar(stream, layer, row)
+        yield from read_tar(stream, layer, manifest)
 
 
-def read_tar(stream: BinaryIO, layer: Layer, row: ManifestEntry) -> Iterator[Record]:
+def read_tar(stream: BinaryIO, layer: Layer, manifest: ManifestEntry) -> Iterator[Record]:
     """Like `read_shard`, for an open tar."""
     import webdataset as wds  # imports torch, which workers that build shards do not need
 
-    path = layer.tar_name(row.shard)
+    path = layer.tar_name(manifest.shard)
     count = 0
     try:
         files = wds.tariterators.tar_file_expander(iter([{"url": path, "stream": stream}]))
@@ -43,9 +43,10 @@ def read_tar(stream: BinaryIO, layer: Layer, row: ManifestEntry) -> Iterator[Rec
         raise ShardError(
             f"{path} is damaged after {count} records: {error}; delete it and run its stage again"
         ) from error
-    if count != row.count:
+    if count != manifest.count:
         raise ShardError(
-            f"{path} holds {count} records, but its manifest entry lists {row.count}; delete it and run its stage again"
+            f"{path} holds {count} records, but its manifest entry lists {manifest.count}; delete it and run its stage "
+            "again"
         )
 
 

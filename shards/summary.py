@@ -68,20 +68,20 @@ class LayerSummary:
         """Number of samples in which a class is known to be absent."""
         return self.num_records - self.present[class_id] - self.unknown[class_id]
 
-    def add(self, row: ManifestEntry) -> None:
+    def add(self, manifest: ManifestEntry) -> None:
         """Count one shard."""
-        counter = self.splits.setdefault(split_of(row.shard), Counter())
-        left_out = sum(one.left_out for one in row.missing)
-        counter.update(shards=1, records=row.count, num_bytes=row.num_bytes, left_out=left_out)
-        counter.update(missing=len(row.missing) - left_out)
-        self.weights.extend(row.entries.lengths)
-        if row.made_on:
-            self.made_on[row.made_on] += 1
+        counter = self.splits.setdefault(split_of(manifest.shard), Counter())
+        left_out = sum(one.left_out for one in manifest.missing)
+        counter.update(shards=1, records=manifest.count, num_bytes=manifest.num_bytes, left_out=left_out)
+        counter.update(missing=len(manifest.missing) - left_out)
+        self.weights.extend(manifest.entries.lengths)
+        if manifest.made_on:
+            self.made_on[manifest.made_on] += 1
         if self.kind == Sample.kind:
-            counter.update(masks=sum(map(bool, row.entries.metadata("has_mask"))))
-            self._add_labels(row.entries, self.present_in.setdefault(split_of(row.shard), Counter()))
-            self._add_masks(self.checks.setdefault(split_of(row.shard), MaskCheck()), row.entries)
-            self.sides.extend(max(size) for size in row.entries.metadata("size") if size)
+            counter.update(masks=sum(map(bool, manifest.entries.metadata("has_mask"))))
+            self._add_labels(manifest.entries, self.present_in.setdefault(split_of(manifest.shard), Counter()))
+            self._add_masks(self.checks.setdefault(split_of(manifest.shard), MaskCheck()), manifest.entries)
+            self.sides.extend(max(size) for size in manifest.entries.metadata("size") if size)
 
     @staticmethod
     def _add_masks(check: MaskCheck, entries: RecordEntries) -> None:
@@ -113,10 +113,10 @@ class LayerSummary:
 
 
 def summarise(opened: OpenedLayer) -> LayerSummary:
-    """Count a layer, row by row."""
+    """Summarize a layer from its manifest entries."""
     summary = LayerSummary(opened.display_name, opened.layer.kind, opened.layer.classes())
-    for row in opened.manifest_entries():
-        summary.add(row)
+    for manifest in opened.manifest_entries():
+        summary.add(manifest)
     return summary
 
 
@@ -139,7 +139,7 @@ def lines(summary: LayerSummary) -> Iterator[str]:
         low, middle, high = (int(side) for side in np.percentile(np.asarray(summary.sides), (0, 50, 100)))
         yield f"longer side of an image: {low} to {high} pixels, median {middle}"
     if not summary.unknown_is_kept:
-        yield "these shards were built by an older version that did not list unknown classes; build them again to see them"
+        yield "these shards were built by an older version, which did not list unknown classes; build them again"
     yield from mask_lines(summary)
 
 

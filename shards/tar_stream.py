@@ -29,7 +29,7 @@ class TarStream:
         self.num_bytes = 0
 
     def add(self, stem: str, members: Mapping[str, bytes]) -> tuple[int, str]:
-        """Write members `stem`.EXTENSION, sorted by extension. Returns their number of bytes with padding and SHA-256."""
+        """Write members `stem`.EXTENSION, sorted by extension. Returns their size with padding, and their SHA-256."""
         parts: list[bytes] = []
         for extension in sorted(members):
             data = members[extension]

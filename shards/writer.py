@@ -64,7 +64,7 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
             digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
             entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
         sha256 = tar.finish()
-    row = ManifestEntry(
+    manifest = ManifestEntry(
         shard=shard,
         num_bytes=tar.num_bytes,
         sha256=sha256,
@@ -72,5 +72,5 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
         missing=tuple(missing),
         made_on=made_on,
     )
-    write_bytes(layer.manifest_path(shard), row.to_bytes(), what=f"the manifest entry of shard {shard}")
-    return row
+    write_bytes(layer.manifest_path(shard), manifest.to_bytes(), what=f"the manifest entry of shard {shard}")
+    return manifest

@@ -73,7 +73,9 @@ class CocoSource:
 
     def _index(self, split: str) -> CocoIndex:
         if split not in self.annotations:
-            raise ValueError(f"no annotations for split {split!r}; annotations are given for {sorted(self.annotations)}")
+            raise ValueError(
+                f"no annotations for split {split!r}; annotations are given for {sorted(self.annotations)}"
+            )
         if split not in self._indices:
             self._indices[split] = read_index(self.annotations[split])
         return self._indices[split]
@@ -285,7 +287,7 @@ def _drawn_on(index: CocoIndex, position: int, image: StoredImage) -> tuple[int,
 
 
 def _turned(values_HW: np.ndarray, image: StoredImage) -> np.ndarray:
-    """Turn values upright with the image: COCO's outlines refer to stored pixels unless their size is the upright one."""
+    """Turn values upright like the image: outlines refer to stored pixels unless their size is the upright one."""
     if values_HW.shape == stored_size(image.size, orientation=image.orientation):
         return upright(values_HW, orientation=image.orientation)
     if values_HW.shape != image.size:

@@ -40,7 +40,9 @@ class FileCategories:
         """The full id of a segment's class. Raises `BadSampleError` for a category that the file does not list."""
         category = plain_id(segment["category_id"])
         if category not in self.full_ids:
-            raise BadSampleError(f"an annotation has category {category}, which is not in the file's list of categories")
+            raise BadSampleError(
+                f"an annotation has category {category}, which is not in the file's list of categories"
+            )
         return self.full_ids[category]
 
     def value(self, segment: Mapping[str, Any]) -> int:

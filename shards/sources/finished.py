@@ -53,12 +53,14 @@ class FinishedShards:
         name = f"{shard}.json"
         try:
             data = self._read(name)
-            row = ManifestEntry.from_bytes(data)
+            manifest = ManifestEntry.from_bytes(data)
         except StorageError as error:
             raise ShardError(str(error)) from error
         except (ValueError, TypeError, KeyError) as error:
-            raise ShardError(f"{self._display_name(name)} is not a manifest entry ({error}); upload it again") from error
-        if row.sha256 != self._index["sha256"].get(shard):
+            raise ShardError(
+                f"{self._display_name(name)} is not a manifest entry ({error}); upload it again"
+            ) from error
+        if manifest.sha256 != self._index["sha256"].get(shard):
             raise ShardError(f"{self._display_name(name)} does not match {INDEX}; upload both again")
         write_bytes(layer.manifest_path(shard), data)
 
@@ -79,7 +81,9 @@ class FinishedShards:
         if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
             raise ValueError(f"{self._display_name(INDEX)} is not the index of a layer")
         if index["record"] != Sample.kind:
-            raise ValueError(f"{self._display_name(INDEX)} is the index of {index['record']} records, but samples are needed")
+            raise ValueError(
+                f"{self._display_name(INDEX)} is the index of {index['record']} records, but samples are needed"
+            )
         return index
 
     def _read(self, name: str) -> bytes:

@@ -53,7 +53,9 @@ class FolderSource:
 
     def __post_init__(self) -> None:
         if self.masks and self.class_list is None:
-            raise ValueError("masks are given, but no class_list; give the file that lists the class of each mask value")
+            raise ValueError(
+                "masks are given, but no class_list; give the file that lists the class of each mask value"
+            )
 
     @cached_property
     def _classes(self) -> ChosenClasses:

@@ -1,7 +1,7 @@
 """Track 1 of the LID challenge: the training images of ILSVRC DET, and a package of images for val and test.
 
     LID_track1_imageset/LID_track1/{val,test}/<name>.JPEG
-    {val,test}.txt                            one name per line; in the package's folder or any folder down to the images
+    {val,test}.txt                            one name per line; in the package or a folder on the path to the images
     LID_track1_annotations/track1_val_annotations_raw/<name>.png   masks: grey indices
     LID_track1_annotations/track1_val_annotations/<name>.png       the same masks with VOC's palette
     LID_track1_annotations/cat_ref.txt        "<id> <name>" of the 200 classes

@@ -23,7 +23,7 @@ class Listed:
 
 
 class Listing(Sequence[Listed]):
-    """The samples of one split, created on access, so that half a million samples take only the memory of their keys."""
+    """The samples of one split, created on access, so that only the keys are in memory."""
 
     def __init__(self, split: str, keys: Sequence[str]) -> None:
         self._split, self.keys = split, keys
