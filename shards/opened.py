@@ -70,6 +70,6 @@ def _kind(folder: Path) -> str:
         kind = None
     if not isinstance(kind, str):
         raise ShardError(
-            f"{folder} contains no complete layer ({INDEX} is missing or damaged); give the folder of a finished layer"
+            f"{folder} holds no complete layer ({INDEX} is missing or damaged); give the folder of a finished layer"
         )
     return kind

@@ -21,7 +21,7 @@ def sbd_masks(root: Path) -> Path:
     for folder in (root / "dataset" / "cls", root / "benchmark_RELEASE" / "dataset" / "cls", root / "cls", root):
         if folder.is_dir() and (folder != root or root.name == "cls"):
             return folder
-    raise ValueError(f"{root} contains no folder dataset/cls with SBD's masks")
+    raise ValueError(f"{root} holds no folder dataset/cls with SBD's masks")
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
