@@ -67,8 +67,8 @@ def test_a_decoded_sample_counts_like_its_row() -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([((1,), "0,255"), ((2,), "0,255"), ((1, 2), "255")], "the masks hold 0 and 255 alone"),
-        ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks hold nothing but 0"),
+        ([((1,), "0,255"), ((2,), "0,255"), ((1, 2), "255")], "the masks contain only 0 and 255"),
+        ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks contain only 0 (background)"),
         ([((2,), "0-1"), ((3,), "0,2"), ((1,), "0"), ((2, 3), "0-2")], "one lower than the .*1 cat, 2 dog, 3 emu, "),
         ([((1,), "0,2"), ((2,), "0,3"), ((1, 3), "0,2,4")], "one higher than the classes"),
         ([((1,), "0-1"), ((2,), "0-1"), ((3,), "0-1"), ((2, 4), "0-1")], "objects from background alone"),
@@ -109,7 +109,7 @@ def test_crowds_are_told_from_masks_of_two_values() -> None:
 
 def test_objects_without_an_outline_are_told_from_masks_of_two_values() -> None:
     found = cause([((1,), "0,255"), ((2,), "0,255")], notes={"objects": 2, "without_outline": 1})
-    assert "have boxes and no outlines" in found
+    assert "have boxes but no outlines" in found
 
 
 def test_objects_without_an_outline_are_counted() -> None:
@@ -120,4 +120,4 @@ def test_objects_without_an_outline_are_counted() -> None:
 def test_one_cause_of_two_splits_is_told_once() -> None:
     check = check_of([((1,), "0,255")])
     (found,) = likely_causes({"train": check, "val": check}, None)
-    assert found.endswith("save every object's pixels as the number of its class")
+    assert found.endswith("save every object's pixels as its class id")

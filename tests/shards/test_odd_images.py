@@ -127,9 +127,9 @@ CASES: dict[str, tuple[bytes, Expected]] = {
         "the image does not decode: image file is",
     ),
     "png_cut": (saved(COLOURS, "PNG")[:-60], "the image does not decode"),
-    "web_page": (b"<!DOCTYPE html><title>404</title>", "not a readable image: of no known format"),
-    "postscript": (saved(COLOURS, "EPS"), "not a readable image: of no known format"),
-    "icon": (saved(COLOURS, "ICO", sizes=[(16, 16)]), "not a readable image: of no known format"),
+    "web_page": (b"<!DOCTYPE html><title>404</title>", "not a readable image: unknown format"),
+    "postscript": (saved(COLOURS, "EPS"), "not a readable image: unknown format"),
+    "icon": (saved(COLOURS, "ICO", sizes=[(16, 16)]), "not a readable image: unknown format"),
 }
 
 

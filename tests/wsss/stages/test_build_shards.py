@@ -297,7 +297,7 @@ def test_masks_whose_names_go_on_behind_the_key(tmp_path: Path, suffix: str) -> 
 
 
 def test_a_list_that_is_not_there_is_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lists.train = 'T.csv' names no file; .* \(t.csv is there, in another case"):
+    with pytest.raises(ValueError, match=r"lists.train = 'T.csv' names no file; .* \(t.csv exists, in another case"):
         _ = stage_of("folder", tmp_path, lists={"train": "T.csv", "val": "t.csv"}).data
 
 

@@ -28,7 +28,7 @@ def as_png(mode: str) -> bytes:
 
 
 WRITE_GREY = "write one grey channel of 8 bits that holds class ids, without a palette"
-NO_COLOUR = "save the number of every pixel's class, not a colour"
+NO_COLOUR = "save the class id of every pixel, not a colour"
 NO_INDICES = "a mask must be a PNG of indices (mode L or P), this one is a PNG of mode"
 IN_FOLDER = f"lies in a folder, and the zip must hold <basename>.png files only, no folders; {REPACK}"
 GOOD = encode_png(np.zeros((3, 4), np.uint8))
@@ -49,7 +49,7 @@ def test_form_alone(tmp_path: Path) -> None:
         ("a.png", as_png("1"), f"a.png: of mode 1; {WRITE_GREY}"),
         ("a.png", png(3, 4, 3 * b"\x00\x55", depth=2), "a.png: of 2 bits per pixel, which readers scale; write 8 bits"),
         ("a.png", b"", "a.png: the file is empty"),
-        ("a.png", b"text", "a.png: not a readable image: of no known format"),
+        ("a.png", b"text", "a.png: not a readable image: unknown format"),
         ("a.png", encode_png(np.full((3, 4), 21, np.uint8)), "a.png: holds the value 21; allowed are 0..20"),
         ("a.png", encode_png(np.full((3, 4), 255, np.uint8)), "a.png: holds the value 255; allowed are 0..20"),
     ],
