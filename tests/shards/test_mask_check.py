@@ -70,11 +70,11 @@ def test_a_decoded_sample_counts_like_its_row() -> None:
         ([((1,), "0,255"), ((2,), "0,255"), ((1, 2), "255")], "the masks contain only 0 and 255"),
         ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks contain only 0 (background)"),
         ([((2,), "0-1"), ((3,), "0,2"), ((1,), "0"), ((2, 3), "0-2")], "one lower than the .*1 cat, 2 dog, 3 emu, "),
-        ([((1,), "0,2"), ((2,), "0,3"), ((1, 3), "0,2,4")], "one higher than the classes"),
-        ([((1,), "0-1"), ((2,), "0-1"), ((3,), "0-1"), ((2, 4), "0-1")], "objects from background alone"),
+        ([((1,), "0,2"), ((2,), "0,3"), ((1, 3), "0,2,4")], "one higher than the class ids"),
+        ([((1,), "0-1"), ((2,), "0-1"), ((3,), "0-1"), ((2, 4), "0-1")], "masks only separate objects from background"),
         (
             [((1,), "0,3"), ((2,), "0,2"), ((3,), "0-1"), ((1, 3), "0-1,3")],
-            "another order .* images of 'cat' show value 3 .'emu'.; images of 'emu' show value 1 .'cat'.$",
+            "a different order .* images of 'cat' show value 3 .'emu'.; images of 'emu' show value 1 .'cat'.$",
         ),
     ],
 )  # fmt: skip
@@ -98,7 +98,7 @@ def test_no_cause_where_there_is_none(rows: list[Row]) -> None:
 
 def test_classes_that_agree_are_no_shifted_list() -> None:
     """Class 1 is right and 2 shows 1: not a list that begins one too early."""
-    assert "objects from background alone" in cause([((1,), "0-1")] * 4 + [((2,), "0-1")] * 4)
+    assert "masks only separate objects from background" in cause([((1,), "0-1")] * 4 + [((2,), "0-1")] * 4)
 
 
 def test_crowds_are_told_from_masks_of_two_values() -> None:

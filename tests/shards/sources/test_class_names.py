@@ -87,14 +87,14 @@ def test_names_without_doubt(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("cat", "dog", "Cat"), "line 4: the classes 'cat' .t.csv, line 2. and 'Cat' differ in their case"),
-        (("traffic light", "traffic_light"), "differ in their case, blanks, underscores"),
+        (("cat", "dog", "Cat"), "line 4: the classes 'cat' .t.csv, line 2. and 'Cat' differ only in case"),
+        (("traffic light", "traffic_light"), "differ only in case, spaces, underscores"),
         (("scab", "rust", "scab rust"), "'scab rust' seems to be several names separated by ' '"),
-        (("scab rust", "rust scab", "mildew"), "with ' ' between them"),
+        (("scab rust", "rust scab", "mildew"), "separated by ' '"),
         (("cat;dog", "emu"), r"separated by ';', but label_separator is '\|'; set label_separator = ';'"),
-        (("cat\tdog",), r"with '\\t' between them"),
-        (("cat, dog", "dog, emu", "emu, cat"), "with ',' between them"),
-        (("cat/dog", "dog", "cat"), "with '/' between them"),
+        (("cat\tdog",), r"separated by '\\t'"),
+        (("cat, dog", "dog, emu", "emu, cat"), "separated by ','"),
+        (("cat/dog", "dog", "cat"), "separated by '/'"),
         (("0", "1"), "line 2: the only labels are 0 and 1; write the names of the classes"),
     ],
 )  # fmt: skip
@@ -140,7 +140,7 @@ def test_class_lists(tmp_path: Path, text: str) -> None:
     [
         (b"\xff", r"the list of classes is not UTF-8 text: .*c\.txt"),
         ("cat\nbackground\n", r"c\.txt: 'background' is not a class: background is value 0 of the masks"),
-        ("cat\ndog\ncat\n", r"c\.txt: it names 'cat' more than once"),
+        ("cat\ndog\ncat\n", r"c\.txt: it lists 'cat' more than once"),
         ("1,cat\n3,dog\n", "must count up from 0 .background. or 1"),
         ("0,cat\n1,dog\n", "value 0 is 'cat'; in masks 0 is background"),
         ("[cat, dog]", "begins with . but is not a JSON list"),

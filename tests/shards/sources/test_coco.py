@@ -120,13 +120,13 @@ def test_annotations_turn_with_an_image_that_exif_turns(root: Path, stored: bool
         ({"segmentation": 3}, "an outline is neither polygons nor run lengths"),
         ({"segmentation": [[1, 2, 3]]}, "an outline is neither polygons nor run lengths"),
         ({"segmentation": {"size": [9, 9], "counts": [81]}}, "an outline is for an image of"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [7]}}, "run lengths of an outline cover 7 pixels, its"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [7]}}, "run lengths of an outline cover 7 pixels, but its"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "\x00"}}, "is not allowed in compressed run lengths"),
         ({"category_id": None}, "not in COCO's format: TypeError.'None is not an id'"),
-        ({"iscrowd": 2}, "an annotation has iscrowd = 2; write 0 for one object, 1 for many"),
+        ({"iscrowd": 2}, "an annotation has iscrowd = 2; write 0 for one object, 1 for a group"),
         ({"segmentation": [[1, 2, 3, 4, 1e8, 6]]}, "far outside its image"),
         ({"bbox": [1, 2, 3]}, "the box of an object is .*, not four numbers"),
-        ({"bbox": [40, 2, 3, 3]}, "columns 40 to 43, holds no pixel"),
+        ({"bbox": [40, 2, 3, 3]}, "columns 40 to 43, contains no pixel"),
     ],
 )
 def test_bad_annotations_are_bad_samples(root: Path, change: dict[str, Any], message: str) -> None:
@@ -177,7 +177,7 @@ def test_bad_panoptic_masks(root: Path, change: str, message: str) -> None:
     ("text", "message"),
     [
         ("", "is not valid JSON: it ends too early"),
-        ("[]", r"is not valid JSON: \{ expected at byte 0, there is '\['"),
+        ("[]", r"is not valid JSON: \{ expected at byte 0, found '\['"),
         ('{"images": [1]}', "is not a COCO file: TypeError .* at byte 12"),
         ('{"images": [{"id": 1}]}', "is not a COCO file: KeyError 'file_name' at byte 12"),
         ('{"images": [], "annotations": []}', "is not a COCO file: it lists 0 images and 0 categories"),

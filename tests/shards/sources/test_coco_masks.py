@@ -62,7 +62,7 @@ def test_no_outline(segmentation: Any) -> None:
         ([["a", 2, 3, 4, 5, 6]], "could not convert string to float"),
         ([[1, 2, 3, 4, 5, float("nan")]], "corner is not finite"),
         ([[1, 2, 3, 4, 5, float("inf")]], "corner is not finite"),
-        ([[1, 2, 3, 4, 1e9, 6]], "lies at 1000000000, far outside its image of 23x17"),
+        ([[1, 2, 3, 4, 1e9, 6]], "is at 1000000000, far outside its image of 23x17"),
         ([[0, 0, 200, 0] * 6000], "the edges of a polygon are more than 2000000 pixels long"),
         ([[1, 2, 3, 4, 5, 6], 7], "a polygon is '7', not a list"),
         ({"size": [9, 9], "counts": [81]}, "an outline is for an image of .9, 9. rows and columns, but the image has .17, 23."),

@@ -207,7 +207,7 @@ def test_images_whose_annotations_were_not_unpacked(root: Path, tmp_path: Path, 
 
 
 def test_no_data_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no folder Data/DET or ILSVRC/Data/DET"):
+    with pytest.raises(ValueError, match="contains no folder Data/DET or ILSVRC/Data/DET"):
         source(tmp_path).list_split("train")
 
 
@@ -220,9 +220,9 @@ def test_no_data_at_all(tmp_path: Path) -> None:
             xml([(ANT, 0, 0, 1, 1)]).replace("n02219486", "n99999999"),
             "label 'n99999999' is not the synset of one of the 200",
         ),
-        (xml([(ANT, 60, 0, 70, 9)]), "columns 60 to 71, holds no pixel of an image of 37 rows and 53 columns"),
+        (xml([(ANT, 60, 0, 70, 9)]), "columns 60 to 71, contains no pixel of an image of 37 rows and 53 columns"),
         (xml([(ANT, 0, 0, 1, 1)]).replace("<xmin>0", "<xmin>"), "is not four numbers"),
-        (xml([(ANT, 0, 0, 1, 1)], height=74, width=106), "are of an image of 106x74, this one is 53x37"),
+        (xml([(ANT, 0, 0, 1, 1)], height=74, width=106), "are for an image of 106x74, but the image is 53x37"),
     ],
 )
 def test_bad_annotations_are_bad_samples(root: Path, content: str, message: str) -> None:

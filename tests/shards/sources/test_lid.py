@@ -154,11 +154,11 @@ def test_grey_images_and_missing_ones(root: Path) -> None:
 
 def test_missing_folders(root: Path) -> None:
     shutil.rmtree(root / ANNOTATIONS)
-    with pytest.raises(ValueError, match="holds no folder LID_track1_annotations/track1_val_annotations_raw or"):
+    with pytest.raises(ValueError, match="contains no folder LID_track1_annotations/track1_val_annotations_raw or"):
         source(root).signature()
     assert source(root, splits=("test",)).signature()
     shutil.rmtree(root / IMAGES)
-    with pytest.raises(ValueError, match="holds no folder LID_track1_imageset/LID_track1/test with the images"):
+    with pytest.raises(ValueError, match="contains no folder LID_track1_imageset/LID_track1/test with the images"):
         source(root).list_split("test")
 
 

@@ -167,8 +167,8 @@ def test_lists_of_other_systems(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("3", r"must hold \{key: \[names\]\}: .*labels\.json"),
-        ('["2007_1"]', r"must hold \{key: \[names\]\}"),
+        ("3", r"must have the form \{key: \[names\]\}: .*labels\.json"),
+        ('["2007_1"]', r"must have the form \{key: \[names\]\}"),
         ('{"2007_1": 3}', "the labels of '2007_1' are 3; write a list of class names"),
         ('{"2007_1": "cat"}', "the labels of '2007_1' are 'cat'; write a list"),
         ('{"2007_1": [["cat"]]}', "write a list of class names"),
@@ -221,7 +221,7 @@ def test_boxes_of_annotations_count_from_one_and_end_at_the_border(root: Path) -
     [
         ("<xmax>19", "<xmax>wide", "the box of an object 'dog' is not four numbers"),
         ("<xmax>19", "<xmax>nan", "the box of an object 'dog' is not four numbers"),
-        ("<xmin>5.6", "<xmin>54", "columns 53 to 19, holds no pixel of an image of 38 rows and 53 columns"),
+        ("<xmin>5.6", "<xmin>54", "columns 53 to 19, contains no pixel of an image of 38 rows and 53 columns"),
     ],
 )
 def test_boxes_that_frame_nothing(root: Path, old: str, new: str, message: str) -> None:
@@ -280,7 +280,7 @@ def test_masks_of_sbd_stand_in_for_those_that_are_missing(root: Path, tmp_path: 
         (sbd_file(np.zeros((37, 53)))[:400], "the mask 2007_1.mat is not a file of SBD"),
         (sbd_file(np.zeros((37, 53))), r"holds float64\[37, 53\], not u8\[H, W\]"),
         (sbd_file(np.zeros((53, 37), np.uint8)), "the mask 2007_1.mat of SBD is 37x53, but its image is 53x37"),
-        (sbd_file(np.full((37, 53), 21, np.uint8)), "holds the value 21, which is not a class"),
+        (sbd_file(np.full((37, 53), 21, np.uint8)), "holds the value 21, which is not a class id"),
     ],
 )
 def test_bad_masks_of_sbd(root: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
