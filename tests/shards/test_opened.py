@@ -53,7 +53,7 @@ def test_a_bucket_is_looked_into_as_a_folder(tmp_path: Path, monkeypatch: pytest
         put(address, "toy/val-000000.tar", b"x" * layer.manifest_entry("val-000000").num_bytes)
         with opened(f"s3://{BUCKET}/toy") as there:
             first, second = lint(there)
-        assert f"s3://{BUCKET}/toy/train-000001.json is not a shard's row" in first
+        assert f"s3://{BUCKET}/toy/train-000001.json is not a manifest entry" in first
         assert f"s3://{BUCKET}/toy/val-000000.tar: its content differs from what was written" in second
 
 

@@ -130,7 +130,7 @@ def test_strict_join_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["inner", "strict"])
 def test_key_that_only_a_later_layer_has(tmp_path: Path, how: str) -> None:
     layers = {"samples": layer_of(tmp_path / "s", ["a"], kind="sample"), "seeds": layer_of(tmp_path / "e", ["a", "x"])}
-    with pytest.raises(ValueError, match="layer 'seeds' holds 'x', which layer 'samples' does not hold"):
+    with pytest.raises(ValueError, match="layer 'seeds' contains 'x', but layer 'samples' does not"):
         joined(layers, how)
 
 

@@ -60,7 +60,7 @@ def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
         older = [replace(e, metadata={k: v for k, v in e.metadata.items() if k not in newer}) for e in row.entries]
         layer.manifest_path(row.shard).write_bytes(replace(row, entries=RecordEntries.of(older)).to_bytes())
     told = list(lines(summary_of(layer)))
-    assert told[4] == "these shards were built by an older version, which did not list unknown classes; build them again"
+    assert told[4].startswith("these shards were built by an older version, which did not list unknown classes")
     assert told[5].startswith("2 masks were not compared with the labels: these shards were built by an older version")
     assert len(told) == 6
 

@@ -65,7 +65,7 @@ def test_no_outline(segmentation: Any) -> None:
         ([[1, 2, 3, 4, 1e9, 6]], "is at 1000000000, far outside its image of 23x17"),
         ([[0, 0, 200, 0] * 6000], "the edges of a polygon are more than 2000000 pixels long"),
         ([[1, 2, 3, 4, 5, 6], 7], "a polygon is '7', not a list"),
-        ({"size": [9, 9], "counts": [81]}, "an outline is for an image of .9, 9. rows and columns, but the image has .17, 23."),
+        ({"size": [9, 9], "counts": [81]}, "is for an image of .9, 9. rows and columns, but the image has .17, 23."),
         ({"size": [17, 23], "counts": [390]}, "run lengths of an outline cover 390 pixels, but its image has 391"),
         ({"size": [17, 23], "counts": [392]}, "cover 392 pixels"),
         ({"size": [17, 23], "counts": []}, "cover 0 pixels"),

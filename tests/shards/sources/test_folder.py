@@ -204,7 +204,7 @@ def test_class_lists_that_cannot_be_read(root: Path) -> None:
     with pytest.raises(ValueError, match=r"the list of classes is not UTF-8 text: .*c.txt"):
         _ = source(root, class_list=put(root / "c.txt", b"\xff")).taxonomy
     put(root / "labels.csv", "image\na/1.jpg\n")
-    with pytest.raises(ValueError, match=r"labels\.csv contains no class; list the classes in class_list, one per line"):
+    with pytest.raises(ValueError, match=r"labels\.csv contains no class; list the classes in class_list, one"):
         _ = source(root).taxonomy
     with pytest.raises(ValueError, match=r"no table for split 'test'; tables are given for \['train', 'val'\]"):
         source(root).list_split("test")

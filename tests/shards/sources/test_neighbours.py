@@ -78,9 +78,7 @@ def test_the_reason_of_a_missing_image_and_mask(tmp_path: Path) -> None:
         read_image(tmp_path, "1.jpg")
     put(tmp_path / "1_mask.png", np.zeros((9, 7), np.uint8).tobytes())
     image = read_image(tmp_path, "1.JPG")
-    with pytest.raises(
-        BadSampleError, match=r"cannot read the mask 1_x.png: No such file .* \(1_mask.png exists: set"
-    ):
+    with pytest.raises(BadSampleError, match=r"cannot read the mask 1_x.png: No such file .* \(1_mask.png exists: set"):
         read_index_png(tmp_path, "1_x.png", what="mask", image=image, mask_suffix="_x")
     put(tmp_path / "2.jpg", b"")
     with pytest.raises(BadSampleError, match=r"^2.jpg: the file is empty$"):

@@ -75,7 +75,7 @@ def test_subset_of_classes_is_numbered_anew(root: Path, other: int) -> None:
 
 def test_mask_of_another_size(root: Path) -> None:
     (root / "SegmentationClassAug" / "2007_1.png").write_bytes(encode_png(np.zeros((53, 37), np.uint8)))
-    with pytest.raises(BadSampleError, match=r"the mask SegmentationClassAug/2007_1.png is 37x53, but its image is 53x37"):
+    with pytest.raises(BadSampleError, match=r"mask SegmentationClassAug/2007_1.png is 37x53, but its image is 53x37"):
         read(source(root), 0)
 
 
@@ -140,7 +140,7 @@ def test_lists(root: Path) -> None:
     with pytest.raises(ValueError, match=r"the list of split 'val' is empty: .*/val.txt"):
         data.list_split("val")
     (root / "lists" / "val.txt").write_text("a\nb\na\n")
-    with pytest.raises(ValueError, match="the list of split 'val' names 'a' more than once"):
+    with pytest.raises(ValueError, match="the list of split 'val' contains 'a' more than once"):
         data.list_split("val")
     (root / "lists" / "val.txt").unlink()
     with pytest.raises(ValueError, match=r"the list of split 'val' does not exist: .*/val.txt"):
