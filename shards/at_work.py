@@ -1,7 +1,7 @@
-"""What this process is working on, so that a failure can name it, even if the process is killed.
+"""What this process is working on, so that an error report can name it, even if the process is killed.
 
-Workers note the shard, the sample or the training step that they begin. A runtime may have the notes kept in a file as
-well: the file outlives the process, and is written in place, which costs microseconds.
+Workers note the shard, the sample or the training step that they start. A runtime can also keep the notes in a file,
+which survives the process. The file is overwritten in place, which takes microseconds.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _file: int | None = None
 
 
 def note(**work: str) -> None:
-    """Remember for every name (`shard`, `sample`, `step`, `rank`) what is being worked on; "" forgets it."""
+    """Record what is being worked on under each name (`shard`, `sample`, `step`, `rank`); "" removes the name."""
     for name, text in work.items():
         if text:
             _now[name] = text
         else:
             _now.pop(name, None)
     if _file is not None:
-        with suppress(OSError):  # a full disk must not stop the work that is only noted here
+        with suppress(OSError):  # failing to write a note, as on a full disk, must not stop the work itself
             os.pwrite(_file, _packed(), 0)
 
 
 def noted() -> dict[str, str]:
-    """What is noted now."""
+    """The current notes."""
     return dict(_now)
 
 
 def keep_notes_in(descriptor: int | None) -> None:
-    """From now on write notes to this open file as well; None ends that, and forgets them."""
+    """Also write all further notes to this open file; None stops writing to a file and clears the notes."""
     global _file
     _file = descriptor
     if descriptor is None:
@@ -44,16 +44,19 @@ def keep_notes_in(descriptor: int | None) -> None:
 
 
 def name_work(error: BaseException, **work: str) -> None:
-    """Attach to an exception what it is about, where `note` does not tell: names as there. The first to say stands."""
-    told = error.__dict__.setdefault(_ATTACHED, {})
+    """Attach to an exception what was being worked on, if `note` has not recorded it.
+
+    The names are those of `note`. A name that is already attached keeps its value.
+    """
+    attached = error.__dict__.setdefault(_ATTACHED, {})
     for name, text in work.items():
-        if text and name not in told:
-            told[name] = text
-            error.add_note(f"{name}: {text}")  # what travels as text, as from a loader's process, says it as well
+        if text and name not in attached:
+            attached[name] = text
+            error.add_note(f"{name}: {text}")  # kept even if the error is passed on as text, as by loader processes
 
 
 def named_work(error: BaseException) -> dict[str, str]:
-    """What was attached to an exception, or to those that led to it."""
+    """What was attached to an exception and to the exceptions that caused it."""
     found: dict[str, str] = {}
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -65,7 +68,7 @@ def named_work(error: BaseException) -> dict[str, str]:
 
 
 def unpack(data: bytes) -> dict[str, str]:
-    """The notes in the bytes of such a file; none where it is damaged."""
+    """The notes in the bytes of a file of notes; empty if the file is damaged."""
     try:
         notes = json.loads(data.rstrip(b"\0 ") or b"{}")
     except ValueError:

@@ -1,7 +1,8 @@
 """How often each sample is drawn in an epoch: pure, deterministic in (seed, epoch).
 
-A sample of several classes is drawn as often as the one of its classes that needs it most: nothing rare is lost, and a
-class that stands beside most others (person in LID) stays more frequent than the rest. `expected_counts` tells.
+A sample of several classes is drawn as often as the class among them with the largest factor. Rare classes keep all
+their draws, and a class that co-occurs with most others (person in LID) stays more frequent than the rest.
+`expected_counts` gives the resulting number of images per class.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ def class_counts(classes: Sequence[Sequence[int]], *, num_classes: int) -> np.nd
 
 
 def _flat(classes: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """The classes of all samples one after the other, i64, and how many each sample has, i64[len(classes)]."""
+    """The classes of all samples concatenated, i64, and the number of classes of each sample, i64[len(classes)]."""
     lengths = np.fromiter(map(len, classes), np.int64, len(classes))
     return np.fromiter(chain.from_iterable(classes), np.int64, int(lengths.sum())), lengths
 
 
 def _largest(classes: Sequence[Sequence[int]], per_class: np.ndarray, *, default: float) -> np.ndarray:
-    """f64[len(classes)]: the largest value of a sample's classes, `default` where it has none."""
+    """f64[len(classes)]: the largest value among each sample's classes, `default` for a sample without classes."""
     flat, lengths = _flat(classes)
     found = np.full(len(classes), default, dtype=np.float64)
     if len(flat):
@@ -43,7 +44,7 @@ def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, thresh
     f64[len(classes)], all >= 1; images without a class get 1. Source: Gupta et al., LVIS, CVPR 2019, appendix B.2.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the repeat threshold is {threshold}; it is a share of the images, in (0, 1]")
+        raise ValueError(f"the repeat threshold is {threshold}; it must be a fraction of the images, in (0, 1]")
     frequency = class_counts(classes, num_classes=num_classes) / max(len(classes), 1)
     with np.errstate(divide="ignore"):
         per_class = np.maximum(1.0, np.sqrt(threshold / frequency))
@@ -53,18 +54,18 @@ def repeat_factors(classes: Sequence[Sequence[int]], *, num_classes: int, thresh
 def balance_factors(
     classes: Sequence[Sequence[int]], *, num_classes: int, balance: Balance, threshold: float, limit: float
 ) -> np.ndarray:
-    """Draws per epoch of each sample on average, f64[n] >= 0, at most `limit`; n_c images show class c.
+    """Average draws of each sample per epoch, f64[n] >= 0, at most `limit`. n_c is the number of images of class c.
 
     | `balance` | factor of class c |
     |---|---|
     | `none` | 1 |
     | `down` | min(1, n_min / n_c): every class about as often as the rarest (LID 2020's third place) |
     | `up` | n_max / n_c: every class about as often as the most frequent |
-    | `down_up` | n_med / n_c, the median: rare classes more often, frequent ones less |
-    | `repeat` | LVIS repeat factors of `threshold` |
+    | `down_up` | n_med / n_c, n_med the median: rare classes more often, frequent ones less |
+    | `repeat` | LVIS repeat factors with `threshold` |
 
-    A sample gets the largest factor of its classes. Those without a class count as one more class, which is only ever
-    drawn less often. Classes that no sample shows are left out of minimum and median.
+    A sample gets the largest factor among its classes. Samples without a class are treated as one more class with a
+    factor of at most 1. Classes that no sample shows are excluded from the minimum and the median.
     """
     if balance == "none":
         return np.ones(len(classes))
@@ -83,13 +84,13 @@ def balance_factors(
 
 
 def expected_counts(classes: Sequence[Sequence[int]], *, factors: np.ndarray, num_classes: int) -> np.ndarray:
-    """Images of each class in an epoch, f64[num_classes], on average over epochs."""
+    """Expected number of images of each class in an epoch, f64[num_classes]."""
     flat, lengths = _flat(classes)
     return np.bincount(flat - 1, weights=np.repeat(factors, lengths), minlength=num_classes)
 
 
 def positive_weights(counts: np.ndarray, *, power: float, limit: float) -> np.ndarray:
-    """Loss weights of the classes, f64[C] in [1, limit]: (n_max / n_c) ** power; 1 where no image shows the class.
+    """Loss weights of the classes, f64[C] in [1, limit]: (n_max / n_c) ** power; 1 for a class that no image shows.
 
     `counts`: images of each class, whole numbers or averages over epochs.
     """
@@ -99,7 +100,7 @@ def positive_weights(counts: np.ndarray, *, power: float, limit: float) -> np.nd
 
 
 def draws(factors: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Whole draws per sample, i64[n]: the fraction of each factor is rounded at random, anew in every epoch."""
+    """Integer draws per sample, i64[n]: the fraction of each factor is rounded at random, independently per epoch."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 1])))
     whole = np.floor(factors)
     return (whole + (generator.random(len(factors)) < factors - whole)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Frames of objects: from masks where no annotator drew any, and what makes one valid."""
+"""Boxes of objects: derived from masks if no boxes are annotated, and clipped to the image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def boxes_of_mask(mask_HW: np.ndarray, *, least_part: float = 0.0) -> tuple[Box, ...]:
-    """Frames of the 8-connected components of every foreground class of u8[H, W], by class, then by place.
+    """Boxes of the 8-connected components of every foreground class of u8[H, W], by class, then by position.
 
-    They stand in for drawn boxes: one object cut in two gets two frames, two that touch share one. Components smaller
-    than `least_part` of their class's largest get none.
+    They replace annotated boxes: an object in two separate parts gets two boxes, two touching objects of a class share
+    one. Components with less than `least_part` of the area of their class's largest component get none.
     """
     from scipy import ndimage  # slow to import, and not needed to read a recipe
 
@@ -32,15 +32,15 @@ def boxes_of_mask(mask_HW: np.ndarray, *, least_part: float = 0.0) -> tuple[Box,
 
 
 def inside(boxes: Iterable[Box], *, size: tuple[int, int]) -> tuple[Box, ...]:
-    """The boxes cut at the image's border. Raises `BadSampleError` for one that holds no pixel of it."""
+    """The boxes clipped to the image. Raises `BadSampleError` for a box that contains no pixel of it."""
     height, width = size
     cut = []
     for class_id, top, left, bottom, right in boxes:
         box = Box(class_id, max(top, 0), max(left, 0), min(bottom, height), min(right, width))
         if box.top >= box.bottom or box.left >= box.right:
             raise BadSampleError(
-                f"a box of class {class_id}, rows {top} to {bottom}, columns {left} to {right}, holds no pixel of an "
-                f"image of {height} rows and {width} columns"
+                f"a box of class {class_id}, rows {top} to {bottom}, columns {left} to {right}, contains no pixel of "
+                f"an image of {height} rows and {width} columns"
             )
         cut.append(box)
     return tuple(cut)

@@ -1,4 +1,4 @@
-"""The classes of a data set whose names come from its files alone, with their images: a slip in a name shows here."""
+"""Lists classes with their image counts, for data sets without a class list, so that misspelt names are noticed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from shards.sources.class_names import slips
 
 _SHOWN = 30
-"""Classes that are shown of the most frequent and of the rarest."""
+"""How many of the most frequent and how many of the rarest classes are listed."""
 
 
 def class_lines(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """A line of all classes with their images; then one for every name that may be a slip of another.
+    """One line with all classes and their image counts; then one line for every name that may be misspelt.
 
     `counts`: split -> name of a class -> images that show it.
     """
@@ -22,17 +22,17 @@ def class_lines(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     if not totals:
         return
     order = sorted(totals, key=lambda name: (-totals[name], name))
-    told = [f"{name} {totals[name]}" for name in order]
-    if len(told) > 2 * _SHOWN:
-        told = [*told[:_SHOWN], f"... {len(told) - 2 * _SHOWN} more ...", *told[-_SHOWN:]]
-    yield f"{len(totals)} {'class' if len(totals) == 1 else 'classes'} (images): {', '.join(told)}"
+    entries = [f"{name} {totals[name]}" for name in order]
+    if len(entries) > 2 * _SHOWN:
+        entries = [*entries[:_SHOWN], f"... {len(entries) - 2 * _SHOWN} more ...", *entries[-_SHOWN:]]
+    yield f"{len(totals)} {'class' if len(totals) == 1 else 'classes'} (images): {', '.join(entries)}"
     yield from slip_lines(totals)
 
 
 def slip_lines(totals: Mapping[str, int]) -> Iterator[str]:
-    """A line for every rare class that is spelt nearly like a frequent one. `totals`: name -> images."""
+    """A line for every rare class with nearly the same spelling as a frequent one. `totals`: name -> images."""
     for rare, frequent in slips(totals):
         yield (
-            f"the class {rare!r} ({totals[rare]} images) is spelt nearly like {frequent!r} ({totals[frequent]}): where "
-            "it is a slip, write one name for both"
+            f"the class {rare!r} ({totals[rare]} images) is spelt nearly like {frequent!r} ({totals[frequent]}): if "
+            "it is a misspelling, use one name for both"
         )

@@ -4,7 +4,7 @@ Members of a record share the key as their name and differ in their extension:
 
 | record | members |
 |---|---|
-| `Sample` | `img` (the image file's own bytes), `json`, `mask.png` and `saliency.png` where they are known |
+| `Sample` | `img` (the image file's own bytes), `json`, `mask.png` and `saliency.png` if available |
 | `CamRecord`, `ScoreRecord` | `npz`, `json` |
 | `SeedRecord` | `label.png` |
 | `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png`; a `Prediction` may hold `ablation.NAME.png` |
@@ -43,12 +43,12 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=Fal
 
 
 def member_name(key: str) -> str:
-    """A key as a tar member's stem. Raises ValueError for a key that names no file.
+    """A key as a tar member's stem. Raises ValueError for a key that cannot name a file.
 
     webdataset cuts names at the first dot and skips those that begin with two underscores: both are percent-encoded.
     """
     if not key or key.endswith("/"):
-        raise ValueError(f"{key!r} is no key: it must hold a name after its last slash")
+        raise ValueError(f"{key!r} is not a valid key: it must have a name after its last slash")
     stem = quote(key, safe="/-_ ()+,=@~").replace(".", "%2E")
     return "%5F" + stem[1:] if stem.startswith("__") else stem
 
@@ -59,12 +59,12 @@ def key_of(stem: str) -> str:
 
 
 def to_json(value: object) -> bytes:
-    """JSON that is the same bytes for the same value."""
+    """JSON bytes, always the same for the same value."""
     return _JSON.encode(value).encode()
 
 
 def _to_npz(**arrays: np.ndarray) -> bytes:
-    # Uncompressed maps would be larger than need be; numpy stamps every member with 1980, so bytes repeat.
+    # Compressed to save space. numpy gives every member the date 1980, so equal arrays give equal bytes.
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -77,12 +77,12 @@ def _from_npz(data: bytes) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=4096)
 def _unknown_json(unknown: tuple[int, ...]) -> bytes:
-    """The end of a sample's JSON."""
+    """The last part of a sample's JSON."""
     return b"," + to_json({"unknown": unknown})[1:]
 
 
 def encode(record: Record) -> Members:
-    """A record to its members, extension -> bytes. Equal records give equal bytes."""
+    """Encode a record as its members, extension -> bytes. Equal records give equal bytes."""
     if isinstance(record, Sample):
         meta: dict[str, Any] = {
             "classes": list(record.classes),
@@ -92,7 +92,8 @@ def encode(record: Record) -> Members:
         }
         if record.boxes is not None:
             meta["boxes"] = [[int(value) for value in box] for box in record.boxes]
-        # `unknown` comes last in the order of names, may be hundreds of numbers, and is the same for many samples.
+        # `unknown` is last in alphabetical order, can hold hundreds of numbers, and is the same for many samples, so
+        # its JSON is cached.
         members = {"img": record.encoded, "json": to_json(meta)[:-1] + _unknown_json(record.unknown)}
         if record.mask is not None:
             members["mask.png"] = encode_png(record.mask)
@@ -121,7 +122,7 @@ def _maps_members(record: CamRecord | ScoreRecord, arrays: Mapping[str, np.ndarr
 
 
 def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
-    """Members to the record of that kind. Raises ValueError where a member is missing or unreadable."""
+    """Decode members to a record of that kind. Raises ValueError if a member is missing or unreadable."""
     try:
         return _decode(kind, key, members)
     except KeyError as error:
@@ -166,7 +167,9 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
     if kind == InstanceLabel.kind:
         arrays, instances = _from_npz(members["npz"]), decode_u16_png(members["instances.png"])
         if instances.max(initial=0) > len(arrays["classes"]):
-            raise ValueError(f"its map names instance {instances.max()}, and it has {len(arrays['classes'])}")
+            raise ValueError(
+                f"its map contains instance {instances.max()}, but it lists {len(arrays['classes'])} instances"
+            )
         return InstanceLabel(key=key, instances=instances, classes=arrays["classes"], scores=arrays["scores"])
     if kind in (PseudoLabel.kind, Prediction.kind):
         mask, confidence = decode_index_png(members["mask.png"]), decode_index_png(members["confidence.png"])

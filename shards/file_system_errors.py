@@ -1,4 +1,4 @@
-"""Errors of a file system that trying again does not change: full, over quota, read-only, too many open files."""
+"""File system errors for which a retry does not help: full disk, quota, read-only, too many open files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-_NO_SPACE = "no space is left on its disk; free some, or move the folder of runs to a larger disk"
+_NO_SPACE = "no space is left on its disk; free some space, or move the folder of runs to a larger disk"
 _REASONS = {
     errno.ENOSPC: _NO_SPACE,
-    errno.EDQUOT: "the user's disk quota is used up; free some space, or have the quota raised",
-    errno.EROFS: "its file system is read-only; mount it for writing, or name another folder of runs",
+    errno.EDQUOT: "the user's disk quota is used up; free some space, or ask for a larger quota",
+    errno.EROFS: "its file system is read-only; mount it for writing, or choose another folder of runs",
     errno.EMFILE: "this process has too many files open (limit {open_files}); raise the limit with `ulimit -n`",
     errno.ENFILE: "the whole system has too many files open; end other programs, or raise fs.file-max",
     errno.EFBIG: "it would be larger than a file may be (limit {file_size}); raise the limit with `ulimit -f`",
@@ -24,18 +24,18 @@ _PROBE_BYTES = 65_536
 
 
 class FileSystemError(RuntimeError):
-    """A file cannot be written or read, and could not be if it were tried again; the message names it and what to do.
+    """A file cannot be written or read, and a retry would fail too; the message names the file and what to do.
 
-    No OSError: where those of one file are recorded and passed over, this one must not be.
+    Not an OSError: code that records an OSError of one file and skips that file must not skip this error.
     """
 
 
 def lasting_error(
     error: OSError, path: Path | str, *, what: str = "", verb: Literal["write", "read"] = "write"
 ) -> FileSystemError | None:
-    """The error to raise where `path` was being written or read; None where another attempt may succeed.
+    """The error to raise if `path` was being written or read; None if another attempt may succeed.
 
-    `what`: what the file is, in words.
+    `what`: description of the file.
     """
     reason = _REASONS.get(error.errno or 0)
     if reason is None:
@@ -47,31 +47,31 @@ def lasting_error(
 
 @contextmanager
 def writing(path: Path, *, what: str = "") -> Iterator[None]:
-    """Turn what a file system says inside the block into a `FileSystemError` that names `path`."""
+    """Turn lasting file system errors inside the block into a `FileSystemError` that names `path`."""
     try:
         yield
     except OSError as error:
-        if (told := lasting_error(error, path, what=what)) is None:
+        if (lasting := lasting_error(error, path, what=what)) is None:
             raise
-        raise told from error
+        raise lasting from error
 
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """As `writing`, where `path` is read: a process without a free file descriptor has met no damaged file."""
+    """Like `writing`, for reading: running out of file descriptors does not mean that the file is damaged."""
     try:
         yield
     except OSError as error:
-        if (told := lasting_error(error, path, verb="read")) is None:
+        if (lasting := lasting_error(error, path, verb="read")) is None:
             raise
-        raise told from error
+        raise lasting from error
 
 
 def why_not_writable(folder: Path, *, what: str = "") -> FileSystemError | None:
-    """Why a library of ours could not write files into `folder`, found by trying; None where it can be written to.
+    """Why a library could not write files into `folder`, found by writing a trial file; None if that works.
 
-    torch reports a full disk as a RuntimeError without a reason. The trial file is as long as the longest one there,
-    with a hole in front: a limit of a file's size is met as well.
+    torch reports a full disk as a RuntimeError without a reason. The trial file is a sparse file as long as the longest
+    file in the folder, so that a limit on the file size is detected too.
     """
     trial = folder / f".trial.{os.uname().nodename}-{os.getpid()}.tmp"
     try:

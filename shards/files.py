@@ -1,4 +1,4 @@
-"""Files that are never half there: written under a temporary name, flushed to disk, then renamed."""
+"""Atomic writes: a file is written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shards.file_system_errors import writing
 
 @contextmanager
 def replacing(path: Path, *, what: str = "") -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of `path` for writing; it takes its place only if the block succeeds.
+    """Open a temporary file next to `path` for writing; it replaces `path` only if the block succeeds.
 
-    `what`: what is written, in words. Raises `FileSystemError` where the disk is full or the like.
+    `what`: description of the file, for errors. Raises `FileSystemError` if the disk is full or similar.
     """
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
     try:
@@ -30,7 +30,7 @@ def replacing(path: Path, *, what: str = "") -> Iterator[BinaryIO]:
             temporary.replace(path)
             sync_folder(path.parent)
     finally:
-        # Not where the folder could not be made, or is read-only: the error that led here says more.
+        # Ignored if the folder could not be created or is read-only: the original error says more.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -45,13 +45,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes, *, what: str = "") -> None:
-    """Write a whole file atomically. `what`: what it is, in words, for errors."""
+    """Write a whole file atomically. `what`: description of the file, for errors."""
     with replacing(path, what=what) as file:
         file.write(data)
 
 
 def remove_leftovers(folder: Path, *, process: str = "*") -> None:
-    """Delete temporary files that killed processes left behind, or one of them, given as HOST-PID."""
+    """Delete temporary files left behind by killed processes, or only by the one given as HOST-PID."""
     pattern = ".*.tmp" if process == "*" else f".*.{glob.escape(process)}.tmp"
     for leftover in folder.glob(pattern):
         leftover.unlink(missing_ok=True)

@@ -1,12 +1,13 @@
-"""The order of an epoch, in lanes: what is read together lies together, and every global batch is a mixture.
+"""The order of an epoch, in lanes: each rank reads few shards, yet every global batch mixes the whole data set.
 
-    epoch   = shards in a random order, each record as often as it is drawn, one after the other
-    lane l  = the l-th of `num_lanes` equal stretches of that, shuffled in itself
+    epoch   = shards in random order, each record repeated as often as it is drawn
+    lane l  = the l-th of `num_lanes` equal segments of that sequence, shuffled within itself
     batch k = the k-th record of every lane
 
-A global batch of B records has B lanes, so it draws on B places of the whole set, while a rank that owns a run of lanes
-reads a run of shards and no other: R ranks together read every shard about once, not R times. Nothing depends on the
-number of ranks or of loader processes; they only decide who reads which lanes.
+A global batch of B records has B lanes, so its records come from B positions across the data set. A rank owns
+consecutive lanes, so it reads only the corresponding consecutive shards: R ranks together read every shard about once,
+not R times. The order does not depend on the number of ranks or loader processes; these only determine which process
+reads which lanes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 SHUFFLE_WINDOW = 8192
-"""Records of a lane that are shuffled together; a longer lane is shuffled stretch by stretch, few shards at once."""
+"""Records of a lane that are shuffled together. A longer lane is shuffled window by window, to limit the number of
+shards that are read at the same time."""
 
 
 def lane_order(
@@ -28,11 +30,11 @@ def lane_order(
     times: np.ndarray | None = None,
     window: int = SHUFFLE_WINDOW,
 ) -> np.ndarray:
-    """Record numbers of one epoch, i64[n], batch after batch; a function of the arguments alone.
+    """Record numbers of one epoch, i64[n], batch after batch; depends on the arguments alone.
 
-    `counts`: records of every shard; records are numbered through all of them. `times`, i64[sum(counts)] >= 0: how
-    often each is drawn, once where None. Batch k is entries k * num_lanes to (k + 1) * num_lanes - 1; the last one is
-    short where n is no multiple of the lanes, and its entries are spread evenly over them.
+    `counts`: records per shard; records are numbered consecutively across shards. `times`, i64[sum(counts)] >= 0: how
+    often each record is drawn (once if None). Batch k is entries k * num_lanes to (k + 1) * num_lanes - 1. The last
+    batch is short if n is not a multiple of num_lanes; its entries are spread evenly over the lanes.
     """
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
     sequence = _in_shard_order(np.asarray(counts, dtype=np.int64), generator)
@@ -41,13 +43,13 @@ def lane_order(
     number = len(sequence)
     ends = np.arange(num_lanes + 1, dtype=np.int64) * number // num_lanes
     lane = np.repeat(np.arange(num_lanes), np.diff(ends))
-    place = np.arange(number) - ends[lane]
-    shuffled = sequence[np.lexsort((generator.random(number), place // window, lane))]
-    return shuffled[np.lexsort((lane, place))]
+    index = np.arange(number) - ends[lane]
+    shuffled = sequence[np.lexsort((generator.random(number), index // window, lane))]
+    return shuffled[np.lexsort((lane, index))]
 
 
 def _in_shard_order(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Record numbers, i64[sum(counts)], the shards permuted and each shard's records in a row."""
+    """Record numbers, i64[sum(counts)]: the shards permuted, the records of each shard consecutive."""
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     shards = generator.permutation(len(counts))
     sizes = counts[shards]
@@ -56,10 +58,11 @@ def _in_shard_order(counts: np.ndarray, generator: np.random.Generator) -> np.nd
 
 
 def lane_share(num_records: int, *, batch: int, global_batch: int, rank: int, world_size: int) -> range:
-    """Positions in the epoch's order that one rank takes of one global batch: a run of lanes, the same in every batch.
+    """Positions in the epoch's order that one rank reads of one global batch: consecutive lanes, fixed over batches.
 
-    The shares of all ranks are disjoint and make up the batch in order. Of a short last batch a rank takes its part
-    of what there is: the first ranks one more where it does not divide, none where there are fewer records than ranks.
+    The shares of all ranks are disjoint and together form the batch, in order. A short last batch is divided evenly:
+    the first ranks get one record more if it does not divide, and some ranks get none if it has fewer records than
+    ranks.
     """
     start = batch * global_batch
     number = max(0, min(global_batch, num_records - start))
@@ -74,7 +77,7 @@ def num_batches(num_records: int, *, global_batch: int) -> int:
 
 
 def occurrences(order: np.ndarray) -> np.ndarray:
-    """i64[n]: how often each entry of i64[n] stands further in front."""
+    """i64[n]: how often the value of each entry of i64[n] occurs before that entry."""
     by_value = np.argsort(order, kind="stable")
     ordered = order[by_value]
     counts = np.empty_like(order)

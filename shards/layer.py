@@ -1,10 +1,10 @@
 """A layer: one column of the data set. A folder of tars, aligned shard by shard with `samples`.
 
     <layer>/train-000017.tar     records, in the order of the samples
-    <layer>/train-000017.json    its row: what is inside, what is missing and why; written after the tar
+    <layer>/train-000017.json    its manifest entry: what it contains, what is missing and why; written after the tar
     <layer>/index.json           written last: the layer is complete
 
-A shard is finished when its row stands beside a tar of the size that the row names.
+A shard is finished if its manifest entry exists and its tar has the size given there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INDEX = "index.json"
 
 
 class ShardError(RuntimeError):
-    """A shard on disk is missing or not what its row says."""
+    """A shard on disk is missing or does not match its manifest entry."""
 
 
 def shard_name(split: str, number: int) -> str:
@@ -44,7 +44,7 @@ def split_of(shard: str) -> str:
 class Layer:
     """A layer's folder on disk, with the kind of record it holds.
 
-    Rows and index are always in the folder. The tars may lie elsewhere: then they are fetched where they are read.
+    Manifest entries and index are always in the folder. If the tars are stored elsewhere, they are fetched when read.
     """
 
     path: Path
@@ -58,33 +58,35 @@ class Layer:
         return self.path / f"{shard}.json"
 
     def manifest_entry(self, shard: str) -> ManifestEntry:
-        """The row of a finished shard. Raises `ShardError` where the shard is unfinished or was cut short."""
+        """The manifest entry of a finished shard. Raises `ShardError` if the shard is unfinished or truncated."""
         try:
-            row = ManifestEntry.from_bytes(self.manifest_path(shard).read_bytes())
+            manifest = ManifestEntry.from_bytes(self.manifest_path(shard).read_bytes())
         except FileNotFoundError:
-            raise ShardError(f"{self.tar_path(shard)} is not finished: it has no row; run its stage again") from None
+            raise ShardError(
+                f"{self.tar_path(shard)} is not finished: it has no manifest entry; run its stage again"
+            ) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{self.manifest_path(shard)} is not readable ({error}); run its stage again") from error
         if self.remote is not None:
-            return row
+            return manifest
         if not self.tar_path(shard).exists():
-            raise ShardError(f"{self.tar_path(shard)} is not there, but its row is; run its stage again")
-        if (found := self.tar_path(shard).stat().st_size) != row.num_bytes:
-            what = "is cut short" if found < row.num_bytes else "is longer than it was written"
+            raise ShardError(f"{self.tar_path(shard)} does not exist, but its manifest entry does; run its stage again")
+        if (found := self.tar_path(shard).stat().st_size) != manifest.num_bytes:
+            what = "is truncated" if found < manifest.num_bytes else "is longer than when it was written"
             raise ShardError(
-                f"{self.tar_path(shard)} {what}: {found} bytes, {row.num_bytes} expected; run its stage again"
+                f"{self.tar_path(shard)} {what}: {found} bytes, {manifest.num_bytes} expected; run its stage again"
             )
-        return row
+        return manifest
 
     def open_tar(self, shard: str) -> BinaryIO:
-        """A whole tar, to be read from front to back. Raises OSError where it cannot be had."""
+        """Open a whole tar for sequential reading. Raises OSError if it is not available."""
         if self.remote is None:
             return self.tar_path(shard).open("rb")
         size = self.tar_size(shard)
         return self.remote.open(shard, num_bytes=size.num_bytes, sha256=size.sha256)
 
     def read_span(self, shard: str, *, offset: int, length: int) -> bytes:
-        """A part of a tar. Raises OSError where it cannot be had; fewer bytes where the tar ends before."""
+        """Read a part of a tar; fewer bytes if the tar ends earlier. Raises OSError if it is not available."""
         if self.remote is None:
             with self.tar_path(shard).open("rb") as file:
                 file.seek(offset)
@@ -93,16 +95,16 @@ class Layer:
         return self.remote.read_span(shard, offset=offset, length=length, num_bytes=size.num_bytes, sha256=size.sha256)
 
     def tar_name(self, shard: str) -> str:
-        """Where a tar lies, for messages."""
-        return str(self.tar_path(shard)) if self.remote is None else self.remote.told(shard)
+        """Path or address of a tar, for messages."""
+        return str(self.tar_path(shard)) if self.remote is None else self.remote.display_name(shard)
 
     def tar_size(self, shard: str) -> TarSize:
-        """What the row says of the tar; kept, since every record of a remote layer needs it."""
+        """Size and hash of the tar from its manifest entry; cached, since every record of a remote layer needs it."""
         path = self.manifest_path(shard)
         return _tar_size(str(path), path.stat().st_mtime_ns)
 
     def is_finished(self, shard: str) -> bool:
-        """True where the shard's tar and row are both there and agree in size."""
+        """True if both the shard's tar and its manifest entry exist and agree in size."""
         try:
             self.manifest_entry(shard)
         except ShardError:
@@ -110,11 +112,11 @@ class Layer:
         return True
 
     def shards(self) -> list[str]:
-        """The shards of a complete layer, in order. Raises `ShardError` where the layer is not complete."""
+        """The shards of a complete layer, in order. Raises `ShardError` if the layer is not complete."""
         return list(self._index()["shards"])
 
     def _index(self) -> dict[str, Any]:
-        """The index of a complete layer. Raises `ShardError` where it is missing or damaged."""
+        """The index of a complete layer. Raises `ShardError` if it is missing or damaged."""
         try:
             index = json.loads((self.path / INDEX).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -125,11 +127,11 @@ class Layer:
             raise ShardError(f"{self.path / INDEX} is not readable ({error}); run its stage again") from None
         forms = {"record": str, "shards": list, "counts": dict, "sha256": dict, "missing": dict}
         if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
-            raise ShardError(f"{self.path / INDEX} is not an index; run its stage again")
+            raise ShardError(f"{self.path / INDEX} is not the index of a layer; run its stage again")
         return index
 
     def is_complete(self, expected: list[str]) -> bool:
-        """True where the index is written for exactly these shards and each of them is finished."""
+        """True if the index lists exactly these shards and each of them is finished."""
         try:
             if self.shards() != expected:
                 return False
@@ -138,36 +140,34 @@ class Layer:
         return all(self.is_finished(shard) for shard in expected)
 
     def manifest_entries(self, split: str | None = None) -> Iterator[ManifestEntry]:
-        """Rows of a complete layer in shard order, of one split or of all."""
+        """Manifest entries of a complete layer in shard order, of one split or of all."""
         for shard in self.shards():
             if split is None or split_of(shard) == split:
                 yield self.manifest_entry(shard)
 
     def complete(self, shards: list[str], *, classes: tuple[str, ...] | None = None) -> None:
-        """Write the index: counts, sizes and hashes of every shard, and the reasons of what is missing.
+        """Write the index: counts, sizes and hashes of every shard, and the reasons for missing records.
 
-        `classes`: names of the foreground classes, of a layer of samples; whoever reads it elsewhere knows no recipe.
+        `classes`: names of the foreground classes, for a layer of samples, so that it can be read without its recipe.
         """
         index: dict[str, Any] = {"record": self.kind, "shards": shards}
-        told: dict[str, dict[str, Any]] = {
+        collected: dict[str, dict[str, Any]] = {
             name: {} for name in ("counts", "num_bytes", "sha256", "missing", "left_out")
         }
         made_on: Counter[str] = Counter()
         for shard in shards:
-            row = self.manifest_entry(shard)  # one at a time: together they hold every key of the data set
-            told["counts"][shard], told["num_bytes"][shard], told["sha256"][shard] = (
-                row.count,
-                row.num_bytes,
-                row.sha256,
-            )
+            manifest = self.manifest_entry(shard)  # one at a time: together they hold every key of the data set
+            collected["counts"][shard] = manifest.count
+            collected["num_bytes"][shard] = manifest.num_bytes
+            collected["sha256"][shard] = manifest.sha256
             for name, left_out in (("missing", False), ("left_out", True)):
-                if reasons := {e.key: e.reason for e in row.missing if e.left_out == left_out}:
-                    told[name][shard] = reasons
-            if row.made_on:
-                made_on[row.made_on] += 1
-        if not told["left_out"]:
-            del told["left_out"]
-        index |= told
+                if reasons := {e.key: e.reason for e in manifest.missing if e.left_out == left_out}:
+                    collected[name][shard] = reasons
+            if manifest.made_on:
+                made_on[manifest.made_on] += 1
+        if not collected["left_out"]:
+            del collected["left_out"]
+        index |= collected
         if made_on:
             index["made_on"] = dict(made_on)
         if classes is not None:
@@ -175,12 +175,12 @@ class Layer:
         write_bytes(self.path / INDEX, to_json(index))
 
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the foreground classes of a complete layer; None where its index does not name them."""
+        """Names of the foreground classes of a complete layer; None if its index does not contain them."""
         names = self._index().get("classes")
         return tuple(names) if isinstance(names, list) else None
 
     def made_on(self) -> dict[str, int]:
-        """Hardware that computed a complete layer (`ManifestEntry.made_on`) -> shards; empty if it is not known."""
+        """Hardware that computed a complete layer (`ManifestEntry.made_on`) -> shards; empty if not known."""
         return dict(self._index().get("made_on", {}))
 
     def counts_of_shards(self) -> dict[str, int]:
@@ -188,11 +188,11 @@ class Layer:
         return dict(self._index()["counts"])
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every tar, as the index of a complete layer has it."""
+        """SHA-256 of every tar, from the index of a complete layer."""
         return dict(self._index()["sha256"])
 
     def counts(self) -> dict[str, int]:
-        """Number of records per split, and `missing` over all splits, of a complete layer."""
+        """Number of records per split of a complete layer, and `missing`: missing records of all splits."""
         index = self._index()
         totals: dict[str, int] = {}
         for shard, count in index["counts"].items():
@@ -200,14 +200,14 @@ class Layer:
         return totals | {"missing": sum(len(reasons) for reasons in index["missing"].values())}
 
     def left_out(self) -> dict[str, dict[str, str]]:
-        """Samples of a complete layer that settings left out: split -> key -> reason; splits without any are absent."""
+        """Samples excluded by settings: split -> key -> reason; splits without any are not in the result."""
         found: dict[str, dict[str, str]] = {}
         for shard, reasons in self._index().get("left_out", {}).items():
             found.setdefault(split_of(shard), {}).update(reasons)
         return found
 
     def missing(self) -> Iterator[Missing]:
-        """Every sample that a complete layer lacks, with the reason; those that were left out are not among them."""
+        """Every missing sample of a complete layer, with the reason, except those excluded by settings."""
         for reasons in self._index()["missing"].values():
             yield from (Missing(key=key, reason=reason) for key, reason in reasons.items())
 
@@ -222,5 +222,5 @@ class TarSize:
 
 @lru_cache(maxsize=65_536)
 def _tar_size(path: str, _modified: int) -> TarSize:
-    row = ManifestEntry.from_bytes(Path(path).read_bytes())
-    return TarSize(row.num_bytes, row.sha256)
+    manifest = ManifestEntry.from_bytes(Path(path).read_bytes())
+    return TarSize(manifest.num_bytes, manifest.sha256)

@@ -1,9 +1,9 @@
-"""`wsss shards lint`: reads a whole layer, shard by shard, and says what is wrong with it.
+"""`wsss shards lint`: reads a whole layer, shard by shard, and reports faults.
 
-Of every shard: the index, the row and the tar agree in size and hash, and every record in place, digest and metadata;
-every record decodes; every image decodes and has the size, mask, saliency map and boxes that fit. Over all shards and
-splits: images whose files are the same bytes, and masks that show other classes than their images' labels for a reason
-that can be named. Memory holds one tar where it comes from afar, and 24 bytes an image.
+Checks of every shard: index, manifest entry and tar agree in size and hash; every record has the offset, digest and
+metadata of the manifest entry; every record decodes; every image decodes, and its size, mask, saliency map and boxes
+are consistent. Checks over all shards and splits: images with identical file contents, and masks that disagree with
+their images' labels in a way that has a likely cause. Memory use: one tar if it is remote, and 24 bytes per image.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from shards.records import Sample
 from shards.writer import sample_metadata
 
 _NAMED = 8
-"""Samples of one image that are named; of more the number is told."""
+"""Keys listed for one duplicated image; the rest is given as a number."""
 Progress = Callable[[int, int], None]
-"""Told (shards read, shards in all)."""
+"""Called with (shards read, total number of shards)."""
 
 
 class _Contents:
-    """The hash of every image, 16 bytes each, and where it lies."""
+    """The hash of every image, 16 bytes each, with its shard and its index in the shard."""
 
     def __init__(self) -> None:
         self._digests = bytearray()
-        self._shards, self._places = array("L"), array("L")
+        self._shards, self._indices = array("L"), array("L")
 
-    def add(self, encoded: bytes, *, shard: int, place: int) -> None:
+    def add(self, encoded: bytes, *, shard: int, index: int) -> None:
         self._digests += hashlib.sha256(encoded).digest()[:16]
         self._shards.append(shard)
-        self._places.append(place)
+        self._indices.append(index)
 
     def groups(self) -> Iterator[list[tuple[int, int]]]:
-        """(shard, place) of the samples that share an image, in order; groups in the order of their first."""
+        """(shard, index) of the samples that share an image, in order; groups ordered by their first sample."""
         digests_N2 = np.frombuffer(bytes(self._digests), dtype=np.uint64).reshape(-1, 2)
-        order = np.lexsort(digests_N2.T)  # equal ones stay in their order
+        order = np.lexsort(digests_N2.T)  # a stable sort
         same = (digests_N2[order[1:]] == digests_N2[order[:-1]]).all(1)
         begins = np.flatnonzero(same & ~np.concatenate([[False], same[:-1]]))
         groups = []
@@ -55,16 +55,16 @@ class _Contents:
                 end += 1
             groups.append(order[begin:end].tolist())
         for group in sorted(groups):
-            yield [(self._shards[number], self._places[number]) for number in group]
+            yield [(self._shards[number], self._indices[number]) for number in group]
 
 
 def lint(
     opened: OpenedLayer, *, progress: Progress | None = None, checks: dict[str, MaskCheck] | None = None
 ) -> Iterator[str]:
-    """One line per fault; nothing where all is sound. A shard's come when it was read, duplicates at the end.
+    """One line per fault. The faults of a shard are yielded once it has been read, duplicates at the end.
 
-    `checks`: filled with split -> its masks against its labels. A few that differ are no fault (an object may be too
-    small for the mask); a cause that can be named is one.
+    `checks`: filled with split -> comparison of its masks with its labels. A few mismatches are not a fault (an object
+    may be too small for the mask), but a mismatch with a likely cause is one.
     """
     checks = {} if checks is None else checks
     shards, hashes = opened.layer.shards(), opened.layer.hashes()
@@ -75,14 +75,14 @@ def lint(
         if progress is not None:
             progress(number, len(shards))
         try:
-            row = opened.manifest_entry(shard)
-            if hashes.get(shard) != row.sha256:
-                yield f"{shard}: its row is of another tar than the index says; run its stage again"
-            if row.count == 0:
-                yield f"{shard}: holds no record"
+            manifest = opened.manifest_entry(shard)
+            if hashes.get(shard) != manifest.sha256:
+                yield f"{shard}: its manifest entry and the index give different hashes of the tar; run its stage again"
+            if manifest.count == 0:
+                yield f"{shard}: contains no records"
             with opened.layer.open_tar(shard) as tar:
                 yield from _lint_tar(
-                    opened, row, tar, contents, number, checks.setdefault(split_of(shard), MaskCheck())
+                    opened, manifest, tar, contents, number, checks.setdefault(split_of(shard), MaskCheck())
                 )
         except (OSError, ValueError, ShardError) as error:
             yield str(error)
@@ -93,53 +93,53 @@ def lint(
 
 
 def _lint_tar(
-    opened: OpenedLayer, row: ManifestEntry, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
+    opened: OpenedLayer, manifest: ManifestEntry, tar: BinaryIO, contents: _Contents, number: int, check: MaskCheck
 ) -> Iterator[str]:
-    where = opened.layer.tar_name(row.shard)
-    if hashlib.file_digest(tar, "sha256").hexdigest() != row.sha256:  # type: ignore[arg-type]
-        yield f"{where}: its bytes are not the ones that were written; delete it and run its stage again"
+    where = opened.layer.tar_name(manifest.shard)
+    if hashlib.file_digest(tar, "sha256").hexdigest() != manifest.sha256:  # type: ignore[arg-type]
+        yield f"{where}: its content differs from what was written; delete it and run its stage again"
         return
     tar.seek(0)
-    for place, record in enumerate(read_tar(tar, opened.layer, row)):
-        if place >= row.count:
-            continue  # told once the tar is read
-        entry = row.entries[place]
+    for index, record in enumerate(read_tar(tar, opened.layer, manifest)):
+        if index >= manifest.count:
+            continue  # `read_tar` raises at the end of the tar
+        entry = manifest.entries[index]
         if record.key != entry.key:
-            yield f"{row.shard}: holds {record.key!r} where its row names {entry.key!r}"
+            yield f"{manifest.shard}: contains {record.key!r}, but its manifest entry lists {entry.key!r} at that index"
         elif isinstance(record, Sample):
-            contents.add(record.encoded, shard=number, place=place)
+            contents.add(record.encoded, shard=number, index=index)
             check.add_sample(record, notes=entry.metadata.get("notes", {}))
-            for fault in (*_facts(entry, record), *_image(record)):
-                yield f"{row.shard}: {record.key}: {fault}"
-    for entry in row.entries:
+            for fault in (*_metadata_faults(entry, record), *_image_faults(record)):
+                yield f"{manifest.shard}: {record.key}: {fault}"
+    for entry in manifest.entries:
         tar.seek(entry.offset)
         if hashlib.sha256(tar.read(entry.length)).hexdigest()[: len(entry.digest)] != entry.digest:
-            yield f"{row.shard}: {entry.key}: its row has another digest, or another place in the tar"
+            yield f"{manifest.shard}: {entry.key}: its digest or offset in the manifest entry does not match the tar"
 
 
-def _facts(entry: RecordEntry, sample: Sample) -> Iterator[str]:
-    """Where the row says something else than the record; what a row does not say is no fault."""
+def _metadata_faults(entry: RecordEntry, sample: Sample) -> Iterator[str]:
+    """Metadata of the manifest entry that differ from the record; missing metadata are not a fault."""
     found: dict[str, Any] = sample_metadata(sample)
     for name, value in entry.metadata.items():
         if name in found and found[name] != value:
-            yield f"its row says {name} {str(value)[:60]}, the record {str(found[name])[:60]}"
+            yield f"{name} is {str(value)[:60]} in the manifest entry, but {str(found[name])[:60]} in the record"
 
 
-def _image(sample: Sample) -> Iterator[str]:
+def _image_faults(sample: Sample) -> Iterator[str]:
     try:
         size = image_metadata(sample.encoded).size
     except ValueError as error:
         yield str(error)
         return
     if size != sample.size:
-        yield f"decodes to {size}, its record says {sample.size}"
+        yield f"decodes to {size}, but its record says {sample.size}"
     if sample.mask is not None and sample.mask.shape != sample.size:
         yield f"its mask is {sample.mask.shape}, its image {sample.size}"
     if sample.saliency is not None and sample.saliency.shape != sample.size:
         yield f"its saliency map is {sample.saliency.shape}, its image {sample.size}"
     for box in sample.boxes or ():
         if not (0 <= box.top < box.bottom <= sample.size[0] and 0 <= box.left < box.right <= sample.size[1]):
-            yield f"{box} does not lie in its image of {sample.size}"
+            yield f"{box} is not inside its image of {sample.size}"
     if both := sorted(set(sample.classes) & set(sample.unknown)):
         yield f"class {both[0]} is both present and unknown"
 
@@ -147,8 +147,8 @@ def _image(sample: Sample) -> Iterator[str]:
 def _duplicates(opened: OpenedLayer, shards: list[str], contents: _Contents) -> Iterator[str]:
     for group in contents.groups():
         splits = list(dict.fromkeys(split_of(shards[number]) for number, _ in group))
-        some = [(shards[number], place) for number, place in group[:_NAMED]]
-        named = [f"{shard}: {opened.manifest_entry(shard).entries.keys[place]}" for shard, place in some]
+        some = [(shards[number], index) for number, index in group[:_NAMED]]
+        named = [f"{shard}: {opened.manifest_entry(shard).entries.keys[index]}" for shard, index in some]
         more = f"; and {len(group) - _NAMED} more" if len(group) > _NAMED else ""
-        across = " (what is measured on must not be trained on)" if len(splits) > 1 else ""
+        across = " (an image used for evaluation must not be used for training)" if len(splits) > 1 else ""
         yield f"the same image {len(group)} times, in {' and '.join(splits)}{across}: {'; '.join(named)}{more}"

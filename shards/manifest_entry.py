@@ -1,4 +1,4 @@
-"""The row of a shard: what its tar holds and where, in columns, so that half a million samples load in a second."""
+"""The manifest entry of a shard: the contents of its tar, in columns, so that half a million samples load fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("keys", "offsets", "lengths", "digests")
 
 @dataclass(frozen=True, kw_only=True)
 class RecordEntry:
-    """Where one record lies inside its tar, and what can be known of it without opening it."""
+    """Position of one record in its tar, and its metadata, which can be read without opening the tar."""
 
     key: str
     offset: int
@@ -27,19 +27,19 @@ class RecordEntry:
     """First half of the SHA-256 of these bytes, in hexadecimal digits."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """For samples: classes, unknown (classes as `shards.ranges`), size, position, has_mask; mask_values (the distinct
-    values, as `shards.ranges`) where there is a mask; boxes, their number, where they are known; notes (`Sample.notes`)
-    where there are any. A reader takes a fact that it does not find as not known: one more fact is no other format."""
+    values, as `shards.ranges`) if there is a mask; boxes (their number) if they are known; notes (`Sample.notes`) if
+    there are any. A missing name means that the value is not known, so adding a name does not change the format."""
 
 
 class RecordEntries(Sequence[RecordEntry]):
-    """The entries of a shard, held in columns; an `RecordEntry` is made where one is asked for."""
+    """The entries of a shard, stored in columns; a `RecordEntry` is created on access."""
 
     def __init__(self, columns: Mapping[str, list[Any]], metadata: Mapping[str, list[Any]]) -> None:
         self.keys, self._offsets, self.lengths, self._digests = (columns[name] for name in _COLUMNS)
-        self._facts = metadata
+        self._metadata = metadata
         lengths = {len(column) for column in (*(columns[name] for name in _COLUMNS), *metadata.values())}
         if len(lengths) > 1:
-            raise ValueError(f"its columns are of different lengths: {sorted(lengths)}")
+            raise ValueError(f"its columns have different lengths: {sorted(lengths)}")
 
     @classmethod
     def of(cls, entries: Iterable[RecordEntry]) -> RecordEntries:
@@ -55,13 +55,13 @@ class RecordEntries(Sequence[RecordEntry]):
         return cls(columns, {name: [entry.metadata.get(name) for entry in entries] for name in names})
 
     def metadata(self, name: str) -> list[Any]:
-        """One fact of every entry, None where it is not known."""
-        return self._facts.get(name) or [None] * len(self)
+        """One metadata value of every entry, None if it is not known."""
+        return self._metadata.get(name) or [None] * len(self)
 
     def columns(self) -> dict[str, Any]:
-        """What JSON holds."""
+        """The columns as stored in JSON."""
         columns = zip(_COLUMNS, (self.keys, self._offsets, self.lengths, self._digests), strict=True)
-        return {**dict(columns), "facts": dict(self._facts)}
+        return {**dict(columns), "facts": dict(self._metadata)}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -75,7 +75,7 @@ class RecordEntries(Sequence[RecordEntry]):
     def __getitem__(self, index: int | slice) -> RecordEntry | list[RecordEntry]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        metadata = {name: column[index] for name, column in self._facts.items() if column[index] is not None}
+        metadata = {name: column[index] for name, column in self._metadata.items() if column[index] is not None}
         return RecordEntry(
             key=self.keys[index],
             offset=self._offsets[index],
@@ -95,7 +95,7 @@ class RecordEntries(Sequence[RecordEntry]):
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestEntry:
-    """The manifest row of one shard."""
+    """The manifest entry of one shard."""
 
     shard: str
     num_bytes: int
@@ -103,8 +103,8 @@ class ManifestEntry:
     entries: RecordEntries
     missing: tuple[Missing, ...]
     made_on: str = ""
-    """Device, instruction set and number of threads that computed the records, where these can change their last bits.
-    A reader takes its absence as not known, so it is no other format."""
+    """Device, instruction set and number of threads that computed the records, if these can change their last bits.
+    Empty means not known, so entries written without it remain valid."""
 
     @property
     def count(self) -> int:
@@ -119,10 +119,10 @@ class ManifestEntry:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ManifestEntry:
-        """Raises ValueError, TypeError or KeyError where the bytes are not a row of this format."""
-        raw = from_json(data)  # rows of a large set are read in two thirds of the time that json takes
+        """Raises ValueError, TypeError or KeyError if the bytes are not a manifest entry of this format."""
+        raw = from_json(data)  # takes two thirds of the time of the json module
         if raw["format"] != FORMAT:
-            raise ValueError(f"it is of format {raw['format']}, this program reads format {FORMAT}")
+            raise ValueError(f"it has format {raw['format']}, this program reads format {FORMAT}")
         return cls(
             shard=raw["shard"],
             num_bytes=raw["num_bytes"],

@@ -1,4 +1,4 @@
-"""A finished layer to look into, wherever it lies: a folder, a bucket, or a folder whose tars lie elsewhere."""
+"""Opens a finished layer for reading: in a folder, in a bucket, or in a folder with tars stored elsewhere."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from shards.storage import is_remote, without_secrets
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedLayer:
-    """A complete layer; rows of one behind an address are fetched when they are asked for."""
+    """A complete layer; the manifest entries of a remote layer are fetched on first use."""
 
-    told: str
-    """What it is called in messages: its place, without secrets."""
+    display_name: str
+    """Path or address for messages, without secrets."""
     layer: Layer
     source: FinishedShards | None = None
-    """Where the rows come from, if not from the layer's folder."""
+    """Where manifest entries are fetched from, if they are not in the layer's folder."""
 
     @property
     def name(self) -> str:
-        """The last part of its place, for names of files."""
-        return Path(urlsplit(self.told).path).name or "layer"
+        """The last part of its path or address, for file names."""
+        return Path(urlsplit(self.display_name).path).name or "layer"
 
     def manifest_entry(self, shard: str) -> ManifestEntry:
-        """The row of a shard. Raises `ShardError` where it cannot be had or is not what the index says."""
+        """The manifest entry of a shard. Raises `ShardError` if it is not available or does not match the index."""
         if self.source is not None and not self.layer.manifest_path(shard).exists():
             self.source.take(shard, self.layer)
         return self.layer.manifest_entry(shard)
 
     def manifest_entries(self) -> Iterator[ManifestEntry]:
-        """All rows, in the index's order."""
+        """All manifest entries, in the index's order."""
         return (self.manifest_entry(shard) for shard in self.layer.shards())
 
 
 @contextmanager
 def opened(place: str, *, tars: RemoteTars | None = None) -> Iterator[OpenedLayer]:
-    """The complete layer in a folder or, of samples, at an s3:// or http(s):// address.
+    """Open the complete layer in a folder or, for samples, at an s3:// or http(s):// address.
 
-    `tars`: where the tars of a folder lie, if not in it. Raises `ShardError` where there is no complete layer.
+    `tars`: where the tars of a folder are stored, if not in it. Raises `ShardError` if there is no complete layer.
     """
     if not is_remote(place):
-        yield OpenedLayer(told=place, layer=Layer(Path(place), _kind(Path(place)), tars))
+        yield OpenedLayer(display_name=place, layer=Layer(Path(place), _kind(Path(place)), tars))
         return
     source = FinishedShards(tars=RemoteTars(address=place))
     with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
@@ -60,7 +60,7 @@ def opened(place: str, *, tars: RemoteTars | None = None) -> Iterator[OpenedLaye
             source.take_index(layer)
         except ValueError as error:
             raise ShardError(str(error)) from None
-        yield OpenedLayer(told=without_secrets(place), layer=layer, source=source)
+        yield OpenedLayer(display_name=without_secrets(place), layer=layer, source=source)
 
 
 def _kind(folder: Path) -> str:
@@ -70,6 +70,6 @@ def _kind(folder: Path) -> str:
         kind = None
     if not isinstance(kind, str):
         raise ShardError(
-            f"{folder} holds no complete layer ({INDEX} is missing or damaged); name the folder of a finished layer"
+            f"{folder} holds no complete layer ({INDEX} is missing or damaged); give the folder of a finished layer"
         )
     return kind

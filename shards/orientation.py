@@ -1,4 +1,4 @@
-"""Annotations that count pixels as they are stored, turned with an image that EXIF turns upright."""
+"""Turns annotations in stored pixel coordinates upright, for images with an EXIF orientation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _TURNS = {
     7: (True, True, True),
     8: (True, True, False),
 }
-"""EXIF orientation -> rows and columns change places; then rows run backwards; columns run backwards."""
+"""EXIF orientation -> (swap rows and columns, then reverse rows, reverse columns)."""
 
 
 def stored_size(size: tuple[int, int], *, orientation: int) -> tuple[int, int]:
-    """(H, W) of the pixels as stored, of an image that is `size` upright. `orientation` is EXIF's, 1 to 8."""
+    """(H, W) of the stored pixels of an image with upright size `size`. `orientation`: EXIF orientation, 1 to 8."""
     return size[::-1] if _TURNS[orientation][0] else size
 
 
 def upright(array_HW: np.ndarray, *, orientation: int) -> np.ndarray:
-    """[H, W] as stored to [H, W] or [W, H] as EXIF's orientation shows it."""
+    """Turn a stored array [H, W] upright according to the EXIF orientation: [H, W] or [W, H]."""
     swapped, rows, columns = _TURNS[orientation]
     turned = array_HW.T if swapped else array_HW
     return np.ascontiguousarray(turned[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def upright_box(box: Box, *, orientation: int, size: tuple[int, int]) -> Box:
-    """A box as stored to the same box in the upright image of `size` (H, W)."""
+    """Turn a box in stored pixel coordinates into the same box in the upright image of `size` (H, W)."""
     swapped, rows, columns = _TURNS[orientation]
     class_id, top, left, bottom, right = box
     if swapped:

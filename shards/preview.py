@@ -1,4 +1,4 @@
-"""`wsss shards preview`: a contact sheet of a layer's images, wherever its tars lie."""
+"""`wsss shards preview`: a contact sheet of a layer's images; the tars may be remote."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from shards.records import BadSampleError, Sample
 from shards.taxonomy import palette
 
 NUM_IMAGES, COLUMNS, TILE, CAPTION = 40, 8, 128, 26
-"""Images of a sheet and in a row; pixels of a tile's side, and of the two lines below it."""
+"""Images of the sheet, images in a row, side of a tile in pixels, height of the text below a tile in pixels."""
 _LETTERS = 21
-"""As many fit below a tile."""
+"""Characters that fit in a line below a tile."""
 
 
 def preview(opened: OpenedLayer) -> bytes:
-    """A PNG of images from all over a layer of samples, evenly spaced, masks drawn over them where there are some.
+    """A PNG of images evenly spaced over a layer of samples, overlaid with their masks if they have any.
 
-    Only these images are read. Below each stand its key and its classes; one that cannot be read is a cross.
-    Raises ValueError where the layer holds no samples.
+    Only these images are read. The key and classes are written below each image; an unreadable image is drawn as a
+    cross. Raises ValueError if the layer does not hold samples.
     """
     if opened.layer.kind != Sample.kind:
-        raise ValueError(f"{opened.told} holds {opened.layer.kind} records; a preview is drawn of samples")
+        raise ValueError(f"{opened.display_name} holds {opened.layer.kind} records; a preview needs a layer of samples")
     counts = opened.layer.counts_of_shards()
     total = sum(counts.values())
     chosen = sorted({number * total // NUM_IMAGES for number in range(NUM_IMAGES)}) if total else []
     rows = -(-len(chosen) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, max(rows, 1) * (TILE + CAPTION)), "white")
-    names, start, places = opened.layer.classes(), 0, iter(chosen)
-    place = next(places, None)
+    names, start, indices = opened.layer.classes(), 0, iter(chosen)
+    index = next(indices, None)
     number = 0
     for shard, count in counts.items():
-        while place is not None and place < start + count:
+        while index is not None and index < start + count:
             corner = (number % COLUMNS * TILE, number // COLUMNS * (TILE + CAPTION))
-            _draw(sheet, corner, opened, shard, place - start, names)
-            place, number = next(places, None), number + 1
+            _draw(sheet, corner, opened, shard, index - start, names)
+            index, number = next(indices, None), number + 1
         start += count
     return encode_png(np.asarray(sheet))
 
@@ -48,13 +48,13 @@ def _draw(
     corner: tuple[int, int],
     opened: OpenedLayer,
     shard: str,
-    place: int,
+    index: int,
     names: tuple[str, ...] | None,
 ) -> None:
     draw, (left, top) = ImageDraw.Draw(sheet), corner
-    key, classes = f"{shard}, {place}", "not readable"
+    key, classes = f"{shard}, {index}", "not readable"
     try:
-        entry = opened.manifest_entry(shard).entries[place]
+        entry = opened.manifest_entry(shard).entries[index]
         key = entry.key
         sample = read_entry(opened.layer, shard, entry)
         assert isinstance(sample, Sample)

@@ -1,4 +1,4 @@
-"""Reading ahead: what waits for a disk or a network waits beside what computes."""
+"""Reading ahead in threads, so that waiting for a disk or a network overlaps with computation."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-_THREADS, _PIECE = 4, 16
-"""Threads, and how many items each takes at a time: handing over one by one would cost as much as a small image."""
+_THREADS, _CHUNK = 4, 16
+"""Number of threads, and items per task: one task per item would cost as much as decoding a small image."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def read_ahead(read: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
-    """`read` of every item, in their order, from threads that are a few pieces ahead of whoever asks.
+    """Yield `read(item)` for every item, in order; threads read a few chunks of items ahead of the consumer.
 
-    What `read` raises is raised when its item's piece is asked for.
+    An exception from `read` is raised when the chunk of its item is due.
     """
 
-    def piece(start: int) -> list[_Result]:
-        return [read(item) for item in items[start : start + _PIECE]]
+    def read_chunk(start: int) -> list[_Result]:
+        return [read(item) for item in items[start : start + _CHUNK]]
 
     for item in items[:1]:
-        yield read(item)  # before there are threads: what the first one looks up and keeps is looked up once
+        yield read(item)  # before the threads start, so that values which `read` caches are computed once
     waiting: deque[Future[list[_Result]]] = deque()
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        for start in range(1, len(items), _PIECE):
-            waiting.append(pool.submit(piece, start))
+        for start in range(1, len(items), _CHUNK):
+            waiting.append(pool.submit(read_chunk, start))
             if len(waiting) > _THREADS:
                 yield from waiting.popleft().result()
         while waiting:

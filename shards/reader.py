@@ -1,4 +1,4 @@
-"""Reading layers: a shard from front to back through webdataset, one record by its offset, and joins of layers."""
+"""Reading layers: a whole shard sequentially through webdataset, one record by its offset, and joins of layers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from shards.records import Missing, Record
 
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:
-    """The records of one finished shard, in order. Raises `ShardError` naming the file where it is damaged."""
-    row = layer.manifest_entry(shard)
+    """The records of one finished shard, in order. Raises `ShardError` naming the file if it is damaged."""
+    manifest = layer.manifest_entry(shard)
     with reading(layer.tar_name(shard)):
         tar = layer.open_tar(shard)
     with tar as stream:
-        yield from read_tar(stream, layer, row)
+        yield from read_tar(stream, layer, manifest)
 
 
-def read_tar(stream: BinaryIO, layer: Layer, row: ManifestEntry) -> Iterator[Record]:
-    """As `read_shard`, of a tar that is open."""
-    import webdataset as wds  # with it comes torch, which a worker that builds shards does without
+def read_tar(stream: BinaryIO, layer: Layer, manifest: ManifestEntry) -> Iterator[Record]:
+    """Like `read_shard`, for an open tar."""
+    import webdataset as wds  # imports torch, which workers that build shards do not need
 
-    path = layer.tar_name(row.shard)
+    path = layer.tar_name(manifest.shard)
     count = 0
     try:
         files = wds.tariterators.tar_file_expander(iter([{"url": path, "stream": stream}]))
@@ -43,12 +43,15 @@ def read_tar(stream: BinaryIO, layer: Layer, row: ManifestEntry) -> Iterator[Rec
         raise ShardError(
             f"{path} is damaged after {count} records: {error}; delete it and run its stage again"
         ) from error
-    if count != row.count:
-        raise ShardError(f"{path} holds {count} records, its row names {row.count}; delete it and run its stage again")
+    if count != manifest.count:
+        raise ShardError(
+            f"{path} holds {count} records, but its manifest entry lists {manifest.count}; delete it and run its stage "
+            "again"
+        )
 
 
 def read_entry(layer: Layer, shard: str, entry: RecordEntry) -> Record:
-    """One record by its place in the tar, its bytes checked: a seek and a read, the rest of the shard is not touched.
+    """Read one record by its offset and check its digest; the rest of the shard is not read.
 
     Raises: ShardError naming the file and the key.
     """
@@ -58,11 +61,11 @@ def read_entry(layer: Layer, shard: str, entry: RecordEntry) -> Record:
         with reading(path):
             data = layer.read_span(shard, offset=entry.offset, length=entry.length)
         if hashlib.sha256(data).hexdigest()[: len(entry.digest)] != entry.digest:
-            raise ValueError("its bytes are not those that were written")
+            raise ValueError("its content differs from what was written")
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for info in tar:
                 content = tar.extractfile(info)
-                assert content is not None, "a shard holds plain files only"
+                assert content is not None, "a shard contains only regular files"
                 members[info.name.partition(".")[2]] = content.read()
         return decode(layer.kind, entry.key, members)
     except (tarfile.TarError, OSError, ValueError) as error:
@@ -75,11 +78,11 @@ Joined = Mapping[str, Record]
 def join_shard(
     layers: Mapping[str, Layer], shard: str, *, how: Literal["inner", "strict"]
 ) -> Iterator[Joined | Missing]:
-    """Records of the same key from several layers, side by side, in the order of the first layer.
+    """Join records of the same key from several layers, in the order of the first layer.
 
-    Where a key of the first layer is missing from another, `inner` yields a `Missing` that repeats that layer's
-    reason (and is left out where all that lack it left it out); `strict` raises ValueError. Keys that only the later
-    layers have are an error in both.
+    If a key of the first layer is missing from another, `inner` yields a `Missing` with that layer's reason (marked
+    `left_out` if every layer that lacks the key left it out); `strict` raises ValueError. A key that only a later layer
+    has is an error in both.
     """
     (first, *others) = layers
     streams = {name: _Lookahead(read_shard(layers[name], shard)) for name in others}
@@ -92,19 +95,19 @@ def join_shard(
         if not absent:
             yield {first: record, **{name: other for name, other in found.items() if other is not None}}
             continue
-        told = {name: missing[name].get(record.key) for name in absent}
-        reason = "; ".join(f"{name}: {entry.reason if entry else 'not in the layer'}" for name, entry in told.items())
+        known = {name: missing[name].get(record.key) for name in absent}
+        reason = "; ".join(f"{name}: {entry.reason if entry else 'not in the layer'}" for name, entry in known.items())
         if how == "strict":
             raise ValueError(f"{shard}: {record.key!r} is missing ({reason}); this join allows no missing record")
-        left_out = all(entry is not None and entry.left_out for entry in told.values())
+        left_out = all(entry is not None and entry.left_out for entry in known.values())
         yield Missing(key=record.key, reason=reason, left_out=left_out)
     for name, stream in streams.items():
         if (extra := stream.peek()) is not None:
-            raise ValueError(f"{shard}: layer {name!r} holds {extra.key!r}, which layer {first!r} does not hold")
+            raise ValueError(f"{shard}: layer {name!r} contains {extra.key!r}, but layer {first!r} does not")
 
 
 class _Lookahead:
-    """A stream of records from which the next one is taken only if its key is the one asked for."""
+    """A stream of records; the next one is consumed only if it has the requested key."""
 
     def __init__(self, records: Iterator[Record]) -> None:
         self._records = records

@@ -1,4 +1,4 @@
-"""The records that flow between stages: one frozen dataclass per kind of layer.
+"""The records that stages exchange: one frozen dataclass per kind of layer.
 
 Shape letters: `H W` pixels, `h w` the stride-4 grid (h = ceil(H / 4)), `K` classes present in the image.
 Class ids: 0 = background, 1..C = foreground, 255 = undecided or ignored.
@@ -34,16 +34,16 @@ class BadSampleError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """Stands in for a record that could not be made: recorded and counted in the manifest, never silently dropped."""
+    """Replaces a record that could not be created: recorded and counted in the manifest, never silently dropped."""
 
     key: str
     reason: str
     left_out: bool = False
-    """True where settings leave it out on purpose: told and counted apart, no fault."""
+    """True if settings exclude it on purpose: reported and counted separately, not a fault."""
 
 
 class Box(NamedTuple):
-    """The frame of one object in whole pixels of the image as decoded: rows top..bottom-1, columns left..right-1."""
+    """The box of one object in whole pixels of the decoded image: rows top..bottom-1, columns left..right-1."""
 
     class_id: int
     """Foreground class."""
@@ -57,8 +57,8 @@ class Box(NamedTuple):
 class Sample:
     """One image with what is known about it.
 
-    `encoded` holds the image file's own bytes (JPEG or PNG), so that building shards never re-encodes;
-    `image` decodes them. `position` is the sample's place in its split's list (two-fold scoring splits by it).
+    `encoded` is the image file's own bytes (such as JPEG or PNG), so that building shards never re-encodes; `image`
+    decodes them. `position` is the sample's index in its split's list (two-fold scoring splits by it).
     """
 
     kind: ClassVar[str] = "sample"
@@ -73,19 +73,19 @@ class Sample:
     mask: np.ndarray | None = None
     """u8[H, W], class ids, or None."""
     boxes: tuple[Box, ...] | None = None
-    """Frames of the objects, or None where they are not known."""
+    """Boxes of the objects, or None if they are not known."""
     saliency: np.ndarray | None = None
-    """u8[H, W], 255 = surely an object of any kind, or None."""
+    """u8[H, W], 255 = certainly an object of any class, or None."""
     position: int = 0
     source: str = ""
     """Where the sample came from, relative to the data root."""
     notes: Mapping[str, int] = field(default_factory=dict)
-    """Counts of what its source met on reading it (`objects`, `crowds`, `without_outline` of COCO). They stand in the
-    shard's row alone: a record that was decoded has none."""
+    """Counts made by the source when it read the sample (`objects`, `crowds`, `without_outline` of COCO). They are
+    stored only in the shard's manifest entry: a decoded record has none."""
 
     @property
     def image(self) -> np.ndarray:
-        """u8[H, W, 3], RGB. Raises `BadSampleError` where the bytes do not decode."""
+        """u8[H, W, 3], RGB. Raises `BadSampleError` if the bytes do not decode."""
         try:
             return decode_image(self.encoded)
         except ValueError as error:
@@ -105,7 +105,7 @@ class CamRecord:
     peak: np.ndarray | None = None
     """f16[K, h, w]: pixel-wise maximum of stochastic maps, or None."""
     probabilities: np.ndarray | None = None
-    """f16[K]: what the classifier gives each class, by the mean of its logits over all views, or None."""
+    """f16[K]: the classifier's probability of each class, from the mean of its logits over all views, or None."""
     size: tuple[int, int]
 
 
@@ -130,13 +130,13 @@ class ScoreRecord:
     scores: np.ndarray
     """f16[K, h, w]."""
     background: np.ndarray | None = None
-    """f16[h, w]: the background's score where it was propagated with the classes', on their scale, or None."""
+    """f16[h, w]: the background's score on the scale of the class scores, if it was propagated with them; else None."""
     size: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfidentLabel:
-    """A label map with its confidence: what a pseudo label and a prediction have in common, and a segmenter learns."""
+    """A label map with its confidence: the common part of pseudo labels and predictions, used to train segmenters."""
 
     key: str
     mask: np.ndarray
@@ -145,14 +145,14 @@ class ConfidentLabel:
     """u8[h, w]: 255 x the probability of the chosen class."""
 
     def confident_mask(self, threshold: float) -> np.ndarray:
-        """The mask with 255 where the probability is below `threshold` (in [0, 1], on the stride-4 grid)."""
+        """The mask, set to 255 in pixels with a probability below `threshold` (in [0, 1], on the stride-4 grid)."""
         if threshold <= 0:
             return self.mask
         return np.where(self.pixel_confidence < 255 * threshold, np.uint8(IGNORE), self.mask)
 
     @property
     def pixel_confidence(self) -> np.ndarray:
-        """u8[H, W]: every pixel with the confidence of its cell of the stride-4 grid."""
+        """u8[H, W]: the confidence of each pixel's cell in the stride-4 grid."""
         height, width = self.mask.shape
         fine = self.confidence.repeat(GRID_STRIDE, axis=0).repeat(GRID_STRIDE, axis=1)
         return fine[:height, :width]
@@ -171,12 +171,12 @@ class Prediction(ConfidentLabel):
 
     kind: ClassVar[str] = "prediction"
     ablation: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Name of a subset of the views -> u8[H, W], what that subset alone gives."""
+    """Name of a subset of the views -> u8[H, W], the prediction from that subset alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceLabel:
-    """Objects apart from each other, made from image-level labels: a map of instances, each of a class."""
+    """An instance segmentation made from image-level labels: a map of instances, each with a class."""
 
     kind: ClassVar[str] = "instance_label"
     key: str
@@ -189,7 +189,7 @@ class InstanceLabel:
 
     @property
     def mask(self) -> np.ndarray:
-        """u8[H, W]: the class of each pixel's instance, 0 where there is none."""
+        """u8[H, W]: the class of each pixel's instance, 0 if it has none."""
         return np.concatenate([[BACKGROUND], self.classes]).astype(np.uint8)[self.instances]
 
 
@@ -201,7 +201,7 @@ RECORD_KINDS: dict[str, type] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What one stage instance did: the unit that tracking delivers and the leaderboard reads."""
+    """The record of one run of a stage instance: sent to experiment tracking and read by the leaderboard."""
 
     recipe: str
     instance: str
@@ -212,19 +212,20 @@ class RunRecord:
     upstream: dict[str, str]
     """Upstream instance -> fingerprint."""
     git_commit: str
-    """Commit of the code (`-dirty` where it was changed), `version X` of an installed package, or `unknown`."""
+    """Commit of the code (with `-dirty` if it was changed), `version X` of an installed package, or `unknown`."""
     metrics: dict[str, float]
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
-    """Name -> rows, for what is too large for metrics (per-class IoU)."""
+    """Name -> rows, for results that are too large for metrics (per-class IoU)."""
     artifacts: dict[str, str] = field(default_factory=dict)
     """Name -> path of a file made by the stage."""
     seconds: float = 0.0
     finished: float = 0.0
     """Unix time in seconds."""
     supervision: str = ""
-    """What it and all before it were trained with: image, semi or full, and `+ boxes`; empty in old records."""
+    """Supervision of this instance and its upstream: image, semi or full, and `+ boxes`; empty in old records."""
     work: dict[str, float] = field(default_factory=dict)
-    """What `wsss plan --measured` reads: images worked on, seconds of all workers together and of the driver after
-    them, workers, and threads and GPUs of each; `later_`: without every worker's first shard. Empty in old records."""
+    """Measurements for `wsss plan --measured`: number of images, total seconds of all workers and of the driver after
+    them, number of workers, threads and GPUs per worker; names with `later_` exclude the first shard of every worker.
+    Empty in old records."""
     restarts: int = 0
-    """Workers, actors and training ranks alike, that died or were stuck and were replaced while it ran."""
+    """Workers (actors or training ranks) that died or were stuck and were replaced during the run."""

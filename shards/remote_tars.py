@@ -1,4 +1,4 @@
-"""The tars of a layer that lie in a bucket or behind a server: fetched whole into a cache, or read in parts."""
+"""Tars of a layer in a bucket or on an HTTP server: fetched whole into a cache, or read in parts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shards.storage import Retries, without_secrets
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteTars:
-    """`address`/SHARD.tar, through `cache` where there is one with room."""
+    """`address`/SHARD.tar, read through `cache` if it is given and has room."""
 
     address: str
     cache: ShardCache | None = None
     retries: Retries = storage.RETRIES
 
     def open(self, shard: str, *, num_bytes: int, sha256: str) -> BinaryIO:
-        """A whole tar. Raises StorageError where it cannot be had."""
+        """Open a whole tar. Raises StorageError if it is not available."""
         file = self._cached(shard, num_bytes=num_bytes, sha256=sha256)
         if file is not None:
             return file
         return io.BytesIO(storage.read(self._tar(shard), length=num_bytes, retries=self.retries))
 
     def read_span(self, shard: str, *, offset: int, length: int, num_bytes: int, sha256: str) -> bytes:
-        """A part of a tar: of the cached file, or by a request of its own where the cache has no room."""
+        """Read a part of a tar: from the cached file, or by a range request if the cache has no room."""
         file = self._cached(shard, num_bytes=num_bytes, sha256=sha256)
         if file is None:
             return storage.read(self._tar(shard), offset=offset, length=length, retries=self.retries)
@@ -35,8 +35,8 @@ class RemoteTars:
             file.seek(offset)
             return file.read(length)
 
-    def told(self, shard: str) -> str:
-        """The address of a tar, for messages."""
+    def display_name(self, shard: str) -> str:
+        """The address of a tar for messages, without secrets."""
         return without_secrets(self._tar(shard))
 
     def _cached(self, shard: str, *, num_bytes: int, sha256: str) -> BinaryIO | None:

@@ -1,4 +1,4 @@
-"""Which listed samples form which shard: decided from the listing alone, before any image is read.
+"""Assigns listed samples to shards, using the listing alone, before any image is read.
 
 The boundaries of a split are the indices at which its shards begin, followed by its length: shard i holds the samples
 boundaries[i] to boundaries[i + 1] - 1.
@@ -25,29 +25,29 @@ Boundaries = tuple[int, ...]
 
 
 def boundaries_by_count(num_samples: int, *, size: int) -> Boundaries:
-    """`size` samples a shard; the last one holds the rest."""
+    """`size` samples per shard; the last one holds the rest."""
     return (*range(0, num_samples, size), num_samples)
 
 
 def boundaries_by_bytes(image_bytes_N: np.ndarray, *, target: int) -> Boundaries:
-    """The fewest shards of about `target` bytes, of equal shares: none is larger by more than the image that it ends
-    with, and no small one is left at the end.
+    """Boundaries of the fewest shards of about `target` bytes each, with equal shares of the bytes.
 
-    `image_bytes_N`: i64[N], bytes of every sample's image, in the order of the list; 0 where there is no such file.
+    A shard exceeds its share by at most its last image, and there is no small shard left over at the end.
+    `image_bytes_N`: i64[N], bytes of every sample's image, in the order of the list; 0 if the file does not exist.
     """
     sizes_N = image_bytes_N.astype(np.int64) + _OVERHEAD
     ends = np.cumsum(sizes_N)
     total = int(ends[-1]) if len(ends) else 0
     num_shards = max(1, -(-total // target))
     middles = ends - (sizes_N + 1) // 2
-    # A sample lies in the share of the bytes that its middle lies in; a share inside one large image holds none.
+    # A sample belongs to the share that contains its middle byte; a share inside one large image gets no sample.
     shares = np.array([int(middle) * num_shards // total for middle in middles], dtype=np.int64)
     begins = np.flatnonzero(np.diff(shares, prepend=-1))
     return (*begins.tolist(), len(image_bytes_N))
 
 
 def write_boundaries(folder: Path, boundaries: Mapping[str, Boundaries]) -> None:
-    """Keep the boundaries of every split beside the shards: a resumed stage uses them even if files changed."""
+    """Store the boundaries of every split next to the shards: a resumed stage uses them even if files changed."""
     write_bytes(
         folder / BOUNDARIES,
         to_json({"format": _FORMAT, "splits": {s: list(of) for s, of in boundaries.items()}}),
@@ -55,9 +55,9 @@ def write_boundaries(folder: Path, boundaries: Mapping[str, Boundaries]) -> None
 
 
 def read_boundaries(folder: Path, lengths: Mapping[str, int]) -> dict[str, Boundaries] | None:
-    """The boundaries that were kept; None where there are none.
+    """Read the stored boundaries; None if there are none.
 
-    `lengths`: split -> number of listed samples. Raises `ShardError`, with the file, for boundaries of anything else.
+    `lengths`: split -> number of listed samples. Raises `ShardError`, naming the file, if the boundaries do not match.
     """
     path = folder / BOUNDARIES
     try:
@@ -69,7 +69,7 @@ def read_boundaries(folder: Path, lengths: Mapping[str, int]) -> dict[str, Bound
     except (ValueError, TypeError, KeyError, AttributeError):
         sound = False
     if not sound:
-        raise ShardError(f"{path} is not of the listed samples; delete its folder and run its stage again")
+        raise ShardError(f"{path} does not match the listed samples; delete its folder and run its stage again")
     return boundaries
 
 

@@ -1,11 +1,11 @@
-"""A bounded folder of shards that were fetched from afar, shared by all processes of a machine.
+"""A cache folder of limited size for remote shards, shared by all processes of a machine.
 
-    CACHE/<sha256>.tar     a whole shard, its bytes checked against the hash that its name is
-    CACHE/<sha256>.lock    held by the process that fetches it
-    CACHE/lock             held while room is made
+    CACHE/<sha256>.tar     a complete shard, its content verified against the hash in its name
+    CACHE/<sha256>.lock    held by the process that fetches the shard
+    CACHE/lock             held while space is reserved
 
-A name says what is inside, so that recipes, runs and epochs share what they have in common, and a file that stands here
-is whole. What was used longest ago goes first. A reader that has a file open keeps it, whoever removes its name.
+Files are named by their content, so recipes, runs and epochs share them, and every .tar file is complete. The least
+recently used file is removed first. A process that has a file open can read it even after another process removes it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _DAMAGED_ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCache:
-    """Fetched shards in `folder`, `max_bytes` of them at most."""
+    """Fetched shards in `folder`, at most `max_bytes` in total."""
 
     folder: Path
     max_bytes: int
     retries: Retries = storage.RETRIES
 
     def open(self, address: str, *, num_bytes: int, sha256: str) -> BinaryIO | None:
-        """The shard, fetched where it is not here yet; None where there is no room for it.
+        """Open the shard, fetching it if it is not cached; None if there is no room for it.
 
-        Raises: StorageError where it cannot be had, or its bytes are not those of the hash, also when fetched anew.
+        Raises: StorageError if it is not available, or if its content does not match the hash after several attempts.
         """
         if num_bytes > self.max_bytes:
             return None
@@ -48,7 +48,7 @@ class ShardCache:
             return found
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            found = _opened(path)  # another process was faster
+            found = _opened(path)  # another process may have fetched it meanwhile
             if found is not None:
                 return found
             try:
@@ -59,7 +59,7 @@ class ShardCache:
                 return None
 
     def _fetch(self, address: str, path: Path, *, num_bytes: int, sha256: str) -> BinaryIO:
-        """The file as it was written, still open: others may need its room before it could be opened again."""
+        """Fetch the file and return it still open: another process could remove it before it is opened again."""
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             for _ in range(_DAMAGED_ATTEMPTS):
@@ -78,14 +78,14 @@ class ShardCache:
         finally:
             part.unlink(missing_ok=True)
         raise StorageError(
-            f"{without_secrets(address)}: its bytes are not those that were written ({_DAMAGED_ATTEMPTS} attempts); "
-            "upload it again"
+            f"{without_secrets(address)}: its content does not match its hash in the index "
+            f"({_DAMAGED_ATTEMPTS} attempts); upload it again"
         )
 
     def _reserved(self, part: Path, num_bytes: int) -> BinaryIO:
-        """A new file that takes its room at once, so that others who look for room see it.
+        """Create a file of full size immediately, so that other processes count it when they look for room.
 
-        Raises: OSError (ENOSPC) where others' parts leave no room, or the disk does not.
+        Raises: OSError (ENOSPC) if files being fetched by other processes leave no room, or the disk is full.
         """
         with FileLock(self.folder / "lock"):
             part.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ class ShardCache:
             return file
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove what was used longest ago until `num_bytes` more fit."""
+        """Remove the least recently used files until `num_bytes` more fit."""
         files = list(self._files())
         used = sum(stat.st_size for _, stat in files)
         for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
@@ -109,11 +109,11 @@ class ShardCache:
                 path.unlink(missing_ok=True)
                 used -= stat.st_size
         if used + num_bytes > self.max_bytes:
-            raise OSError(errno.ENOSPC, "no room beside what others fetch", str(self.folder))
+            raise OSError(errno.ENOSPC, "no room besides the shards being fetched", str(self.folder))
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.iterdir():
-            # A part may become a whole shard at any time.
+            # A .part file may be renamed to .tar at any time.
             with suppress(FileNotFoundError):
                 if path.suffix in (".tar", ".part"):
                     yield path, path.stat()
@@ -124,11 +124,11 @@ def _opened(path: Path) -> BinaryIO | None:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    os.utime(file.fileno())  # used just now
+    os.utime(file.fileno())  # marks it as recently used
     return file
 
 
 def _is_alive(part: Path) -> bool:
-    """Whether the process that writes a part lives: one that was killed leaves it behind."""
+    """True if the process that writes a .part file still runs; a killed process leaves its file behind."""
     process = part.name.split(".")[1]
     return Path("/proc", process).exists()

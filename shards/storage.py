@@ -1,10 +1,10 @@
-"""Where bytes lie: a folder, an S3 bucket, an HTTP server. One function reads them, whole or in part.
+"""Reads files, whole or in part, from a folder, an S3 bucket or an HTTP server.
 
     shards/train-000001.tar    s3://bucket/shards/train-000001.tar    https://host/shards/train-000001.tar
 
-What may pass (a 500, a 503, a connection that is cut or stands still) is tried again with growing pauses; what will not
-pass (no such object, no permission) is told at once. S3 takes its credentials, region and endpoint from the
-environment alone, as boto3 does (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL_S3, …); none of them is ever written.
+Temporary failures (500, 503, a closed or stalled connection) are retried with increasing pauses; permanent failures
+(no such object, no permission) are reported immediately. S3 credentials, region and endpoint come only from the
+environment, as boto3 reads it (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL_S3, …); they are never written.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from urllib.parse import urlsplit, urlunsplit
 _CHUNK = 1 << 20
 _CONNECT_SECONDS, _SILENT_SECONDS = 10, 30
 _LEAST_RATE = 64 * 1024
-"""Bytes per second: a transfer that has become slower than this on the whole is broken off and begun anew."""
+"""Bytes per second: a transfer with a lower average rate is aborted and retried."""
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed."""
 _NO_SUCH_RANGE = 416
-"""HTTP's status of an object that ends before the part that is asked for."""
+"""HTTP status for a range that starts at or beyond the end of the object."""
 
 
 class StorageError(OSError):
-    """Bytes that could not be had; the message names the address and the cause."""
+    """Data that could not be read; the message names the address and the cause."""
 
 
 class PassingError(Exception):
-    """A failure that the next attempt may not meet."""
+    """A temporary failure: the next attempt may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How often a read is tried, and the pauses between: each twice the one before, drawn from its upper half."""
+    """Number of attempts and exponential backoff: each pause is random between half and all of a doubling limit."""
 
     attempts: int = 6
     first_pause: float = 0.5
@@ -55,7 +55,7 @@ RETRIES = Retries()
 
 
 def is_remote(address: str) -> bool:
-    """True for an address that is no path of this machine. Raises ValueError for a scheme that nothing here reads."""
+    """True for an address that is not a local path. Raises ValueError for an unsupported scheme."""
     scheme = urlsplit(address).scheme if "://" in address else ""
     if scheme not in ("", "s3", "http", "https"):
         raise ValueError(f"{without_secrets(address)}: give a path, or an address with s3://, http:// or https://")
@@ -63,57 +63,57 @@ def is_remote(address: str) -> bool:
 
 
 def read(address: str, *, offset: int = 0, length: int | None = None, retries: Retries = RETRIES) -> bytes:
-    """`length` bytes from `offset` on, to the end where None.
+    """Read `length` bytes from `offset`, or up to the end if `length` is None.
 
-    Raises: StorageError where there is no such object or it ends too early, or after the last attempt.
+    Raises: StorageError if the object does not exist or ends too early, or after the last attempt.
     """
     return b"".join(chunks(address, offset=offset, length=length, retries=retries))
 
 
 def chunks(address: str, *, offset: int = 0, length: int | None = None, retries: Retries = RETRIES) -> Iterator[bytes]:
-    """As `read`, in pieces; after a failure the next attempt goes on behind the last piece that came."""
+    """Like `read`, in chunks; after a failure the next attempt resumes after the last chunk received."""
     source = _source(address)
-    come, end = 0, None if length is None else offset + length
+    received, end = 0, None if length is None else offset + length
     failures: list[str] = []
     pauses = retries.pauses()
     while True:
         try:
-            for chunk in _watched(source(offset + come, end)):
-                come += len(chunk)
+            for chunk in _watched(source(offset + received, end)):
+                received += len(chunk)
                 yield chunk
-            if length is not None and come < length:
-                raise PassingError(f"it ended after {come} of {length} bytes")
+            if length is not None and received < length:
+                raise PassingError(f"it ended after {received} of {length} bytes")
             return
         except PassingError as error:
             failures.append(str(error))
         pause = next(pauses, None)
         if pause is None:
-            told = ", then ".join(dict.fromkeys(failures))
-            raise StorageError(f"{without_secrets(address)}: given up after {len(failures)} attempts: {told}")
+            causes = ", then ".join(dict.fromkeys(failures))
+            raise StorageError(f"{without_secrets(address)}: given up after {len(failures)} attempts: {causes}")
         time.sleep(pause)
 
 
 def without_secrets(address: str) -> str:
-    """The address less a user, a password and a query, which may hold a signature."""
+    """The address without user, password and query, which may contain a signature."""
     if "://" not in address:
         return address
     parts = urlsplit(address)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _watched(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces, as long as they come fast enough."""
-    begun, come = time.monotonic(), 0
-    for piece in pieces:
-        yield piece
-        come += len(piece)
+def _watched(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the chunks; raises `PassingError` if they arrive too slowly."""
+    begun, received = time.monotonic(), 0
+    for chunk in chunks:
+        yield chunk
+        received += len(chunk)
         late = time.monotonic() - begun - _SILENT_SECONDS
-        if late > 0 and come < late * _LEAST_RATE:
-            raise PassingError(f"it came too slowly ({come} bytes in {late + _SILENT_SECONDS:.0f} s)")
+        if late > 0 and received < late * _LEAST_RATE:
+            raise PassingError(f"the transfer was too slow ({received} bytes in {late + _SILENT_SECONDS:.0f} s)")
 
 
 _Source = Callable[[int, int | None], Iterator[bytes]]
-"""From the first byte to the last but one (the end where None) to its pieces."""
+"""Reads from a first byte up to, not including, an end byte (the end of the object if None), in chunks."""
 
 
 def _source(address: str) -> _Source:
@@ -138,23 +138,23 @@ def _of_file(path: Path, start: int, end: int | None) -> Iterator[bytes]:
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     if left:
-        raise StorageError(f"{path}: it ends {left} bytes too early")
+        raise StorageError(f"{path}: it is {left} bytes too short")
 
 
 def _range(start: int, end: int | None) -> dict[str, str]:
-    """The header of a part; none of a whole object, of which an empty one has no part."""
+    """The Range header of a part; none for a whole object, since an empty object has no valid range."""
     return {} if start == 0 and end is None else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
 
 def _refuse_short(address: str, start: int, end: int | None) -> None:
-    """What a server's answer 416 means: it has nothing from `start` on. Raises StorageError unless that is the end."""
+    """Handle status 416, no bytes from `start` on: a StorageError unless reading to the end was requested."""
     if end is not None:
-        raise StorageError(f"{without_secrets(address)}: it ends {end - start} bytes too early")
+        raise StorageError(f"{without_secrets(address)}: it is {end - start} bytes too short")
 
 
 @functools.cache
 def _s3() -> Any:
-    """One client per process; boto3 takes a while to import and to make one."""
+    """One client per process: importing boto3 and creating a client are slow."""
     import boto3
     from botocore.config import Config
 
@@ -189,11 +189,11 @@ def _of_s3(address: str, start: int, end: int | None) -> Iterator[bytes]:
         raise StorageError(f"{address}: {_reason(status)} ({words})") from error
     except (NoCredentialsError, NoRegionError) as error:
         raise StorageError(
-            f"{address}: S3 cannot be asked: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"{address}: cannot access S3: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
     except EndpointConnectionError as error:
         asked = urlsplit(str(error.kwargs.get("endpoint_url", "")))
-        raise PassingError(f"nobody answers at {asked.hostname}:{asked.port or asked.scheme}") from error
+        raise PassingError(f"no server answers at {asked.hostname}:{asked.port or asked.scheme}") from error
     except (BotoCoreError, HTTPError, OSError) as error:
         raise PassingError(type(error).__name__) from error
 
@@ -220,25 +220,25 @@ def _of_http(address: str, start: int, end: int | None) -> Iterator[bytes]:
                 return _refuse_short(address, start, end)
             if answer.status_code not in (200, 206):
                 raise StorageError(f"{without_secrets(address)}: {_reason(answer.status_code)} ({answer.status_code})")
-            # A server that knows no ranges answers 200 and sends everything.
+            # A server without range support answers 200 and sends the whole object.
             skipped = start if answer.status_code == 200 else 0
             yield from _cut(answer.iter_content(_CHUNK), skipped, None if end is None else end - start)
     except requests.RequestException as error:
         raise PassingError(type(error).__name__) from error
 
 
-def _cut(pieces: Iterator[bytes], skipped: int, length: int | None) -> Iterator[bytes]:
-    """The pieces less the first `skipped` bytes, and no more than `length`."""
-    for piece in pieces:
-        piece, skipped = piece[skipped:], max(0, skipped - len(piece))
+def _cut(chunks: Iterator[bytes], skipped: int, length: int | None) -> Iterator[bytes]:
+    """The chunks without the first `skipped` bytes, at most `length` bytes in total."""
+    for chunk in chunks:
+        chunk, skipped = chunk[skipped:], max(0, skipped - len(chunk))
         if length is not None:
-            piece, length = piece[:length], length - len(piece[:length])
-        if piece:
-            yield piece
+            chunk, length = chunk[:length], length - len(chunk[:length])
+        if chunk:
+            yield chunk
         if length == 0:
             return
 
 
 def _reason(status: int) -> str:
-    known = {401: "not allowed", 403: "not allowed", 404: "there is no such object"}
-    return known.get(status, "the server refuses")
+    known = {401: "access denied", 403: "access denied", 404: "there is no such object"}
+    return known.get(status, "the server refused the request")

@@ -1,4 +1,4 @@
-"""`wsss shards info`: what a layer holds, from its index and rows alone; no tar is opened."""
+"""`wsss shards info`: summarizes a layer from its index and manifest entries; no tar is opened."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from shards.records import Sample
 
 @dataclass
 class LayerSummary:
-    """Counts of a layer; of samples also labels and sizes. `N` samples, `C` classes from 1 on."""
+    """Counts of a layer; for samples also labels and sizes."""
 
     name: str
     kind: str
     names: tuple[str, ...] | None
-    """Of the classes, where the index has them."""
+    """Names of the classes, if the index has them."""
     splits: dict[str, Counter[str]] = field(default_factory=dict)
     """Split -> shards, records, num_bytes, missing, left_out, masks."""
     present: Counter[int] = field(default_factory=Counter)
@@ -32,29 +32,29 @@ class LayerSummary:
     present_in: dict[str, Counter[int]] = field(default_factory=dict)
     """Split -> class -> samples that show it."""
     unknown: Counter[int] = field(default_factory=Counter)
-    """Class -> samples that nobody checked for it."""
+    """Class -> samples that were not checked for it."""
     unknown_is_kept: bool = True
-    """False for rows written before unknown classes entered them."""
+    """False for old manifest entries that do not list unknown classes."""
     checks: dict[str, MaskCheck] = field(default_factory=dict)
-    """Split -> its masks against its labels."""
+    """Split -> comparison of its masks with its labels."""
     sides: array[int] = field(default_factory=lambda: array("L"))
     """Longer side of every sample's image in pixels."""
     weights: array[int] = field(default_factory=lambda: array("Q"))
     """Bytes of every record in its tar."""
     made_on: Counter[str] = field(default_factory=Counter)
-    """What computed the records (`ManifestEntry.made_on`) -> shards."""
+    """Hardware that computed the records (`ManifestEntry.made_on`) -> shards."""
 
     @property
     def num_records(self) -> int:
         return sum(counter["records"] for counter in self.splits.values())
 
     def classes(self) -> list[int]:
-        """All classes: those that are named, else those that are met."""
-        met = max((*self.present, *self.unknown), default=0)
-        return list(range(1, max(met, len(self.names or ())) + 1))
+        """All class ids, up to the number of names or the highest id found, whichever is larger."""
+        highest = max((*self.present, *self.unknown), default=0)
+        return list(range(1, max(highest, len(self.names or ())) + 1))
 
     def name_of(self, class_id: int) -> str:
-        """A class's name, or its number."""
+        """The name of a class, or its id as text if it has no name."""
         return self.names[class_id - 1] if self.names and class_id <= len(self.names) else str(class_id)
 
     def images_of_classes(self) -> dict[str, dict[str, int]]:
@@ -65,23 +65,23 @@ class LayerSummary:
         }
 
     def absent(self, class_id: int) -> int:
-        """Samples known not to show a class."""
+        """Number of samples in which a class is known to be absent."""
         return self.num_records - self.present[class_id] - self.unknown[class_id]
 
-    def add(self, row: ManifestEntry) -> None:
+    def add(self, manifest: ManifestEntry) -> None:
         """Count one shard."""
-        counter = self.splits.setdefault(split_of(row.shard), Counter())
-        left_out = sum(one.left_out for one in row.missing)
-        counter.update(shards=1, records=row.count, num_bytes=row.num_bytes, left_out=left_out)
-        counter.update(missing=len(row.missing) - left_out)
-        self.weights.extend(row.entries.lengths)
-        if row.made_on:
-            self.made_on[row.made_on] += 1
+        counter = self.splits.setdefault(split_of(manifest.shard), Counter())
+        left_out = sum(one.left_out for one in manifest.missing)
+        counter.update(shards=1, records=manifest.count, num_bytes=manifest.num_bytes, left_out=left_out)
+        counter.update(missing=len(manifest.missing) - left_out)
+        self.weights.extend(manifest.entries.lengths)
+        if manifest.made_on:
+            self.made_on[manifest.made_on] += 1
         if self.kind == Sample.kind:
-            counter.update(masks=sum(map(bool, row.entries.metadata("has_mask"))))
-            self._add_labels(row.entries, self.present_in.setdefault(split_of(row.shard), Counter()))
-            self._add_masks(self.checks.setdefault(split_of(row.shard), MaskCheck()), row.entries)
-            self.sides.extend(max(size) for size in row.entries.metadata("size") if size)
+            counter.update(masks=sum(map(bool, manifest.entries.metadata("has_mask"))))
+            self._add_labels(manifest.entries, self.present_in.setdefault(split_of(manifest.shard), Counter()))
+            self._add_masks(self.checks.setdefault(split_of(manifest.shard), MaskCheck()), manifest.entries)
+            self.sides.extend(max(size) for size in manifest.entries.metadata("size") if size)
 
     @staticmethod
     def _add_masks(check: MaskCheck, entries: RecordEntries) -> None:
@@ -91,7 +91,7 @@ class LayerSummary:
 
     @property
     def masks_not_compared(self) -> int:
-        """Masks of rows that were written before the values of masks entered them."""
+        """Number of masks in old manifest entries, which do not list the values of masks."""
         return sum(counter["masks"] for counter in self.splits.values()) - sum(c.masks for c in self.checks.values())
 
     def _add_labels(self, entries: RecordEntries, of_split: Counter[int]) -> None:
@@ -113,15 +113,15 @@ class LayerSummary:
 
 
 def summarise(opened: OpenedLayer) -> LayerSummary:
-    """Count a layer, row by row."""
-    summary = LayerSummary(opened.told, opened.layer.kind, opened.layer.classes())
-    for row in opened.manifest_entries():
-        summary.add(row)
+    """Summarize a layer from its manifest entries."""
+    summary = LayerSummary(opened.display_name, opened.layer.kind, opened.layer.classes())
+    for manifest in opened.manifest_entries():
+        summary.add(manifest)
     return summary
 
 
 def lines(summary: LayerSummary) -> Iterator[str]:
-    """Records, bytes and missing per split; of samples also the images' sizes."""
+    """Records, bytes and missing records per split; for samples also the image sizes."""
     yield f"{summary.name}: {summary.kind} records"
     is_samples = summary.kind == Sample.kind
     for split, counter in summary.splits.items():
@@ -131,21 +131,24 @@ def lines(summary: LayerSummary) -> Iterator[str]:
             f"{split}: {counter['records']} records in {counter['shards']} shards, "
             f"{counter['num_bytes'] / 1e6:.1f} MB, {counter['missing']} missing{masks}"
         )
-    for where, shards in sorted(summary.made_on.items()):
-        yield f"computed on {where}: {shards} shards"
+    for hardware, shards in sorted(summary.made_on.items()):
+        yield f"computed on {hardware}: {shards} shards"
     if not is_samples:
         return
     if summary.sides:
         low, middle, high = (int(side) for side in np.percentile(np.asarray(summary.sides), (0, 50, 100)))
         yield f"longer side of an image: {low} to {high} pixels, median {middle}"
     if not summary.unknown_is_kept:
-        yield "which classes are unknown stands in no index of that age; build the shards again to see it"
+        yield "these shards were built by an older version, which did not list unknown classes; build them again"
     yield from mask_lines(summary)
 
 
 def mask_lines(summary: LayerSummary) -> Iterator[str]:
-    """How the masks of a layer of samples compare with its labels; nothing where they agree."""
+    """Mismatches between the masks and labels of a layer of samples; nothing if they agree."""
     yield from mismatch_lines(summary.checks)
     yield from likely_causes(summary.checks, summary.names)
     if count := summary.masks_not_compared:
-        yield f"{count} masks were not compared with the labels: this index is older; build the shards again to see it"
+        yield (
+            f"{count} masks were not compared with the labels: these shards were built by an older version; build them "
+            "again to compare"
+        )

@@ -1,7 +1,7 @@
-"""Tar files of plain members, as webdataset reads them: the same names and bytes always give the same file.
+"""Deterministic tar files in webdataset's format: the same names and bytes always give the same file.
 
-A header says nothing of time or user. It is laid out here, where the standard library's would cost more than all else
-that is done to a small image: the same bytes as `tarfile` writes in its default format.
+Headers contain no time and no user. They are built here because `tarfile` would take longer than all other work on a
+small image; the bytes are the same as `tarfile` writes in its default format.
 Source: POSIX.1-2001, pax interchange format (ustar header block).
 """
 
@@ -21,7 +21,7 @@ _CHECKED = sum(_BEFORE_SIZE) + sum(_BEFORE_SUM) + sum(_AFTER_SUM) + 8 * ord(" ")
 
 
 class TarStream:
-    """Writes members one after the other and hashes what it writes, so that the file is not read again."""
+    """Writes members sequentially and hashes the bytes as they are written, so the file need not be read again."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -29,7 +29,7 @@ class TarStream:
         self.num_bytes = 0
 
     def add(self, stem: str, members: Mapping[str, bytes]) -> tuple[int, str]:
-        """Write members `stem`.EXTENSION, by extension. Returns their bytes, padding included, and the SHA-256."""
+        """Write members `stem`.EXTENSION, sorted by extension. Returns their size with padding, and their SHA-256."""
         parts: list[bytes] = []
         for extension in sorted(members):
             data = members[extension]
@@ -39,7 +39,7 @@ class TarStream:
         return len(record), hashlib.sha256(record).hexdigest()
 
     def finish(self) -> str:
-        """Write the end of the file. Returns the SHA-256 of all of it."""
+        """Write the end of the file. Returns the SHA-256 of the whole file."""
         end = self.num_bytes + 2 * _BLOCK
         self._write(bytes(2 * _BLOCK + -end % _RECORD))
         return self._digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Class lists, in the order of their mask ids: 0 = background, 1..C = foreground; and the palette that draws them."""
+"""Class lists in the order of their ids in masks (0 = background, 1..C = foreground), and the colour palette."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from shards.records import MAX_CLASSES
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The foreground classes of a data set; class id = place in `names` + 1."""
+    """The foreground classes of a data set; class id = index in `names` + 1."""
 
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MAX_CLASSES:
-            raise ValueError(f"a class list holds 1 to {MAX_CLASSES} names, this one {len(self.names)}")
+            raise ValueError(f"a class list must have 1 to {MAX_CLASSES} names, this one has {len(self.names)}")
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"class names must be unique; named twice: {', '.join(twice)}")
+            raise ValueError(f"class names must be unique; repeated: {', '.join(twice)}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def id_of(self, name: str) -> int:
-        """Class id of a name. Raises ValueError with the nearest names."""
+        """Class id of a name. Raises ValueError with the most similar names."""
         if name not in self.names:
             folded = {known.casefold(): known for known in reversed(self.names)}
             near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3)] or self.names[:3]
@@ -43,7 +43,7 @@ class Taxonomy:
         return "background" if class_id == 0 else self.names[class_id - 1]
 
     def subset(self, names: Sequence[str]) -> Taxonomy:
-        """Some of the classes, numbered anew in the order given; all of them where `names` is empty."""
+        """A subset of the classes, renumbered in the given order; all of them if `names` is empty."""
         for name in names:
             self.id_of(name)
         return Taxonomy(tuple(names) or self.names)
@@ -84,7 +84,7 @@ def _det_rows() -> list[dict[str, str]]:
 
 @cache
 def ilsvrc_det_200() -> Taxonomy:
-    """ILSVRC DET in the order of its class ids, which is LID's: person = 124."""
+    """ILSVRC DET in the order of its class ids, which LID uses too: person = 124."""
     return Taxonomy(tuple(row["name"] for row in _det_rows()))
 
 
@@ -96,7 +96,7 @@ def ilsvrc_det_synsets() -> dict[str, int]:
 
 @cache
 def palette() -> np.ndarray:
-    """u8[256, 3]: the colour of each class id, VOC's bit-interleaved scheme; 255 is drawn in off-white."""
+    """u8[256, 3]: the colour of each class id by VOC's bit-interleaved scheme; 255 is off-white."""
     ids = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):

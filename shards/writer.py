@@ -1,4 +1,4 @@
-"""Writing one shard: a tar and its row, each under a temporary name first; the same records give the same bytes."""
+"""Writes one shard: a tar and its manifest entry, each atomically; the same records give the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIGEST_DIGITS = 32
 
 
 def sample_metadata(record: Sample) -> dict[str, Any]:
-    """What a row says of a sample, so that nobody opens the tar for it."""
+    """The metadata of a sample in the manifest entry, available without opening the tar."""
     metadata: dict[str, Any] = {
         "classes": list(record.classes),
         "unknown": to_ranges(record.unknown),
@@ -37,11 +37,10 @@ def sample_metadata(record: Sample) -> dict[str, Any]:
 
 
 def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ManifestEntry:
-    """Write `records` as one finished shard of `layer` and return its row.
+    """Write `records` as one finished shard of `layer` and return its manifest entry.
 
-    `made_on`: what computed them (see `ManifestEntry`).
-
-    Nothing is left behind where `records` raises. Raises ValueError on a repeated key or a record of another kind.
+    `made_on`: the hardware that computed them (see `ManifestEntry`). No file is left behind if `records` raises.
+    Raises ValueError for a repeated key or a record of another kind.
     """
     expected = RECORD_KINDS[layer.kind]
     entries: list[RecordEntry] = []
@@ -61,11 +60,11 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
             start = tar.num_bytes
             note(sample=record.key)
             length, digest = tar.add(member_name(record.key), encode(record))
-            note(sample="")  # what fails from here on is about the next one, which its worker names
+            note(sample="")  # a later failure concerns the next record, which its worker notes
             digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
             entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
         sha256 = tar.finish()
-    row = ManifestEntry(
+    manifest = ManifestEntry(
         shard=shard,
         num_bytes=tar.num_bytes,
         sha256=sha256,
@@ -73,5 +72,5 @@ def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *
         missing=tuple(missing),
         made_on=made_on,
     )
-    write_bytes(layer.manifest_path(shard), row.to_bytes(), what=f"the row of shard {shard}")
-    return row
+    write_bytes(layer.manifest_path(shard), manifest.to_bytes(), what=f"the manifest entry of shard {shard}")
+    return manifest

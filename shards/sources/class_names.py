@@ -1,7 +1,7 @@
-"""Names of classes as people write them: cells of a table, lists of classes, and what is no name of a class.
+"""Reads class names from table cells and class lists, and refuses text that is not a class name.
 
-A cell becomes a class only where it can be nothing else. Whatever may be a list, a flag, a missing value or a slip is
-refused with what to write; a class list says that an odd name is meant.
+A cell is used as a class name only if it is unambiguous. Text that may be a list, a flag, a missing value or a
+misspelling is refused with an error that says what to write. A class list can confirm unusual names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from shards.sources.neighbours import beside
 
 BACKGROUND_NAMES = frozenset({"background", "bg", "back ground"})
-"""In the form of `plain`."""
+"""As returned by `plain`."""
 _NO_VALUE = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>", "no label", "unlabeled", "unlabelled"})
 _NEVER_IN_A_NAME = ";|\t\n\r"
 _RARELY_IN_A_NAME = ",/&+"
@@ -29,12 +29,12 @@ _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
 
 
 def composed(name: str) -> str:
-    """A name without blanks around it and invisible characters in it, in Unicode's composed form (NFC)."""
+    """A name in Unicode's composed form (NFC), without surrounding whitespace and invisible characters."""
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", name)).strip()
 
 
 def plain(name: str) -> str:
-    """A name without what people write differently: case, and blanks, underscores and hyphens between words."""
+    """A name normalized for comparison: case folded; spaces, underscores and hyphens all become single spaces."""
     return re.sub(r"[\s_-]+", " ", composed(name).casefold()).strip()
 
 
@@ -44,14 +44,14 @@ def is_background(name: str) -> bool:
 
 
 def cell_names(cell: str, *, separator: str) -> tuple[str, ...]:
-    """The class names in a cell; none of an empty one. A list with quotes, ['cat', 'dog'], is read as such.
+    """The class names in a cell; none if it is empty. A quoted list, ['cat', 'dog'], is read as a list.
 
-    Raises ValueError for what is no name of a class.
+    Raises ValueError for text that is not a class name.
     """
     text = composed(cell)
     if text[:1] in ("[", "{") or _LIST.fullmatch(text):
         if not _LIST.fullmatch(text):
-            raise ValueError(f"{text[:80]!r} is a list in brackets; write the names with {separator!r} between them")
+            raise ValueError(f"{text[:80]!r} is a list in brackets; separate the names with {separator!r} instead")
         names = [found[1:-1] for found in re.findall(_QUOTED, text)]
     else:
         names = text.split(separator)
@@ -60,33 +60,33 @@ def cell_names(cell: str, *, separator: str) -> tuple[str, ...]:
 
 def _checked(name: str) -> str:
     if name[0] in "'\"" and name[-1] == name[0]:
-        raise ValueError(f"the name {name[:80]} is in quotes; write it without")
+        raise ValueError(f"the name {name[:80]} is in quotes; write it without quotes")
     if is_background(name) or plain(name) in _NO_VALUE:
         raise ValueError(
-            f"{name!r} is no class: leave the cell empty where an image shows none of the classes (background is what "
-            "no class covers, value 0 of the masks)"
+            f"{name!r} is not a class: leave the cell empty if an image shows none of the classes (background is "
+            "everything that no class covers, value 0 of the masks)"
         )
     return name
 
 
 def refuse_doubtful(names: Mapping[str, str], *, separator: str) -> None:
-    """Raise ValueError where names that are collected from tables are hardly all of them names of classes.
+    """Raise ValueError if some names collected from tables are probably not class names.
 
-    `names`: name -> where it was met first.
+    `names`: name -> file and line where it first occurs.
     """
     _refuse_flags(names)
     by_plain: dict[str, str] = {}
     for name in names:
         if (other := by_plain.setdefault(plain(name), name)) != name:
             raise ValueError(
-                f"{names[name]}: the classes {other!r} ({names[other]}) and {name!r} differ in their case, blanks, "
-                "underscores or hyphens alone; write both in one way, or name all classes in class_list"
+                f"{names[name]}: the classes {other!r} ({names[other]}) and {name!r} differ only in case, spaces, "
+                "underscores or hyphens; use one spelling for both, or list all classes in class_list"
             )
     if (several := _several_names(names)) is not None:
         name, found = several
         raise ValueError(
-            f"{names[name]}: {name!r} seems to be several names with {found!r} between them, label_separator is "
-            f"{separator!r}; set label_separator = {found!r}, or, where it is one name, name all classes in class_list"
+            f"{names[name]}: {name!r} seems to be several names separated by {found!r}, but label_separator is "
+            f"{separator!r}; set label_separator = {found!r}, or, if it is one name, list all classes in class_list"
         )
 
 
@@ -94,13 +94,13 @@ def _refuse_flags(names: Mapping[str, str]) -> None:
     if names and set(names) <= {"0", "1", "0.0", "1.0", "True", "False", "true", "false"}:
         first = next(iter(names))
         raise ValueError(
-            f"{names[first]}: the labels are nothing but {' and '.join(sorted(names))}; write the names of the classes "
-            "that an image shows, not a number for each class"
+            f"{names[first]}: the only labels are {' and '.join(sorted(names))}; write the names of the classes that "
+            "an image shows, not a number for each class"
         )
 
 
 def separator_in(name: str, names: Collection[str]) -> str | None:
-    """The character between other `names` that a name is made of; None where it is made of none."""
+    """The separator by which `name` splits into other `names`; None if there is none."""
     for found in _NEVER_IN_A_NAME + _RARELY_IN_A_NAME + " ":
         parts = _parts(name, found)
         if len(parts) > 1 and parts <= set(names):
@@ -109,10 +109,10 @@ def separator_in(name: str, names: Collection[str]) -> str | None:
 
 
 def _several_names(names: Iterable[str]) -> tuple[str, str] | None:
-    """A name that seems to be several, and what stands between them; None where there is none.
+    """A name that seems to be several names, and the separator between them; None if there is none.
 
-    It is several where its parts are names by themselves; where the same parts are met in another order; and, between
-    commas and their like, where every part of it is met in another name too.
+    A name counts as several if its parts are names themselves, if the same parts also occur in another order, or, for
+    separators other than a space, if each of its parts also occurs in another name.
     """
     whole = set(names)
     for found in _NEVER_IN_A_NAME:
@@ -133,7 +133,7 @@ def _parts(name: str, separator: str) -> frozenset[str]:
 
 
 def slips(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Pairs (rare, frequent) of names spelt nearly alike, the rare one in at most a tenth as many images."""
+    """Pairs (rare, frequent) of similarly spelt names, the rare one in at most a tenth as many images."""
     found = []
     for one, other in combinations(sorted(counts), 2):
         rare, frequent = sorted((one, other), key=lambda name: counts[name])
@@ -145,10 +145,11 @@ def slips(counts: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
-    """The names of a class list, in the order of the values of the masks from 1 on.
+    """The names of a class list, in the order of the mask values 1, 2, ...
 
-    One name a line, "1, cat" with the value before it, or a JSON list. What comes first and is called background (value
-    0), or __ignore__ before it, is no class. Raises ValueError, with the file, where it cannot be read.
+    The file has one name per line, optionally with its mask value before it ("1, cat"), or is a JSON list. A first
+    entry `background` (value 0), also after `__ignore__`, is not a class. Raises ValueError, naming the file, if it
+    cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"the list of classes does not exist: {path}{beside(path.parent, path.name)}")
@@ -169,23 +170,23 @@ def _json_names(text: str) -> list[str]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"it begins with [ and is no JSON list ({error}); write one name a line") from None
+        raise ValueError(f"it begins with [ but is not a JSON list ({error}); write one name per line") from None
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise ValueError("it is no JSON list of names; write one name a line")
+        raise ValueError("it is not a JSON list of names; write one name per line")
     return [composed(name) for name in found]
 
 
 def _without_numbers(names: list[str]) -> list[str]:
-    """The names of a list that has the value of the masks before each, a header line before it or not."""
+    """The names without the mask values before them, if the list has these, and without its header line."""
     matches = [_NUMBERED.fullmatch(name) for name in names]
     if len(names) < 2 or not all(matches[1:]):
         return names
     numbered = [(int(match[1]), match[2].strip()) for match in matches if match]
     values = [value for value, _ in numbered]
     if values != list(range(values[0], values[0] + len(values))) or values[0] > 1:
-        raise ValueError(f"the values before its names are {values[:5]}; they must count from 0 (background) or 1 on")
+        raise ValueError(f"the values before its names are {values[:5]}; they must count up from 0 (background) or 1")
     if values[0] == 0 and not is_background(numbered[0][1]):
-        raise ValueError(f"value 0 is {numbered[0][1]!r}; in masks 0 is background, classes count from 1 on")
+        raise ValueError(f"value 0 is {numbered[0][1]!r}; in masks 0 is background, and classes start at 1")
     return [name for _, name in numbered]
 
 
@@ -197,7 +198,8 @@ def _without_background(names: list[str]) -> list[str]:
         del kept[0]
     if odd := [name for name in kept if is_background(name)]:
         raise ValueError(
-            f"{odd[0]!r} is no class: background is value 0 of the masks and stands in no list, or in its first line"
+            f"{odd[0]!r} is not a class: background is value 0 of the masks; remove it from the list, or make it the "
+            "first line"
         )
     return kept
 
@@ -206,5 +208,5 @@ def _refuse_repeated(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"it names {name!r} more than once")
+            raise ValueError(f"it lists {name!r} more than once")
         seen.add(name)

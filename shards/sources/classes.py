@@ -1,4 +1,4 @@
-"""Which of a data set's classes are kept, and under which ids."""
+"""Selects a subset of a data set's classes and renumbers them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MOST_SETS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenClasses:
-    """A subset of `every`, numbered anew from 1 in the order of `names`; all of them where `names` is empty.
+    """A subset of `every`, renumbered from 1 in the order of `names`; all classes if `names` is empty.
 
-    "Full ids" are those of `every`, "ids" those of the subset.
+    "Full ids" are class ids in `every`, "ids" are class ids in the subset.
     """
 
     every: Taxonomy
     names: tuple[str, ...] = ()
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
-        """The classes kept. Raises ValueError for a name that the data set does not have."""
+        """The selected classes. Raises ValueError for a name that the data set does not have."""
         return self.every.subset(self.names)
 
     @cached_property
@@ -44,13 +44,13 @@ class ChosenClasses:
         return tuple(range(1, len(self.taxonomy) + 1))
 
     def id_of(self, full_id: int) -> int | None:
-        """The id of a full id; None for a class that is not kept."""
+        """The id for a full id; None for a class that is not selected."""
         return self._ids.get(full_id)
 
     def ids(self, full_ids: Iterable[int]) -> tuple[int, ...]:
-        """Ids of those that are kept, ascending, each once."""
+        """Ids of the selected classes among `full_ids`, ascending, without duplicates."""
         asked = frozenset(full_ids)
-        # The same few sets again and again: what images of one folder were never checked for.
+        # Cached: many images have the same set, such as the unchecked classes of all images in a folder.
         if (found := self._known.get(asked)) is None:
             found = tuple(sorted({self._ids[full_id] for full_id in asked if full_id in self._ids}))
             if len(self._known) < _MOST_SETS:
@@ -59,7 +59,7 @@ class ChosenClasses:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """i16[256]: mask value -> id, -1 where a value means nothing."""
+        """i16[256]: mask value -> id, -1 for a value without a meaning."""
         table = np.full(256, -1, dtype=np.int16)
         table[BACKGROUND], table[IGNORE] = BACKGROUND, IGNORE
         table[1 : len(self.every) + 1] = self.other_classes_as
@@ -68,14 +68,14 @@ class ChosenClasses:
         return table
 
     def mask(self, values_HW: np.ndarray, *, name: object) -> np.ndarray:
-        """u8[H, W] of full ids and 255 to u8[H, W] of ids. Raises `BadSampleError` for any other value.
+        """Convert u8[H, W] of full ids and 255 to u8[H, W] of ids. Raises `BadSampleError` for any other value.
 
-        `name`: what the mask is called in that message.
+        `name`: the mask's name in the error message.
         """
         mask_HW = self._table[values_HW]
         if (bad := mask_HW < 0).any():
             raise BadSampleError(
-                f"the mask {name} holds the value {values_HW[bad].min()}, which is no class "
-                f"(0..{len(self.every)} and {IGNORE} are); every pixel holds the number of its class"
+                f"the mask {name} holds the value {values_HW[bad].min()}, which is not a class id; allowed are "
+                f"0..{len(self.every)} and {IGNORE}; save the class id of every pixel"
             )
         return mask_HW.astype(np.uint8)

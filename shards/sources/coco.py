@@ -1,14 +1,14 @@
-"""COCO's layout: a JSON file for each split, of instances or of panoptic segments, and a folder of images.
+"""COCO's layout: for each split a JSON file of instances or panoptic segments, and a folder of images.
 
     annotations/instances_<split>2017.json             outlines: polygons or run lengths
-    annotations/panoptic_<split>2017.json and the folder of that name, PNGs whose colours are segment ids
-    <split>2017/<image>                                 or 2014, or what the settings name
+    annotations/panoptic_<split>2017.json and the folder of the same name, PNGs with segment ids as colours
+    <split>2017/<image>                                 or 2014, or as configured
 
-Class ids count the categories of the first split's file from 1, ascending by their own ids, which have gaps; other
-files are joined to it by the categories' names. Image-level labels are the categories of an image's annotations, crowds
-included. In masks crowds are 255, and so is the box of an object that nobody outlined; of instances that overlap, the
-one with fewer pixels lies in front; what no segment of a panoptic mask holds is 255. A file without annotations is of
-images that nobody labelled: every class is unknown. A file's sizes of images are checked where it has any.
+Class ids number the categories of the first split's file from 1, in the order of their category ids, which have gaps.
+Categories of other files are matched by name. Image-level labels are the categories of an image's annotations,
+including crowds. In masks, crowds are 255, and so is the box of an object without an outline. Where instances overlap,
+the one with fewer pixels is in front. Pixels of a panoptic mask without a segment are 255. A file without annotations
+means that its images are not labelled: every class is unknown. Image sizes in a file are checked if present.
 """
 
 from __future__ import annotations
@@ -47,40 +47,42 @@ from shards.taxonomy import Taxonomy
 
 @dataclass(frozen=True, kw_only=True)
 class CocoSource:
-    """Images in the order of the JSON file; a key is an image's file name without its ending.
+    """Images in the order of the JSON file; a key is an image's file name without its extension.
 
-    Where splits hold different images of one name (train2017/000001.jpg and val2017/000001.jpg), every key begins with
-    its split's folder.
+    If splits contain different images of the same name (train2017/000001.jpg and val2017/000001.jpg), every key begins
+    with its split's folder.
     """
 
     root: Path
     annotations: Mapping[str, Path]
     """Split -> JSON file."""
     images: Mapping[str, str]
-    """Split -> folder of its images below the root."""
+    """Split -> folder of its images, relative to the root."""
     form: Literal["instances", "panoptic"]
     masked_splits: tuple[str, ...]
-    """Splits whose masks are made at all."""
+    """Splits for which masks are created."""
     boxes: Literal["none", "annotations", "masks"] = "none"
-    """Frames: none, those of the annotations (of things, no crowds), or of the components of the masks."""
+    """Boxes: none, from the annotations (of things, without crowds), or from the connected components of the masks."""
     class_names: tuple[str, ...] = ()
-    """A subset of the categories, numbered in this order; all of them where empty."""
+    """A subset of the categories, numbered in this order; all of them if empty."""
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
     _indices: dict[str, CocoIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
     _joined: dict[str, FileCategories] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keys: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _index(self, split: str) -> CocoIndex:
         if split not in self.annotations:
-            raise ValueError(f"no annotations for split {split!r}; they are given for {sorted(self.annotations)}")
+            raise ValueError(
+                f"no annotations for split {split!r}; annotations are given for {sorted(self.annotations)}"
+            )
         if split not in self._indices:
             self._indices[split] = read_index(self.annotations[split])
         return self._indices[split]
 
     @property
     def _first(self) -> CocoIndex:
-        """The file whose categories are the classes: the first one that lists any, as one of test images may not."""
+        """The file that defines the classes: the first one with categories; a file of test images may have none."""
         first, *others = self.annotations
         for split in (first, *others):
             if (index := self._index(split)).categories:
@@ -102,15 +104,15 @@ class CocoSource:
         return self._classes.taxonomy
 
     def list_split(self, split: str) -> Listing:
-        _ = self._categories(split)  # raises where they are not those of the other splits
+        _ = self._categories(split)  # raises if they do not match those of the other splits
         if split not in self._keys:
             self._keys[split] = tuple(self._prefix(split) + key for key in _stems(self._index(split)))
         return Listing(split, self._keys[split])
 
     def _prefix(self, split: str) -> str:
-        """What the keys of a split begin with: nothing, or its folder where other splits have images of the same names.
+        """The prefix of a split's keys: empty, or its folder if other splits have different images of the same names.
 
-        Images of one name in one folder are the same image, which is told as such.
+        Two splits with the same name in the same folder share that image; this is reported as a duplicate.
         """
         if not self._names_repeat:
             return ""
@@ -119,7 +121,7 @@ class CocoSource:
 
     @cached_property
     def _names_repeat(self) -> bool:
-        """True where two splits have images of the same name in different folders."""
+        """True if two splits have images of the same name in different folders."""
         seen: dict[str, str] = {}
         for split in self.annotations if len(self.annotations) > 1 else ():
             folder = as_path(self.images[split]).strip("/")
@@ -137,7 +139,7 @@ class CocoSource:
         try:
             found = self._annotated(listed, index, image) if index.annotated else _Annotated()
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadSampleError(f"an annotation of {image.name} is not of COCO's form: {error!r}") from error
+            raise BadSampleError(f"an annotation of {image.name} is not in COCO's format: {error!r}") from error
         return Sample(
             key=listed.key,
             encoded=image.encoded,
@@ -152,7 +154,7 @@ class CocoSource:
         )
 
     def _annotated(self, listed: Listed, index: CocoIndex, image: StoredImage) -> _Annotated:
-        """What the annotations say of an image."""
+        """Labels, mask and boxes of an image from its annotations."""
         drawn_on = _drawn_on(index, listed.position, image)
         categories = self._categories(listed.split)
         found = index.annotations(listed.position)
@@ -173,7 +175,7 @@ class CocoSource:
         if self.boxes == "masks" and mask is not None:
             boxes = boxes_of_mask(mask)
         elif self.boxes == "annotations":
-            boxes = self._frames(segments, categories, drawn_on, image)
+            boxes = self._boxes(segments, categories, drawn_on, image)
         return _Annotated(classes, mask, boxes, {name: count for name, count in notes.items() if count})
 
     def _instances(
@@ -184,7 +186,7 @@ class CocoSource:
         *,
         size: tuple[int, int],
     ) -> np.ndarray:
-        """u8[H, W] of full ids. What has no outline is 255 in its box, behind all: it is somewhere in there."""
+        """u8[H, W] of full ids. An object without an outline is 255 in its box, behind all others."""
         drawn = []
         for segment, outline in zip(segments, outlines, strict=True):
             value = categories.value(segment)
@@ -198,10 +200,10 @@ class CocoSource:
         self, index: CocoIndex, annotations: list[dict[str, Any]], image: StoredImage, categories: FileCategories
     ) -> np.ndarray:
         if len(annotations) != 1:
-            raise BadSampleError(f"{image.name} has {len(annotations)} panoptic annotations; it must have one")
+            raise BadSampleError(f"{image.name} has {len(annotations)} panoptic annotations; it must have exactly one")
         name = as_path(str(annotations[0]["file_name"]))
         if not is_key(name):
-            raise BadSampleError(f"the mask {name[:80]!r} is no path below a folder")
+            raise BadSampleError(f"the mask {name[:80]!r} is not a valid path relative to its folder")
         folder = index.path.with_suffix("")
         values = {int(segment["id"]): categories.value(segment) for segment in annotations[0]["segments_info"]}
         try:
@@ -212,21 +214,21 @@ class CocoSource:
             there = beside(folder, name) if isinstance(error, FileNotFoundError) else ""
             raise BadSampleError(f"cannot read the mask {name}: {words(error)}{there}") from error
 
-    def _frames(
+    def _boxes(
         self,
         segments: list[dict[str, Any]],
         categories: FileCategories,
         drawn_on: tuple[int, int],
         image: StoredImage,
     ) -> tuple[Box, ...]:
-        """The objects' boxes; of one without a box that of its outline."""
+        """The objects' boxes; for an object without a box, the box of its outline."""
         boxes = []
         for segment in segments:
             class_id = self._classes.id_of(categories.full_id(segment) or BACKGROUND)
             if class_id is None or not categories.is_thing(segment):
                 continue
             sides = None
-            if not any(segment.get("bbox") or ()):  # 0, 0, 0, 0 says nothing either
+            if not any(segment.get("bbox") or ()):  # 0, 0, 0, 0 counts as no box
                 outline = segmentation_mask(segment.get("segmentation"), size=drawn_on)
                 sides = None if outline is None else box_of_mask(outline)
             box = Box(class_id, *(sides or whole_box(segment["bbox"])))
@@ -236,7 +238,7 @@ class CocoSource:
         return inside(boxes, size=image.size)
 
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of the JSON files' content, and of which images and panoptic masks are there."""
+        """Hash of the JSON files' content, and of which images and panoptic masks exist."""
         digest = hashlib.sha256(f"{self.form}\n".encode())
         for split in sorted(self.annotations):
             index = self._index(split)
@@ -250,7 +252,7 @@ class CocoSource:
 
 
 class _Annotated(NamedTuple):
-    """What annotations say of one image; of nothing at all where there are none."""
+    """Labels, mask and boxes of one image; the defaults if it has no annotations."""
 
     classes: tuple[int, ...] = ()
     mask: np.ndarray | None = None
@@ -259,19 +261,19 @@ class _Annotated(NamedTuple):
 
 
 def _stems(index: CocoIndex) -> Iterator[str]:
-    """The file names without their endings. Raises ValueError for names that cannot be keys, and for repeated ones."""
+    """The file names without their extensions. Raises ValueError for repeated names and names that cannot be keys."""
     seen: set[str] = set()
     for name in index.file_names:
         stem = str(PurePosixPath(name).with_suffix("")) if is_key(name) else ""
         if not stem or stem in seen:
-            fault = "stands for two images, without its ending" if stem else "is no path below a folder"
+            fault = "is used by two images, ignoring the extension" if stem else "is not a valid path below a folder"
             raise ValueError(f"{index.path}: the file name {name[:80]!r} {fault}")
         seen.add(stem)
         yield stem
 
 
 def _drawn_on(index: CocoIndex, position: int, image: StoredImage) -> tuple[int, int]:
-    """(H, W) of the pixels that the annotations count: as the file says, else as the image's pixels are stored."""
+    """(H, W) of the pixel grid that the annotations refer to: from the JSON file, else the image's stored size."""
     height, width = index.sizes[position].tolist()
     stored = stored_size(image.size, orientation=image.orientation)
     if not height:
@@ -279,15 +281,15 @@ def _drawn_on(index: CocoIndex, position: int, image: StoredImage) -> tuple[int,
     if (height, width) not in (image.size, stored):
         (of_height, of_width) = image.size
         raise BadSampleError(
-            f"{image.name} is {of_width}x{of_height}, its annotations are of an image of {width}x{height}"
+            f"{image.name} is {of_width}x{of_height}, but its annotations are for an image of {width}x{height}"
         )
     return height, width
 
 
 def _turned(values_HW: np.ndarray, image: StoredImage) -> np.ndarray:
-    """COCO's outlines count pixels as they are stored: turned with the image unless their size says otherwise."""
+    """Turn values upright like the image: outlines refer to stored pixels unless their size is the upright one."""
     if values_HW.shape == stored_size(image.size, orientation=image.orientation):
         return upright(values_HW, orientation=image.orientation)
     if values_HW.shape != image.size:
-        raise BadSampleError(f"the mask of {image.name} has another size than it: {values_HW.shape}, {image.size}")
+        raise BadSampleError(f"the mask of {image.name} has size {values_HW.shape}, but the image has {image.size}")
     return values_HW

@@ -1,4 +1,4 @@
-"""Categories of several COCO files joined by their names: each file numbers them in its own way."""
+"""Matches categories of several COCO files by name, since each file has its own category ids."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shards.taxonomy import Taxonomy
 
 
 def taxonomy_of(index: CocoIndex) -> Taxonomy:
-    """The classes of a file: its categories by their ids, less one that is called background.
+    """The classes of a file: its categories in the order of their ids, without one called background.
 
-    Raises ValueError, with the file, where two have the same name.
+    Raises ValueError, naming the file, if two have the same name.
     """
     try:
         return Taxonomy(tuple(category.name for category in index.categories if not is_background(category.name)))
@@ -27,38 +27,40 @@ def taxonomy_of(index: CocoIndex) -> Taxonomy:
 
 @dataclass(frozen=True)
 class FileCategories:
-    """The categories of one file, as classes of the data set."""
+    """The categories of one file, mapped to classes of the data set."""
 
     full_ids: Mapping[str, int | None]
-    """Category id -> full id of its class; 0 for one called background, None for one outside the classes kept."""
+    """Category id -> full id of its class; 0 for background, None for a class that is not selected."""
     things: frozenset[str]
-    """Ids of those that have objects; the others are stuff."""
+    """Ids of the categories that are things; the others are stuff."""
     of_others: int
-    """What pixels of classes outside those kept become: 0 or 255."""
+    """Value of pixels of classes that are not selected: 0 or 255."""
 
     def full_id(self, segment: Mapping[str, Any]) -> int | None:
         """The full id of a segment's class. Raises `BadSampleError` for a category that the file does not list."""
         category = plain_id(segment["category_id"])
         if category not in self.full_ids:
-            raise BadSampleError(f"an annotation is of category {category}, which is not among the file's categories")
+            raise BadSampleError(
+                f"an annotation has category {category}, which is not in the file's list of categories"
+            )
         return self.full_ids[category]
 
     def value(self, segment: Mapping[str, Any]) -> int:
-        """What a segment's pixels are before classes are chosen."""
+        """The value of a segment's pixels before the subset of classes is applied."""
         if is_crowd(segment):
             return IGNORE
         full_id = self.full_id(segment)
         return self.of_others if full_id is None else full_id
 
     def is_thing(self, segment: Mapping[str, Any]) -> bool:
-        """True for one object, which has a frame: no stuff, no crowd, no background."""
+        """True for a single object, which has a box: not stuff, not a crowd, not background."""
         return plain_id(segment["category_id"]) in self.things and not is_crowd(segment)
 
 
 def joined(index: CocoIndex, *, first: CocoIndex, classes: ChosenClasses) -> FileCategories:
-    """The categories of `index` by the names of `first`, which the classes are of.
+    """Match the categories of `index` by name to those of `first`, which defines the classes.
 
-    It may lack some. Raises ValueError for one that `first` lacks, unless settings choose the classes to keep.
+    `index` may lack some. Raises ValueError for one that `first` lacks, unless `class_names` selects the classes.
     """
     known = {name: full_id for full_id, name in enumerate(classes.every.names, start=1)}
     full_ids: dict[str, int | None] = {}
@@ -76,20 +78,20 @@ def joined(index: CocoIndex, *, first: CocoIndex, classes: ChosenClasses) -> Fil
 def _other_category(name: str, index: CocoIndex, first: CocoIndex, known: Mapping[str, int]) -> str:
     by_plain = {plain(other): other for other in known}
     near = [by_plain[one] for one in difflib.get_close_matches(plain(name), list(by_plain), n=1)]
-    what = f"write {near[0]!r} in both" if near else "add it there"
+    what = f"use {near[0]!r} in both" if near else "add it there"
     return (
-        f"{index.path} has a category {name!r}, and {first.path} lists none of that name (but "
-        f"{', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}): {what}, or name the classes to keep in "
+        f"{index.path} has a category {name!r}, but {first.path} has no category of that name (it has "
+        f"{', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}): {what}, or list the classes to use in "
         "class_names"
     )
 
 
 def is_crowd(segment: Mapping[str, Any]) -> bool:
-    """True where an annotation is of many objects at once. Raises `BadSampleError` for a value that is neither."""
+    """True if an annotation covers a group of objects. Raises `BadSampleError` for an invalid value."""
     value = segment.get("iscrowd")
-    told = str(value).strip().lower()
-    if value is None or told in ("0", "0.0", "false", ""):
+    text = str(value).strip().lower()
+    if value is None or text in ("0", "0.0", "false", ""):
         return False
-    if told in ("1", "1.0", "true"):
+    if text in ("1", "1.0", "true"):
         return True
-    raise BadSampleError(f"an annotation has iscrowd = {value!r}; write 0 for one object, 1 for many at once")
+    raise BadSampleError(f"an annotation has iscrowd = {value!r}; write 0 for one object, 1 for a group of objects")

@@ -1,6 +1,6 @@
-"""COCO's JSON files, read element by element: half a gigabyte of annotations never stands in memory as a whole.
+"""Reads COCO's JSON files element by element, so that half a gigabyte of annotations is never in memory as a whole.
 
-One pass notes where each image's annotations begin and end in the file; reading an image parses those alone.
+One pass records the byte ranges of each image's annotations; reading an image parses only those.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from shards.sources.disk import as_path
 _CHUNK = 1 << 22
 _BLANK = " \t\r\n"
 _MARK = b"\xef\xbb\xbf"
-"""Some editors put it before UTF-8."""
+"""The byte order mark that some editors write before UTF-8."""
 
 
 class Category(NamedTuple):
-    """A class as a file numbers it."""
+    """A category of a file."""
 
     id: str
     """As `plain_id`."""
     name: str
     is_thing: bool
-    """False for stuff of panoptic files: it has regions, not objects."""
+    """False for stuff in panoptic files, which has regions instead of objects."""
 
 
 @dataclass(frozen=True)
 class CocoIndex:
-    """What one file lists, and where its annotations are. Images stand in the file's order."""
+    """The images and categories of one file, and the positions of its annotations. Images are in the file's order."""
 
     path: Path
     file_names: tuple[str, ...]
     sizes: np.ndarray
-    """i32[n, 2]: height and width of the pixels as stored, as the file says; 0, 0 where it does not say."""
+    """i32[n, 2]: height and width of the stored pixels, according to the file; 0, 0 if it gives none."""
     categories: tuple[Category, ...]
-    """Ascending by id, numbers before other ids; ids have gaps."""
+    """Ascending by id, numeric ids before others; ids have gaps."""
     annotated: bool
-    """False for a file without annotations at all, as those of the test images are."""
+    """False for a file without annotations, such as those of the test images."""
     first: np.ndarray
-    """i64[n + 1]: the annotations of image i are those from first[i] to first[i + 1] - 1 of `spans`."""
+    """i64[n + 1]: the annotations of image i are rows first[i] to first[i + 1] - 1 of `spans`."""
     spans: np.ndarray
-    """i64[m, 2]: first byte of each annotation, and the byte after its last one."""
+    """i64[m, 2]: first byte of each annotation, and the byte after its last byte."""
 
     def annotations(self, image: int) -> list[dict[str, Any]]:
         """The annotations of one image, in the file's order."""
@@ -62,30 +62,30 @@ class CocoIndex:
 
 
 def read_index(path: Path) -> CocoIndex:
-    """One pass over a file. Raises ValueError, with the file, for what is no COCO file."""
+    """Index a file in one pass. Raises ValueError, naming the file, if it is not a COCO file."""
     if not path.is_file():
-        raise ValueError(f"the file of annotations does not exist: {path}")
+        raise ValueError(f"the annotation file does not exist: {path}")
     building = _Building(path)
     for key, start, end, value in elements(path):
         try:
             building.add(key, start, end, value)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path} is no COCO file: {type(error).__name__} {error} at byte {start}") from error
+            raise ValueError(f"{path} is not a COCO file: {type(error).__name__} {error} at byte {start}") from error
         except _ElementError as error:
             raise ValueError(f"{path}, at byte {start}: {error}") from None
     return building.finish()
 
 
 class _ElementError(ValueError):
-    """An element that says something impossible."""
+    """An element with an invalid value."""
 
 
 def plain_id(value: Any) -> str:
-    """An id as text: files write the same one as 1, "1" or 1.0. Raises TypeError for what is no id."""
+    """An id as text: files write the same id as 1, "1" or 1.0. Raises TypeError for any other value."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError(f"{value!r} is no id")
+        raise TypeError(f"{value!r} is not an id")
     return str(value).strip()
 
 
@@ -95,25 +95,25 @@ def _by_id(category: Category) -> tuple[bool, int, str]:
 
 
 def _size(image: Any) -> tuple[int, int]:
-    """Height and width of an image, (0, 0) where either is missing or no size: such a file says nothing of it."""
-    told = [image.get(name) for name in ("height", "width")]
-    if any(side in (None, "") for side in told):
+    """Height and width of an image; (0, 0), meaning not known, if either is missing or not positive."""
+    sides = [image.get(name) for name in ("height", "width")]
+    if any(side in (None, "") for side in sides):
         return 0, 0
     try:
-        height, width = (int(float(side)) for side in told)
+        height, width = (int(float(side)) for side in sides)
     except (TypeError, ValueError, OverflowError):
-        raise _ElementError(f"height and width of an image are {told[0]!r} and {told[1]!r}; write numbers") from None
+        raise _ElementError(f"height and width of an image are {sides[0]!r} and {sides[1]!r}; write numbers") from None
     return (height, width) if height > 0 and width > 0 else (0, 0)
 
 
 class _Building:
-    """A `CocoIndex` while its file is read."""
+    """Collects a `CocoIndex` while its file is read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._names: list[str] = []
         self._sizes, self._owners, self._starts, self._ends = array("i"), array("i"), array("q"), array("q")
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
         self._categories: dict[str, Category] = {}
         self._waiting: list[tuple[str, int, int]] = []
         self._annotated = False
@@ -125,9 +125,9 @@ class _Building:
             return
         if key == "images":
             image_id = plain_id(value["id"])
-            if image_id in self._places:
+            if image_id in self._indices:
                 raise ValueError(f"{self._path} lists the image {image_id} more than once")
-            self._places[image_id] = len(self._names)
+            self._indices[image_id] = len(self._names)
             self._names.append(as_path(str(value["file_name"])))
             self._sizes.extend(_size(value))
         elif key == "categories":
@@ -136,8 +136,8 @@ class _Building:
                 raise _ElementError(f"the categories {other.name!r} and {found.name!r} have the same id {found.id}")
         elif key == "annotations":
             image_id = plain_id(value["image_id"])
-            owner = self._places.get(image_id)
-            if owner is None:  # its image may be listed further on
+            owner = self._indices.get(image_id)
+            if owner is None:  # its image may be listed later in the file
                 self._waiting.append((image_id, start, end))
             else:
                 self._own(owner, start, end)
@@ -149,14 +149,15 @@ class _Building:
 
     def finish(self) -> CocoIndex:
         for image_id, start, end in self._waiting:
-            if image_id not in self._places:
+            if image_id not in self._indices:
                 raise ValueError(
-                    f"{self._path}: the annotation at byte {start} is of image {image_id}, which the file does not list"
+                    f"{self._path}: the annotation at byte {start} refers to image {image_id}, which the file does not "
+                    "list"
                 )
-            self._own(self._places[image_id], start, end)
+            self._own(self._indices[image_id], start, end)
         if not self._names or (self._annotated and not self._categories):
             raise ValueError(
-                f"{self._path} is no COCO file: it lists {len(self._names)} images and "
+                f"{self._path} is not a COCO file: it lists {len(self._names)} images and "
                 f"{len(self._categories)} categories"
             )
         spans = np.stack([np.frombuffer(self._starts, np.int64), np.frombuffer(self._ends, np.int64)], axis=1)
@@ -174,10 +175,10 @@ class _Building:
 
 
 def elements(path: Path) -> Iterator[tuple[str, int, int, Any]]:
-    """(key, first byte, byte after the last, value) of every element of the arrays of a file's outermost object.
+    """(key, first byte, byte after the last, value) of every element of the arrays in a file's top-level object.
 
-    An array is announced by a value of None; a value that is no array comes as it is. Raises ValueError for a file that
-    is no JSON object.
+    The start of an array is reported with the value None; a value that is not an array is reported as it is. Raises
+    ValueError if the file is not a JSON object.
     """
     with path.open("rb") as file:
         scanner = _Scanner(path, file)
@@ -200,9 +201,10 @@ def elements(path: Path) -> Iterator[tuple[str, int, int, Any]]:
 
 
 class _Scanner:
-    """JSON values of a file one after the other, a few megabytes in memory at once.
+    """Reads JSON values of a file one by one, with a few megabytes in memory at a time.
 
-    The text is decoded as Latin-1, so that a character is a byte and places can be told; values are not.
+    The text is decoded as Latin-1 so that one character is one byte, which gives byte offsets; values are decoded as
+    UTF-8.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -214,7 +216,7 @@ class _Scanner:
     def _more(self) -> None:
         self._before += self._at
         rest = self._text[self._at :]
-        chunk = self._file.read(max(_CHUNK, len(rest)))  # doubles while one value does not end
+        chunk = self._file.read(max(_CHUNK, len(rest)))  # doubles until the value is complete
         self._text, self._at, self._ended = rest + chunk.decode("latin-1"), 0, not chunk
 
     def peek(self) -> str:
@@ -225,29 +227,29 @@ class _Scanner:
             if self._at < len(self._text):
                 return self._text[self._at]
             if self._ended:
-                raise ValueError(f"{self._path} is not valid JSON: it ends too early")
+                raise ValueError(f"{self._path} is not valid JSON: it ends too early (the file may be truncated)")
             self._more()
 
     def take(self, expected: str) -> int:
-        """Step over the next character and return its place in the file."""
+        """Skip the next character and return its byte offset in the file."""
         if (found := self.peek()) != expected:
-            place = self._before + self._at
-            raise ValueError(f"{self._path} is not valid JSON: {expected} expected at byte {place}, there is {found!r}")
+            offset = self._before + self._at
+            raise ValueError(f"{self._path} is not valid JSON: {expected} expected at byte {offset}, found {found!r}")
         self._at += 1
         return self._before + self._at - 1
 
     def value(self) -> tuple[int, int, Any]:
-        """The next value, with its first byte and the byte after its last."""
+        """First byte, byte after the last, and the next value itself."""
         self.peek()
         while True:
             try:
                 found, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 if self._ended:
-                    place = self._before + error.pos
-                    raise ValueError(f"{self._path} is not valid JSON: {error.msg} at byte {place}") from None
+                    offset = self._before + error.pos
+                    raise ValueError(f"{self._path} is not valid JSON: {error.msg} at byte {offset}") from None
             else:
-                if end < len(self._text) or self._ended:  # a number may go on
+                if end < len(self._text) or self._ended:  # a number at the end of the buffer may be incomplete
                     break
             self._more()
         source = self._text[self._at : end]

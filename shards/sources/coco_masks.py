@@ -1,7 +1,7 @@
-"""COCO's outlines to pixels: polygons and run lengths, plain or compressed, by pycocotools.
+"""Converts COCO's outlines (polygons and run lengths, plain or compressed) to pixels with pycocotools.
 
-Whatever an annotation holds is checked before the C code of pycocotools sees it: it reads past the end of run lengths
-that are too short, and takes memory by the length of a polygon's edges.
+All values of an annotation are checked before they reach the C code of pycocotools, which reads past the end of run
+lengths that are too short, and allocates memory in proportion to the length of a polygon's edges.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from shards.records import IGNORE, BadSampleError
 _VOID = 0
 """The id of panoptic pixels that belong to no segment."""
 _MOST_SIDES = 10
-"""A polygon's corner lies at most this many times the image's longer side away."""
+"""Largest allowed coordinate of a polygon's corner, in multiples of the image's longer side."""
 _MOST_BOUNDARY = 2_000_000
-"""Pixels that the edges of a polygon may be long in all."""
+"""Largest allowed total length of a polygon's edges, in pixels."""
 _LONGEST_NUMBER = 7
-"""Characters of a number in compressed run lengths: 35 bits."""
+"""Most characters of a number in compressed run lengths: 35 bits."""
 
 
 class Outline(NamedTuple):
-    """What is drawn of an object."""
+    """The pixels of an object and their value in the mask."""
 
     value: int
-    """Of its pixels."""
+    """Value of its pixels."""
     is_behind: bool
-    """True where every other object lies in front: crowds, and boxes of objects that nobody outlined."""
+    """True if all other objects are drawn over it: crowds, and boxes of objects without an outline."""
     mask: np.ndarray
     """bool[H, W]."""
 
 
 def segmentation_mask(segmentation: Any, *, size: tuple[int, int]) -> np.ndarray | None:
-    """bool[H, W] of what an annotation's `segmentation` covers; None where it holds no outline.
+    """bool[H, W] of the pixels that an annotation's `segmentation` covers; None if it contains no outline.
 
-    An outline is one or several polygons of at least three corners [x, y, x, y, ...], or run lengths. Raises
+    An outline is one or more polygons [x, y, x, y, ...] with at least three corners, or run lengths. Raises
     `BadSampleError` for anything else.
     """
     if isinstance(segmentation, dict) or not isinstance(segmentation, list):
@@ -53,7 +53,7 @@ def segmentation_mask(segmentation: Any, *, size: tuple[int, int]) -> np.ndarray
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         if isinstance(error, BadSampleError):
             raise
-        raise BadSampleError(f"an outline is neither polygons nor run lengths of COCO's: {error}") from error
+        raise BadSampleError(f"an outline is neither polygons nor run lengths in COCO's format: {error}") from error
     if not encoded:
         return None
     decoded: np.ndarray = mask_api.decode(encoded[0] if len(encoded) == 1 else mask_api.merge(encoded))
@@ -61,7 +61,7 @@ def segmentation_mask(segmentation: Any, *, size: tuple[int, int]) -> np.ndarray
 
 
 def _encoded(part: Any, *, size: tuple[int, int]) -> dict[str, Any] | None:
-    """A polygon or run lengths in the form of pycocotools; None for a polygon that encloses nothing."""
+    """A polygon or run lengths in pycocotools' format; None for a polygon with fewer than three corners."""
     if isinstance(part, dict):
         counts = _checked_counts(part, size=size)
         encoded: dict[str, Any] = mask_api.frPyObjects({"size": [*size], "counts": counts}, *size)
@@ -71,7 +71,7 @@ def _encoded(part: Any, *, size: tuple[int, int]) -> dict[str, Any] | None:
 
 
 def _checked_polygon(polygon: Any, *, size: tuple[int, int]) -> list[float]:
-    """The numbers of a polygon. Raises ValueError where they are not finite pairs near the image."""
+    """The numbers of a polygon. Raises ValueError if they are not pairs of finite numbers near the image."""
     if not isinstance(polygon, list):
         raise ValueError(f"a polygon is {str(polygon)[:80]!r}, not a list of numbers")
     points = np.array(polygon, dtype=np.float64).reshape(-1)
@@ -82,25 +82,29 @@ def _checked_polygon(polygon: Any, *, size: tuple[int, int]) -> list[float]:
     farthest = np.abs(points).max(initial=0.0)
     if farthest > _MOST_SIDES * max(size):
         raise ValueError(
-            f"a polygon's corner lies at {farthest:.0f}, far outside its image of {size[1]}x{size[0]} pixels"
+            f"a polygon's corner is at {farthest:.0f}, far outside its image of {size[1]}x{size[0]} pixels"
         )
     edges_P2 = np.diff(points.reshape(-1, 2), axis=0, append=points.reshape(-1, 2)[:1])
     if np.abs(edges_P2).max(axis=1, initial=0.0).sum() > _MOST_BOUNDARY:
-        raise ValueError(f"the edges of a polygon are more than {_MOST_BOUNDARY} pixels long in all")
+        raise ValueError(f"the edges of a polygon are more than {_MOST_BOUNDARY} pixels long in total")
     return [float(number) for number in points]
 
 
 def _checked_counts(segmentation: Mapping[str, Any], *, size: tuple[int, int]) -> list[int]:
-    """Run lengths that cover exactly the image. Raises `BadSampleError` or ValueError for others."""
+    """Run lengths that cover the image exactly. Raises `BadSampleError` or ValueError for any others."""
     height, width = size
     counts = segmentation["counts"]
     if [int(side) for side in segmentation["size"]] != [height, width]:
-        raise BadSampleError(f"an outline is of an image of {segmentation['size']} rows and columns, not {[*size]}")
+        raise BadSampleError(
+            f"an outline is for an image of {segmentation['size']} rows and columns, but the image has {[*size]}"
+        )
     counts = uncompressed_counts(counts) if isinstance(counts, str) else [_whole(count) for count in counts]
     if min(counts, default=0) < 0:
         raise BadSampleError("a run length of an outline is negative")
     if sum(counts) != height * width:
-        raise BadSampleError(f"run lengths of an outline cover {sum(counts)} pixels, its image has {height * width}")
+        raise BadSampleError(
+            f"run lengths of an outline cover {sum(counts)} pixels, but its image has {height * width}"
+        )
     return counts
 
 
@@ -111,17 +115,18 @@ def _whole(count: Any) -> int:
 
 
 def uncompressed_counts(text: str) -> list[int]:
-    """Run lengths from COCO's compressed form, to be checked: pycocotools does not.
+    """Run lengths from COCO's compressed format, so that they can be checked: pycocotools does not check them.
 
-    Five bits a character from 48 on, lowest first, the sixth says that more follow; a number's highest bit is its sign;
-    from the fourth number on, the difference to the last but one stands for it. Raises ValueError for any other text.
+    Each character minus 48 holds five bits of a number, lowest bits first, and a sixth bit that is set if more follow.
+    A number's highest bit is its sign. From the fourth number on, the stored number is the difference to the number
+    two before it. Raises ValueError for any other text.
     """
     counts: list[int] = []
     number = shift = 0
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise ValueError(f"the character {character!r} is in no compressed run length")
+            raise ValueError(f"the character {character!r} is not allowed in compressed run lengths")
         if shift >= 5 * _LONGEST_NUMBER:
             raise ValueError("a number in the compressed run lengths is too long")
         number |= (bits & 31) << shift
@@ -138,9 +143,9 @@ def uncompressed_counts(text: str) -> list[int]:
 
 
 def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
-    """COCO's [x, y, width, height] to the pixels it touches, at least one: top, left, bottom, right, half-open.
+    """Convert COCO's [x, y, width, height] to the pixels it touches: top, left, bottom, right, half-open.
 
-    Raises `BadSampleError` where these are not four finite numbers.
+    The result has at least one row and column. Raises `BadSampleError` if the values are not four finite numbers.
     """
     try:
         left, top, wide, high = (float(number) for number in box)
@@ -152,9 +157,9 @@ def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
 
 
 def box_mask(box: Any, *, size: tuple[int, int]) -> np.ndarray:
-    """bool[H, W] of the pixels that COCO's box touches; of all pixels where it is missing or has no extent.
+    """bool[H, W] of the pixels that COCO's box touches; all pixels if the box is missing or has no extent.
 
-    Raises `BadSampleError` where it is something else than four finite numbers.
+    Raises `BadSampleError` if the box is given but is not four finite numbers.
     """
     mask = np.zeros(size, dtype=bool)
     if not box:
@@ -167,7 +172,7 @@ def box_mask(box: Any, *, size: tuple[int, int]) -> np.ndarray:
 
 
 def box_of_mask(mask_HW: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Top, left, bottom, right of the pixels of bool[H, W], half-open; None where there are none."""
+    """Top, left, bottom, right of the True pixels of bool[H, W], half-open; None if there are none."""
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     if len(rows) == 0:
         return None
@@ -175,7 +180,7 @@ def box_of_mask(mask_HW: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def instances_values(outlines: Iterable[Outline], *, size: tuple[int, int]) -> np.ndarray:
-    """u8[H, W] of the outlines' values, 0 where there is none; of two that overlap the smaller one lies in front."""
+    """u8[H, W] of the outlines' values, 0 elsewhere; where two overlap, the smaller one is in front."""
     values_HW = np.zeros(size, dtype=np.uint8)
     for one in sorted(outlines, key=lambda one: (not one.is_behind, -np.count_nonzero(one.mask))):
         values_HW[one.mask] = one.value
@@ -183,13 +188,13 @@ def instances_values(outlines: Iterable[Outline], *, size: tuple[int, int]) -> n
 
 
 def panoptic_values(colours_HW3: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    """u8[H, W]: the value of every pixel's segment, 255 for those of none. `values`: segment id -> value.
+    """u8[H, W]: the value of every pixel's segment, 255 for pixels without one. `values`: segment id -> value.
 
     A segment's id is R + 256 G + 65536 B. Raises `BadSampleError` for a segment that has no value.
     """
     ids_HW = colours_HW3.astype(np.int64) @ np.array([1, 256, 65536])
-    found, places = np.unique(ids_HW, return_inverse=True)
+    found, indices = np.unique(ids_HW, return_inverse=True)
     known = {**values, _VOID: IGNORE}
     if missing := [segment for segment in found.tolist() if segment not in known]:
-        raise BadSampleError(f"the panoptic mask holds the segment {missing[0]}, of which the annotation says nothing")
-    return np.array([known[segment] for segment in found.tolist()], np.uint8)[places.reshape(ids_HW.shape)]
+        raise BadSampleError(f"the panoptic mask contains segment {missing[0]}, which its annotation does not list")
+    return np.array([known[segment] for segment in found.tolist()], np.uint8)[indices.reshape(ids_HW.shape)]

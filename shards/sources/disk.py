@@ -1,6 +1,6 @@
-"""Reading a data set's folders: images, index masks, lists of keys, and which files are there at all.
+"""Reads a data set's folders: images, index masks, lists of keys, and which files exist.
 
-Reasons never hold the place of the data set: the same fault reads the same on every machine.
+Reasons do not contain the path of the data set, so the same fault gives the same text on every machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shards.records import BadSampleError
 from shards.sources.neighbours import beside, in_other_form
 
 _LOOKERS, _LOOKS = 8, 1000
-"""Threads that look at files, and at how many each before it takes the next."""
+"""Number of threads that look up file sizes, and number of files per task."""
 _PIECE = 1 << 16
 _DRIVE = re.compile(r"[A-Za-z]:")
 _PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
@@ -33,16 +33,16 @@ class StoredImage:
     """An image file that was checked to decode."""
 
     name: str
-    """Path below the data set's root."""
+    """Path relative to the data set's root."""
     encoded: bytes
     size: tuple[int, int]
-    """(H, W), upright."""
+    """(H, W) of the upright image."""
     orientation: int
-    """EXIF's, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
 
 
 def words(error: Exception) -> str:
-    """An error without the path that the system's own words hold."""
+    """The text of an error, without the path that an OSError contains."""
     return error.strerror or "not readable" if isinstance(error, OSError) else str(error)
 
 
@@ -51,14 +51,14 @@ def _open(root: Path, name: str) -> int:
         return os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         if (lasting := lasting_error(error, f"{root}/{name}", verb="read")) is not None:
-            raise lasting from error  # too many files are open here: the image itself may be sound
+            raise lasting from error  # such as too many open files: the image itself may be fine
         raise
 
 
 def read_file(root: Path, name: str) -> bytes:
-    """The bytes of the file `name` below `root`, in whatever Unicode form the disk writes its name.
+    """The bytes of the file `name` below `root`; the name on disk may have another Unicode form.
 
-    Half a million times without `pathlib`'s care, which costs as much.
+    Avoids `pathlib`, which would double the time for half a million files.
     """
     try:
         descriptor = _open(root, name)
@@ -76,7 +76,7 @@ def read_file(root: Path, name: str) -> bytes:
 
 
 def read_image(root: Path, name: str) -> StoredImage:
-    """The image file `name` below `root`. Raises `BadSampleError` where it is missing or does not decode."""
+    """Read the image file `name` below `root`. Raises `BadSampleError` if it is missing or does not decode."""
     try:
         encoded = read_file(root, name)
     except OSError as error:
@@ -92,10 +92,10 @@ def read_image(root: Path, name: str) -> StoredImage:
 def read_index_png(
     root: Path, name: str, *, what: str, image: StoredImage, mask_suffix: str | None = None
 ) -> np.ndarray:
-    """The index PNG `name` that belongs to `image`, u8[H, W]. Raises `BadSampleError` where it does not fit.
+    """Read the index PNG `name` that belongs to `image`, u8[H, W]. Raises `BadSampleError` if its size does not match.
 
-    One that has the size of the pixels as stored is turned with the image. `mask_suffix`: the value of that setting,
-    where the data set has it: a message for a missing mask may tell another one.
+    A mask of the size of the stored pixels is turned upright with the image. `mask_suffix`: the value of that setting,
+    if the data set has it; the message for a missing mask may suggest another value.
     """
     try:
         values = decode_index_png(read_file(root, name))
@@ -106,7 +106,7 @@ def read_index_png(
 
 
 def read_grey_png(root: Path, name: str, *, what: str, image: StoredImage) -> np.ndarray:
-    """As `read_index_png`, of a map of brightness: u8[H, W], white is 255 whatever the depth of the file."""
+    """Like `read_index_png`, for a map of brightness: u8[H, W], white is 255 at any bit depth of the file."""
     try:
         values = decode_grey_png(read_file(root, name))
     except (OSError, ValueError) as error:
@@ -115,17 +115,17 @@ def read_grey_png(root: Path, name: str, *, what: str, image: StoredImage) -> np
 
 
 def fitted(values_HW: np.ndarray, *, name: str, image: StoredImage) -> np.ndarray:
-    """A map of an image, of its upright size or of its size as stored, to the upright one."""
+    """The map of an image turned upright, if its size is the image's upright or stored size."""
     if values_HW.shape == image.size:
         return values_HW
     if values_HW.shape == stored_size(image.size, orientation=image.orientation):
         return upright(values_HW, orientation=image.orientation)
     (height, width), (of_height, of_width) = values_HW.shape, image.size
-    raise BadSampleError(f"{name} is {width}x{height}, its image {of_width}x{of_height}")
+    raise BadSampleError(f"{name} is {width}x{height}, but its image is {of_width}x{of_height}")
 
 
 def read_keys(path: Path, split: str, *, below: str, columns: int = 1) -> list[str]:
-    """The keys of a list, first on each line; up to `columns` words stand on a line.
+    """The keys of a list, the first word of each line; a line has up to `columns` words.
 
     Raises ValueError, with the line, for a list that is missing or empty, and for what is named twice or cannot be the
     name of a file. `below`: the folder that the keys are paths below, for that message.
@@ -142,11 +142,11 @@ def read_keys(path: Path, split: str, *, below: str, columns: int = 1) -> list[s
             continue
         if len(found) > columns or not is_key(found[0]):
             raise ValueError(
-                f"the list of split {split!r} has no key in line {number}: {line.strip()[:80]!r}; write one a line, "
-                f"a path below {below} without its ending: {path}"
+                f"the list of split {split!r} has no valid key in line {number}: {line.strip()[:80]!r}; write one per "
+                f"line, a path below {below} without its file extension: {path}"
             )
         if found[0] in keys:
-            raise ValueError(f"the list of split {split!r} names {found[0]!r} more than once: {path}")
+            raise ValueError(f"the list of split {split!r} contains {found[0]!r} more than once: {path}")
         keys[found[0]] = None
     if not keys:
         raise ValueError(f"the list of split {split!r} is empty: {path}")
@@ -154,12 +154,12 @@ def read_keys(path: Path, split: str, *, below: str, columns: int = 1) -> list[s
 
 
 def is_key(text: str) -> bool:
-    """True for a path below a folder: parts of at most 200 printable characters, nothing that leads out of it."""
+    """True for a path that stays inside its folder, with parts of at most 200 printable characters."""
     return all(part not in (".", "..") and _PART.fullmatch(part) is not None for part in text.split("/"))
 
 
 def as_path(text: str) -> str:
-    """A path as Windows' programs write it, with slashes; and without ./ before it. Drives (C:) stay as they are."""
+    """A path with backslashes replaced by slashes and without a leading ./; paths with a drive (C:) are unchanged."""
     text = text if _DRIVE.match(text) else text.replace("\\", "/")
     while text.startswith("./"):
         text = text[2:].lstrip("/")
@@ -167,9 +167,10 @@ def as_path(text: str) -> str:
 
 
 def stems(folder: Path, *, ending: str) -> list[str]:
-    """Names, without their ending, of a folder's files of that ending, sorted; [] where there is no such folder.
+    """Sorted names of the files in a folder that end in `ending`, without it; [] if the folder does not exist.
 
-    One scan: no file is opened or looked at. Raises ValueError for pictures of another ending, which would be lost.
+    One scan of the folder; no file is opened. Raises ValueError for images with another extension, which would be
+    missed.
     """
     try:
         names = os.listdir(folder)
@@ -179,12 +180,12 @@ def stems(folder: Path, *, ending: str) -> list[str]:
     if len(found) < len(names):
         other = [name for name in names if name.lower().endswith((".jpeg", ".jpg", ".png")) and name[0] != "."]
         if odd := sorted(name for name in other if not name.endswith(ending)):
-            raise ValueError(f"{folder} holds {odd[0]}; its images end in {ending}: rename it or take it away")
+            raise ValueError(f"{folder} contains {odd[0]}, but its images must end in {ending}: rename or remove it")
     return sorted(found)
 
 
 def folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; [] where there is no such folder."""
+    """Sorted names of the folders in a folder; [] if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
@@ -193,10 +194,10 @@ def folders(folder: Path) -> list[str]:
 
 
 def file_sizes(root: Path, names: Sequence[str]) -> np.ndarray:
-    """i64[N]: bytes of every file below `root`, 0 where there is none.
+    """i64[N]: size of every file below `root` in bytes, 0 if it does not exist.
 
-    A look at each: a second or two for half a million on a disk. On a network's disk it is the waiting that costs, so
-    several look at once.
+    Takes one or two seconds for half a million files on a local disk. On a network disk latency dominates, so several
+    threads are used.
     """
 
     def look(start: int) -> list[int]:
@@ -216,7 +217,7 @@ def _size(root: Path, name: str) -> int:
 
 
 def presence(root: Path, names: Iterable[str]) -> Iterator[bytes]:
-    """For every path below `root`, b"1" where there is such a file and b"0" where not, by one scan of each folder."""
+    """For every path below `root`, b"1" if the file exists and b"0" if not, with one scan of each folder."""
     scanned: dict[str, frozenset[str]] = {}
     for name in names:
         folder, _, last = name.rpartition("/")

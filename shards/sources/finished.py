@@ -1,4 +1,4 @@
-"""Shards that were built before: a finished layer of samples in a folder, in a bucket or behind a server."""
+"""Shards that were built before: a finished layer of samples in a folder, in a bucket or on an HTTP server."""
 
 from __future__ import annotations
 
@@ -20,50 +20,52 @@ from shards.taxonomy import Taxonomy
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedShards:
-    """What `wsss build-shards` left, wherever it lies now: index.json, and for every shard a row and a tar."""
+    """The output of `wsss build-shards`, local or remote: index.json, and a manifest entry and a tar per shard."""
 
     tars: RemoteTars
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """Raises: ValueError where the index does not name its classes."""
+        """Raises: ValueError if the index does not list its classes."""
         names = self._index.get("classes")
         if not isinstance(names, list) or not names:
-            raise ValueError(f"{self._told(INDEX)} names no classes; build the shards again, and upload them")
+            raise ValueError(f"{self._display_name(INDEX)} lists no classes; build the shards again and upload them")
         return Taxonomy(tuple(names))
 
     def shards(self, split: str) -> list[str]:
-        """The shards of a split, in order. Raises: ValueError where there are none."""
+        """The shards of a split, in order. Raises: ValueError if there are none."""
         found = [shard for shard in self._index["shards"] if split_of(shard) == split]
         if not found:
             have = sorted({split_of(shard) for shard in self._index["shards"]})
-            raise ValueError(f"{self._told(INDEX)} has no shards of split {split!r}; it has {', '.join(have)}")
+            raise ValueError(f"{self._display_name(INDEX)} has no shards of split {split!r}; it has {', '.join(have)}")
         return found
 
     def signature(self, *, masks: bool = True) -> str:
-        """A hash of what the shards hold, and nothing of where they lie."""
+        """A hash of the shards' content, independent of where they are stored."""
         held = {name: self._index[name] for name in ("shards", "sha256", "classes") if name in self._index}
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     def take(self, shard: str, layer: Layer) -> None:
-        """Write a shard's row into `layer`; its tar stays where it is.
+        """Write a shard's manifest entry into `layer`; its tar is not copied.
 
-        Raises: ShardError where the row cannot be had, or is of another shard than the index says.
+        Raises: ShardError if the manifest entry is not available or does not match the index.
         """
         name = f"{shard}.json"
         try:
             data = self._read(name)
-            row = ManifestEntry.from_bytes(data)
+            manifest = ManifestEntry.from_bytes(data)
         except StorageError as error:
             raise ShardError(str(error)) from error
         except (ValueError, TypeError, KeyError) as error:
-            raise ShardError(f"{self._told(name)} is not a shard's row ({error}); upload it again") from error
-        if row.sha256 != self._index["sha256"].get(shard):
-            raise ShardError(f"{self._told(name)} is not of the shard that {INDEX} names; upload both again")
+            raise ShardError(
+                f"{self._display_name(name)} is not a manifest entry ({error}); upload it again"
+            ) from error
+        if manifest.sha256 != self._index["sha256"].get(shard):
+            raise ShardError(f"{self._display_name(name)} does not match {INDEX}; upload both again")
         write_bytes(layer.manifest_path(shard), data)
 
     def take_index(self, layer: Layer) -> None:
-        """Write the index into `layer`. Raises: ValueError where it cannot be had, or is not of samples."""
+        """Write the index into `layer`. Raises: ValueError if it is not available or not an index of samples."""
         _ = self._index
         write_bytes(layer.path / INDEX, self._read(INDEX))
 
@@ -74,16 +76,18 @@ class FinishedShards:
         except StorageError as error:
             raise ValueError(f"no finished shards can be read: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{self._told(INDEX)} is not readable: {error}") from None
+            raise ValueError(f"{self._display_name(INDEX)} is not readable: {error}") from None
         forms = {"record": str, "shards": list, "sha256": dict}
         if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
-            raise ValueError(f"{self._told(INDEX)} is not the index of a layer")
+            raise ValueError(f"{self._display_name(INDEX)} is not the index of a layer")
         if index["record"] != Sample.kind:
-            raise ValueError(f"{self._told(INDEX)} is of {index['record']} records; samples are needed")
+            raise ValueError(
+                f"{self._display_name(INDEX)} is the index of {index['record']} records, but samples are needed"
+            )
         return index
 
     def _read(self, name: str) -> bytes:
         return storage.read(f"{self.tars.address.rstrip('/')}/{name}", retries=self.tars.retries)
 
-    def _told(self, name: str) -> str:
+    def _display_name(self, name: str) -> str:
         return f"{without_secrets(self.tars.address).rstrip('/')}/{name}"

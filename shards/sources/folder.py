@@ -1,6 +1,6 @@
-"""A folder of images with a table of their labels (see `label_table`), and a folder of masks where there are some.
+"""A folder of images with a table of labels (see `label_table`), and optionally a folder of masks.
 
-The classes are those of a file (see `read_class_list`), or without one, all names of the tables in alphabetical order.
+The classes come from a class list (see `read_class_list`) or, without one, are all names in the tables, sorted.
 """
 
 from __future__ import annotations
@@ -28,32 +28,34 @@ from shards.taxonomy import Taxonomy
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """Images in the order of their first rows; a key is an image's path without its ending."""
+    """Images in the order of their first rows; a key is an image's path without its file extension."""
 
     root: Path
     tables: Mapping[str, Path]
-    """Split -> CSV file. Of one with a column `split`, only that split's rows are read."""
+    """Split -> CSV file. If it has a column `split`, only the rows of that split are read."""
     label_separator: str
-    """Stands between the names of a cell."""
+    """Separates the names in a cell."""
     class_list: Path | None = None
-    """File of all class names, one a line; None takes the names of the tables. Masks need it."""
+    """File of all class names, one per line; None uses the names in the tables. Required with masks."""
     masks: str = ""
-    """Folder of masks below the root, index PNGs named by key, of the values 0, 1..C and 255; none where empty."""
+    """Folder of masks below the root: index PNGs named by key, with values 0, 1..C and 255; no masks if empty."""
     mask_suffix: str = ""
-    """Stands between a mask's key and its ending: 1_mask.png where it is _mask."""
+    """Inserted between a mask's key and its extension: with _mask, the mask is 1_mask.png."""
     masked_splits: tuple[str, ...] = ()
-    """Splits whose masks are read at all."""
+    """Splits whose masks are read."""
     boxes: Literal["none", "masks"] = "none"
-    """Frames of objects: none, or of the components of the masks that are read."""
+    """Boxes of objects: none, or from the connected components of the masks that are read."""
     class_names: tuple[str, ...] = ()
-    """A subset of the classes, numbered in this order; all of them where empty."""
+    """A subset of the classes, numbered in this order; all of them if empty."""
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
     _images: dict[str, dict[str, Labelled]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.masks and self.class_list is None:
-            raise ValueError("masks are given, but no class_list: it says which class each of their values is")
+            raise ValueError(
+                "masks are given, but no class_list; give the file that lists the class of each mask value"
+            )
 
     @cached_property
     def _classes(self) -> ChosenClasses:
@@ -61,14 +63,16 @@ class FolderSource:
         return ChosenClasses(every=Taxonomy(names), names=self.class_names, other_classes_as=self.other_classes_as)
 
     def _table_names(self) -> tuple[str, ...]:
-        """The names of all tables, sorted. Raises ValueError where there are none, or where some are hardly names."""
+        """The names in all tables, sorted. Raises ValueError if there are none, or if some are doubtful."""
         met: dict[str, str] = {}
         for split in self.tables:
             table = self._table(split)
             for name, line in table.names().items():
                 met.setdefault(name, f"{table.path}, line {line}")
         if not met:
-            raise ValueError(f"{next(iter(self.tables.values()))} names no class; name them in class_list, one a line")
+            raise ValueError(
+                f"{next(iter(self.tables.values()))} contains no class; list the classes in class_list, one per line"
+            )
         refuse_doubtful(met, separator=self.label_separator)
         return tuple(sorted(met))
 
@@ -83,7 +87,7 @@ class FolderSource:
         return LabelTable(path=self.tables[split], split=split, separator=self.label_separator, other_splits=others)
 
     def _labelled(self, split: str) -> dict[str, Labelled]:
-        """Key -> labels; kept for as long as the source is."""
+        """Key -> labels; cached."""
         if split not in self._images:
             self._images[split] = self._table(split).images(self._classes.every)
         return self._images[split]
@@ -92,7 +96,7 @@ class FolderSource:
         return Listing(split, tuple(self._labelled(split)))
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Split -> name of a class that is kept -> images that the table labels with it."""
+        """Split -> name of a selected class -> images labelled with it in the table."""
         names = self.taxonomy.names
         found: dict[str, dict[str, int]] = {}
         for split in self.tables:
@@ -130,7 +134,7 @@ class FolderSource:
         return f"{self.masks}/{key}{self.mask_suffix}.png"
 
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of the tables and the classes, and of which images and masks are there."""
+        """Hash of the tables and the classes, and of which images and masks exist."""
         digest = hashlib.sha256(repr(self._classes.every.names).encode())
         for split in sorted(self.tables):
             labelled = self._labelled(split)

@@ -4,12 +4,12 @@
     Data/DET/train/ILSVRC2013_train_extra0..10/ILSVRC2013_train_<n>.JPEG    negatives of few classes, without XML
     Data/DET/train/ILSVRC2014_train_0000..6/ILSVRC2014_train_<n>.JPEG  checked for all 200 classes
     Data/DET/{val,test}/<name>.JPEG                                    val: all 200 classes; test: no labels
-    Annotations/DET/{train/...,val}/<same>.xml                         none where an image shows no object
+    Annotations/DET/{train/...,val}/<same>.xml                         missing if an image shows no object
     ImageSets/DET/{train_1..train_200,val,test}.txt
 
-Which classes an image was checked for: `train_<c>.txt` lists, for class c, images with it (1), with it but not every
-object framed (0), and manually verified to be without it (-1). An image that a list does not name is unknown in that
-class, unless it is of the 2014 part. Whatever the XML shows is present.
+Which classes an image was checked for: `train_<c>.txt` lists, for class c, images that contain it (1), images that
+contain it with some objects not annotated (0), and images verified not to contain it (-1). If an image is not in the
+list of a class, that class is unknown, unless the image is in the 2014 part. All classes in the XML are present.
 Source: readme.txt of the ILSVRC2015 development kit, sections 1.3 and 2.2.
 """
 
@@ -43,23 +43,23 @@ _EVERY_ID = frozenset(range(1, len(ilsvrc_det_200()) + 1))
 
 @dataclass(frozen=True, kw_only=True)
 class IlsvrcDetSource:
-    """The images of train are those on disk, sorted by path; those of val and test are the lists'.
+    """The training images are those on disk, sorted by path; the val and test images come from the lists.
 
-    An image's key is its path below Data/DET/<split> without its ending.
+    An image's key is its path below Data/DET/<split> without its file extension.
     """
 
     root: Path
-    """The folder ILSVRC, or the one that holds it."""
+    """The folder ILSVRC, or its parent folder."""
     splits: tuple[str, ...] = SPLITS
-    """Those that will be read: the signature is of them."""
+    """The splits that will be read; the signature covers these."""
     lists: Mapping[str, Path] = field(default_factory=dict)
-    """Split -> file of keys, one a line, in place of the images on disk or of the archive's own list."""
+    """Split -> file of keys, one per line, replacing the images on disk or the archive's own list."""
     unchecked: Literal["unknown", "absent"] = "unknown"
-    """What a class is in a training image that was not checked for it; `absent` goes by the XML alone."""
+    """Label of a class in a training image that was not checked for it; `absent` uses the XML alone."""
     boxes: Literal["none", "annotations"] = "none"
-    """Frames of objects: none, or those of the XML (of the classes that an image was checked for)."""
+    """Boxes of objects: none, or from the XML (for the classes that an image was checked for)."""
     class_names: tuple[str, ...] = ()
-    """A subset of the classes, numbered in this order; all 200 where empty."""
+    """A subset of the classes, numbered in this order; all 200 if empty."""
     _listings: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -75,10 +75,10 @@ class IlsvrcDetSource:
         for base in (self.root, self.root / "ILSVRC"):
             if (base / "Data" / "DET").is_dir():
                 return base
-        raise ValueError(f"{self.root} holds no folder Data/DET or ILSVRC/Data/DET")
+        raise ValueError(f"{self.root} contains no folder Data/DET or ILSVRC/Data/DET")
 
     def list_split(self, split: str) -> Listing:
-        """One scan of the folders, no look at a file; kept for as long as the source is."""
+        """One scan of the folders without looking at any file; the result is cached."""
         if split not in self._listings:
             self._listings[split] = tuple(self._keys(split))
         return Listing(split, self._listings[split])
@@ -95,27 +95,27 @@ class IlsvrcDetSource:
         else:
             keys = read_keys(own, split, below=below, columns=2) if own.is_file() else stems(images, ending=ENDING)
         if not keys:
-            raise ValueError(f"{images} holds no images ({ENDING})")
+            raise ValueError(f"{images} contains no images ({ENDING})")
         if split != "test":
             self._refuse_lost_labels(split, {key.rpartition("/")[0] for key in keys})
         return keys
 
     def _refuse_lost_labels(self, split: str, of_images: Collection[str]) -> None:
-        """Raise ValueError for images without a folder of annotations: "no XML" would be taken as "no object"."""
+        """Raise ValueError for images without an annotation folder: a missing XML would be read as "no object"."""
         for folder in sorted(of_images):
             if split == "train" and self._part(folder) == "extra":
                 continue
             place = f"DET/{split}/{folder}".rstrip("/")
             if (self._base / "Data" / place).is_dir() and not (self._base / "Annotations" / place).is_dir():
                 raise ValueError(
-                    f"Annotations/{place} is missing below {self._base}, its images are there: their labels would be "
+                    f"Annotations/{place} is missing below {self._base}, but its images exist: their labels would be "
                     "lost; unpack the annotations too"
                 )
 
     @staticmethod
     @cache
     def _part(folder: str) -> Literal["synset", "extra", "full"]:
-        """What the images of a folder of train were checked for."""
+        """The part of the training set that a folder belongs to, which determines what its images were checked for."""
         if _SYNSETS.fullmatch(folder):
             return "synset"
         if _EXTRA.fullmatch(folder):
@@ -123,12 +123,13 @@ class IlsvrcDetSource:
         if _FULL.fullmatch(folder):
             return "full"
         raise ValueError(
-            f"{folder!r} below Data/DET/train is no folder of ILSVRC's, so what its images were checked for is not "
-            "known; it has ILSVRC2013_train/<synset>, ILSVRC2013_train_extra<n> and ILSVRC2014_train_<n>"
+            f"{folder!r} below Data/DET/train is not a folder of ILSVRC, so it is not known which classes its images "
+            "were checked for; allowed are ILSVRC2013_train/<synset>, ILSVRC2013_train_extra<n> and "
+            "ILSVRC2014_train_<n>"
         )
 
     def image_bytes(self, split: str) -> np.ndarray:
-        """The only look at every file that listing may take; shards cut by a count need none."""
+        """The only part of listing that accesses every file; not needed if shards are cut by number of samples."""
         return file_sizes(self._base / "Data" / "DET" / split, [f"{k}{ENDING}" for k in self.list_split(split).keys])
 
     def read(self, listed: Listed) -> Sample:
@@ -159,14 +160,14 @@ class IlsvrcDetSource:
         present = set()
         for name, _ in annotation.objects if annotation else ():
             if name not in ilsvrc_det_synsets():
-                raise BadSampleError(f"label {name!r} is the synset of none of the 200 classes")
+                raise BadSampleError(f"label {name!r} is not the synset of one of the 200 classes")
             present.add(ilsvrc_det_synsets()[name])
         return present
 
     def _checked_in_train(
         self, listed: Listed, present: set[int], annotation: Annotation | None
     ) -> tuple[set[int], frozenset[int]]:
-        """Full ids that the lists name as present, and those that are unknown."""
+        """Full ids of classes that the lists give as present, and of classes that are unknown."""
         folder = listed.key.rpartition("/")[0]
         part = self._part(folder)
         if part == "full":
@@ -195,10 +196,10 @@ class IlsvrcDetSource:
         return {wnid: class_id for wnid, class_id in ids.items() if class_id is not None}
 
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of every split's keys, of which images and annotations are there, and of the sizes of the class lists.
+        """Hash of every split's keys, of which images and annotations exist, and of the sizes of the class lists.
 
-        By names alone: a look at each of 800,000 files would take minutes on a network's disk. So a file that was
-        mended in place is not noticed: delete the layer that it is missing from.
+        Only names are used: accessing each of 800,000 files would take minutes on a network disk. A file that is fixed
+        in place is therefore not noticed: delete the layer that recorded it as missing.
         """
         digest = hashlib.sha256()
         for split in self.splits:
@@ -217,7 +218,7 @@ class IlsvrcDetSource:
 
 
 def _on_disk(images: Path) -> list[str]:
-    """The images below a folder, two folders deep, sorted."""
+    """The images in a folder and up to two levels of subfolders, sorted."""
     tops = folders(images)
     inner = [f"{top}/{name}" for top in tops for name in folders(images / top)]
     return sorted(

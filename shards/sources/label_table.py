@@ -1,14 +1,14 @@
-"""Image-level labels in a table: a CSV file with a header line, UTF-8, commas (or semicolons, or tabs) between columns.
+"""Image-level labels in a CSV file: UTF-8, with a header line, columns separated by commas, semicolons or tabs.
 
-| column | holds |
+| column | content |
 |---|---|
-| `image` | the image's path below the root, with its ending |
-| `labels` | class names with a separator between them; nothing where the image shows none of the classes |
-| `unknown` | class names whose presence nobody checked; `*` for all that are not among the labels; may be left out |
-| `split` | the split the row belongs to; may be left out where every split has a table of its own |
+| `image` | the image's path below the root, with its file extension |
+| `labels` | class names, separated; empty if the image shows none of the classes |
+| `unknown` | class names whose presence was not checked; `*` for all classes not in `labels`; optional |
+| `split` | the split of the row; optional if every split has its own table |
 
-Rows of the same image add up, so one row for each label will do. Without a column `labels` nobody labelled the images:
-every class is unknown. Further columns are not read; those that look like labels (a number for each class) are refused.
+Rows of the same image are combined, so a table may have one row per label. Without a column `labels` the images are not
+labelled: every class is unknown. Other columns are ignored, but columns of 0 and 1 for each class are refused.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _OTHER_NAMES = {
     ),
     "split": frozenset(("split", "splits", "subset", "set", "partition")),
 }
-"""Column -> what other tools call it."""
+"""Column -> names that other tools use for it."""
 _SET = frozenset({"1", "1.0", "True", "true", "TRUE"})
 _FLAGS = _SET | {"", "0", "0.0", "False", "false", "FALSE", "-1"}
-"""Cells of a column that says of one class whether an image shows it."""
+"""Cell values of a column that flags one class as present or absent."""
 
 
 class _TableError(ValueError):
-    """A fault of a table as a whole, not of one line; the message holds its path."""
+    """An error in a table as a whole, not in one line; the message contains its path."""
 
 
 class Row(NamedTuple):
@@ -71,10 +71,10 @@ class Row(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """What the rows of one image say."""
+    """The labels of one image, combined from its rows."""
 
     ending: str
-    """Of its file's name."""
+    """The file extension."""
     present: tuple[int, ...]
     """Class ids, ascending."""
     unknown: tuple[int, ...]
@@ -87,12 +87,12 @@ class LabelTable:
     path: Path
     split: str
     separator: str
-    """Stands between the names of a cell."""
+    """Separates the names in a cell."""
     other_splits: frozenset[str] = frozenset()
-    """Splits that rows may belong to besides; a name that is near `split` and none of these is taken for a slip."""
+    """Other valid splits. A split in the table that resembles `split` but is not one of these counts as misspelt."""
 
     def rows(self) -> Iterator[Row]:
-        """Raises ValueError, with file and line, for what is no row of the form above."""
+        """Yield the rows of the split. Raises ValueError, naming file and line, for a row in another format."""
         if not self.path.is_file():
             raise ValueError(f"the table of split {self.split!r} does not exist: {self.path}")
         passed = set(self.other_splits)
@@ -127,11 +127,11 @@ class LabelTable:
     def _check_other(self, split: str) -> None:
         if _near(split, [self.split]):
             raise ValueError(
-                f"the split {split!r} is near {self.split!r}; write that, or name the other one's table in lists"
+                f"the split {split!r} resembles {self.split!r}; use that name, or give a table for {split!r} in lists"
             )
 
     def names(self) -> dict[str, int]:
-        """All class names of the rows, with the line where each is met first."""
+        """All class names in the rows, with the line where each first occurs."""
         found: dict[str, int] = {}
         for row in self.rows():
             for name in (*row.labels, *row.unknown):
@@ -140,12 +140,12 @@ class LabelTable:
         return found
 
     def images(self, classes: Taxonomy) -> dict[str, Labelled]:
-        """Path of an image without its ending -> its labels, in the order of the first rows.
+        """Path of an image without its file extension -> its labels, in the order of the first rows.
 
-        Raises ValueError, with file and line, for names that are no class and for rows that contradict each other.
+        Raises ValueError, naming file and line, for names that are not a class and for contradictory rows.
         """
         found: dict[str, Labelled] = {}
-        # A table has few distinct sets of labels: each is looked up and kept once.
+        # Cached, since a table has few distinct sets of labels.
         known: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for row in self.rows():
             key, ending = posixpath.splitext(row.image)
@@ -155,7 +155,7 @@ class LabelTable:
                 if named not in known:
                     known[named] = _ids(row, classes, separator=self.separator)
                 if (entry := found.get(key)) and entry.ending != ending:
-                    raise ValueError(f"{row.image} and {key}{entry.ending} differ in their ending alone; rename one")
+                    raise ValueError(f"{row.image} and {key}{entry.ending} differ only in their extension; rename one")
             except ValueError as error:
                 raise ValueError(f"{self.path}, line {row.line}: {error}") from None
             present, unknown = known[named]
@@ -170,42 +170,44 @@ class LabelTable:
 
 
 class _Columns:
-    """Where a table's columns stand."""
+    """The positions of a table's columns."""
 
     def __init__(self, header: list[str], separator: str) -> None:
         self._names = [name.strip() for name in header]
         if "image" not in self._names:
             raise ValueError(
-                f"the header has no column 'image'; it names {', '.join(self._names) or 'nothing'}"
-                + (_meant(self._names, "image") or "; write commas, semicolons or tabs between its columns")
+                f"the header has no column 'image'; it has {', '.join(self._names) or 'no columns'}"
+                + (_meant(self._names, "image") or "; separate its columns with commas, semicolons or tabs")
             )
         if numbered := [name for name in self._names if _NUMBERED_LABEL.fullmatch(name)]:
             raise ValueError(
-                f"the header names a column {numbered[0]!r}; write all names of an image in the column 'labels', with "
-                f"{separator!r} between them, or a row for each"
+                f"the header has a column {numbered[0]!r}; write all class names of an image in the column 'labels', "
+                f"separated by {separator!r}, or one row per name"
             )
         for name in _COLUMNS:
             if name not in self._names and (slips := _near(name, [n for n in self._names if n not in _COLUMNS])):
-                raise ValueError(f"the header names a column {slips[0]!r}; did you mean {name!r}?")
+                raise ValueError(f"the header has a column {slips[0]!r}; did you mean {name!r}?")
         for name in ("labels", "split"):
             if name not in self._names and (hint := _meant(self._names, name)):
-                raise ValueError(f"the header has no column {name!r}{hint}, or rename that column where it is no such")
+                raise ValueError(
+                    f"the header has no column {name!r}{hint}, or rename that column if it holds something else"
+                )
         if twice := [name for name in _COLUMNS if self._names.count(name) > 1]:
-            raise ValueError(f"the header names {twice[0]!r} more than once")
-        places = (self._names.index(name) if name in self._names else None for name in _COLUMNS)
-        self._image, self._labels, self._unknown, self._split = places
+            raise ValueError(f"the header has the column {twice[0]!r} more than once")
+        indices = (self._names.index(name) if name in self._names else None for name in _COLUMNS)
+        self._image, self._labels, self._unknown, self._split = indices
         self._separator = separator
-        self._known: dict[str, tuple[str, ...]] = {}  # a table has few distinct cells of names
-        further = [place for place, name in enumerate(self._names) if name not in _COLUMNS]
+        self._known: dict[str, tuple[str, ...]] = {}  # cached, since a table has few distinct cells
+        further = [index for index, name in enumerate(self._names) if name not in _COLUMNS]
         self._flags = further if self._labels is None else []
         self._shown = False
 
     def split(self, cells: list[str], default: str) -> str:
-        """The split that a line belongs to. Raises ValueError for a line of another number of columns."""
+        """The split of a line. Raises ValueError if the line has another number of columns than the header."""
         if len(cells) != len(self._names):
             raise ValueError(
-                f"{len(cells)} columns, the header has {len(self._names)}; a cell with a comma in it stands in double "
-                "quotes"
+                f"{len(cells)} columns, but the header has {len(self._names)}; put a cell that contains a comma in "
+                "double quotes"
             )
         return default if self._split is None else cells[self._split].strip()
 
@@ -213,22 +215,22 @@ class _Columns:
         assert self._image is not None, "checked above"
         image = as_path(cells[self._image].strip())
         if not is_key(image):
-            raise ValueError(f"the image {image[:80]!r} is no path below the root, with slashes between its parts")
+            raise ValueError(f"the image {image[:80]!r} is not a path relative to the root; separate folders with /")
         if self._labels is None:
-            self._flags = [place for place in self._flags if cells[place].strip() in _FLAGS]
-            self._shown = self._shown or any(cells[place].strip() in _SET for place in self._flags)
+            self._flags = [index for index in self._flags if cells[index].strip() in _FLAGS]
+            self._shown = self._shown or any(cells[index].strip() in _SET for index in self._flags)
             return Row(line, image, (), (_ALL_OTHERS,))
         unknown = () if self._unknown is None else self._class_names(cells[self._unknown])
         return Row(line, image, self._class_names(cells[self._labels]), unknown)
 
     def flags(self) -> str:
-        """What is wrong with a table of a column of flags for each class, once its rows are read; else nothing."""
+        """The error for a table with one column of flags per class, once its rows are read; empty if it is not one."""
         if len(self._flags) < 2 or not self._shown:
             return ""
-        some = ", ".join(self._names[place] for place in self._flags[:3])
+        some = ", ".join(self._names[index] for index in self._flags[:3])
         return (
-            f"has no column 'labels', and columns of 0 and 1 ({some}) are not read; write the names of the classes "
-            f"that an image shows in a column 'labels', with {self._separator!r} between them"
+            f"has no column 'labels', and columns of 0 and 1 ({some}) are not supported; write the names of the "
+            f"classes that an image shows in a column 'labels', separated by {self._separator!r}"
         )
 
     def _class_names(self, cell: str) -> tuple[str, ...]:
@@ -238,13 +240,13 @@ class _Columns:
 
 
 def _meant(names: list[str], column: str) -> str:
-    """Words for a column that other tools call by another name than `column`; nothing where there is none."""
+    """A hint if a column has a name that other tools use for `column`; empty if there is none."""
     same = [name for name in names if re.sub(r"[\W_]", "", name.casefold()) in _OTHER_NAMES[column]]
-    return f", but {same[0]!r}: call it {column!r}" if same else ""
+    return f", but {same[0]!r}: rename it to {column!r}" if same else ""
 
 
 def _delimiter(header: str) -> str:
-    """What stands between the columns: a comma, or what makes the header name a column 'image'."""
+    """The column separator: the one that gives the header a column 'image', else a comma."""
     for delimiter in (",", ";", "\t", "|"):
         if "image" in (name.strip(' \t\r\n"\ufeff') for name in header.split(delimiter)):
             return delimiter
@@ -252,13 +254,13 @@ def _delimiter(header: str) -> str:
 
 
 def _near(name: str, others: list[str]) -> list[str]:
-    """The others that may be the same name with a slip."""
+    """The other names that may be misspellings of `name`."""
     folded = {other.casefold(): other for other in others}
     return [folded[near] for near in difflib.get_close_matches(name.casefold(), list(folded), cutoff=0.8)]
 
 
 def _ids(row: Row, classes: Taxonomy, *, separator: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids of the row's labels, and of what is unknown; both ascending."""
+    """Ids of the row's labels and of its unknown classes; both ascending."""
     try:
         present = {classes.id_of(name) for name in row.labels}
         unknown = {classes.id_of(name) for name in row.unknown if name != _ALL_OTHERS}
@@ -267,7 +269,7 @@ def _ids(row: Row, classes: Taxonomy, *, separator: str) -> tuple[tuple[int, ...
             raise ValueError(f"{error}; label_separator is {separator!r}") from None
         raise
     if both := present & unknown:
-        raise ValueError(f"{classes.name_of(min(both))!r} is both among the labels and unknown")
+        raise ValueError(f"{classes.name_of(min(both))!r} is both a label and unknown; remove it from one column")
     if _ALL_OTHERS in row.unknown:
         unknown = set(range(1, len(classes) + 1)) - present
     return tuple(sorted(present)), tuple(sorted(unknown))

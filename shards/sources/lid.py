@@ -1,13 +1,13 @@
-"""Track 1 of the LID challenge: ILSVRC DET's training images, and a package of images for val and test.
+"""Track 1 of the LID challenge: the training images of ILSVRC DET, and a package of images for val and test.
 
     LID_track1_imageset/LID_track1/{val,test}/<name>.JPEG
-    {val,test}.txt                            one name a line; in any folder from the package's to that of the images
+    {val,test}.txt                            one name per line; in the package or a folder on the path to the images
     LID_track1_annotations/track1_val_annotations_raw/<name>.png   masks: grey indices
-    LID_track1_annotations/track1_val_annotations/<name>.png       the same with VOC's palette
+    LID_track1_annotations/track1_val_annotations/<name>.png       the same masks with VOC's palette
     LID_track1_annotations/cat_ref.txt        "<id> <name>" of the 200 classes
 
-Both encodings of the masks hold the class ids themselves, 0 background, 1..200, 255 ambiguous; where both are there,
-the grey one is read. Test has neither masks nor labels: every class is unknown.
+Both encodings of the masks store class ids: 0 background, 1..200, 255 ambiguous. If both exist, the grey one is read.
+The test split has neither masks nor labels: every class is unknown.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ _MASKS = ("track1_val_annotations_raw", "track1_val_annotations")
 
 @dataclass(frozen=True, kw_only=True)
 class LidSource:
-    """Keys of val and test are the images' names, those of train ILSVRC's."""
+    """Keys of val and test are the image names, keys of train are those of ILSVRC DET."""
 
     package: Path
-    """The folder that holds LID_track1_imageset and LID_track1_annotations."""
+    """The folder that contains LID_track1_imageset and LID_track1_annotations."""
     train: IlsvrcDetSource | None
-    """ILSVRC DET; None where train is not asked for."""
+    """ILSVRC DET; None if the train split is not requested."""
     splits: tuple[str, ...] = SPLITS
-    """Those that will be read: the signature is of them."""
+    """The splits that will be read; the signature covers these."""
     lists: Mapping[str, Path] = field(default_factory=dict)
-    """val, test -> file of names, one a line, in place of the package's own."""
+    """val, test -> file of names, one per line, replacing the package's own list."""
     val_labels: Literal["masks", "unknown"] = "masks"
-    """Image-level labels of val: the classes that its masks show, or unknown, as those of test."""
+    """Image-level labels of val: the classes in its masks, or unknown, as for test."""
     masked_splits: tuple[str, ...] = ("val",)
-    """Splits whose masks are read; only val has any."""
+    """Splits whose masks are read; only val has masks."""
     boxes: Literal["none", "annotations", "masks"] = "none"
-    """Frames: none, those of ILSVRC's XML for train, or of the components of val's masks."""
+    """Boxes: none, from ILSVRC's XML for train, or from the connected components of val's masks."""
     class_names: tuple[str, ...] = ()
-    """A subset of the classes, numbered in this order; all 200 where empty."""
+    """A subset of the classes, numbered in this order; all 200 if empty."""
     other_classes_as: int = BACKGROUND
-    """What mask pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
     _listings: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -88,16 +88,16 @@ class LidSource:
         images = self.package / self._images(split)
         if split in self.lists:
             return read_keys(self.lists[split], split, below=split)
-        places = (*_LISTS, self._images(split))
-        found = [path for path in dict.fromkeys(self.package / p / f"{split}.txt" for p in places) if path.is_file()]
+        folders = (*_LISTS, self._images(split))
+        found = [path for path in dict.fromkeys(self.package / f / f"{split}.txt" for f in folders) if path.is_file()]
         if not found:
             if keys := stems(images, ending=ENDING):
                 return keys
-            raise ValueError(f"{images} holds no images ({ENDING}), and there is no {split}.txt")
+            raise ValueError(f"{images} contains no images ({ENDING}), and there is no {split}.txt")
         lists = [read_keys(path, split, below=split) for path in found]
         for path, keys in zip(found, lists, strict=True):
             if keys != lists[0]:
-                raise ValueError(f"{found[0]} and {path} name other images; name the right one as lists.{split}")
+                raise ValueError(f"{found[0]} and {path} list different images; set lists.{split} to the right one")
         return lists[0]
 
     def _images(self, split: str) -> str:
@@ -105,7 +105,7 @@ class LidSource:
         for place in _IMAGES:
             if (self.package / place / split).is_dir():
                 return f"{place}/{split}".lstrip("/")
-        raise ValueError(f"{self.package} holds no folder LID_track1_imageset/LID_track1/{split} with the images")
+        raise ValueError(f"{self.package} contains no folder LID_track1_imageset/LID_track1/{split} with the images")
 
     @cached_property
     def _masks(self) -> str:
@@ -115,7 +115,7 @@ class LidSource:
                 if (self.package / place / masks).is_dir():
                     return f"{place}/{masks}".lstrip("/")
         raise ValueError(
-            f"{self.package} holds no folder LID_track1_annotations/{_MASKS[0]} or .../{_MASKS[1]} of val's masks"
+            f"{self.package} contains no folder LID_track1_annotations/{_MASKS[0]} or .../{_MASKS[1]} with val's masks"
         )
 
     @property
@@ -154,7 +154,7 @@ class LidSource:
         )
 
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of every split's keys and of which images and masks are there; by names, as ILSVRC's."""
+        """Hash of every split's keys and of which images and masks exist; from names only, as for ILSVRC DET."""
         digest = hashlib.sha256()
         if "train" in self.splits and self.train is not None:
             digest.update(self.train.signature().encode())
@@ -173,7 +173,7 @@ class LidSource:
 
 
 def _refuse_other_order(package: Path) -> None:
-    """Raise ValueError where the package's cat_ref.txt numbers the classes in another way than ILSVRC DET does."""
+    """Raise ValueError if the package's cat_ref.txt has other class ids than ILSVRC DET."""
     for path in (package / place / "cat_ref.txt" for place in _ANNOTATIONS):
         if not path.is_file():
             continue
@@ -187,7 +187,7 @@ def _refuse_other_order(package: Path) -> None:
             if _plain(name) != _plain(expected):
                 raise ValueError(
                     f"{path}, line {number}: {line.strip()[:80]!r}, but class {class_id} of ILSVRC DET is {expected}; "
-                    "masks of another order would be misread"
+                    "masks with another order of classes would be misread"
                 )
 
 

@@ -1,4 +1,4 @@
-"""A file that is not there: the same name in another Unicode form, and what else lies beside it."""
+"""Suggestions for a missing file: the same name in another Unicode form, and similar names in its folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2")
 _BEFORE_SUFFIX = "_-. "
-"""Characters that begin what some programs put behind a mask's name: 1_mask.png of 1.jpg."""
+"""Characters with which the suffix of a mask's name may begin: 1_mask.png for 1.jpg."""
 
 
 def in_other_form(root: Path, name: str) -> str | None:
-    """The path `name` below `root` as the disk writes it, where that is another Unicode form of the same letters.
+    """The path `name` below `root` as stored on disk, if that is another Unicode form of the same characters.
 
-    macOS writes u + diaeresis where others write one character. None where there is no such path, or more than one.
+    macOS writes u + diaeresis for what other systems write as one character. None if there is no such path, or more
+    than one.
     """
     if name.isascii():
         return None
@@ -36,9 +37,9 @@ def in_other_form(root: Path, name: str) -> str | None:
 
 
 def beside(root: Path, name: str, *, mask_suffix: str | None = None) -> str:
-    """What lies where the file `name` below `root` is missing and may be meant, as words in brackets; else nothing.
+    """A hint, in parentheses, at a similar file next to the missing file `name` below `root`; empty if there is none.
 
-    `mask_suffix`: the value of that setting, of a mask whose name it can change.
+    `mask_suffix`: the value of that setting, for a mask whose name depends on it.
     """
     path = PurePosixPath(name)
     folder = "" if str(path.parent) == "." else str(path.parent)
@@ -49,18 +50,18 @@ def beside(root: Path, name: str, *, mask_suffix: str | None = None) -> str:
     names = sorted(one for group in there.values() for one in group)
     wanted, stem = _folded(path.name), _folded(path.stem)
     if same := [one for one in names if _folded(one) == wanted]:
-        return f" ({below}{same[0]} is there, in another case or Unicode form: write its name so, or rename it)"
+        return f" ({below}{same[0]} exists, in another case or Unicode form: use that name, or rename the file)"
     if other := [one for one in names if _folded(PurePosixPath(one).stem) == stem and _is_image(one)]:
-        return f" ({below}{other[0]} is there, with another ending: write its name so, or convert it)"
+        return f" ({below}{other[0]} exists, with another extension: use that name, or convert the file)"
     for one, suffix in _with_suffix(names, path, mask_suffix or ""):
         if mask_suffix is not None:
-            return f" ({below}{one} is there: set mask_suffix = {suffix!r})"
-        return f" ({below}{one} is there: rename it)"
+            return f" ({below}{one} exists: set mask_suffix = {suffix!r})"
+        return f" ({below}{one} exists: rename it)"
     return ""
 
 
 def _missing_folder(root: Path, folder: str) -> str:
-    """Words for a folder that is not there, with one of the same name in another case."""
+    """A message about a missing folder, with a folder of the same name in another case if there is one."""
     parts = folder.split("/")
     for number, part in enumerate(parts):
         above = "/".join(parts[:number])
@@ -74,7 +75,7 @@ def _missing_folder(root: Path, folder: str) -> str:
 
 
 def _with_suffix(names: list[str], path: PurePosixPath, suffix: str) -> Iterator[tuple[str, str]]:
-    """Files of the same ending whose name goes on behind the stem (less the suffix it has), and how it goes on."""
+    """Files with the same extension whose name starts with the stem (without `suffix`), and the rest of their stem."""
     stem = _composed(path.stem.removesuffix(suffix))
     for one in names:
         own = _composed(PurePosixPath(one).stem)
@@ -96,7 +97,7 @@ def _folded(name: str) -> str:
 
 
 def _names(folder: Path) -> dict[str, tuple[str, ...]] | None:
-    """Composed name -> the names on disk, of everything in a folder; None where there is no such folder."""
+    """Composed name -> names on disk, for everything in a folder; None if the folder does not exist."""
     try:
         return _scanned(str(folder), folder.stat().st_mtime_ns)
     except OSError:
@@ -105,7 +106,7 @@ def _names(folder: Path) -> dict[str, tuple[str, ...]] | None:
 
 @lru_cache(maxsize=64)
 def _scanned(folder: str, _modified: int) -> dict[str, tuple[str, ...]]:
-    """Kept, since a whole list of files may be written in the other form."""
+    """Cached, since all files of a list may need this look-up."""
     found: dict[str, tuple[str, ...]] = {}
     for name in os.listdir(folder):
         composed = _composed(name)

@@ -1,4 +1,4 @@
-"""PASCAL's XML annotations, as VOC and ILSVRC have them. Read by tag: the order of an element's children differs."""
+"""PASCAL's XML annotations, used by VOC and ILSVRC. Read by tag, since the order of an element's children varies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from shards.sources.disk import StoredImage, read_file, words
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one image, by the names that the data set gives them."""
+    """The objects of one image, with the data set's own names."""
 
     name: str
-    """Path below the data set's root."""
+    """Path relative to the data set's root."""
     root: ElementTree.Element
 
     @property
@@ -26,24 +26,25 @@ class Annotation:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W) of the pixels that the boxes count, or None where the file does not say: 0 x 0 says nothing either."""
-        told = _texts(self.root.find("size"))
+        """(H, W) of the pixel grid of the boxes, or None if the file gives no size or 0 x 0."""
+        texts = _texts(self.root.find("size"))
         height, width = (
-            int(side) if side.isdecimal() else 0 for side in (told.get("height", ""), told.get("width", ""))
+            int(side) if side.isdecimal() else 0 for side in (texts.get("height", ""), texts.get("width", ""))
         )
         return (height, width) if height and width else None
 
     def boxes(self, class_ids: dict[str, int], *, first: int, image: StoredImage) -> tuple[Box, ...]:
-        """Frames of the objects with those names, of the image as shown upright.
+        """Boxes of the objects named in `class_ids`, in the upright image.
 
-        `first`: the number of the first pixel. Both corners belong to the object. Boxes that leave the image are cut.
-        Raises `BadSampleError` for a box outside the image, and where the file is of an image of another size.
+        `first`: the coordinate of the first pixel, 0 or 1. Both corners belong to the object. Boxes are clipped to the
+        image. Raises `BadSampleError` for a box outside the image, and if the file gives another image size.
         """
         drawn_on, stored = self.size, stored_size(image.size, orientation=image.orientation)
         if drawn_on is not None and drawn_on not in (stored, image.size):
             height, width = drawn_on
             raise BadSampleError(
-                f"the boxes in {self.name} are of an image of {width}x{height}, this one is {stored[1]}x{stored[0]}"
+                f"the boxes in {self.name} are for an image of {width}x{height}, but the image is "
+                f"{stored[1]}x{stored[0]}"
             )
         boxes = [_box(found, class_ids[name], first=first) for name, found in self.objects if name in class_ids]
         if drawn_on in (None, stored):
@@ -52,9 +53,9 @@ class Annotation:
 
 
 def read_annotation(root: Path, name: str) -> Annotation | None:
-    """The annotation `name` below `root`, None where there is no such file.
+    """Read the annotation `name` below `root`; None if the file does not exist.
 
-    Raises `BadSampleError` where the file cannot be read.
+    Raises `BadSampleError` if the file cannot be read.
     """
     try:
         return Annotation(name, ElementTree.fromstring(read_file(root, name)))
@@ -65,9 +66,9 @@ def read_annotation(root: Path, name: str) -> Annotation | None:
 
 
 def _box(found: ElementTree.Element, class_id: int, *, first: int) -> Box:
-    told = _texts(found.find("bndbox"))
+    texts = _texts(found.find("bndbox"))
     try:  # some coordinates have fractions
-        top, left, bottom, right = (round(float(told[name])) for name in ("ymin", "xmin", "ymax", "xmax"))
+        top, left, bottom, right = (round(float(texts[name])) for name in ("ymin", "xmin", "ymax", "xmax"))
     except (KeyError, ValueError, OverflowError):
         raise BadSampleError(f"the box of an object {found.findtext('name')!r} is not four numbers") from None
     return Box(class_id, top - first, left - first, bottom - first + 1, right - first + 1)

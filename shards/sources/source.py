@@ -1,4 +1,4 @@
-"""What every data set on disk offers: a cheap listing, and the reading of one sample."""
+"""The interface of every data set: a cheap listing of samples, and reading one sample."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from shards.taxonomy import Taxonomy
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One sample as the data set lists it, before anything of it is read."""
+    """One sample in the data set's listing, before any of its files is read."""
 
     key: str
     split: str
     position: int
-    """Place in the split's list, from 0."""
+    """Index in the split's list, from 0."""
 
 
 class Listing(Sequence[Listed]):
-    """The samples of one split, each made when asked for: half a million of them weigh as much as their keys."""
+    """The samples of one split, created on access, so that only the keys are in memory."""
 
     def __init__(self, split: str, keys: Sequence[str]) -> None:
         self._split, self.keys = split, keys
@@ -32,12 +32,12 @@ class Listing(Sequence[Listed]):
         return len(self.keys)
 
     @overload
-    def __getitem__(self, place: int) -> Listed: ...
+    def __getitem__(self, index: int) -> Listed: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Listed]: ...
-    def __getitem__(self, place: int | slice) -> Listed | list[Listed]:
-        places = range(len(self.keys))[place]
-        return [self._listed(one) for one in places] if isinstance(places, range) else self._listed(places)
+    def __getitem__(self, index: slice) -> list[Listed]: ...
+    def __getitem__(self, index: int | slice) -> Listed | list[Listed]:
+        positions = range(len(self.keys))[index]
+        return [self._listed(one) for one in positions] if isinstance(positions, range) else self._listed(positions)
 
     def _listed(self, position: int) -> Listed:
         return Listed(key=self.keys[position], split=self._split, position=position)
@@ -50,23 +50,23 @@ class Source(Protocol):
     def taxonomy(self) -> Taxonomy: ...
 
     def list_split(self, split: str) -> Sequence[Listed]:
-        """The samples of one split, in their order; no image is opened for it.
+        """The samples of one split, in order; no image is opened.
 
-        Raises ValueError where the list is missing or empty.
+        Raises ValueError if the list is missing or empty.
         """
         ...
 
     def read(self, listed: Listed) -> Sample:
-        """One sample, its image checked to decode. Raises `BadSampleError` with the reason where it cannot be used."""
+        """Read one sample and check that its image decodes. Raises `BadSampleError` with the reason if not usable."""
         ...
 
     def image_bytes(self, split: str) -> np.ndarray | None:
-        """i64[N]: size of every listed image's file in bytes, 0 where there is none; None where images are no files."""
+        """i64[N]: file size of every listed image in bytes, 0 if missing; None if the images are not files."""
         ...
 
     def signature(self, *, masks: bool = True) -> str:
-        """A hash of what would be read (lists, labels, file sizes), independent of where the data set lies.
+        """A hash of what would be read (lists, labels, file sizes), independent of the path of the data set.
 
-        Without `masks`: of images and labels alone, where masks serve for nothing but measuring.
+        With `masks=False`, a hash of images and labels only, for use when masks are read only for evaluation.
         """
         ...

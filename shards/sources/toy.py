@@ -1,10 +1,10 @@
-"""A toy data set drawn in code: no file, no photograph, no download.
+"""A toy data set drawn in code: no files, no photographs, no download.
 
-Colours tell nothing: the ground is a patchwork of them, and so is every object. What tells an object from the ground,
-and its class, is a fine texture, strong at one end of the body and faint at the other. So a classifier's activation
-maps cover the strong end, a dense CRF alone finds edges of colour that mean nothing, and the rest of the body takes
-learnt boundaries: the situation of photographs. Classes are imbalanced, several stand in one image, and `walker` stands
-beside most of the others, as *person* does in ILSVRC.
+Colour carries no information: both the background and every object are a patchwork of colours. Only a fine texture
+separates an object from the background and shows its class; it is strong at one end of the object and faint at the
+other. So a classifier's activation maps cover only the strong end, a dense CRF alone follows colour edges that mean
+nothing, and finding the rest of the object requires learnt boundaries, as in photographs. Classes are imbalanced, an
+image can show several, and `walker` co-occurs with most others, as *person* does in ILSVRC.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shards.taxonomy import Taxonomy
 
 TOY = Taxonomy(("walker", "wheel", "crate", "fin", "bloom"))
 SHARES = {"wheel": 0.4, "crate": 0.3, "fin": 0.2, "bloom": 0.1}
-"""How often each class is the first object of an image; `walker` joins as company."""
+"""Probability of each class to be the first object of an image; `walker` is only added to it."""
 WALKER_SHARE = 0.55
 _INK: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "walker": lambda u, v: np.sin(u) > 0,  # stripes
-    "wheel": lambda u, v: np.sin(np.hypot(u, v) / 1.2) > 0,  # rings about the middle
+    "wheel": lambda u, v: np.sin(np.hypot(u, v) / 1.2) > 0,  # rings around the centre
     "crate": lambda u, v: np.sin(u / 1.5) * np.sin(v / 1.5) > 0,  # chequers
     "fin": lambda u, v: np.sin(u + 3 * np.abs((v / 3) % 2 - 1)) > 0,  # zigzags
     "bloom": lambda u, v: np.sin(u / 1.3) + np.sin(v / 1.3) > 0.8,  # dots
@@ -37,13 +37,13 @@ REVISION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ToySource:
-    """Drawn pictures: the same (seed, split, position) always gives the same picture."""
+    """Drawn images: the same (seed, split, position) always gives the same image."""
 
     counts: dict[str, int]
-    """Split -> number of pictures."""
+    """Split -> number of images."""
     seed: int
     size: int = 128
-    """Mean side in pixels; sides vary by an eighth."""
+    """Mean side in pixels; sides vary by up to an eighth."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -52,11 +52,11 @@ class ToySource:
     def list_split(self, split: str) -> list[Listed]:
         count = self.counts.get(split, 0)
         if count < 1:
-            raise ValueError(f"split {split!r} of the toy data set has {count} pictures; it needs at least 1")
+            raise ValueError(f"split {split!r} of the toy data set has {count} images; it needs at least 1")
         return [Listed(key=f"{split}_{n:05d}", split=split, position=n) for n in range(count)]
 
     def image_bytes(self, split: str) -> None:
-        """Nothing is known before it is drawn."""
+        """None: the images are not files."""
         return None
 
     def read(self, listed: Listed) -> Sample:
@@ -84,7 +84,7 @@ class ToySource:
 
 
 def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray, np.ndarray, tuple[Box, ...]]:
-    """One picture: u8[H, W, 3], its mask u8[H, W], and the frames of what is seen of its objects."""
+    """One image: u8[H, W, 3], its mask u8[H, W], and the boxes of the visible parts of its objects."""
     spread = mean_side // 8
     height, width = (int(generator.integers(mean_side - spread, mean_side + spread + 1)) for _ in range(2))
     canvas = _background(generator, height, width)
@@ -102,12 +102,12 @@ def _draw(generator: np.random.Generator, *, mean_side: int) -> tuple[np.ndarray
         body = _draw_object(generator, canvas, name)
         mask[body], objects[body] = TOY.id_of(name), number
     canvas += generator.normal(0, 12, canvas.shape)
-    boxes = _frames(objects, [TOY.id_of(name) for name in names])
+    boxes = _boxes(objects, [TOY.id_of(name) for name in names])
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask, boxes
 
 
-def _frames(objects: np.ndarray, classes: list[int]) -> tuple[Box, ...]:
-    """The frame of every object 1, 2, ... of i64[H, W] that is not wholly covered."""
+def _boxes(objects: np.ndarray, classes: list[int]) -> tuple[Box, ...]:
+    """The box of every object 1, 2, ... of i64[H, W] that is not completely covered."""
     from scipy import ndimage
 
     found = zip(classes, ndimage.find_objects(objects), strict=False)
@@ -117,7 +117,7 @@ def _frames(objects: np.ndarray, classes: list[int]) -> tuple[Box, ...]:
 def _patchwork(
     generator: np.random.Generator, height: int, width: int, *, num_patches: int, spread: float
 ) -> np.ndarray:
-    """Patches of flat colour, each the part nearest to one of some random points; f64[H, W, 3]."""
+    """Patches of uniform colour, the Voronoi cells of random points; f64[H, W, 3]."""
     points_P2 = generator.uniform(0, 1, (num_patches, 2)) * (height, width)
     rows_PH1 = (np.arange(height) - points_P2[:, :1])[:, :, None]
     columns_P1W = (np.arange(width) - points_P2[:, 1:])[:, None]
@@ -128,7 +128,7 @@ def _patchwork(
 
 
 def _background(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A patchwork with soft waves on it, f64[H, W, 3]."""
+    """A patchwork with smooth waves added, f64[H, W, 3]."""
     rows, columns = np.mgrid[0:height, 0:width]
     phase = generator.uniform(0, 2 * np.pi)
     waves = 9 * np.sin(rows / generator.uniform(6, 16) + phase) * np.cos(columns / generator.uniform(6, 16))
@@ -136,7 +136,7 @@ def _background(generator: np.random.Generator, height: int, width: int) -> np.n
 
 
 def _draw_clutter(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """A thin stroke of any colour: an edge that bounds no object."""
+    """A thin stroke of random colour: an edge that is not an object boundary."""
     height, width, _ = canvas.shape
     rows, columns = np.mgrid[0:height, 0:width]
     row, column, angle = generator.uniform(0, height), generator.uniform(0, width), generator.uniform(0, np.pi)
@@ -147,7 +147,7 @@ def _draw_clutter(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _draw_object(generator: np.random.Generator, canvas: np.ndarray, name: str) -> np.ndarray:
-    """A body of two colours under the class's texture, which fades from end to end; returns its pixels, bool[H, W]."""
+    """Draw a patchwork object with its class's texture, which fades along it; returns its pixels, bool[H, W]."""
     height, width, _ = canvas.shape
     side = min(height, width)
     rows, columns = np.mgrid[0:height, 0:width]
@@ -164,7 +164,7 @@ def _draw_object(generator: np.random.Generator, canvas: np.ndarray, name: str) 
 
 
 def _texture(name: str, along: np.ndarray, across: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The class's pattern of -1 and 1, turned at random, f64[H, W]."""
+    """The class's pattern of -1 and 1, rotated at random, f64[H, W]."""
     angle, period = generator.uniform(0, np.pi), generator.uniform(5.5, 7)
     u = (along * np.cos(angle) + across * np.sin(angle)) * 2 * np.pi / period
     v = (across * np.cos(angle) - along * np.sin(angle)) * 2 * np.pi / period

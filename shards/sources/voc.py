@@ -1,8 +1,8 @@
 """The layout of PASCAL VOC's devkit: JPEGImages, SegmentationClassAug or SegmentationClass, Annotations, ImageSets.
 
-Image-level labels come from a JSON file `{key: [names]}` where one is given, else from the objects of the XML
-annotations (difficult ones included: they are visible in the image). Masks never serve as image-level labels.
-Masks are index PNGs; those that the folder of masks lacks are taken from a copy of SBD where one is named.
+Image-level labels come from a JSON file `{key: [names]}` if one is given, else from the objects in the XML annotations
+(including difficult ones, since they are visible in the image). Masks are never used as image-level labels.
+Masks are index PNGs; if a copy of SBD is given, masks missing from the mask folder are read from it.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from shards.taxonomy import VOC_20, Taxonomy
 
 @dataclass(frozen=True, kw_only=True)
 class VocSource:
-    """A data set in VOC's layout. Lists hold one key a line; masks are index PNGs with VOC's ids."""
+    """A data set in VOC's layout. Lists have one key per line; masks are index PNGs with VOC's class ids."""
 
     root: Path
     lists: dict[str, Path]
-    """Split -> file of keys, one a line."""
+    """Split -> file of keys, one per line."""
     labels: Path | None
     """JSON file of image-level labels; None reads the XML annotations."""
     masks: str
     """Folder of masks below the root."""
     masked_splits: tuple[str, ...]
-    """Splits whose masks are read at all."""
+    """Splits whose masks are read."""
     class_names: tuple[str, ...] = ()
-    """A subset of VOC's classes, numbered in this order; all 20 where empty."""
+    """A subset of VOC's classes, numbered in this order; all 20 if empty."""
     other_classes_as: int = BACKGROUND
-    """What pixels of classes outside the subset become: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0 or 255."""
     boxes: Literal["none", "annotations", "masks"] = "none"
-    """Frames of objects: none, those of the XML annotations, or of the components of the masks that are read.
+    """Boxes of objects: none, from the XML annotations, or from the connected components of the masks that are read.
 
-    An image without an annotation, or without a mask, has none that are known.
+    For an image without an annotation, or without a mask, the boxes are not known.
     """
     saliency: str = ""
-    """Folder of saliency maps (grey PNGs of the images' sizes) below the root, not of every image; none where empty."""
+    """Folder of saliency maps (grey PNGs of the images' sizes) below the root, not needed for every image; none if
+    empty."""
     mask_suffix: str = ""
-    """Stands between a mask's key and its ending: 2007_000032_mask.png where it is _mask."""
+    """Inserted between a mask's key and its extension: with _mask, the mask is 2007_000032_mask.png."""
     sbd: Path | None = None
-    """SBD's folder: its masks stand in for those that `masks` lacks."""
+    """Folder of SBD, whose masks replace those missing from `masks`."""
 
     @cached_property
     def _classes(self) -> ChosenClasses:
@@ -110,7 +111,7 @@ class VocSource:
         except ValueError as error:
             raise ValueError(f"the file of image-level labels is not valid JSON: {self.labels}: {error}") from error
         if not isinstance(found, dict):
-            raise ValueError(f"the file of image-level labels must hold {{key: [names]}}: {self.labels}")
+            raise ValueError(f"the file of image-level labels must have the form {{key: [names]}}: {self.labels}")
         for key, names in found.items():
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"{self.labels}: the labels of {key!r} are {names!r}; write a list of class names")
@@ -162,6 +163,6 @@ class VocSource:
                 if (self.labels is None or self.boxes == "annotations") and annotation.is_file():
                     digest.update(annotation.read_bytes())
         if self.labels is not None:
-            _ = self._label_file  # raises where it is of another form
+            _ = self._label_file  # raises if it has another format
             digest.update(self.labels.read_bytes())
         return digest.hexdigest()

@@ -40,7 +40,7 @@ def test_factors_follow_their_definition() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.5])
 def test_threshold_out_of_range(threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"it is a share of the images, in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"it must be a fraction of the images, in \(0, 1\]"):
         repeat_factors(CLASSES, num_classes=3, threshold=threshold)
 
 

@@ -27,6 +27,6 @@ def test_boxes_are_cut_at_the_border() -> None:
 @pytest.mark.parametrize("box", [Box(1, 7, 0, 9, 3), Box(1, 3, 0, 3, 3), Box(1, 0, 5, 3, 4), Box(1, 0, -5, 3, 0)])
 def test_a_box_without_a_pixel_is_refused(box: Box) -> None:
     with pytest.raises(
-        BadSampleError, match=r"a box of class 1, .* holds no pixel of an image of 7 rows and 11 columns"
+        BadSampleError, match=r"a box of class 1, .* contains no pixel of an image of 7 rows and 11 columns"
     ):
         inside([box], size=(7, 11))

@@ -14,8 +14,8 @@ def test_classes_with_their_images_over_all_splits() -> None:
 def test_a_name_that_may_be_a_slip() -> None:
     _, line = class_lines({"train": {"aeroplane": 40, "aeroplan": 1}, "val": {"aeroplan": 1}})
     assert line == (
-        "the class 'aeroplan' (2 images) is spelt nearly like 'aeroplane' (40): where it is a slip, write one name for "
-        "both"
+        "the class 'aeroplan' (2 images) is spelt nearly like 'aeroplane' (40): if it is a misspelling, use one "
+        "name for both"
     )
     assert list(slip_lines({"aeroplane": 40, "aeroplan": 30})) == [], "both are frequent"
 

@@ -34,7 +34,7 @@ def test_different_keys_are_different_files() -> None:
 
 @pytest.mark.parametrize("key", ["", "folder/"])
 def test_key_that_names_no_file(key: str) -> None:
-    with pytest.raises(ValueError, match="is no key: it must hold a name"):
+    with pytest.raises(ValueError, match="is not a valid key: it must have a name"):
         member_name(key)
 
 
@@ -62,5 +62,5 @@ def test_json_does_not_depend_on_the_order_of_insertion() -> None:
 def test_a_map_that_names_an_instance_too_many() -> None:
     *_, some, none = one_of_each("k")
     members = {**encode(some), "npz": encode(none)["npz"]}
-    with pytest.raises(ValueError, match=r"record 'k' is not readable: its map names instance \d+, and it has 0"):
+    with pytest.raises(ValueError, match=r"record 'k' is not readable: its map contains instance \d+, but it lists 0"):
         decode("instance_label", "k", members)

@@ -55,8 +55,8 @@ def test_full_disk_names_path_and_content_and_leaves_what_was_there(tmp_path: Pa
         with pytest.raises(FileSystemError) as caught:
             write_bytes(path, bytes(100_000), what="the record")
         assert str(caught.value) == (
-            f"cannot write {path} (the record): no space is left on its disk; free some, or move the folder of runs to "
-            f"a larger disk; {RESUMES}"
+            f"cannot write {path} (the record): no space is left on its disk; free some space, or move the folder "
+            f"of runs to a larger disk; {RESUMES}"
         )
         assert path.read_bytes() == b"before" and os.listdir(path.parent) == ["run.json"]
         told = why_not_writable(disk.path, what="the checkpoint")

@@ -50,9 +50,7 @@ def test_every_flipped_byte_is_found(layer: Layer) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1
         tar.write_bytes(damaged)
-        assert faults(layer) == [
-            f"{tar}: its bytes are not the ones that were written; delete it and run its stage again"
-        ]
+        assert faults(layer) == [f"{tar}: its content differs from what was written; delete it and run its stage again"]
 
 
 def test_cut_and_missing_shards_are_found_and_the_others_are_read(layer: Layer) -> None:
@@ -60,7 +58,7 @@ def test_cut_and_missing_shards_are_found_and_the_others_are_read(layer: Layer) 
     tar.write_bytes(tar.read_bytes()[:-1])
     layer.manifest_path("val-000000").unlink()
     first, second = faults(layer)
-    assert "train-000000.tar is cut short" in first
+    assert "train-000000.tar is truncated" in first
     assert "val-000000.tar is not finished" in second
 
 
@@ -77,11 +75,11 @@ def test_records_that_disagree_with_themselves(tmp_path: Path) -> None:
     write_shard(layer, "train-000000", records)
     layer.complete(["train-000000"])
     assert faults(layer) == [
-        "train-000000: size: decodes to (5, 3), its record says (3, 5)",
+        "train-000000: size: decodes to (5, 3), but its record says (3, 5)",
         "train-000000: mask: its mask is (3, 5), its image (5, 3)",
         "train-000000: map: its saliency map is (3, 5), its image (5, 3)",
-        "train-000000: box: Box(class_id=1, top=0, left=0, bottom=6, right=2) does not lie in its image of (5, 3)",
-        "train-000000: image: not a readable image: of no known format",
+        "train-000000: box: Box(class_id=1, top=0, left=0, bottom=6, right=2) is not inside its image of (5, 3)",
+        "train-000000: image: not a readable image: unknown format",
         "train-000000: both: class 2 is both present and unknown",
     ]
 
@@ -89,17 +87,17 @@ def test_records_that_disagree_with_themselves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda e: replace(e, key="z"), "train-000000: holds 'a' where its row names 'z'"),
+        (lambda e: replace(e, key="z"), "train-000000: contains 'a', but its manifest entry lists 'z'"),
         (
             lambda e: replace(e, metadata=e.metadata | {"classes": [1]}),
-            "train-000000: a: its row says classes [1], the record [2, 5]",
+            "train-000000: a: classes is [1] in the manifest entry, but [2, 5] in the record",
         ),
         (
             lambda e: replace(e, metadata=e.metadata | {"unknown": "4"}),
-            "train-000000: a: its row says unknown 4, the rec",
+            "train-000000: a: unknown is 4 in the manifest entry, but",
         ),
-        (lambda e: replace(e, digest="0" * 32), "train-000000: a: its row has another digest, or another place in the"),
-        (lambda e: replace(e, offset=512), "train-000000: a: its row has another digest, or another place in the tar"),
+        (lambda e: replace(e, digest="0" * 32), "train-000000: a: its digest or offset in the manifest entry does not"),
+        (lambda e: replace(e, offset=512), "train-000000: a: its digest or offset in the manifest entry does not"),
     ],
 )
 def test_rows_that_disagree_with_the_tar(
@@ -118,9 +116,11 @@ def test_a_row_of_fewer_records_and_an_index_of_another_tar(layer: Layer) -> Non
     row = layer.manifest_entry("train-000000")
     layer.manifest_path("train-000000").write_bytes(replace(row, entries=RecordEntries.of(row.entries[:1])).to_bytes())
     (found,) = faults(layer)
-    assert "holds 2 records, its row names 1" in found
+    assert "holds 2 records, but its manifest entry lists 1" in found
     write_shard(layer, "train-000000", [sample("a", 1)])
-    assert faults(layer) == ["train-000000: its row is of another tar than the index says; run its stage again"]
+    assert faults(layer) == [
+        "train-000000: its manifest entry and the index give different hashes of the tar; run its stage again"
+    ]
 
 
 def test_facts_of_an_older_row_are_not_missed(layer: Layer) -> None:
@@ -137,7 +137,7 @@ def test_the_same_image_twice_also_across_splits(tmp_path: Path) -> None:
         write_shard(layer, shard, [sample(f"{shard}/{n}", seed) for n, seed in enumerate(seeds)])
     layer.complete(list(images))
     of_five = "; ".join(f"train-000001: train-000001/{n}" for n in range(2, 10))
-    across = "in train and val (what is measured on must not be trained on)"
+    across = "in train and val (an image used for evaluation must not be used for training)"
     assert faults(layer) == [
         f"the same image 2 times, {across}: train-000000: train-000000/0; val-000000: val-000000/1",
         f"the same image 3 times, {across}: train-000000: train-000000/1; train-000001: train-000001/1; "
@@ -152,14 +152,14 @@ def test_tars_that_lie_elsewhere(layer: Layer, tmp_path: Path) -> None:
     for tar in layer.path.glob("*.tar"):
         tar.rename(elsewhere / tar.name)
     tars = RemoteTars(address=str(elsewhere), retries=Retries(attempts=1))
-    assert all("is not there" in fault for fault in faults(layer))
+    assert all("does not exist" in fault for fault in faults(layer))
     assert faults(layer, tars) == []
     whole = (elsewhere / "val-000000.tar").read_bytes()
     (elsewhere / "val-000000.tar").write_bytes(whole[:-1] + b"x")
     (elsewhere / "train-000000.tar").unlink()
     first, second = faults(layer, tars)
     assert first.startswith(f"{elsewhere}/train-000000.tar: No such file")
-    assert second.startswith(f"{elsewhere}/val-000000.tar: its bytes are not the ones that were written")
+    assert second.startswith(f"{elsewhere}/val-000000.tar: its content differs from what was written")
 
 
 def test_what_holds_nothing_is_told(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_holds_nothing_is_told(tmp_path: Path) -> None:
     write_shard(empty, "train-000000", [])
     empty.complete(["train-000000"])
     bare.complete([])
-    assert faults(empty) == ["train-000000: holds no record"]
+    assert faults(empty) == ["train-000000: contains no records"]
     assert faults(bare) == ["the layer has no shards"]
 
 
@@ -185,7 +185,7 @@ def test_masks_that_contradict_the_labels_are_a_fault_where_the_cause_is_known(t
         layer, "train-000000", [replace(record, classes=(1,), mask=mask * 127 + mask // 2) for record in records]
     )
     layer.complete(["train-000000"], classes=("cat", "dog"))
-    assert [fault[:49] for fault in faults(layer)] == ["likely cause: the masks hold 0 and 255 alone, and"]
+    assert [fault[:49] for fault in faults(layer)] == ["likely cause: the masks contain only 0 and 255, a"]
 
 
 def test_progress_is_told_shard_by_shard(layer: Layer) -> None:

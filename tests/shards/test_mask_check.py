@@ -67,14 +67,14 @@ def test_a_decoded_sample_counts_like_its_row() -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([((1,), "0,255"), ((2,), "0,255"), ((1, 2), "255")], "the masks hold 0 and 255 alone"),
-        ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks hold nothing but 0"),
+        ([((1,), "0,255"), ((2,), "0,255"), ((1, 2), "255")], "the masks contain only 0 and 255"),
+        ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks contain only 0 (background)"),
         ([((2,), "0-1"), ((3,), "0,2"), ((1,), "0"), ((2, 3), "0-2")], "one lower than the .*1 cat, 2 dog, 3 emu, "),
-        ([((1,), "0,2"), ((2,), "0,3"), ((1, 3), "0,2,4")], "one higher than the classes"),
-        ([((1,), "0-1"), ((2,), "0-1"), ((3,), "0-1"), ((2, 4), "0-1")], "objects from background alone"),
+        ([((1,), "0,2"), ((2,), "0,3"), ((1, 3), "0,2,4")], "one higher than the class ids"),
+        ([((1,), "0-1"), ((2,), "0-1"), ((3,), "0-1"), ((2, 4), "0-1")], "masks only separate objects from background"),
         (
             [((1,), "0,3"), ((2,), "0,2"), ((3,), "0-1"), ((1, 3), "0-1,3")],
-            "another order .* images of 'cat' show value 3 .'emu'.; images of 'emu' show value 1 .'cat'.$",
+            "a different order .* images of 'cat' show value 3 .'emu'.; images of 'emu' show value 1 .'cat'.$",
         ),
     ],
 )  # fmt: skip
@@ -98,18 +98,18 @@ def test_no_cause_where_there_is_none(rows: list[Row]) -> None:
 
 def test_classes_that_agree_are_no_shifted_list() -> None:
     """Class 1 is right and 2 shows 1: not a list that begins one too early."""
-    assert "objects from background alone" in cause([((1,), "0-1")] * 4 + [((2,), "0-1")] * 4)
+    assert "masks only separate objects from background" in cause([((1,), "0-1")] * 4 + [((2,), "0-1")] * 4)
 
 
 def test_crowds_are_told_from_masks_of_two_values() -> None:
     rows: list[Row] = [((1,), "0,255"), ((2,), "0,255")]
     assert "iscrowd" in cause(rows, notes={"objects": 2, "crowds": 2})
-    assert "0 and 255 alone" in cause(rows, notes={"objects": 2, "crowds": 1})
+    assert "only 0 and 255" in cause(rows, notes={"objects": 2, "crowds": 1})
 
 
 def test_objects_without_an_outline_are_told_from_masks_of_two_values() -> None:
     found = cause([((1,), "0,255"), ((2,), "0,255")], notes={"objects": 2, "without_outline": 1})
-    assert "have boxes and no outlines" in found
+    assert "have boxes but no outlines" in found
 
 
 def test_objects_without_an_outline_are_counted() -> None:
@@ -120,4 +120,4 @@ def test_objects_without_an_outline_are_counted() -> None:
 def test_one_cause_of_two_splits_is_told_once() -> None:
     check = check_of([((1,), "0,255")])
     (found,) = likely_causes({"train": check, "val": check}, None)
-    assert found.endswith("save every object's pixels as the number of its class")
+    assert found.endswith("save every object's pixels as its class id")

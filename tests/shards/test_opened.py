@@ -42,7 +42,7 @@ def test_a_bucket_is_looked_into_as_a_folder(tmp_path: Path, monkeypatch: pytest
         for path in layer.path.iterdir():
             put(address, f"toy/{path.name}", path.read_bytes())
         with opened(str(layer.path)) as here, opened(f"s3://{BUCKET}/toy") as there:
-            assert there.name == "toy" and there.told == f"s3://{BUCKET}/toy"
+            assert there.name == "toy" and there.display_name == f"s3://{BUCKET}/toy"
             assert preview(there) == preview(here)
             assert summarise(there).present == summarise(here).present
             before = len(faults.requests)
@@ -53,8 +53,8 @@ def test_a_bucket_is_looked_into_as_a_folder(tmp_path: Path, monkeypatch: pytest
         put(address, "toy/val-000000.tar", b"x" * layer.manifest_entry("val-000000").num_bytes)
         with opened(f"s3://{BUCKET}/toy") as there:
             first, second = lint(there)
-        assert f"s3://{BUCKET}/toy/train-000001.json is not a shard's row" in first
-        assert f"s3://{BUCKET}/toy/val-000000.tar: its bytes are not the ones that were written" in second
+        assert f"s3://{BUCKET}/toy/train-000001.json is not a manifest entry" in first
+        assert f"s3://{BUCKET}/toy/val-000000.tar: its content differs from what was written" in second
 
 
 def test_an_address_without_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:

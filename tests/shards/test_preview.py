@@ -61,5 +61,5 @@ def test_what_cannot_be_read_is_a_cross(tmp_path: Path) -> None:
 
 
 def test_records_that_are_no_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds seed records; a preview is drawn of samples"):
+    with pytest.raises(ValueError, match="holds seed records; a preview needs a layer of samples"):
         sheet_of(tmp_path, {"val-000000": [seed_record("a")]}, kind="seed")

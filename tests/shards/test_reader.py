@@ -52,13 +52,13 @@ def test_unfinished_and_cut_shards_name_their_file(tmp_path: Path) -> None:
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
     assert not layer.is_finished(SHARD)
-    with pytest.raises(ShardError, match=rf"{tar} is cut short: {len(whole) - 512} bytes, {len(whole)} expected"):
+    with pytest.raises(ShardError, match=rf"{tar} is truncated: {len(whole) - 512} bytes, {len(whole)} expected"):
         list(read_shard(layer, SHARD))
     tar.unlink()
-    with pytest.raises(ShardError, match=f"{tar} is not there, but its row is"):
+    with pytest.raises(ShardError, match=f"{tar} does not exist, but its manifest entry does"):
         list(read_shard(layer, SHARD))
     layer.manifest_path(SHARD).unlink()
-    with pytest.raises(ShardError, match=f"{tar} is not finished: it has no row; run its stage again"):
+    with pytest.raises(ShardError, match=f"{tar} is not finished: it has no manifest entry; run its stage again"):
         list(read_shard(layer, SHARD))
     layer.manifest_path(SHARD).write_bytes(b'{"shard"')
     with pytest.raises(ShardError, match="is not readable"):
@@ -130,7 +130,7 @@ def test_strict_join_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["inner", "strict"])
 def test_key_that_only_a_later_layer_has(tmp_path: Path, how: str) -> None:
     layers = {"samples": layer_of(tmp_path / "s", ["a"], kind="sample"), "seeds": layer_of(tmp_path / "e", ["a", "x"])}
-    with pytest.raises(ValueError, match="layer 'seeds' holds 'x', which layer 'samples' does not hold"):
+    with pytest.raises(ValueError, match="layer 'seeds' contains 'x', but layer 'samples' does not"):
         joined(layers, how)
 
 

@@ -84,6 +84,6 @@ def test_kept_cuts_come_back(tmp_path: Path) -> None:
 def test_kept_cuts_of_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / BOUNDARIES).write_text(text)
     with pytest.raises(
-        ShardError, match=r"shard_boundaries.json is not of the listed samples; delete its folder and run its"
+        ShardError, match=r"shard_boundaries.json does not match the listed samples; delete its folder and run its"
     ):
         read_boundaries(tmp_path, {"train": 7})

@@ -88,7 +88,7 @@ def test_a_flipped_byte_is_seen_and_fetched_anew(tmp_path: Path, faults: Faults)
     faults.coming = ["damaged", "damaged"]
     assert fetched(cache, 0) == SHARDS[0] and len(faults.requests) == 3
     faults.coming = ["damaged"] * 3
-    with pytest.raises(StorageError, match=r"/1.tar: its bytes are not those that were written \(3 attempts\)"):
+    with pytest.raises(StorageError, match=r"/1.tar: its content does not match its hash in the index \(3 attempts\)"):
         fetched(cache, 1)
     assert held(cache) == {0} and not list(cache.folder.glob("*.part"))
 

@@ -109,14 +109,14 @@ def test_an_object_that_is_not_there(faults: Faults, plain: str, tmp_path: Path)
             read(address, retries=QUICK)
     with pytest.raises(StorageError, match=r"none.tar: No such file"):
         read(str(tmp_path / "none.tar"))
-    with pytest.raises(StorageError, match=r"b.tar: it ends 4 bytes too early"):
+    with pytest.raises(StorageError, match=r"b.tar: it is 4 bytes too short"):
         read(str(tmp_path / "b.tar"), offset=len(DATA) - 6, length=10)
 
 
 def test_an_object_that_ends_too_early(faults: Faults) -> None:
-    with pytest.raises(StorageError, match=rf"^{S3}: it ends 4 bytes too early$"):
+    with pytest.raises(StorageError, match=rf"^{S3}: it is 4 bytes too short$"):
         read(S3, offset=len(DATA) - 6, length=10, retries=QUICK)
-    with pytest.raises(StorageError, match=rf"^{S3}: it ends 9 bytes too early$"):
+    with pytest.raises(StorageError, match=rf"^{S3}: it is 9 bytes too short$"):
         read(S3, offset=len(DATA) + 1, length=9, retries=QUICK)
 
 
@@ -126,7 +126,7 @@ def test_an_empty_object_reads_as_an_empty_file_does(server: str, faults: Faults
     for address in (str(tmp_path / "empty"), f"s3://{BUCKET}/empty"):
         assert read(address, retries=QUICK) == b"" == read(address, offset=3, retries=QUICK)
         for offset in (0, 3):
-            with pytest.raises(StorageError, match=rf"^{address}: it ends 7 bytes too early$"):
+            with pytest.raises(StorageError, match=rf"^{address}: it is 7 bytes too short$"):
                 read(address, offset=offset, length=7, retries=QUICK)
 
 
@@ -134,7 +134,7 @@ def test_a_web_server_that_has_no_such_range(server: str) -> None:
     told = Faults(coming=["416", "416"])
     with proxy(server, told) as address:
         assert read(f"{address}/b.tar", offset=9, retries=QUICK) == b""
-        with pytest.raises(StorageError, match=r"b.tar: it ends 7 bytes too early$"):
+        with pytest.raises(StorageError, match=r"b.tar: it is 7 bytes too short$"):
             read(f"{address}/b.tar", offset=9, length=7, retries=QUICK)
 
 

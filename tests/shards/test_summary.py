@@ -60,8 +60,8 @@ def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
         older = [replace(e, metadata={k: v for k, v in e.metadata.items() if k not in newer}) for e in row.entries]
         layer.manifest_path(row.shard).write_bytes(replace(row, entries=RecordEntries.of(older)).to_bytes())
     told = list(lines(summary_of(layer)))
-    assert told[4] == "which classes are unknown stands in no index of that age; build the shards again to see it"
-    assert told[5].startswith("2 masks were not compared with the labels: this index is older")
+    assert told[4].startswith("these shards were built by an older version, which did not list unknown classes")
+    assert told[5].startswith("2 masks were not compared with the labels: these shards were built by an older version")
     assert len(told) == 6
 
 
@@ -75,8 +75,8 @@ def test_masks_are_compared_with_labels(tmp_path: Path) -> None:
     told = list(lines(summary_of(layer)))
     assert told[4:] == [
         "train: 3 of 3 masks lack a class that the image is labelled with, 0 show a class that it is not labelled with",
-        "likely cause: the masks hold 0 and 255 alone, and 255 means ignored, not object; save every object's pixels "
-        "as the number of its class (1 cat)",
+        "likely cause: the masks contain only 0 and 255, and 255 means ignored, not object; save every object's pixels "
+        "as its class id (1 cat)",
     ]
 
 

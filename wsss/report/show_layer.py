@@ -141,7 +141,7 @@ def _lint(opened: OpenedLayer, console: Console) -> Iterator[Line]:
             faults += 1
             yield Line(text, is_fault=True)
     yield from (Line(text) for text in mismatch_lines(checks))
-    yield Line(f"{opened.told}: " + (f"{faults} faults" if faults else "no fault found"))
+    yield Line(f"{opened.display_name}: " + (f"{faults} faults" if faults else "no fault found"))
 
 
 class _Told:

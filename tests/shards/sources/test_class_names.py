@@ -41,16 +41,16 @@ def test_cells(cell: str, names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("[cat, dog]", "is a list in brackets; write the names with ';' between them"),
+        ("[cat, dog]", "is a list in brackets; separate the names with ';' instead"),
         ("['cat' 'dog']", "is a list in brackets"),  # numpy's way to print; Python would read one name 'catdog'
         ("['cat', dog]", "is a list in brackets"),
         ("{cat}", "is a list in brackets"),
         ("'cat'", "is in quotes; write it without"),
         ('"cat";dog', "is in quotes; write it without"),
-        ("background", "'background' is no class: leave the cell empty where an image shows none of the classes"),
-        ("cat;_Background_", "'_Background_' is no class"),
-        ("NaN", "'NaN' is no class: leave the cell empty"),
-        ("None", "'None' is no class: leave the cell empty"),
+        ("background", "'background' is not a class: leave the cell empty if an image shows none of the classes"),
+        ("cat;_Background_", "'_Background_' is not a class"),
+        ("NaN", "'NaN' is not a class: leave the cell empty"),
+        ("None", "'None' is not a class: leave the cell empty"),
     ],
 )
 def test_cells_that_are_no_names(cell: str, message: str) -> None:
@@ -87,15 +87,15 @@ def test_names_without_doubt(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("cat", "dog", "Cat"), "line 4: the classes 'cat' .t.csv, line 2. and 'Cat' differ in their case"),
-        (("traffic light", "traffic_light"), "differ in their case, blanks, underscores"),
-        (("scab", "rust", "scab rust"), "'scab rust' seems to be several names with ' ' between them"),
-        (("scab rust", "rust scab", "mildew"), "with ' ' between them"),
-        (("cat;dog", "emu"), r"with ';' between them, label_separator is '\|'; set label_separator = ';'"),
-        (("cat\tdog",), r"with '\\t' between them"),
-        (("cat, dog", "dog, emu", "emu, cat"), "with ',' between them"),
-        (("cat/dog", "dog", "cat"), "with '/' between them"),
-        (("0", "1"), "line 2: the labels are nothing but 0 and 1; write the names of the classes"),
+        (("cat", "dog", "Cat"), "line 4: the classes 'cat' .t.csv, line 2. and 'Cat' differ only in case"),
+        (("traffic light", "traffic_light"), "differ only in case, spaces, underscores"),
+        (("scab", "rust", "scab rust"), "'scab rust' seems to be several names separated by ' '"),
+        (("scab rust", "rust scab", "mildew"), "separated by ' '"),
+        (("cat;dog", "emu"), r"separated by ';', but label_separator is '\|'; set label_separator = ';'"),
+        (("cat\tdog",), r"separated by '\\t'"),
+        (("cat, dog", "dog, emu", "emu, cat"), "separated by ','"),
+        (("cat/dog", "dog", "cat"), "separated by '/'"),
+        (("0", "1"), "line 2: the only labels are 0 and 1; write the names of the classes"),
     ],
 )  # fmt: skip
 def test_names_in_doubt_are_refused_with_their_line(names: tuple[str, ...], message: str) -> None:
@@ -139,12 +139,12 @@ def test_class_lists(tmp_path: Path, text: str) -> None:
     ("text", "message"),
     [
         (b"\xff", r"the list of classes is not UTF-8 text: .*c\.txt"),
-        ("cat\nbackground\n", r"c\.txt: 'background' is no class: background is value 0 of the masks"),
-        ("cat\ndog\ncat\n", r"c\.txt: it names 'cat' more than once"),
-        ("1,cat\n3,dog\n", "must count from 0 .background. or 1 on"),
+        ("cat\nbackground\n", r"c\.txt: 'background' is not a class: background is value 0 of the masks"),
+        ("cat\ndog\ncat\n", r"c\.txt: it lists 'cat' more than once"),
+        ("1,cat\n3,dog\n", "must count up from 0 .background. or 1"),
         ("0,cat\n1,dog\n", "value 0 is 'cat'; in masks 0 is background"),
-        ("[cat, dog]", "begins with . and is no JSON list"),
-        ('[1, "dog"]', "no JSON list of names"),
+        ("[cat, dog]", "begins with . but is not a JSON list"),
+        ('[1, "dog"]', "not a JSON list of names"),
     ],
 )
 def test_class_lists_that_cannot_be_read(tmp_path: Path, text: str | bytes, message: str) -> None:

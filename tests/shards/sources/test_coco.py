@@ -116,17 +116,17 @@ def test_annotations_turn_with_an_image_that_exif_turns(root: Path, stored: bool
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"category_id": 2}, "an annotation is of category 2, which is not among the file's categories"),
+        ({"category_id": 2}, "an annotation has category 2, which is not in the file's list of categories"),
         ({"segmentation": 3}, "an outline is neither polygons nor run lengths"),
         ({"segmentation": [[1, 2, 3]]}, "an outline is neither polygons nor run lengths"),
-        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "an outline is of an image of"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [7]}}, "run lengths of an outline cover 7 pixels, its"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "\x00"}}, "is in no compressed run length"),
-        ({"category_id": None}, "not of COCO's form: TypeError.'None is no id'"),
-        ({"iscrowd": 2}, "an annotation has iscrowd = 2; write 0 for one object, 1 for many"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "an outline is for an image of"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [7]}}, "outline cover 7 pixels, but its image has"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "\x00"}}, "is not allowed in compressed run lengths"),
+        ({"category_id": None}, "not in COCO's format: TypeError.'None is not an id'"),
+        ({"iscrowd": 2}, "an annotation has iscrowd = 2; write 0 for one object, 1 for a group"),
         ({"segmentation": [[1, 2, 3, 4, 1e8, 6]]}, "far outside its image"),
         ({"bbox": [1, 2, 3]}, "the box of an object is .*, not four numbers"),
-        ({"bbox": [40, 2, 3, 3]}, "columns 40 to 43, holds no pixel"),
+        ({"bbox": [40, 2, 3, 3]}, "columns 40 to 43, contains no pixel"),
     ],
 )
 def test_bad_annotations_are_bad_samples(root: Path, change: dict[str, Any], message: str) -> None:
@@ -139,7 +139,7 @@ def test_bad_annotations_are_bad_samples(root: Path, change: dict[str, Any], mes
 
 def test_bad_images_and_sizes_are_bad_samples(root: Path) -> None:
     put(root / "val2017" / "000009.jpg", jpeg(HEIGHT, WIDTH + 1, seed=0))
-    with pytest.raises(BadSampleError, match=r"000009.jpg is 32x23, its annotations are of an image of 31x23"):
+    with pytest.raises(BadSampleError, match=r"000009.jpg is 32x23, but its annotations are for an image of 31x23"):
         read(source(root))
     (root / "val2017" / "000009.jpg").unlink()
     with pytest.raises(BadSampleError, match=r"cannot read val2017/000009.jpg: No such file"):
@@ -150,10 +150,10 @@ def test_bad_images_and_sizes_are_bad_samples(root: Path) -> None:
     ("change", "message"),
     [
         ("missing", r"cannot read the mask 000009.png: No such file"),
-        ("unknown segment", "holds the segment 8, of which the annotation says nothing"),
-        ("grey", "has another size than it"),
-        ("two", "has 2 panoptic annotations; it must have one"),
-        ("outside", "is no path below a folder"),
+        ("unknown segment", "contains segment 8, which its annotation does not list"),
+        ("grey", "but the image has"),
+        ("two", "has 2 panoptic annotations; it must have exactly one"),
+        ("outside", "is not a valid path relative to its folder"),
     ],
 )
 def test_bad_panoptic_masks(root: Path, change: str, message: str) -> None:
@@ -177,13 +177,13 @@ def test_bad_panoptic_masks(root: Path, change: str, message: str) -> None:
     ("text", "message"),
     [
         ("", "is not valid JSON: it ends too early"),
-        ("[]", r"is not valid JSON: \{ expected at byte 0, there is '\['"),
-        ('{"images": [1]}', "is no COCO file: TypeError .* at byte 12"),
-        ('{"images": [{"id": 1}]}', "is no COCO file: KeyError 'file_name' at byte 12"),
-        ('{"images": [], "annotations": []}', "is no COCO file: it lists 0 images and 0 categories"),
+        ("[]", r"is not valid JSON: \{ expected at byte 0, found '\['"),
+        ('{"images": [1]}', "is not a COCO file: TypeError .* at byte 12"),
+        ('{"images": [{"id": 1}]}', "is not a COCO file: KeyError 'file_name' at byte 12"),
+        ('{"images": [], "annotations": []}', "is not a COCO file: it lists 0 images and 0 categories"),
         ('{"images": [}', "is not valid JSON: Expecting value at byte 12"),
         (json.dumps(document(instances()))[:700], "is not valid JSON"),
-        (json.dumps(document([annotation(1, 77, 1, [])])), "is of image 77, which the file does not list"),
+        (json.dumps(document([annotation(1, 77, 1, [])])), "refers to image 77, which the file does not list"),
         (json.dumps(document([], images=document([])["images"] * 2)), "lists the image 9 more than once"),
     ],
 )
@@ -198,15 +198,15 @@ def test_files_that_are_not_cocos(root: Path, text: str, message: str) -> None:
 def test_file_names_that_cannot_be_keys(root: Path, name: str) -> None:
     images = document([])["images"]
     rewrite(root, [], images=[*images, {"id": 1, "file_name": name, "height": 3, "width": 3}])
-    with pytest.raises(ValueError, match=r"is no path below a folder|stands for two images, without its ending"):
+    with pytest.raises(ValueError, match=r"is not a valid path below a folder|is used by two images, ignoring"):
         source(root).list_split("val")
 
 
 def test_splits_of_other_forms(root: Path) -> None:
     data = source(root)
-    with pytest.raises(ValueError, match=r"no annotations for split 'test'; they are given for \['val'\]"):
+    with pytest.raises(ValueError, match=r"no annotations for split 'test'; annotations are given for \['val'\]"):
         data.list_split("test")
-    with pytest.raises(ValueError, match="the file of annotations does not exist"):
+    with pytest.raises(ValueError, match="the annotation file does not exist"):
         source(root, annotations={"val": root / "none.json"}).list_split("val")
 
 

@@ -74,7 +74,7 @@ def test_another_separator(root: Path) -> None:
     put(root / "labels.csv", TABLE.replace("|", ";"))
     assert samples(source(root, label_separator=";"))["a/1"].classes == (2, 3)
     with pytest.raises(
-        ValueError, match=r"labels.csv, line 4: 'bird ; cat' seems to be several names with ';' between"
+        ValueError, match=r"labels.csv, line 4: 'bird ; cat' seems to be several names separated by ';'"
     ):
         _ = source(root).taxonomy
     names = put(root / "classes.txt", "bird\ncat\ndog\n")
@@ -134,7 +134,7 @@ def test_masks_and_their_frames(root: Path) -> None:
     cats = source(root, **settings, class_names=("cat",), other_classes_as=255).read(val).mask
     assert cats is not None and (cats[3, 6], cats[8, 0], cats[11, 0], cats[0, 0]) == (1, 255, 255, 0)
     renamed = (root / "masks" / "b" / "4.png").rename(root / "masks" / "b" / "4_mask.png")
-    with pytest.raises(BadSampleError, match=r"masks/b/4_mask.png is there: set mask_suffix = '_mask'"):
+    with pytest.raises(BadSampleError, match=r"masks/b/4_mask.png exists: set mask_suffix = '_mask'"):
         data.read(val)
     np.testing.assert_array_equal(source(root, **settings, mask_suffix="_mask").read(val).mask, mask)
     assert source(root, **settings, mask_suffix="_mask").signature() != data.signature()
@@ -146,31 +146,31 @@ def test_masks_and_their_frames(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("", 1, "the header has no column 'image'; it names nothing"),
-        ("Id,Target\n", 1, "the header has no column 'image'; it names Id, Target"),
-        ("image,labels,labels\n", 1, "the header names 'labels' more than once"),
-        ("Id;Target\n", 1, "no column 'image'; it names Id;Target; write commas, semicolons or tabs between"),
-        ("filename,labels\n", 1, "no column 'image'; it names filename, labels, but 'filename': call it 'image'"),
-        ("image,Class\n", 1, "the header has no column 'labels', but 'Class': call it 'labels'"),
-        ("image,labels,subset\n", 1, "the header has no column 'split', but 'subset': call it 'split'"),
-        ("image,labels,labels.1\n", 1, "the header names a column 'labels.1'; write all names of an image in"),
-        ("image,Label 2,labels\n", 1, "the header names a column 'Label 2'; write all names of an image in"),
-        ("image,labels\na/1.jpg,background\n", 2, "'background' is no class: leave the cell empty"),
+        ("", 1, "the header has no column 'image'; it has no columns"),
+        ("Id,Target\n", 1, "the header has no column 'image'; it has Id, Target"),
+        ("image,labels,labels\n", 1, "the header has the column 'labels' more than once"),
+        ("Id;Target\n", 1, "no column 'image'; it has Id;Target; separate its columns with commas, semicolons or tabs"),
+        ("filename,labels\n", 1, "no column 'image'; it has filename, labels, but 'filename': rename it to 'image'"),
+        ("image,Class\n", 1, "the header has no column 'labels', but 'Class': rename it to 'labels'"),
+        ("image,labels,subset\n", 1, "the header has no column 'split', but 'subset': rename it to 'split'"),
+        ("image,labels,labels.1\n", 1, "the header has a column 'labels.1'; write all class names of an image in"),
+        ("image,Label 2,labels\n", 1, "the header has a column 'Label 2'; write all class names of an image in"),
+        ("image,labels\na/1.jpg,background\n", 2, "'background' is not a class: leave the cell empty"),
         ("image,labels\na/1.jpg,Cat\n", 2, "unknown class 'Cat'; did you mean cat"),
         ("image,labels\na/1.jpg,cat dog\n", 2, "unknown class 'cat dog'; .*; label_separator is '.'"),
-        ("image,labels,split\na/1.jpg,cat,TRAIN\n", 2, "the split 'TRAIN' is near 'train'"),
-        ("image,label,split\n", 1, "the header names a column 'label'; did you mean 'labels'"),
-        ("image,splits\n", 1, "the header names a column 'splits'; did you mean 'split'"),
-        ("image,labels,split\na/1.jpg,cat,train\na/2.jpg,cat,trian\n", 3, "the split 'trian' is near 'train'"),
-        ("image,labels\na/1.jpg\n", 2, "1 columns, the header has 2"),
-        ("image,labels\na/1.jpg,cat,dog\n", 2, "3 columns, the header has 2"),
-        ("image,labels\na/1.jpg,cat\n../b.jpg,cat\n", 3, r"the image '\.\./b\.jpg' is no path below the root"),
-        ("image,labels\n\n\nC:\\b.jpg,cat\n", 4, "is no path below the root, with slashes between its parts"),
-        ("image,labels\n,cat\n", 2, "the image '' is no path below the root"),
+        ("image,labels,split\na/1.jpg,cat,TRAIN\n", 2, "the split 'TRAIN' resembles 'train'"),
+        ("image,label,split\n", 1, "the header has a column 'label'; did you mean 'labels'"),
+        ("image,splits\n", 1, "the header has a column 'splits'; did you mean 'split'"),
+        ("image,labels,split\na/1.jpg,cat,train\na/2.jpg,cat,trian\n", 3, "the split 'trian' resembles 'train'"),
+        ("image,labels\na/1.jpg\n", 2, "1 columns, but the header has 2"),
+        ("image,labels\na/1.jpg,cat,dog\n", 2, "3 columns, but the header has 2"),
+        ("image,labels\na/1.jpg,cat\n../b.jpg,cat\n", 3, r"the image '\.\./b\.jpg' is not a path relative to the root"),
+        ("image,labels\n\n\nC:\\b.jpg,cat\n", 4, "is not a path relative to the root; separate folders with /"),
+        ("image,labels\n,cat\n", 2, "the image '' is not a path relative to the root"),
         ("image,labels\na/1.jpg,caat\n", 2, "unknown class 'caat'; did you mean cat"),
         ("image,labels,unknown\na/1.jpg,cat,caat\n", 2, "unknown class 'caat'; did you mean cat"),
-        ("image,labels,unknown\na/1.jpg,cat|dog,dog\n", 2, "'dog' is both among the labels and unknown"),
-        ("image,labels\na/1.jpg,cat\na/1.png,cat\n", 3, "a/1.png and a/1.jpg differ in their ending alone"),
+        ("image,labels,unknown\na/1.jpg,cat|dog,dog\n", 2, "'dog' is both a label and unknown"),
+        ("image,labels\na/1.jpg,cat\na/1.png,cat\n", 3, "a/1.png and a/1.jpg differ only in their extension"),
         ('image,labels\n"a/1.jpg,cat\n', 2, "unexpected end of data"),
     ],
 )
@@ -204,7 +204,7 @@ def test_class_lists_that_cannot_be_read(root: Path) -> None:
     with pytest.raises(ValueError, match=r"the list of classes is not UTF-8 text: .*c.txt"):
         _ = source(root, class_list=put(root / "c.txt", b"\xff")).taxonomy
     put(root / "labels.csv", "image\na/1.jpg\n")
-    with pytest.raises(ValueError, match=r"labels\.csv names no class; name them in class_list, one a line"):
+    with pytest.raises(ValueError, match=r"labels\.csv contains no class; list the classes in class_list, one"):
         _ = source(root).taxonomy
     with pytest.raises(ValueError, match=r"no table for split 'test'; tables are given for \['train', 'val'\]"):
         source(root).list_split("test")

@@ -153,7 +153,7 @@ def test_lists_stand_in_for_the_disk_and_what_they_name_may_be_missing(root: Pat
     with pytest.raises(BadSampleError, match=r"cannot read Data/DET/train/.*_99\.JPEG: No such file"):
         read(data, f"{ANTS}99")
     put(given, "elsewhere/picture\n")
-    with pytest.raises(ValueError, match="'elsewhere' below Data/DET/train is no folder of ILSVRC's"):
+    with pytest.raises(ValueError, match="'elsewhere' below Data/DET/train is not a folder of ILSVRC"):
         source(root, lists={"train": given}).list_split("train")
 
 
@@ -174,13 +174,13 @@ def test_folders_as_the_readme_prints_them(checked: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda train: put(train / "more" / "1.JPEG", b""), "'more' below Data/DET/train is no folder of ILSVRC's"),
-        (lambda train: put(train / "1.JPEG", b""), "'' below Data/DET/train is no folder of ILSVRC's"),
+        (lambda train: put(train / "more" / "1.JPEG", b""), "'more' below Data/DET/train is not a folder of ILSVRC"),
+        (lambda train: put(train / "1.JPEG", b""), "'' below Data/DET/train is not a folder of ILSVRC"),
         (
             lambda train: put(train / f"{FULL}3.jpg", b""),
-            r"holds ILSVRC2014_train_00000003.jpg; its images end in .JPEG",
+            r"contains ILSVRC2014_train_00000003.jpg, but its images must end in .JPEG",
         ),
-        (lambda train: shutil.rmtree(train), r"holds no images \(.JPEG\)"),
+        (lambda train: shutil.rmtree(train), r"contains no images \(.JPEG\)"),
     ],
 )
 def test_trees_that_are_not_ilsvrcs(root: Path, change: Any, message: str) -> None:
@@ -207,7 +207,7 @@ def test_images_whose_annotations_were_not_unpacked(root: Path, tmp_path: Path, 
 
 
 def test_no_data_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no folder Data/DET or ILSVRC/Data/DET"):
+    with pytest.raises(ValueError, match="contains no folder Data/DET or ILSVRC/Data/DET"):
         source(tmp_path).list_split("train")
 
 
@@ -218,11 +218,11 @@ def test_no_data_at_all(tmp_path: Path) -> None:
         ("", r"cannot read the labels in Annotations/DET/train/.*\.xml"),
         (
             xml([(ANT, 0, 0, 1, 1)]).replace("n02219486", "n99999999"),
-            "label 'n99999999' is the synset of none of the 200",
+            "label 'n99999999' is not the synset of one of the 200",
         ),
-        (xml([(ANT, 60, 0, 70, 9)]), "columns 60 to 71, holds no pixel of an image of 37 rows and 53 columns"),
+        (xml([(ANT, 60, 0, 70, 9)]), "columns 60 to 71, contains no pixel of an image of 37 rows and 53 columns"),
         (xml([(ANT, 0, 0, 1, 1)]).replace("<xmin>0", "<xmin>"), "is not four numbers"),
-        (xml([(ANT, 0, 0, 1, 1)], height=74, width=106), "are of an image of 106x74, this one is 53x37"),
+        (xml([(ANT, 0, 0, 1, 1)], height=74, width=106), "are for an image of 106x74, but the image is 53x37"),
     ],
 )
 def test_bad_annotations_are_bad_samples(root: Path, content: str, message: str) -> None:
@@ -308,5 +308,5 @@ def test_lines_that_are_no_image_with_a_label(root: Path, line: str) -> None:
 
 def test_some_lists_without_the_others(checked: Path) -> None:
     (checked / "ILSVRC" / "ImageSets" / "DET" / "train_77.txt").unlink()
-    with pytest.raises(ValueError, match=r"train_77\.txt is missing, the lists of 199 other classes are there"):
+    with pytest.raises(ValueError, match=r"train_77\.txt is missing, but the lists of 199 other classes exist"):
         source(checked).signature()

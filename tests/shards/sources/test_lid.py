@@ -44,14 +44,14 @@ def test_without_a_list_the_folder_is_listed(root: Path) -> None:
     assert [listed.key for listed in source(root).list_split("val")] == sorted(VAL)
     shutil.rmtree(root / IMAGES / "val")
     (root / IMAGES / "val").mkdir()
-    with pytest.raises(ValueError, match=r"holds no images \(.JPEG\), and there is no val.txt"):
+    with pytest.raises(ValueError, match=r"contains no images \(.JPEG\), and there is no val.txt"):
         source(root).list_split("val")
 
 
 def test_lists_that_differ(root: Path) -> None:
     put(root / IMAGES / "val.txt", f"{VAL[0]}\n")
     with pytest.raises(
-        ValueError, match=r"val\.txt and .*val\.txt name other images; name the right one as lists\.val"
+        ValueError, match=r"val\.txt and .*val\.txt list different images; set lists\.val to the right one"
     ):
         source(root).list_split("val")
     chosen = source(root, lists={"val": root / IMAGES / "val.txt"})
@@ -122,8 +122,8 @@ def test_classes_in_another_order_are_refused(root: Path, line: str) -> None:
     ("mask", "message"),
     [
         (None, f"cannot read the mask {RAW}/{VAL[0]}.png: No such file"),
-        (np.full((37, 53), 201, np.uint8), r"holds the value 201, which is no class \(0..200 and 255 are\)"),
-        (np.zeros((37, 54), np.uint8), "is 54x37, its image 53x37"),
+        (np.full((37, 53), 201, np.uint8), r"holds the value 201, which is not a class id; allowed are 0..200 and 255"),
+        (np.zeros((37, 54), np.uint8), "is 54x37, but its image is 53x37"),
         (np.zeros((37, 53, 3), np.uint8), "a mask must be a PNG of indices"),
     ],
 )
@@ -154,11 +154,11 @@ def test_grey_images_and_missing_ones(root: Path) -> None:
 
 def test_missing_folders(root: Path) -> None:
     shutil.rmtree(root / ANNOTATIONS)
-    with pytest.raises(ValueError, match="holds no folder LID_track1_annotations/track1_val_annotations_raw or"):
+    with pytest.raises(ValueError, match="contains no folder LID_track1_annotations/track1_val_annotations_raw or"):
         source(root).signature()
     assert source(root, splits=("test",)).signature()
     shutil.rmtree(root / IMAGES)
-    with pytest.raises(ValueError, match="holds no folder LID_track1_imageset/LID_track1/test with the images"):
+    with pytest.raises(ValueError, match="contains no folder LID_track1_imageset/LID_track1/test with the images"):
         source(root).list_split("test")
 
 

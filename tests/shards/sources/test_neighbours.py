@@ -50,13 +50,13 @@ def test_a_folder_is_scanned_once_for_all_its_names(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("lies", "asked", "expected"),
     [
-        ("a/1.JPG", "a/1.jpg", " (a/1.JPG is there, in another case or Unicode form: write its name so, or rename it)"),
-        ("a/1.jpeg", "a/1.jpg", " (a/1.jpeg is there, with another ending: write its name so, or convert it)"),
-        ("1.png", "1.jpg", " (1.png is there, with another ending: write its name so, or convert it)"),
+        ("a/1.JPG", "a/1.jpg", " (a/1.JPG exists, in another case or Unicode form: use that name, or rename the file)"),
+        ("a/1.jpeg", "a/1.jpg", " (a/1.jpeg exists, with another extension: use that name, or convert the file)"),
+        ("1.png", "1.jpg", " (1.png exists, with another extension: use that name, or convert the file)"),
         ("a/1.xml", "a/1.jpg", ""),
         ("A/1.jpg", "a/b/1.jpg", " (there is no folder a, but one called A)"),
         ("c/1.jpg", "a/b/1.jpg", " (there is no folder a/b)"),
-        ("m/1_mask.png", "m/1.png", " (m/1_mask.png is there: rename it)"),
+        ("m/1_mask.png", "m/1.png", " (m/1_mask.png exists: rename it)"),
         ("m/10.png", "m/1.png", ""),
     ],
 )
@@ -67,20 +67,18 @@ def test_what_lies_beside_a_missing_file(tmp_path: Path, lies: str, asked: str, 
 
 def test_a_setting_for_the_names_of_masks(tmp_path: Path) -> None:
     put(tmp_path / "m" / "1_gtFine_labelIds.png", b"x")
-    told = " (m/1_gtFine_labelIds.png is there: set mask_suffix = '_gtFine_labelIds')"
+    told = " (m/1_gtFine_labelIds.png exists: set mask_suffix = '_gtFine_labelIds')"
     assert beside(tmp_path, "m/1.png", mask_suffix="") == told
     assert beside(tmp_path, "m/1_mask.png", mask_suffix="_mask") == told
 
 
 def test_the_reason_of_a_missing_image_and_mask(tmp_path: Path) -> None:
     put(tmp_path / "1.JPG", jpeg(9, 7, seed=1))
-    with pytest.raises(BadSampleError, match=r"cannot read 1.jpg: No such file or directory \(1.JPG is there, in"):
+    with pytest.raises(BadSampleError, match=r"cannot read 1.jpg: No such file or directory \(1.JPG exists, in"):
         read_image(tmp_path, "1.jpg")
     put(tmp_path / "1_mask.png", np.zeros((9, 7), np.uint8).tobytes())
     image = read_image(tmp_path, "1.JPG")
-    with pytest.raises(
-        BadSampleError, match=r"cannot read the mask 1_x.png: No such file .* \(1_mask.png is there: set"
-    ):
+    with pytest.raises(BadSampleError, match=r"cannot read the mask 1_x.png: No such file .* \(1_mask.png exists: set"):
         read_index_png(tmp_path, "1_x.png", what="mask", image=image, mask_suffix="_x")
     put(tmp_path / "2.jpg", b"")
     with pytest.raises(BadSampleError, match=r"^2.jpg: the file is empty$"):

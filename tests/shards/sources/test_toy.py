@@ -59,7 +59,7 @@ def test_walker_stands_beside_the_others(samples: list[Sample]) -> None:
 
 
 def test_empty_split() -> None:
-    with pytest.raises(ValueError, match="split 'test' of the toy data set has 0 pictures; it needs at least 1"):
+    with pytest.raises(ValueError, match="split 'test' of the toy data set has 0 images; it needs at least 1"):
         SOURCE.list_split("test")
 
 

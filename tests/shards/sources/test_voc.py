@@ -75,13 +75,13 @@ def test_subset_of_classes_is_numbered_anew(root: Path, other: int) -> None:
 
 def test_mask_of_another_size(root: Path) -> None:
     (root / "SegmentationClassAug" / "2007_1.png").write_bytes(encode_png(np.zeros((53, 37), np.uint8)))
-    with pytest.raises(BadSampleError, match=r"the mask SegmentationClassAug/2007_1.png is 37x53, its image 53x37"):
+    with pytest.raises(BadSampleError, match=r"mask SegmentationClassAug/2007_1.png is 37x53, but its image is 53x37"):
         read(source(root), 0)
 
 
 def test_mask_with_a_value_that_is_no_class(root: Path) -> None:
     (root / "SegmentationClassAug" / "2007_1.png").write_bytes(encode_png(np.full((37, 53), 21, np.uint8)))
-    with pytest.raises(BadSampleError, match=r"holds the value 21, which is no class \(0..20 and 255 are\)"):
+    with pytest.raises(BadSampleError, match=r"holds the value 21, which is not a class id; allowed are 0..20 and 255"):
         read(source(root), 0)
 
 
@@ -140,7 +140,7 @@ def test_lists(root: Path) -> None:
     with pytest.raises(ValueError, match=r"the list of split 'val' is empty: .*/val.txt"):
         data.list_split("val")
     (root / "lists" / "val.txt").write_text("a\nb\na\n")
-    with pytest.raises(ValueError, match="the list of split 'val' names 'a' more than once"):
+    with pytest.raises(ValueError, match="the list of split 'val' contains 'a' more than once"):
         data.list_split("val")
     (root / "lists" / "val.txt").unlink()
     with pytest.raises(ValueError, match=r"the list of split 'val' does not exist: .*/val.txt"):
@@ -152,7 +152,7 @@ def test_lists(root: Path) -> None:
 )
 def test_lines_that_are_no_key(root: Path, line: str) -> None:
     (root / "lists" / "val.txt").write_text(f"2007_4\n{line}\n")
-    with pytest.raises(ValueError, match=r"the list of split 'val' has no key in line 2: .*val\.txt"):
+    with pytest.raises(ValueError, match=r"the list of split 'val' has no valid key in line 2: .*val\.txt"):
         source(root).list_split("val")
 
 
@@ -167,8 +167,8 @@ def test_lists_of_other_systems(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("3", r"must hold \{key: \[names\]\}: .*labels\.json"),
-        ('["2007_1"]', r"must hold \{key: \[names\]\}"),
+        ("3", r"must have the form \{key: \[names\]\}: .*labels\.json"),
+        ('["2007_1"]', r"must have the form \{key: \[names\]\}"),
         ('{"2007_1": 3}', "the labels of '2007_1' are 3; write a list of class names"),
         ('{"2007_1": "cat"}', "the labels of '2007_1' are 'cat'; write a list"),
         ('{"2007_1": [["cat"]]}', "write a list of class names"),
@@ -221,7 +221,7 @@ def test_boxes_of_annotations_count_from_one_and_end_at_the_border(root: Path) -
     [
         ("<xmax>19", "<xmax>wide", "the box of an object 'dog' is not four numbers"),
         ("<xmax>19", "<xmax>nan", "the box of an object 'dog' is not four numbers"),
-        ("<xmin>5.6", "<xmin>54", "columns 53 to 19, holds no pixel of an image of 38 rows and 53 columns"),
+        ("<xmin>5.6", "<xmin>54", "columns 53 to 19, contains no pixel of an image of 38 rows and 53 columns"),
     ],
 )
 def test_boxes_that_frame_nothing(root: Path, old: str, new: str, message: str) -> None:
@@ -245,7 +245,7 @@ def test_saliency_maps_are_read_and_must_fit(root: Path) -> None:
     data = source(root, saliency="saliency")
     before = data.signature()
     np.testing.assert_array_equal(read(data, 0).saliency, drawn)
-    with pytest.raises(BadSampleError, match=r"the saliency map saliency/2007_2.png is 53x37, its image 53x38"):
+    with pytest.raises(BadSampleError, match=r"the saliency map saliency/2007_2.png is 53x37, but its image is 53x38"):
         read(data, 1)
     assert read(data, 2).saliency is None, "test images, say, need none"
     (root / "saliency" / "2007_3.png").write_bytes(encode_png(drawn))
@@ -276,11 +276,11 @@ def test_masks_of_sbd_stand_in_for_those_that_are_missing(root: Path, tmp_path: 
     ("content", "message"),
     [
         (None, "cannot read the mask 2007_1.mat of SBD: No such file"),
-        (b"text", "the mask 2007_1.mat of SBD is no file of SBD's"),
-        (sbd_file(np.zeros((37, 53)))[:400], "the mask 2007_1.mat of SBD is no file of SBD's"),
+        (b"text", "the mask 2007_1.mat is not a file of SBD"),
+        (sbd_file(np.zeros((37, 53)))[:400], "the mask 2007_1.mat is not a file of SBD"),
         (sbd_file(np.zeros((37, 53))), r"holds float64\[37, 53\], not u8\[H, W\]"),
-        (sbd_file(np.zeros((53, 37), np.uint8)), "the mask 2007_1.mat of SBD is 37x53, its image 53x37"),
-        (sbd_file(np.full((37, 53), 21, np.uint8)), "holds the value 21, which is no class"),
+        (sbd_file(np.zeros((53, 37), np.uint8)), "the mask 2007_1.mat of SBD is 37x53, but its image is 53x37"),
+        (sbd_file(np.full((37, 53), 21, np.uint8)), "holds the value 21, which is not a class id"),
     ],
 )
 def test_bad_masks_of_sbd(root: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -293,7 +293,7 @@ def test_bad_masks_of_sbd(root: Path, tmp_path: Path, content: bytes | None, mes
 
 
 def test_a_folder_that_is_not_sbds(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no folder dataset/cls of SBD's masks"):
+    with pytest.raises(ValueError, match="holds no folder dataset/cls with SBD's masks"):
         source(root, sbd=tmp_path).signature()
 
 
@@ -340,6 +340,6 @@ def test_boxes_of_another_image(root: Path) -> None:
     size = "<size><width>500</width><height>375</height></size></annotation>"
     path.write_text(path.read_text().replace("</annotation>", size))
     with pytest.raises(
-        BadSampleError, match=r"boxes in Annotations/2007_2.xml are of an image of 500x375, this one is 53"
+        BadSampleError, match=r"boxes in Annotations/2007_2.xml are for an image of 500x375, but the image is 53"
     ):
         read(source(root, boxes="annotations"), 1)

@@ -132,7 +132,7 @@ def test_lint_tells_faults_by_its_status(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == f"{sound}: no fault found\n"
     assert main(["shards", "lint", str(leaky), str(sound)]) == 1
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first.startswith("the same image 2 times, in train and val (what is measured on must not be trained on)")
+    assert first.startswith("the same image 2 times, in train and val (an image used for evaluation must not be used")
     assert (second, third) == (f"{leaky}: 1 faults", f"{sound}: no fault found")
 
 

@@ -309,7 +309,8 @@ def test_masks_whose_names_go_on_behind_the_key(tmp_path: Path, suffix: str) -> 
 
 
 def test_a_list_that_is_not_there_is_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lists.train = 'T.csv' does not exist; .* \(t.csv is there, in another case"):
+    expected = r"lists.train = 'T.csv' does not exist; .* \(t.csv exists, in another case"
+    with pytest.raises(ValueError, match=expected):
         _ = stage_of("folder", tmp_path, lists={"train": "T.csv", "val": "t.csv"}).data
 
 
@@ -324,7 +325,7 @@ def test_classes_without_a_list_are_told_with_their_images(tmp_path: Path) -> No
     instance = instance_of(stage, tmp_path)
     expected = ["2 classes (images): horse 12, hose 1", "the class 'hose' (1 images) is spelt nearly like 'horse' (12)"]
     for lines in (stage.preview(instance), _built(stage, instance).notes):
-        assert [line.split(": where")[0] for line in lines] == expected
+        assert [line.split(": if it is")[0] for line in lines] == expected
     listed = replace(stage, class_list="classes.txt")
     assert listed.preview(instance) == [] and _built(listed, instance).notes == ()
 

@@ -28,7 +28,7 @@ def as_png(mode: str) -> bytes:
 
 
 WRITE_GREY = "write one 8-bit grey channel of class ids, without a palette"
-NO_COLOUR = "save the number of every pixel's class, not a colour"
+NO_COLOUR = "save the class id of every pixel, not a colour"
 NO_INDICES = "a mask must be a PNG of indices (mode L or P), this one is a PNG of mode"
 IN_FOLDER = f"is in a folder, but the zip must contain only <basename>.png files, no folders; {REPACK}"
 GOOD = encode_png(np.zeros((3, 4), np.uint8))
@@ -53,7 +53,7 @@ def test_form_alone(tmp_path: Path) -> None:
             "a.png: has 2 bits per pixel, which readers scale; write 8 bits",
         ),
         ("a.png", b"", "a.png: the file is empty"),
-        ("a.png", b"text", "a.png: not a readable image: of no known format"),
+        ("a.png", b"text", "a.png: not a readable image: unknown format"),
         ("a.png", encode_png(np.full((3, 4), 21, np.uint8)), "a.png: holds the value 21; allowed are 0..20"),
         ("a.png", encode_png(np.full((3, 4), 255, np.uint8)), "a.png: holds the value 255; allowed are 0..20"),
     ],
