@@ -143,8 +143,8 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_seeds.rule=ficklenet", "make_seeds.rule = 'ficklenet' needs the maximum of stochastic maps, "
          "which make_cams does not store"),
         ("make_cams.method=stochastic", "method = 'stochastic' needs a classifier with head = 'stochastic'"),
-        ("train_classifier.world_size=3", "train_classifier.batch_size = 16 is no multiple of world_size = 3; "
-         "15 or 18 would be"),
+        ("train_classifier.world_size=3", "train_classifier.batch_size = 16 is not a multiple of world_size = 3; "
+         "use 15 or 18"),
         ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; it must be odd"),
         ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', but predict makes only val"),
         ("evaluate.inputs.record=predict", "evaluate.inputs.record: unknown input 'record'; did you mean records"),

@@ -140,12 +140,12 @@ def test_a_class_without_an_image_is_named_before_training(samples: Instance) ->
         ({"activation_checkpointing": True, "norm": "batch"}, r"activation_checkpointing needs norm = 'frozen'"),
         (
             {"mixing": "mixup", "gradient_accumulation_steps": 16},
-            r"mixing = 'mixup' mixes the images of a part of the batch",
+            r"mixing = 'mixup' mixes the images of a micro-batch",
         ),
         ({"stochastic_units": "units"}, r"stochastic_units is only for head = 'stochastic'; head is 'linear'"),
         (
             {"gradient_accumulation_steps": 3},
-            r"batch_size = 16 is no multiple of world_size = 1 times gradient_accumulation_steps = 3; 15 ",
+            r"batch_size = 16 is not a multiple of world_size = 1 times gradient_accumulation_steps = 3; use 15 ",
         ),
     ],
 )
