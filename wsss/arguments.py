@@ -118,7 +118,7 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "with where its value came from. Or explain the settings of one instance, of a\n"
         "kind of stage, of recipe or of runtime. Nothing is run.",
         "wsss show toy                     the recipe",
-        "wsss show toy --changed           only settings that are not at their default",
+        "wsss show toy --changed           only settings that differ from their default",
         "wsss show toy make_seeds          one instance, each setting explained",
         "wsss show make_seeds              a kind of stage, without any recipe",
     )
@@ -127,7 +127,7 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "instance", nargs="?", metavar="INSTANCE", help="one instance of the recipe, or recipe, or runtime"
     )
     _add_overrides(show)
-    show.add_argument("--changed", action="store_true", help="only settings that are not at their default")
+    show.add_argument("--changed", action="store_true", help="only settings that differ from their default")
     _add_form(show, tables=("instances", "settings"), main="settings")
     results = _add(
         commands,
