@@ -132,9 +132,9 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("train_classifier.learning_rate=inf", "train_classifier.learning_rate: Input should be a finite number"),
         ("train_classifier.batch_size=many", "train_classifier.batch_size: Input should be a valid integer"),
         ("make_seeds.rule=best", "make_seeds.rule: Input should be 'two_thresholds', 'exponents' or 'ficklenet'"),
-        ("train_classifier.resize_long=[640, 320]", "train_classifier.resize_long: the first number is the smaller"),
-        ("train_segmenter.resize_long=[640, 320]", "train_segmenter.resize_long: the first number is the smaller"),
-        ("train_affinity.resize_long=[0, 320]", "train_affinity.resize_long: the first number is the smaller"),
+        ("train_classifier.resize_long=[640, 320]", "train_classifier.resize_long: the first number must be at least 1"),
+        ("train_segmenter.resize_long=[640, 320]", "train_segmenter.resize_long: the first number must be at least 1"),
+        ("train_affinity.resize_long=[0, 320]", "train_affinity.resize_long: the first number must be at least 1"),
         ("train_classifier.std=[0.2, 0, 0.2]", "train_classifier.std.1: Input should be greater than 0 (got 0)"),
         ("make_cams.max_shards=0", "make_cams.max_shards: Input should be greater than or equal to 1 (got 0)"),
         ("predict.splits=[]", "predict.splits: "),
@@ -500,7 +500,8 @@ def test_predictions_are_learned_where_they_are_named_alone(load: Load) -> None:
     unnamed = CHAIN.replace("[stages.make_pseudo_labels]\n", "").replace("[stages.train_segmenter]", "[stages.none]")
     message = fails(load, unnamed.replace("[stages.none]", '[stages.none]\nkind = "train_segmenter"'))
     assert (
-        "none reads pseudo_labels from make_pseudo_labels or predict, but there is no such instance before it" in message
+        "none reads pseudo_labels from make_pseudo_labels or predict, but there is no such instance before it"
+        in message
     )
 
 

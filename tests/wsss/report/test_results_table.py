@@ -99,7 +99,8 @@ def test_which_classes_a_mean_is_taken_over_is_told(recipe: Recipe) -> None:
     )
     (row,) = result_rows(recipe, {"evaluate": found})
     assert row.note == (
-        "boundary IoU 20.0; 2 classes never predicted (mean IoU over the classes of the ground truth 41.0); 3 classes absent (mean IoU over all 30.0)"
+        "boundary IoU 20.0; 2 classes never predicted (mean IoU over the classes of the ground truth 41.0); "
+        "3 classes absent (mean IoU over all 30.0)"
     )
 
 

@@ -164,7 +164,8 @@ def test_another_set_keeps_what_was_there_and_says_so(finished: tuple[Recipe, Ru
     mine = [name for name in names if digits in name or name.startswith("submit-")]
     assert len(mine) == 5 and all(kept[name] == names[name] for name in mine)
     assert kept["results.md"] == kept[f"results-{other.fingerprint[:8]}.md"] != names["results.md"]
-    assert f"results.md showed pipeline {digits}, the recipe file unchanged; that is kept as results-{digits}.md" in said
+    kept = f"that is kept as results-{digits}.md"
+    assert f"results.md showed pipeline {digits}, the recipe file unchanged; {kept}" in said
     first = f"submit-{recipe.instance('submit').fingerprint[:8]}.zip"
     assert f"{first} (4 images, mean IoU 40.0 on val (evaluate); the recipe file unchanged)" in said
     submit = json.loads((other.results / f"submit-{other.instance('submit').fingerprint[:8]}.json").read_bytes())
