@@ -160,7 +160,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
         "--measured",
         type=Path,
         metavar="FOLDER",
-        help="folder of a small run of the same recipe (its runtime.runs): its times per image replace those of costs.toml",
+        help="folder of a small run of the same recipe (its runtime.runs): replaces the costs per image of costs.toml",
     )
     plan.add_argument(
         "--cores-per-node", type=int, metavar="C", help="cores of a node (default: 12 per GPU, 16 without GPUs)"

@@ -38,7 +38,7 @@ def smoothed_softmax(logits_BChw: Tensor) -> Tensor:
 
 
 def floored_probabilities(probs_BChw: Tensor) -> Tensor:
-    """max(q, 1e-4), renormalised to sum to 1: applied to a dense CRF's result before its logarithm.
+    """max(q, 1e-4), renormalised to sum to 1: applied to the dense CRF's result.
 
     float [B,C,h,w] in [0,1] to the same shape.
     Source: public code of Huang et al., CVPR 2018 (DSRG).  Differs: as published.
@@ -48,7 +48,7 @@ def floored_probabilities(probs_BChw: Tensor) -> Tensor:
 
 
 def balanced_seed_sums(probs_BChw: Tensor, *, seeds_BChw: Tensor) -> BalancedSeedSums:
-    """Sums over images of the mean cost of a seed, for background and foreground separately; the loss is the sum of their means.
+    """Sums over images of the mean cost of a seed, for background and foreground; the loss is the sum of both means.
 
         loss = mean_b( -sum_{u in S_b,0} log p_0(u) / max(|S_b,0|, 1) )  +  the same over all S_b,c with c > 0
 
@@ -86,7 +86,8 @@ def boundary_sum(probs_BChw: Tensor, *, refined_BChw: Tensor) -> MaskedSum:
 
     Raises: ValueError if the shapes differ.
     Source: Kolesnikov and Lampert, ECCV 2016 (SEC), constrain-to-boundary loss, as in the public code of DSRG.
-    Differs: that code also sends (1 - q) times q's gradient through its CRF; here the caller decides whether q gets a gradient.
+    Differs: that code also sends (1 - q) times q's gradient through its CRF; here the caller decides whether q gets a
+    gradient.
     """
     _require_same_shape(probs_BChw, refined_BChw, "refined probabilities")
     total = (refined_BChw * (refined_BChw / probs_BChw).clamp(*RATIO_LIMITS).log()).sum()

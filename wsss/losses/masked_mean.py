@@ -1,4 +1,4 @@
-"""Means over a subset whose size is only known per batch, kept as sum and count so that both can be summed over ranks."""
+"""Means over a subset whose size varies per batch, kept as sum and count so that both can be summed over ranks."""
 
 from __future__ import annotations
 

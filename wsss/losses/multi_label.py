@@ -1,4 +1,4 @@
-"""Losses of a multi-label classifier, as two terms per (image, class): the loss if the class is present, and if it is absent.
+"""Losses of a multi-label classifier, as two terms per (image, class): for a present class, and for an absent one.
 
 This form allows labels between 0 and 1, from label smoothing and mixed images: loss = t L+ + (1 - t) L-.
 

@@ -13,7 +13,7 @@ from wsss.losses.masked_mean import MaskedSum
 
 
 def soft_cross_entropy_sum(logits_BCHW: Tensor, *, target_BCHW: Tensor, valid_BHW: Tensor | None) -> MaskedSum:
-    """Sum over valid pixels of -sum_c q_c log softmax(l)_c; the target q is a constant, even if it was computed from the same logits.
+    """Sum over valid pixels of -sum_c q_c log softmax(l)_c; the target q is always a constant.
 
     Without the stop-gradient, a target computed from the same logits would be trained towards them. For one-hot q it
     is the ordinary cross entropy.

@@ -1,4 +1,4 @@
-"""The heads of DeepLab versions without a decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8.
+"""The heads of DeepLab without a decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8.
 
 Shape letters: B batch, C classes with background, D channels, H W pixels, h w strided pixels.
 """

@@ -82,7 +82,7 @@ class EncoderSpec:
 
     @property
     def timm_arguments(self) -> dict[str, Any]:
-        """Arguments of timm.create_model besides the name; defaults are omitted, since few networks accept all options."""
+        """Arguments of timm.create_model besides the name; defaults are omitted: few networks accept all options."""
         arguments: dict[str, Any] = {}
         if self.output_stride != _NATIVE_STRIDE:
             arguments["output_stride"] = self.output_stride
@@ -176,9 +176,9 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
 
     The maps have ceil(H / stride) x ceil(W / stride) pixels for convolutional networks with the usual padding.
 
-    Raises: ValueError for an unknown name (with the nearest names), a network that cannot take the output stride,
-    padding, stochastic depth, missing dilation or the requested fusion, one without published weights for "imagenet", and a
-    weight file that is missing or does not fit (with the keys).
+    Raises: ValueError for an unknown name (with similar names), a network that does not support the output stride,
+    padding, stochastic depth, missing dilation or fusion of `spec`, one without published weights for "imagenet", and
+    a weight file that is missing or does not fit (with the keys).
     Source: a stride removed without dilation: Ahn, Cho and Kwak, CVPR 2019 (IRN), the published classifier.
     Differs: any timm network, not ResNet-50 alone.
     """
@@ -230,7 +230,7 @@ def _vgg(spec: EncoderSpec) -> Any:
     given = {name: getattr(spec, name) for name in fixed}
     for name, value in fixed.items():
         if given[name] != value:
-            raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} supports only {name} = {value!r}")
+            raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} allows only {name} = {value!r}")
     return build_vgg(spec.name, pretrained=spec.pretrained)
 
 

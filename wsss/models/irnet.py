@@ -39,7 +39,7 @@ def _resize(map_BDhw: torch.Tensor, *, size_hw: tuple[int, int]) -> torch.Tensor
 
 
 class EdgeBranch(nn.Module):
-    """Five levels, each projected, normalised, resized, passed through ReLU; combined into one boundary logit per pixel."""
+    """Five levels, each projected, normalised, resized, passed through ReLU; combined into one boundary logit."""
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class Segmenter(nn.Module):
         return self.network.decoder, self.network.segmentation_head
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        """Return the logits [B,C,H,W]; the image is padded by repeating its last row and column, and the logits cropped."""
+        """Return the logits [B,C,H,W]; the image is padded with its last row and column, and the logits cropped."""
         return self.logits(image_B3HW)
 
     def logits(
