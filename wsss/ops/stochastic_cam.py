@@ -119,7 +119,7 @@ def stochastic_cam(
 
 
 def mean_and_peak(chunks_SKhw: Iterable[Tensor], *, on_grid: OnGrid | None) -> tuple[Tensor, Tensor]:
-    """Mean and pixel-wise maximum over the samples of all chunks, each resized to the grid first; one chunk at a time."""
+    """Mean and pixel-wise maximum over all samples, each resized to the grid first; a chunk at a time."""
     total_Khw, peak_Khw, count = torch.zeros(()), torch.zeros(()), 0
     for maps_SKhw in chunks_SKhw:
         maps_SKhw = on_grid(maps_SKhw) if on_grid else maps_SKhw

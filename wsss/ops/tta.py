@@ -72,7 +72,7 @@ class ViewLogits:
     """(H, W) of the view."""
     mirrored: bool
     corner_to_corner: bool = True
-    """True if the grid's corner pixels are aligned with those of `extended` (DeepLabv3+'s decoder), False if its cells tile
+    """True if the grid's corners are aligned with those of `extended` (DeepLabv3+'s decoder), False if its cells tile
     it (DeepLab's earlier heads): torch's `align_corners`."""
 
 
