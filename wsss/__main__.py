@@ -1,4 +1,4 @@
-"""The command line. It alone sees all four folders; it imports on use, so that `wsss show` never loads Ray."""
+"""The command line. Only this module imports all four packages, and only on use: `wsss show` never loads Ray."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _console() -> Console:
 
 
 def _load(options: argparse.Namespace) -> Recipe:
-    """The recipe that the command line names; a shipped one is named by where it lies."""
+    """The recipe that the command line names: a path, or the name of a shipped recipe."""
     from wsss.pipeline.recipe import load_recipe
     from wsss.pipeline.recipe_files import RECIPES, find_file
 
@@ -37,7 +37,7 @@ def _load(options: argparse.Namespace) -> Recipe:
 
 
 def _runtime(recipe: Recipe, place: str, console: Console) -> Runtime:
-    """The runtime of `--on`; what is slow to import is announced before it is imported."""
+    """The runtime for `--on`; slow imports are announced first."""
     if place == "local":
         if "torch" not in sys.modules:
             console.print("loading torch …")
@@ -62,7 +62,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    """Run every instance of one kind, each by itself: what stands before it must be done."""
+    """Run every instance of one kind, each by itself; their inputs must be done."""
     from wsss.pipeline.recipe import RecipeError
 
     kind = stage_commands()[options.command]
@@ -74,12 +74,12 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
-    """Run one span of instances after the other, each from its first to its last, in one session."""
+    """Run spans of instances one after the other, each given as (first, last), in one session."""
     from cluster.address import check_place
 
     check_place(options.on)
     recipe, console = _load(options), _console()
-    # What may take seconds to import follows what may be wrong in the recipe.
+    # Slow imports come after the recipe is checked, so that its errors are reported immediately.
     from cluster.tracking import MlflowTracker
     from cluster.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
@@ -128,7 +128,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _settings_class(options: argparse.Namespace) -> type | None:
-    """What `wsss show STAGE` names without a recipe: a kind of stage, recipe or runtime; None for a recipe's file."""
+    """The settings class that `wsss show STAGE` names (a kind of stage, recipe or runtime); None for a recipe file."""
     from wsss.stages.registry import STAGES
 
     name = str(options.recipe).replace("-", "_")
@@ -136,8 +136,8 @@ def _settings_class(options: argparse.Namespace) -> type | None:
         return None
     if options.instance or options.overrides or options.changed:
         raise ValueError(
-            f"{options.recipe} is not a recipe, so it has no instances, and no values to set or to compare with their "
-            f"defaults; name the recipe first: wsss show RECIPE {options.recipe}"
+            f"{options.recipe} is not a recipe, so there are no instances or values to show; --set, --changed and an "
+            f"instance need a recipe; name the recipe first: wsss show RECIPE {options.recipe}"
         )
     if name in _GROUPS:
         from wsss.pipeline.recipe import RecipeSettings, RuntimeSettings
@@ -240,7 +240,9 @@ def _check_submission(options: argparse.Namespace) -> int:
     from wsss.stages.evaluation.check_submission import check_submission, expected_images, fault_lines
 
     if not 1 <= options.num_classes <= 254:
-        raise ValueError(f"--num-classes {options.num_classes}: allowed are 1..254, 0 is background and 255 is ignored")
+        raise ValueError(
+            f"--num-classes {options.num_classes}: allowed are 1..254, since 0 is background and 255 is ignored"
+        )
     expected = expected_images(options.samples, options.split) if options.samples else None
     line = ""
     for line in fault_lines(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
@@ -263,11 +265,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check-submission": _check_submission,
     "completion": _completion,
 }
-"""Command -> what does it; the commands of stages are all `_stage`."""
+"""Command -> its function; the commands of all stages use `_stage`."""
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace | None:
-    """The options; or None after the help, which a command line without a command asks for."""
+    """The options; or None after printing the help, if no command is given."""
     top = parser()
     options = top.parse_args(words)
     if options.command is None:
@@ -280,7 +282,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 a fault that the message explains, 130 interrupted by Ctrl-C,
+    """Entry point; returns the exit status: 0 done, 1 an error explained by the message, 130 interrupted by Ctrl-C,
     143 by SIGTERM."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["__complete"]:
@@ -299,12 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from wsss.pipeline.error_file import debug_report, error_line
 
-        told = error_line(error)
-        if told is None and not isinstance(error, ValueError | RuntimeError | OSError):
-            raise  # a fault of the command line itself
+        message = error_line(error)
+        if message is None and not isinstance(error, ValueError | RuntimeError | OSError):
+            raise  # a bug in the command line itself
         if getattr(options, "debug", False):
             print(debug_report(error), file=sys.stderr)
-        print(f"wsss: {told or error}", file=sys.stderr)
+        print(f"wsss: {message or error}", file=sys.stderr)
         return 1
 
 

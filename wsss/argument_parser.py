@@ -1,4 +1,4 @@
-"""argparse with suggestions: a wrong command or option is answered with the nearest one."""
+"""argparse with suggestions: for an unknown command or option, similar names are suggested."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_HelpFormatter, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
-        """As argparse does; what is left over is an error of the subcommand that it was given to."""
+        """As argparse does, but unknown arguments are reported by the subcommand that they were given to."""
         options, left = super().parse_known_args(args, namespace)
         if left:
             self.error(self._left_over(left[0]))
         return options, left
 
     def subparsers(self) -> dict[str, Parser]:
-        """Name -> parser of each subcommand; empty where there are none."""
+        """Name -> parser of each subcommand; empty if there are none."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return dict(action.choices)
         return {}
 
     def options(self) -> list[argparse.Action]:
-        """The arguments of this command itself, `--help` left out."""
+        """The arguments of this command itself, except `--help`."""
         return [
             action
             for action in self._actions
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return f"unknown option {word.partition('=')[0]!r}{suggestion(word.partition('=')[0], known)}"
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2 after one line that says what is wrong and one that says where to look."""
+        """Exit with status 2 after printing the error and a line that refers to the help."""
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists what there is\n")
 
 
@@ -60,7 +60,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def suggestion(value: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` where something is called nearly so, else all there is."""
+    """`; did you mean …?` if there are similar names, else a list of all names."""
     names = [str(name) for name in known]
     if near := difflib.get_close_matches(str(value), names, n=3):
         return f"; did you mean {' or '.join(near)}?"

@@ -1,6 +1,6 @@
-"""The words of the command line; `wsss.__main__` says what they do. A test freezes them.
+"""The commands and options of the command line; `wsss.__main__` implements them. A test protects them from changes.
 
-A metavar says what an argument is, and `wsss.completion` completes it by that: RECIPE, INSTANCE, NAME=VALUE, …
+`wsss.completion` completes an argument according to its metavar: RECIPE, INSTANCE, NAME=VALUE, …
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from wsss.stages.registry import STAGES
 _ABOUT = """\
 Weakly supervised segmentation: train with image-level labels, predict masks.
 
-  wsss demo                     the whole chain on drawn pictures, in minutes
+  wsss demo                     the whole pipeline on generated images, in minutes
   wsss show RECIPE              what a recipe would run, and all its settings
-  wsss run RECIPE               run it; what is done is kept
+  wsss run RECIPE               run it; finished stages are reused
   wsss results RECIPE           its results so far
 
 RECIPE is a TOML file, or the name of one that is shipped, such as toy."""
 
 
 def stage_commands() -> dict[str, str]:
-    """Command -> the kind of stage that it runs; one per kind there is, those of other packages included."""
+    """Command -> the kind of stage that it runs; one per kind, including those of other packages."""
     return {kind.replace("_", "-"): kind for kind in STAGES}
 
 
@@ -50,7 +50,7 @@ def parser() -> Parser:
             commands,
             name,
             "",
-            f"Run every instance of kind {kind}, each by itself:\nwhat it reads must be done.",
+            f"Run every instance of kind {kind}, each by itself:\nits inputs must be done.",
             f"wsss {name} toy",
         )
         _add_recipe(stage)
@@ -66,7 +66,7 @@ def _version() -> str:
 
 
 def _add(commands: argparse._SubParsersAction[Parser], name: str, text: str, about: str, *examples: str) -> Parser:
-    """A subcommand; `text` is its line in the list of commands, which leaves it out where empty."""
+    """A subcommand; `text` is its line in the list of commands; if empty, it is not listed."""
     shown = "".join(f"\n  {example}" for example in examples)
     epilog = f"example:{shown}" if examples else None
     if text:
@@ -79,7 +79,7 @@ def _add_running(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "run",
         "run a recipe",
-        "Run the instances of a recipe in order. What is done already is kept, so the\n"
+        "Run the instances of a recipe in order. Finished instances are reused, so the\n"
         "same command resumes a run that was stopped.",
         "wsss run toy --set make_pseudo_labels.background_threshold=0.3",
     )
@@ -91,7 +91,7 @@ def _add_running(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "demo",
         "run the toy recipe",
-        "Run the whole chain on drawn pictures, then print its results. Nothing is\ndownloaded.",
+        "Run the whole pipeline on generated images, then print its results. Nothing is\ndownloaded.",
         "wsss demo",
     )
     demo.set_defaults(recipe=None)
@@ -101,7 +101,7 @@ def _add_running(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "sweep",
         "search settings with Ray Tune",
-        "Try settings of a recipe, or every combination of some, and say which is best.",
+        "Try settings of a recipe, or every combination of some, and report the best.",
         "wsss sweep irnet_thresholds",
     )
     sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep's TOML file, or the name of a shipped one")
@@ -115,10 +115,10 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "show",
         "settings, and what would run",
         "Show a recipe: its instances, what is done, what would run, and every setting\n"
-        "with where its value came from. Or explain the settings of one instance, of a\n"
+        "with the origin of its value. Or explain the settings of one instance, of a\n"
         "kind of stage, of recipe or of runtime. Nothing is run.",
         "wsss show toy                     the recipe",
-        "wsss show toy --changed           only settings that are not at their default",
+        "wsss show toy --changed           only settings that differ from their default",
         "wsss show toy make_seeds          one instance, each setting explained",
         "wsss show make_seeds              a kind of stage, without any recipe",
     )
@@ -127,13 +127,13 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "instance", nargs="?", metavar="INSTANCE", help="one instance of the recipe, or recipe, or runtime"
     )
     _add_overrides(show)
-    show.add_argument("--changed", action="store_true", help="only settings that are not at their default")
+    show.add_argument("--changed", action="store_true", help="only settings that differ from their default")
     _add_form(show, tables=("instances", "settings"), main="settings")
     results = _add(
         commands,
         "results",
         "the results of a recipe so far",
-        "Print the tables that `wsss run` ends with, as far as they are done, without\nrunning anything.",
+        "Print the tables that `wsss run` ends with, for finished stages, without\nrunning anything.",
         "wsss results toy --csv",
     )
     _add_recipe(results)
@@ -146,7 +146,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
         "plan",
         "what a recipe would cost on a cluster",
         "Estimate hours, GPU-hours, disk and network of a recipe on a cluster, without\n"
-        "running it. Neither the data nor the cluster need to be there.",
+        "running it. Neither the data nor the cluster need to be available.",
         "wsss plan lid --nodes 4 --gpus-per-node 8 --gpu A100",
     )
     _add_recipe(plan)
@@ -160,7 +160,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
         "--measured",
         type=Path,
         metavar="FOLDER",
-        help="folder of a small run of the same recipe (its runtime.runs): its seconds per image replace the tables'",
+        help="folder of a small run of the same recipe (its runtime.runs): replaces the costs per image of costs.toml",
     )
     plan.add_argument(
         "--cores-per-node", type=int, metavar="C", help="cores of a node (default: 12 per GPU, 16 without GPUs)"
@@ -175,12 +175,12 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_shards(commands: argparse._SubParsersAction[Parser]) -> None:
-    shards = _add(commands, "shards", "look into shards", "Look into layers of shards.")
+    shards = _add(commands, "shards", "inspect shards", "Inspect layers of shards.")
     actions = shards.add_subparsers(dest="action", metavar="ACTION", title="actions")
     texts = {
         "info": ("counts and sizes", "Print counts and sizes, from the index alone."),
-        "lint": ("read and check everything", "Read every file and print what is wrong; status 1 where anything is."),
-        "preview": ("a picture", "Draw 40 images from all over the layer."),
+        "lint": ("read and check everything", "Read every file and print all faults; status 1 if there are any."),
+        "preview": ("a picture", "Draw 40 images from the whole layer."),
     }
     for name, (text, about) in texts.items():
         action = _add(actions, name, text, about, f"wsss shards {name} runs/store/build_shards-0123456789abcdef")
@@ -191,7 +191,11 @@ def _add_shards(commands: argparse._SubParsersAction[Parser]) -> None:
             _add_form(action, tables=("splits", "classes"), main="splits")
         if name == "preview":
             action.add_argument(
-                "--pictures", type=Path, default=Path(), metavar="FOLDER", help="where to (default: the current one)"
+                "--pictures",
+                type=Path,
+                default=Path(),
+                metavar="FOLDER",
+                help="output folder (default: the current one)",
             )
 
 
@@ -222,8 +226,8 @@ def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
     check = _add(
         commands,
         "check-submission",
-        "say what is wrong with a submission",
-        "Check a zip of predicted masks; status 1 where anything is wrong.",
+        "check a submission",
+        "Check a zip of predicted masks; status 1 if anything is wrong.",
         "wsss check-submission runs/toy/submit-01234567.zip --num-classes 5",
     )
     check.add_argument("file", type=Path, metavar="FILE", help="the zip")
@@ -275,7 +279,7 @@ def _add_place(command: Parser) -> None:
 
 
 def _add_form(command: Parser, *, tables: Sequence[str] = (), main: str = "") -> None:
-    """How tables are printed. `tables`: their names, where there are several; `main`: the one that --csv prints."""
+    """How tables are printed. `tables`: their names, if there are several; `main`: the one that --csv prints."""
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="print JSON")
     csv_text = f"print one table as CSV ({main}, or --table)" if tables else "print CSV"

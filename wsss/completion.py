@@ -1,7 +1,7 @@
 """Shell completion: `wsss completion SHELL` prints a script, which calls `wsss __complete SHELL ...` at every Tab.
 
-Everything follows from the parser: subcommands, options, choices, and by the metavar of an argument the recipes,
-instances, dotted settings and files that it takes. Nothing slow is imported: a setting's stage is, torch is not.
+All candidates come from the parser: subcommands, options, choices, and, according to the metavar of an argument,
+recipes, instances, dotted settings and files. Nothing slow is imported: stages are, torch is not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ complete -c wsss -f -a '(__wsss_complete)'
 
 
 _SPECIAL, _ESCAPED = re.compile(r"([^\w=:./,@%+~-])"), r"\\\1"
-"""Characters that mean something to bash, and how they are written."""
+"""Special characters of bash, and their escaped form."""
 
 
 def script(shell: str) -> str:
@@ -68,13 +68,13 @@ def answer(arguments: Sequence[str]) -> str:
         return "".join(f"{word}\n" for word in candidates(words))
     line, breaks = words
     *before, last = _split(line)
-    # bash replaces only what stands behind the last of its word breaks.
+    # bash replaces only the text after the last word break.
     start = max((last.rfind(char) + 1 for char in "=:" if char in breaks), default=0)
     return "".join(f"{_SPECIAL.sub(_ESCAPED, word[start:])}\n" for word in candidates([*before, last]))
 
 
 def candidates(words: Sequence[str]) -> list[str]:
-    """What may stand in place of the last word, given those before it (without `wsss` itself)."""
+    """Candidates for the last word, given the words before it (without `wsss` itself)."""
     *before, prefix = words
     command = parser()
     while before and before[0] in command.subparsers():
@@ -83,7 +83,7 @@ def candidates(words: Sequence[str]) -> list[str]:
 
 
 def _possible(command: Parser, before: Sequence[str], prefix: str) -> Iterator[str]:
-    """All that may come next; not yet reduced to what begins with `prefix`, except for files."""
+    """All candidates; not yet filtered by `prefix`, except for files."""
     if command.subparsers():
         yield from command.subparsers()
     waiting, positional, given = _read(command, before)
@@ -167,7 +167,7 @@ def _instances(prefix: str, given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _kinds(given: Mapping[str, str]) -> dict[str, str]:
-    """Instance -> kind, of the recipe on the command line, be it complete or not."""
+    """Instance -> kind, for the recipe on the command line, even if the recipe is incomplete."""
     from wsss.pipeline.recipe_files import RECIPES, find_file
 
     name = given.get("recipe") or ("toy" if "sweep" not in given else "")
@@ -179,7 +179,7 @@ def _kinds(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _settings(prefix: str, given: Mapping[str, str]) -> Iterator[str]:
-    """`INSTANCE.` first, then its settings, then the values of a setting that has few."""
+    """`INSTANCE.` first, then its settings, then the values of a setting with a short list of them."""
     kinds = _kinds(given)
     group, dot, rest = prefix.partition(".")
     if not dot:
@@ -209,7 +209,7 @@ def _settings_class(group: str, kinds: Mapping[str, str]) -> type | None:
 
 
 def _files(prefix: str, ending: str = "") -> Iterator[str]:
-    """Folders, and files of an ending, that continue a path as it is typed."""
+    """Folders, and files with an extension, that complete a partial path."""
     folder, slash, _ = prefix.rpartition("/")
     place = Path(folder + slash).expanduser() if folder + slash else Path()
     try:
@@ -248,7 +248,7 @@ _BY_METAVAR: dict[str, Callable[[str, Mapping[str, str]], Iterator[str]]] = {
 
 
 def _split(line: str) -> list[str]:
-    """The words behind the command of an unfinished line; the last one is what is being typed."""
+    """The words after the command of an unfinished line; the last one is being typed."""
     for closing in ("", '"', "'"):
         try:
             words = shlex.split(line + closing)

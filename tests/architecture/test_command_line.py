@@ -222,5 +222,5 @@ def test_an_unknown_encoder_is_told_before_anything_runs(tmp_path: Path, capsys:
         ),
     ]
     assert main(["run", recipe, *overrides, "--on", "local"]) == 1
-    assert "train_classifier.encoder: no encoder is called 'resnet_50'; did you mean" in capsys.readouterr().err
+    assert "train_classifier.encoder: unknown encoder 'resnet_50'; did you mean" in capsys.readouterr().err
     assert not list(runs.glob("store/*/run.json"))

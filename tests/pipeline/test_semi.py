@@ -74,12 +74,12 @@ def test_supervision_must_be_declared(tmp_path: Path) -> None:
 
 
 def test_lid_track_1_refuses_masks_and_boxes(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'lid_track1' allows image-level labels alone .* ficklenet .* with masks"):
+    with pytest.raises(RecipeError, match=r"'lid_track1' allows only image-level labels .* ficklenet .* with masks"):
         tiny(tmp_path, "recipe.rules=lid_track1", path=SEMI)
     text = SEMI.read_text()
     start, end = text.index("[stages.ficklenet]"), text.index("[stages.train_ancillary]")
     without = tmp_path / "without.toml"
     ficklenet = text.index("[stages.predict_ficklenet]")
     without.write_text(text[:start] + text[end:ficklenet] + text[text.index("[stages.evaluate]") :])
-    with pytest.raises(RecipeError, match=r"train_ancillary \(train_ancillary\) trains with boxes; take it out"):
+    with pytest.raises(RecipeError, match=r"train_ancillary \(train_ancillary\) trains with boxes; remove it"):
         tiny(tmp_path, "recipe.rules=lid_track1", path=without)

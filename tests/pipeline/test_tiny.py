@@ -136,7 +136,7 @@ def test_changed_threshold_runs_only_what_stands_after_it(finished: Finished) ->
 def test_a_part_whose_inputs_are_not_done_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"build_shards is not done yet, and make_cams reads it; start with --from"):
         run(tiny(tmp_path), first="make_cams")
-    with pytest.raises(RecipeError, match="--from predict stands after --to make_cams; the order is build_shards, "):
+    with pytest.raises(RecipeError, match="--from predict comes after --to make_cams; the order is build_shards, "):
         run(tiny(tmp_path), first="predict", last="make_cams")
 
 
@@ -213,7 +213,7 @@ def test_training_whose_driver_was_killed_goes_on_to_the_same_weights(finished: 
     killed.wait()
     wait_until_gone(killed.pid, seconds=20)
     assert not weights_path(instance).exists()
-    assert state_of(instance) == "would go on from its checkpoint"
+    assert state_of(instance) == "would resume from its checkpoint"
     summary = run(recipe, first="train_classifier", last="train_classifier")
     assert weights_path(instance).read_bytes() == weights_path(whole).read_bytes()
     record, expected = summary.records["train_classifier"], finished.summary.records["train_classifier"]

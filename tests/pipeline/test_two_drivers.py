@@ -34,8 +34,10 @@ def two(folder: Path) -> tuple[Any, Any]:
     first = start(folder, "map", stage=STAGE)
     wait_for(folder / "waits", first)
     second = start(folder, "map", stage=STAGE)
-    line = line_of(second, "waits for another run")
-    told = rf"tiny: waits for another run that is at work on it: process {first.pid} on \S+, since \d{{4}}-\d\d-\d\d \d"
+    line = line_of(second, "waiting for another process")
+    told = (
+        rf"tiny: waiting for another process that is running it: process {first.pid} on \S+, since \d{{4}}-\d\d-\d\d \d"
+    )
     assert re.match(told, line), line
     return first, second
 
@@ -69,6 +71,9 @@ def test_second_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
     printed = second.communicate(timeout=120)[0]
     assert second.returncode == 0, printed
     left = f"process {first.pid} on "
-    assert left in printed and f"ended without a word at shard {SHARDS[2]}, sample {SHARDS[2]}-b; the work" in printed
+    assert (
+        left in printed
+        and f"ended without an error message at shard {SHARDS[2]}, sample {SHARDS[2]}-b; its work" in printed
+    )
     assert tars(folder) == tars(tmp_path / "whole")
     assert not list(folder.glob(".*.tmp"))

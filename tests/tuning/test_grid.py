@@ -60,7 +60,7 @@ theirs = {{ {THRESHOLD} = 0.5, make_scores.beta = 9.0 }}
     sweep = loaded(tmp_path, cases, sweep=COUNTED)
     assert sweep.labels == "make_pseudo_labels"
     assert [sweep.threshold({"entry": case}) for case in ("ours", "theirs")] == [0.25, 0.5]
-    with pytest.raises(RecipeError, match=r"0.3 is no multiple of 1/256"):
+    with pytest.raises(RecipeError, match=r"0.3 is not a multiple of 1/256"):
         loaded(tmp_path, cases.replace("0.25", "0.3"), sweep=COUNTED)
 
 

@@ -1,4 +1,4 @@
-"""Random changes of training pictures, by albumentations; the same (seed, epoch, key) always gives the same change."""
+"""Random augmentation of training images with albumentations, deterministic in (seed, epoch, key)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shards.records import IGNORE
 if TYPE_CHECKING:
     import albumentations as A
 
-# albumentations asks its home page for a newer version at import; a training does not call home.
+# albumentations checks for a newer version over the network at import; disable that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def _ascending(sizes: tuple[int, int]) -> tuple[int, int]:
     if not 0 < sizes[0] <= sizes[1]:
-        raise ValueError("the first number is the smaller one, and at least 1")
+        raise ValueError("the first number must be at least 1 and not above the second")
     return sizes
 
 
@@ -31,7 +31,7 @@ SizeRange = Annotated[tuple[int, int], AfterValidator(_ascending)]
 
 
 def fill_colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
-    """The colour that is (nearly) 0 after normalisation."""
+    """The colour that becomes (nearly) 0 after normalisation."""
     red, green, blue = (round(255 * channel) for channel in mean)
     return red, green, blue
 
@@ -40,21 +40,21 @@ def fill_colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
 class Augmentation:
     """Resize, pad, crop, flip and colour changes for images of any size.
 
-    An image's longer side becomes a random multiple of 16 within `resize_long`, then a `crop_size` square is cut at
-    random; what sticks out of the image is filled with `fill` (the encoder's mean, hence 0 after normalisation),
-    and with 255 in the mask. A strong augmentation turns and deforms both, and leaves the mask's labels alone.
+    An image's longer side becomes a random multiple of 16 within `resize_long`, then a random `crop_size` square is
+    cropped; pixels outside the image are filled with `fill` (the encoder's mean, hence 0 after normalisation), and with
+    255 in the mask. A strong augmentation rotates and deforms both, without changing the mask's labels.
     """
 
     crop_size: int
     resize_long: tuple[int, int]
     colour_jitter: float
-    """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
+    """Strength of random brightness, contrast and saturation; 0 for none."""
     fill: tuple[int, int, int]
     strong: bool = False
-    """Also rotation, elastic deformation, noise and changes of tone; in place of `colour_jitter`."""
+    """Also rotation, elastic deformation, noise and tone changes; replaces `colour_jitter`."""
 
     def compose(self) -> A.Compose:
-        """albumentations' pipeline of these settings; it is not thread-safe and holds its own random state."""
+        """The albumentations pipeline for these settings; not thread-safe, since it has its own random state."""
         import albumentations as A
 
         low, high = self.resize_long
@@ -86,12 +86,12 @@ def _strong_geometry(outside: dict[str, Any]) -> list[A.BasicTransform]:
 
 
 def _strong_pixels(outside: dict[str, Any]) -> list[A.BasicTransform | A.BaseCompose]:
-    """What is left of the list, on the crop: elastic deformation, noise, tone and sharpness, colour.
+    """The other steps of the list, after the crop: elastic deformation, noise, tone and sharpness, colour.
 
     Source: the "strong" list of NoPeopleAllowed (LID 2020), with its probabilities.
     Differs: it resizes to a square, where ours crops; its library's elastic deformation is mostly a random affine
-    change, which the one of today no longer has, so ours is a wave of one to two pixels; strengths that it left at
-    the library's own are today's, except noise, whose variance of 10 to 50 grey levels squared is kept.
+    change, which today's version no longer has, so ours displaces pixels by one to two pixels; strengths that it left
+    at the library's defaults are today's defaults, except noise, which keeps its variance of 10 to 50 squared levels.
     """
     import albumentations as A
 
@@ -119,7 +119,7 @@ def augment(
 
     A mask of several planes, u8[H, W, N], is changed plane by plane in the same way.
     `occurrence`: how often the epoch has drawn the image before. The steps draw from one generator in turn:
-    albumentations' own `set_random_seed` seeds every step alike, so that flip, size and crop would go together.
+    albumentations' own `set_random_seed` seeds every step alike, so that flip, size and crop would be correlated.
     """
     again = f" {occurrence}" if occurrence else ""
     digest = hashlib.sha256(f"{seed} {epoch} {key}{again}".encode()).digest()

@@ -1,4 +1,4 @@
-"""What the training sets share: records in an epoch's order, and their images augmented draw by draw."""
+"""Base of the training sets: records in an epoch's order, with images augmented per draw."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from wsss.data.joined_records import JoinedRecords
 
 
 class AugmentedRecords:
-    """A training set over joined records; what an example is, a subclass says in `example`."""
+    """A training set over joined records; a subclass defines the examples in `example`."""
 
     def __init__(self, records: JoinedRecords, augmentation: Augmentation, *, seed: int) -> None:
         self.records, self._augmentation, self._seed = records, augmentation, seed
 
     @cached_property
     def _compose(self) -> Any:
-        # Made where it is used: a loader's processes each need their own.
+        # Created on first use: each loader process needs its own.
         return self._augmentation.compose()
 
     def __len__(self) -> int:

@@ -16,21 +16,21 @@ from wsss.ops.multi_scale import resize_bilinear
 
 
 def to_tensor(image_HW3: np.ndarray, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """u8[H, W, 3] to f32[3, H, W]: (x / 255 - mean) / std per channel; mean and std are of the range [0, 1]."""
+    """u8[H, W, 3] to f32[3, H, W]: (x / 255 - mean) / std per channel; mean and std are for the range [0, 1]."""
     x_3HW = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1))).float().div_(255)
     mean_311, std_311 = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
     return x_3HW.sub_(mean_311).div_(std_311)
 
 
 def normalised(image_BHW3: torch.Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """u8[B, H, W, 3] on any device to f32[B, 3, H, W] in channels-last layout, the numbers of `to_tensor`."""
+    """u8[B, H, W, 3] on any device to f32[B, 3, H, W] in channels-last layout, with the values of `to_tensor`."""
     out_BHW3 = torch.empty(image_BHW3.shape, dtype=torch.float32, device=image_BHW3.device)
     if out_BHW3.device.type == "cpu":
-        # Of 256 values each is computed once: half the time of the arithmetic, which goes over the memory three times.
+        # A lookup table of 256 values takes half the time of arithmetic, which passes over the memory three times.
         for image, out in zip(image_BHW3.numpy(), out_BHW3.numpy(), strict=True):
             cv2.LUT(image, _table(mean, std), out)
     else:
-        # A row of mean and std for a row of pixels: one plain operation each, where three channels would be a stride.
+        # Repeat mean and std for a row of pixels: contiguous operations, rather than strided ones over three channels.
         mean_n, std_n = (torch.tensor(v, device=out_BHW3.device).repeat(image_BHW3.shape[2]) for v in (mean, std))
         torch.div(image_BHW3, 255, out=out_BHW3).flatten(-2).sub_(mean_n).div_(std_n)
     return out_BHW3.permute(0, 3, 1, 2)
@@ -44,12 +44,12 @@ def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
 
 
 def pixels(image_HW3: np.ndarray) -> torch.Tensor:
-    """u8[H, W, 3] as a tensor: how a picture goes from process to process, a quarter of the bytes of `to_tensor`'s."""
+    """u8[H, W, 3] as a tensor for transfer between processes; a quarter of the bytes of `to_tensor`."""
     return torch.from_numpy(np.ascontiguousarray(image_HW3))
 
 
 def resize_image(x_B3HW: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
-    """Resize normalised images: bicubic, low-passed where it shrinks (as PIL does, which irn uses)."""
+    """Resize normalised images: bicubic, with antialiasing when shrinking (as PIL does, which irn uses)."""
     if tuple(x_B3HW.shape[-2:]) == size:
         return x_B3HW
     return F.interpolate(x_B3HW, size=size, mode="bicubic", align_corners=False, antialias=True)

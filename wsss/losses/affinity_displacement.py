@@ -1,4 +1,4 @@
-"""IRNet's losses: boundaries from the affinity of pixel pairs, displacements from their agreement.
+"""IRNet's losses: boundaries from affinities of pixel pairs, displacements from differences within pairs.
 
 Shape letters: B batch, h w strided pixels, N = h*w, P pixel pairs per source (half-plane offsets), u v rows and columns
 of the interior sources: u = h - (radius - 1), v = w - 2 (radius - 1).
@@ -48,7 +48,7 @@ def affinity_displacement_sums(
     dp_fg: |D_i - D_j - (x_j - x_i)|_1;  dp_bg: |D_i - D_j|_1
 
     edge logits [B, 1, h, w] float; displacement [B, 2, h, w] float, channels (dy, dx) in strided pixels; label
-    [B, h, w] integer, 0 = background, 1..num_classes foreground, anything else (255) = ignore: in no pair.
+    [B, h, w] integer, 0 = background, 1..num_classes foreground, anything else (255) = ignored, in no pair.
     Numerators are scalars with a gradient, in the inputs' dtype but at least float32; counts are int64 scalars.
     The gradient of an affinity goes to one pixel of its path, the strongest boundary. First derivatives only for dp.
     Raises: ValueError if shapes disagree or the map is too small for the radius.
@@ -91,7 +91,7 @@ def affinity_displacement_loss(sums: AffinityDisplacementSums) -> Tensor:
 
 @torch.no_grad()
 def pair_kinds(label_Bhw: Tensor, *, radius: int, num_classes: int) -> Tensor:
-    """What the labels of every interior pair say: [P, B, u, v] int8 of INVALID, DIFFERENT, BACKGROUND, FOREGROUND."""
+    """The kind of every interior pair: [P, B, u, v] int8 of INVALID, DIFFERENT, BACKGROUND, FOREGROUND."""
     _, h, w = label_Bhw.shape
     window = interior_window((h, w), radius=radius)
     offsets = half_plane_offsets(radius)
@@ -140,7 +140,7 @@ def _count_pairs_by_strongest_pixel(edge_logits_Bhw: Tensor, *, kind_PBuv: Tenso
 
 
 class _DisplacementSums(torch.autograd.Function):
-    """Numerators (dp_fg, dp_bg) with their gradient made in the same pass: signs, added up over the offsets.
+    """Numerators (dp_fg, dp_bg) with their gradient computed in the same pass: signs, summed over the offsets.
 
     Recording the operations instead would keep five maps per offset, about a thousand, for the backward pass.
     """

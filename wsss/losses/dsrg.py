@@ -1,4 +1,4 @@
-"""DSRG's objective: balanced cross entropy on seeds, and closeness to what a dense CRF makes of the probabilities.
+"""DSRG's objective: balanced cross entropy on seeds, and the divergence from the dense CRF refinement.
 
 Shape letters: B batch, C classes with the background first, h w strided pixels.
 """
@@ -13,9 +13,9 @@ from torch import Tensor
 from wsss.losses.masked_mean import MaskedSum
 
 PROBABILITY_FLOOR = 1e-4
-"""What is added to every probability (softmax), or is its least value (CRF)."""
+"""Added to every probability (softmax), or its minimum (CRF)."""
 RATIO_LIMITS = 0.05, 20.0
-"""Between them the ratio of refined to predicted probability has a gradient."""
+"""The ratio of refined to predicted probability is clipped to these; outside it has no gradient."""
 
 
 class BalancedSeedSums(NamedTuple):
@@ -38,7 +38,7 @@ def smoothed_softmax(logits_BChw: Tensor) -> Tensor:
 
 
 def floored_probabilities(probs_BChw: Tensor) -> Tensor:
-    """max(q, 1e-4), made to add up to 1 again: what is done to a dense CRF's result before its logarithm is taken.
+    """max(q, 1e-4), renormalised to sum to 1: applied to the dense CRF's result.
 
     float [B,C,h,w] in [0,1] to the same shape.
     Source: public code of Huang et al., CVPR 2018 (DSRG).  Differs: as published.
@@ -48,17 +48,17 @@ def floored_probabilities(probs_BChw: Tensor) -> Tensor:
 
 
 def balanced_seed_sums(probs_BChw: Tensor, *, seeds_BChw: Tensor) -> BalancedSeedSums:
-    """Sums over images of the mean cost of a seed, background and foreground apart; their means added are the loss.
+    """Sums over images of the mean cost of a seed, for background and foreground; the loss is the sum of both means.
 
         loss = mean_b( -sum_{u in S_b,0} log p_0(u) / max(|S_b,0|, 1) )  +  the same over all S_b,c with c > 0
 
-    Background seeds are many; apart, they weigh as much as all others together. An image without seeds of one side
-    costs nothing there and still counts in the mean.
+    There are many background seeds; with separate terms, they weigh as much as all others together. An image without
+    seeds of one side adds 0 to that term and still counts in its mean.
 
     probabilities float [B,C,h,w] above 0 (`smoothed_softmax`), seeds bool or 0/1 [B,C,h,w], no gradient. Numerators are
     scalars with a gradient; counts are int64 scalars, B each.
 
-    Raises: ValueError where the shapes differ.
+    Raises: ValueError if the shapes differ.
     Source: Huang et al., CVPR 2018 (DSRG), balanced seeding loss, and its public code.  Differs: as published (that
     code divides by max(|S|, 1e-4), which is the same for whole numbers).
     """
@@ -81,12 +81,13 @@ def boundary_sum(probs_BChw: Tensor, *, refined_BChw: Tensor) -> MaskedSum:
         loss = mean_{b,u} sum_c q_c(u) log clip(q_c(u) / p_c(u), 0.05, 20)
 
     p are the probabilities, above 0 (`smoothed_softmax`), q the refined ones (`floored_probabilities` of a dense CRF's
-    result), both float [B,C,h,w]. No gradient passes where the ratio is outside the limits. The gradient reaches q too
-    where q requires one: detach it to hold the target fixed. Numerator scalar, count int64 scalar, B h w.
+    result), both float [B,C,h,w]. No gradient passes where the ratio is outside the limits. If q requires a
+    gradient, it gets one: detach it to keep the target constant. Numerator scalar, count int64 scalar, B h w.
 
-    Raises: ValueError where the shapes differ.
+    Raises: ValueError if the shapes differ.
     Source: Kolesnikov and Lampert, ECCV 2016 (SEC), constrain-to-boundary loss, as in the public code of DSRG.
-    Differs: that code also sends (1 - q) times q's gradient through its CRF; what reaches q here is up to the caller.
+    Differs: that code also sends (1 - q) times q's gradient through its CRF; here the caller decides whether q gets a
+    gradient.
     """
     _require_same_shape(probs_BChw, refined_BChw, "refined probabilities")
     total = (refined_BChw * (refined_BChw / probs_BChw).clamp(*RATIO_LIMITS).log()).sum()

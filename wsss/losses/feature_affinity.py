@@ -1,4 +1,4 @@
-"""AffinityNet's loss: alike where labels are, unlike where they differ.
+"""AffinityNet's loss: high affinity for equal labels, low affinity for different ones.
 
 Shape letters: B batch, P pixel pairs per source, u v rows and columns of the interior sources.
 """

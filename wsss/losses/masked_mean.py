@@ -1,4 +1,4 @@
-"""Means over a subset whose size is only known per batch, kept as sum and count so that ranks can add both."""
+"""Means over a subset whose size varies per batch, kept as sum and count so that both can be summed over ranks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class MaskedSum(NamedTuple):
 
     numerator: Tensor
     """Sum of the selected elements, float, carries the gradient."""
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which is not needed here
     """Number of selected elements, int64, or the sum of their weights, float; no gradient."""
 
 
 def masked_mean(term: MaskedSum, *, eps: float = 1e-5) -> Tensor:
-    """Mean over the selected elements, 0 with gradient 0 where there are none.
+    """Mean over the selected elements, 0 with gradient 0 if there are none.
 
     numerator / (count + eps) -> scalar of the numerator's dtype.
 

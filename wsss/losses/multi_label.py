@@ -1,6 +1,6 @@
-"""Losses of a multi-label classifier, as two terms per (image, class): what a label costs, and what its absence costs.
+"""Losses of a multi-label classifier, as two terms per (image, class): for a present class, and for an absent one.
 
-In this form labels may lie between 0 and 1, as smoothing and mixed images make them: loss = t L+ + (1 - t) L-.
+This form allows labels between 0 and 1, from label smoothing and mixed images: loss = t L+ + (1 - t) L-.
 
 Shape letters: B batch, C classes.
 """
@@ -27,14 +27,14 @@ def focal_terms(logits_BC: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
     Source: Lin et al., ICCV 2017, eq. 4.  Differs: without its alpha, one term for each class.
     """
     positive, negative = bce_terms(logits_BC)
-    # (1 - p)^gamma = exp(-gamma * -log(1 - p)): a power of a difference has no finite gradient where it rounds to 0.
+    # (1 - p)^gamma = exp(-gamma * -log(1 - p)): a power of a difference has no finite gradient if it rounds to 0.
     return positive * torch.exp(-gamma * negative), negative * torch.exp(-gamma * positive)
 
 
 def asymmetric_terms(logits_BC: Tensor, *, gammas: tuple[float, float], margin: float) -> tuple[Tensor, Tensor]:
     """L+ = -(1 - p)^g log p, L- = -q^h log(1 - q) with q = max(p - margin, 0), (g, h) = `gammas`; each f32[B,C].
 
-    Classes that the network is sure are absent (p below the margin) cost nothing: most classes of most images.
+    Classes with p below the margin (confidently absent) cost nothing: most classes of most images.
 
     Source: Ridnik et al., ICCV 2021 (asymmetric loss), eq. 7.  Differs: the gradient goes through the focal factors too
     (the authors' code can stop it there).
@@ -43,7 +43,7 @@ def asymmetric_terms(logits_BC: Tensor, *, gammas: tuple[float, float], margin: 
     if margin == 0:
         return positive, focal_terms(logits_BC, gamma=gammas[1])[1]
     probability = torch.sigmoid(logits_BC)
-    # The power sees no 0, whose gradient may be infinite.
+    # Avoid the power of 0, whose gradient may be infinite.
     shifted = torch.where(probability > margin, probability - margin, 0.5)
     negative = -torch.log1p(-shifted) * shifted.pow(gammas[1])
     return positive, torch.where(probability > margin, negative, 0.0)

@@ -13,9 +13,9 @@ from wsss.losses.masked_mean import MaskedSum
 
 
 def soft_cross_entropy_sum(logits_BCHW: Tensor, *, target_BCHW: Tensor, valid_BHW: Tensor | None) -> MaskedSum:
-    """Sum over valid pixels of -sum_c q_c log softmax(l)_c; the target q is a constant, whatever it was made from.
+    """Sum over valid pixels of -sum_c q_c log softmax(l)_c; the target q is always a constant.
 
-    Without the stop-gradient a target that is made from the same logits would be pulled towards them. For q one-hot it
+    Without the stop-gradient, a target computed from the same logits would be trained towards them. For one-hot q it
     is the ordinary cross entropy.
 
     Logits float [B,C,H,W]; target float [B,C,H,W] in [0,1], adding up to 1 over C; valid bool [B,H,W] (False for
@@ -24,7 +24,7 @@ def soft_cross_entropy_sum(logits_BCHW: Tensor, *, target_BCHW: Tensor, valid_BH
 
     Raises: ValueError for shapes that do not fit.
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), the term of the weak set.  Differs: pixels may be
-    left out.
+    excluded.
     """
     expected = (len(logits_BCHW), *logits_BCHW.shape[2:])
     if logits_BCHW.shape != target_BCHW.shape or (valid_BHW is not None and valid_BHW.shape != expected):

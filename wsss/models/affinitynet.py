@@ -1,4 +1,4 @@
-"""AffinityNet: features whose nearness says whether two pixels belong together.
+"""AffinityNet: features whose distance indicates whether two pixels belong to the same class.
 
 Shape letters: B batch, D channels, H W pixels, h w pixels of the stride-8 grid.
 """
@@ -30,13 +30,13 @@ class AffinityNet(nn.Module):
     """image [B,3,H,W] float -> features [B,448,h,w] on the grid of ceil(H / 8) x ceil(W / 8) pixels.
 
     The last three maps of the encoder, all at stride 8, are each projected (to 64, 128 and 256 channels), normalised
-    and passed through ELU; joined, they are projected once more. The encoder is trained along but for its stages up to
-    `frozen_stride`: of these no weight moves.
+    and passed through ELU; concatenated, they are projected once more. The encoder is trained too, except its stages up
+    to `frozen_stride`, which are frozen.
 
     Raises: ValueError for an encoder whose last three maps are not at stride 8, or for an unknown `frozen_stride`.
     Source: Ahn and Kwak, CVPR 2018, section 3.2, and its public code (VGG16; the first two stages are frozen there).
-    Differs: any encoder. "The last three maps" are those of its last three stages, or of the last two and what follows
-    them where something does (VGG16 with further convolutions, MobileNetV2).
+    Differs: any encoder. "The last three maps" are those of its last three stages, or, if layers follow the last
+    stage, those of the last two stages and of these layers (VGG16 with further convolutions, MobileNetV2).
     """
 
     def __init__(self, encoder: Encoder, *, frozen_stride: int = 4) -> None:
@@ -78,7 +78,7 @@ class AffinityNet(nn.Module):
 
 
 def _resize(map_BDhw: torch.Tensor, *, size_hw: tuple[int, ...]) -> torch.Tensor:
-    """Encoders that round sizes down leave a pixel out at the border."""
+    """Resize if needed: encoders that round sizes down lose a pixel at the border."""
     if map_BDhw.shape[-2:] == size_hw:
         return map_BDhw
     return F.interpolate(map_BDhw, size=size_hw, mode="bilinear", align_corners=False)

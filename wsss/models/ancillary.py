@@ -1,4 +1,4 @@
-"""The ancillary model of self-correcting networks: a DeepLabv3+ that is told the objects' boxes.
+"""The ancillary model of self-correcting networks: a DeepLabv3+ that also takes object boxes as input.
 
 Shape letters: B batch, C classes with the background first, D channels, H W pixels, h w strided pixels.
 """
@@ -13,13 +13,13 @@ from wsss.models.segmenter import HIGH_RESOLUTION_LEVEL, LAST_LEVEL, Segmenter
 
 
 class BoxEncoder(nn.Module):
-    """Twice the sigmoid of a 3x3 convolution of the box planes: a heat map for every channel of one scale's features.
+    """Twice the sigmoid of a 3x3 convolution of the box planes: an attention map per feature channel of one scale.
 
     bool [B,C,h,w] (see `box_planes`), resized to the nearest pixel of `size`, to float [B,D,*size] in (0, 2).
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), the bounding box encoder, whose inner layers are not
-    published: one convolution is what public re-implementations take.  Differs: twice the sigmoid, which starts near 1:
-    the features begin as those that the encoder was trained for, where the sigmoid is steepest.
+    published: public re-implementations use one convolution.  Differs: twice the sigmoid, which starts near 1, so that
+    the initial features are those of the pre-trained encoder, and the sigmoid is at its steepest point.
     """
 
     def __init__(self, num_classes: int, num_features: int) -> None:
@@ -35,7 +35,7 @@ class BoxEncoder(nn.Module):
 class AncillarySegmenter(nn.Module):
     """Logits [B,C,H,W] of an image [B,3,H,W] and its box planes, bool [B,C,h,w], of any size that covers the image.
 
-    The heat maps of the boxes multiply the encoder's features at the two scales that the decoder reads.
+    The attention maps of the boxes multiply the encoder's features at the two scales that the decoder reads.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.1 and its figure.
     """
@@ -49,12 +49,12 @@ class AncillarySegmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The part that may carry pre-trained weights."""
+        """The part that may have pre-trained weights."""
         return self.segmenter.encoder
 
     @property
     def decoder_parts(self) -> tuple[nn.Module, ...]:
-        """The parts that start from scratch."""
+        """The parts that are randomly initialised."""
         return *self.segmenter.decoder_parts, self.boxes_high, self.boxes_last
 
     def forward(self, image_B3HW: torch.Tensor, planes_BChw: torch.Tensor) -> torch.Tensor:

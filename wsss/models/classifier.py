@@ -1,4 +1,4 @@
-"""Image classifiers whose last layer makes class activation maps: linear (IRN) or stochastic (FickleNet).
+"""Image classifiers whose last layer gives class activation maps: linear (IRN) or stochastic (FickleNet).
 
 Shape letters: B batch, C classes without background, D channels, H W pixels, h w strided pixels, s kernel size,
 T = s * s taps.
@@ -37,8 +37,8 @@ class LinearHead(nn.Module):
 class StochasticHead(nn.Module):
     """logits = mean_hw(W * (masked x)): an s x s convolution over randomly chosen units, then pooling, W: [C,D,s,s].
 
-    `chosen` "windows": every window draws which of its units it sees, for all channels alike, and always its centre.
-    "units": ordinary dropout, a unit is there for all windows or for none, and what is left is scaled up.
+    `chosen` "windows": each window draws which of its units to keep, the same for all channels; its centre is always
+    kept. "units": ordinary dropout, a unit is kept or dropped for all windows, and kept units are scaled up.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class StochasticHead(nn.Module):
         _initialise(self.weight)
 
     def forward(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None) -> torch.Tensor:
-        """Return the logits [B,C]: in training mode of masks drawn from `generator`, for every image its own; in
-        evaluation mode their mean over all masks.
+        """Return the logits [B,C]: in training mode with masks drawn from `generator` for each image; in
+        evaluation mode the mean over all masks.
         """
         size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
         if self.chosen == "units":
@@ -69,7 +69,7 @@ class StochasticHead(nn.Module):
             kept_scale = 1.0
         else:
             masks_BThw = torch.ones(len(features_BDhw), self.kernel_size**2, *size_hw, dtype=torch.bool)
-            # The score's mean over masks: it is linear in them, and all but the centre are kept at this rate.
+            # The score's mean over masks: it is linear in them, and all units except the centre are kept at this rate.
             kept_scale = 1.0 - self.drop_rate if self.chosen == "windows" else 1.0
         return stochastic_scores(
             features_BDhw,
@@ -96,17 +96,17 @@ class StochasticHead(nn.Module):
 class Classifier(nn.Module):
     """Multi-label classifier: image [B,3,H,W] -> logits [B,C], column = class id - 1, before the sigmoid.
 
-    head "linear": `kernel_size` and `drop_rate` play no part; channels of the pooled map are left out with probability
+    head "linear": `kernel_size` and `drop_rate` are not used; channels of the pooled map are dropped with probability
     `dropout` in training mode. head "stochastic": a window of `kernel_size` squared
-    pixels around each pixel, of which all but the centre are left out with probability `drop_rate` in training mode;
-    or, `chosen` "units", ordinary dropout of the map at that rate. In evaluation mode, the mean over what may be drawn.
+    pixels around each pixel, of which all but the centre are dropped with probability `drop_rate` in training mode;
+    or, `chosen` "units", ordinary dropout of the map at that rate. In evaluation mode, the mean over all masks.
 
     Raises: ValueError for another head, an even kernel, a rate outside [0, 1), fewer than one class, and in training
     mode for a stochastic head without a generator.
     Source: Ahn, Cho and Kwak, CVPR 2019 (linear); Lee et al., CVPR 2019 (FickleNet), section 3 (stochastic).
-    Differs: all of the encoder learns, where irn's first stages are fixed, and there may be dropout (linear);
-    the scores come in closed form, without the expanded map (same values), and are not rescaled in training, as
-    published; evaluation by the mean is ours, the paper draws there as well (stochastic).
+    Differs: the whole encoder is trained, irn's first stages are frozen, and there may be dropout (linear);
+    the scores are computed in closed form, without the expanded map (same values), and are not rescaled in training, as
+    published; evaluation by the mean is ours, the paper draws masks there as well (stochastic).
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Classifier(nn.Module):
         if head not in HEADS:
             raise ValueError(f"head is {head!r}; allowed: {', '.join(HEADS)}")
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; at least 1, the background is not counted")
+            raise ValueError(f"num_classes is {num_classes}; it must be at least 1, not counting the background")
         self.encoder = encoder
         self.head: LinearHead | StochasticHead
         if head == "linear":
@@ -143,7 +143,7 @@ class Classifier(nn.Module):
         return self.logits(self.features(image_B3HW), generator=generator)
 
     def logits(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Return the logits [B,C] of maps from `features`."""
+        """Return the logits [B,C] for maps from `features`."""
         if isinstance(self.head, StochasticHead):
             stochastic_BC: torch.Tensor = self.head(features_BDhw, generator=generator)
             return stochastic_BC
@@ -162,5 +162,5 @@ class Classifier(nn.Module):
 
 
 def _initialise(weight: torch.Tensor) -> None:
-    # What torch gives a convolution of this shape.
+    # The default initialisation of torch for a convolution of this shape.
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))

@@ -18,12 +18,12 @@ HIDDEN_CHANNELS = 128
 
 
 class ConvSelfCorrection(nn.Module):
-    """conv 3x3 (2C to 128) - ReLU - conv 3x3 (128 to C) of the logits of both models, side by side.
+    """conv 3x3 (2C to 128) - ReLU - conv 3x3 (128 to C) of the concatenated logits of both models.
 
     Logits [B,C,H,W] of the primary and of the ancillary model to corrected logits of the same shape.
 
-    Source: Ibrahim et al., CVPR 2020 (self-correcting networks), convolutional self-correction; the width of 128 is a
-    public re-implementation's.  Differs: as published.
+    Source: Ibrahim et al., CVPR 2020 (self-correcting networks), convolutional self-correction; the width of 128 is
+    from a public re-implementation.  Differs: as published.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -40,7 +40,7 @@ class ConvSelfCorrection(nn.Module):
 
 
 class CorrectedSegmenter(nn.Module):
-    """A primary model with its self-correction: what the second stage of three trains, and the third begins with.
+    """A primary model with its self-correction: trained in the second of three stages; the third stage starts from it.
 
     `forward` is the primary model's: logits [B,C,H,W] of an image [B,3,H,W].
     """
@@ -51,12 +51,12 @@ class CorrectedSegmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The part that may carry pre-trained weights."""
+        """The part that may have pre-trained weights."""
         return self.primary.encoder
 
     @property
     def decoder_parts(self) -> tuple[nn.Module, ...]:
-        """The parts that start from scratch."""
+        """The parts that are randomly initialised."""
         return *self.primary.decoder_parts, self.corrector
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""DeepLab's heads before the decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8.
+"""The heads of DeepLab without a decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8.
 
 Shape letters: B batch, C classes with background, D channels, H W pixels, h w strided pixels.
 """
@@ -21,12 +21,12 @@ _LAST_DEVIATION = 0.01
 class DeepLabHead(nn.Module):
     """Sum over branches of conv 3x3 dilated - ReLU - dropout - conv 1x1 - ReLU - dropout - conv 1x1 to C.
 
-    Features [B,D,h,w] to logits [B,C,h,w]. Before the branches stand the two poolings over 3x3 pixels, of stride 1,
-    that DeepLab puts in place of VGG16's last one: the maximum, then the mean.
-    One branch of rate 12 is LargeFOV, four of rates 6, 12, 18 and 24 are the ASPP. No layer normalises.
+    Features [B,D,h,w] to logits [B,C,h,w]. The branches are preceded by the two 3x3 poolings of stride 1 with which
+    DeepLab replaces VGG16's last one: maximum, then mean.
+    One branch of rate 12 is LargeFOV, four of rates 6, 12, 18 and 24 are the ASPP. There is no normalisation layer.
 
     Source: Chen et al., ICLR 2015 (LargeFOV); Chen et al., TPAMI 2018 (DeepLab v2, ASPP).
-    Differs: the hidden layers start at random (He), where theirs come from VGG16's fully connected ones.
+    Differs: the hidden layers are randomly initialised (He); theirs are from VGG16's fully connected layers.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DeepLab(nn.Module):
 
     @property
     def decoder_parts(self) -> tuple[nn.Module, ...]:
-        """The parts that start from scratch: the head, and convolutions that the encoder's variant adds."""
+        """The randomly initialised parts: the head, and convolutions that an encoder variant adds."""
         added = getattr(self.encoder.network, "new_layers", ())
         return self.head, *(self.encoder.network.get_submodule(name) for name in added)
 
@@ -88,7 +88,7 @@ class DeepLab(nn.Module):
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The logits on the head's grid, [B,C,h,w], and the size (H, W) of the image that it spans.
 
-        `forward` is these, resized bilinearly; at 201 classes a sixty-fourth of its memory.
+        `forward` is these, resized bilinearly; they need a sixty-fourth of its memory.
         """
         return self.head(self.encoder(image_B3HW)), (image_B3HW.shape[-2], image_B3HW.shape[-1])
 
@@ -101,7 +101,7 @@ def build_deeplab(
     encoder: Encoder | None = None,
     dropout: float = 0.5,
 ) -> DeepLab:
-    """Make a network of `num_classes` (background counted) on the encoder of `spec`, or on the one given.
+    """Make a network of `num_classes` (including the background) on the encoder of `spec`, or on the one given.
 
     Raises: ValueError for another output stride than 8, for fewer than two classes, and as `build_encoder` does.
     """

@@ -43,7 +43,7 @@ STRIDED_FAMILIES = (
     "sknet",
     "xception_aligned",
 )
-"""timm's modules whose networks take `output_stride`."""
+"""Modules of timm whose networks accept `output_stride`."""
 _PROBE_SIDE = 64
 _NUM_NAMED = 4  # names quoted in an error
 
@@ -57,15 +57,15 @@ class EncoderSpec:
     output_stride: int
     """Input pixels per pixel of the last feature map: 8, 16 or 32."""
     dilated: bool
-    """True: dilation in place of the strides left out (DeepLab). False: they are left out and nothing else (IRN)."""
+    """True: removed strides are replaced by dilation (DeepLab). False: strides are removed without dilation (IRN)."""
     pretrained: str
     """"imagenet" (timm's own weights), "none" (from scratch), or the path of a .safetensors file."""
     pad_type: str = ""
-    """"same" for networks converted from TensorFlow, empty for timm's own padding."""
+    """"same" for networks converted from TensorFlow, empty for timm's default padding."""
     drop_path: float = 0.0
     """Rate of stochastic depth at the last block, in [0, 1)."""
     reparameterised: bool = False
-    """True: the branches of a MobileOne or RepVGG are fused, as the weight file has them."""
+    """True: the branches of a MobileOne or RepVGG are fused, as in the weight file."""
 
     def __post_init__(self) -> None:
         if self.output_stride not in OUTPUT_STRIDES:
@@ -77,12 +77,12 @@ class EncoderSpec:
 
     @property
     def weight_file(self) -> Path | None:
-        """The weight file, where the weights come from one."""
+        """The weight file, if the weights are from one."""
         return None if self.pretrained in ("imagenet", "none") else Path(self.pretrained)
 
     @property
     def timm_arguments(self) -> dict[str, Any]:
-        """What timm.create_model is given besides the name; nothing for options left at rest: few networks take all."""
+        """Arguments of timm.create_model besides the name; defaults are omitted: few networks accept all options."""
         arguments: dict[str, Any] = {}
         if self.output_stride != _NATIVE_STRIDE:
             arguments["output_stride"] = self.output_stride
@@ -94,7 +94,7 @@ class EncoderSpec:
 
 
 class Encoder(nn.Module):
-    """A timm network that gives feature maps; made by `build_encoder`."""
+    """A timm network that returns feature maps; made by `build_encoder`."""
 
     network: Any
     num_features: int
@@ -111,25 +111,25 @@ class Encoder(nn.Module):
         self.pyramid_strides = tuple(level["reduction"] for level in levels)
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        """Return the last feature map [B,D,h,w], D = `num_features`, after what follows the last stage."""
+        """Return the last feature map [B,D,h,w], D = `num_features`, after any layers that follow the last stage."""
         features: torch.Tensor = self.network.forward_features(image_B3HW)
         return features
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that no weight file has: of the convolutions that a variant adds."""
+        """Parameters that are in no weight file: those of the convolutions that a variant adds."""
         for name in getattr(self.network, "new_layers", ()):
             yield from self.network.get_submodule(name).parameters()
 
     def checkpoint_activations(self) -> None:
-        """Run blocks again in the backward pass instead of keeping their activations (torch's checkpoints, by timm).
+        """Activation checkpointing: recompute blocks in the backward pass instead of storing their activations.
 
-        Raises: ValueError for a network that timm cannot do it for.
+        Raises: ValueError for a network for which timm does not support it.
         """
         try:
             self.network.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:
             raise ValueError(
-                f"activation_checkpointing = True: timm has none for this encoder ({error}); leave it out"
+                f"activation_checkpointing = True: timm does not support it for this encoder ({error}); remove it"
             ) from None
 
     def pyramid(self, image_B3HW: torch.Tensor) -> list[torch.Tensor]:
@@ -140,24 +140,24 @@ class Encoder(nn.Module):
         return maps
 
     def last_and_pyramid(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return what `forward` and what `pyramid` would, from one pass."""
+        """Return the results of `forward` and `pyramid`, from one pass."""
         last, maps = self.network.forward_intermediates(image_B3HW, indices=self._level_indices)
         return last, maps
 
     @property
     def ends_beyond_pyramid(self) -> bool:
-        """True where convolutions follow the last stage, so that `forward` is not the last map of `pyramid`."""
+        """True if convolutions follow the last stage, so that `forward` is not the last map of `pyramid`."""
         return self.num_features != self.pyramid_channels[-1] or bool(getattr(self.network, "new_layers", ()))
 
     def freeze_stages(self, *, up_to_stride: int) -> None:
-        """Let no gradient into the parameters that the map of this stride, and so all finer ones, depend on.
+        """Freeze the parameters that the map of this stride, and so all finer maps, depend on.
 
-        `up_to_stride`: 1 freezes nothing; norms that keep statistics are not frozen by it (`freeze_batch_norm`).
-        Raises: ValueError for a stride that no stage ends at, with those that do.
+        `up_to_stride`: 1 freezes nothing. Running statistics of norms are not frozen; see `freeze_batch_norm`.
+        Raises: ValueError, listing the strides of all stages, if no stage has this stride.
         """
         strides = (1, *dict.fromkeys(self.pyramid_strides))
         if up_to_stride not in strides:
-            raise ValueError(f"stages end at strides {', '.join(map(str, strides))}; {up_to_stride} is none of them")
+            raise ValueError(f"stages end at strides {', '.join(map(str, strides))}; {up_to_stride} is not one of them")
         if up_to_stride == 1:
             return
         level = self.pyramid_strides.index(up_to_stride)
@@ -174,12 +174,12 @@ class Encoder(nn.Module):
 def build_encoder(spec: EncoderSpec) -> Encoder:
     """Make the encoder of `spec`.
 
-    The maps have ceil(H / stride) x ceil(W / stride) pixels for convolutional networks padded as usual.
+    The maps have ceil(H / stride) x ceil(W / stride) pixels for convolutional networks with the usual padding.
 
-    Raises: ValueError for an unknown name (with the nearest names), a network that cannot take the output stride,
-    padding, stochastic depth, missing dilation or fusion asked for, one without published weights for "imagenet", and a
-    weight file that is missing or does not fit (with the keys).
-    Source: a stride left out without dilation: Ahn, Cho and Kwak, CVPR 2019 (IRN), the published classifier.
+    Raises: ValueError for an unknown name (with similar names), a network that does not support the output stride,
+    padding, stochastic depth, missing dilation or fusion of `spec`, one without published weights for "imagenet", and
+    a weight file that is missing or does not fit (with the keys).
+    Source: a stride removed without dilation: Ahn, Cho and Kwak, CVPR 2019 (IRN), the published classifier.
     Differs: any timm network, not ResNet-50 alone.
     """
     arguments = {"num_classes": 0, "global_pool": ""}
@@ -194,7 +194,7 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
 
 
 def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
-    """timm.create_model with refusals that say what to change; "imagenet" weights are loaded by timm."""
+    """timm.create_model with error messages that say what to change; "imagenet" weights are loaded by timm."""
     if spec.name in VGG_VARIANTS:
         return _vgg(spec)
     check_name(spec.name)
@@ -214,7 +214,7 @@ def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
 
 def _advice(spec: EncoderSpec, refused: list[str]) -> str:
     if "output_stride" not in refused:
-        return "leave that out or choose another"
+        return "remove it, or choose another encoder"
     strided = [name for family in STRIDED_FAMILIES for name in timm.list_models(module=family)]
     near = difflib.get_close_matches(spec.name, strided, n=_NUM_NAMED, cutoff=0.3)
     if spec.output_stride == VGG_STRIDE:
@@ -230,12 +230,12 @@ def _vgg(spec: EncoderSpec) -> Any:
     given = {name: getattr(spec, name) for name in fixed}
     for name, value in fixed.items():
         if given[name] != value:
-            raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} is built with {name} = {value!r} alone")
+            raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} allows only {name} = {value!r}")
     return build_vgg(spec.name, pretrained=spec.pretrained)
 
 
 def settle_network(network: nn.Module, *, spec: EncoderSpec, **arguments: Any) -> Any:
-    """Undo the dilation and fuse the branches, where `spec` asks for it; `arguments` as given to `create_network`."""
+    """Undo the dilation and fuse the branches, if `spec` requires it; `arguments` as given to `create_network`."""
     if spec.name not in VGG_VARIANTS and not spec.dilated and spec.output_stride != _NATIVE_STRIDE:
         native_arguments = {key: value for key, value in spec.timm_arguments.items() if key != "output_stride"}
         undo_dilation(network, native=timm.create_model(spec.name, **native_arguments, **arguments))
@@ -254,7 +254,7 @@ def undo_dilation(network: nn.Module, *, native: nn.Module) -> None:
         if not isinstance(layer, nn.Conv2d):
             continue
         dilation: tuple[int, ...] = native_convolutions[name].dilation
-        # Conv2dSame works its padding out at every call; the others pad less by what the window loses on each side.
+        # Conv2dSame computes its padding at every call; the others need less padding, as their window is smaller.
         if not isinstance(layer, Conv2dSame) and layer.dilation != dilation:
             lost = [
                 (now - then) * (size - 1)
@@ -270,16 +270,16 @@ def undo_dilation(network: nn.Module, *, native: nn.Module) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that timm does not know, with the nearest ones."""
+    """Raise ValueError, with similar names, for a name that timm does not know."""
     if timm.is_model(name) or name in VGG_VARIANTS:
         return
     nearest = difflib.get_close_matches(name, [*VGG_VARIANTS, *timm.list_models()], n=_NUM_NAMED, cutoff=0.5)
     hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models()"
-    raise ValueError(f"no encoder is called {name!r}; {hint}")
+    raise ValueError(f"unknown encoder {name!r}; {hint}")
 
 
 def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Refuse what `build_encoder` would refuse, and weights that want another input; no weight is made or read."""
+    """Raise the errors of `build_encoder`, and for weights with another input normalisation; loads no weights."""
     check_name(spec.name)
     with torch.device("meta"):
         encoder = build_encoder(replace(spec, pretrained="none"))
@@ -300,8 +300,8 @@ def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[floa
         wanted = timm.get_pretrained_cfg(spec.name)
         if (tuple(wanted.mean), tuple(wanted.std)) != (tuple(mean), tuple(std)):
             raise ValueError(
-                f"mean = {list(mean)} and std = {list(std)}: timm's weights of {spec.name!r} want mean = "
-                f"{list(wanted.mean)} and std = {list(wanted.std)}; give these"
+                f"mean = {list(mean)} and std = {list(std)}: timm's weights of {spec.name!r} need mean = "
+                f"{list(wanted.mean)} and std = {list(wanted.std)}; set these values"
             )
 
 

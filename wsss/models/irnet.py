@@ -39,7 +39,7 @@ def _resize(map_BDhw: torch.Tensor, *, size_hw: tuple[int, int]) -> torch.Tensor
 
 
 class EdgeBranch(nn.Module):
-    """Five levels, each projected, normalised, resized and rectified; joined into one boundary logit per pixel."""
+    """Five levels, each projected, normalised, resized, passed through ReLU; combined into one boundary logit."""
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class EdgeBranch(nn.Module):
 
 
 class DisplacementBranch(nn.Module):
-    """Five levels: the three coarse ones are joined at stride 8, the result with the two fine ones at stride 4."""
+    """Five levels: the three coarse ones are fused at stride 8, and the result with the two fine ones at stride 4."""
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:
         super().__init__()
@@ -92,15 +92,15 @@ class IRNet(nn.Module):
     """Boundary logits and displacement field of an image, on the grid of ceil(H / 4) x ceil(W / 4) pixels.
 
     image [B,3,H,W] float -> edge logits [B,1,h,w], displacement [B,2,h,w] in grid pixels, channel 0 rows, 1 columns.
-    The encoder given is frozen from then on: no gradient, always in evaluation mode. `mean_shift` [2], the mean of the
+    The given encoder is frozen: no gradient, always in evaluation mode. `mean_shift` [2], the mean of the
     field over the training images, is subtracted in evaluation mode; it is zero until the training task fills it.
 
     Raises: ValueError for an encoder without five levels of strides 2, 4, 8 and so on, or four of strides 4, 8 and so
     on.
     Source: Ahn, Cho and Kwak, CVPR 2019, section 4.1 and figure 3.
-    Differs: any encoder; every level is resized to its grid rather than magnified by a fixed factor and cropped, so
-    images of any size pass, above 512 pixels too. The published first two levels are both at stride 4; here they are at
-    strides 2 and 4, or, of encoders that begin at stride 4 (ConvNeXt), both the finest level.
+    Differs: any encoder; every level is resized to its grid, not upsampled by a fixed factor and cropped, so images of
+    any size are supported, also above 512 pixels. The published first two levels are both at stride 4; here they are at
+    strides 2 and 4, or, for encoders that begin at stride 4 (ConvNeXt), both are the finest level.
     """
 
     mean_shift: torch.Tensor

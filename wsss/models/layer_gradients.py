@@ -20,7 +20,7 @@ _NUM_NAMED = 8
 
 
 class LayerView(NamedTuple):
-    """What one pass says of a layer."""
+    """Activations and gradients of a layer from one pass."""
 
     activations: Tensor
     """[B,D,h,w]."""
@@ -33,10 +33,10 @@ class LayerView(NamedTuple):
 
 
 class LayerGradients:
-    """Looks at one layer of a classifier, by its dotted name in the encoder's timm network, or `last`.
+    """Activations and gradients of one layer of a classifier: a dotted name in the encoder's timm network, or `last`.
 
-    Nothing before the layer is kept for the way back: parameters are taken out of the graph, and the layer's output is
-    its first leaf. So K classes cost one forward pass, and K backward passes from the logits to the layer.
+    Activations before the layer are not stored for the backward pass: parameters need no gradient, and the layer's
+    output is the first leaf. So K classes cost one forward pass, and K backward passes from the logits to the layer.
 
     Raises: ValueError for an unknown layer, with the nearest names.
     """
@@ -52,7 +52,7 @@ class LayerGradients:
         `classes`: ids, for each of the B images. There are as many gradients as the longest of these lists has ids,
         made one at a time; an image whose list is shorter has zeros there.
 
-        Raises: ValueError for ids that the classifier does not know, and for a layer that gives no map.
+        Raises: ValueError for ids that the classifier does not know, and for a layer whose output is not a map.
         """
         if len(classes) != len(image_B3HW):
             raise ValueError(f"classes of {len(classes)} images for a batch of {len(image_B3HW)}; give a list for each")
@@ -60,9 +60,9 @@ class LayerGradients:
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
             if not isinstance(output, Tensor) or output.ndim != 4:
-                raise ValueError("the layer gives no map [B,D,h,w]; choose one whose output is one")
+                raise ValueError("the layer's output is not a map [B,D,h,w]; choose another layer")
             kept.append(output.detach().requires_grad_())
-            # A copy: a layer that follows may work in place, and a leaf that is written to has no gradient.
+            # A copy: the next layer may be in-place, and a leaf that is modified in place has no gradient.
             return kept[-1].clone()
 
         handle = self._module.register_forward_hook(keep) if self._module is not None else None
@@ -83,7 +83,7 @@ class LayerGradients:
 
 
 def _gradients(logits_BC: Tensor, activations_BDhw: Tensor, *, classes: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-    """d(sum over the batch of each image's k-th logit) / dA: images do not mix, so the sum keeps them apart."""
+    """d(sum over the batch of each image's k-th logit) / dA: images are independent, so the sum separates them."""
     rows = [class_rows(present, num_rows=logits_BC.shape[1]).tolist() for present in classes]
     longest = max((len(of_image) for of_image in rows), default=0)
     for k in range(longest):

@@ -29,7 +29,7 @@ class Segmenter(nn.Module):
 
     network: Any
     corner_to_corner = True
-    """How `strided_logits` spans the image: its outer pixels lie on the image's."""
+    """How `strided_logits` spans the image: its corner pixels are aligned with those of the image."""
 
     def __init__(self, network: nn.Module, *, output_stride: int) -> None:
         super().__init__()
@@ -38,23 +38,23 @@ class Segmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The part that may carry pre-trained weights."""
+        """The part that may have pre-trained weights."""
         encoder: nn.Module = self.network.encoder
         return encoder
 
     @property
     def decoder_parts(self) -> tuple[nn.Module, nn.Module]:
-        """The parts that start from scratch: the decoder and the segmentation head."""
+        """The randomly initialised parts: the decoder and the segmentation head."""
         return self.network.decoder, self.network.segmentation_head
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        """Return the logits [B,C,H,W]; the image is extended by its last row and column and the logits cropped back."""
+        """Return the logits [B,C,H,W]; the image is padded with its last row and column, and the logits cropped."""
         return self.logits(image_B3HW)
 
     def logits(
         self, image_B3HW: torch.Tensor, *, through: Callable[[Features], Features] | None = None
     ) -> torch.Tensor:
-        """As `forward`, the encoder's features changed by `through` before the decoder reads them."""
+        """As `forward`, with the encoder's features transformed by `through` before the decoder."""
         height, width = image_B3HW.shape[-2:]
         features: Features = self.network.encoder(self._extended(image_B3HW))
         decoded = self.network.decoder(features if through is None else through(features))
@@ -64,7 +64,7 @@ class Segmenter(nn.Module):
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The logits on the decoder's grid, [B,C,h,w], and the size (H, W) of the extended image that it spans.
 
-        `forward` is these, brought to that size corner to corner and cropped; at 201 classes a sixteenth of its memory.
+        `forward` is these, resized to that size with aligned corners and cropped; they need a sixteenth of its memory.
         """
         extended = self._extended(image_B3HW)
         convolution = self.network.segmentation_head[0]
@@ -88,23 +88,23 @@ def build_segmenter(
     atrous_rates: tuple[int, int, int] = (12, 24, 36),
     dropout: float = 0.5,
 ) -> Segmenter:
-    """Make a DeepLabv3+ of `num_classes` (background counted) on the encoder of `spec`.
+    """Make a DeepLabv3+ of `num_classes` (including the background) on the encoder of `spec`.
 
-    The weights of `encoder`, or where that is None those that `spec` names, go into the encoder, less what stands
-    behind its last stage. The normalisation of the image pooling works on one pixel per image and cannot take its
-    statistics from a batch of one; it is a GroupNorm over all channels here. The rest keeps its BatchNorm, which needs
-    an image of more than one output-stride pixel.
+    The encoder gets the weights of `encoder` or, if that is None, those that `spec` names, without layers after its
+    last stage. The image pooling branch has one pixel per image, so batch normalisation would fail for a batch of one;
+    it uses a GroupNorm over all channels here. All other layers keep BatchNorm, which needs an image of more than one
+    output-stride pixel.
 
     Raises: ValueError for another output stride than 8 or 16, for fewer than two classes, and as `build_encoder` does.
     Source: Chen et al., ECCV 2018 (DeepLabv3+), section 3; decoder of segmentation_models_pytorch.
-    Differs: the normalisation above; sides that are no multiple of the output stride.
+    Differs: the normalisation above; image sides that are not a multiple of the output stride.
     """
     if spec.output_stride not in _SEGMENTER_STRIDES:
         allowed = " or ".join(map(str, _SEGMENTER_STRIDES))
         raise ValueError(f"output_stride is {spec.output_stride}; the segmenter allows {allowed}")
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
-    # First, for its errors: it settles whether the network takes these settings and whether the file fits.
+    # First, for its error messages: it checks that the network accepts the settings and that the file fits.
     encoder = build_encoder(spec) if encoder is None else encoder
     network = smp.DeepLabV3Plus(
         encoder_name=f"tu-{spec.name}",
@@ -124,7 +124,7 @@ def build_segmenter(
 
 
 def _copy_weights(encoder: Encoder, *, into: nn.Module, name: str) -> None:
-    """Carry the weights over to timm's features-only form, which lacks the head and flattens some names."""
+    """Copy the weights to timm's features-only form, which lacks the head and flattens some names."""
     wanted = into.state_dict().keys()
     state: dict[str, torch.Tensor] = {}
     for key, value in encoder.network.state_dict().items():

@@ -1,4 +1,4 @@
-"""VGG16 as two papers of class activation maps changed it: denser strides, dilation, further convolutions.
+"""VGG16 as modified by two papers: smaller strides, dilation, additional convolutions.
 
 Shape letters: B batch, D channels, H W pixels, h w strided pixels.
 """
@@ -21,16 +21,16 @@ _WIDTH = 512
 
 
 def build_vgg(name: str, *, pretrained: str) -> Any:
-    """timm's VGG16 as the third place of LID 2020 (`vgg16_npa`) or FickleNet has it; both at output stride 8.
+    """timm's VGG16 as modified by the third place of LID 2020 (`vgg16_npa`) or by FickleNet; both at output stride 8.
 
     | | `vgg16_npa` | `vgg16_ficklenet` |
     |---|---|---|
-    | of | VGG16 with batch normalisation | VGG16 |
+    | based on | VGG16 with batch normalisation | VGG16 |
     | pools 1 to 3 | 2x2, stride 2 | 3x3, stride 2, padding 1 |
     | pool 4 | 3x3, stride 1, padding 1 | the same |
     | pool 5 | none | none |
     | block 5 | dilated by 2 | the same |
-    | behind it | three 3x3 convolutions with ReLU, new | nothing |
+    | after it | three 3x3 convolutions with ReLU, new | nothing |
 
     `pretrained`: "imagenet" (timm's weights), "none", or a .safetensors file with timm's names. Maps have
     ceil(H / 8) x ceil(W / 8) pixels for `vgg16_ficklenet` (321 px: 41), floor(H / 8) x floor(W / 8) for `vgg16_npa`.
@@ -40,7 +40,7 @@ def build_vgg(name: str, *, pretrained: str) -> Any:
     Differs: as published.
     """
     base = "vgg16_bn" if name == "vgg16_npa" else "vgg16"
-    # 123 of the 138 million weights are two fully connected layers that no map needs: small where none are loaded.
+    # 123 of the 138 million weights are in two unused fully connected layers: make them small if none are loaded.
     arguments = {"pretrained": True} if pretrained == "imagenet" else {"mlp_ratio": 1 / 4096}
     network: Any = timm.create_model(base, num_classes=0, global_pool="", **arguments)
     network.pre_logits = nn.Identity()

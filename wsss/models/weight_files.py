@@ -1,4 +1,4 @@
-"""Weight files of encoders: .safetensors with timm's names, refused with the keys that do not fit."""
+"""Weight files of encoders: .safetensors with timm's names, with errors that list the keys that do not fit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _NUM_NAMED = 4  # keys quoted in an error: enough to see the pattern
 
 
 def load_weight_file(network: nn.Module, *, path: Path, described: str) -> None:
-    """Load a whole timm state dict into `network`, strictly, except for the classifier it may carry."""
+    """Load a whole timm state dict into `network`, strictly, except for a classifier that it may contain."""
     require_weight_file(path)
     state = drop_classifier(load_file(path), network=network)
     load_state(network, state=state, described=described, origin=str(path))
 
 
 def require_weight_file(path: Path) -> None:
-    """Raise ValueError where `path` is no .safetensors file that exists."""
+    """Raise ValueError if `path` is not an existing .safetensors file."""
     if path.suffix != ".safetensors":
         raise ValueError(f'pretrained is {str(path)!r}; allowed: "imagenet", "none" or the path of a .safetensors file')
     if not path.is_file():
-        raise ValueError(f"there is no weight file {path}; give the path of a .safetensors file")
+        raise ValueError(f"the weight file {path} does not exist; give the path of a .safetensors file")
 
 
 def drop_classifier(state: Mapping[str, _T], *, network: Any) -> dict[str, _T]:
-    """Leave out the keys of the classifier, which `network` says the name of."""
+    """Remove the keys of the classifier, whose name `network` gives."""
     named = network.default_cfg.get("classifier") or ()
     heads = (named,) if isinstance(named, str) else tuple(named)
     return {key: value for key, value in state.items() if not any(key.startswith(f"{head}.") for head in heads)}
@@ -44,9 +44,9 @@ def load_state(network: nn.Module, *, state: Mapping[str, torch.Tensor], describ
 
 
 def require_fit(network: nn.Module, *, shapes: Mapping[str, tuple[int, ...]], described: str, origin: str) -> None:
-    """Raise ValueError where weights of these names and shapes are not the network's, naming the keys."""
+    """Raise ValueError, naming the keys, if these names and shapes are not those of the network's weights."""
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    # num_batches_tracked plays no part with a fixed momentum, and older files lack it.
+    # num_batches_tracked is unused with a fixed momentum, and older files lack it.
     missing = [key for key in expected if key not in shapes and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in shapes if key not in expected]
     misshapen = [

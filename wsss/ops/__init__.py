@@ -1,1 +1,1 @@
-"""Pure functions of tensors: CAMs, seeds, walks, refinement, counts."""
+"""Pure functions of tensors: CAMs, seeds, random walks, refinement, evaluation counts."""

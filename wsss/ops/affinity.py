@@ -1,4 +1,4 @@
-"""Affinities of pixel pairs from boundary maps: the strongest boundary on the path decides.
+"""Affinities of pixel pairs from boundary maps, determined by the strongest boundary on the path.
 
 Shape letters: B batch, P pixel pairs per source (half-plane offsets), h w strided pixels, u v rows and columns of the
 interior sources: u = h - (radius - 1), v = w - 2 (radius - 1).
@@ -13,9 +13,9 @@ from wsss.ops.pixel_pairs import PathRuns, SourceWindow, half_plane_offsets, in_
 
 
 class RunMinima:
-    """Minima over straight runs of a map, made once and shared by all paths.
+    """Minima over straight runs of a map, computed once and shared by all paths.
 
-    Paths of different offsets are made of the same short runs, so a path costs min(|dy|, |dx|) comparisons of shifted
+    Paths of different offsets consist of the same short runs, so a path costs min(|dy|, |dx|) comparisons of shifted
     views instead of one gather per path pixel, and no index tensor.
     """
 
@@ -67,7 +67,7 @@ def interior_path_minimum(values_Bhw: Tensor, *, radius: int) -> Tensor:
 def path_minimum(values_hw: Tensor, *, radius: int) -> Tensor:
     """Smallest value on the path of every pair inside the image, for inference.
 
-    out[p, i, j] = min over k in path(offset_p) of values[i + k_y, j + k_x], 0 where the partner lies outside.
+    out[p, i, j] = min over k in path(offset_p) of values[i + k_y, j + k_x], 0 if the partner is outside.
 
     values [h, w] -> [P, h, w], same dtype; any size from one pixel; no gradient.
     Source: public code of Ahn et al., CVPR 2019 (IRNet).
@@ -88,7 +88,7 @@ def rank_pixels(values_Bhw: Tensor) -> tuple[Tensor, Tensor]:
     """Rank of every pixel within its image, and the pixel that holds each rank.
 
     values [B, h, w] -> rank [B, h, w] int32 in 0..h*w-1, ascending, ties by position; order [B, h*w] int64.
-    Comparing ranks instead of values tells which pixel of a path is the smallest, at the price of the value alone.
+    Comparing ranks instead of values gives the position of the smallest pixel of a path at no extra cost.
     """
     order_BN = values_Bhw.detach().flatten(1).argsort(dim=1, stable=True)
     places_BN = torch.arange(order_BN.shape[1], dtype=torch.int32, device=order_BN.device).expand_as(order_BN)

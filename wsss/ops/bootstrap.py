@@ -1,4 +1,4 @@
-"""How far mean IoU would move on other images: its bootstrap interval, thresholds chosen anew in every replicate.
+"""Bootstrap interval of the mean IoU over images; thresholds are chosen again in every replicate.
 
 Shape letters: C classes with background, N bins, V = 1 + 2N columns of class sums, I images, R replicates,
 P rows: one per image and class that has a pixel in truth or prediction.
@@ -14,7 +14,7 @@ from torch import Tensor
 from wsss.ops.threshold_curve import at_thresholds, class_sums, hits_and_union, mean_over_classes
 
 ROW_START = 2
-"""Columns of a row before its class sums: the image's number, the class."""
+"""Number of columns of a row before its class sums: image index and class."""
 _CELLS_AT_ONCE = 2**21
 """Numbers held per array: 16 MB."""
 
@@ -22,7 +22,7 @@ _CELLS_AT_ONCE = 2**21
 def image_rows(counts_CLN: Tensor, *, winners: Sequence[int], image: int) -> Tensor:
     """`class_sums` of one image without its empty rows, each after (image, class); int32 [P, 2 + V].
 
-    Counts as of `image_counts` or, for label maps, a confusion matrix as [C,C,1]. An image of two classes takes 6 kB
+    Counts from `image_counts` or, for label maps, a confusion matrix as [C,C,1]. An image of two classes takes 6 kB
     at 256 bins, whatever C is; the counts themselves would take C * C * 2 kB.
     """
     sums_CV = class_sums(counts_CLN, winners=winners)
@@ -34,15 +34,15 @@ def image_rows(counts_CLN: Tensor, *, winners: Sequence[int], image: int) -> Ten
 def mean_iou_interval(
     folds_PV: Sequence[Tensor], *, num_classes: int, num_replicates: int, level: float, generator: torch.Generator
 ) -> tuple[float, float]:
-    """Percentile interval of the two-fold mean IoU over images drawn anew with replacement.
+    """Percentile interval of the two-fold mean IoU over images resampled with replacement.
 
     `folds_PV`: rows of `image_rows` of either fold, int [P, 2 + V]. A replicate draws from each fold as many images as
-    it has, chooses the threshold that is best on either drawn fold, scores it on the other one, and adds the hits: all
-    that is done to the images once is done to every replicate. With one bin (label maps) there is nothing to choose.
-    Images, not pixels, are drawn: pixels of one image are not independent of each other. From few images (less than
-    about 30) the interval is too narrow, as any of its kind.
+    it has, chooses the best threshold on each resampled fold, scores it on the other one, and sums the hits, exactly as
+    in the original evaluation. With one bin (label maps) no threshold is chosen.
+    Images, not pixels, are drawn: pixels of one image are not independent of each other. With few images (less than
+    about 30) the interval is too narrow, as for any percentile bootstrap.
 
-    The result depends on the images' numbers, not on the order of the rows.
+    The result depends on the image indices, not on the order of the rows.
 
     Source: Efron, Annals of Statistics 1979; the percentile interval of Efron and Tibshirani 1993, chapter 13.
     """
@@ -73,7 +73,7 @@ def two_fold_mean_iou(above_a: Tensor, above_b: Tensor) -> Tensor:
 
 
 def _best_bin(hits_RCN: Tensor, union_RCN: Tensor) -> Tensor:
-    """The lowest bin of the highest mean IoU, [R]."""
+    """The lowest bin with the highest mean IoU, [R]."""
     return mean_over_classes(hits_RCN, union_CN=union_RCN).nan_to_num(-1.0).argmax(dim=-1)
 
 
@@ -82,7 +82,7 @@ def _at(values_RCN: Tensor, bin_R: Tensor) -> Tensor:
 
 
 class _Fold:
-    """The rows of one fold by class, and what weights on its images make of them."""
+    """The rows of one fold by class, and their sums under weights of its images."""
 
     def __init__(self, rows_PV: Tensor, *, num_classes: int) -> None:
         images, place_P = rows_PV[:, 0].unique(return_inverse=True)  # sorted
@@ -92,7 +92,7 @@ class _Fold:
         for class_id in rows_PV[:, 1].unique().tolist():
             chosen = rows_PV[:, 1] == class_id
             order = place_P[chosen].argsort()
-            # Sums over bins and sums over images may change places: here they are done once, not per replicate.
+            # Sums over bins and over images commute: the sums over bins are computed once, not per replicate.
             self._of_class[class_id] = (
                 place_P[chosen][order],
                 at_thresholds(rows_PV[chosen][order, ROW_START:]).double(),

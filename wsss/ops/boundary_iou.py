@@ -1,4 +1,4 @@
-"""Boundary IoU: the overlap of the two outlines, where IoU mostly sees the insides of large objects.
+"""Boundary IoU: the overlap of the two outlines; plain IoU is dominated by the interiors of large objects.
 
 Shape letters: C classes with background, H W pixels.
 """
@@ -16,7 +16,7 @@ from wsss.ops.confusion import require_labels
 
 Pick = Callable[[Tensor, Tensor], Tensor]
 _NOTHING = 255
-"""All bits of a byte; behind all classes."""
+"""All bits of a byte; above all class ids."""
 
 
 def band_width(size: tuple[int, int], *, width: float) -> int:
@@ -27,26 +27,27 @@ def band_width(size: tuple[int, int], *, width: float) -> int:
 def boundary_counts(
     truth_HW: Tensor, prediction_HW: Tensor, *, num_classes: int, ignore_index: int, width: float
 ) -> Tensor:
-    """Pixels of the bands of every class of one image: in both bands, and in either; int64 [C,2], to be added.
+    """Pixels of the bands of every class of one image: in both bands, and in either; int64 [C,2], summable.
 
-    The band of class c in a map is what erosion takes away from c: its pixels from which a square of (2d+1) x (2d+1)
-    pixels around them (`band_width`; distance as of a chess king) reaches a pixel of another class or the outside of
+    The band of class c in a map is the part removed from c by erosion: its pixels from which a square of (2d+1) x
+    (2d+1) pixels around them (`band_width`; Chebyshev distance) reaches a pixel of another class or the outside of
     the image. The score of a class is (pixels in its band of the truth and in its band of the prediction) / (pixels in
     either).
 
-    Pixels whose truth is `ignore_index` are neutral in both maps: they lie in no band and make no border. So nothing
-    depends on what is predicted there, a prediction that is right everywhere else scores 1, and where the ignored strip
-    around an object is wider than d there is no band, rather than the strip's outline given to any prediction.
+    Pixels whose truth is `ignore_index` are neutral in both maps: they are in no band and create no border. So the
+    prediction there has no effect, and a prediction that is correct everywhere else scores 1. If the ignored strip
+    around an object is wider than d there is no band; otherwise every prediction would match the strip's outline.
 
     Shapes: two label maps of the same shape, any integer dtype; `num_classes` counts the background.
     One minimum and one maximum over the square per map find the bands of all classes at once: a pixel is in its class's
-    band where they differ. So the cost does not grow with the number of classes.
+    band if they differ. So the cost does not grow with the number of classes.
 
-    Raises: ValueError for different shapes, labels outside 0..C-1 where they count, C > 255, `width` outside (0, 1].
+    Raises: ValueError for different shapes, labels outside 0..C-1 that are not ignored, C > 255, `width` outside
+    (0, 1].
 
-    Source: Cheng et al., CVPR 2021, Boundary IoU; width = 0.02 and the square are theirs, as is the image's edge that
-    counts as a border.  Differs: label maps of classes in place of masks of instances; ignored pixels, of which the
-    paper says nothing.
+    Source: Cheng et al., CVPR 2021, Boundary IoU; width = 0.02, the square, and counting the image's edge as a
+    border are as published.  Differs: label maps of classes instead of instance masks; ignored pixels, which the paper
+    does not mention.
     """
     if truth_HW.shape != prediction_HW.shape:
         raise ValueError(
@@ -54,14 +55,14 @@ def boundary_counts(
             "resize the prediction to the truth, which is never resized"
         )
     if not 0 < width <= 1:
-        raise ValueError(f"width is {width}; allowed: above 0, at most 1, as a share of the image's diagonal")
+        raise ValueError(f"width is {width}; allowed: above 0, at most 1, as a fraction of the image's diagonal")
     if num_classes > _NOTHING:
-        raise ValueError(f"num_classes is {num_classes}; allowed: at most {_NOTHING}, as a mask's byte holds")
+        raise ValueError(f"num_classes is {num_classes}; allowed: at most {_NOTHING}, since masks are uint8")
     ignored_HW = truth_HW == ignore_index
     truth_HW, prediction_HW = truth_HW * ~ignored_HW, prediction_HW * ~ignored_HW
     require_labels(truth_HW, num_classes=num_classes, name="truth")
     require_labels(prediction_HW, num_classes=num_classes, name="prediction")
-    # Products, and bits of bytes: several times quicker than to fill or to pick out pixels by a mask.
+    # Products and bit operations on bytes: several times faster than filling or selecting pixels by a mask.
     hidden_HW = ignored_HW.to(torch.uint8).mul_(_NOTHING)
     distance = band_width((truth_HW.shape[0], truth_HW.shape[1]), width=width)
     true_HW, predicted_HW = (
@@ -77,7 +78,7 @@ def boundary_counts(
 
 
 def boundary_iou(counts_C2: Tensor) -> Tensor:
-    """Boundary IoU per class from `boundary_counts`, added over images; float64 [C], NaN where a class has no band."""
+    """Boundary IoU per class from `boundary_counts`, summed over images; float64 [C], NaN without a band."""
     both_C, either_C = counts_C2.to(torch.float64).unbind(dim=1)
     return torch.where(either_C > 0, both_C / either_C, torch.nan)
 
@@ -85,7 +86,7 @@ def boundary_iou(counts_C2: Tensor) -> Tensor:
 def _bands(labels_HW: Tensor, *, hidden_HW: Tensor, distance: int) -> Tensor:
     """Labels of the pixels within `distance` of a pixel with another label, or of the outside; 255 elsewhere; u8 [H,W].
 
-    `hidden_HW`, 255 or 0: pixels that are in no band and make no border.
+    `hidden_HW`, 255 or 0: pixels that are in no band and create no border.
     """
     most_HW = _over_square(labels_HW & ~hidden_HW, pick=torch.maximum, neutral=0, distance=distance)
     least_HW = _over_square(labels_HW | hidden_HW, pick=torch.minimum, neutral=_NOTHING, distance=distance)
@@ -98,8 +99,8 @@ def _bands(labels_HW: Tensor, *, hidden_HW: Tensor, distance: int) -> Tensor:
 def _over_square(values_HW: Tensor, *, pick: Pick, neutral: int, distance: int) -> Tensor:
     """The largest (or smallest, as `pick` does) value within `distance` in both directions; `neutral` never wins.
 
-    Runs of 1, 2, 4, ... pixels are each made of two of half the length, so a window takes log2 of its length passes;
-    the last one joins two runs that overlap.
+    Runs of 1, 2, 4, ... pixels are each computed from two of half the length, so a window takes log2 of its length
+    passes; the last one joins two runs that overlap.
     """
     paddings = ((0, 0, distance, distance), (distance, distance))  # of functional.pad, which begins at the last one
     for dim, size in enumerate(values_HW.shape):

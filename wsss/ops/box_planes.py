@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def box_planes(framed_Khw: Tensor, *, classes: Sequence[int], num_classes: int) -> Tensor:
-    """bool [C,h,w]: where each class may be, the background where no box is.
+    """bool [C,h,w]: true where each class may be; for the background, outside all boxes.
 
-    `framed_Khw`, bool [K,h,w], is true inside the boxes of the class of the same place in `classes` (distinct ids
+    `framed_Khw`, bool [K,h,w], is true inside the boxes of the class with the same index in `classes` (distinct ids
     1..C-1).
 
-    Raises: ValueError where the numbers of planes and classes differ, or an id is out of range.
+    Raises: ValueError if the numbers of planes and classes differ, or an id is out of range.
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks): the binary tensor of C + 1 channels.
     Differs: as published.
     """

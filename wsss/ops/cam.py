@@ -1,6 +1,6 @@
 """Class activation maps.
 
-Shape letters: B batch, C classes, K classes asked for, D channels, h w strided pixels.
+Shape letters: B batch, C classes, K requested classes, D channels, h w strided pixels.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 def class_activation_map(features: Tensor, *, weights_CD: Tensor, classes: Sequence[int]) -> Tensor:
-    """Evidence for each asked-for class at each position: M_k = ReLU(sum_d w_kd x_d).
+    """Evidence for each requested class at each position: M_k = ReLU(sum_d w_kd x_d).
 
-    Shapes: features [D,h,w] or [B,D,h,w], `weights_CD` of the bias-free linear layer behind global average pooling;
+    Shapes: features [D,h,w] or [B,D,h,w], `weights_CD` of the bias-free linear layer after global average pooling;
     result [K,h,w] or [B,K,h,w], of the features' dtype, in [0, inf). `classes` are class ids 1..C in any order; id c
     reads row c - 1. No class gives a result with K = 0.
 
@@ -45,7 +45,7 @@ def normalise_per_class(maps_Khw: Tensor, *, eps: float = 1e-5) -> Tensor:
 def normalise_globally(maps_Khw: Tensor, *, eps: float = 1e-5) -> Tensor:
     """Divide all maps of an image by their common maximum: M_k / (max_kq M_k(q) + eps), in [0, 1) for maps >= 0.
 
-    Shapes: [K,h,w] in and out, K = 0 allowed. A class that is seen faintly beside another stays faint.
+    Shapes: [K,h,w] in and out, K = 0 allowed. A class with a weaker activation than another stays weaker.
 
     Source: code of NoPeopleAllowed, LID challenge 2020 (third place).  Differs: `eps`, as in `normalise_per_class`.
     """

@@ -1,4 +1,4 @@
-"""The confusion matrix and the scores read off it.
+"""The confusion matrix and the scores computed from it.
 
 Shape letters: C classes with background, H W pixels. Rows are the truth, columns the prediction.
 """
@@ -24,13 +24,13 @@ def confusion_matrix(
     ignore_index: int,
     undecided_as: int | None = None,
 ) -> Tensor:
-    """Pixels by true and predicted class, N_tp = #{pixels with truth t, prediction p}, truth `ignore_index` left out.
+    """Pixels by true and predicted class, N_tp = #{pixels with truth t, prediction p}, without truth = `ignore_index`.
 
-    Shapes: two label maps of the same shape, any integer dtype; result int64 [C,C], to be added over images.
+    Shapes: two label maps of the same shape, any integer dtype; result int64 [C,C], to be summed over images.
     `num_classes` counts the background. `undecided_as` names the class that a prediction of 255 counts as.
 
-    Raises: ValueError for different shapes, for labels outside 0..C-1, and for 255 in a prediction where
-    `undecided_as` is not given: the usual bincount would put such a pixel into some other cell without a word.
+    Raises: ValueError for different shapes, for labels outside 0..C-1, and for 255 in a prediction if
+    `undecided_as` is not given: the usual bincount would silently count such a pixel in another cell.
 
     Two uint8 maps and at most 255 classes, as records hold them, take one pass over the pixels.
 
@@ -47,8 +47,8 @@ def confusion_matrix(
         confusion_CC = pairs[:num_classes, :num_classes].clone()
         if int(confusion_CC.sum()) == num_counted:
             return confusion_CC
-        # Some label is not allowed: which one, and where, is found out below.
-    # Ignored pixels go to a cell of their own behind all others, which is quicker than to pick out the rest.
+        # Some label is not allowed: the checks below find which one.
+    # Ignored pixels are counted in an extra last cell, which is faster than selecting the others.
     counted = truth_HW != ignore_index
     truth = torch.where(counted, truth_HW, 0).to(torch.int64)
     prediction = torch.where(counted, prediction_HW, 0).to(torch.int64)
@@ -71,7 +71,7 @@ def _byte_pairs(
 ) -> tuple[Tensor, int]:
     """Pixels by true and predicted byte, int64 [256,256], and their number without the ignored ones.
 
-    One pass over the pixels; all else is asked of the table.
+    One pass over the pixels; everything else is computed from the table.
     """
     pair_HW = prediction_HW.to(torch.int32).add_(truth_HW, alpha=_BYTES)
     pairs, num_counted = torch.bincount(pair_HW.flatten(), minlength=_BYTES**2).view(_BYTES, _BYTES), pair_HW.numel()
@@ -86,7 +86,7 @@ def _byte_pairs(
 
 
 def require_labels(labels: Tensor, *, num_classes: int, name: str) -> None:
-    """ValueError where a label is outside 0..num_classes-1."""
+    """Raise ValueError if a label is outside 0..num_classes-1."""
     if labels.numel() == 0:
         return
     low, high = (int(bound) for bound in torch.aminmax(labels))
@@ -98,7 +98,7 @@ def require_labels(labels: Tensor, *, num_classes: int, name: str) -> None:
 
 
 def class_iou(hits: Tensor, *, in_truth: Tensor, in_prediction: Tensor) -> Tensor:
-    """Hits over union, TP / (truth + prediction - TP), float64; NaN where a class is in neither."""
+    """Hits over union, TP / (truth + prediction - TP), float64; NaN for a class that is in neither."""
     union = (in_truth + in_prediction - hits).to(torch.float64)
     return torch.where(union > 0, hits / union, torch.nan)
 
@@ -106,9 +106,9 @@ def class_iou(hits: Tensor, *, in_truth: Tensor, in_prediction: Tensor) -> Tenso
 def activation_rates(confusion_CC: Tensor) -> tuple[float, float]:
     """Over- and under-activation of int64 [C,C], rows = truth; both in [0, 1], NaN without such pixels.
 
-    Over-activation, the false positive rate: background pixels that are called some class / background pixels.
-    Under-activation, the false negative rate: pixels of any class that are called background / pixels of any class.
-    One class taken for another is neither; mean IoU tells that.
+    Over-activation, the false positive rate: background pixels predicted as any class / background pixels.
+    Under-activation, the false negative rate: pixels of any class predicted as background / pixels of any class.
+    Confusions between classes count as neither; mean IoU measures these.
 
     Source: Wang et al., CVPR 2020 (SEAM), m_FP and m_FN.  Differs: theirs are means over classes of
     FP_c / TP_c and FN_c / TP_c, without a bound and undefined for a class without hits; ours are rates over pixels.
@@ -122,21 +122,21 @@ def activation_rates(confusion_CC: Tensor) -> tuple[float, float]:
 
 
 class ConfusedPair(NamedTuple):
-    """Pixels of one class that are called another."""
+    """Pixels of one class that are predicted as another."""
 
     truth: int
     prediction: int
     pixels: int
     share: float
-    """Of the pixels of the true class."""
+    """Fraction of the pixels of the true class."""
 
 
 def confused_pairs(confusion_CC: Tensor, *, num_pairs: int) -> list[ConfusedPair]:
-    """At most `num_pairs` cells off the diagonal of int64 [C,C], rows = truth: largest shares of a true class first.
+    """At most `num_pairs` cells off the diagonal of int64 [C,C], rows = truth: sorted by fraction of the true class.
 
-    Shares and not pixels, because mean IoU weighs every class alike: by pixels the large classes and the background
-    would be all that is told. Equal shares: the one with more pixels, then the lower class ids. Cells without a pixel
-    are left out.
+    Fractions rather than pixels, because mean IoU weighs every class equally: by pixels, only large classes and the
+    background would be listed. Equal fractions: the cell with more pixels first, then lower class ids. Empty cells are
+    excluded.
 
     Source: ours.
     """
@@ -151,18 +151,18 @@ def confused_pairs(confusion_CC: Tensor, *, num_pairs: int) -> list[ConfusedPair
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a confusion matrix over a whole data set says. All in [0, 1], NaN where nothing is defined.
+    """Scores from a confusion matrix over a whole data set. All in [0, 1], NaN if undefined.
 
     Three means of the same IoU, which differ in the classes they are taken over:
 
-    - `mean_iou`, the field's and the challenge's: classes in truth or prediction. The prediction itself chooses what
-      counts: of a class that the truth does not hold, one wrong pixel adds a zero to the mean, none adds nothing. So a
-      network that never predicts rare classes is averaged over fewer of them, and gains from its silence wherever the
-      measured images lack a class; two networks may be averaged over different classes.
-    - `mean_iou_present`: classes in the truth. Fixed by the images alone, so the same for every network. A class that
-      is never predicted costs it a full zero; a pixel called by a class that is not there costs it through the class
-      that lost the pixel. `mean_accuracy` is the mean recall of just these classes, `num_skipped_classes` how many of
-      them have a recall of zero.
+    - `mean_iou`, the field's and the challenge's: classes in truth or prediction. The set of classes depends
+      on the prediction: for a class absent from the truth, one wrong pixel adds a zero to the mean. So a network that
+      never predicts rare classes is averaged over fewer classes, and its mean is higher if the images lack some
+      classes; two networks may be averaged over different classes.
+    - `mean_iou_present`: classes in the truth. Determined by the images only, so the same for every network. A class
+      that is never predicted counts as zero; a pixel predicted as an absent class lowers the IoU of the pixel's true
+      class. `mean_accuracy` is the mean recall of just these classes, `num_skipped_classes` how many of them have a
+      recall of zero.
     - `mean_iou_all_classes`: all classes of the list, a class in neither counted as 0. A floor, never above the others.
     """
 
@@ -182,11 +182,11 @@ class Scores:
     """Mean of `accuracy_per_class` without NaN: the mean recall of the classes that the truth holds."""
     pixel_accuracy: float
     freq_weighted_iou: float
-    """sum_c (share of c in the truth) * IoU_c."""
+    """sum_c (fraction of c in the truth) * IoU_c."""
     num_absent_classes: int
-    """Classes in neither truth nor prediction, which the mean leaves out."""
+    """Classes in neither truth nor prediction, which the mean excludes."""
     num_skipped_classes: int
-    """Classes that the truth holds and of which no pixel is found."""
+    """Classes in the truth of which no pixel is predicted correctly."""
 
     @classmethod
     def from_confusion(cls, confusion_CC: Tensor) -> Self:
@@ -194,7 +194,7 @@ class Scores:
 
         Raises: ValueError for a matrix that is not square.
 
-        Source: Long et al., CVPR 2015, section 5.  Differs: classes absent from both are left out of the mean.
+        Source: Long et al., CVPR 2015, section 5.  Differs: classes absent from both are excluded from the mean.
         """
         if confusion_CC.ndim != 2 or confusion_CC.shape[0] != confusion_CC.shape[1]:
             raise ValueError(f"the confusion matrix is {list(confusion_CC.shape)}; allowed: square, [C,C]")

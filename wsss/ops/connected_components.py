@@ -30,7 +30,7 @@ def connected_components(label_BHW: Tensor, *, connectivity: Connectivity) -> Te
 
     Raises: ValueError for floating values, another number of dimensions or another connectivity.
     Source: Shiloach and Vishkin, Journal of Algorithms 3 (1982), hooking and shortcutting.  Differs: roots hook to the
-    smallest neighbour and paths are shortened to the end, which needs no step of its own for roots that stand still.
+    smallest neighbour and paths are shortened to the end, so no separate step is needed for stagnant roots.
     """
     if label_BHW.ndim != 3 or label_BHW.is_floating_point():
         raise ValueError(
@@ -47,7 +47,7 @@ def connected_components(label_BHW: Tensor, *, connectivity: Connectivity) -> Te
 
 
 def _roots(label_BHW: Tensor, *, connectivity: Connectivity) -> Tensor:
-    """For every pixel the smallest index of its component, int64 [B*H*W]; pixels of 0 are their own."""
+    """For every pixel the smallest index of its component, int64 [B*H*W]; for pixels of 0, their own index."""
     parent = torch.arange(label_BHW.numel(), device=label_BHW.device)
     low, high = _touching(label_BHW, connectivity=connectivity)
     while len(low):

@@ -50,13 +50,13 @@ def dense_crf(
     bilateral: BilateralKernel,
     bilateral_lattice: Lattice | None = None,
 ) -> Tensor:
-    """Refine label probabilities so that near pixels, and near pixels of like colour, agree.
+    """Refine label probabilities so that nearby pixels, and nearby pixels of similar colour, agree.
 
         Q_0 = softmax(-U);   Q_(t+1) = softmax(-U + sum_m compat_m n_m K_m n_m Q_t)
 
     `unary` holds energies (minus log probabilities), float [K,H,W], or [B,K,H,W] for several unaries of one image:
-    they share the lattices and one pass over them, so two cost little more than one. `image_HW3` is uint8 on the same
-    device. Returns Q, float32, of the unary's shape; it sums to one over K (K = 1 gives ones). `bilateral_lattice`
+    they share the lattices and are filtered in one pass, so two cost little more than one. `image_HW3` is uint8 on the
+    same device. Returns Q, float32, of the unary's shape; it sums to one over K (K = 1 gives ones). `bilateral_lattice`
     saves building the lattice when an image is refined in several calls: give
     `bilateral_lattice_of(image, kernel=bilateral)`.
 
@@ -90,12 +90,12 @@ def bilateral_lattice_of(image_HW3: Tensor, *, kernel: BilateralKernel) -> Latti
 # One size costs about 60 bytes per pixel; photographs of a data set come in a handful of sizes.
 @lru_cache(maxsize=8)
 def gaussian_lattice_of(height: int, width: int, *, sxy: float, device: torch.device) -> Lattice:
-    """Build, or take from the last eight, the lattice of the smoothness kernel: it depends on the size alone."""
+    """Build, or take from the last eight, the lattice of the smoothness kernel: it depends only on the size."""
     return build_lattice(_places(height, width, sxy=sxy, device=device).flatten(1))
 
 
 def unary_from_labels(label_HW: Tensor, *, num_labels: int, gt_prob: float) -> Tensor:
-    """Turn a label map into energies: U = -log(gt_prob) at the label given, -log((1 - gt_prob) / (K - 1)) elsewhere.
+    """Turn a label map into energies: U = -log(gt_prob) at the given label, -log((1 - gt_prob) / (K - 1)) elsewhere.
 
     `label_HW` holds indices 0..K-1 of any integer dtype, 0 < gt_prob < 1; returns float32 [K,H,W]. With K = 1 there is
     no other label: zero everywhere. Raises ValueError for values outside these ranges.
@@ -121,7 +121,7 @@ def unary_from_labels(label_HW: Tensor, *, num_labels: int, gt_prob: float) -> T
 def unary_from_probabilities(prob_KHW: Tensor) -> Tensor:
     """Turn probabilities into energies U = -log(max(p, 1e-5)), float32, of the same shape.
 
-    Source: pydensecrf, `unary_from_softmax` with the floor its users give it. Differs: as published.
+    Source: pydensecrf, `unary_from_softmax` with the floor used in practice. Differs: as published.
     """
     return prob_KHW.float().clamp(PROBABILITY_FLOOR, 1.0).log().neg()
 
@@ -149,7 +149,7 @@ def _mean_field(energy_BKN: Tensor, *, kernels: list[tuple[Lattice, float]], num
 
 
 def _probabilities(logits_CN: Tensor, *, num_unaries: int) -> Tensor:
-    """Softmax over K labels, [B,K,N], of which the last has the logit 0 and is not among the C = B * (K - 1) given."""
+    """Softmax over K labels, [B,K,N], of which the last has the logit 0 and is not among the given C = B * (K - 1)."""
     logits_BJN = logits_CN.unflatten(0, (num_unaries, -1))
     return torch.cat([logits_BJN, torch.zeros_like(logits_BJN[:, :1])], 1).softmax(1)
 

@@ -1,12 +1,12 @@
-"""Stochastic maps by ordinary dropout of the feature map's units: what FickleNet's choice of windows is compared with.
+"""Stochastic maps by ordinary dropout of the feature map's units: the baseline for FickleNet's window-wise dropout.
 
-With ordinary dropout a unit x_d(q) is kept or not, for all windows alike, and every channel draws for itself. With
+With ordinary dropout a unit x_d(q) is kept or dropped for all windows, independently per channel. With
 V_k,d(q) the sum of W_k,d,o over the taps o whose window reads q inside the map, the score and the map are
 
     S_k    = 1/hw sum_q sum_d m_d(q) x_d(q) V_k,d(q) / (1 - p)
     M_k(q) = ReLU(x(q) . dS_k/dx(q)) = ReLU(1/hw sum_d m_d(q) x_d(q) V_k,d(q) / (1 - p)).
 
-Shape letters: S samples, K classes asked for, D channels, s window, T = s*s taps, h w strided pixels, N = h*w.
+Shape letters: S samples, K requested classes, D channels, s window, T = s*s taps, h w strided pixels, N = h*w.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def dropout_cam(
 
     Raises: ValueError for a drop rate outside [0, 1), for ids outside 1..C, and for fewer than one sample.
     Source: Lee et al., CVPR 2019 (FickleNet), the "general dropout" of its ablation; Srivastava et al., JMLR 2014.
-    Differs: closed form for back-propagation, equal up to rounding. That every channel draws for itself is our reading.
+    Differs: closed form for back-propagation, equal up to rounding. Independent draws per channel are our
+    interpretation.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; at least 1 (the paper draws 200)")

@@ -1,4 +1,4 @@
-"""Affinities of pixel pairs from feature maps: alike where the features are (AffinityNet).
+"""Affinities of pixel pairs from feature maps: high for similar features (AffinityNet).
 
 Shape letters: B batch, D channels, P pixel pairs per source (half-plane offsets), h w strided pixels, u v rows and
 columns of the interior sources: u = h - (radius - 1), v = w - 2 (radius - 1).
@@ -19,8 +19,8 @@ def interior_feature_affinity(features_BDhw: Tensor, *, radius: int) -> Tensor:
     """W_ij = exp(-mean_d |f_d(i) - f_d(j)|) of every interior pair, for training: [P, B, u, v], offsets as in
     `half_plane_offsets`.
 
-    features [B, D, h, w] float, differentiable once. The differences are not kept for the backward pass (34 maps of
-    the features' size at radius 5) but made again there.
+    features [B, D, h, w] float, differentiable once. The differences are not stored for the backward pass (34 maps of
+    the features' size at radius 5) but recomputed.
 
     Raises: ValueError if the map has no interior source.
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 2, and its public code.
@@ -35,7 +35,7 @@ def feature_affinity(features_Dhw: Tensor, *, radius: int) -> Tensor:
     """The same of all pairs inside an image, for the walk: [P, h, w], at the source of each pair, 0 where the partner
     lies outside.
 
-    Source: as `interior_feature_affinity`. Differs: the public code leaves pixels near the border without their pairs.
+    Source: as `interior_feature_affinity`. Differs: the public code omits pairs of pixels near the border.
     """
     _, h, w = features_Dhw.shape
     offsets = half_plane_offsets(radius)

@@ -1,7 +1,7 @@
 """Class activation maps from gradients: Grad-CAM, Grad-CAM++ and the element-wise form (HiResCAM).
 
 Every function takes a layer's activations A and the gradients G of the classes' logits with respect to them, and
-returns signed maps: the ReLU is the caller's, after what it adds up.
+returns signed maps: the caller applies the ReLU, after summing views.
 
 Shape letters: B batch, D channels, K classes, h w pixels of the layer.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 Method = Literal["grad_cam", "grad_cam_pp", "elementwise_grad_cam"]
 LAST_LAYER = "last"
-"""The layer that the classifier's head reads: behind all of the encoder."""
+"""The layer that the classifier's head reads: after the whole encoder."""
 _PP_EPS = 1e-6
 
 
 def grad_cam(activations_BDhw: Tensor, *, gradients_KBDhw: Tensor) -> Tensor:
-    """M_k = sum_d mean_q(G_kd(q)) A_d: every channel weighs what its gradient is on average.
+    """M_k = sum_d mean_q(G_kd(q)) A_d: each channel is weighted by its mean gradient.
 
     Shapes: [B,D,h,w] and [K,B,D,h,w]; result [B,K,h,w], signed, of the activations' dtype.
 
@@ -36,8 +36,8 @@ def grad_cam(activations_BDhw: Tensor, *, gradients_KBDhw: Tensor) -> Tensor:
 def grad_cam_pp(activations_BDhw: Tensor, *, gradients_KBDhw: Tensor, eps: float = _PP_EPS) -> Tensor:
     """M_k = sum_d w_kd A_d with w_kd = sum_q ReLU(G_kd(q)) a_kd(q), a = G^2 / (2 G^2 + G^3 sum_p A_d(p) + eps).
 
-    Shapes: [B,D,h,w] and [K,B,D,h,w]; result [B,K,h,w], signed. a is 0 where G is 0. `eps` is not negligible: behind an
-    average pooling G^2 is about as small, so the map depends on the scale of the logits.
+    Shapes: [B,D,h,w] and [K,B,D,h,w]; result [B,K,h,w], signed. a is 0 where G is 0. `eps` is not negligible: after
+    average pooling, G^2 is about as small, so the map depends on the scale of the logits.
 
     Raises: ValueError for shapes that do not fit.
 
@@ -53,7 +53,7 @@ def grad_cam_pp(activations_BDhw: Tensor, *, gradients_KBDhw: Tensor, eps: float
 
 
 def elementwise_grad_cam(activations_BDhw: Tensor, *, gradients_KBDhw: Tensor) -> Tensor:
-    """M_k(q) = sum_d G_kd(q) A_d(q): each position weighs with its own gradient.
+    """M_k(q) = sum_d G_kd(q) A_d(q): each position is weighted by its own gradient.
 
     Shapes: [B,D,h,w] and [K,B,D,h,w]; result [B,K,h,w], signed.
 
@@ -74,11 +74,11 @@ METHODS: dict[Method, Callable[..., Tensor]] = {
 
 
 def pooled_map(method: Method, activations_BDhw: Tensor, *, gradients_KBDhw: Tensor, num_pixels: int) -> Tensor:
-    """The signed map of a method, as a sum over pixels instead of a mean over `num_pixels` behind the layer makes it.
+    """The signed map of a method, rescaled as if a sum over pixels followed, instead of a mean over `num_pixels`.
 
-    Gradients behind an average pooling over n pixels are 1/n of those behind a sum, so maps of a large view would weigh
-    less than those of a small one. Grad-CAM and the element-wise form are linear in G: n M. Grad-CAM++ is free of n but
-    for its `eps`, which becomes eps / n^2. Shapes and errors: as of the methods.
+    With average pooling over n pixels, gradients are 1/n of those with a sum, so maps of a large view would have less
+    weight than those of a small one. Grad-CAM and the element-wise form are linear in G: n M. Grad-CAM++ does not
+    depend on n except for its `eps`, which becomes eps / n^2. Shapes and errors: as for the methods.
     """
     if method == "grad_cam_pp":
         return grad_cam_pp(activations_BDhw, gradients_KBDhw=gradients_KBDhw, eps=_PP_EPS / num_pixels**2)

@@ -1,4 +1,4 @@
-"""Scores of single images, read off the rows that the bootstrap keeps of them.
+"""Per-image scores, computed from the rows that the bootstrap stores.
 
 Shape letters: C classes with background, I images, P rows: one per image and class.
 """
@@ -14,10 +14,10 @@ from wsss.ops.bootstrap import ROW_START
 
 
 class ImageScores(NamedTuple):
-    """One value per image that has a counted pixel, by rising image number."""
+    """One value per image that has a counted pixel, sorted by image index."""
 
     images: Tensor
-    """Their numbers, int64 [I]."""
+    """Image indices, int64 [I]."""
     mean_iou: Tensor
     """Mean IoU over the classes in the image's truth or prediction, float64 [I]."""
     pixel_accuracy: Tensor
@@ -25,21 +25,21 @@ class ImageScores(NamedTuple):
 
 
 def image_scores(rows_PV: Tensor) -> ImageScores:
-    """`Scores.mean_iou` and `Scores.pixel_accuracy` of each image by itself, from `image_rows` of label maps, [P,5].
+    """`Scores.mean_iou` and `Scores.pixel_accuracy` of each image, from `image_rows` of label maps, [P,5].
 
-    A row holds, of one class in one image, its pixels in the truth, those it wins (of the background: those it loses)
-    and those in the prediction (of the background: 0, for it has what the classes leave). The result does not depend
+    A row has, for one class in one image, its pixels in the truth, those it wins (for the background: those it loses)
+    and those in the prediction (for the background: 0, since it has the remaining pixels). The result does not depend
     on the order of the rows.
 
-    The mean of these means is another figure than the mean IoU of the data set, and no estimate of it: here a class
-    counts as often as there are images of it, and a few wrong pixels of a class that is not there cost an image much.
+    The mean of these values differs from the mean IoU of the data set, and is not an estimate of it: here a class
+    counts once per image that contains it, and a few wrong pixels of an absent class lower an image's score a lot.
 
-    Raises: ValueError for rows of more than one bin, which tell no label map.
+    Raises: ValueError for rows of more than one bin, which are not from label maps.
     Source: ours.
     """
     if rows_PV.shape[1] != ROW_START + 3:
-        raise ValueError(f"rows are {list(rows_PV.shape)}; allowed: [P, {ROW_START + 3}], as label maps give them")
-    # One order for sums of floats, whatever the order in which shards were counted.
+        raise ValueError(f"rows are {list(rows_PV.shape)}; allowed: [P, {ROW_START + 3}], as computed from label maps")
+    # A fixed order for floating point sums, independent of the order in which shards were counted.
     rows_PV = rows_PV[rows_PV[:, 1].argsort(stable=True)]
     rows_PV = rows_PV[rows_PV[:, 0].argsort(stable=True)]
     image_I, place_P = rows_PV[:, 0].long().unique(return_inverse=True)

@@ -1,7 +1,7 @@
-"""Instances from class scores: pixels whose displacements end at one centre belong together.
+"""Instances from class scores: pixels whose displacements end at the same centre form a group.
 
 Shape letters: B batch, K classes present, H W pixels, h w strided pixels, N = h*w, G groups of pixels, P pairs of a
-class and a group that a walk was made for.
+class and a group for which a walk was computed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLANES_AT_ONCE = 16
 
 
 class GroupScores(NamedTuple):
-    """Class scores of groups of pixels after the walk."""
+    """Class scores of groups of pixels after the random walk."""
 
     scores: Tensor
     """[P, h, w] float32, divided by the maximum over all pairs and pixels."""
@@ -29,7 +29,7 @@ class GroupScores(NamedTuple):
 
 
 class Instances(NamedTuple):
-    """What was found in one image; I instances."""
+    """The I instances found in one image."""
 
     map: Tensor
     """int64 [H, W]: 0 = none, i = the i-th instance."""
@@ -46,13 +46,14 @@ def refined_centroids(displacement_B2hw: Tensor, *, num_steps: int) -> Tensor:
     c_0(x) = x;  c_(t+1)(x) = clip(c_t(x) + D(c_t(x)));  D between pixels bilinear, clip to the grid; rounded at the end
 
     displacement [B, 2, h, w] float, channels (rows, columns), in grid pixels -> int64 [B, 2, h, w], same channels.
-    Computed in the dtype given, at least float32. A step depends on the place alone, so the end is there as soon as a
-    step moves nothing. A trained field seldom gets there: its pixels circle their centre or creep along a valley.
+    Computed in the dtype given, at least float32. A step depends only on the position, so the
+    iteration stops as soon as a step moves no pixel. With a trained field this is rare: pixels circle their centre or
+    move slowly along a valley.
 
     Raises: ValueError for another shape or a negative number of steps.
     Source: Ahn et al., CVPR 2019 (IRNet), section 5.1 and its public code (300 steps).
     Differs: as the public code, up to rounding. Composing the field with itself n times would not give its 2^n steps:
-    two bilinear steps are no bilinear one.
+    two bilinear steps are not one bilinear step.
     """
     if displacement_B2hw.ndim != 4 or displacement_B2hw.shape[1] != 2 or num_steps < 0:
         raise ValueError(
@@ -62,7 +63,7 @@ def refined_centroids(displacement_B2hw: Tensor, *, num_steps: int) -> Tensor:
     dtype = torch.promote_types(displacement_B2hw.dtype, torch.float32)
     batch, _, h, w = displacement_B2hw.shape
     # grid_sample's units: columns before rows, -1 the first pixel, 1 the last. Widened to a power of two between them,
-    # these units are exact: a pixel that nothing moves stays, however steep the field beside it.
+    # these units are exact: a pixel with zero displacement stays, however steep the field next to it.
     spans = [1 << (max(side - 1, 1) - 1).bit_length() for side in (w, h)]
     half_2 = torch.tensor(spans, dtype=dtype, device=displacement_B2hw.device) / 2
     field_B2hw = displacement_B2hw.to(dtype).flip(1) / half_2.view(2, 1, 1)
@@ -81,13 +82,13 @@ def refined_centroids(displacement_B2hw: Tensor, *, num_steps: int) -> Tensor:
 
 @torch.no_grad()
 def displacement_groups(displacement_B2hw: Tensor, *, centroid_threshold: float, num_steps: int) -> Tensor:
-    """Group pixels by the centroid that they end in.
+    """Group pixels by the centroid in which they end.
 
     A centroid is a connected part of {x : |D(x)| < centroid_threshold}; a pixel's group is the part in which its
     refined displacement ends.
 
     displacement [B, 2, h, w] as for `refined_centroids` -> int64 [B, h, w]: 0 where it ends in no centroid, else the
-    number of the part, in row-major order of the parts' first pixels; some numbers may be taken by no pixel.
+    number of the part, in row-major order of the parts' first pixels; some numbers may have no pixel.
 
     Raises: ValueError as `refined_centroids` does, or for a threshold that is not above 0.
     Source: Ahn et al., CVPR 2019 (IRNet), section 5.1 and its public code (2.5 pixels of the stride-4 grid; pixels that
@@ -113,21 +114,23 @@ def group_walk(
     num_steps_log2: int,
     background_threshold: float,
 ) -> GroupScores:
-    """Walk the scores of every class within every group by themselves.
+    """Random walk of the scores of each class within each group separately.
 
     s_kg = walk(scores_k * [groups = g]) / max over k, g and pixels
 
     scores [K, h, w] float, K >= 0, groups [h, w] integer, edge [h, w] float in [0, 1] -> the pairs (k, g) whose walked
-    scores exceed `background_threshold` somewhere, ordered by class and group: no other can become an instance. A walk
-    averages, so what starts at or below that share of a maximum already reached is not walked at all.
+    scores exceed `background_threshold` somewhere, ordered by class and group: only these can become instances. A walk
+    averages, so pairs that start at or below that fraction of a maximum already reached are skipped.
 
-    Raises: ValueError as `random_walk` does, or if the groups' size is another.
+    Raises: ValueError as `random_walk` does, or if the groups have another size.
     Source: Ahn et al., CVPR 2019 (IRNet), section 5.2 and its public code.
-    Differs: the code walks all pairs, and takes the maximum after magnifying; here on the grid, as make_scores does.
-    Pixels that end in no centroid are a group like others, as in the code.
+    Differs: the code walks all pairs, and takes the maximum after upsampling; here on the grid, as make_scores does.
+    Pixels that end in no centroid form one more group, as in the code.
     """
     if groups_hw.shape != edge_hw.shape:
-        raise ValueError(f"groups are {tuple(groups_hw.shape)} and the edge {tuple(edge_hw.shape)}; one grid is needed")
+        raise ValueError(
+            f"groups are {tuple(groups_hw.shape)} and the edge {tuple(edge_hw.shape)}; both must have the same size"
+        )
     numbers_G, index_hw = groups_hw.unique(return_inverse=True)
     num_groups, best = len(numbers_G), 0.0
     waiting, bound_J = _by_mass(scores_Khw.double() * (1 - edge_hw.double()), index_hw=index_hw, num_groups=num_groups)
@@ -152,9 +155,9 @@ def group_walk(
 
 
 def _by_mass(seeds_Khw: Tensor, *, index_hw: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Pairs J = K G (k G + g) by what they hold in sum, and the maximum of each: a walk goes nowhere above it.
+    """Pairs J = K G (k G + g) by their sum, and the maximum of each, which a walk cannot exceed.
 
-    The largest come first: they are likely to hold the maximum, which spares others their walk.
+    The largest come first: they are likely to contain the maximum, so that other walks can be skipped.
     """
     seeds_KN = seeds_Khw.flatten(1)
     index_KN = index_hw.flatten().expand(len(seeds_KN), -1)
@@ -168,17 +171,17 @@ def _by_mass(seeds_Khw: Tensor, *, index_hw: Tensor, num_groups: int) -> tuple[T
 def cut_instances(
     scores_Phw: Tensor, *, classes_P: Tensor, size: tuple[int, int], background_threshold: float, min_area: float
 ) -> Instances:
-    """Instances of an image: connected pixels that one pair of a class and a group wins.
+    """Instances of an image: connected pixels for which the same pair of a class and a group has the highest score.
 
     winner(x) = argmax over p of s_p(x) where that exceeds the threshold, else none; an instance is a connected part of
     {x : winner(x) = p}, its score the maximum of s_p in it.
 
-    scores [P, h, w] float, magnified bilinearly to `size` = (H, W); classes int64 [P]; `min_area` in pixels: smaller
-    parts are none. Instances are numbered by pair, then in row-major order of their first pixels. Equal scores: the
+    scores [P, h, w] float, upsampled bilinearly to `size` = (H, W); classes int64 [P]; `min_area` in pixels: smaller
+    parts are dropped. Instances are numbered by pair, then in row-major order of their first pixels. Equal scores: the
     pair listed first.
 
-    Source: public code of Ahn et al., CVPR 2019 (IRNet): parts are connected over sides, from 1 % of the image.
-    Differs: the code keeps smaller parts as detections of score 0; a label map has no use for them.
+    Source: public code of Ahn et al., CVPR 2019 (IRNet): parts are 4-connected, with at least 1 % of the image.
+    Differs: the code keeps smaller parts as detections of score 0; a label map does not need them.
     """
     best_HW = scores_Phw.new_full(size, background_threshold)
     winner_HW = torch.full(size, -1, dtype=torch.int64, device=best_HW.device)

@@ -1,4 +1,4 @@
-"""Scaled and mirrored views of an image, and the sum of what was computed on them.
+"""Scaled and mirrored views of an image, and the sum of maps computed on them.
 
 Shape letters: B batch, C channels of an image, K channels of a map, H W pixels, h w strided pixels.
 """
@@ -43,17 +43,19 @@ def resize_bilinear(x: Tensor, *, size: tuple[int, int]) -> Tensor:
 
 
 def scaled_views(image: Tensor, *, scales: Sequence[float], flips: Sequence[bool]) -> Iterator[tuple[Tensor, bool]]:
-    """Views of [B,C,H,W] or [C,H,W], one at a time, with whether each is mirrored left to right; scales outermost.
+    """Views of [B,C,H,W] or [C,H,W], one at a time, and whether each is mirrored left to right; ordered by scale.
 
     `flips` says which orientations to show: (False,), or (False, True) for both.
 
     Raises: ValueError as `view_sizes` does, and for no orientation.
 
     Source: Ahn et al., CVPR 2019 (irn).  Differs: resized bilinearly on the tensor where irn uses PIL's antialiased
-    bicubic on bytes, so that a view needs no way back to the CPU.
+    bicubic on bytes, so that a view need not be copied to the CPU.
     """
     if not flips:
-        raise ValueError("flips is empty; allowed: (False,) for the image as it is, (False, True) for both ways round")
+        raise ValueError(
+            "flips is empty; allowed: (False,) for the original image, (False, True) for both orientations"
+        )
     for size in view_sizes((image.shape[-2], image.shape[-1]), scales=scales):
         view = resize_bilinear(image, size=size)
         for flip in flips:

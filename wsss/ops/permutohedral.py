@@ -26,9 +26,9 @@ class Lattice:
     """The vertices around a set of points, ready to filter any number of channels (made by `build_lattice`)."""
 
     splat_points: Tensor
-    """int32 [N*(D+1)]: points grouped by the vertex they are splatted to."""
+    """int32 [N*(D+1)]: points grouped by the vertex to which they are splatted."""
     splat_offsets: Tensor
-    """int32 [M+2]: where each vertex's group starts; the last group is empty and stands for an absent neighbour."""
+    """int32 [M+2]: where each vertex's group starts; the last group is empty and represents an absent neighbour."""
     splat_weights: Tensor
     """float32 [N*(D+1)]: barycentric weight times the point's normalisation."""
     slice_vertices: Tensor
@@ -38,7 +38,7 @@ class Lattice:
     slice_weights: Tensor
     """float32 [N*(D+1)]: barycentric weight times the point's normalisation and the lattice's constant."""
     neighbours: Tensor
-    """int32 [D+1, 2, M+1]: next and previous vertex along each axis; M where there is none."""
+    """int32 [D+1, 2, M+1]: next and previous vertex along each axis; M if there is none."""
 
     def filter(self, values_NC: Tensor) -> Tensor:
         """Return n_i sum_j k(f_i, f_j) n_j v_j, float32 [N,C], with n = (K 1)^(-1/2) (see `build_lattice`)."""
@@ -59,7 +59,7 @@ def build_lattice(features_DN: Tensor) -> Lattice:
 
     `features_DN` is float32 [D,N], D <= 6, in units of the kernel's standard deviation. The kernel is normalised
     symmetrically: n_i k(f_i, f_j) n_j with n_i = (sum_j k(f_i, f_j) + 1e-20)^(-1/2); the term i = j is kept. Vertices,
-    and the order in which a vertex adds its points up, depend on the features alone, so results are reproducible.
+    and the order in which a vertex sums its points, depend only on the features, so results are reproducible.
 
     Raises ValueError for another shape, or for features so far apart that a vertex's key does not fit in 63 bits.
 
@@ -97,7 +97,7 @@ def _bags(values: Tensor, rows: Tensor, *, offsets: Tensor, weights: Tensor) -> 
 
 
 def _take_rows(values_MC: Tensor, rows: Tensor) -> Tensor:
-    """`values_MC[rows]`; two or four floats travel as one wide number, three times faster than as a row."""
+    """`values_MC[rows]`; two or four floats are gathered as one wide number, three times faster than as a row."""
     wide = {1: torch.float32, 2: torch.float64, 4: torch.complex128}.get(values_MC.shape[1])
     if wide is None:
         return values_MC.index_select(0, rows)
@@ -213,7 +213,7 @@ def _neighbours(vertex_keys: Tensor, *, strides: list[int], span: int) -> Tensor
         found = torch.searchsorted(vertex_keys, wanted, out_int32=True).clamp_(max=num_vertices - 1)
         following = torch.where(vertex_keys.index_select(0, found) == wanted, found, num_vertices)
         neighbours[axis, 0, :-1] = following
-        # Absent ones all write to the last entry, which must keep pointing at itself.
+        # Absent neighbours all write to the last entry, which must remain itself.
         neighbours[axis, 1].scatter_(0, following.long(), rows)
         neighbours[axis, 1, -1] = num_vertices
     return neighbours

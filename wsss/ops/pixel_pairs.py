@@ -1,6 +1,6 @@
 """Pairs of nearby pixels and the pixels on the straight path between them.
 
-Everything here is integer geometry: no tensor, no image. Offsets are (dy, dx) in pixels of the grid at hand.
+Everything here is integer geometry, without tensors. Offsets are (dy, dx) in grid pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Offset = tuple[int, int]
 
 
 class PathRuns(NamedTuple):
-    """A path cut into straight runs of pixels, all along one axis.
+    """A path split into straight runs of pixels, all along one axis.
 
     `dim` is the tensor dimension of the runs (-1 along a row, -2 along a column); a run is (y, x, length), (y, x)
     being its first pixel relative to the source.
@@ -91,7 +91,7 @@ def path_runs(offset: Offset) -> PathRuns:
 def interior_window(size: tuple[int, int], *, radius: int) -> SourceWindow:
     """Sources whose partners at every half-plane offset lie inside an image of `size` (h, w).
 
-    They stop radius - 1 pixels short of the left, the right and the bottom border.
+    They are at least radius - 1 pixels from the left, the right and the bottom border.
 
     Raises: ValueError if no such pixel exists.
     Source: public code of Ahn et al., CVPR 2019 (IRNet).  Differs: as published.

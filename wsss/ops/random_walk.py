@@ -3,7 +3,7 @@
 Shape letters: B images, K classes present, h w strided pixels, N = h*w nodes, P pixel pairs (half-plane offsets), E
 entries of the transition matrix.
 
-Several images of one size are walked as one: stacked on top of each other, with affinities of 0 between them.
+Several images of one size are processed as one: stacked vertically, with affinities of 0 between them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsss.ops.pixel_pairs import half_plane_offsets, in_image_window
 
 
 class Neighbourhood(NamedTuple):
-    """Where the entries of the N x N operator stand (compressed rows) and which pair each one comes from."""
+    """Sparsity pattern of the N x N operator (compressed rows), and the pair of each entry."""
 
     row_starts: Tensor
     """[N+1] int32."""
@@ -42,15 +42,15 @@ def random_walk(scores_Khw: Tensor, *, edge_hw: Tensor, radius: int, beta: float
 
     scores [K, h, w] float, K >= 0, any size from one pixel; edge [h, w] float, boundary probability in [0, 1], same
     device -> [K, h, w], the dtype of scores but at least float32; or all with [B, ...] in front, for images of one
-    size that are walked together (which pays on a GPU). Each output is a weighted mean of its plane of
+    size that are processed together (faster on a GPU). Each output is a weighted mean of its plane of
     scores * (1 - edge). No gradient. Linear memory: at its peak about 40 bytes for each of the at most N (2P + 1)
-    entries of T, of which 12 stay for each of the last few grid sizes. Computed in float64, which costs the same for a
-    few classes; 256 steps in float32 would be off by up to 1e-4 of the maximum.
+    entries of T, of which 12 are cached for each of the last few grid sizes. Computed in float64, which costs the same
+    for a few classes; 256 steps in float32 would be off by up to 1e-4 of the maximum.
 
     Raises: ValueError if shapes disagree, `radius` < 1, `beta` <= 0 or `num_steps_log2` < 0.
     Source: Ahn et al., CVPR 2019 (IRNet), eq. 4 and 14; Ahn & Kwak, CVPR 2018 (AffinityNet), eq. 5 and 6.
     Differs: result as published. The public code squares the dense matrix; here the power is summed as Chebyshev
-    polynomials of the sparse one, leaving out only terms below the rounding of the dtype (see `chebyshev_power`).
+    polynomials of the sparse one, omitting only terms below the rounding of the dtype (see `chebyshev_power`).
     """
     if scores_Khw.ndim == 3:
         together = random_walk(
@@ -80,7 +80,7 @@ def feature_walk(scores_Khw: Tensor, *, features_Dhw: Tensor, radius: int, beta:
 
     Raises: ValueError as `random_walk` does.
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 5 and 6, and its public code.
-    Differs: pixels near the border have all their pairs inside the image; the public code leaves some out.
+    Differs: pixels near the border have all their pairs inside the image; the public code omits some.
     """
     if scores_Khw.ndim == 3:
         together = feature_walk(
@@ -101,7 +101,7 @@ def feature_walk(scores_Khw: Tensor, *, features_Dhw: Tensor, radius: int, beta:
 def _propagate_stacked(
     scores_BKhw: Tensor, *, seeds_BKhw: Tensor, affinities: Sequence[Tensor], radius: int, num_steps_log2: int
 ) -> Tensor:
-    """`propagate` of images on top of each other; affinities [P, h, w] are 0 where a partner lies outside its image."""
+    """`propagate` for images stacked vertically; affinities [P, h, w] are 0 where a partner lies outside its image."""
     dtype = torch.promote_types(scores_BKhw.dtype, torch.float32)
     if scores_BKhw.numel() == 0:
         return scores_BKhw.to(dtype, copy=True)
@@ -119,8 +119,8 @@ def _propagate_stacked(
 def propagate(seeds_Khw: Tensor, *, affinity_Phw: Tensor, radius: int, num_steps_log2: int, tolerance: float) -> Tensor:
     """seeds T^(2^num_steps_log2) with T = A / column sums of A, from the affinities of all pairs.
 
-    seeds [K, h, w]; affinities [P, h, w] at the source of each pair of `half_plane_offsets`, powers included, what lies
-    at sources without a partner in the image plays no part; both float64, the result as well. `tolerance`: as of
+    seeds [K, h, w]; affinities [P, h, w] at the source of each pair of `half_plane_offsets`, powers included; values
+    at sources without a partner in the image are ignored. Both are float64, and so is the result. `tolerance`: as for
     `chebyshev_power`.
 
     Raises: ValueError if `num_steps_log2` < 0.
@@ -131,7 +131,7 @@ def propagate(seeds_Khw: Tensor, *, affinity_Phw: Tensor, radius: int, num_steps
     walk_NN = transition(affinity_Phw, radius=radius)
     weights = chebyshev_power(2**num_steps_log2, tolerance=tolerance)
     out_NK = _apply_polynomial(walk_NN, vectors_NK=seeds_KN.t().contiguous(), weights=weights)
-    # A mean lies between the extremes; rounding may have left them by a hair.
+    # A mean is between the extremes; rounding may slightly exceed them.
     out_KN = torch.minimum(torch.maximum(out_NK.t(), seeds_KN.amin(1, True)), seeds_KN.amax(1, True))
     return out_KN.reshape(seeds_Khw.shape)
 
@@ -176,7 +176,7 @@ def _row_sums(values_Phw: Tensor, *, radius: int) -> Tensor:
 def neighbourhood(size: tuple[int, int], *, radius: int, device: torch.device) -> Neighbourhood:
     """Layout of the operator of an image of `size` (h, w): all pairs inside the image, none outside.
 
-    Kept for the last four sizes, since photographs share few sizes.
+    Cached for the last four sizes, since images of a data set have few sizes.
     """
     h, w = size
     half = half_plane_offsets(radius)
@@ -214,16 +214,16 @@ def _apply_polynomial(matrix_NN: Tensor, *, vectors_NK: Tensor, weights: tuple[f
 
 @lru_cache(maxsize=32)
 def chebyshev_power(num_steps: int, *, tolerance: float) -> tuple[float, ...]:
-    """Weights w_k with x^num_steps = sum_k w_k T_k(x), cut where the rest sums to at most `tolerance`.
+    """Weights w_k with x^num_steps = sum_k w_k T_k(x), truncated when the rest sums to at most `tolerance`.
 
     w_k = 2 C(n, (n - k) / 2) / 2^n for k = n, n - 2, ...; half of that for k = 0.
 
-    The weights are the law of the distance of n coin tosses from zero, so about sqrt(2 n ln(2 / tolerance)) of them
-    matter: 84 instead of 256 at float32. |T_k| <= 1 on [-1, 1], where the spectrum of a reversible walk lies, hence
-    what is left out changes the result by at most `tolerance` in the norm of the walk's stationary law.
+    The weights are the distribution of the distance from zero after n coin tosses, so about sqrt(2 n ln(2 / tolerance))
+    of them matter: 84 instead of 256 at float32. |T_k| <= 1 on [-1, 1], which contains the spectrum of a reversible
+    walk, hence truncation changes the result by at most `tolerance` in the norm of the walk's stationary distribution.
 
     Source: Sachdeva & Vishnoi, Faster Algorithms via Approximation Theory, 2014, theorem 3.3.
-    Differs: cut by the exact remaining sum instead of its bound.
+    Differs: truncated by the exact remaining sum instead of its bound.
     """
     weights = [0.0] * (num_steps + 1)
     for degree in range(num_steps % 2, num_steps + 1, 2):

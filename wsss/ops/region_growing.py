@@ -1,4 +1,4 @@
-"""Seeded region growing: seeds spread over confident pixels of their class that they are connected to.
+"""Seeded region growing: seeds are extended to connected confident pixels of their class.
 
 Shape letters: B batch, C classes with the background first, h w strided pixels.
 """
@@ -24,21 +24,21 @@ def grow_seeds(
 ) -> Tensor:
     """Add to the seeds of each class present the confident pixels that are 8-connected to them.
 
-        c(u)     = argmax of p_c(u) over the classes present; u is confident where p_c(u) > foreground_threshold and,
+        c(u)     = argmax of p_c(u) over the classes present; u is confident if p_c(u) > foreground_threshold and,
                    if c(u) is the background, p_c(u) > background_threshold as well
-        label(u) = c(u) where confident, else the last class that u is a seed of, else none
+        label(u) = c(u) if confident, else the last class that u is a seed of, else none
         grown    = seeds + pixels of every component of label = c, c present, that has a seed of c
 
     Seeds bool or 0/1 [B,C,h,w], probabilities float [B,C,h,w] (those a dense CRF refined, as published), presence bool
     or 0/1 [B,C], the background included. Returns bool [B,C,h,w].
 
-    What follows from the definition, and one exception:
-    - Nothing is ever removed, and each call starts from the seeds it is given; published training gives the original
-      ones at every iteration, so that a wrong growth is forgotten.
-    - A seed that is confidently another class stays a seed, but connects nothing of its own class any more.
-    - Seeds of absent classes are kept and never grown, yet they take part in "the last class that u is a seed of".
-    - A pixel that is a seed of exactly one class is not added to another; it does connect. A pixel seeded twice is
-      added.
+    Consequences of the definition, and one exception:
+    - Nothing is ever removed, and each call starts from the given seeds; published training passes the original
+      ones at every iteration, so that wrong growth does not persist.
+    - A seed that is confidently another class stays a seed, but no longer connects pixels of its own class.
+    - Seeds of absent classes are kept and never grown, but they count for "the last class that u is a seed of".
+    - A pixel that is a seed of exactly one class is not added to another, but does connect pixels of it. A pixel seeded
+      twice is added.
 
     Raises: ValueError for shapes that do not fit.
     Source: Huang et al., CVPR 2018 (DSRG), deep seeded region growing, and its public code.  Differs: as
@@ -52,7 +52,7 @@ def grow_seeds(
         foreground_threshold=foreground_threshold,
         background_threshold=background_threshold,
     )
-    # Two cases need no mask of their own: pixels without a label, component 0, hold no seed, so it is never reached;
+    # Two cases need no separate mask: pixels without a label, component 0, hold no seed, so it is never reached;
     # a pixel whose label is an absent class has it from a seed of that class.
     class_B1hw = (label_Bhw - 1).clamp(min=0)[:, None]
     part_B_hw = connected_components(label_Bhw, connectivity=8).flatten(1)
@@ -67,7 +67,7 @@ def grow_seeds(
 def _label_map(
     seeds_BChw: Tensor, *, probs_BChw: Tensor, foreground_threshold: float, background_threshold: float
 ) -> Tensor:
-    """The class by which a pixel connects, counted from 1; 0 where it is neither seeded nor confident."""
+    """The class by which a pixel connects, counted from 1; 0 if it is neither a seed nor confident."""
     number_C11 = torch.arange(1, seeds_BChw.shape[1] + 1, device=seeds_BChw.device)[:, None, None]
     last_seed_Bhw = (seeds_BChw * number_C11).amax(1)
     peak_Bhw, class_Bhw = probs_BChw.max(1)

@@ -28,16 +28,16 @@ def two_threshold_seeds(
     background_threshold: float,
     refine: Refine | None,
 ) -> Tensor:
-    """Label what is surely foreground and what is surely background, and leave the rest to 255.
+    """Label confident foreground and confident background pixels; all others are 255.
 
         f = refine(argmax(t_f, cam_1, ..., cam_K)),   b = refine(argmax(t_b, cam_1, ..., cam_K)),   t_f > t_b
-        label = class of f where f is foreground; 0 where both are background; 255 where only f is background
+        label = class of f if f is foreground; 0 if both are background; 255 if only f is background
 
     `cam_KHW` is float [K,H,W] in [0,1]; `classes` are its K mask ids (1..254); `refine` takes both index maps at once,
-    int64 [2,H,W] with 0 for background and k for the k-th class (`crf_refinement` makes one; None leaves them as they
-    are). Returns uint8 [H,W]. Without classes (K = 0) everything is background.
+    int64 [2,H,W] with 0 for background and k for the k-th class (`crf_refinement` makes one; None leaves them
+    unchanged). Returns uint8 [H,W]. Without classes (K = 0) everything is background.
 
-    Raises ValueError unless foreground_threshold > background_threshold: the other way round no pixel stays undecided.
+    Raises ValueError unless foreground_threshold > background_threshold: otherwise no pixel would be undecided.
 
     Source: Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR
     2019, section 4.1, as in irn's step/cam_to_ir_label.py. Differs: an image without classes is allowed.
@@ -45,7 +45,7 @@ def two_threshold_seeds(
     if not foreground_threshold > background_threshold:
         raise ValueError(
             f"foreground_threshold = {foreground_threshold} is not above "
-            f"background_threshold = {background_threshold}; what lies between them stays undecided, "
+            f"background_threshold = {background_threshold}; scores between them are undecided, "
             "so foreground_threshold must be the larger one"
         )
     ids = _mask_ids(cam_KHW, classes)
@@ -65,16 +65,16 @@ def two_threshold_seeds(
 def foreground_seeds(
     cam_KHW: Tensor, *, classes: Sequence[int], foreground_threshold: float, refine: Refine | None
 ) -> Tensor:
-    """The foreground of `two_threshold_seeds` alone: the class of f where f is foreground, 255 for the rest.
+    """Only the foreground of `two_threshold_seeds`: the class of f if f is foreground, else 255.
 
         f = refine(argmax(t_f, cam_1, ..., cam_K))
 
-    Shapes and ids as there; `refine` takes [1,H,W]. Returns uint8 [H,W]. Where maps are divided by their own maximum,
-    t_f = 0.2 is SEC's and DSRG's rule "above 20 % of its maximum".
+    Shapes and ids as for `two_threshold_seeds`; `refine` takes [1,H,W]. Returns uint8 [H,W]. If maps are divided by
+    their own maximum, t_f = 0.2 is SEC's and DSRG's rule "above 20 % of its maximum".
 
-    Raises: ValueError where maps and classes do not fit.
+    Raises: ValueError if maps and classes do not match.
     Source: Huang et al., CVPR 2018 (DSRG), section 3.3, after Kolesnikov and Lampert, ECCV 2016 (SEC).  Differs: of
-    several classes above the threshold the one of the highest map wins, where SEC takes the one of the smallest area.
+    several classes above the threshold, the one with the highest score wins; SEC takes the one with the smallest area.
     """
     ids = _mask_ids(cam_KHW, classes)
     if not classes:
@@ -85,12 +85,12 @@ def foreground_seeds(
 
 
 def add_salient_background(foreground_HW: Tensor, *, saliency_HW: Tensor, threshold: float) -> Tensor:
-    """Make background of pixels that are no foreground seed and not salient.
+    """Label pixels as background that are neither foreground seeds nor salient.
 
-        label = foreground where it is a class;  0 where it is 255 and saliency / 255 < threshold;  255 elsewhere
+        label = foreground if it is a class;  0 if it is 255 and saliency / 255 < threshold;  else 255
 
     `foreground_HW` and `saliency_HW` are uint8 [H,W]; `threshold` is in [0,1]. Saliency is divided by 255, its scale,
-    and not by its own maximum: an image in which nothing is salient is background, not noise stretched to objects.
+    and not by its own maximum: an image without salient regions is background, rather than amplified noise.
     Returns uint8 [H,W].
 
     Raises: ValueError for different shapes.
@@ -105,9 +105,9 @@ def add_salient_background(foreground_HW: Tensor, *, saliency_HW: Tensor, thresh
 
 
 def exponent_scores(cam_KHW: Tensor, *, exponent: float) -> Tensor:
-    """The maps with a score of the background in front: (1 - max_k cam_k)^exponent.
+    """The maps, preceded by a background score: (1 - max_k cam_k)^exponent.
 
-    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent makes much background, a large one little.
+    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent gives much background, a large one little.
 
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 1.  Differs: as published.
     """
@@ -116,12 +116,13 @@ def exponent_scores(cam_KHW: Tensor, *, exponent: float) -> Tensor:
 
 
 def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[int]) -> Tensor:
-    """Label what is foreground beside much background, and what is background beside little; 255 for the rest.
+    """Label pixels that are foreground even with much background, or background even with little; else 255.
 
     Both are scores [K+1,H,W] (`exponent_scores`, maybe refined), `classes` the K mask ids (1..254). Pixels where all
-    scores are below 1e-5, as in padding, are 255. Returns uint8 [H,W]; without classes everything scored is background.
+    scores are below 1e-5, as in padding, are 255. Returns uint8 [H,W]; without classes all scored pixels are
+    background.
 
-    Raises: ValueError where shapes and classes do not fit.
+    Raises: ValueError if shapes and classes do not match.
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), section 4.1, and its public code.  Differs: an image without classes
     is allowed.
     """
@@ -137,7 +138,7 @@ def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[in
 
 
 def exponent_foreground(much_LHW: Tensor, *, classes: Sequence[int]) -> Tensor:
-    """The foreground of `exponent_seeds` alone: the class that wins beside much background, 255 for the rest.
+    """Only the foreground of `exponent_seeds`: the class that wins with much background, else 255.
 
     Scores [K+1,H,W], `classes` the K mask ids (1..254). Returns uint8 [H,W].
     """
@@ -174,7 +175,7 @@ def crf_refinement(
 
 
 def _mask_ids(cam_KHW: Tensor, classes: Sequence[int]) -> Tensor:
-    """int64 [K+1]: the mask id of every index, the background's first. Raises ValueError where shapes do not fit."""
+    """int64 [K+1]: the mask id of every index, background first. Raises ValueError if shapes do not match."""
     if cam_KHW.ndim != 3 or len(cam_KHW) != len(classes) or not all(0 < c < IGNORE for c in classes):
         raise ValueError(
             f"CAMs have shape {tuple(cam_KHW.shape)} and classes are {list(classes)}; "
@@ -184,6 +185,6 @@ def _mask_ids(cam_KHW: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def _argmax_above(cam_KHW: Tensor, *, threshold: float) -> Tensor:
-    """Index of the strongest class, counted from 1; 0 where none exceeds the threshold."""
+    """Index of the strongest class, counted from 1; 0 if none exceeds the threshold."""
     plane_1HW = torch.full_like(cam_KHW[:1], threshold)
     return torch.cat([plane_1HW, cam_KHW]).argmax(0)

@@ -1,4 +1,4 @@
-"""Linear self-correction: soft labels between what an ancillary model says and what the network itself says.
+"""Linear self-correction: soft labels that combine the predictions of an ancillary model and of the network itself.
 
 Shape letters: B batch, C classes, H W pixels.
 """
@@ -11,16 +11,16 @@ from torch import Tensor
 def linear_self_correction(logits_BCHW: Tensor, *, ancillary_BCHW: Tensor, alpha: float) -> Tensor:
     """Corrected logits, (l + alpha l_anc) / (1 + alpha); their softmax is the target of the images without masks.
 
-    Logits of the network and of the ancillary model, float [B,C,H,W]; alpha >= 0: 0 is the network alone, infinity
-    would be the ancillary model alone. The result has a gradient; `soft_cross_entropy_sum` takes targets as constants.
+    Logits of the network and of the ancillary model, float [B,C,H,W]; alpha >= 0: 0 uses only the network, infinity
+    would use only the ancillary model. The result has a gradient; `soft_cross_entropy_sum` takes targets as constants.
 
-    Raises: ValueError where shapes differ or alpha is negative or not finite.
+    Raises: ValueError if shapes differ or alpha is negative or not finite.
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), linear self-correction.  Differs: as published.
     """
     if logits_BCHW.shape != ancillary_BCHW.shape:
         raise ValueError(
             f"logits are {list(logits_BCHW.shape)} and the ancillary model's {list(ancillary_BCHW.shape)}; "
-            "give the same [B,C,H,W], resized before"
+            "both must have the same shape [B,C,H,W]: resize them first"
         )
     if not 0 <= alpha < float("inf"):
         raise ValueError(f"alpha = {alpha}; give a finite number of at least 0 (published: from 30 down to 0.5)")
@@ -35,7 +35,7 @@ def annealed_alpha(step: int, *, num_steps: int, first_alpha: float, last_alpha:
 
     Raises: ValueError for alphas that are not positive, and for a step outside the schedule.
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks): from 30 to 0.5.  Differs: the paper does not give the
-    shape; this one is a public re-implementation's.
+    form of the schedule; this one is from a public re-implementation.
     """
     if not (first_alpha > 0 and last_alpha > 0):
         raise ValueError(

@@ -2,15 +2,15 @@
 
 FickleNet hides part of every s x s window of the feature map x, convolves with W, pools globally; a map is
 ReLU(sum_d x_d dS/dx_d). Convolution and pooling are linear, so with offsets o of the window's taps from its centre,
-masks m_o(p) of the window at p, and q = p + o the position that is read,
+masks m_o(p) of the window at p, and the input position q = p + o,
 
     S_c    = 1/hw sum_p sum_o m_o(p) W_c,o . x(p + o) = 1/hw sum_o W_c,o . sum_q m_o(q - o) x(q)
     M_c(q) = ReLU(x(q) . dS_c/dx(q))                  = ReLU(1/hw sum_o m_o(q - o) P_c,o(q)),   P_c,o(q) = W_c,o . x(q).
 
-P is one matrix product per image, whatever the number of samples; what is left of a sample is a sum of masked planes.
-The sigmoid behind S changes M by a positive factor per map only, which normalisation takes out.
+P is one matrix product per image, whatever the number of samples; each sample then needs only a sum of masked planes.
+The sigmoid behind S changes M by a positive factor per map only, which normalisation removes.
 
-Shape letters: S samples, B batch, C classes, K classes asked for, D channels, s window, T = s*s taps (row-major),
+Shape letters: S samples, B batch, C classes, K requested classes, D channels, s window, T = s*s taps (row-major),
 h w strided pixels.
 
 Source: Lee et al., CVPR 2019 (FickleNet), sections 3.1-3.3.
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wsss.ops.cam import class_rows
 
-# Samples whose masks are held at once. Small enough for the planes to stay in cache.
+# Samples whose masks are in memory at the same time. Small enough for the planes to fit in the CPU cache.
 _CHUNK = 8
 _LEVELS = 1 << 16
 OnGrid = Callable[[Tensor], Tensor]
@@ -87,10 +87,10 @@ def stochastic_cam(
 ) -> tuple[Tensor, Tensor]:
     """Mean and pixel-wise maximum over samples of the maps, each divided by its own spatial maximum.
 
-    Shapes: as `stochastic_maps`; results [K,h,w] in [0, 1], or of the grid that `on_grid` brings every normalised map
-    to: the maximum of interpolated maps is not the interpolated maximum. A map that is zero everywhere stays zero. The
-    masks are those that `draw_masks` would draw from `generator` (on the CPU, wherever the features are). Memory does
-    not grow with `num_samples`.
+    Shapes: as `stochastic_maps`; results [K,h,w] in [0, 1], or of the grid to which `on_grid` resizes every normalised
+    map: the maximum of interpolated maps is not the interpolated maximum. A map that is zero everywhere stays zero. The
+    masks are those that `draw_masks` would draw from `generator` (on the CPU, whatever the features' device). Memory
+    does not grow with `num_samples`.
 
     Raises: ValueError as `draw_masks` and `stochastic_maps` do, and for fewer than one sample.
 
@@ -119,7 +119,7 @@ def stochastic_cam(
 
 
 def mean_and_peak(chunks_SKhw: Iterable[Tensor], *, on_grid: OnGrid | None) -> tuple[Tensor, Tensor]:
-    """Mean and pixel-wise maximum over the samples of all chunks, each brought to the grid first; a chunk in memory."""
+    """Mean and pixel-wise maximum over all samples, each resized to the grid first; a chunk at a time."""
     total_Khw, peak_Khw, count = torch.zeros(()), torch.zeros(()), 0
     for maps_SKhw in chunks_SKhw:
         maps_SKhw = on_grid(maps_SKhw) if on_grid else maps_SKhw
@@ -134,7 +134,7 @@ def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Ten
     """Training scores before the sigmoid, S_c = 1/hw sum_o W_c,o . (x m_o^T), one mask per image.
 
     Shapes: features [B,D,h,w], weights [C,D,s,s], masks [B,T,h,w] as in `stochastic_maps`; result [B,C]. Differentiable
-    in features and weights. `kept_scale` multiplies every tap but the centre: 1 as published; with all masks open,
+    in features and weights. `kept_scale` multiplies every tap except the centre: 1 as published; with all masks open,
     1 - drop_rate gives the mean over masks.
 
     Raises: ValueError for shapes that do not fit.
@@ -159,7 +159,7 @@ def ficklenet_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int
     above theta" is "the maximum over samples is above theta" (strictly), so theta needs no new samples. Equal means:
     the class listed first.
 
-    Raises: ValueError where the shapes or the number of classes differ.
+    Raises: ValueError if the shapes or the number of classes differ.
 
     Source: Lee et al., CVPR 2019, section 3.3.  Differs: the mean is of normalised maps; the paper does not say.
     """
@@ -189,10 +189,10 @@ def draw_kept(num_units: int, *, drop_rate: float, generator: torch.Generator, n
 def _draw_aligned(
     size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float, num_samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Draws laid out by the input position q that a tap reads instead of by its window p; bool [S,T,N].
+    """Draws indexed by the input position q that a tap reads instead of by its window p; bool [S,T,N].
 
-    All draws are independent, so the layout is free, and in this one the sums need no shifting. Taps that read outside
-    the image are wrapped round to where none is needed: the layout is a permutation of the windows' (`_roll_taps`).
+    All draws are independent, so any layout is valid, and with this one the sums need no shifts. Taps that read outside
+    the image wrap around to unused positions: the layout is a permutation of the windows' (`_roll_taps`).
     """
     require_draw(size_hw, kernel_size=kernel_size, drop_rate=drop_rate)
     num_taps, num_pixels = kernel_size**2, size_hw[0] * size_hw[1]
@@ -203,7 +203,7 @@ def _draw_aligned(
 
 
 def _project(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[int]) -> Tensor:
-    """P_k,o(q) / hw as [K,T,N], zero where no window reads q through tap o."""
+    """P_k,o(q) / hw as [K,T,N], zero if no window reads q through tap o."""
     size_hw = (features_Dhw.shape[1], features_Dhw.shape[2])
     rows = class_rows(classes, num_rows=weights_CDss.shape[0]).to(weights_CDss.device)
     weights_KTD = weights_CDss.index_select(0, rows).flatten(-2).permute(0, 2, 1)
@@ -237,7 +237,7 @@ def _roll_taps(masks_SThw: Tensor, *, kernel_size: int, direction: int) -> Tenso
 
 
 def inside_taps(size_hw: tuple[int, int], *, kernel_size: int) -> Tensor:
-    """Whether the window q - o that reads q through tap o lies in the image; bool [T,h,w]."""
+    """Whether the window q - o that reads q through tap o is in the image; bool [T,h,w]."""
     height, width = size_hw
     offsets = torch.tensor(list(_offsets(kernel_size)))
     rows_Th = torch.arange(height) - offsets[:, :1]
@@ -248,7 +248,7 @@ def inside_taps(size_hw: tuple[int, int], *, kernel_size: int) -> Tensor:
 
 
 def _scaled_taps(weights_CDss: Tensor, *, kept_scale: float) -> Tensor:
-    """Weights as [C,D,T], all taps but the centre multiplied."""
+    """Weights as [C,D,T], with all taps except the centre multiplied by `kept_scale`."""
     weights_CDT = weights_CDss.flatten(-2)
     scale_T = torch.full_like(weights_CDT[0, 0], kept_scale)
     scale_T[scale_T.numel() // 2] = 1.0
@@ -275,7 +275,7 @@ def require_draw(size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float
 
 
 def _require_shapes(shape: Sequence[int], *, weights_CDss: Tensor, masks: Tensor | None) -> None:
-    """Features' shape against weights and masks; names what differs."""
+    """Check the features' shape against weights and masks."""
     height, width = shape[-2:]
     _, channels, kernel_size, other = weights_CDss.shape
     if kernel_size != other or kernel_size % 2 == 0:

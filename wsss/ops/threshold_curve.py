@@ -2,7 +2,7 @@
 
 A pixel goes to its best-scored class if that score is at least the threshold, to the background otherwise. The winner
 does not depend on the threshold, so counting pixels by truth, winner and score is enough for all thresholds i/256.
-This holds for labels that a threshold alone makes: with a dense CRF after it, every threshold costs a CRF of its own.
+This works only if nothing follows the threshold: with a dense CRF after it, every threshold needs its own CRF run.
 
 Shape letters: C classes with background, K classes scored, L winners, H W pixels, N bins, V columns of class sums.
 """
@@ -20,23 +20,23 @@ from wsss.ops.confusion import Scores, require_labels
 NUM_BINS = 256
 """Thresholds are i / NUM_BINS; a power of two, so that score * NUM_BINS is exact."""
 ROUNDING = 1e-5
-"""How far outside [0, 1] a score may be: a resize rounds. It counts as 0 or 1."""
+"""How far outside [0, 1] a score may be due to rounding in a resize; it is clipped to 0 or 1."""
 
 
 def bin_of(threshold: float) -> int:
-    """The i of a threshold i/256. Raises: ValueError for any other: counts say nothing about those."""
+    """The i of a threshold i/256. Raises: ValueError for any other threshold, since counts are per bin."""
     scaled = float(threshold) * NUM_BINS
     if not scaled.is_integer() or not 0 <= scaled < NUM_BINS:
         below = int(min(max(scaled, 1), NUM_BINS - 2))
         raise ValueError(
-            f"a threshold of {threshold} is no multiple of 1/{NUM_BINS} below 1, which is all that counts by score bin "
-            f"can tell; near it are {below / NUM_BINS} and {(below + 1) / NUM_BINS}"
+            f"a threshold of {threshold} is not a multiple of 1/{NUM_BINS} below 1; scores are counted in "
+            f"{NUM_BINS} bins; the nearest allowed are {below / NUM_BINS} and {(below + 1) / NUM_BINS}"
         )
     return int(scaled)
 
 
 def winners_of(classes: Sequence[int]) -> list[int]:
-    """Who can win a pixel: the scored classes, or the background alone where there are none."""
+    """Classes that can win a pixel: the scored classes, or only the background if there are none."""
     return [int(c) for c in classes] or [0]
 
 
@@ -46,7 +46,7 @@ def image_counts(
     """Pixels of one image by (truth, winner, bin of the winning score), bin = min(floor(256 * score), 255).
 
     Shapes: scores [K,H,W] in [0, 1] at the truth's size, K class ids, truth integer [H,W]; result int64 [C,L,256], one
-    column for every one of `winners_of(classes)`. `num_classes` counts the background. score >= i/256 exactly where
+    column for every one of `winners_of(classes)`. `num_classes` counts the background. score >= i/256 if and only if
     bin >= i, for i = 0..255. Equal scores: the class listed first.
 
     Raises: ValueError for shapes that do not fit, scores outside [0, 1] by more than rounding or NaN, class ids outside
@@ -57,7 +57,7 @@ def image_counts(
     _require_scores(scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes)
     num_winners = len(winners_of(classes))
     num_cells = num_classes * num_winners * NUM_BINS
-    # Ignored pixels go to a cell of their own behind all others, which is quicker than to pick out the rest.
+    # Ignored pixels are counted in an extra last cell, which is faster than selecting the others.
     counted_HW = truth_HW != ignore_index
     truth_known_HW = torch.where(counted_HW, truth_HW, 0)
     require_labels(truth_known_HW, num_classes=num_classes, name="truth")
@@ -108,11 +108,11 @@ def confusion_at(counts_CCN: Tensor, *, threshold_bin: int) -> Tensor:
 
 
 def class_sums(counts_CLN: Tensor, *, winners: Sequence[int]) -> Tensor:
-    """All that class-wise scores at every threshold need of the counts, [C, V = 1 + 2N], of the counts' type.
+    """The sums of counts needed for class-wise scores at every threshold, [C, V = 1 + 2N], of the counts' type.
 
     Column 0: pixels of the class in the truth. Columns 1..N, by bin: of these, the ones that the class wins; for the
-    background (row 0) the ones that any class wins, its losses. Columns N+1..2N, by bin: pixels that the class wins;
-    0 for the background, which has what is left. Sums of images, and of parts of a data set, are added up.
+    background (row 0), the ones that any class wins. Columns N+1..2N, by bin: pixels that the class wins;
+    0 for the background, which has the remaining pixels. Sums of images, and of parts of a data set, are additive.
 
     Counts by pixels of label maps are the case of one bin: a confusion matrix as [C,C,1], winners 0..C-1.
     """
@@ -128,7 +128,7 @@ def class_sums(counts_CLN: Tensor, *, winners: Sequence[int]) -> Tensor:
 
 
 def at_thresholds(sums_CV: Tensor) -> Tensor:
-    """`class_sums` [...,V] with the pixels of bin >= i in place of those of bin i."""
+    """`class_sums` [...,V] with the pixels of bin >= i instead of those of bin i."""
     num_bins = sums_CV.shape[-1] // 2
     own_CN, won_CN = sums_CV[..., 1 : num_bins + 1], sums_CV[..., num_bins + 1 :]
     return torch.cat([sums_CV[..., :1], _from_bin_upwards(own_CN), _from_bin_upwards(won_CN)], dim=-1)
@@ -139,22 +139,22 @@ def hits_and_union(above_CV: Tensor) -> tuple[Tensor, Tensor]:
     num_bins = above_CV.shape[-1] // 2
     in_truth_C1 = above_CV[..., :1]
     own_CN, won_CN = above_CV[..., 1 : num_bins + 1].clone(), above_CV[..., num_bins + 1 :].clone()
-    # Everything that no class has taken is background, in the prediction and in its hits.
+    # All pixels that no class has won are background, in the prediction and in its hits.
     own_CN[..., 0, :] = in_truth_C1[..., 0, :] - own_CN[..., 0, :]
     won_CN[..., 0, :] = in_truth_C1.sum(dim=-2) - won_CN.sum(dim=-2)
     return own_CN, won_CN.add_(in_truth_C1).sub_(own_CN)
 
 
 def mean_over_classes(hits_CN: Tensor, *, union_CN: Tensor) -> Tensor:
-    """Mean IoU of [...,C,N], float64 [...,N], classes without a pixel left out; NaN where no class has one."""
+    """Mean IoU of [...,C,N], float64 [...,N], excluding classes without a pixel; NaN if no class has one."""
     iou_CN = hits_CN.to(torch.float64) / union_CN.clamp_min(1)
     return iou_CN.sum(dim=-2) / (union_CN > 0).sum(dim=-2)
 
 
 def curve(counts_CCN: Tensor) -> Tensor:
-    """Mean IoU at the thresholds i/256, float64 [256]: what `Scores` says of `confusion_at` for each i.
+    """Mean IoU at the thresholds i/256, float64 [256]: as `Scores` of `confusion_at` for each i.
 
-    Needs per class only its hits and its predictions, so no matrix is built per threshold. NaN where nothing was
+    Needs per class only its hits and its predictions, so no matrix is built per threshold. NaN if nothing was
     counted.
     """
     hits_CN, union_CN = hits_and_union(at_thresholds(class_sums(counts_CCN, winners=range(len(counts_CCN)))))
@@ -174,7 +174,7 @@ def activation_curves(counts_CCN: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoFold:
-    """Thresholds that never saw the images they are scored on."""
+    """Thresholds chosen on other images than those on which they are scored."""
 
     threshold_from_a: float
     """Best on fold a, used on fold b."""
@@ -190,7 +190,7 @@ class TwoFold:
 
 
 def two_fold_threshold(counts_a: Tensor, counts_b: Tensor) -> TwoFold:
-    """Choose the threshold on either fold, score it on the other, add the two confusion matrices.
+    """Choose the threshold on each fold, score it on the other, sum the two confusion matrices.
 
     Choosing and scoring on the same images reports a best case; this does not. Equal mean IoU: the lowest threshold.
 

@@ -36,8 +36,8 @@ def predict_views(
         mean_logits: mean_v l_v;   mean_probabilities: mean_v softmax(l_v);   max: m / sum_c m_c, m = max_v softmax(l_v)
 
     Shapes: image [B,3,H,W]; `network` gives logits [B,C,h,w] at any stride; result [B,C,*size], `size` being the
-    image's unless given: logits for "mean_logits", otherwise probabilities. The softmax is taken after the resize. One
-    view is held at a time; no gradients.
+    image's unless given: logits for "mean_logits", otherwise probabilities. The softmax is taken after the resize. Only
+    one view is in memory at a time; no gradients.
 
     Raises: ValueError for another `merge`, no scale, no orientation.
 
@@ -58,33 +58,33 @@ def predict_views(
 
 @dataclass(frozen=True, kw_only=True)
 class ViewLogits:
-    """What a network gives for one view, on its own grid: the way from there to the image's pixels is still to go.
+    """A network's logits for one view, on its own grid, not yet resized to the image.
 
-    The grid is brought to `extended`, corner to corner or edge to edge, cropped to `size` at the top left, mirrored
-    back, and brought to the image's size.
+    The grid is resized to `extended`, with or without aligned corners, cropped to `size` at the top left, mirrored
+    back, and resized to the image.
     """
 
     logits: Tensor
     """f32[C,h,w]."""
     extended: tuple[int, int]
-    """(H, W) of the view as the network took it, with rows and columns added at the bottom and on the right."""
+    """(H, W) of the network's input: the view with rows and columns added at the bottom and on the right."""
     size: tuple[int, int]
     """(H, W) of the view."""
     mirrored: bool
     corner_to_corner: bool = True
-    """True if the grid's outer pixels lie on those of `extended` (DeepLabv3+'s decoder), False if the grid's cells tile
+    """True if the grid's corners are aligned with those of `extended` (DeepLabv3+'s decoder), False if its cells tile
     it (DeepLab's earlier heads): torch's `align_corners`."""
 
 
 def merged_bands(
     views: Sequence[ViewLogits], *, subsets: Sequence[Sequence[int]], merge: Merge, size: tuple[int, int]
 ) -> Iterator[tuple[slice, list[Tensor]]]:
-    """What `predict_views` gives, for several subsets of the views at once and a band of rows at a time.
+    """As `predict_views`, for several subsets of the views in one pass, one band of rows at a time.
 
-    `subsets` hold places in `views`, one as often as it counts. Yields the rows and, for every subset, f32[C,R,W]:
-    logits for "mean_logits", otherwise probabilities. A view is brought to the band once, whatever the number of
-    subsets; a subset gets the same values as by itself, and a band the same as in one whole: no value depends on where
-    bands begin. What is held is the logits on the networks' grids and a few tensors of 16 MiB, however large the image.
+    `subsets` contain indices into `views`; an index may be repeated to give a view more weight. Yields the rows and,
+    for every subset, f32[C,R,W]: logits for "mean_logits", otherwise probabilities. A view is resized to the band once,
+    for any number of subsets. Values do not depend on which other subsets are computed, nor on where bands begin.
+    Memory: the logits on the networks' grids and a few tensors of 16 MiB, for any image size.
 
     Raises: ValueError for another `merge`, or a subset without views.
     Source: ours.
@@ -110,9 +110,9 @@ def merged_bands(
 
 
 def softmax_of_classes(logits_CRW: Tensor) -> Tensor:
-    """softmax over C, [C,R,W], whose last bit does not depend on a pixel's place in the tensor, as torch's does.
+    """softmax over C, [C,R,W], whose last bit, unlike torch's, does not depend on a pixel's position in the tensor.
 
-    Source: ours; torch treats what is left behind full vectors in another way, in softmax as in sums.
+    Source: ours; torch computes the remainder after full vectors in another way, in softmax and in sums.
     """
     exponential_CRW = (logits_CRW - logits_CRW.amax(0)).exp_()
     return exponential_CRW / _sum_of_classes(exponential_CRW)
@@ -123,11 +123,11 @@ def without_classes(merged_CRW: Tensor, *, absent_C: Tensor, merge: Merge) -> Te
 
         mean_logits: l_c = -inf for c absent;   otherwise: p_c = 0 for c absent, p / sum_c p_c
 
-    So the softmax of the first, and the second, are the probabilities given that no absent class is there. Shapes:
-    merged [C,R,W] of `merged_bands`, absent bool [C] (not all of them True); result [C,R,W]. Where every class left has
-    the probability 0, all stay 0 and the first of them is the largest.
+    So the softmax of the first, and the second, are the probabilities given that absent classes are not present.
+    Shapes: merged [C,R,W] of `merged_bands`, absent bool [C] (not all of them True); result [C,R,W]. If every remaining
+    class has probability 0, all stay 0 and argmax gives the first of them.
 
-    Raises: ValueError for another `merge`, or where no class is left.
+    Raises: ValueError for another `merge`, or if no class remains.
     Source: ours.
     """
     _refuse_unknown(merge)
@@ -170,7 +170,8 @@ def _merged(total: Tensor, *, num_views: int, merge: Merge) -> Tensor:
 def _band(view: ViewLogits, *, rows: slice, size: tuple[int, int]) -> Tensor:
     """Some rows of a view's logits at the image's size, f32[C,R,W].
 
-    Rows first, while they are short. Their weights are those of the whole image: a resize of a crop has others.
+    Rows are interpolated first, on the smaller grid. The weights are those of the whole image: resizing a crop would
+    use others.
     """
     grid_rows, device = view.logits.shape[-2], view.logits.device
     wanted = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=device)
@@ -185,9 +186,9 @@ def _band(view: ViewLogits, *, rows: slice, size: tuple[int, int]) -> Tensor:
 
 
 def _neighbours(place: Tensor, *, length: int, from_length: int, corners: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The rows on both sides of each place in a row of `length`, among `from_length`, and the share of the second.
+    """Linear interpolation from `from_length` to `length`: indices of both neighbours, and the weight of the second.
 
-    The share is None where both lengths are the same: every place is a row.
+    The weight is None if both lengths are the same.
     """
     if length == from_length:
         return place.long(), place.long(), None
@@ -202,7 +203,7 @@ def _neighbours(place: Tensor, *, length: int, from_length: int, corners: bool) 
 def _between(x_Chw: Tensor, low: Tensor, high: Tensor, share: Tensor | None) -> Tensor:
     if share is None:
         return x_Chw[:, int(low[0]) : int(low[-1]) + 1]
-    # Multiplied and added in two steps each: where a machine does it in one, the result may depend on the place.
+    # Multiply and add in separate steps: with fused operations, the result may depend on the position.
     share_R1 = share[:, None]
     return x_Chw.index_select(1, low) * (1 - share_R1) + x_Chw.index_select(1, high) * share_R1
 

@@ -1,4 +1,4 @@
-"""Figures of measurements, as PNG files whose bytes depend on what they show alone."""
+"""Figures of measurements, as PNG files whose bytes depend only on the data shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CLASSES_BELOW_EACH_OTHER = 50
 _AS_WRITTEN: Mapping[str, Any] = {"parse_math": False, "usetex": False}
-"""For text that is not ours: matplotlib would take `$` in a class's name for mathematics, or all of it for TeX."""
+"""For text from the user: matplotlib would interpret `$` in a class name as mathematics, or all of it as TeX."""
 _PRESENT, _ABSENT, _UNKNOWN = "#20639b", "#b8c4d0", "#f6d55c"
 
 
@@ -28,7 +28,7 @@ def draw_curve(
     chosen: Sequence[float],
     title: str,
 ) -> bytes:
-    """A PNG: mean IoU over thresholds i / N, below it both rates, and the thresholds chosen on either half."""
+    """A PNG: mean IoU over thresholds i / N, below it both rates, and the thresholds chosen on each half."""
     from matplotlib.figure import Figure  # takes seconds to import
 
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
@@ -60,7 +60,7 @@ def draw_class_histogram(
 ) -> bytes:
     """A PNG: training images of each class, and how many of them an epoch draws; most frequent class first.
 
-    `validation_C`: images of each class in the validation split, drawn below on an axis of their own. All axes are
+    `validation_C`: images of each class in the validation split, drawn below on a separate axis. All axes are
     linear from 0: the length of a bar is its number.
     """
     from matplotlib.figure import Figure
@@ -89,9 +89,9 @@ def draw_class_histogram(
 
 
 def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
-    """A PNG: images of each class, most frequent first, every split by itself on a linear axis from 0.
+    """A PNG: images of each class, most frequent first, every split on its own linear axis from 0.
 
-    Where classes are unknown in some images, also the share of the images in which a class is present, absent and
+    If classes are unknown in some images, also the percentage of images in which a class is present, absent and
     unknown; below, sizes of the images and records.
     """
     from matplotlib.figure import Figure
@@ -116,7 +116,7 @@ def draw_layer(summary: LayerSummary, *, title: str) -> bytes:
 
 
 def _draw_classes(figure: SubFigure, summary: LayerSummary, order: Sequence[int], *, columns: int, each: int) -> None:
-    """A panel for every split, and one of shares where classes are unknown; again for each column of classes."""
+    """A panel for every split, and one of percentages if classes are unknown; repeated for each column of classes."""
     splits = list(summary.present_in)
     widths = [2] * len(splits) + ([1] if summary.unknown else [])
     axes = figure.subplots(1, columns * len(widths), squeeze=False, width_ratios=widths * columns)[0]
@@ -137,7 +137,7 @@ def _draw_classes(figure: SubFigure, summary: LayerSummary, order: Sequence[int]
 
 
 def _draw_counts(axes: Axes, summary: LayerSummary, shown: Sequence[int], *, split: str, each: int) -> None:
-    """Images of each class in a split; the axis ends where that split's most frequent class does, in every column."""
+    """Images of each class in a split; the axis fits that split's most frequent class, in every column."""
     of_split = summary.present_in[split]
     most, counts = max(1, *of_split.values(), 1), [of_split[c] for c in shown]
     axes.barh(range(len(shown)), counts, color=_PRESENT, height=0.8)
@@ -179,9 +179,9 @@ def _draw_sizes(axes: Axes, values: np.ndarray, *, label: str) -> None:
 def draw_confusion(
     share_RC: Sequence[Sequence[float]], *, truth: Sequence[str], prediction: Sequence[str], title: str
 ) -> bytes:
-    """A PNG: of the pixels of each true class (a row), the share that each prediction (a column) gets.
+    """A PNG: a confusion matrix, rows are true classes and columns predictions, as fractions of each row's pixels.
 
-    A row of NaN, a class that the truth does not hold, stays empty.
+    A row of NaN (a class that is absent from the ground truth) is left empty.
     """
     from matplotlib.figure import Figure
 
@@ -193,7 +193,7 @@ def draw_confusion(
     axes.set_facecolor("#dddddd")
     for row, values in enumerate(percent):
         for column, value in enumerate(values):
-            if value >= 0.5:  # below it would be written as 0, and NaN is not drawn
+            if value >= 0.5:  # smaller values would be shown as 0, and NaN is not drawn
                 colour = "white" if value > 55 else "black"
                 axes.text(
                     column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, **_AS_WRITTEN
@@ -212,6 +212,6 @@ def draw_confusion(
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without a date and version in the file, the same curve gives the same bytes.
+    # Without date and version in the file, the same data give the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

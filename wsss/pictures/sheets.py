@@ -14,11 +14,11 @@ TILE = 160
 """Longer side of a picture in the sheet, in pixels."""
 HEADER, GAP = 22, 6
 MAX_LEGEND, LEGEND_WIDTH = 24, 100
-"""Classes that a legend can name, and the pixels that each takes."""
+"""Maximum number of classes in a legend, and the width of each entry in pixels."""
 
 
 def overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The image in grey, classes in their colours; a blank where there is no mask. u8[H,W,3]."""
+    """The image in grey, classes in their colours; blank if there is no mask. u8[H,W,3]."""
     if mask is None:
         return np.full_like(image, 235)
     grey = image.mean(axis=2, keepdims=True)
@@ -26,7 +26,7 @@ def overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 
 def fit(picture: np.ndarray) -> Image.Image:
-    """The picture at the size of a tile."""
+    """The picture resized to a tile."""
     tile = Image.fromarray(picture)
     tile.thumbnail((TILE, TILE))
     return tile
@@ -40,9 +40,9 @@ def compose(
     legend: Sequence[int],
     captions: Sequence[str] = (),
 ) -> bytes:
-    """A PNG of tiles in rows, each below its caption where there are captions.
+    """A PNG of tiles in rows, each below its caption if there are captions.
 
-    `legend`: the classes to name with their colours; more than a legend can hold are not named.
+    `legend`: the classes to list with their colours; omitted if there are more than `MAX_LEGEND`.
     """
     line = HEADER if captions else 0
     heights = [line + max(tile.height for tile in row) for row in rows]

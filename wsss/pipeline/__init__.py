@@ -1,1 +1,1 @@
-"""A recipe: read, checked, run and followed on the screen."""
+"""Read, check and run a recipe, and show its progress."""

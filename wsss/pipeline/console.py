@@ -1,4 +1,4 @@
-"""Consoles that print the user's words as they are written."""
+"""Consoles that print text from the user without interpreting markup in it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rich.console import Console
 
 
 def plain_console(*, stderr: bool = False, width: int | None = None, file: IO[str] | None = None) -> Console:
-    """A console on which `[red]` in a class name, a path or an error message is no markup, and `:cat:` no emoji.
+    """A console that prints `[red]` and `:cat:` in a class name, a path or an error message literally.
 
-    `width`: columns where the output is no terminal; a terminal has its own. What is to be coloured or bold is given a
-    style, or is a `rich.text.Text`.
+    `width`: number of columns if the output is not a terminal; a terminal has its own. For colours or bold text, pass a
+    style or a `rich.text.Text`.
     """
     return Console(
         stderr=stderr,

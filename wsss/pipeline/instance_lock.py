@@ -1,4 +1,4 @@
-"""One driver at a time per instance: concurrent runs and trials share upstream work instead of doing it twice."""
+"""A lock per instance: concurrent runs and trials share upstream results instead of computing them twice."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def locked(folder: Path, *, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of an instance's folder; the system gives it back where the process dies.
+    """Hold the lock of an instance's folder; the system releases it if the process dies.
 
-    `waiting` is called once, with a few words on who holds the lock, where somebody does.
+    `waiting` is called once, with a description of the process that holds the lock, if there is one.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock, told = FileLock(folder / LOCK), False
+    lock, reported = FileLock(folder / LOCK), False
     while not lock.is_locked:
         try:
             with writing(folder / LOCK):
                 lock.acquire(timeout=0)
         except Timeout:
-            if not told:
+            if not reported:
                 waiting(_holder(folder))
-                told = True
+                reported = True
             raise_if_stopped()
             time.sleep(POLL_SECONDS)
     try:
@@ -49,16 +49,16 @@ def locked(folder: Path, *, waiting: Callable[[str], None]) -> Iterator[None]:
 
 
 def _write_holder(folder: Path) -> None:
-    """Only words for others: the lock holds without them."""
-    words = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    """Information for other processes; the lock itself does not depend on it."""
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     with suppress(OSError):
-        (folder / HOLDER).write_text(json.dumps(words))
+        (folder / HOLDER).write_text(json.dumps(holder))
 
 
 def _holder(folder: Path) -> str:
     try:
-        words = json.loads((folder / HOLDER).read_bytes())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(words["since"])))
-        return f"process {words['pid']} on {words['host']}, since {since}"
+        holder = json.loads((folder / HOLDER).read_bytes())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(holder["since"])))
+        return f"process {holder['pid']} on {holder['host']}, since {since}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process"

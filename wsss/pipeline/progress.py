@@ -1,4 +1,4 @@
-"""What a person sees while a recipe runs: one bar for the stage at work, and an estimate of what is left in all."""
+"""Progress output while a recipe runs: one bar for the running stage, and an estimate of the total time left."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from wsss.contract.failure import Failure
 from wsss.pipeline.console import plain_console
 
 DEFAULT_EXPECTED = 30.0
-"""Seconds assumed for a stage whose recipe does not say."""
+"""Seconds assumed for a stage that the recipe gives no time for."""
 PLAIN_INTERVAL = 20.0
-"""Seconds between lines where the output is no terminal."""
+"""Seconds between lines if the output is not a terminal."""
 
 
 class Reporter:
-    """Bars on a terminal, a line now and then elsewhere; `quiet` says nothing."""
+    """Bars on a terminal, a line every `PLAIN_INTERVAL` seconds elsewhere; with `quiet`, only notes."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or plain_console(stderr=True)
@@ -36,7 +36,7 @@ class Reporter:
         self._bar: TaskID | None = None
 
     def start(self, names: list[str], expected: dict[str, float]) -> None:
-        """Announce the instances that are about to run, with the seconds they took elsewhere."""
+        """Announce the instances that are about to run, with the seconds they took when the recipe was measured."""
         self._waiting = list(names)
         self._expected = {name: expected.get(name, DEFAULT_EXPECTED) for name in names}
         if self.console.is_terminal and not self._quiet:
@@ -50,17 +50,17 @@ class Reporter:
             self._bars.start()
 
     def begin(self, name: str) -> None:
-        """An instance starts to work."""
+        """An instance starts."""
         self._name, self._began, self._last_line = name, time.monotonic(), time.monotonic()
         if self._bars is not None:
             self._bar = self._bars.add_task(name, total=1.0, state="starting")
         else:
-            self._print("", f"{name}: starting ({_clock(self._left(0.0))} left in all)")
+            self._print("", f"{name}: starting ({_clock(self._left(0.0))} left in total)")
 
     def progress(self, done: float, total: float, state: str) -> None:
-        """The instance at work has done `done` of `total`."""
+        """The running instance has completed `done` of `total`."""
         share = done / total if total else 1.0
-        text = f"{state}, {_clock(self._left(share))} left in all"
+        text = f"{state}, {_clock(self._left(share))} left in total"
         if self._bars is not None and self._bar is not None:
             self._bars.update(self._bar, completed=share, state=text)
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
@@ -75,12 +75,12 @@ class Reporter:
         self._print("done", f"   {name} in {_clock(seconds)}", style="green")
 
     def notes(self, name: str, lines: Sequence[str]) -> None:
-        """What the instance noticed, a line each, as it is written."""
+        """Notes of the instance, one line each, printed literally."""
         for line in lines:
             self.console.print(f"note   {name}: {line}", markup=False, highlight=False, soft_wrap=True)
 
     def reused(self, name: str) -> None:
-        """The instance was done before."""
+        """The instance was already done."""
         self._close(name)
         self._print("kept", f"   {name}", style="dim")
 
@@ -90,27 +90,27 @@ class Reporter:
         self._print("skipped", f" {name}: {reason}", style="yellow")
 
     def restarted(self, name: str, failure: Failure) -> None:
-        """A worker of the instance at work was replaced."""
+        """A worker of the running instance was replaced."""
         place = f" at {place}" if (place := replace(failure, who="").place()) else ""
         process = f" (process {failure.pid} on {failure.host})" if failure.pid else ""
         self.note(f"{name}: {failure.who}{process} was replaced{place}: {' '.join(failure.message.split())}")
 
     def waiting(self, name: str, holder: str) -> None:
-        """Another run is at work on the instance."""
-        self.note(f"{name}: waits for another run that is at work on it: {holder}")
+        """Another process is running the instance."""
+        self.note(f"{name}: waiting for another process that is running it: {holder}")
 
     def note(self, text: str) -> None:
-        """One line, at once; names of the user's in it are shown as they are."""
+        """Print one line immediately and literally."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Take the bars down."""
+        """Remove the bars."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
     def _print(self, word: str, text: str, *, style: str = "") -> None:
-        """A word in a style, and text as it is written."""
+        """A word in a style, followed by literal text."""
         if not self._quiet:
             self.console.print(Text.assemble((word, style), text), soft_wrap=True)
 
@@ -122,7 +122,7 @@ class Reporter:
             self._waiting.remove(name)
 
     def _left(self, share: float) -> float:
-        """Expected seconds of what waits, scaled by how this machine compares so far."""
+        """Expected seconds of the remaining work, scaled by the speed of this machine so far."""
         expected_left = sum(self._expected[name] for name in self._waiting) - share * self._expected.get(
             self._name, 0.0
         )

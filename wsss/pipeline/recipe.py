@@ -1,10 +1,10 @@
-"""Recipes: one TOML file per experiment, `--set dotted.name=value` on top, nothing else.
+"""Recipes: one TOML file per experiment, and `--set dotted.name=value` overrides; there is no other configuration.
 
     [recipe]                 name, seed, supervision
-    [runtime]                where and how: never part of a fingerprint
-    [defaults]               settings of every instance that has them and does not give its own
-    [defaults.KIND]          the same, of every instance of that kind
-    [stages.NAME]            instances in order; `kind` where NAME is not itself a kind, `inputs` where not the obvious
+    [runtime]                where and how to run; never part of a fingerprint
+    [defaults]               settings of every instance that has them and does not set them itself
+    [defaults.KIND]          the same, for every instance of that kind
+    [stages.NAME]            instances in order; `kind` if NAME is not itself a kind, `inputs` to choose its inputs
 
 A string value `$NAME` is read from the environment variable NAME, so that a committed recipe holds no path.
 """
@@ -46,7 +46,7 @@ _SUPERVISION = ("image", "semi", "full")
 
 def _not_reserved(name: str) -> str:
     if name in _RESERVED:
-        raise ValueError(f"{', '.join(_RESERVED)} are folders that every run has; choose another name")
+        raise ValueError(f"{', '.join(_RESERVED)} are names of folders that every run has; choose another name")
     return name
 
 
@@ -55,16 +55,16 @@ class RecipeSettings:
     """The table `[recipe]`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), AfterValidator(_not_reserved)]
-    """Names the run in MLflow and its folder of results."""
+    """Name of the run in MLflow and of its results folder."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Everything random is drawn from this and the sample's key."""
+    """All random numbers are derived from this and the sample's key."""
     supervision: Literal["image", "semi", "full"] = "image"
-    """Which labels training uses: image-level labels, masks of some images, masks of all; must say what stages do."""
+    """Labels used in training: image-level labels, masks of some images, masks of all; must match the stages."""
     rules: Literal["none", "lid_track1"] = "none"
-    """`lid_track1`: what that challenge forbids in training, masks and boxes, is refused."""
+    """`lid_track1`: reject masks and boxes in training, as the rules of that challenge require."""
     expected_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Instance -> seconds it took where the recipe was measured; the estimate of what is left starts from these.
-    Entries of instances that the recipe does not have are ignored."""
+    """Instance -> seconds it took when the recipe was measured; the initial estimate of the time left uses these.
+    Entries for instances that are not in the recipe are ignored."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Recipe:
     runtime: RuntimeSettings
     instances: tuple[Instance, ...]
     origins: Mapping[str, str]
-    """Dotted name -> where its value came from; names that are not here hold their default."""
+    """Dotted name -> where its value was set; names not listed have their default value."""
 
     def instance(self, name: str) -> Instance:
-        """The instance of that name. Raises `RecipeError` with the names there are."""
+        """The instance with that name. Raises `RecipeError`, listing the available names, if there is none."""
         for instance in self.instances:
             if instance.name == name:
                 return instance
@@ -87,22 +87,22 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the whole chain: equal where every instance is equal."""
+        """Identifies the whole pipeline: equal if all instances are equal."""
         return _digest([self.settings.name, [(i.name, i.fingerprint) for i in self.instances]])
 
     @property
     def results(self) -> Path:
-        """Folder of what a person looks at: table, pictures, submission."""
+        """Folder of results for people: tables, pictures, submissions."""
         return self.runtime.runs / self.settings.name
 
 
 def load_recipe(
     path: Path, overrides: Iterable[str] = (), *, stand_in: Callable[[Stage], Stage] | None = None
 ) -> Recipe:
-    """Read a recipe and apply `NAME=VALUE` overrides. Raises `RecipeError` for anything it cannot mean.
+    """Read a recipe and apply `NAME=VALUE` overrides. Raises `RecipeError` if the recipe is invalid.
 
-    `stand_in`: gives, for every stage, the one that takes its place, for a look at a recipe whose data are not here;
-    then environment variables need not be set either.
+    `stand_in`: returns a replacement for each stage, to inspect a recipe without its data; environment variables need
+    not be set in that case.
     """
     tables, origins = read_tables(path)
     for override in overrides:
@@ -126,7 +126,7 @@ def load_recipe(
 
 
 def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> None:
-    """What a recipe declares is what it uses: a result from masks must never pass for one from image labels."""
+    """Check that the declared supervision is what the stages use, so that no result is reported with the wrong one."""
     most = max(instances, key=lambda instance: _SUPERVISION.index(instance.stage.supervision()))
     used = most.stage.supervision()
     if used != recipe.supervision:
@@ -140,7 +140,7 @@ def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> Non
 
 
 def supervision_behind(instance: Instance) -> str:
-    """The labels that an instance and all that it is made of were trained with: `image`, `semi`, `full`, boxes."""
+    """The labels used to train an instance and everything upstream of it: `image`, `semi` or `full`, and boxes."""
     behind = [instance]
     for one in behind:
         behind += [upstream for upstream in one.inputs.values() if upstream not in behind]
@@ -149,19 +149,19 @@ def supervision_behind(instance: Instance) -> str:
 
 
 def _check_lid_track1(instances: list[Instance]) -> None:
-    """Track 1 of the LID challenge: image-level labels alone train; masks exist for validation only."""
+    """Track 1 of the LID challenge: training uses image-level labels only; masks are for validation."""
     for instance in instances:
         uses = "boxes" if instance.stage.reads_boxes() else "masks" if instance.stage.supervision() != "image" else ""
         if uses:
             raise RecipeError(
-                f"recipe.rules = 'lid_track1' allows image-level labels alone in training (no boxes, no masks), but "
-                f"{instance.name} ({instance.stage.kind}) trains with {uses}; take it out, or set rules = 'none' and "
+                f"recipe.rules = 'lid_track1' allows only image-level labels in training (no boxes, no masks), but "
+                f"{instance.name} ({instance.stage.kind}) trains with {uses}; remove it, or set rules = 'none' and "
                 "do not submit the result to that track"
             )
 
 
 def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
-    """A settings object from a table; pydantic's complaints in terms of dotted names."""
+    """A settings object from a table; validation errors of pydantic are reported with dotted names."""
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for name in table:
         if name not in known:
@@ -171,8 +171,8 @@ def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join([prefix, *(str(part) for part in first["loc"])])
-        came = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        raise RecipeError(f"{where}: {first['msg'].removeprefix('Value error, ')}{came}") from None
+        got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        raise RecipeError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from None
 
 
 def _resolve(
@@ -195,7 +195,7 @@ def _resolve(
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):
         if extra[0] in stage.slots:
-            raise RecipeError(f"{name}.inputs.{extra[0]}: with its other settings {name} does not read it; take it out")
+            raise RecipeError(f"{name}.inputs.{extra[0]}: not read with the other settings of {name}; remove it")
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_setting(extra[0], list(stage.slots), what="input"))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
     try:
@@ -220,7 +220,7 @@ def _resolve(
 
 
 def _fingerprint(stage: Stage, inputs: Mapping[str, Instance], *, seed: int, masks: bool = True) -> str:
-    """A hash of all that the result depends on; without `masks`, of samples as stages see them that read no mask."""
+    """A hash of everything the result depends on; with `masks=False`, as seen by stages that do not read masks."""
 
     def of(upstream: Instance) -> str:
         without_masks = "" if stage.reads_masks() else upstream.fingerprint_without_masks
@@ -239,25 +239,21 @@ def _fingerprint(stage: Stage, inputs: Mapping[str, Instance], *, seed: int, mas
 
 
 def _check_sources(instance: Instance) -> None:
-    """Layers that are read side by side must stand on the same shards, and all that is read on the same class list."""
+    """Layers that are read together must be based on the same shards, and all inputs on the same class list."""
     upstreams = list(instance.inputs.values())
     layers = [upstream for upstream in upstreams if isinstance(upstream.stage, Map)]
     for first, other in pairwise(layers):
         if first.samples.fingerprint != other.samples.fingerprint:
             one, two = (f"{i.name} ({i.fingerprint[:16]}, of {i.samples.name})" for i in (first, other))
-            raise ValueError(
-                f"{one} and {two} stand on different shards; name instances of one build_shards under inputs"
-            )
+            raise ValueError(f"{one} and {two} are based on different shards; choose inputs of the same build_shards")
     for first, other in pairwise(upstreams):
         if first.taxonomy.names != other.taxonomy.names:
             one, two = (f"{i.name} ({i.fingerprint[:16]}, {len(i.taxonomy)} classes)" for i in (first, other))
-            raise ValueError(
-                f"{one} and {two} have different class lists; name instances of one class list under inputs"
-            )
+            raise ValueError(f"{one} and {two} have different class lists; choose inputs that have the same class list")
 
 
 def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[Instance]) -> Instance | None:
-    """The instance that fills a slot: the one named, else the latest earlier one of a kind that needs no naming."""
+    """The instance for an input: the one named in `inputs`, else the latest earlier one that is selected by default."""
     wanted = stage.slots[slot]
     fitting = [instance for instance in earlier if wanted.accepts(type(instance.stage))]
     if chosen is None:
@@ -265,9 +261,9 @@ def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[
             return unnamed[-1]
         if slot in stage.optional_slots:
             return None
-        hint = f"; {fitting[-1].name} is read only where inputs = {{ {slot} = ... }} names it" if fitting else ""
+        hint = f"; {fitting[-1].name} is read only if inputs = {{ {slot} = ... }} names it" if fitting else ""
         raise RecipeError(
-            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but no such instance stands before it{hint}"
+            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but there is no such instance before it{hint}"
         )
     for instance in earlier:
         if instance.name == chosen:
@@ -285,7 +281,7 @@ def _digest(value: object) -> str:
 
 
 def dotted_settings(instance: Instance) -> dict[str, object]:
-    """Every setting of an instance under its dotted name, and which instances it reads."""
+    """Dotted name -> value of every setting of an instance, and of its inputs."""
     values = {f"{instance.name}.{name}": value for name, value in setting_values(instance.stage).items()}
     reads = {f"{instance.name}.inputs.{slot}": upstream.name for slot, upstream in instance.inputs.items()}
     return values | reads

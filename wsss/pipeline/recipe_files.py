@@ -1,4 +1,4 @@
-"""Finding the file that a command line names: a path, or the name of a recipe or sweep that the package ships."""
+"""Find the file that a command line names: a path, or the name of a recipe or sweep shipped with the package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SWEEPS = _TUNING / "sweeps"
 
 
 def find_file(given: Path, *, shipped: Path) -> Path:
-    """The TOML file behind `given`: a path, or a bare name such as `toy`, looked up here and then in `shipped`.
+    """The TOML file for `given`: a path, or a bare name (`toy`), looked up in the working folder and in `shipped`.
 
-    A path at which there is nothing comes back as it is. What to say about it: `near_files`.
+    A path that does not exist is returned unchanged; `near_files` gives a hint for the error message.
     """
     if given.exists() or given.parent != Path():
         return given
@@ -22,7 +22,7 @@ def find_file(given: Path, *, shipped: Path) -> Path:
 
 
 def near_files(given: Path, *, shipped: Path) -> str:
-    """A hint for a path at which there is no file: what is called nearly so beside it, or among the shipped files."""
+    """A hint for a path that does not exist: similar file names in the same folder or among the shipped files."""
     if given.parent != Path() and not given.parent.is_dir():
         return _suggest(given, _names(shipped), cutoff=0.75) or f"; there is no folder {given.parent}"
     beside = {path.stem: str(path) for path in given.parent.glob("*.toml")}
@@ -32,7 +32,7 @@ def near_files(given: Path, *, shipped: Path) -> str:
 
 
 def _names(shipped: Path) -> dict[str, str]:
-    """Name -> what to write for it, of the shipped files."""
+    """Name of each shipped file -> what to write on the command line."""
     return {path.stem: path.stem for path in sorted(shipped.glob("*.toml"))}
 
 

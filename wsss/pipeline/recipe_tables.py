@@ -1,4 +1,4 @@
-"""A recipe's tables before they mean anything: the TOML file, `--set`, the environment, and the defaults filled in."""
+"""A recipe's tables before validation: the TOML file, `--set`, environment variables and defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES = "[recipe], [runtime], [defaults] and [stages.NAME]"
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be run; the message names the setting, what came and what is allowed."""
+    """A recipe that cannot be run; the message names the setting, the given value and what is allowed."""
 
 
 def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -34,7 +34,7 @@ def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         groups = table if section == "stages" and isinstance(table, dict) else {section: table}
         for group, values in groups.items():
             if not isinstance(values, dict):
-                raise RecipeError(f"{path}: {group} stands outside of any table; a recipe has {TABLES}")
+                raise RecipeError(f"{path}: {group} is not in any table; a recipe has {TABLES}")
             origins.update({f"{group}.{name}": path.name for name in values})
             if section == "defaults":
                 of_kinds = {kind: given for kind, given in values.items() if isinstance(given, dict)}
@@ -68,7 +68,7 @@ def apply_override(tables: dict[str, Any], origins: dict[str, str], override: st
 
 
 def _parse_value(text: str) -> Any:
-    """A TOML value; what is not one is taken as a string."""
+    """A TOML value; text that is not valid TOML is taken as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -76,7 +76,7 @@ def _parse_value(text: str) -> Any:
 
 
 def from_environment(tables: dict[str, Any], origins: dict[str, str], *, required: bool = True) -> dict[str, Any]:
-    """The tables with `$NAME` read from the environment; what is not set there stays as it is, unless `required`."""
+    """The tables with `$NAME` replaced from the environment; unset variables are an error if `required`, else kept."""
 
     def expand(value: Any, dotted: str) -> Any:
         if isinstance(value, dict):
@@ -103,10 +103,10 @@ def from_environment(tables: dict[str, Any], origins: dict[str, str], *, require
 
 
 def with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """The tables of all instances, with what `[defaults]` gives where they give nothing themselves.
+    """The tables of all instances, with values of `[defaults]` for settings that an instance does not set itself.
 
-    A setting of `[defaults.KIND]` goes to the instances of that kind, and before one of `[defaults]`, which goes to all
-    that have such a setting. Raises `RecipeError` for a default that reaches no instance.
+    A setting of `[defaults.KIND]` applies to the instances of that kind and has priority over one of `[defaults]`,
+    which applies to all instances that have the setting. Raises `RecipeError` for a default that has no effect.
     """
     stages = tables.get("stages", {})
     kinds = {name: str(table.get("kind", name)) for name, table in stages.items()}
@@ -114,7 +114,7 @@ def with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, 
     for dotted, setting, value, names in _defaults(tables.get("defaults", {}), kinds):
         if all(setting in stages[name] for name in names):
             raise RecipeError(
-                f"{dotted} reaches no instance: {', '.join(names)} give {setting} themselves; set it there"
+                f"{dotted} applies to no instance: {', '.join(names)} set {setting} themselves; change it there"
             )
         for name in names:
             if setting not in filled[name]:
@@ -124,7 +124,7 @@ def with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, 
 
 
 def _defaults(table: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[str, str, Any, list[str]]]:
-    """Dotted name, setting, value, and the instances it is for; those of a kind first."""
+    """Dotted name, setting, value, and the instances it applies to; defaults of a kind first."""
     of_kinds = {key: given for key, given in table.items() if isinstance(given, dict) and key in STAGES}
     for kind, given in of_kinds.items():
         names = [name for name, its_kind in kinds.items() if its_kind == kind]
@@ -140,7 +140,7 @@ def _defaults(table: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[st
             continue
         names = [name for name, settings in have.items() if setting in settings]
         if setting in STAGES or setting in ("kind", "inputs"):
-            raise RecipeError(f"defaults.{setting} is no setting; write defaults.KIND.SETTING, or defaults.SETTING")
+            raise RecipeError(f"defaults.{setting} is not a setting; write defaults.KIND.SETTING, or defaults.SETTING")
         if not names:
             settings, ordered = sorted(set().union(*have.values())), list(dict.fromkeys(kinds.values()))
             near = difflib.get_close_matches(setting, [*settings, *ordered], n=3)
@@ -156,11 +156,11 @@ RENAMED = {
     "bias_rate_factor": "bias_lr_multiplier",
     "apart": "second_classifier",
 }
-"""Old names of settings and inputs -> what they are called now."""
+"""Old names of settings and inputs -> their current names."""
 
 
 def unknown_setting(name: str, known: list[str], *, what: str = "setting") -> str:
-    """Words for a setting or an input that there is none of: its new name, or what is called nearly so."""
+    """A message for an unknown setting or input: its new name if it was renamed, else similar names."""
     if name in RENAMED:
         return f"this {what} is now called {RENAMED[name]}"
     return unknown_name(what, name, known)

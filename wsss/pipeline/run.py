@@ -1,4 +1,4 @@
-"""Walk a recipe's instances in order: skip what is done, run what is not, record what came out."""
+"""Run a recipe's instances in order: skip those that are done, run the others and record their results."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class TooManyMissingError(RuntimeError):
 
 @dataclass
 class RunSummary:
-    """What one walk through a recipe did."""
+    """What one run of a recipe did."""
 
     executed: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     records: dict[str, RunRecord] = field(default_factory=dict)
     """Instance -> its run record, executed or reused."""
     missing: dict[str, int] = field(default_factory=dict)
-    """Instance -> number of missing records in its layer, where there are any."""
+    """Instance -> number of missing records in its layer, if there are any."""
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Instance -> split -> number of samples that settings left out of its layer, where there are any."""
+    """Instance -> split -> number of samples that settings excluded from its layer, if there are any."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Instance -> why it had nothing to do."""
 
     def add(self, other: RunSummary) -> None:
-        """Take in what another walk through the same recipe did."""
+        """Add what another run of the same recipe did."""
         self.executed += other.executed
         self.reused += other.reused
         self.records |= other.records
@@ -54,12 +54,12 @@ class RunSummary:
 
 
 def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
-    """The instances from `first` to `last`, both included; the ends of the recipe where not given."""
+    """The instances from `first` to `last`, both included; if not given, the first and last of the recipe."""
     names = [instance.name for instance in recipe.instances]
     start = names.index(recipe.instance(first).name) if first else 0
     stop = names.index(recipe.instance(last).name) + 1 if last else len(names)
     if start >= stop:
-        raise RecipeError(f"--from {first} stands after --to {last}; the order is {', '.join(names)}")
+        raise RecipeError(f"--from {first} comes after --to {last}; the order is {', '.join(names)}")
     return recipe.instances[start:stop]
 
 
@@ -73,7 +73,7 @@ def run_recipe(
     last: str | None = None,
     parent: str = "",
 ) -> RunSummary:
-    """Run the chosen instances. Raises `RecipeError` where an instance before them is not done."""
+    """Run the chosen instances. Raises `RecipeError` if an instance that they read is not done."""
     chosen = selected(recipe, first, last)
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
     for instance in _upstream(chosen):
@@ -118,7 +118,7 @@ def _make_runs_folder(recipe: Recipe) -> None:
 
 
 def _check_environment(instance: Instance) -> None:
-    """A network that cannot be built must not cost the hours of the stages before it."""
+    """Fail before any stage runs, rather than after hours, if a later stage's network cannot be built."""
     if instance.is_done():
         return
     try:
@@ -178,10 +178,10 @@ def _execute(
     worked: Callable[[], None],
     on_restart: OnRestart,
 ) -> Outcome:
-    """`worked` is called as soon as all workers are done, before the driver goes on alone."""
+    """`worked` is called as soon as all workers are done, before the driver does the remaining work alone."""
     stage = instance.stage
-    for words in left_at_work(instance):
-        reporter.note(f"{instance.name}: {words}; the work resumes")
+    for message in left_at_work(instance):
+        reporter.note(f"{instance.name}: {message}; its work is resumed")
     remove_leftovers(instance.path)  # of a driver or worker that was killed
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
     if isinstance(stage, Fit):
@@ -206,7 +206,7 @@ def _execute(
 
 
 def _mixed_hardware(instance: Instance) -> list[str]:
-    """A line where the shards of a layer were computed on different hardware."""
+    """A note if the shards of a layer were computed on different hardware."""
     made_on = instance.layer.made_on()
     if len(made_on) < 2:
         return []
@@ -215,7 +215,7 @@ def _mixed_hardware(instance: Instance) -> list[str]:
 
 
 def _lineage(instance: Instance) -> dict[str, object]:
-    """The settings that made an instance, and those of everything it reads, all the way up."""
+    """The settings of an instance and, recursively, of everything it reads."""
     return {
         "kind": instance.stage.kind,
         "fingerprint": instance.fingerprint,
@@ -226,7 +226,7 @@ def _lineage(instance: Instance) -> dict[str, object]:
 
 
 def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> None:
-    """Note what is missing in a layer; stop where it is more than the recipe allows."""
+    """Count missing records of a layer; raise an error if there are more than the recipe allows."""
     if not isinstance(instance.stage, Map):
         return
     counts = instance.layer.counts()
@@ -239,16 +239,17 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
         if counts.get(split, 0) == missing == 0:
             key, reason = next(iter(reasons.items()))
             raise TooManyMissingError(
-                f"{instance.name} has no record of split {split!r}: its settings or those before it left out all "
-                f"{len(reasons)}, as of {key}: {reason}; look at min_probability, dropped_classes and only_classes"
+                f"{instance.name} has no record of split {split!r}: its settings or those of earlier stages "
+                f"excluded all {len(reasons)}, for example {key}: {reason}; check min_probability, dropped_classes and "
+                "only_classes"
             )
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         index = instance.layer.path / INDEX
-        example = next((f", as of {first.key}: {first.reason}" for first in instance.layer.missing()), "")
+        example = next((f"; for example {first.key}: {first.reason}" for first in instance.layer.missing()), "")
         raise TooManyMissingError(
             f"{instance.name}: {missing} of {total} records are missing, more than runtime.max_missing = "
-            f"{recipe.runtime.max_missing} allows; the reasons stand in {index}{example}. "
-            f"Mend them, delete {instance.path} and start again; or raise runtime.max_missing"
+            f"{recipe.runtime.max_missing} allows; the reasons are in {index}{example}. "
+            f"Fix these files, delete {instance.path} and start again; or raise runtime.max_missing"
         )
 
 

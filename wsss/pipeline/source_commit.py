@@ -1,4 +1,4 @@
-"""The source that a run is computed with: a commit where one is known, else the version of the installed package."""
+"""The source code version of a run: the git commit if it is known, else the version of the installed package."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def source_commit(package: Path = _PACKAGE) -> str:
-    """The git commit of the code in the folder `package`, as far as it can be known.
+    """The git commit of the code in the folder `package`, if it is known.
 
-    A checkout: its commit, `-dirty` appended where tracked files are changed. Installed from a git address: the commit
-    that the installer noted. Installed otherwise: `version X`. None of these: `unknown`.
+    A checkout: its commit, with `-dirty` appended if tracked files have changed. Installed from a git address: the
+    commit that the installer recorded. Installed otherwise: `version X`. None of these: `unknown`.
     """
     return _checked_out(package) or _installed(package) or "unknown"
 
 
 def _checked_out(package: Path) -> str:
-    """Empty where git does not track the package: an environment may lie inside somebody else's repository."""
+    """Empty if git does not track the package: an environment may be inside an unrelated repository."""
     if not _git(package, "ls-files", "__init__.py"):
         return ""
     return _git(package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _installed(package: Path) -> str:
-    """What the installer left beside the package (PEP 610 has the format of direct_url.json)."""
+    """The version recorded by the installer (PEP 610 defines the format of direct_url.json)."""
     for found in metadata.distributions(name=package.name, path=[str(package.parent)]):
         origin = json.loads(found.read_text("direct_url.json") or "{}")
         commit: str = origin.get("vcs_info", {}).get("commit_id", "")

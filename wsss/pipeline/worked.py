@@ -1,4 +1,4 @@
-"""What the run record says of the work itself: images, workers and their seconds, for `wsss plan --measured`."""
+"""Work measurements of a run record (images, workers and their seconds), for `wsss plan --measured`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from wsss.contract.stage import Instance, Map
 
 
 def work_of(instance: Instance, settings: RuntimeSettings, *, driver_seconds: float) -> dict[str, float]:
-    """The field `work` of a run record, when all workers are done. A training's own speed is in its history.
+    """The field `work` of a run record, once all workers are done. The speed of a training is in its history.
 
-    Shards that were taken over or were finished before times were noted count neither as images nor as seconds.
+    Shards that were reused, or finished before times were recorded, count neither as images nor as seconds.
     """
     stage = instance.stage
     found = {"threads": float(settings.threads), "driver_seconds": driver_seconds}
@@ -32,14 +32,14 @@ def work_of(instance: Instance, settings: RuntimeSettings, *, driver_seconds: fl
 
 
 def _images(instance: Instance, shard: str) -> int:
-    """Images of a shard that was worked on, those without a record counted; of all layers that are read, the fewest."""
+    """Number of images of a processed shard, including those without a record; the minimum over all layers read."""
     layers = [instance.layer] if isinstance(instance.stage, Map) else []
     layers += [up.layer for up in instance.inputs.values() if isinstance(up.stage, Map) and not layers]
     counts = []
     for layer in layers:
         try:
-            row = layer.manifest_entry(shard)
+            entry = layer.manifest_entry(shard)
         except ShardError:  # a shard that the other layers do not have
             continue
-        counts.append(row.count + len(row.missing))
+        counts.append(entry.count + len(entry.missing))
     return min(counts, default=0)

@@ -1,1 +1,1 @@
-"""What a recipe would take on a named cluster: work per stage, costs with their sources, time by resource."""
+"""Estimate the cost of a recipe on a given cluster: work per stage, costs with their sources, time by resource."""

@@ -1,4 +1,4 @@
-"""What the planner offers a stage that states its cost: images, networks, and what stages of one kind share."""
+"""The planning context passed to a stage's `cost` method: images, networks, and parts shared by kinds of stages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wsss.plan.costs import Costs
 from wsss.plan.networks import Networks
 
 _PASSES_OF_A_STEP = 3.0
-"""Calls of the network that a step waits like: forward, and twice as many kernels on the way back."""
+"""Kernel launch latency of a training step in forward passes: one forward, plus twice as many kernels in backward."""
 _STATES = {"sgd": 2, "adam": 3, "adamw": 3}
-"""Weights and what an optimiser keeps beside them, in a checkpoint."""
+"""Tensors per parameter in a checkpoint: the weight and the optimiser's state."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Context:
         return Network(self._of(slot), self.networks)
 
     def _bytes_read(self) -> float:
-        """Of one record of every layer that the instance reads."""
+        """Bytes of one record of every layer that the instance reads."""
         return sum(layers.record_bytes(up, self.stats, self.costs) for up in layers.layers_read(self.instance).values())
 
     def map_work(self, load: Load, *, has_network: bool, notes: tuple[str, ...] = ()) -> ShardWork:
@@ -71,7 +71,8 @@ class Context:
         storage = Storage(
             read=total * self._bytes_read(),
             written=total * self.record_bytes(),
-            requests=shards * (2.0 * read + 2),  # a tar and its row: read of each layer, written of its own
+            requests=shards
+            * (2.0 * read + 2),  # a tar and its manifest entry: read for each input, written for the output
         )
         load = load + Load(core=layers.reading(self.instance, self.stats))
         return ShardWork(
@@ -96,7 +97,7 @@ class Context:
         )
 
     def validation(self, images: int, *, size: tuple[int, int]) -> Load:
-        """Every few epochs, and once more after the last step."""
+        """The load of all validations: every `validate_every` epochs, and once after the last step."""
         stage = self.instance.stage
         assert isinstance(stage, Fit)
         times = 1 + (stage.num_epochs // stage.validate_every if stage.validate_every else 0)
@@ -126,9 +127,9 @@ class Context:
         )
 
     def bare_work(self, *, has_network: bool) -> Work:
-        """What follows from settings and records alone, for a stage that states no cost; what an image takes is left 0.
+        """The work implied by settings and records, for a stage without a `cost` method; the load per image is 0.
 
-        `has_network`: whether its workers hold GPUs.
+        `has_network`: whether its workers use GPUs.
         """
         stage = self.instance.stage
         if isinstance(stage, Map):
@@ -139,14 +140,14 @@ class Context:
         return replace(self.reduce_work(self._reduced(), Load()), load=Load())
 
     def worked_images(self) -> int:
-        """Images that the instance works on, whatever it costs: a training, in all its epochs."""
+        """Number of images that the instance processes; for a training, over all epochs."""
         stage = self.instance.stage
         if isinstance(stage, Fit):
             return self.train_images() * stage.num_epochs
         return sum((self.images() if isinstance(stage, Map) else self._reduced()).values())
 
     def _reduced(self) -> dict[str, int]:
-        """Split -> images that a `Reduce` instance goes through: of its setting `splits`, where it has one."""
+        """Split -> images that a `Reduce` instance processes: the splits of its setting `splits`, if it has one."""
         images = self.images()
         splits = getattr(self.instance.stage, "splits", tuple(images))
         return {split: count for split, count in images.items() if split in splits}
@@ -168,7 +169,8 @@ class Context:
             load=load,
             precision=stage.precision,
             loader_workers=stage.loader_workers,
-            exchanged=exchanged * (1.5 if stage.zero_stage == 3 else 1.0),  # and weights are gathered for both ways
+            exchanged=exchanged
+            * (1.5 if stage.zero_stage == 3 else 1.0),  # weights are also gathered for the forward and backward pass
             storage=self._training_storage(stage, examples=examples, exchanged=exchanged),
             fetched=self._fetched(examples),
             start={"start_rank": 1.0, "index_row": float(indexed)},
@@ -177,13 +179,13 @@ class Context:
         )
 
     def _loading(self, crop_size: int, *, strong: bool) -> Units:
-        """Core seconds of one example: image and label read, changed, made a tensor."""
+        """Units of loading one example: image and label read, augmented, converted to tensors."""
         augment = "augment_strong" if strong else "augment_weak"
         own = {"decode_image": self.stats.megapixels, augment: crop_size**2 / 1e6}
         return layers.reading(self.instance, self.stats) | own
 
     def _training_storage(self, stage: Fit, *, examples: int, exchanged: float) -> Storage:
-        """A seek and a read per example and layer, but for samples that a node's cache holds; checkpoints."""
+        """One read request per example and layer, except for samples in a node's cache; and checkpoints."""
         read = list(layers.layers_read(self.instance).values())
         if self._is_cached():
             read = [up for up in read if not isinstance(up.stage, DataStage)]
@@ -198,14 +200,14 @@ class Context:
         )
 
     def _fetched(self, examples: int) -> Storage:
-        """What every node fetches from the bucket once: the shards of the samples, whole."""
+        """What every node fetches from the bucket once: the complete shards of the samples."""
         if not self._is_cached():
             return Storage()
         read = examples * layers.record_bytes(self.instance.samples, self.stats, self.costs)
         return Storage(read=read, requests=float(self.num_shards({layers.TRAIN: examples})))
 
     def _is_cached(self) -> bool:
-        """Whether samples come over the network through a cache that holds them all; else each is a request."""
+        """Whether samples are fetched through a cache that holds all of them; otherwise each read is a request."""
         room = self.instance.data.expected_data().cache_bytes
         size = layers.record_bytes(self.instance.samples, self.stats, self.costs)
         return room is not None and self.stats.images.get(layers.TRAIN, 0) * size <= room

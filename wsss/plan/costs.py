@@ -1,4 +1,4 @@
-"""The figures that a plan stands on: per-image costs, GPUs, and where each of them comes from (`costs.toml`)."""
+"""The cost figures that a plan is based on: per-image costs, GPUs, and the source of each (`costs.toml`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsss.contract.cost import Units
 
 Basis = Literal["measured", "counted", "published", "assumed"]
 BASES: tuple[Basis, ...] = get_args(Basis)
-"""From the firmest to the weakest: a figure made of several is as firm as the weakest of them."""
+"""From most to least reliable: a figure derived from several is as reliable as the least reliable of them."""
 
 
 class PlanError(ValueError):
@@ -22,35 +22,35 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Cost:
-    """One figure with its unit, and how it is known."""
+    """One figure with its unit and basis."""
 
     value: float
     unit: str
     basis: Basis
     source: str
-    """When, where and by which command; or whose publication; or why it was assumed."""
+    """When, where and by which command it was measured; or the publication; or the reason for the assumption."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the vendor publishes of a GPU, and the share of it that is taken as reached."""
+    """Published peak performance of a GPU, and the fraction of it that is assumed to be reached."""
 
     name: str
     fp32: float
-    """Peak of fp32 tensors as torch computes convolutions: TF32 where the GPU has it; floating point operations / s."""
+    """Peak for fp32 tensors as torch computes convolutions (TF32 if the GPU has it); floating point operations / s."""
     bf16: float | None
-    """Peak with bf16 operands, without sparsity; None where the GPU has none."""
+    """Peak with bf16 operands, without sparsity; None if the GPU has no bf16."""
     bandwidth: float
-    """Memory, bytes / s."""
+    """Memory bandwidth, bytes / s."""
     fp32_use: float
     bf16_use: float
     basis: Basis
     source: str
     use_source: str
-    """Where the shares come from."""
+    """Source of `fp32_use` and `bf16_use`."""
 
     def flops(self, precision: str) -> float:
-        """Operations per second that are taken as reached in a training or a pass; fp32 where there is no bf16."""
+        """Operations per second assumed to be reached; with fp32 if the GPU has no bf16."""
         if precision == "bf16" and self.bf16 is not None:
             return self.bf16 * self.bf16_use
         return self.fp32 * self.fp32_use
@@ -67,13 +67,13 @@ class Costs:
         return self.costs[name].value
 
     def gpu(self, name: str) -> Gpu:
-        """Raises `PlanError` with the names there are."""
+        """The GPU with that name. Raises `PlanError`, listing the available names, if it is unknown."""
         if name not in self.gpus:
             near = difflib.get_close_matches(name.upper(), self.gpus, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise PlanError(
-                f"--gpu {name}: its speed is not known; {hint}allowed are {', '.join(self.gpus)}. Another one is a "
-                "table [gpus.NAME] in wsss/plan/costs.toml"
+                f"--gpu {name}: its speed is not known; {hint}allowed are {', '.join(self.gpus)}. To add another, "
+                "write a table [gpus.NAME] in wsss/plan/costs.toml"
             )
         return self.gpus[name]
 
@@ -84,9 +84,9 @@ def core_seconds(units: Units, costs: Costs) -> float:
 
 
 def load_costs(text: str | None = None) -> Costs:
-    """The figures of `costs.toml`, or of a text of that form.
+    """The figures of `costs.toml`, or of `text` in the same format.
 
-    Raises: ValueError for a figure that is not positive, or does not say how it is known and from where.
+    Raises: ValueError for a figure that is not positive, or has no basis or source.
     """
     if text is None:
         text = (resources.files("wsss.plan") / "costs.toml").read_text()
@@ -98,7 +98,7 @@ def load_costs(text: str | None = None) -> Costs:
 
 
 def _cost(table: dict[str, Any], shared: Mapping[str, str]) -> Cost:
-    """A source that several figures have stands once, under its name."""
+    """One figure; a source shared by several figures is listed once in [sources] and referred to by name."""
     return Cost(**(table | {"source": shared.get(table["source"], table["source"])}))
 
 

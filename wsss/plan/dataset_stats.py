@@ -1,4 +1,4 @@
-"""What is planned for of a data set: how many images of which size with how many labels, without a look at any."""
+"""Data set statistics of a plan (number and size of images, labels per image), without reading any image."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from wsss.plan.layers import TRAIN
 
 LID_RULES = "lid_track1"
 LID_IMAGES = {"train": 456_567, "val": 4_690, "test": 10_000}
-"""Track 1 of the LID challenge: ILSVRC DET's training images, and what was released of val and test."""
+"""Track 1 of the LID challenge: the training images of ILSVRC DET, and the released images of val and test."""
 _LID_DATA = ExpectedData(labelled_share="lid_labelled_share", labels="lid_labels")
 _PIXELS = (375, 500)
-"""Size of a photograph where settings do not say: VOC's most frequent one, and near ILSVRC's mean."""
+"""Image size if settings do not give one: the most frequent size in VOC, and close to the mean of ILSVRC."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedData:
-    """The images of one data set, and where the numbers come from."""
+    """The statistics of one data set, and their origin."""
 
     stats: DatasetStats
     origin: str
-    """Where the numbers of images come from, in words."""
+    """Origin of the numbers of images, as text."""
     figures: tuple[str, ...]
-    """Names of the figures that the labels come from."""
+    """Names of the cost figures that the label statistics are taken from."""
 
 
 def dry_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, str]:
-    """A recipe whose data need not be here, and why they are not used ("" where they are here).
+    """A recipe whose data need not be available, and the reason they are not used ("" if they are available).
 
-    Raises: `RecipeError` for anything else that is wrong with it.
+    Raises: `RecipeError` for any other error in the recipe.
     """
     try:
         return load_recipe(path, overrides), ""
     except RecipeError as error:
-        # What does not come from the data comes again; what does, does not.
+        # Errors that are not due to missing data are raised again here.
         return load_recipe(path, overrides, stand_in=_without_data), str(error)
 
 
@@ -51,10 +51,10 @@ def _without_data(stage: Stage) -> Stage:
 
 
 def planned_data(recipe: Recipe, instance: Instance, *, images: str | None, costs: Costs) -> PlannedData:
-    """What to plan for the samples that one instance makes.
+    """The planned statistics of the samples that one instance makes.
 
-    `images`: what --images says, `N` training images or `SPLIT=N,...`; without it the finished layer's counts, those
-    that settings give, LID's where the rules are LID's. Raises: `PlanError` where none of these tells.
+    `images`: the value of --images, `N` training images or `SPLIT=N,...`. Without it, the counts of the finished layer,
+    those in the settings, or those of LID if recipe.rules is LID's. Raises: `PlanError` if none of these is known.
     """
     stage = instance.stage
     assert isinstance(stage, DataStage)
@@ -75,7 +75,7 @@ def planned_data(recipe: Recipe, instance: Instance, *, images: str | None, cost
 
 
 def _cut_by_bytes(own: ExpectedData, size: tuple[int, int], costs: Costs) -> int:
-    """Images of a shard that is cut by the bytes of its image files."""
+    """Images per shard if shards are limited by the bytes of their image files."""
     return max(1, math.floor(own.shard_bytes / (costs["image_bytes"] * size[0] * size[1] / 1e6)))
 
 

@@ -1,8 +1,8 @@
-"""A named cluster, and the time that work takes on it: what each resource would need alone, and which one binds.
+"""A cluster, and the time that work takes on it: the time each resource would need alone, and the bottleneck.
 
-Nothing overlaps that the program does not overlap. An actor reads, computes and writes one image after the other. A
-training step waits for its loader where that has no processes of its own; gradients are exchanged after the way back.
-Storage is one folder that all nodes share, read and written while the rest goes on.
+Only what the program overlaps is assumed to overlap. An actor reads, computes and writes one image after the other. A
+training step waits for its loader if the loader has no processes of its own; gradients are exchanged after the backward
+pass. Storage is one folder shared by all nodes; reading and writing it overlaps with computation.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from wsss.plan.measured import Measured
 GPU, DECODE, CPU, STORAGE, NETWORK = "GPU", "CPU decode", "CPU work", "storage", "network"
 START, DRIVER, VALIDATION = "start-up", "driver", "validation"
 CORES_PER_GPU, CORES_ALONE = 12, 16
-"""Cores of a node where none are named: assumed, per GPU and for nodes without one."""
+"""Default number of cores: per GPU, and of a node without GPUs (assumed)."""
 _BYTES = frozenset({"image_bytes", "mask_bytes", "map_bytes", "record_bytes"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What there is to compute on. Without a GPU networks run on cores."""
+    """The hardware. Without GPUs, networks run on cores."""
 
     nodes: int
     gpus_per_node: int
     gpu: Gpu | None
     cores_per_node: int
     network_gbps: float
-    """Gbit/s of a node to the others."""
+    """Gbit/s between a node and the others."""
     storage_gbps: float
     """Gbit/s of the shared folder, all nodes together."""
 
@@ -44,11 +44,11 @@ class Cluster:
 
     @property
     def places(self) -> int:
-        """Training ranks that have a device of their own."""
+        """Maximum number of training ranks, each with its own device."""
         return self.gpus or self.cores
 
     def scaled_to(self, gpus: int) -> Cluster:
-        """The same nodes, as many as so many GPUs (or cores, where there are none) need."""
+        """As many of these nodes as needed for a number of GPUs (or cores, if there are no GPUs)."""
         per_node = self.gpus_per_node or self.cores_per_node
         return replace(self, nodes=-(-gpus // per_node))
 
@@ -62,7 +62,7 @@ def cluster_of(
     network_gbps: float,
     storage_gbps: float,
 ) -> Cluster:
-    """A cluster as the command line names it. Raises: `PlanError` for what cannot be, with the option."""
+    """A cluster from command line options. Raises: `PlanError` for invalid values, naming the option."""
     if gpus_per_node < 0:
         raise PlanError(f"--gpus-per-node {gpus_per_node}: it must be 0 or above")
     if gpus_per_node > 0 and gpu is None:
@@ -86,38 +86,38 @@ def cluster_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much of a cluster the recipe lets be used."""
+    """How much of a cluster the recipe allows to be used."""
 
     actor_gpus: float = 1.0
     """GPUs of an actor of a stage with a network."""
     num_actors: int = 0
     """0: one per GPU share, or per core."""
     ranks_of_recipe: bool = True
-    """Ranks as the recipe sets them; else as many as there are GPUs and a batch can be dealt to."""
+    """World size of the recipe; otherwise as many ranks as there are GPUs and a batch can be divided among."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a stage uses."""
+    """The resources that a stage uses."""
 
     seconds: float
     parts: dict[str, float] = field(default_factory=dict)
-    """Resource -> seconds that it would need if nothing else took any."""
+    """Resource -> seconds that it would need if all other resources took no time."""
     used: int = 0
-    """Ranks or actors at work."""
+    """Ranks or actors in use."""
     held: int = 0
-    """Ranks or actors that there is room for."""
+    """Ranks or actors that the cluster has capacity for."""
     gpus: float = 0.0
     """GPUs that it holds."""
     core_seconds: float = 0.0
-    """Seconds of cores at work."""
+    """Busy core seconds."""
     read: float = 0.0
     written: float = 0.0
     exchanged: float = 0.0
-    """Bytes of gradients between nodes, of all nodes."""
+    """Bytes of gradients exchanged between nodes, summed over nodes."""
     requests: float = 0.0
     behind: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Resource -> names of the costs that its seconds are made of."""
+    """Resource -> names of the costs that its seconds are computed from."""
 
     @property
     def bound(self) -> str:
@@ -134,10 +134,10 @@ def time_of(
     measured: Measured | None = None,
     stated: bool = True,
 ) -> Usage:
-    """Seconds of one stage on a cluster, and what it uses.
+    """Time and resource usage of one stage on a cluster.
 
-    `measured`: stands in for the figures of one image, and of what is fixed. `stated`: whether `work` is what the stage
-    states, or only what follows from the records that it reads and writes.
+    `measured`: replaces the per-image and fixed cost figures. `stated`: whether `work` comes from the stage's `cost`
+    method, or only from the records that it reads and writes.
     """
     if isinstance(work, FitWork):
         return _fit_time(work, cluster, costs, limits, measured)
@@ -145,10 +145,10 @@ def time_of(
 
 
 def device_seconds(load: Load, costs: Costs, gpu: Gpu | None, *, precision: str = "fp32") -> float:
-    """Seconds of one GPU, or of one core, for networks and what is computed beside them.
+    """Seconds of one GPU, or of one core, for networks and array operations.
 
-    GPU: max(operations / (peak x share reached), passes x seconds of a pass) + array operations, whose time on a core
-    is scaled by memory bandwidth. Core: operations / s as measured, array operations as measured.
+    GPU: max(operations / (peak x fraction reached), passes x seconds of a pass) + array operations, whose time on a
+    core is scaled by memory bandwidth. Core: measured operations / s, and measured array operations.
     """
     arrays = core_seconds(load.arrays, costs)
     if gpu is None:
@@ -169,10 +169,10 @@ def _shard_time(
     if measured is not None:
         host, device = (0.0, measured.seconds) if on_gpu else (measured.seconds, 0.0)
         start, driver = measured.start, measured.driver_seconds(work, stated=stated)
-    # The last round of shards may leave actors without one.
+    # In the last round, some actors may have no shard.
     rounds = -(-work.shards // actors) if work.shards else 0
     in_turn = rounds * work.images / max(work.shards, 1) * (host + device)
-    shared = work.images * device / cluster.gpus if on_gpu else 0.0  # actors that share a GPU wait for each other
+    shared = work.images * device / cluster.gpus if on_gpu else 0.0  # actors sharing a GPU wait for each other
     storage = work.storage
     moved = 8 * (storage.read + storage.written)
     parts = {
@@ -215,7 +215,7 @@ def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, mea
     on_gpu = cluster.gpus > 0
     nodes = min(cluster.nodes, -(-ranks // (cluster.gpus_per_node or cluster.cores_per_node)))
     loader, compute = _step_seconds(work, cluster, costs, measured, ranks=ranks, nodes=nodes)
-    # A ring: every node sends and receives (n - 1) / n of the gradients twice. What stays inside a node is not counted.
+    # Ring all-reduce: every node sends and receives (n - 1) / n of the gradients twice. Traffic inside a node is free.
     exchange = 2 * (nodes - 1) / nodes * 8 * work.exchanged / (cluster.network_gbps * 1e9)
     step = max(loader, compute + exchange) if work.loader_workers else loader + compute + exchange
     read, requests = (a + nodes * b for a, b in _both(work))
@@ -249,7 +249,7 @@ def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, mea
 def _step_seconds(
     work: FitWork, cluster: Cluster, costs: Costs, measured: Measured | None, *, ranks: int, nodes: int
 ) -> tuple[float, float]:
-    """Seconds of one step of one rank: in its loader, and in the network; what a run measured holds both."""
+    """Seconds of one step of one rank in its loader and in the network; a measured time includes both."""
     share = work.batch_size / ranks
     if measured is not None:
         return 0.0, share * measured.seconds
@@ -260,7 +260,7 @@ def _step_seconds(
 
 
 def _fixed_seconds(work: FitWork, cluster: Cluster, costs: Costs, measured: Measured | None) -> tuple[float, float]:
-    """Seconds of start-up and of all validations; these are as far from the tables as a run's examples were."""
+    """Seconds of start-up and of all validations; a measured run also scales validation."""
     gpu = cluster.gpu if cluster.gpus > 0 else None
     validation = device_seconds(work.validation, costs, gpu) + core_seconds(work.validation.core, costs)
     if measured is None:
@@ -286,18 +286,18 @@ def _fit_figures(work: FitWork, *, on_gpu: bool, measured: Measured | None) -> d
 
 
 def _both(work: FitWork) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bytes and requests, each of all together and of every node for itself."""
+    """(total, per node) of bytes, and of requests."""
     return (work.storage.read, work.fetched.read), (work.storage.requests, work.fetched.requests)
 
 
 def _loader_cores(work: FitWork, cluster: Cluster, *, ranks: int, nodes: int) -> float:
-    """Cores that read and change one rank's examples: its own, or so many of its processes as there are cores for."""
+    """Cores that load one rank's examples: the main process, or its loader processes, limited by the cores per rank."""
     on_a_node = -(-ranks // nodes)
     return min(max(work.loader_workers, 1), cluster.cores_per_node / on_a_node)
 
 
 def _device_costs(load: Load, *, on_gpu: bool) -> frozenset[str]:
-    """The costs that the time of networks and arrays is made of."""
+    """Names of the costs that the time of networks and arrays is computed from."""
     names = set(load.arrays)
     if not on_gpu:
         return frozenset(names | ({"core_flops"} if load.flops else set()))
@@ -306,9 +306,9 @@ def _device_costs(load: Load, *, on_gpu: bool) -> frozenset[str]:
 
 
 def basis_of(usage: Usage, costs: Costs, gpu: Gpu | None) -> Basis:
-    """How firm the time of the resource that binds is: as firm as the weakest figure behind it.
+    """The basis of the bottleneck's time: that of the least reliable figure used.
 
-    What the user gave (storage, network) is taken as given.
+    Values given by the user (storage, network) count as measured.
     """
     behind = usage.behind.get(usage.bound, frozenset())
     found = [costs.costs[name].basis for name in behind]

@@ -1,4 +1,4 @@
-"""How many images an instance works on, and what reading and writing its records takes."""
+"""The number of images of an instance, and the cost of reading and writing its records."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from wsss.plan.costs import Costs
 
 TRAIN = "train"
 _FORM = {"sample": "sample", "cam": "maps", "score": "maps"}
-"""Kind of record -> how it is stored; all other kinds are label maps. Figures are called `read_` and `write_` so."""
+"""Kind of record -> storage format, as in the figures `read_FORMAT` and `write_FORMAT`; other kinds are label maps."""
 
 
 def images_of(instance: Instance, stats: DatasetStats) -> dict[str, int]:
-    """Split -> images of the layer that an instance writes; what settings leave out by content counts as kept.
+    """Split -> images of the layer that an instance writes; images excluded because of their content are counted.
 
-    For an instance that writes none: of what all layers have that it reads.
+    For an instance that writes no layer: images that are in all layers it reads.
     """
     stage, layers = instance.stage, layers_read(instance)
     most = stage.max_shards if isinstance(stage, Map) else None
@@ -30,19 +30,19 @@ def images_of(instance: Instance, stats: DatasetStats) -> dict[str, int]:
 
 
 def train_images(instance: Instance, stats: DatasetStats, *, max_shards: int | None = None) -> int:
-    """Training images that all layers of a training have."""
+    """Number of training images that are in all layers read by a training."""
     layers = layers_read(instance).values() or [instance.samples]
     count = min(images_of(up, stats).get(TRAIN, 0) for up in layers)
     return count if max_shards is None else min(count, max_shards * stats.shard_images)
 
 
 def layers_read(instance: Instance) -> dict[str, Instance]:
-    """Slot -> instance, of those inputs that are layers."""
+    """Slot -> instance, for the inputs that are layers."""
     return {slot: up for slot, up in instance.inputs.items() if isinstance(up.stage, Map)}
 
 
 def num_shards(images: Mapping[str, int], stats: DatasetStats) -> int:
-    """Shards that hold so many images of every split."""
+    """Number of shards for the given number of images of each split."""
     return sum(-(-count // stats.shard_images) for count in images.values())
 
 

@@ -1,4 +1,4 @@
-"""Seconds per image of a small run on the user's own machine, in place of the tables: `wsss plan --measured RUN`."""
+"""Seconds per image measured in a small run by the user, used instead of costs.toml: `wsss plan --measured RUN`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ROWS = "driver_row"
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one instance of a run took."""
+    """Measured times of one instance of a run."""
 
     seconds: float
-    """Of one image, or of one use of a training example, on one CPU core; on one GPU where `on_gpu`."""
+    """Per image, or per use of a training example, on one CPU core; on one GPU if `on_gpu`."""
     start: float
-    """Seconds of start-up: what is left of the run's seconds."""
+    """Seconds of start-up: the remainder of the run's seconds."""
     driver: float
-    """Seconds of the driver alone, for all `images` of the run."""
+    """Seconds of the driver's own work, for all `images` of the run."""
     images: int
     """Images, or uses of training examples, that were measured."""
     workers: int
@@ -36,23 +36,24 @@ class Measured:
     """Threads of each worker."""
     on_gpu: bool
     differing: tuple[str, ...]
-    """Settings that differ from the planned ones: `name value in the run -> planned value`."""
+    """Settings that differ from the planned ones: `NAME VALUE_IN_RUN -> PLANNED_VALUE`."""
 
     def fits(self, *, has_network: bool, plans_gpus: bool) -> bool:
-        """Whether the planned cluster does this work on the same kind of device."""
+        """Whether the planned cluster uses the same kind of device for this work."""
         return not has_network or self.on_gpu == plans_gpus
 
     def driver_seconds(self, work: Work, *, stated: bool) -> float:
-        """Of the planned work: in proportion to its images where the driver's work grows with them, else as it was.
+        """Driver seconds of the planned work: proportional to its images if the driver's work grows with them, else as
+        measured.
 
-        `stated`: whether the stage states its cost, and so what its driver does.
+        `stated`: whether the stage has a `cost` method, which states what its driver does.
         """
         assert not isinstance(work, FitWork)
         grows = not stated or set(work.driver) - {_ROWS}
         return self.driver * work.images / max(self.images, 1) if grows else self.driver
 
     def in_words(self) -> str:
-        """What was measured, for a person."""
+        """The measurement as text."""
         device = "GPU" if self.on_gpu else "core"
         what = f"over {self.images:,} images"
         threads = f" of {self.cores} cores" if self.cores > 1 and not self.on_gpu else ""
@@ -62,27 +63,27 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredRun:
-    """A run whose records stand in for the tables."""
+    """A run whose measurements replace the figures of costs.toml."""
 
     folder: Path
     found: Mapping[str, Measured]
-    """Instance -> what it took."""
+    """Instance -> its measurement."""
     lacking: Mapping[str, str]
-    """Instance -> why the run does not tell what it takes."""
+    """Instance -> why the run has no measurement of it."""
 
 
 def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
-    """The records of a run's folder for these instances, matched by name and kind.
+    """The run records in a folder for these instances, matched by name and kind.
 
-    Of several of one name, that of the fewest differing settings is taken, then the latest. Raises: `PlanError` where
-    the folder holds no run record.
+    If there are several for an instance, the one with the fewest differing settings is used, then the latest. Raises:
+    `PlanError` if the folder holds no run record.
     """
     paths = sorted({*folder.glob(f"store/*/{RUN_RECORD}"), *folder.glob(f"*/{RUN_RECORD}")})
     records = [record for path in paths if (record := _read(path)) is not None]
     if not records:
         raise PlanError(
-            f"--measured {folder}: no store/*/{RUN_RECORD} in it; name the folder that the small run wrote to, its "
-            "runtime.runs"
+            f"--measured {folder}: it contains no store/*/{RUN_RECORD}; give the folder that the small run wrote "
+            "to (its runtime.runs)"
         )
     found: dict[str, Measured] = {}
     lacking: dict[str, str] = {}
@@ -108,7 +109,7 @@ def _read(path: Path) -> RunRecord | None:
 
 
 def _differing(record: RunRecord, instance: Instance) -> tuple[str, ...]:
-    """Settings that change results and are not those of the run."""
+    """Settings that change results and differ from those of the run."""
     planned = dotted_settings(instance)
     counted = {f"{instance.name}.{name}" for name in hashed_values(instance.stage)}
     return tuple(
@@ -123,22 +124,22 @@ def _short(value: object) -> str:
 
 
 def _measured(record: RunRecord, instance: Instance) -> Measured | str:
-    """What a record tells, or why it does not."""
+    """The measurement in a record, or the reason why there is none."""
     work = record.work
     if not {"workers", "threads", "gpus", "driver_seconds"} <= set(work):
-        return "its run record does not say who worked how long; run it anew with this version"
+        return "its run record has no work times; run it again with this version"
     workers, threads, on_gpu = int(work["workers"]), int(work["threads"]), work["gpus"] > 0
     if isinstance(instance.stage, Fit):
         per_image, busy, images = _training_seconds(record)
         per_worker = per_image * workers
     else:
         images = int(work.get("images", 0))
-        # A worker's first shard holds what is loaded once, which is start-up where there are others to tell.
+        # A worker's first shard includes one-time loading; if there are later shards, that counts as start-up.
         kept = "later_" if work.get("later_images") else ""
         per_worker = work.get(f"{kept}seconds", 0.0) / max(work.get(f"{kept}images", 0.0), 1.0)
         busy = per_worker * images / max(workers, 1)
     if not per_worker or not workers:
-        return "no worker noted any time: its shards were taken over, or made by another version"
+        return "no worker recorded any time: its shards were reused, or made by another version"
     return Measured(
         seconds=per_worker if on_gpu else per_worker * threads,
         start=max(record.seconds - busy - work["driver_seconds"], 0.0),
@@ -152,15 +153,15 @@ def _measured(record: RunRecord, instance: Instance) -> Measured | str:
 
 
 def _training_seconds(record: RunRecord) -> tuple[float, float, int]:
-    """(seconds per example of all ranks together, seconds of all epochs, examples) from the history of a training.
+    """(seconds per example over all ranks, seconds of all epochs, examples) from the history of a training.
 
-    The first epoch is left out of the rate where there are others: it waits for what is loaded once. A short last
-    batch counts as a whole one.
+    The first epoch includes one-time loading, so it is excluded from the speed if there are others. A shorter last
+    batch counts as a full one.
     """
     rates, steps = [], [0]
-    for row in record.tables.get("history", []):
-        rates.append(float(str(row.get("images_per_second", 0))))
-        steps.append(int(str(row.get("step", 0))))
+    for entry in record.tables.get("history", []):
+        rates.append(float(str(entry.get("images_per_second", 0))))
+        steps.append(int(str(entry.get("step", 0))))
     if not rates or min(rates) <= 0:
         return 0.0, 0.0, 0
     batch = int(str(record.settings.get(f"{record.instance}.batch_size", 1)))
@@ -171,8 +172,8 @@ def _training_seconds(record: RunRecord) -> tuple[float, float, int]:
 
 
 def measured_lines(run: MeasuredRun, *, from_tables: Mapping[str, str]) -> list[str]:
-    """What a plan stands on, for a person: rows that the run measured, and those of the tables with the reason."""
-    lines = [f"measured by the run in {run.folder}, taken in place of the tables:"]
+    """Lines on the basis of a plan: instances measured by the run, and the others with the reason."""
+    lines = [f"measured by the run in {run.folder}, used instead of the tables:"]
     for name, measured in run.found.items():
         if name in from_tables:
             continue
@@ -182,6 +183,6 @@ def measured_lines(run: MeasuredRun, *, from_tables: Mapping[str, str]) -> list[
     if len(lines) == 1:
         lines.append("  nothing")
     if from_tables:
-        lines.append("not by that run:")
+        lines.append("not measured by that run:")
     lines += [f"  {name}: {reason}" for name, reason in from_tables.items()]
     return lines

@@ -1,4 +1,4 @@
-"""Floating point operations and parameters of a recipe's networks, counted by passes without numbers.
+"""Floating point operations and parameters of a recipe's networks, counted by passes on the meta device.
 
 Shape letters: `B` images, `H W` pixels.
 """
@@ -21,7 +21,7 @@ from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance
 
 _NUM_IMAGES = 2
-"""Images of a counted pass: a norm over a batch of one pixel would be refused."""
+"""Images of a counted pass: batch normalisation rejects a batch of one pixel."""
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 _OWN_OF_TORCH = frozenset(vars(nn.Module()))
 
@@ -31,15 +31,15 @@ class Training:
     """One step of a training, per example."""
 
     flops: float
-    """Forward and backward, a multiplication and an addition counted as two."""
+    """Forward and backward; a multiplication and an addition count as two."""
     parameters: int
-    """That learn: what ranks exchange."""
+    """Trainable parameters, whose gradients ranks exchange."""
 
 
 class Networks:
-    """Counts once what many stages and clusters ask for.
+    """Counts operations and parameters, with a cache.
 
-    Recipes that compare methods train one network many times over: what is counted for one counts for all of the same
+    Recipes that compare methods train the same network many times: a count is reused for all networks of the same
     structure.
     """
 
@@ -50,7 +50,7 @@ class Networks:
         self._trainings: dict[tuple[str, int], Training] = {}
 
     def training(self, instance: Instance, crop_size: int) -> Training:
-        """Of a `Fit` instance, on crops of so many pixels. Only what learns has a way back."""
+        """Counts for a `Fit` instance with crops of `crop_size` pixels. Only trainable parts have a backward pass."""
         structure, size = self._structure(instance), (crop_size, crop_size)
         if (structure, crop_size) not in self._trainings:
             model = self._models[structure].train()
@@ -59,13 +59,13 @@ class Networks:
         return self._trainings[structure, crop_size]
 
     def parameters(self, instance: Instance) -> int:
-        """That learn, of a `Fit` instance; no pass is needed to know."""
+        """Number of trainable parameters of a `Fit` instance."""
         return _learned(self._models[self._structure(instance)])
 
     def forward(self, instance: Instance, size: tuple[int, int], *, method: str = "") -> float:
         """Operations of one pass of one image of `size` = (H, W) through the network that `instance` trains.
 
-        `method`: a method of the network that is called with the images in place of the stage's `forward_pass`.
+        `method`: a method of the network to call with the images instead of the stage's `forward_pass`.
         """
         structure = self._structure(instance)
         if (structure, size, method) not in self._passes:
@@ -81,15 +81,15 @@ class Networks:
     def count(
         self, instance: Instance, size: tuple[int, int], *, name: str, call: Callable[[Any, Any], object]
     ) -> float:
-        """Operations per image of `call(network, images)`, on a network of its own, which it may change."""
-        place = (self._structure(instance), size, f"call: {name}")
-        if place not in self._passes:
+        """Operations per image of `call(network, images)`; `network` is a new one, which `call` may change."""
+        key = (self._structure(instance), size, f"call: {name}")
+        if key not in self._passes:
             model = _model(instance).eval()
-            self._passes[place] = _counted(lambda: call(model, _images(size))) / _NUM_IMAGES
-        return self._passes[place]
+            self._passes[key] = _counted(lambda: call(model, _images(size))) / _NUM_IMAGES
+        return self._passes[key]
 
     def _structure(self, instance: Instance) -> str:
-        """Equal for instances whose networks compute alike; the network of each structure is kept."""
+        """Equal for instances whose networks do the same computation; one network of each structure is kept."""
         if instance.fingerprint not in self._structures:
             model = _model(instance)
             structure = _structure_of(model, instance)
@@ -113,7 +113,9 @@ def _structure_of(model: nn.Module, instance: Instance) -> str:
     assert isinstance(instance.stage, Fit)
     parts: list[object] = [len(instance.taxonomy), type(instance.stage).forward_pass.__qualname__]
     for name, module in model.named_modules():
-        own = {} if isinstance(module, nn.Dropout) else vars(module)  # its rate changes no number of operations
+        own = (
+            {} if isinstance(module, nn.Dropout) else vars(module)
+        )  # its rate does not change the number of operations
         plain = {key: _in_words(value) for key, value in own.items() if key not in _OWN_OF_TORCH}
         tensors = [(key, tuple(p.shape), p.requires_grad) for key, p in module.named_parameters(recurse=False)]
         tensors += [(key, tuple(b.shape), False) for key, b in module.named_buffers(recurse=False)]
@@ -122,9 +124,9 @@ def _structure_of(model: nn.Module, instance: Instance) -> str:
 
 
 def _in_words(value: object, *, depth: int = 3) -> str:
-    """A value without its address in memory: an object that says no more of itself is told by its attributes."""
-    words = repr(value)
-    if (without := _ADDRESS.sub("", words)) == words or callable(value) or not depth or not hasattr(value, "__dict__"):
+    """The repr of a value without memory addresses; an object with the default repr is described by its attributes."""
+    text = repr(value)
+    if (without := _ADDRESS.sub("", text)) == text or callable(value) or not depth or not hasattr(value, "__dict__"):
         return without
     inside = {key: _in_words(one, depth=depth - 1) for key, one in vars(value).items()}
     return f"{type(value).__qualname__} {inside}"
@@ -140,10 +142,10 @@ def _forward_pass(instance: Instance, model: nn.Module, image_B3HW: Tensor) -> A
 
 
 class _Operations(TorchDispatchMode):
-    """Adds up the operations of what runs under it, by torch's own formulas.
+    """Sums the operations executed in its context, with torch's own formulas.
 
-    Differs from torch's counter: the way back through a convolution in groups, which torch 2.15 counts as if it were
-    not in groups (seven times too many for a MobileNetV2's training); and that one follows modules, which breaks the
+    Differs from torch's counter in two ways. Torch 2.15 counts the backward pass of a grouped convolution as if it had
+    no groups (seven times too many for training a MobileNetV2). And torch's counter tracks modules, which breaks the
     hooks of LayerGradients.
     """
 
@@ -162,7 +164,7 @@ class _Operations(TorchDispatchMode):
 
 
 def _back_through_convolution(gradient: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> float:
-    """Towards the input, and towards the weights: each as much as the way forward."""
+    """Gradients of the input and of the weights: each costs as much as the forward pass."""
     _, _, _, _, transposed, _, _, wanted = rest
     positions = x.numel() if transposed else gradient.numel()
     return 2.0 * positions * math.prod(weight.shape[1:]) * sum(wanted[:2])
@@ -177,5 +179,5 @@ def _counted(call: Callable[[], Any]) -> float:
 def _backward(outputs: Any) -> None:
     parts = outputs if isinstance(outputs, tuple | list) else (outputs,)
     total = sum(part.float().sum() for part in parts if isinstance(part, Tensor) and part.requires_grad)
-    assert isinstance(total, Tensor), "nothing learns in this network"
+    assert isinstance(total, Tensor), "this network has no trainable parameters"
     total.backward()

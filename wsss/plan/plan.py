@@ -1,6 +1,6 @@
-"""A plan: the work of every instance of a recipe, what it takes on a cluster, and what would bind on larger ones.
+"""A plan: the work of every instance of a recipe, its cost on a cluster, and the bottleneck on larger ones.
 
-What a stage costs it says itself (`wsss.contract.stage.Stage.cost`): nothing here knows any stage.
+Each stage states its own cost (`wsss.contract.stage.Stage.cost`): nothing here depends on a concrete stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wsss.plan.measured import MeasuredRun, read_run
 from wsss.plan.networks import Networks
 
 SCALES = (8, 64, 512)
-"""GPUs that the bottleneck is looked for at."""
+"""Numbers of GPUs for which the bottleneck is determined."""
 MANY_IMAGES = 100_000_000
 NOT_STATED = "cost not stated"
 
@@ -33,20 +33,20 @@ class Planned:
 
     instance: Instance
     images: int
-    """That it works on; a training, in all its epochs."""
+    """Images that it processes; for a training, over all epochs."""
     usage: Usage | None
-    """None where the stage states no cost and no run measured it."""
+    """None if the stage states no cost and no run measured it."""
     notes: tuple[str, ...] = ()
-    """What the numbers leave out."""
+    """What the numbers do not include."""
     is_measured: bool = False
-    """True where a run's seconds per image stand in for the tables."""
+    """True if a run's seconds per image replace the tables."""
     lacking: str = ""
-    """Why they do not, where a run was named."""
+    """If a run was given: why it has no usable measurement."""
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """The slowest stage of the whole recipe at one size."""
+    """The slowest stage of the recipe for one number of GPUs and images."""
 
     gpus: int
     images: int
@@ -54,7 +54,7 @@ class Scaled:
     """All stages, one after the other."""
     slowest: Planned
     usage: Usage
-    """Of the slowest stage."""
+    """Usage of the slowest stage."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,19 @@ class Plan:
     stages: tuple[Planned, ...]
     scaled: tuple[Scaled, ...]
     absent: str
-    """Why the data were not looked at; empty where they are here."""
+    """Why the data are not used; empty if they are available."""
     run: MeasuredRun | None = None
-    """The run whose seconds per image are taken in place of the tables."""
+    """The run whose seconds per image are used instead of the tables."""
 
     @property
     def used(self) -> list[Usage]:
-        """Of all stages whose cost is known."""
+        """Usage of all stages whose cost is known."""
         return [planned.usage for planned in self.stages if planned.usage is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Planner:
-    """What all sizes of a cluster have in common."""
+    """What is the same for all sizes of a cluster."""
 
     recipe: Recipe
     costs: Costs
@@ -129,9 +129,9 @@ def make_plan(
 ) -> Plan:
     """Plan a recipe on a cluster; no image, shard or weight is read.
 
-    `measured`: the folder of a small run, whose seconds per image are taken in place of the tables. Raises:
-    `RecipeError`; `PlanError` where the number of images is not known, a training has more ranks than there are places,
-    or the folder holds no run.
+    `measured`: the folder of a small run, whose seconds per image are used instead of the tables. Raises:
+    `RecipeError`; `PlanError` if the number of images is not known, a training has more ranks than the cluster has
+    devices, or the folder holds no run.
     """
     costs = costs or load_costs()
     recipe, absent = dry_recipe(path, overrides)
@@ -161,7 +161,7 @@ def make_plan(
 def _scaled(
     planner: _Planner, data: Mapping[str, PlannedData], cluster: Cluster, limits: Limits, *, gpus: int, count: int
 ) -> Scaled | None:
-    """The whole recipe on so many GPUs with so many training images; None where no stage's cost is known."""
+    """The whole recipe on a number of GPUs with a number of training images; None if no stage's cost is known."""
     grown = {
         name: replace(one, stats=replace(one.stats, images={**one.stats.images, TRAIN: count}))
         for name, one in data.items()
@@ -179,12 +179,12 @@ def _images(work: Work) -> int:
 
 
 def _limits(recipe: Recipe) -> Limits:
-    """An actor holds a GPU unless the recipe shares them out."""
+    """An actor uses a whole GPU unless runtime.actor_gpus is set."""
     return Limits(actor_gpus=recipe.runtime.actor_gpus or 1.0, num_actors=recipe.runtime.num_actors)
 
 
 def _check_ranks(recipe: Recipe, cluster: Cluster) -> None:
-    """A training that asks for more ranks than there are places would wait for them for ever."""
+    """A training with more ranks than the cluster has devices would wait forever."""
     what = "GPUs" if cluster.gpus else "cores"
     for instance in recipe.instances:
         ranks = instance.stage.world_size if isinstance(instance.stage, Fit) else 1

@@ -1,4 +1,4 @@
-"""What `wsss plan` prints: a row per stage, what would be the bottleneck, and every figure with its source."""
+"""Output of `wsss plan`: a row per stage, the bottleneck at other sizes, and every figure with its source."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OWN_RUN = "own run"
 """Basis of a row whose seconds per image come from the run that --measured names."""
 _NUM_AMOUNTS = 7
 _BY_RANKS = (GPU, DECODE)
-"""Resources that more ranks would bring more of."""
+"""Resources that scale with the number of ranks."""
 
 
 def plan_page(plan: Plan) -> Page:
-    """The plan as tables: the stages, what would be the bottleneck at other sizes, and the figures behind it."""
+    """The plan as tables: the stages, the bottleneck at other sizes, and the figures used."""
     tables = {"stages": _stages(plan), "bottlenecks": _bottlenecks(plan), "figures": _figures(plan)}
     return Page(heading=tuple(_heading(plan)), tables=tables, main="stages")
 
@@ -38,7 +38,7 @@ def _heading(plan: Plan) -> list[str]:
         f"{stats.labelled_share:.0%} with a label, {stats.labels:g} classes each",
     ]
     if plan.absent:
-        lines.append(f"the data are not here, so the data set's own class list is used ({plan.absent})")
+        lines.append(f"the data are not available, so the data set's standard class list is used ({plan.absent})")
     return lines
 
 
@@ -73,7 +73,7 @@ def _stages(plan: Plan) -> Table:
 
 
 def _amounts(every: Sequence[Usage]) -> tuple[Cell, ...]:
-    """Time, bytes and requests of some stages together."""
+    """Total time, bytes and requests of some stages."""
     return (
         _hours(sum(usage.seconds for usage in every)),
         _hours(sum(usage.seconds * usage.gpus for usage in every)),
@@ -86,22 +86,22 @@ def _amounts(every: Sequence[Usage]) -> tuple[Cell, ...]:
 
 
 def _notes(plan: Plan) -> list[str]:
-    """What a reader could take wrongly."""
+    """Notes that prevent misreading the table."""
     cluster = plan.cluster
-    notes = ["requests: files opened and parts of files read in the shared folder; GETs where samples lie in a bucket"]
+    notes = ["requests: files opened and parts of files read in the shared folder; GETs if samples are in a bucket"]
     if cluster.gpus:
         seconds = sum(usage.seconds for usage in plan.used)
         notes.append(
-            f"the whole cluster, held for {_hours(seconds).text} hours: {_hours(seconds * cluster.gpus).text} "
-            "GPU-hours; GPU-h counts what a stage holds"
+            f"the whole cluster, reserved for {_hours(seconds).text} hours: {_hours(seconds * cluster.gpus).text} "
+            "GPU-hours; the column GPU-h counts only the GPUs that a stage uses"
         )
         notes.append(
-            "GPUs: a rank each (runtime.rank_gpus = 1), an actor of a stage with a network; other stages on cores"
+            "GPUs: one per rank (runtime.rank_gpus = 1) or actor of a stage with a network; other stages use cores"
         )
     idle = [p for p in plan.stages if isinstance(p.instance.stage, Fit) and p.usage and _wants_ranks(p.usage)]
     if idle:
         names = ", ".join(planned.instance.name for planned in idle)
-        notes.append(f"world_size leaves places idle in {names}")
+        notes.append(f"world_size leaves devices idle in {names}")
     of_stages: dict[str, list[str]] = {}
     for planned in plan.stages:
         for note in planned.notes:
@@ -116,7 +116,7 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _from_tables(plan: Plan) -> dict[str, str]:
-    """Instance -> where its figures are from and why, of those that no run measured."""
+    """Instance -> origin of its figures and the reason, for instances that the run did not measure."""
     found = {}
     for planned in plan.stages:
         if not planned.is_measured:
@@ -162,7 +162,7 @@ def _bottlenecks(plan: Plan) -> Table:
 
 
 def _bound(scaled: Scaled) -> str:
-    """The resource that binds, and what keeps more of it from helping."""
+    """The bottleneck, and the setting that prevents using more of it."""
     usage, stage = scaled.usage, scaled.slowest.instance.stage
     if usage.used < usage.held and isinstance(stage, Fit) and usage.bound in _BY_RANKS:
         return f"{usage.bound}; batch_size = {stage.batch_size}"
@@ -172,14 +172,14 @@ def _bound(scaled: Scaled) -> str:
 
 
 def _next(usage: Usage) -> str:
-    """The resource that would bind if the first were free, and how much faster that would be."""
+    """The resource that would be the next bottleneck, and its time relative to the first."""
     ordered = sorted(usage.parts.items(), key=lambda part: -part[1])
     (_, first), (name, second) = ordered[0], ordered[1]
     return f"{name}, at {second / first:.0%} of it" if first else ""
 
 
 def _figures(plan: Plan) -> Table:
-    """The figures behind this plan, each with the number of its source in the lines below."""
+    """The figures used in this plan, each with the number of its source in the lines below."""
     columns = (
         Column("figure", "figure", role="name"),
         Column("value", "value", right=True),
@@ -193,7 +193,7 @@ def _figures(plan: Plan) -> Table:
         place = sources.setdefault(source, len(sources) + 1)
         rows.append((name, Shown(value, f"{value:.3g}"), unit, basis, Shown(source, f"[{place}]")))
     notes = tuple(f"[{place}] {source}" for source, place in sources.items())
-    return table_of("the figures behind it (wsss/plan/costs.toml)", columns, rows, notes=notes)
+    return table_of("figures used (wsss/plan/costs.toml)", columns, rows, notes=notes)
 
 
 def _figure_rows(plan: Plan) -> Iterator[tuple[str, float, str, str, str]]:
@@ -207,7 +207,7 @@ def _figure_rows(plan: Plan) -> Iterator[tuple[str, float, str, str, str]]:
     for precision, peak, use in (("fp32", gpu.fp32, gpu.fp32_use), ("bf16", gpu.bf16, gpu.bf16_use)):
         if peak is not None:
             yield f"{gpu.name}, {precision}", peak, "operations/s at most", "published", gpu.source
-            yield f"{gpu.name}, {precision}", use, "of them reached", gpu.basis, gpu.use_source
+            yield f"{gpu.name}, {precision}", use, "of them assumed to be reached", gpu.basis, gpu.use_source
     yield f"{gpu.name}, memory", gpu.bandwidth, "bytes/s", "published", gpu.source
 
 

@@ -1,1 +1,1 @@
-"""What a person is shown: tables, settings, layers, pictures."""
+"""Output for people: tables, settings, layers, pictures."""

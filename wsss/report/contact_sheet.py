@@ -1,6 +1,6 @@
-"""The picture at the end of a run: image | CAM | pseudo label | instances | predictions | truth, a row per image.
+"""The picture at the end of a run: image | CAM | pseudo label | instances | predictions | truth, one row per image.
 
-What a recipe does not make has no column.
+There is no column for results that the recipe does not produce.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from wsss.stages.predict import Predict
 
 MAX_ROWS = 8
 MAX_PREDICTIONS = 12
-"""Columns of predictions at most: those of the recipe that compares every objective fit."""
+"""Maximum number of prediction columns: enough for the recipe that compares all objectives."""
 GOLDEN_RATIO = 0.618034
 
 
 def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
-    """A PNG of the first images of a split that all layers hold; None where a recipe makes no predictions for it.
+    """A PNG of the first images of a split that are in all layers; None if the recipe makes no predictions for it.
 
-    CAMs and pseudo labels had the image's labels, the predictions had none: one column for each of
-    the recipe's first `MAX_PREDICTIONS`.
+    CAMs and pseudo labels were computed with the image's labels, predictions without them. There is one column for
+    each of the recipe's first `MAX_PREDICTIONS` predictions.
     """
     predictions = _predictions(recipe, split)
     if not predictions:
@@ -50,13 +50,13 @@ def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
 
 
 def _predictions(recipe: Recipe, split: str) -> list[Instance]:
-    """The first finished predictions of a split that were told no labels."""
+    """The first finished predictions of a split that were made without labels."""
     made = [i for i in recipe.instances if isinstance(i.stage, Predict) and i.stage.labels == "none"]
     return [i for i in made if split in cast(Predict, i.stage).splits and i.is_done()][:MAX_PREDICTIONS]
 
 
 def _chain(recipe: Recipe, prediction: Instance) -> dict[str, Instance]:
-    """Column -> the nearest instance behind the prediction that fills it, as far as there is one."""
+    """Column -> the nearest instance upstream of the prediction that provides it, if there is one."""
     found = {"CAM": _upstream(prediction, "make_cams"), "pseudo label": _upstream(prediction, "make_pseudo_labels")}
     chain = {name: instance for name, instance in found.items() if instance is not None}
     made = [i for i in recipe.instances if i.stage.kind == "make_instance_labels" and i.is_done()]
@@ -66,7 +66,7 @@ def _chain(recipe: Recipe, prediction: Instance) -> dict[str, Instance]:
 
 
 def _upstream(instance: Instance, kind: str) -> Instance | None:
-    """The nearest instance of that kind that this one descends from."""
+    """The nearest upstream instance of that kind."""
     level = [instance]
     while level:
         level = [upstream for one in level for upstream in one.inputs.values()]
@@ -86,7 +86,7 @@ def _first_records(layers: Mapping[str, Layer], split: str) -> Iterator[dict[str
             if layer.is_finished(shard)
         }
         keys = [key for key in have[last] if all(key in records for records in have.values())]
-        # Images with more than one class say more about a method than others.
+        # Images with more than one class are more informative.
         keys.sort(key=lambda key: -min(len(cast(Sample, have["image"][key]).classes), 2))
         for key in keys[:MAX_ROWS]:
             yield {name: records[key] for name, records in have.items()}
@@ -119,7 +119,7 @@ def _heat(image: np.ndarray, cams: CamRecord | None) -> np.ndarray:
 
 
 def _instances(tile: Image.Image, instances_HW: np.ndarray | None) -> Image.Image:
-    """Every instance in a colour of its own, outlined in white; drawn at the small size, so that lines stay whole."""
+    """Each instance in its own colour, outlined in white; drawn after resizing, so that outlines are not broken."""
     image = np.asarray(tile)
     if instances_HW is None:
         return Image.fromarray(overlay(image, None))
@@ -127,7 +127,7 @@ def _instances(tile: Image.Image, instances_HW: np.ndarray | None) -> Image.Imag
         np.arange(small) * large // small for small, large in zip(image.shape[:2], instances_HW.shape, strict=True)
     )
     map_hw = instances_HW[rows[:, None], columns].astype(np.int64)
-    # Hues that follow each other by the golden ratio lie far apart, however many there are.
+    # Hues at steps of the golden ratio are well separated for any number of instances.
     hues = np.arange(map_hw.max(initial=0) + 1) * GOLDEN_RATIO % 1
     colours = 255 * colormaps["hsv"](hues)[map_hw][..., :3]
     grey = image.mean(axis=2, keepdims=True)

@@ -1,8 +1,8 @@
-"""A table laid out for a terminal of some width: nothing is cut, words are never broken.
+"""Lay out a table for a given terminal width: nothing is truncated, and words are never broken.
 
-What does not fit is tried in this order: notes go under their rows; headers and text wrap between words; the columns
-are split into several tables that repeat the columns which name the row; a word longer than its column, such as a
-path, goes under its row. Widths are counted in terminal cells, so that wide characters count as two.
+If a table does not fit, these steps are taken in order: notes are moved under their rows; headers and text wrap between
+words; the columns are split into several tables that repeat the name columns; a word longer than its column, such as
+a path, is moved under its row. Widths are counted in terminal cells: wide characters count as two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wsss.report.tables import Column, Table, pad, printable, text_of
 _GAP = 2
 _INDENT = "    "
 _LONG_WORD = 24
-"""A column of text is made at least this wide for a word that long; longer ones go under their row."""
+"""A text column is at least as wide as its longest word, up to this; longer words are moved under their row."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Placed:
 
     @property
     def least(self) -> int:
-        """The narrowest it may become: headers wrap between words, and so does text where the column says so."""
+        """The minimum width: headers wrap between words, and so does text if the column allows it."""
         header = _longest_word(self.column.title)
         if not self.column.wraps:
             return max(header, *map(cell_len, self.cells), 0)
@@ -41,7 +41,7 @@ class _Placed:
 
 
 def fit(table: Table, width: int) -> list[str]:
-    """The lines of a table, without its title, that are at most `width` cells wide wherever its words are."""
+    """The lines of a table without its title, at most `width` cells wide unless a single word is longer."""
     columns = _placed(table)
     notes = [one for one in columns if one.column.role == "note"]
     inline = [one for one in columns if one.column.role != "note"]
@@ -53,14 +53,14 @@ def fit(table: Table, width: int) -> list[str]:
     for number, panel in enumerate(panels):
         under = notes if number == len(panels) - 1 else []
         lines += [""] * bool(number) + list(_panel_lines(table, panel, under, width))
-    said = [line for note in table.notes for line in wrap(printable(note), width)]
-    return [*lines, *([""] if said else []), *said]
+    notes_below = [line for note in table.notes for line in wrap(printable(note), width)]
+    return [*lines, *([""] if notes_below else []), *notes_below]
 
 
 def wrap(text: str, width: int, *, indent: str = "", hanging: str = "") -> list[str]:
-    """Lines of whole words, at most `width` cells wide; a longer word has a line of its own.
+    """Lines of whole words, at most `width` cells wide; a longer word is put on its own line.
 
-    `indent` stands before the first line, `hanging` before the others.
+    `indent` is put before the first line, `hanging` before the others.
     """
     lines: list[str] = []
     start, words = indent, ""
@@ -74,7 +74,7 @@ def wrap(text: str, width: int, *, indent: str = "", hanging: str = "") -> list[
 
 
 def _placed(table: Table) -> list[_Placed]:
-    """The columns that have something to show."""
+    """The columns that are not empty."""
     placed = []
     for place, column in enumerate(table.columns):
         cells = tuple(text_of(row[place], unknown="–") for row in table.rows)
@@ -84,7 +84,7 @@ def _placed(table: Table) -> list[_Placed]:
 
 
 def _panels(columns: Sequence[_Placed], width: int) -> list[list[_Placed]]:
-    """The columns, split so that every part fits; each begins with the columns that name the row."""
+    """The columns, split so that every part fits; each part begins with the name columns."""
     if _total([one.least for one in columns]) <= width:
         return [list(columns)]
     names = [one for one in columns if one.column.role == "name"] or list(columns[:1])
@@ -97,7 +97,7 @@ def _panels(columns: Sequence[_Placed], width: int) -> list[list[_Placed]]:
 
 
 def _panel_lines(table: Table, columns: Sequence[_Placed], notes: Sequence[_Placed], width: int) -> Iterator[str]:
-    # Where names alone fill the line, what stands beside them goes under the row.
+    # If the name columns fill the line, the other columns are moved under the row.
     beside = list(columns)
     under: list[_Placed] = []
     while len(beside) > 1 and _total([one.least for one in beside]) > width:
@@ -120,7 +120,7 @@ def _panel_lines(table: Table, columns: Sequence[_Placed], notes: Sequence[_Plac
 
 
 def _under(column: Column, cell: str, width: int) -> Iterator[str]:
-    """A cell under its row, with its header where that says more; only text is broken over lines."""
+    """A cell under its row, with its header unless it is a note; only text wraps."""
     label = "" if column.role == "note" or not column.title else f"{column.title}: "
     if column.wraps or column.role == "note" or cell_len(_INDENT + label + cell) <= width:
         yield from wrap(label + cell, width, indent=_INDENT, hanging=_INDENT)
@@ -129,12 +129,12 @@ def _under(column: Column, cell: str, width: int) -> Iterator[str]:
 
 
 def _widths(columns: Sequence[_Placed], width: int) -> list[int]:
-    """A width for every column: the least, and of the rest of the line what each could use, narrow columns first."""
+    """A width for every column: the minimum, plus a share of the remaining width, narrow columns first."""
     widths = [one.least for one in columns]
     left = width - _total(widths)
     for place in sorted(range(len(columns)), key=lambda place: columns[place].natural):
         wanted = columns[place].natural - widths[place]
-        # A header that still wraps gains nothing from a part of what it wants; text does.
+        # Partial extra width helps wrapped text, but not a header that would still wrap.
         more = min(left, wanted) if columns[place].column.wraps or wanted <= left else 0
         widths[place] += more
         left -= more
@@ -142,7 +142,7 @@ def _widths(columns: Sequence[_Placed], width: int) -> list[int]:
 
 
 def _line(cells: Sequence[str], columns: Sequence[_Placed], widths: Sequence[int]) -> Iterator[str]:
-    """One row, of as many lines as its highest cell."""
+    """One row, with as many lines as its tallest cell."""
     wrapped = [wrap(cell, width) for cell, width in zip(cells, widths, strict=True)]
     for number in range(max(map(len, wrapped))):
         parts = (

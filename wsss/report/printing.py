@@ -1,4 +1,4 @@
-"""Print a page: to fit a terminal, plainly into a pipe, or as CSV or JSON for programs."""
+"""Print a page: laid out for a terminal, as plain text for a pipe, or as CSV or JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsss.report.layout import fit, wrap
 from wsss.report.tables import Page, Table, as_csv, as_json, plain, printable
 
 _BROKEN_PIPE = 128 + 13
-"""Exit status that a shell gives a program ended by SIGPIPE."""
+"""Exit status that a shell reports for a program ended by SIGPIPE."""
 Form = Literal["text", "csv", "json"]
 
 
@@ -25,7 +25,7 @@ def print_page(page: Page, *, form: Form = "text", only: str = "", out: TextIO |
         _print(page, form, out or sys.stdout)
         (out or sys.stdout).flush()
     except BrokenPipeError:
-        # As in `wsss plan RECIPE | head`: who reads has read enough. Python would complain once more when it ends.
+        # As in `wsss plan RECIPE | head`: the reader closed the pipe. Without dup2, Python would report it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_BROKEN_PIPE) from None
 
@@ -40,7 +40,7 @@ def _print(page: Page, form: Form, out: TextIO) -> None:
 
 
 def print_table(table: Table, *, out: TextIO | None = None) -> None:
-    """Print a table by itself."""
+    """Print a single table."""
     print_page(Page(tables={"table": table}), out=out)
 
 

@@ -14,33 +14,35 @@ from wsss.stages.evaluate import Evaluate
 from wsss.stages.train_classifier import TrainClassifier
 
 _SHOWN_CLASSES = 20
+_SUBSET_OF = "subset of "
+"""Start of `Row.kind` for subsets of a prediction's views."""
 _DECIDED = 0.5
-"""The probability that F1 decides by."""
+"""The probability threshold of F1."""
 SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
-"""Subset of a prediction's views -> how the table calls it."""
+"""Subset of a prediction's views -> its name in the table."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Shares are in [0, 1]; None where the figure does not apply."""
+    """One line of the table. Fractions are in [0, 1]; None if a value does not apply."""
 
     title: str
     split: str
     labels_given: bool
     mean_iou: float | None = None
     mean_iou_interval: tuple[float, float] | None = None
-    """Where 95 % of the mean IoU of images drawn anew lie."""
+    """The 95 % bootstrap interval over images of the mean IoU."""
     mean_accuracy: float | None = None
     pixel_accuracy: float | None = None
     note: str = ""
     kind: str = ""
     """Kind of the stage that was measured."""
     labels: str = ""
-    """Fingerprint of the pseudo labels that were measured, or that the measured segmenter learned from."""
+    """Fingerprint of the pseudo labels that were measured, or that the measured segmenter was trained on."""
 
 
 def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
-    """Rows of all evaluations in the recipe's order, as far as they are done."""
+    """Rows of all finished evaluations, in the recipe's order."""
     rows: list[Row] = []
     for instance in recipe.instances:
         record, stage = records.get(instance.name), instance.stage
@@ -68,7 +70,7 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
     if of_split("images") == 0:
         notes.append(f"not measured: {of_split('unmasked') or 0:.0f} images have no mask")
     if (coverage := of_split("coverage")) is not None:
-        notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them right")
+        notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them correct")
     if (threshold := of_split("threshold_a")) is not None:
         notes.append(f"thresholds {threshold:.3f} and {of_split('threshold_b') or 0:.3f}, two-fold")
     if (instances := of_split("instances_per_image")) is not None:
@@ -77,14 +79,15 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append(f"boundary IoU {_percent(boundary)}")
     if skipped := of_split("skipped_classes"):
         notes.append(
-            f"{skipped:.0f} classes never found (over those of the truth {_percent(of_split('mean_iou_present'))})"
+            f"{skipped:.0f} classes never predicted (mean IoU over the classes of the ground truth "
+            f"{_percent(of_split('mean_iou_present'))})"
         )
     if absent := of_split("absent_classes"):
-        notes.append(f"{absent:.0f} classes absent (over all {_percent(of_split('mean_iou_all_classes'))})")
+        notes.append(f"{absent:.0f} classes absent (mean IoU over all {_percent(of_split('mean_iou_all_classes'))})")
     if missing := of_split("missing"):
         notes.append(f"{missing:.0f} images missing")
     if left_out := of_split("left_out"):
-        notes.append(f"{left_out:.0f} images left out by settings")
+        notes.append(f"{left_out:.0f} images excluded by settings")
     low, high = of_split("mean_iou_low"), of_split("mean_iou_high")
     return Row(
         title=title,
@@ -100,9 +103,9 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
 
 
 def _subset_rows(title: str, split: str, metrics: dict[str, float]) -> list[Row]:
-    """What subsets of a prediction's views give; each is told against the first of them, and with nothing else."""
+    """Rows for subsets of a prediction's views; each is compared with the first of them only."""
     found = [(words, metrics.get(f"{split}.mean_iou.{name}")) for name, words in SUBSETS.items()]
-    given, kind = bool(metrics["labels_given"]), f"subset of {title}"
+    given, kind = bool(metrics["labels_given"]), f"{_SUBSET_OF}{title}"
     return [
         Row(title=f"{title}, {words}", split=split, labels_given=given, mean_iou=mean_iou, kind=kind)
         for words, mean_iou in found
@@ -111,7 +114,7 @@ def _subset_rows(title: str, split: str, metrics: dict[str, float]) -> list[Row]
 
 
 def _with_shares(rows: Sequence[Row]) -> list[Row]:
-    """Say of every segmentation which share of its own pseudo labels' mean IoU it reaches, on the same split."""
+    """Note for each segmentation its mean IoU as a percentage of its pseudo labels' mean IoU, on the same split."""
     labels = {(r.labels, r.split): r.mean_iou for r in rows if r.kind == "make_pseudo_labels" and r.mean_iou}
     shared = []
     for row in rows:
@@ -124,19 +127,20 @@ def _with_shares(rows: Sequence[Row]) -> list[Row]:
 
 
 def _with_losses(rows: Sequence[Row]) -> list[Row]:
-    """Say where a variant (more views, stochastic maps) falls behind the first one of its kind, on the same split."""
-    told = []
+    """Note where a variant (more views, stochastic maps) is worse than the first one of its kind, on the same split."""
+    compared = []
     for row in rows:
         first = next(r for r in rows if (r.kind, r.split) == (row.kind, row.split))
         if row.mean_iou is not None and first.mean_iou is not None and row.mean_iou < first.mean_iou:
-            loss = f"{_percent(first.mean_iou - row.mean_iou)} below {first.title}: no help here"
+            baseline = first.title.removeprefix(f"{row.kind.removeprefix(_SUBSET_OF)}, ")
+            loss = f"{_percent(first.mean_iou - row.mean_iou)} points worse than {baseline}"
             row = replace(row, note="; ".join(filter(None, [row.note, loss])))
-        told.append(row)
-    return told
+        compared.append(row)
+    return compared
 
 
 def classifier_table(recipe: Recipe, records: dict[str, RunRecord]) -> Table | None:
-    """A row of every classifier that validated: its scores, and F1 class by class where these are few; or None."""
+    """A row per validated classifier: its scores, and per-class F1 if there are few classes; or None."""
     validated: list[tuple[Instance, RunRecord, dict[str, float | None]]] = []
     for instance in recipe.instances:
         record = records.get(instance.name)
@@ -146,7 +150,7 @@ def classifier_table(recipe: Recipe, records: dict[str, RunRecord]) -> Table | N
         validated.append((instance, record, f1))
     if not validated:
         return None
-    # Classifiers of one recipe may learn different class lists.
+    # Classifiers of one recipe may have different class lists.
     classes = list(dict.fromkeys(name for instance, _, _ in validated for name in instance.taxonomy.names))
     of_classes = classes if len(classes) <= _SHOWN_CLASSES else []
     rows: list[list[Cell]] = [
@@ -172,7 +176,7 @@ def classifier_table(recipe: Recipe, records: dict[str, RunRecord]) -> Table | N
 
 
 def _low_probabilities(per_class: Sequence[Mapping[str, object]]) -> str:
-    """Say where an F1 is 0 because all probabilities stay below its threshold."""
+    """A note if F1 is 0 because no probability is above the threshold."""
     shown = [row for row in per_class if row.get("images") and "highest_probability" in row]
     low = [row for row in shown if cast(float, row["highest_probability"]) <= _DECIDED]
     if not low:
@@ -216,7 +220,7 @@ def results_table(rows: Iterable[Row], *, title: str) -> Table:
 
 
 def results_page(recipe: Recipe) -> Page:
-    """What is known of a recipe without running it: its evaluations and its classifiers, as far as they are done."""
+    """The finished evaluations and classifiers of a recipe; nothing is run."""
     known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
     rows = result_rows(recipe, known)
     waiting = [i.name for i in recipe.instances if isinstance(i.stage, Evaluate) and i.name not in known]

@@ -1,8 +1,7 @@
-"""The files that a run leaves in RUNS/RECIPE, each with a .json beside it that says what made it.
+"""The files that a run writes to RUNS/RECIPE, each with a .json file that describes how it was made.
 
-Their names end in the first digits of a fingerprint, `results-1a2b3c4d.md`: what another `--set`, or another instance,
-leaves there stands beside it under a name of its own. A file without these digits, `results.md`, is a copy of the
-latest one.
+Their names end in the first digits of a fingerprint (`results-1a2b3c4d.md`), so that results of other settings or
+instances do not overwrite each other. A file without these digits, `results.md`, is a copy of the latest one.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, dotted_settings
 
 DIGITS = 8
-"""Of a fingerprint in a file's name, as in the names of MLflow's runs."""
+"""Number of digits of a fingerprint in a file's name, as in the names of MLflow runs."""
 
 
 @dataclass(frozen=True)
 class FileName:
-    """`NAME-1a2b3c4d`, without an ending."""
+    """`NAME-1a2b3c4d`, without a file extension."""
 
     name: str
     fingerprint: str
 
     @property
     def stem(self) -> str:
-        """The name as a file has it: an instance may be called what no file can be."""
+        """The name as a valid file name: an instance name may contain characters that file names must not."""
         return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name).lstrip('.') or '_'}-{self.fingerprint[:DIGITS]}"
 
 
 def changed_settings(recipe: Recipe, behind: Instance | None = None) -> dict[str, object]:
-    """Dotted name -> value of the settings that `--set` changed; without `[runtime]`, which changes no result.
+    """Dotted name -> value of the settings changed by `--set`, except `[runtime]`, which does not change results.
 
-    `behind`: only those of this instance and of all that it is made of.
+    `behind`: only settings of this instance and of everything upstream of it.
     """
     values: dict[str, object] = {"recipe.seed": recipe.settings.seed, "recipe.name": recipe.settings.name}
     names = {instance.name for instance in recipe.instances} if behind is None else _lineage(behind)
@@ -58,12 +57,12 @@ def _origin(recipe: Recipe, dotted: str) -> str:
 
 
 def in_words(changed: Mapping[str, object]) -> str:
-    """`changed_settings` in a few words."""
-    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in changed.items()) or "the recipe file as it is"
+    """`changed_settings` as text."""
+    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in changed.items()) or "the recipe file unchanged"
 
 
 def described(recipe: Recipe, what: Mapping[str, object], *, behind: Instance | None = None) -> dict[str, object]:
-    """What every .json says of the recipe behind a file, or of the part of it that made `behind`; and `what`."""
+    """The content of a .json file: the recipe, or the part of it upstream of `behind`, and `what`."""
     return {
         "recipe": recipe.settings.name,
         "recipe_file": str(recipe.path),
@@ -74,12 +73,12 @@ def described(recipe: Recipe, what: Mapping[str, object], *, behind: Instance | 
 
 
 def write_description(path: Path, description: Mapping[str, object]) -> None:
-    """Write the .json of a file."""
+    """Write the .json description of a file."""
     write_bytes(path, (json.dumps(description, indent=1) + "\n").encode())
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The .json of a file; empty where there is none that can be read."""
+    """The .json description of a file; empty if it does not exist or cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -88,7 +87,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file of any size, whole or not at all; nothing is written where the target has these bytes already."""
+    """Copy a file of any size atomically; nothing is written if the target has the same content already."""
     if target.is_file() and target.stat().st_size == source.stat().st_size and sha256_of(target) == sha256_of(source):
         return
     with source.open("rb") as read, replacing(target) as written:

@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run: tables, pictures, submissions, and what is missing."""
+"""Output at the end of a run: tables, pictures, submissions, and what is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from wsss.report.tables import Page, Table, markdown
 RESULTS, CLASSIFIERS, SHEET = "results.md", "classifiers.md", "contact_sheet.png"
 DESCRIPTION = "results.json"
 _MARGIN = 13
-"""Columns of the word that a line begins with."""
+"""Width of the word that a line begins with."""
 Say = Callable[[str, str], None]
 
 
@@ -46,9 +46,9 @@ def show_results(
     open_command: str,
     out: TextIO | None = None,
 ) -> None:
-    """Print tables and, to `console`, what else there is to say; write the files, and report them to `tracker`.
+    """Print tables, and other messages to `console`; write the files, and report them to `tracker`.
 
-    `open_command`: the command that opens the runs in a browser. `out`: where tables go, if not to stdout.
+    `open_command`: the command that opens the runs in a browser. `out`: stream for the tables; default stdout.
     """
 
     def say(word: str, text: str) -> None:
@@ -57,7 +57,7 @@ def show_results(
             f"{word:<{_MARGIN}}{text}", style=style, markup=False, emoji=False, highlight=False, soft_wrap=True
         )
 
-    # The table shows all that is known of the recipe, also what an earlier command measured.
+    # The table shows all results of the recipe, including those of earlier commands.
     known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
     rows, tables = result_rows(recipe, known), dict[str, Table]()
     if (classifiers := classifier_table(recipe, known)) is not None:
@@ -102,17 +102,17 @@ def _named(path: Path, fingerprint: str) -> Path:
 
 
 def _dated(path: Path) -> Path:
-    """A name for a file of which nothing is known but when it was written."""
+    """A name with the modification time, for a file without a description."""
     return path.with_name(f"{path.stem}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%dT%H%M%S}{path.suffix}")
 
 
 def _keep_the_latest(recipe: Recipe, say: Say) -> None:
-    """Before `results.md` and its like show this pipeline: say what they showed, and where that is kept.
+    """Before `results.md` and similar files are replaced: report what they showed, and where that is kept.
 
-    A file that is no copy of a named one, as older versions left, is first given a name of its own.
+    A file of an older version, which is not a copy of a file with a fingerprint, is first copied to its own name.
     """
     known = read_description(recipe.results / DESCRIPTION)
-    before, told = str(known.get("pipeline", "")), False
+    before, reported = str(known.get("pipeline", "")), False
     for name in (RESULTS, CLASSIFIERS, SHEET):
         path = recipe.results / name
         if not path.is_file():
@@ -120,13 +120,13 @@ def _keep_the_latest(recipe: Recipe, say: Say) -> None:
         kept = _named(path, before) if before else _dated(path)
         if not kept.exists():
             copy_file(path, kept)
-        if before != recipe.fingerprint and not told:
-            told, changed = True, known.get("changed_settings")
+        if before != recipe.fingerprint and not reported:
+            reported, changed = True, known.get("changed_settings")
             settings = f", {in_words(changed)}" if isinstance(changed, dict) else ""
             pipeline = f"pipeline {before[:DIGITS]}{settings}" if before else "a run of an older version"
             say("replaced", f"{path} showed {pipeline}; that is kept as {kept.name}")
         if before != recipe.fingerprint:
-            path.unlink()  # a picture must not stay beside the table of another pipeline
+            path.unlink()  # a picture must not be next to the table of another pipeline
     if before != recipe.fingerprint:
         (recipe.results / DESCRIPTION).unlink(missing_ok=True)
 
@@ -141,11 +141,11 @@ def _show_submissions(recipe: Recipe, summary: RunSummary, known: Mapping[str, R
 
 
 def _left_out(summary: RunSummary) -> Iterator[tuple[str, str]]:
-    """What was skipped, is missing or was left out, instance by instance."""
+    """What was skipped, is missing or was excluded, instance by instance."""
     for name, reason in summary.skipped.items():
         yield "skipped", f"{name}: {reason}"
     for name, count in summary.missing.items():
-        yield "missing", f"{count} records of {name}; the reasons stand in its index.json"
+        yield "missing", f"{count} records of {name}; the reasons are in its index.json"
     for name, of_splits in summary.left_out.items():
-        told = ", ".join(f"{count} {split} images" for split, count in of_splits.items())
-        yield "left out", f"{told} of {name}, by settings; the reasons stand in its index.json"
+        counts = ", ".join(f"{count} {split} images" for split, count in of_splits.items())
+        yield "left out", f"{counts} of {name}, by settings; the reasons are in its index.json"

@@ -1,4 +1,4 @@
-"""What a setting may be and what it means: the tables of `wsss show STAGE` and `wsss show RECIPE INSTANCE`."""
+"""Allowed values and meaning of settings: the tables of `wsss show STAGE` and `wsss show RECIPE INSTANCE`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BOUNDS = {
     "gt": "above {}",
     "le": "at most {}",
     "lt": "below {}",
-    "min_length": "({} or more of them)",
-    "max_length": "({} of them at most)",
+    "min_length": "(at least {} of them)",
+    "max_length": "(at most {} of them)",
 }
-"""Attribute of pydantic's marks -> how it is told."""
+"""Attribute of pydantic's constraints -> its text."""
 REQUIRED = "must be given"
 
 
@@ -35,14 +35,14 @@ class SettingInfo:
 
     name: str
     allowed: str
-    """In words."""
+    """As text."""
     choices: tuple[Any, ...]
-    """All values, where these can be listed; empty where they cannot."""
+    """All values, if they can be listed; else empty."""
     required: bool
     default: Any
-    """In JSON's types; None where there is none."""
+    """In JSON types; None if there is none."""
     condition: str
-    """What other settings must be for this one to be read; empty where it is always read."""
+    """Condition on other settings for this one to be used; empty if it is always used."""
     meaning: str
 
     @property
@@ -51,7 +51,7 @@ class SettingInfo:
 
 
 def settings_of(cls: type) -> dict[str, SettingInfo]:
-    """Name -> what is known of each setting of a settings class."""
+    """Name -> description of each setting of a settings class."""
     docs, infos = setting_docs(cls), cls.__pydantic_fields__  # type: ignore[attr-defined]
     return {name: _info(name, info, docs[name]) for name, info in infos.items()}
 
@@ -71,7 +71,7 @@ def _info(name: str, info: FieldInfo, meaning: str) -> SettingInfo:
 
 
 def value_cell(value: Any) -> Shown:
-    """A setting's value as `--set` takes it."""
+    """A setting's value, written as for `--set`."""
     return Shown(value, value if isinstance(value, str) and value else _toml(value))
 
 
@@ -86,7 +86,7 @@ def _toml(value: Any) -> str:
 
 
 def kind_page(title: str, cls: type) -> Page:
-    """Every setting of a kind of stage, of [recipe] or of [runtime], without any recipe."""
+    """Every setting of a kind of stage, of [recipe] or of [runtime], independent of a recipe."""
     columns = (
         Column("setting", "name", role="name"),
         Column("default", "default", wraps=True),
@@ -107,8 +107,8 @@ def setting_rows(
 ) -> Iterator[tuple[Cell, ...]]:
     """A row of `settings_table` for every setting of an instance, of [recipe] or of [runtime].
 
-    `origins`: dotted name -> where its value came from. `unread`: setting -> the condition on which it would be read.
-    `changed`: only those that are not at their default.
+    `origins`: dotted name -> where its value was set. `unread`: setting -> the condition under which it would be used.
+    `changed`: only those that differ from their default.
     """
     values = setting_values(group)
     for name, info in settings_of(type(group)).items():
@@ -127,7 +127,7 @@ def setting_rows(
 
 
 def settings_table(title: str, rows: Sequence[tuple[Cell, ...]], *, explain: bool) -> Table:
-    """The table of `setting_rows`. `explain`: people read the meaning too; CSV and JSON have it in any case."""
+    """The table of `setting_rows`. `explain`: show the meaning on the terminal too; CSV and JSON always include it."""
     more: Literal["note", "data"] = "note" if explain else "data"
     columns = (
         Column("setting", "name", role="name"),
@@ -155,7 +155,7 @@ def _json(value: Any) -> Any:
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    """All values of a type that has few."""
+    """All values of a type that has a short list of them."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is bool:
         return (True, False)
@@ -167,7 +167,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """A type and its bounds in words."""
+    """A type and its bounds as text."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _allowed(arguments[0], [*arguments[1:], *metadata])
@@ -192,13 +192,13 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def _flat(metadata: Sequence[Any]) -> Iterator[Any]:
-    """pydantic's Field(...) holds its bounds in a list of its own."""
+    """Flatten constraints: pydantic's Field(...) has its own list of bounds."""
     for mark in metadata:
         yield from _flat(mark.metadata) if isinstance(mark, FieldInfo) else (mark,)
 
 
 def _bound(mark: Any) -> str:
-    """One of pydantic's bounds in words; empty for any other mark."""
+    """One of pydantic's bounds as text; empty for other constraints."""
     for name, words in _BOUNDS.items():
         if (bound := getattr(mark, name, None)) is not None:
             return words.format(bound)

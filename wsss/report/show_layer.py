@@ -1,4 +1,4 @@
-"""`wsss shards info|lint|preview`: what a layer holds, whether it is sound, and what it looks like."""
+"""`wsss shards info|lint|preview`: the contents of a layer, its faults, and a preview picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 def info(opened: OpenedLayer, *, pictures: Path | None) -> tuple[Page, Path | None]:
-    """What a layer holds, and the picture of it where `pictures` names a folder."""
+    """The contents of a layer, and the path of its picture if `pictures` names a folder."""
     summary = summarise(opened)
     tables = {"splits": _splits(summary)}
     heading = list(lines(summary))
@@ -47,7 +47,7 @@ def info(opened: OpenedLayer, *, pictures: Path | None) -> tuple[Page, Path | No
 
 
 def _splits(summary: LayerSummary) -> Table:
-    """A row per split, for CSV and JSON: people read the same in the lines above."""
+    """A row per split, for CSV and JSON only: the terminal shows the same information in the lines above."""
     is_samples = summary.kind == Sample.kind
     columns = (
         Column("layer", "layer", role="data"),
@@ -74,7 +74,7 @@ def _splits(summary: LayerSummary) -> Table:
 
 
 def _mask_counts(summary: LayerSummary, split: str) -> tuple[Cell, ...]:
-    """Masks, and of those that were compared with the labels, how many do not agree."""
+    """Number of masks, and how many of those compared with the labels disagree."""
     check = summary.checks.get(split, MaskCheck())
     return summary.splits[split]["masks"], check.lacking, check.unlabelled
 
@@ -92,7 +92,7 @@ def _class_lines(summary: LayerSummary) -> Iterator[str]:
 
 
 def _classes(summary: LayerSummary) -> Table:
-    """A row per class, for CSV and JSON: images where it is present, known to be absent, unknown; present per split."""
+    """Number of images of each class: present, known to be absent, unknown; and present in each split."""
     splits = list(summary.present_in) if len(summary.present_in) > 1 else []
     columns = (
         Column("layer", "layer", role="data"),
@@ -114,7 +114,7 @@ def _classes(summary: LayerSummary) -> Table:
 
 
 def look(opened: OpenedLayer, action: str, *, pictures: Path | None, console: Console) -> Iterator[Line]:
-    """The lines of `preview` and `lint`. Pictures are called after the layer; progress is told on `console`."""
+    """The lines of `preview` and `lint`. Picture files are named after the layer; progress is shown on `console`."""
     if action == "preview":
         yield Line(str(_written(pictures, f"{opened.name}.preview.png", preview(opened))))
     else:
@@ -128,7 +128,7 @@ def _written(folder: Path | None, name: str, data: bytes) -> Path:
 
 
 def _lint(opened: OpenedLayer, console: Console) -> Iterator[Line]:
-    # What is read once must not push what a training reads out of the cache.
+    # Shards that are read only once must not evict the shards of a training from the cache.
     remote = opened.layer.remote
     if remote is not None:
         layer = dataclasses.replace(opened.layer, remote=dataclasses.replace(remote, cache=None))
@@ -136,16 +136,16 @@ def _lint(opened: OpenedLayer, console: Console) -> Iterator[Line]:
     faults = 0
     checks: dict[str, MaskCheck] = {}
     with ExitStack() as stack:
-        told = _Told(opened.name, console, stack)
-        for text in lint(opened, progress=told, checks=checks):
+        progress = _LintProgress(opened.name, console, stack)
+        for text in lint(opened, progress=progress, checks=checks):
             faults += 1
             yield Line(text, is_fault=True)
     yield from (Line(text) for text in mismatch_lines(checks))
     yield Line(f"{opened.display_name}: " + (f"{faults} faults" if faults else "no fault found"))
 
 
-class _Told:
-    """A bar on a terminal, a line now and then elsewhere."""
+class _LintProgress:
+    """A bar on a terminal, a line every `PLAIN_INTERVAL` seconds elsewhere."""
 
     def __init__(self, name: str, console: Console, stack: ExitStack) -> None:
         self._name, self._console, self._last = name, console, time.monotonic()

@@ -1,4 +1,4 @@
-"""`wsss show`: the instances of a recipe in order, what is done, what would run, and every setting with its origin."""
+"""`wsss show`: the instances of a recipe in order, which are done or would run, and all settings with their origin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTANCES = (
 
 
 def recipe_page(recipe: Recipe, *, changed: bool = False) -> Page:
-    """The recipe's state and settings, or only those settings that are not at their default; nothing is run."""
+    """The recipe's state and settings, or only those settings that differ from their default; nothing is run."""
     rows = [
         (
             instance.name,
@@ -37,7 +37,7 @@ def recipe_page(recipe: Recipe, *, changed: bool = False) -> Page:
         settings += setting_rows(group, prefix, recipe.origins, unread={}, changed=changed)
     for instance in recipe.instances:
         settings += _instance_rows(recipe, instance, changed=changed)
-    title = "settings that are not at their default" if changed else "settings"
+    title = "settings that differ from their default" if changed else "settings"
     return Page(
         tables={"instances": chain, "settings": settings_table(title, settings, explain=False)}, main="settings"
     )
@@ -78,9 +78,10 @@ def _instance_rows(recipe: Recipe, instance: Instance, *, changed: bool) -> list
 
 
 def inactive_given(recipe: Recipe) -> list[str]:
-    """A line for every setting that an instance's own table or `--set` gives and that its other settings leave unread.
+    """A line for every setting that an instance's table or `--set` gives but that its other settings make unused.
 
-    What `[defaults]` gives is for many instances and told by none; neither is one that is off by its own value.
+    Settings from `[defaults]` are not reported, since they are for many instances; neither are settings whose own value
+    disables them.
     """
     lines = []
     for instance in recipe.instances:
@@ -95,7 +96,7 @@ def inactive_given(recipe: Recipe) -> list[str]:
 
 
 def _preview(instance: Instance) -> list[str]:
-    """Empty where what the stage reads is not there yet."""
+    """The stage's preview; empty if its inputs are not done yet."""
     return instance.stage.preview(instance) if all(up.is_done() for up in instance.inputs.values()) else []
 
 
@@ -106,7 +107,7 @@ def state_of(instance: Instance) -> str:
         return f"done in {record.seconds:.0f} s" if record else "done"
     if all(up.is_done() for up in instance.inputs.values()) and (reason := instance.stage.skip_reason(instance)):
         return f"skipped: {reason}"
-    if isinstance(instance.stage, Map) and instance.path.is_dir():  # else naming them may cost a look at all files
+    if isinstance(instance.stage, Map) and instance.path.is_dir():  # otherwise listing the shards may scan all files
         try:
             shards = instance.stage.shards(instance)
         except ShardError:
@@ -114,5 +115,5 @@ def state_of(instance: Instance) -> str:
         finished = sum(instance.layer.is_finished(shard) for shard in shards)
         return f"would run: {finished} of {len(shards)} shards done" if finished else "would run"
     if (instance.path / "checkpoints" / "latest.json").exists():
-        return "would go on from its checkpoint"
+        return "would resume from its checkpoint"
     return "would run"

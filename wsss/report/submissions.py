@@ -1,4 +1,4 @@
-"""What a run says of its submissions: what is packed, how it scores, and whether another prediction scores higher."""
+"""Messages about submissions: their contents, their score, and whether another prediction scores higher."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How what is packed scores, and the best of the recipe's other predictions on the same split and images."""
+    """The score of the submitted predictions, and the best other one of the recipe on the same split and images."""
 
     own: Score | None = None
     best_other: Score | None = None
 
 
 def compare_scores(recipe: Recipe, submit: Instance, records: Mapping[str, RunRecord]) -> Comparison:
-    """`records`: of the finished instances."""
+    """Compare a submission with the recipe's other predictions. `records`: of the finished instances."""
     predictions, stage = submit.inputs["predictions"], submit.stage
     assert isinstance(stage, Submit)
     scores = list(_scores(recipe, predictions, records))
@@ -68,7 +68,7 @@ def compare_scores(recipe: Recipe, submit: Instance, records: Mapping[str, RunRe
 
 
 def _scores(recipe: Recipe, packed: Instance, records: Mapping[str, RunRecord]) -> Iterator[tuple[Instance, Score]]:
-    """Every measured prediction of the same samples that was told no labels, with its score on each split."""
+    """Every measured prediction of the same samples that was made without labels, with its score on each split."""
     for instance in recipe.instances:
         record, stage = records.get(instance.name), instance.stage
         if record is None or not isinstance(stage, Evaluate):
@@ -84,7 +84,7 @@ def _scores(recipe: Recipe, packed: Instance, records: Mapping[str, RunRecord]) 
 
 
 def _same_network(one: Instance, other: Instance) -> bool:
-    """True where two predictions differ in the images that they are of alone, as those of val and of a test split."""
+    """True if two predictions differ only in their images, for example those of the val and the test split."""
     return _without_splits(one) == _without_splits(other)
 
 
@@ -96,7 +96,7 @@ def _without_splits(predictions: Instance) -> tuple[dict[str, object], dict[str,
 
 
 def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, RunRecord]) -> Iterator[str]:
-    """Copy a finished submission to the folder of results, write its .json, and give the lines to print."""
+    """Copy a finished submission to the results folder, write its .json, and yield the lines to print."""
     stage, record, predictions = submit.stage, records[submit.name], submit.inputs["predictions"]
     assert isinstance(stage, Submit)
     source, name = Path(record.artifacts[ZIP]), FileName(submit.name, submit.fingerprint)
@@ -108,7 +108,7 @@ def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, R
     digest, replaced = sha256_of(source), None
     if target.is_file() and sha256_of(target) != digest:
         replaced = f"{datetime.fromtimestamp(target.stat().st_mtime):%Y-%m-%d %H:%M}"
-        yield f"replaces a file of the same settings, of {replaced}, with other masks: it was computed anew"
+        yield f"replaces a file with the same settings, written {replaced}, because the recomputed masks differ"
     copy_file(source, target)
     description = {
         "file": target.name,
@@ -141,18 +141,18 @@ def _about_better(recipe: Recipe, submit: Instance, found: Comparison) -> Iterat
 
 
 def _about_earlier(recipe: Recipe, submit: Instance, target: Path) -> Iterator[str]:
-    """Other submissions in the same folder: nothing of them is replaced."""
+    """Other submissions in the same folder, which are kept."""
     others = [path for path in target.parent.glob("*.zip") if path != target and path.with_suffix(".json").is_file()]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    told = []
+    shown = []
     for path in others[:_EARLIER_SHOWN]:
         known = read_description(path.with_suffix(".json"))
         images, made_by = known.get("num_images", "?"), _made_by(recipe, known, submit)
-        told.append(f"{path.name} ({images} images, {_score_of(known)}; {made_by})")
+        shown.append(f"{path.name} ({images} images, {_score_of(known)}; {made_by})")
     if len(others) > _EARLIER_SHOWN:
-        told.append(f"{len(others) - _EARLIER_SHOWN} more")
-    if told:
-        yield f"kept beside it: {'; '.join(told)}"
+        shown.append(f"{len(others) - _EARLIER_SHOWN} more")
+    if shown:
+        yield f"also kept in this folder: {'; '.join(shown)}"
 
 
 def _score_of(known: Mapping[str, object]) -> str:
@@ -161,10 +161,10 @@ def _score_of(known: Mapping[str, object]) -> str:
 
 
 def _made_by(recipe: Recipe, known: Mapping[str, object], submit: Instance) -> str:
-    """What sets another file apart: its instance, or the settings that were changed for it."""
+    """What distinguishes another file: its instance, or the settings that were changed for it."""
     if known.get("instance") != submit.name:
         return f"instance {known.get('instance')}"
     changed = known.get("changed_settings")
     if changed == changed_settings(recipe, submit):
-        return "another state of the recipe file"
+        return "a different version of the recipe file"
     return in_words(changed) if isinstance(changed, dict) else "settings unknown"

@@ -2,9 +2,9 @@
 
 | where it goes | form |
 |---|---|
-| a terminal | fits its width and never cuts a number or a name: text wraps, notes stand under their row (`layout.py`) |
-| a pipe or a file | one line per row, columns apart by two spaces or more, `-` where a cell is empty; nothing wraps |
-| `--csv`, `--json` | values as they are: shares in [0, 1], bytes, seconds; column names in snake_case |
+| a terminal | fits its width and never truncates: text wraps, notes are placed under their row (`layout.py`) |
+| a pipe or a file | one line per row, columns separated by two or more spaces, `-` for an empty cell; nothing wraps |
+| `--csv`, `--json` | raw values: fractions in [0, 1], bytes, seconds; column names in snake_case |
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from rich.cells import cell_len
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell whose text is not simply its value."""
+    """A cell whose text differs from its value."""
 
     value: Any
-    """In JSON's types."""
+    """In JSON types."""
     text: str
 
 
 _PLAIN_WIDEST = 48
-"""Cells longer than this push what stands behind them to the right, in their own row alone."""
+"""Longer cells do not widen their column; they shift the following cells of their own row to the right."""
 
 _MARKS = re.compile(r"([\\`*|<>\[\]$])|(?<![^\W_])(_)|(_)(?![^\W_])")
-"""What Markdown, and GitHub's mathematics in it, would read as its own; `_` inside a word is none of it."""
+"""Characters with a meaning in Markdown or in GitHub's mathematics; `_` inside a word has none."""
 
 Cell = str | int | float | bool | None | Shown
-"""None where the value is unknown or does not apply."""
+"""None if the value is unknown or does not apply."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,24 @@ class Column:
     right: bool = False
     """Align to the right, as numbers are."""
     wraps: bool = False
-    """True for text that may be broken between words where a terminal is narrow."""
+    """True for text that may wrap between words on a narrow terminal."""
     role: Literal["value", "name", "note", "data", "drawing"] = "value"
-    """`name`: says which row this is, and is repeated where a wide table is split. `note`: text that a narrow terminal
-    puts under its row. `data`: for CSV and JSON alone; `drawing`: for people alone."""
+    """`name`: identifies the row, and is repeated if a wide table is split. `note`: text that a narrow terminal shows
+    under its row. `data`: only for CSV and JSON; `drawing`: only for text output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A title, columns, rows, and lines that stand under the table."""
+    """A title, columns, rows, and lines below the table."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     sections: frozenset[int] = frozenset()
-    """Rows before which a terminal leaves a line empty."""
+    """Indices of rows that a terminal shows after an empty line."""
     data_only: bool = False
-    """True for a table that CSV and JSON have, and people read in other words."""
+    """True for a table that is only written to CSV and JSON; the text output shows its content in another form."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -76,22 +76,22 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What a command prints: lines, then its tables by name."""
+    """The output of a command: lines, then its tables by name."""
 
     heading: tuple[str, ...] = ()
     tables: Mapping[str, Table]
     main: str = ""
-    """The table that `--csv` prints where `--table` names none; the first one where empty."""
+    """The table that `--csv` prints if `--table` is not given; if empty, the first one."""
 
     def only(self, name: str) -> Page:
-        """The page with one of its tables. Raises ValueError for a name that it does not have."""
+        """The page with only one of its tables. Raises ValueError for an unknown name."""
         if name not in self.tables:
-            raise ValueError(f"--table {name}: there are {', '.join(self.tables)}")
+            raise ValueError(f"--table {name}: unknown table; there are {', '.join(self.tables)}")
         return Page(tables={name: self.tables[name]})
 
 
 def text_of(cell: Cell, *, unknown: str = "") -> str:
-    """A cell as it is read; control characters are written as escapes, so that each row is one line."""
+    """The text of a cell; control characters are written as escapes, so that each row is one line."""
     if isinstance(cell, Shown):
         return printable(cell.text)
     if cell is None:
@@ -107,12 +107,12 @@ def printable(text: str) -> str:
 
 
 def percent(value: float | None, *, digits: int = 1, sign: str = "") -> Shown | None:
-    """A share as percent; `sign="+"` always writes the sign."""
+    """A fraction as percent; `sign="+"` always writes the sign."""
     return None if value is None else Shown(value, f"{100 * value:{sign}.{digits}f}")
 
 
 def plain(table: Table) -> str:
-    """For pipes and files: title, header, one line per row, notes; columns stand at least two spaces apart."""
+    """For pipes and files: title, header, one line per row, notes; columns are separated by two or more spaces."""
     columns = [place for place, column in enumerate(table.columns) if column.role != "data"]
     lines = [[table.columns[place].title for place in columns]]
     lines += [[text_of(row[place]) or "-" for place in columns] for row in table.rows]
@@ -127,12 +127,12 @@ def plain(table: Table) -> str:
 
 
 def _plain_width(lengths: Sequence[int]) -> int:
-    """As wide as the longest cell; a few very long ones are not made room for in all other rows."""
+    """The length of the longest cell, ignoring cells longer than `_PLAIN_WIDEST`."""
     return max(length for length in (0, *lengths) if length <= _PLAIN_WIDEST)
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """Text filled up to `width` terminal cells."""
+    """Text padded to `width` terminal cells."""
     spaces = " " * max(0, width - cell_len(text))
     return spaces + text if right else text + spaces
 
@@ -149,7 +149,7 @@ def markdown(table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Plain text, in one line, with what Markdown would take for its own marks escaped."""
+    """Plain text in one line, with Markdown's special characters escaped."""
     return _MARKS.sub(lambda found: "\\" + found[0], " ".join(text.split()))
 
 
@@ -164,7 +164,7 @@ def _value(cell: Cell) -> Any:
 
 
 def as_csv(table: Table) -> str:
-    """The rows with a header; a value that is not a string or a number is written as JSON, None as nothing."""
+    """The rows with a header; a value that is not a string or a number is written as JSON, None as an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.key for column in table.columns if column.role != "drawing"])
@@ -179,7 +179,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def as_json(page: Page) -> str:
-    """An object with a list of rows for every table, and under `notes` the lines that stand beside them."""
+    """An object with a list of rows for every table, and the page's other lines under `notes`."""
     notes = [*page.heading, *(note for table in page.tables.values() for note in table.notes)]
     content: dict[str, Any] = {"notes": notes} if notes else {}
     content |= {name: records(table) for name, table in page.tables.items()}
@@ -187,7 +187,7 @@ def as_json(page: Page) -> str:
 
 
 def joined(pages: Sequence[Page]) -> Page:
-    """One page of pages of one kind: tables of the same name become one, with the columns of all."""
+    """Pages of the same kind merged: tables with the same name are joined, with the union of their columns."""
     tables: dict[str, Table] = {}
     for page in pages:
         for name, table in page.tables.items():
@@ -197,7 +197,7 @@ def joined(pages: Sequence[Page]) -> Page:
 
 
 def _both(first: Table, second: Table) -> Table:
-    """The rows of two tables; a column that one of them lacks has no value there."""
+    """The rows of two tables; cells of a column that one of them lacks are None."""
     columns = {column.key: column for column in (*first.columns, *second.columns)}
     rows = []
     for table in (first, second):
@@ -207,5 +207,5 @@ def _both(first: Table, second: Table) -> Table:
 
 
 def table_of(title: str, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], **more: Any) -> Table:
-    """A table of lists."""
+    """A table from lists."""
     return Table(title=title, columns=tuple(columns), rows=tuple(tuple(row) for row in rows), **more)

@@ -26,7 +26,7 @@ IRNET_WEIGHTS = {"bg_pos": 0.25, "fg_pos": 0.25, "neg": 0.5, "dp_fg": 0.5, "dp_b
 AFFINITYNET_WEIGHTS = {"bg_pos": 0.25, "fg_pos": 0.25, "neg": 0.5}
 """bg / 4 + fg / 4 + neg / 2, as psa's public code adds its terms."""
 EPS = 1e-5
-"""Added to every count, so that a batch without a kind of pair gives 0, as published."""
+"""Added to every count, so that the term is 0 for a batch without pairs of that kind, as published."""
 
 
 class IRNetTask(Task):
@@ -60,7 +60,7 @@ class IRNetTask(Task):
         return pair_counts(batch["label"], radius=self._radius, num_classes=self._num_classes)
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
-        # irn trains boundaries at the base rate and displacements at ten times it.
+        # irn trains boundaries at the base learning rate and displacements at ten times that.
         return self.network.displacement.parameters()
 
 

@@ -40,7 +40,7 @@ class ClassificationTask(Task):
     """Mean over known (image, class) pairs of a loss on the logits.
 
     `soft_margin` is torch's multilabel_soft_margin_loss (irn): the mean over an image's classes, then over images; it
-    equals `bce` where all labels are known. Batch: `image` f32[B, 3, H, W], `target` f32[B, C] in {0, 1}, `known`
+    equals `bce` if all labels are known. Batch: `image` f32[B, 3, H, W], `target` f32[B, C] in {0, 1}, `known`
     f32[B, C] in {0, 1}. `prepare` mixes images.
     """
 
@@ -59,7 +59,7 @@ class ClassificationTask(Task):
             batch["known"],
             mixing=self._objective.mixing,
             alpha=self._objective.mixing_alpha,
-            # The engine seeds it at every step, so a training that goes on draws what it would have drawn.
+            # The engine seeds it at every step, so that a resumed training draws the same values.
             generator=torch.default_generator,
         )
         return {**batch, "image": image_B3HW, "target": target_BC, "known": known_BC}

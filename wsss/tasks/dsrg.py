@@ -1,4 +1,4 @@
-"""Segmentation from seeds that grow while the network learns (deep seeded region growing).
+"""Segmentation from seeds that are grown during training (deep seeded region growing).
 
 Shape letters: `B` batch, `C` classes with background, `H W` pixels, `h w` the grid of stride 8.
 """
@@ -29,7 +29,7 @@ _WEIGHTS = {"seed_background": 1.0, "seed_foreground": 1.0, "boundary": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class CrfInTheLoop:
-    """The dense CRF that refines the probabilities of every step; deviations in pixels of the grid."""
+    """The dense CRF that refines the probabilities in every step; standard deviations in grid pixels."""
 
     num_iterations: int
     gaussian: GaussianKernel
@@ -52,7 +52,7 @@ class CrfInTheLoop:
 
 
 def grid_labels(label_HW: np.ndarray) -> Tensor:
-    """i64[h, w]: the label in the middle of every cell of the grid."""
+    """i64[h, w]: the label at the centre of every grid cell."""
     middle = GRID // 2
     return torch.from_numpy(label_HW[middle::GRID, middle::GRID].astype(np.int64))
 
@@ -65,21 +65,21 @@ def grid_colours(image_HW3: np.ndarray) -> Tensor:
 
 
 class DsrgTask(SegmenterTask):
-    """Balanced seed loss on the grown seeds + closeness of the probabilities to what a dense CRF makes of them.
+    """Balanced seed loss on the grown seeds, plus the divergence between probabilities and their dense CRF refinement.
 
         p = smoothed softmax of the logits on the grid,  q = CRF(p),  S = growth of the given seeds by q
         loss = L_seed(p, S) + L_boundary(p, q)
 
-    S starts from the seeds given at every step, so that a wrong growth is forgotten with the probabilities that made
-    it; S and q are constants. Only classes present grow, the background always. The background's cues are those of the
-    seeds given: with `make_seeds.background = "saliency"` the paper's, from saliency maps.
+    S is grown from the given seeds in every step, so that wrong growth does not persist. S and q are constants. Only
+    seeds of classes present, and of the background, grow. Background cues come from the given seeds; with
+    `make_seeds.background = "saliency"` they are from saliency maps, as in the paper.
 
-    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` bool[B, C], the background first;
+    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` bool[B, C], background first;
     `pixels` u8[B, h, w, 3], the crop's mean colours, not normalised.
 
     Source: Huang et al., CVPR 2018 (DSRG), equations 1 to 5; Kolesnikov and Lampert, ECCV 2016 (SEC), the second term.
-    Differs: logits are brought to the grid bilinearly, where theirs are computed on it; no gradient passes through the
-    CRF, where the public code sends an approximate one; colours are cell means, theirs samples.
+    Differs: logits are resized bilinearly to the grid, the public code computes them on it; no gradient passes through
+    the CRF, the public code uses an approximate one; colours are cell means, theirs are samples.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class DsrgTask(SegmenterTask):
         return TaskOutput(terms=terms, weights=_WEIGHTS)
 
     def _grown(self, batch: Batch, refined_BChw: Tensor) -> Tensor:
-        """bool[B, C, h, w]: the given seeds of classes present, and what they spread to."""
+        """bool[B, C, h, w]: the given seeds of classes present, after region growing."""
         class_C11 = torch.arange(refined_BChw.shape[1], device=refined_BChw.device)[:, None, None]
         seeds_BChw = (batch["seeds"][:, None] == class_C11) & batch["present"][:, :, None, None]
         return grow_seeds(

@@ -17,20 +17,20 @@ Mixing = Literal["none", "mixup", "cutmix"]
 def mix(
     image_B3HW: Tensor, target_BC: Tensor, known_BC: Tensor, *, mixing: Mixing, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images with a partner of the batch mixed in, their targets in the same shares, and what is known of both.
+    """Images mixed with a partner from the batch, targets mixed in the same proportion, and the classes known for both.
 
-    One share lambda ~ Beta(alpha, alpha) for the batch. mixup: lambda x + (1 - lambda) x'. cutmix: a box of the
-    partner of (1 - lambda) of the area, cut at the border, with lambda taken from the area that remains.
+    One lambda ~ Beta(alpha, alpha) is drawn per batch. mixup: lambda x + (1 - lambda) x'. cutmix: a box of the
+    partner with (1 - lambda) of the area, clipped at the border; lambda is then the fraction that remains.
 
-    Source: Zhang et al., ICLR 2018 (mixup); Yun et al., ICCV 2019 (CutMix), section 3.1. Differs: labels of several
-    classes per image; a class counts as known where it is known of both.
+    Source: Zhang et al., ICLR 2018 (mixup); Yun et al., ICCV 2019 (CutMix), section 3.1. Differs: multi-label
+    targets; a class is known only if it is known for both images.
     """
     if mixing == "none" or len(image_B3HW) < 2:
         return image_B3HW, target_BC, known_BC
-    # torch draws no Beta from a generator; numpy does, seeded by it.
+    # torch cannot draw from Beta with a generator; numpy can, and is seeded from it.
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     share = float(draw.beta(alpha, alpha))
-    # A shift, and never by 0: no image is its own partner.
+    # A non-zero shift, so that no image is its own partner.
     shift = int(torch.randint(1, len(image_B3HW), (), generator=generator))
     partner = torch.arange(len(image_B3HW), device=image_B3HW.device).roll(shift)
     if mixing == "mixup":
@@ -44,7 +44,7 @@ def mix(
 
 
 def _box(size: torch.Size, *, share: float, draw: np.random.Generator) -> tuple[slice, slice, float]:
-    """A box of (1 - share) of the image around a random centre, and the share that remains outside."""
+    """A box of (1 - share) of the image around a random centre, and the fraction that remains outside."""
     height, width = size
     half_height, half_width = (round(length * (1 - share) ** 0.5 / 2) for length in (height, width))
     y, x = int(draw.integers(height)), int(draw.integers(width))

@@ -1,4 +1,4 @@
-"""What the objectives of a segmenter share, and the plainest one: cross entropy on label maps.
+"""The base class of segmenter objectives, and the simplest one: cross entropy on label maps.
 
 Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> MaskedSum:
-    """Sum of -log softmax(logits)[label] over the pixels labelled, and their number; 255 counts for nothing."""
+    """Sum of -log softmax(logits)[label] over labelled pixels, and their number; 255 is ignored."""
     total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
     return MaskedSum(total, (label_BHW != IGNORE).sum())
 
@@ -51,13 +51,13 @@ class SegmenterTask(Task):
 
 
 class SegmentationTask(SegmenterTask):
-    """Mean over labelled pixels of -log softmax(logits)[label]; pixels of 255 count for nothing.
+    """Mean over labelled pixels of -log softmax(logits)[label]; pixels with label 255 are ignored.
 
         loss = sum_u w(u) * cost(u) / sum_u w(u),  w = 1 unless the batch has weights
 
     With weights it is a weighted mean: it is divided by the sum of the weights of all ranks, not by the number of
-    pixels. So weights say how much pixels count beside each other, and the length of a step does not shrink with the
-    average weight, which would make every exponent want another learning rate.
+    pixels. So only relative weights matter, and the gradient's scale does not depend on the average weight; otherwise
+    each exponent would need a different learning rate.
 
     Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W], `weight` f32[B, H, W] in [0, 1] or none.
     """

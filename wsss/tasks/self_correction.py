@@ -1,4 +1,4 @@
-"""Self-correcting networks: soft labels for the images without masks, made anew at every step.
+"""Self-correcting networks: soft labels for the images without masks, recomputed at every step.
 
 Shape letters: `B` batch, `C` classes with background, `H W` pixels, `h w` the boxes' grid of stride 4.
 """
@@ -32,10 +32,10 @@ WEAK, CORRECTION = "weak", "correction"
 
 
 class Targets(nn.Module, ABC):
-    """What the images without masks are trained towards."""
+    """The target probabilities for images without masks."""
 
     def begin_step(self, step: int, *, num_steps: int) -> None:
-        """Told before every step."""
+        """Called before every step."""
 
     @abstractmethod
     def forward(self, logits_BCHW: Tensor, batch: Batch) -> Tensor:
@@ -43,7 +43,7 @@ class Targets(nn.Module, ABC):
 
 
 class FrozenAncillary(nn.Module):
-    """The ancillary model as it was trained: no gradient, no change of its norms, whatever mode the task is in."""
+    """The trained ancillary model: no gradient, and always in evaluation mode, whatever the task's mode."""
 
     def __init__(self, ancillary: AncillarySegmenter) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class FrozenAncillary(nn.Module):
 
 
 def _contiguous(network: nn.Module) -> nn.Module:
-    """DeepSpeed views weights as bytes, which those of a network in channels-last order do not allow."""
+    """Use contiguous weights: DeepSpeed views weights as bytes, which does not work in channels-last layout."""
     return network.to(memory_format=torch.contiguous_format)
 
 
@@ -77,7 +77,7 @@ class AncillaryTargets(Targets):
 
 
 class LinearTargets(AncillaryTargets):
-    """Linear self-correction: softmax of (l + alpha l_anc) / (1 + alpha), alpha falling from step to step."""
+    """Linear self-correction: softmax of (l + alpha l_anc) / (1 + alpha), with alpha decreasing over the steps."""
 
     def __init__(self, ancillary: AncillarySegmenter, *, first_alpha: float, last_alpha: float) -> None:
         super().__init__(ancillary)
@@ -95,9 +95,9 @@ class LinearTargets(AncillaryTargets):
 
 
 class ConvTargets(AncillaryTargets):
-    """Convolutional self-correction: softmax of what a small network makes of both logits.
+    """Convolutional self-correction: softmax of a small network's output for both logits.
 
-    That network learns from the images with masks (`corrected`), not from its use as a target.
+    That network is trained on the images with masks (`corrected`), not through its use as a target.
     """
 
     def __init__(self, ancillary: AncillarySegmenter, corrector: ConvSelfCorrection) -> None:
@@ -108,13 +108,13 @@ class ConvTargets(AncillaryTargets):
         return self.corrected(logits_BCHW, batch).softmax(1)
 
     def corrected(self, logits_BCHW: Tensor, batch: Batch) -> Tensor:
-        """Corrected logits f32[B, C, H, W]; their gradient reaches the correction alone, not the primary model."""
+        """Corrected logits f32[B, C, H, W]; their gradient reaches only the correction, not the primary model."""
         corrected_BCHW: Tensor = self.corrector(logits_BCHW.detach(), self.ancillary(batch))
         return corrected_BCHW.float()
 
 
 class EmFixedTargets(Targets):
-    """EM-fixed, the rival: the network's own best class under the boxes, with fixed bonuses, as a hard label."""
+    """EM-fixed, the baseline: the network's best class within the boxes, with fixed biases, as a hard label."""
 
     def __init__(self, *, foreground_bias: float, background_bias: float) -> None:
         super().__init__()
@@ -136,8 +136,8 @@ class SelfCorrectionTask(SegmenterTask):
 
         loss = L_weak + full_weight * L_full  (+ full_weight * L_correction, for the convolutional correction)
 
-    Targets are constants (stop-gradient). A convolutional correction goes on learning from the masks, since the primary
-    model that it reads changes.
+    Targets are constants (stop-gradient). A convolutional correction continues to be trained on the masks, since the
+    primary model that it reads changes.
 
     Batch: `image` f32[B, 3, H, W]; `is_full` bool[B]; `label` i64[B, H, W]: the mask of an image that has one, else 0
     inside the image and 255 outside; `boxes` bool[B, C, h, w].
@@ -160,8 +160,8 @@ class SelfCorrectionTask(SegmenterTask):
         full_B, label_BHW = batch["is_full"], batch["label"]
         learned: dict[str, MaskedSum] = {}
         if isinstance(self.targets, ConvTargets):
-            # Before its use as a target: what an older torch's autocast keeps of weights that it first casts without
-            # a gradient never has one (pytorch/pytorch#165068).
+            # Before its use as a target: in older torch, autocast caches weights first cast without a gradient, and the
+            # cached copies never get one (pytorch/pytorch#165068).
             learned[CORRECTION] = self._correction(self.targets, logits_BCHW, batch)
         terms = {FULL: cross_entropy_term(logits_BCHW[full_B], label_BHW[full_B]), WEAK: self._weak(logits_BCHW, batch)}
         terms |= learned
@@ -171,7 +171,7 @@ class SelfCorrectionTask(SegmenterTask):
     @staticmethod
     def _correction(targets: ConvTargets, logits_BCHW: Tensor, batch: Batch) -> MaskedSum:
         full_B, label_BHW = batch["is_full"], batch["label"][batch["is_full"]]
-        if not len(label_BHW):  # every rank has a gradient of every parameter, be it 0
+        if not len(label_BHW):  # every rank must have a gradient for every parameter, even if it is 0
             nothing = sum(parameter.sum() for parameter in targets.corrector.parameters()) * 0.0
             return MaskedSum(torch.as_tensor(nothing), label_BHW.sum())
         return cross_entropy_term(targets.corrected(logits_BCHW[full_B], _of(batch, full_B)), label_BHW)
@@ -203,7 +203,7 @@ def _of(batch: Batch, which_B: Tensor) -> Batch:
 
 
 class AncillaryTask(Task):
-    """Cross entropy of the ancillary model, told the boxes, on masks: the first stage of self-correcting networks.
+    """Cross entropy on masks of the ancillary model, which is given the boxes: stage 1 of self-correcting networks.
 
     Batch: `image` f32[B, 3, H, W], `boxes` bool[B, C, h, w], `label` i64[B, H, W], 255 ignored.
     """
@@ -228,12 +228,12 @@ class AncillaryTask(Task):
 
 
 class CorrectionTask(Task):
-    """The primary model and the convolutional correction, both on masks: the second stage of three.
+    """The primary model and the convolutional correction, both trained on masks: the second of three stages.
 
         loss = cross entropy of the primary model + cross entropy of the corrected logits
 
-    The ancillary model is frozen, and the correction's gradient stops at the primary model's logits: each learns as if
-    alone, in one pass. Batch as `AncillaryTask`'s.
+    The ancillary model is frozen, and the correction's gradient stops at the primary model's logits: both are
+    trained independently in one pass. Batch: as for `AncillaryTask`.
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.3.
     """

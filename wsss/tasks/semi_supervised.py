@@ -1,4 +1,4 @@
-"""Segmentation from masks of some images and weaker labels of the others, side by side in every batch.
+"""Segmentation from masks of some images and weaker labels of the others, mixed in every batch.
 
 Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 """
@@ -16,7 +16,7 @@ FULL = "full"
 
 
 def chosen(batch: Batch, which_B: Tensor) -> Batch:
-    """The examples of a batch for which `which_B`, bool[B], is true: all that is a tensor of B examples."""
+    """The examples of a batch for which `which_B`, bool[B], is true; values that are not tensors are dropped."""
     return {name: value[which_B] for name, value in batch.items() if isinstance(value, Tensor)}
 
 
@@ -25,11 +25,11 @@ class SemiSupervisedTask(SegmenterTask):
 
         loss = L_weak + full_weight * L_full
 
-    Both parts go through the network in one batch. Where L_weak is DSRG's objective this is the loss of semi-supervised
+    Both parts go through the network in one batch. If L_weak is DSRG's objective, this is the loss of semi-supervised
     FickleNet, L_seed + L_boundary + alpha L_full with alpha = 2.
 
-    Batch: `image` f32[B, 3, H, W]; `is_full` bool[B]; `mask` i64[B, H, W] of the images with masks; and what the weak
-    objective reads of the others. What one kind lacks is there too, with any values.
+    Batch: `image` f32[B, 3, H, W]; `is_full` bool[B]; `mask` i64[B, H, W] of the images with masks; and the inputs
+    of the weak objective for the others. Entries that do not apply to an image have arbitrary values.
 
     Source: Lee et al., CVPR 2019 (FickleNet), semi-supervised segmentation.  Differs: means are over all ranks.
     """

@@ -1,7 +1,7 @@
-"""A task: a network with one training objective. It knows no rank; every loss is a sum and a count.
+"""A task: a network with one training objective. It is independent of ranks; every loss is a sum and a count.
 
 The engine adds the counts of all ranks before it divides, so that one rank, two or eight minimise the same mean
-(a mean of per-rank means is another loss wherever ranks count differently).
+(a mean of per-rank means is a different loss if the counts of ranks differ).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class TaskOutput:
     eps: float = 0.0
 
     def total(self) -> torch.Tensor:
-        """The loss of one rank by itself."""
+        """The loss of a single rank."""
         return combine(self.terms, {name: term.count for name, term in self.terms.items()}, self.weights, self.eps)
 
 
 def combine(
     terms: dict[str, MaskedSum], counts: dict[str, torch.Tensor], weights: dict[str, float], eps: float
 ) -> torch.Tensor:
-    """sum_i w_i * numerator_i / (count_i + eps), 0 where a count and eps are both 0."""
+    """sum_i w_i * numerator_i / (count_i + eps), 0 if a count and eps are both 0."""
     parts = []
     for name, term in terms.items():
         divisor = counts[name] + eps
@@ -49,18 +49,18 @@ class Task(nn.Module):
     network: nn.Module
 
     def begin_step(self, step: int, *, num_steps: int) -> None:
-        """Told before every step, 0 to num_steps - 1, for objectives that change while they are trained."""
+        """Called before every step, 0 to num_steps - 1, for objectives that change while they are trained."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch that `forward` is given in training, random changes included that its counts depend on."""
+        """The batch passed to `forward` in training, after random changes that affect its counts."""
         return batch
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The count of every term of a prepared batch, from its labels alone.
 
-        A batch that is computed in parts is divided by the counts of all of them, before any has run.
+        With gradient accumulation, losses are divided by the counts of all micro-batches, before any of them has run.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot tell its counts before it runs")
+        raise NotImplementedError(f"{type(self).__name__} cannot give its counts before the forward pass")
 
     @abstractmethod
     def forward(self, batch: Batch) -> TaskOutput:
@@ -68,4 +68,4 @@ class Task(nn.Module):
 
     @abstractmethod
     def new_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that start at random: they learn at the head's rate."""
+        """Randomly initialised parameters, which are trained with the head's learning rate."""

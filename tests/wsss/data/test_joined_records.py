@@ -79,7 +79,7 @@ def test_a_loaders_process_is_sent_no_rows_and_reads_the_same(layers: dict[str, 
     records.repeat(np.linspace(0.0, 2.0, len(records)))
     found = [records.sample(index) for index in range(len(records))]
     sent = copy.copy(records)  # goes through __getstate__, as a loader's process does
-    assert sent._rows == {} and records._rows
+    assert sent._entries == {} and records._entries
     for index, sample_there in enumerate(found):
         assert_equal(sent.sample(index), sample_there)
         assert sent.name_of(index) == records.name_of(index)

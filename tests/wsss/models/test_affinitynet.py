@@ -80,5 +80,5 @@ def test_another_stride_is_refused() -> None:
 
 
 def test_a_stride_that_no_stage_ends_at_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"stages end at strides 1, 2, 4, 8; 16 is none of them"):
+    with pytest.raises(ValueError, match=r"stages end at strides 1, 2, 4, 8; 16 is not one of them"):
         network(frozen_stride=16)

@@ -154,8 +154,8 @@ def test_weights_of_older_files_without_batch_counters_load(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "mobilenet_v2_100"}, r"no encoder is called 'mobilenet_v2_100'; did you mean .*mobilenetv2_100"),
-        ({"name": "qqqqqqqqqqqqqqq"}, r"no encoder is called 'qqqqqqqqqqqqqqq'; see timm\.list_models\(\)"),
+        ({"name": "mobilenet_v2_100"}, r"unknown encoder 'mobilenet_v2_100'; did you mean .*mobilenetv2_100"),
+        ({"name": "qqqqqqqqqqqqqqq"}, r"unknown encoder 'qqqqqqqqqqqqqqq'; see timm\.list_models\(\)"),
         ({"name": "vgg16_bn"}, r"encoder 'vgg16_bn' does not support output_stride = 16"),
         ({"name": "vit_tiny_patch16_224"}, r"'vit_tiny_patch16_224' does not support output_stride = 16"),
         (

@@ -98,5 +98,5 @@ def test_refusals() -> None:
         _segmenter(replace(SPEC, output_stride=32))
     with pytest.raises(ValueError, match=r"num_classes is 1; at least 2"):
         _segmenter(num_classes=1)
-    with pytest.raises(ValueError, match=r"no encoder is called 'resnet10'"):
+    with pytest.raises(ValueError, match=r"unknown encoder 'resnet10'"):
         _segmenter(replace(SPEC, name="resnet10"))

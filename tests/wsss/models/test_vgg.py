@@ -81,7 +81,7 @@ def test_new_convolutions_learn_at_the_heads_rate() -> None:
 @pytest.mark.parametrize("settings", [{"output_stride": 16}, {"dilated": False}, {"pad_type": "same"}])
 def test_what_cannot_be_chosen_is_refused(settings: dict[str, object]) -> None:
     (name,) = settings
-    with pytest.raises(ValueError, match=rf"{name} is .*; encoder 'vgg16_npa' is built with {name} = "):
+    with pytest.raises(ValueError, match=rf"{name} is .*; encoder 'vgg16_npa' allows only {name} = "):
         build_encoder(spec("vgg16_npa", **settings))
 
 

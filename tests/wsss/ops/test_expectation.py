@@ -29,7 +29,7 @@ def test_outside_every_box_is_background_however_sure_the_network_is() -> None:
 @pytest.mark.parametrize("biases", [(3.0, 3.0), (2.0, 3.0), (3.0, 0.0)])
 def test_biases_that_give_objects_up(biases: tuple[float, float]) -> None:
     logits = torch.zeros(1, 2, 1, 1)
-    with pytest.raises(ValueError, match="both must be above 0, and the foreground's the larger one"):
+    with pytest.raises(ValueError, match="both must be above 0, and foreground_bias must be the larger one"):
         em_fixed_label(logits, allowed_BCHW=logits > 0, foreground_bias=biases[0], background_bias=biases[1])
 
 

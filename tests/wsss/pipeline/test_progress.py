@@ -44,12 +44,12 @@ def test_estimate_follows_the_recipe_and_then_this_machine(clock: Clock) -> None
     reporter.begin("c")
     reporter.stop()
     assert lines(out) == [
-        "a: starting (6:00 left in all)",
-        "a: 25%, 1 of 4 shards, 11:10 left in all",
+        "a: starting (6:00 left in total)",
+        "a: 25%, 1 of 4 shards, 11:10 left in total",
         "done   a in 3:20",
-        "b: starting (8:40 left in all)",
+        "b: starting (8:40 left in total)",
         "kept   b",
-        "c: starting (2:00 left in all)",
+        "c: starting (2:00 left in total)",
     ]
 
 

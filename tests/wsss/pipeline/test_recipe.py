@@ -132,9 +132,9 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("train_classifier.learning_rate=inf", "train_classifier.learning_rate: Input should be a finite number"),
         ("train_classifier.batch_size=many", "train_classifier.batch_size: Input should be a valid integer"),
         ("make_seeds.rule=best", "make_seeds.rule: Input should be 'two_thresholds', 'exponents' or 'ficklenet'"),
-        ("train_classifier.resize_long=[640, 320]", "train_classifier.resize_long: the first number is the smaller"),
-        ("train_segmenter.resize_long=[640, 320]", "train_segmenter.resize_long: the first number is the smaller"),
-        ("train_affinity.resize_long=[0, 320]", "train_affinity.resize_long: the first number is the smaller"),
+        ("train_classifier.resize_long=[640, 320]", "train_classifier.resize_long: the first number must"),
+        ("train_segmenter.resize_long=[640, 320]", "train_segmenter.resize_long: the first number must"),
+        ("train_affinity.resize_long=[0, 320]", "train_affinity.resize_long: the first number must be at least 1"),
         ("train_classifier.std=[0.2, 0, 0.2]", "train_classifier.std.1: Input should be greater than 0 (got 0)"),
         ("make_cams.max_shards=0", "make_cams.max_shards: Input should be greater than or equal to 1 (got 0)"),
         ("predict.splits=[]", "predict.splits: "),
@@ -150,7 +150,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("evaluate.inputs.record=predict", "evaluate.inputs.record: unknown input 'record'; did you mean records"),
         (
             "train_affinity.inputs.classifier=train_classifier",
-            "train_affinity.inputs.classifier: with its other settings train_affinity does not read it; take it out",
+            "train_affinity.inputs.classifier: not read with the other settings of train_affinity; remove it",
         ),
         ("evaluate.inputs.records=predicts", "unknown earlier instance 'predicts'; did you mean predict"),
         ("evaluate.inputs.records=build_shards", "evaluate.inputs.records names build_shards, a build_shards; "
@@ -163,7 +163,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("recipe.name=a b", "recipe.name: String should match pattern"),
         ("recipe.seed=-1", "recipe.seed: Input should be greater than or equal to 0 (got -1)"),
         ("recipe.seed=99999999999999999999", "recipe.seed: Input should be less than 2147483648"),
-        ("recipe.name=store", "recipe.name: store, outbox, mlartifacts are folders that every run has"),
+        ("recipe.name=store", "recipe.name: store, outbox, mlartifacts are names of folders that every run has"),
         ("recipe.supervision=full", "recipe.supervision = 'full', but its stages train with 'image'; declare"),
         ("recipe.expected_seconds={make_cams=-3}", "recipe.expected_seconds.make_cams: Input should be greater"),
         ("runtime.rank_gpus=2", "runtime.rank_gpus: Input should be less than or equal to 1"),
@@ -193,25 +193,25 @@ def test_bad_settings_are_told_by_their_dotted_names(load: Load, override: str, 
     [
         ('[recipe]\nname = "x"\n', "a recipe needs at least one [stages.NAME] table"),
         ("[recipe", "is not valid TOML"),
-        ("seed = 3\n" + CHAIN, "seed stands outside of any table; a recipe has [recipe], [runtime], [defaults] "
+        ("seed = 3\n" + CHAIN, "seed is not in any table; a recipe has [recipe], [runtime], [defaults] "
          "and [stages.NAME]"),
-        ("stages = 3", "stages stands outside of any table"),
-        ('[stages]\nmake_cams = "yes"\n', "make_cams stands outside of any table"),
+        ("stages = 3", "stages is not in any table"),
+        ('[stages]\nmake_cams = "yes"\n', "make_cams is not in any table"),
         (CHAIN + "[tracking]\nx = 1\n", "unknown table [tracking]; a recipe has [recipe], [runtime], [defaults] "
          "and [stages.NAME]"),
-        ("defaults = 1\n" + CHAIN, "defaults stands outside of any table"),
+        ("defaults = 1\n" + CHAIN, "defaults is not in any table"),
         (CHAIN + "[defaults]\npretraind = 1\n", "defaults.pretraind: unknown setting or kind 'pretraind'; did you mean "
          "pretrained"),
-        (CHAIN + "[defaults]\nmake_cams = 1\n", "defaults.make_cams is no setting; write defaults.KIND"),
-        (CHAIN + "[defaults]\ncounts = 1\n", "defaults.counts reaches no instance: build_shards give"),
+        (CHAIN + "[defaults]\nmake_cams = 1\n", "defaults.make_cams is not a setting; write defaults.KIND"),
+        (CHAIN + "[defaults]\ncounts = 1\n", "defaults.counts applies to no instance: build_shards set"),
         (CHAIN + "[defaults]\nzz = 1\n", "unknown setting or kind 'zz'; there are the settings of build_sh"),
         (CHAIN + "[defaults.submit]\nsplit = 1\n", "[defaults.submit]: no instance of this recipe is of that kind"),
         (CHAIN + "[defaults.predict]\ninputs = {}\n", "defaults.predict.inputs belongs to a single instance"),
         (CHAIN + "[defaults.predict]\nflips = 1\n", "predict.flips: unknown setting 'flips'; did you mean flip"),
         (CHAIN + "[stages.train_classifer]\n", "[stages.train_classifer]: unknown kind 'train_classifer'; did you mean "
          "train_classifier"),
-        ('[recipe]\nname = "x"\n[stages.make_cams]\n', "make_cams reads samples from build_shards, but no such "
-         "instance stands before it"),
+        ('[recipe]\nname = "x"\n[stages.make_cams]\n', "make_cams reads samples from build_shards, but there is "
+         "no such instance before it"),
         ("[stages.build_shards]\nsource = 'toy'\n", "recipe.name: "),
         ('[recipe]\nname = "x"\n[stages.build_shards]\n', "build_shards.source: "),
     ],
@@ -453,7 +453,7 @@ def test_layers_of_other_shards_are_refused_with_both_named(load: Load) -> None:
     recipe = load(CHAIN + OTHER_SHARDS)
     cams, other = recipe.instance("make_cams").fingerprint[:16], recipe.instance("other_shards").fingerprint[:16]
     assert f"other_shards ({other}, of other_shards) and make_cams ({cams}, of build_shards)" in message
-    assert "stand on different shards; name instances of one build_shards" in message
+    assert "are based on different shards; choose inputs of the same build_shards" in message
 
 
 def test_a_network_of_another_class_list_is_refused(load: Load, voc: Path) -> None:
@@ -470,7 +470,7 @@ inputs = { samples = "build_shards", classifier = "other_classifier" }
 """
     message = fails(load, CHAIN + other)
     assert "build_shards (" in message and "other_classifier (" in message
-    assert "have different class lists; name instances of one class list" in message
+    assert "have different class lists; choose inputs that have the same class list" in message
 
 
 PUPIL = """
@@ -500,7 +500,8 @@ def test_predictions_are_learned_where_they_are_named_alone(load: Load) -> None:
     unnamed = CHAIN.replace("[stages.make_pseudo_labels]\n", "").replace("[stages.train_segmenter]", "[stages.none]")
     message = fails(load, unnamed.replace("[stages.none]", '[stages.none]\nkind = "train_segmenter"'))
     assert (
-        "none reads pseudo_labels from make_pseudo_labels or predict, but no such instance stands before it" in message
+        "none reads pseudo_labels from make_pseudo_labels or predict, but there is no such instance before it"
+        in message
     )
 
 
@@ -508,7 +509,7 @@ def test_predictions_of_other_shards_are_refused_with_both_named(load: Load) -> 
     inputs = 'inputs = { samples = "build_shards", pseudo_labels = "predict_train" }'
     message = fails(load, pupil(inputs=inputs, samples='inputs = { samples = "other_shards" }'))
     assert "predict_train (" in message and ", of other_shards)" in message and ", of build_shards)" in message
-    assert "stand on different shards" in message
+    assert "are based on different shards" in message
 
 
 def test_predictions_of_another_class_list_are_refused_with_both_named(load: Load, voc: Path) -> None:
@@ -519,7 +520,7 @@ def test_predictions_of_another_class_list_are_refused_with_both_named(load: Loa
     text = pupil(inputs=mine, samples='inputs = { samples = "other_shards" }').replace(OTHER_SHARDS, other)
     message = fails(load, text)
     assert "other_shards (" in message and "train_segmenter (" in message
-    assert "have different class lists; name instances of one class list" in message
+    assert "have different class lists; choose inputs that have the same class list" in message
 
 
 def test_dropout_of_a_head_that_has_none(load: Load) -> None:

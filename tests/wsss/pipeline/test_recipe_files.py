@@ -55,4 +55,4 @@ def test_commands_that_take_a_recipe_or_a_sweep_suggest_one(here: Path, capsys: 
     assert main(["sweep", str(here)]) == 1
     assert capsys.readouterr().err == f"wsss: the sweep cannot be read: {here}: Is a directory\n"
     assert main(["plan", "toy", "--gpus-per-node", "0", "--table", "figures"]) == 0
-    assert "the figures behind it" in capsys.readouterr().out
+    assert "figures used (" in capsys.readouterr().out

@@ -147,13 +147,13 @@ def test_what_a_run_does_not_tell_has_its_reason(recipe: Recipe, tmp_path: Path)
     leave(tmp_path, recipe.instance("build_shards"), work=SHARDS | {"images": 0.0, "seconds": 0.0, "workers": 0.0})
     run = read_run(tmp_path, recipe.instances)
     assert run.found == {}
-    assert "run it anew with this version" in run.lacking["make_cams"]
-    assert "its shards were taken over" in run.lacking["build_shards"]
+    assert "run it again with this version" in run.lacking["make_cams"]
+    assert "its shards were reused" in run.lacking["build_shards"]
     assert run.lacking["train_classifier"] == "it is not in the run"
 
 
 def test_a_folder_without_a_run_is_refused(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PlanError, match=r"--measured .*none: no store/\*/run\.json in it; name the folder"):
+    with pytest.raises(PlanError, match=r"--measured .*none: it contains no store/\*/run\.json; give the folder"):
         read_run(tmp_path / "none", recipe.instances)
     command = ["plan", str(recipe.path), "--gpus-per-node", "0", "--measured", str(tmp_path / "none")]
     assert main(command) == 1
@@ -164,9 +164,9 @@ def test_rows_of_the_run_and_of_the_tables_are_told_apart() -> None:
     run = MeasuredRun(folder=Path("runs"), found={"make_cams": measured()}, lacking={})
     lines = measured_lines(run, from_tables={"predict": "from the tables; it is not in the run"})
     assert lines == [
-        "measured by the run in runs, taken in place of the tables:",
+        "measured by the run in runs, used instead of the tables:",
         "  make_cams: 0.5 core-s per image, over 64 images, 1 worker; start-up 3.0 s",
-        "not by that run:",
+        "not measured by that run:",
         "  predict: from the tables; it is not in the run",
     ]
     assert "2 workers of 4 cores" in measured(workers=2, cores=4).in_words()

@@ -79,8 +79,8 @@ def test_a_row_for_every_evaluation_and_split(recipe: Recipe) -> None:
     rows = result_rows(recipe, records())
     assert [(row.title, row.split, row.labels_given, row.mean_iou, row.note) for row in rows] == [
         ("CAM", "val", True, 0.4, "thresholds 0.200 and 0.250, two-fold"),
-        ("evaluate_seeds", "train", True, None, "50.0% of the pixels are seeds, 90.0% of them right"),
-        ("evaluate_seeds", "val", True, None, "25.0% of the pixels are seeds, 0.0% of them right"),
+        ("evaluate_seeds", "train", True, None, "50.0% of the pixels are seeds, 90.0% of them correct"),
+        ("evaluate_seeds", "val", True, None, "25.0% of the pixels are seeds, 0.0% of them correct"),
         ("evaluate_pseudo_labels", "val", True, 0.5, "2 images missing"),
         ("segmentation", "val", False, 0.35, "70% of the pseudo labels' mean IoU"),
     ]
@@ -99,7 +99,8 @@ def test_which_classes_a_mean_is_taken_over_is_told(recipe: Recipe) -> None:
     )
     (row,) = result_rows(recipe, {"evaluate": found})
     assert row.note == (
-        "boundary IoU 20.0; 2 classes never found (over those of the truth 41.0); 3 classes absent (over all 30.0)"
+        "boundary IoU 20.0; 2 classes never predicted (mean IoU over the classes of the ground truth 41.0); "
+        "3 classes absent (mean IoU over all 30.0)"
     )
 
 
@@ -154,7 +155,7 @@ def test_subsets_of_the_views_have_rows_of_their_own(recipe: Recipe) -> None:
         ("segmentation, one view", "val", False, 0.3, ""),
         (
             "segmentation, one scale, mirrored too", "val", False, 0.25,
-            "5.0 below segmentation, one view: no help here",
+            "5.0 points worse than one view",
         ),
         ("segmentation, all views", "val", False, 0.35, ""),
     ]  # fmt: skip
@@ -167,7 +168,7 @@ def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
     worse, better = (record("evaluate_views", labels_given=0, val__mean_iou=iou) for iou in (0.31, 0.4))
     notes = [result_rows(load_recipe(path), records() | {"evaluate_views": r})[-1].note for r in (worse, better)]
     assert notes == [
-        "62% of the pseudo labels' mean IoU; 4.0 below segmentation: no help here",
+        "62% of the pseudo labels' mean IoU; 4.0 points worse than segmentation",
         "80% of the pseudo labels' mean IoU",
     ]
 

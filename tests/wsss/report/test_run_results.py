@@ -164,9 +164,10 @@ def test_another_set_keeps_what_was_there_and_says_so(finished: tuple[Recipe, Ru
     mine = [name for name in names if digits in name or name.startswith("submit-")]
     assert len(mine) == 5 and all(kept[name] == names[name] for name in mine)
     assert kept["results.md"] == kept[f"results-{other.fingerprint[:8]}.md"] != names["results.md"]
-    assert f"results.md showed pipeline {digits}, the recipe file as it is; that is kept as results-{digits}.md" in said
+    kept = f"that is kept as results-{digits}.md"
+    assert f"results.md showed pipeline {digits}, the recipe file unchanged; {kept}" in said
     first = f"submit-{recipe.instance('submit').fingerprint[:8]}.zip"
-    assert f"{first} (4 images, mean IoU 40.0 on val (evaluate); the recipe file as it is)" in said
+    assert f"{first} (4 images, mean IoU 40.0 on val (evaluate); the recipe file unchanged)" in said
     submit = json.loads((other.results / f"submit-{other.instance('submit').fingerprint[:8]}.json").read_bytes())
     assert submit["changed_settings"] == {"predict.flip": True}
 
@@ -192,7 +193,7 @@ def test_a_submission_computed_anew_says_what_it_replaces(finished: tuple[Recipe
     path = recipe.results / f"submit-{recipe.instance('submit').fingerprint[:8]}.zip"
     assert "replaces a file" not in told(recipe, summary)[0]
     path.write_bytes(b"other masks")
-    assert "replaces a file of the same settings" in told(recipe, summary)[0]
+    assert "replaces a file with the same settings" in told(recipe, summary)[0]
     assert zipfile.is_zipfile(path)
 
 

@@ -46,7 +46,7 @@ def test_what_a_setting_may_be_is_told_in_words() -> None:
         "place": "text",
         "rule": "a, b",
         "share": "number above 0 and at most 1",
-        "sizes": "list of: integer at least 1 (1 or more of them)",
+        "sizes": "list of: integer at least 1 (at least 1 of them)",
         "kernel": "list of 2: number",
         "counts": "table of: integer",
         "limit": "integer at least 1, or not given",

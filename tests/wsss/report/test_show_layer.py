@@ -82,7 +82,7 @@ def test_info_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["shards", "info", str(samples), "--csv", "--table", "classes"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "layer,class_id,name,present,absent,unknown,in_train,in_val"
     assert main(["shards", "info", str(seeds.path), "--csv", "--table", "classes"]) == 1
-    assert "--table classes: there are splits" in capsys.readouterr().err
+    assert "--table classes: unknown table; there are splits" in capsys.readouterr().err
 
 
 def test_histograms_tell_present_absent_and_unknown_apart(tmp_path: Path) -> None:

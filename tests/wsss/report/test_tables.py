@@ -104,7 +104,7 @@ def test_one_of_several_tables_is_chosen_by_name() -> None:
         out = io.StringIO()
         print_page(Page(tables=tables, main="two"), form="csv", only=only, out=out)
         assert out.getvalue() == expected
-    with pytest.raises(ValueError, match="--table three: there are one, two"):
+    with pytest.raises(ValueError, match="--table three: unknown table; there are one, two"):
         print_page(Page(tables=tables), only="three")
 
 

@@ -82,10 +82,10 @@ def test_another_input_than_the_classifiers_is_refused(tmp_path: Path, trained: 
 
 
 ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
-    (TrainAffinity(encoder="resnet_50"), r"encoder: no encoder is called 'resnet_50'; did you mean"),
+    (TrainAffinity(encoder="resnet_50"), r"encoder: unknown encoder 'resnet_50'; did you mean"),
     (
         TrainClassifier(encoder="vgg16_npa", pretrained="none"),
-        r"output_stride is 16; encoder 'vgg16_npa' is built with",
+        r"output_stride is 16; encoder 'vgg16_npa' allows only",
     ),
     (TrainClassifier(encoder="densenet121", pretrained="none"), r"'densenet121' does not support output_stride = 16"),
     (TrainClassifier(encoder="resnet10t", pretrained="none", pad_type="same"), "does not support pad_type = 'same'"),
@@ -95,7 +95,7 @@ ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
     ),
     (
         TrainClassifier(encoder="resnet50", mean=(0.5, 0.5, 0.5)),
-        r"mean = \[0.5, .* want mean = \[0.485, 0.456, 0.406\]",
+        r"mean = \[0.5, .* need mean = \[0.485, 0.456, 0.406\]",
     ),
     (TrainClassifier(encoder="vgg16_npa", pretrained="none", output_stride=8, drop_path=0.5), "drop_path is 0.5; enc"),
 ]
