@@ -312,7 +312,7 @@ def test_classes_without_a_list_are_told_with_their_images(tmp_path: Path) -> No
     instance = instance_of(stage, tmp_path)
     expected = ["2 classes (images): horse 12, hose 1", "the class 'hose' (1 images) is spelt nearly like 'horse' (12)"]
     for lines in (stage.preview(instance), _built(stage, instance).notes):
-        assert [line.split(": where")[0] for line in lines] == expected
+        assert [line.split(": if it")[0] for line in lines] == expected
     listed = replace(stage, class_list="classes.txt")
     assert listed.preview(instance) == [] and _built(listed, instance).notes == ()
 
