@@ -1,7 +1,7 @@
 """Files from which a worker's death can be explained: notes on its work, and Python's report of a crash.
 
 While it works on an instance, a process keeps two files open in the instance's folder, hidden and named by host and
-process. The first contains notes on its current work (`shards.at_work`). Python's fault handler writes the stack of
+process. The first contains notes on its current work (`shards.work_notes`). Python's fault handler writes the stack of
 every thread into the second at a segmentation fault or the like, or when work on one shard takes too long. A process
 that exits normally removes both; `shards.files.remove_leftovers` removes those of other processes.
 """
@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.at_work import FILE_BYTES, keep_notes_in, name_work, noted, unpack
 from shards.files import remove_leftovers
+from shards.work_notes import FILE_BYTES, keep_notes_in, name_work, noted, unpack
 
 _CRASHES = {
     "Segmentation fault": "segmentation fault (SIGSEGV)",

@@ -28,8 +28,8 @@ from cluster.loader_server import start_loader_server
 from cluster.optimizer import lr_multiplier, make_optimizer
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
-from shards.at_work import note
 from shards.files import write_bytes
+from shards.work_notes import note
 from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
 from wsss.contract.stage import Instance
 from wsss.tasks.task import Batch, Task, TaskOutput, combine

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from shards.at_work import name_work, note
 from shards.file_system_errors import writing
 from shards.layer import ShardError
 from shards.records import BadSampleError
+from shards.work_notes import name_work, note
 from wsss.contract.fit import Draw, TrainingSet
 
 FAULT = "fault"

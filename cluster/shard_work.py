@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cluster.crash_files import crash_files
-from shards.at_work import note
+from shards.work_notes import note
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
 from wsss.contract.device import choose_device, computed_on

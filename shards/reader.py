@@ -8,12 +8,12 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Literal
 
-from shards.at_work import note
 from shards.codec import decode, key_of
 from shards.file_system_errors import reading
 from shards.layer import Layer, ShardError
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.records import Missing, Record
+from shards.work_notes import note
 
 
 def read_shard(layer: Layer, shard: str) -> Iterator[Record]:

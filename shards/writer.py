@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from shards.at_work import note
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
 from shards.layer import Layer
@@ -14,6 +13,7 @@ from shards.mask_check import mask_values
 from shards.ranges import to_ranges
 from shards.records import RECORD_KINDS, Missing, Record, Sample
 from shards.tar_stream import TarStream
+from shards.work_notes import note
 
 DIGEST_DIGITS = 32
 

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from shards.at_work import note
 from shards.layer import ShardError
 from shards.records import BadSampleError, Missing, Record, SeedRecord
+from shards.work_notes import note
 from wsss.contract.counts import Counts
 from wsss.contract.fit import Draw, Fit, Validation
 from wsss.contract.settings import settings

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from shards.at_work import named_work, noted
+from shards.work_notes import named_work, noted
 
 
 @dataclass(frozen=True, kw_only=True)

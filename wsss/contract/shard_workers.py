@@ -11,10 +11,10 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from shards.at_work import note
 from shards.layer import Layer
 from shards.reader import join_shard
 from shards.records import BadSampleError, Missing, Record, Sample
+from shards.work_notes import note
 from wsss.contract.stage import ShardWorker
 
 _WINDOW = 8

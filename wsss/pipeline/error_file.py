@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shards.at_work import unpack
 from shards.files import write_bytes
+from shards.work_notes import unpack
 from wsss.contract.failure import Failure, carried_failure, failure_of
 from wsss.contract.stage import Instance
 

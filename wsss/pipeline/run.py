@@ -21,7 +21,7 @@ from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import source_commit
-from wsss.pipeline.worked import work_of
+from wsss.pipeline.work_measurements import work_of
 
 
 class TooManyMissingError(RuntimeError):

@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shards.at_work import name_work
 from shards.class_report import class_lines, slip_lines
 from shards.layer import shard_name, split_of
 from shards.opened import opened
@@ -29,6 +28,7 @@ from shards.sources.folder import FolderSource
 from shards.sources.source import Listed, Source
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
+from shards.work_notes import name_work
 from wsss.contract.cost import ExpectedData, Load, PlanContext, ShardWork, Storage
 from wsss.contract.settings import ActiveIf, active_unless, settings
 from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from shards.at_work import FILE_BYTES, keep_notes_in, name_work, named_work, note, noted, unpack
+from shards.work_notes import FILE_BYTES, keep_notes_in, name_work, named_work, note, noted, unpack
 
 
 def test_notes_stand_in_the_file_and_are_replaced_in_place(tmp_path: Path) -> None:
