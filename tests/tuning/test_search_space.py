@@ -165,7 +165,7 @@ def test_a_threshold_on_counts_needs_no_labels(tmp_path: Path) -> None:
         ('refine = "none"', 'refine = "crf"', "make_pseudo_labels.refine = 'crf': each threshold would run the CRF"),
         ('refine = "none"', 'refine = "none"\nmake_pseudo_labels.background = "power"', "it has no threshold"),
         ("low = 0.125, high = 0.5, step = 0.125", "low = 0.1, high = 0.5, step = 0.2", "0.1 is not a multiple of 1/"),
-        ("low = 0.125, high = 0.5, step = 0.125", "choices = [0.25, 0.3]", "near it are 0.296875 and 0.30078125"),
+        ("low = 0.125, high = 0.5, step = 0.125", "choices = [0.25, 0.3]", "allowed are 0.296875 and 0.30078125"),
         (", step = 0.125", "", f"space.{THRESHOLD}: counts exist only for thresholds i/256; give step = 0.00390625"),
         (THRESHOLD, "make_scores.beta", f"which need a threshold; search {THRESHOLD}, or measure label maps"),
         (

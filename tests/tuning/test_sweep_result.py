@@ -62,7 +62,7 @@ def test_folds_at_a_threshold_are_read_from_the_counts_of_evaluate(tmp_path: Pat
     assert first.tolist() == [[0, 0, 5], [0, 0, 0], [7, 0, 0]]
     assert second[1, 2] == 2**40
     assert mean_iou(read_folds(tmp_path, split="val", threshold=63 / 256)) == pytest.approx(7 / (7 + 5 + 2**40) / 3)
-    with pytest.raises(ValueError, match="no multiple of 1/256"):
+    with pytest.raises(ValueError, match="not a multiple of 1/256"):
         read_folds(tmp_path, split="val", threshold=0.3)
 
 

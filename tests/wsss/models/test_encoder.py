@@ -167,7 +167,10 @@ def test_weights_of_older_files_without_batch_counters_load(tmp_path: Path) -> N
         ({"name": "resnet10t", "pad_type": "same"}, r"does not support pad_type = 'same'"),
         ({"name": "resnet10t", "reparameterised": True}, r"has no branches to fuse; set reparameterised = False"),
         ({"name": "resnet10t", "pretrained": "weights.pth"}, r"'weights\.pth'; allowed: .*\.safetensors file"),
-        ({"name": "resnet10t", "pretrained": "nowhere.safetensors"}, r"no weight file nowhere\.safetensors"),
+        (
+            {"name": "resnet10t", "pretrained": "nowhere.safetensors"},
+            r"the weight file nowhere\.safetensors does not exist",
+        ),
         ({"name": "test_byobnet", "pretrained": "none", "output_stride": 4}, r"output_stride is 4; allowed: 8, 16, 32"),
         ({"name": "resnet10t", "pad_type": "valid"}, r"pad_type is 'valid'; allowed"),
         ({"name": "resnet10t", "drop_path": 1.0}, r"drop_path is 1\.0; allowed: at least 0 and below 1"),
@@ -225,5 +228,5 @@ def test_activations_that_are_computed_again_give_the_same_gradients() -> None:
     assert len(plain) == len(recomputed) > 5 and less < 0.8 * memory
     for wanted, found in zip(plain, recomputed, strict=True):
         torch.testing.assert_close(found, wanted)
-    with pytest.raises(ValueError, match="activation_checkpointing = True: timm has none for this encoder"):
+    with pytest.raises(ValueError, match="activation_checkpointing = True: timm does not support it for this encoder"):
         build_encoder(_spec("vgg16_ficklenet", output_stride=8, dilated=True)).checkpoint_activations()

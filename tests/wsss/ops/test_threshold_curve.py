@@ -127,9 +127,9 @@ def test_rounding_of_a_resize_decides_between_classes_and_counts_as_one() -> Non
 def test_only_multiples_of_a_bin_are_thresholds() -> None:
     assert [bin_of(threshold) for threshold in (0.0, 1 / 256, 0.25, 255 / 256)] == [0, 1, 64, 255]
     for threshold in (0.3, 1, -0.25):
-        with pytest.raises(ValueError, match="no multiple of 1/256"):
+        with pytest.raises(ValueError, match="not a multiple of 1/256"):
             bin_of(threshold)
-    with pytest.raises(ValueError, match=r"near it are 0\.296875 and 0\.30078125"):
+    with pytest.raises(ValueError, match=r"the nearest allowed are 0\.296875 and 0\.30078125"):
         bin_of(0.3)
 
 

@@ -91,7 +91,7 @@ ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
     (TrainClassifier(encoder="resnet10t", pretrained="none", pad_type="same"), "does not support pad_type = 'same'"),
     (
         TrainClassifier(encoder="vgg16_ficklenet", pretrained="none", output_stride=8, activation_checkpointing=True),
-        "activation_checkpointing = True: timm has none",
+        "activation_checkpointing = True: timm does not support it",
     ),
     (
         TrainClassifier(encoder="resnet50", mean=(0.5, 0.5, 0.5)),
