@@ -17,7 +17,7 @@ from wsss.stages.registry import STAGES
 _ABOUT = """\
 Weakly supervised segmentation: train with image-level labels, predict masks.
 
-  wsss demo                     the whole pipeline on generated images, in minutes
+  wsss demo                     the whole pipeline on generated images
   wsss show RECIPE              what a recipe would run, and all its settings
   wsss run RECIPE               run it; finished stages are reused
   wsss results RECIPE           its results so far

@@ -25,7 +25,7 @@ FLOORS = {
     ("walk", "val"): 52.0,
     ("walk + CRF (pseudo labels)", "val"): 56.0,
     ("segmentation, one view", "val"): 50.0,
-    ("segmentation, flip x scales", "val"): 30.0,
+    ("segmentation, flip x scales", "val"): 52.0,
 }
 """Mean IoU, per cent: well under what was measured, since another machine rounds differently."""
 
@@ -79,8 +79,7 @@ def test_every_step_gains_and_keeps_its_floor(demo: Demo) -> None:
 
 
 def test_readme_shows_what_was_measured(demo: Demo) -> None:
-    own = README.read_text().partition("\n## Real photographs")[0]  # the other table is of other pictures
-    shown, measured = read_table(own), demo.mean_iou()
+    shown, measured = read_table(README.read_text()), demo.mean_iou()
     assert shown, "the README shows no table of the demo"
     for (title, split), figure in measured.items():
         # Two trainings stand behind a segmentation, and other machines round differently.

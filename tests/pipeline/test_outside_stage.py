@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = '''"""Maps that are highest in the middle of the image, for a test."""
 
@@ -27,8 +28,6 @@ from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, ShardWorker
-
-pytestmark = pytest.mark.slow
 
 
 @settings

@@ -68,7 +68,7 @@ def test_a_decoded_sample_counts_like_its_row() -> None:
     ("rows", "expected"),
     [
         ([((1,), "0,255"), ((2,), "0,255"), ((1, 2), "255")], "the masks contain only 0 and 255"),
-        ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks contain only 0 (background)"),
+        ([((1,), "0"), ((2,), "0"), ((), "0")], "the masks contain only 0 .background."),
         ([((2,), "0-1"), ((3,), "0,2"), ((1,), "0"), ((2, 3), "0-2")], "one lower than the .*1 cat, 2 dog, 3 emu, "),
         ([((1,), "0,2"), ((2,), "0,3"), ((1, 3), "0,2,4")], "one higher than the class ids"),
         ([((1,), "0-1"), ((2,), "0-1"), ((3,), "0-1"), ((2, 4), "0-1")], "masks only separate objects from background"),

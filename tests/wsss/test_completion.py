@@ -34,8 +34,9 @@ def test_commands_options_and_choices(here: Path) -> None:
     assert candidates(["sh"]) == ["shards", "show"]
     assert candidates(["shards", ""]) == ["info", "lint", "preview"]
     assert candidates(["completion", ""]) == ["bash", "fish", "zsh"]
-    assert candidates(["run", "toy", "--"]) == ["--from", "--help", "--on", "--set", "--to"]
-    assert candidates(["run", "toy", "--on", "local", "--set", "a=b", "--"]) == ["--from", "--help", "--set", "--to"]
+    assert candidates(["run", "toy", "--"]) == ["--debug", "--from", "--help", "--on", "--set", "--to"]
+    left = ["--debug", "--from", "--help", "--set", "--to"]
+    assert candidates(["run", "toy", "--on", "local", "--set", "a=b", "--"]) == left
     assert candidates(["run", "--on", ""]) == ["auto", "local", "ray"]
     assert candidates(["show", "toy", "--table", ""]) == ["instances", "settings"]
     assert candidates(["show", "toy", "--csv", "--"]) == ["--changed", "--help", "--set", "--table"]

@@ -30,9 +30,8 @@ def boundary_counts(
     """Pixels of the bands of every class of one image: in both bands, and in either; int64 [C,2], summable.
 
     The band of class c in a map is the part removed from c by erosion: its pixels from which a square of (2d+1) x
-    (2d+1) pixels around them (`band_width`; Chebyshev distance) reaches a pixel of another class or the outside of
-    the image. The score of a class is (pixels in its band of the truth and in its band of the prediction) / (pixels in
-    either).
+    (2d+1) pixels around them (`band_width`; Chebyshev distance) reaches another class or the outside of the image. The
+    score of a class is (pixels in its band of the truth and in its band of the prediction) / (pixels in either).
 
     Pixels whose truth is `ignore_index` are neutral in both maps: they are in no band and create no border. So the
     prediction there has no effect, and a prediction that is correct everywhere else scores 1. If the ignored strip

@@ -88,5 +88,5 @@ def test_refusals() -> None:
         _classifier("stochastic", kernel_size=4)
     with pytest.raises(ValueError, match=r"drop_rate is 1\.0; allowed: at least 0 and below 1"):
         _classifier("stochastic", drop_rate=1.0)
-    with pytest.raises(ValueError, match=r"num_classes is 0; at least 1"):
+    with pytest.raises(ValueError, match=r"num_classes is 0; it must be at least 1"):
         Classifier(build_encoder(SPEC), num_classes=0, head="linear")

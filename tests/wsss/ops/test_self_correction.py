@@ -37,7 +37,10 @@ def test_alpha_is_finite_and_not_negative(alpha: float) -> None:
 
 
 def test_shapes_are_the_same() -> None:
-    with pytest.raises(ValueError, match=r"logits are \[1, 2, 3, 5\] and the ancillary model's \[1, 2, 5, 3\]; give"):
+    with pytest.raises(
+        ValueError,
+        match=r"logits are \[1, 2, 3, 5\] and the ancillary model's \[1, 2, 5, 3\]; both must have",
+    ):
         linear_self_correction(torch.zeros(1, 2, 3, 5), ancillary_BCHW=torch.zeros(1, 2, 5, 3), alpha=1)
 
 

@@ -179,7 +179,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_cams.normalisation=globally", "make_cams.normalisation: Input should be 'per_class' or 'global'"),
         ("build_shards.counts.test=9", "counts.test does not name a split; splits has train, val"),
         ("build_shards.masked_splits=[\"foo\"]", "masked_splits is given, but source = 'toy' does not read it"),
-        ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 pictures"),
+        ("build_shards.counts.val=0", "[stages.build_shards]: split 'val' of the toy data set has 0 images"),
         ("train_classifier.pretrained=none.safetensors", "train_classifier.pretrained: there is no such weight file; "
          "allowed are imagenet, none, or a .safetensors file's path (got 'none.safetensors')"),
     ],

@@ -191,7 +191,7 @@ def test_maps_of_a_segmenter_alone_have_no_probability_to_choose_by(tmp_path: Pa
     segmenter = instance_of(TrainSegmenter(), tmp_path, samples=instance.inputs["samples"])
     inputs = {"samples": instance.inputs["samples"], "segmenter": segmenter}
     alone = instance_of(MakeSegmenterMaps(weight=1.0), tmp_path, **inputs)
-    with pytest.raises(ValueError, match=r"min_probability = 0.5: the maps of make_segmenter_maps carry no"):
+    with pytest.raises(ValueError, match=r"min_probability = 0.5: the maps of make_segmenter_maps have no"):
         instance.stage.check(replace(instance, inputs={**instance.inputs, "cams": alone}))
     instance.stage.check(
         replace(

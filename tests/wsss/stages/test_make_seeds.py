@@ -90,7 +90,7 @@ def test_any_stochastic_map_above_the_threshold_is_foreground(tmp_path: Path) ->
 def test_ficklenet_needs_stochastic_maps(tmp_path: Path) -> None:
     instance = prepared(tmp_path, [cam(blocks(0.5), [3])], rule="ficklenet")
     with pytest.raises(
-        ValueError, match=r"rule = 'ficklenet' needs the maximum of stochastic maps, which make_cams does not keep"
+        ValueError, match=r"rule = 'ficklenet' needs the maximum of stochastic maps, which make_cams does not store"
     ):
         instance.stage.check(instance)
 
@@ -142,7 +142,7 @@ def test_images_that_the_classifier_doubts_are_left_out(tmp_path: Path) -> None:
     assert isinstance(kept, SeedRecord) and kept.key == "a"
     assert isinstance(left_out, Missing) and left_out.left_out and "0.70" in left_out.reason
     without = prepared(tmp_path / "without", [cam(blocks(0.01, 0.9), [3])], min_probability=0.75)
-    with pytest.raises(ValueError, match="carry no probabilities; run make_cams again, or set min_probability = 0"):
+    with pytest.raises(ValueError, match="have no probabilities; run make_cams again, or set min_probability = 0"):
         seeds_of(without)
 
 

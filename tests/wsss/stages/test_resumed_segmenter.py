@@ -41,6 +41,9 @@ class DyingSet:
     def num_draws(self, epoch: int) -> int:
         return self._examples.num_draws(epoch)
 
+    def name_of(self, index: int) -> str:
+        return self._examples.name_of(index)
+
     def example(self, draw: Draw) -> dict[str, Any]:
         if draw.epoch == 1:
             die_once(self._marker)

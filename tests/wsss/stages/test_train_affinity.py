@@ -60,6 +60,7 @@ def train(instance: Instance) -> Outcome:
     return LocalRuntime(RuntimeSettings(runs=instance.path)).fit(instance, instance.stage, lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_two_ranks_give_the_losses_of_one(tmp_path: Path, network: str) -> None:
     one = prepared(tmp_path / "one", **NETWORKS[network])

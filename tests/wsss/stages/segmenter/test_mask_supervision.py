@@ -330,6 +330,7 @@ def test_the_biases_of_em_fixed_are_compared_where_they_are_read(tmp_path: Path)
     linear.check(instance_of(linear, tmp_path, samples=of, ancillary=ancillary))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"full_share": 0.25}, {"objective": "self_correction", "self_correction": "em_fixed", "full_share": 0.25}],
