@@ -21,7 +21,7 @@ from shards.records import (
 SIZE = (13, 19)
 
 
-def sample(key: str, seed: int = 0, *, masked: bool = True, position: int = 0, framed: bool = False) -> Sample:
+def sample(key: str, seed: int = 0, *, masked: bool = True, position: int = 0, with_boxes: bool = False) -> Sample:
     random = np.random.default_rng(seed)
     return Sample(
         key=key,
@@ -30,8 +30,8 @@ def sample(key: str, seed: int = 0, *, masked: bool = True, position: int = 0, f
         classes=(2, 5),
         unknown=(3,),
         mask=random.integers(0, 7, SIZE, dtype=np.uint8) if masked else None,
-        boxes=(Box(2, 0, 3, 13, 19), Box(5, 4, 1, 6, 2)) if framed else None,
-        saliency=random.integers(0, 256, SIZE, dtype=np.uint8) if framed else None,
+        boxes=(Box(2, 0, 3, 13, 19), Box(5, 4, 1, 6, 2)) if with_boxes else None,
+        saliency=random.integers(0, 256, SIZE, dtype=np.uint8) if with_boxes else None,
         position=position,
         source=f"JPEGImages/{key}.jpg",
     )
@@ -51,7 +51,7 @@ def one_of_each(key: str, seed: int = 0) -> list[Record]:
     return [
         sample(key, seed),
         sample(key, seed, masked=False),
-        sample(key, seed, framed=True),
+        sample(key, seed, with_boxes=True),
         CamRecord(key=key, classes=classes, maps=maps, size=SIZE),
         CamRecord(key=key, classes=classes, maps=maps, peak=maps * 2, probabilities=maps[:, 0, 0], size=SIZE),
         CamRecord(key=key, classes=classes[:0], maps=empty, peak=empty, size=SIZE),

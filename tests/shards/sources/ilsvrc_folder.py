@@ -18,9 +18,9 @@ BREEDS = f"ILSVRC2013_train/{BREED}/{BREED}_"
 FULL = "ILSVRC2014_train_0000/ILSVRC2014_train_0000000"
 TRAIN = [f"{ANTS}1", f"{ANTS}22", f"{ANTS}3", f"{BREEDS}7", EXTRA, f"{FULL}1", f"{FULL}2"]
 
-Frame = tuple[int, int, int, int, int]
+ObjectBox = tuple[int, int, int, int, int]
 """Class, xmin, ymin, xmax, ymax, as the XML has them."""
-OBJECTS: dict[str, list[Frame]] = {
+OBJECTS: dict[str, list[ObjectBox]] = {
     f"{ANTS}1": [(ANT, 0, 0, 52, 36), (ANT, 3, 5, 8, 9)],
     f"{ANTS}3": [(BEAR, 3, 5, 8, 9)],  # the queried synset was looked for and is not there
     f"{BREEDS}7": [(DOG, 3, 5, 8, 9)],
@@ -33,15 +33,15 @@ LISTS: dict[int, list[str]] = {
 }
 
 
-def xml(objects: list[Frame], *, height: int = 37, width: int = 53, database: str = "ILSVRC_2013") -> str:
+def xml(objects: list[ObjectBox], *, height: int = 37, width: int = 53, database: str = "ILSVRC_2013") -> str:
     """An annotation whose children stand in an order of ILSVRC's VID files, not in VOC's."""
-    frames = "".join(
+    elements = "".join(
         f"<object><bndbox><xmax>{x2}</xmax><xmin>{x1}</xmin><ymax>{y2}</ymax><ymin>{y1}</ymin></bndbox>"
         f"<name>{SYNSETS[c]}</name><subcategory>{BREED}</subcategory></object>"
         for c, x1, y1, x2, y2 in objects
     )
     size = f"<size><width>{width}</width><height>{height}</height></size>"
-    return f"<annotation><source><database>{database}</database></source>{frames}{size}</annotation>"
+    return f"<annotation><source><database>{database}</database></source>{elements}{size}</annotation>"
 
 
 def write_lists(folder: Path, lists: Mapping[int, list[str]]) -> None:

@@ -93,7 +93,7 @@ def test_sample_holds_the_files_own_bytes_and_pixels_counted_from_zero(root: Pat
     ("key", "present", "absent"),
     [
         (f"{ANTS}1", {ANT}, {DOG}),
-        (f"{ANTS}22", {ANT}, set()),  # partial in the lists, no frame
+        (f"{ANTS}22", {ANT}, set()),  # partial in the lists, no box
         (f"{ANTS}3", {BEAR}, {ANT}),  # queried, annotated, and not among the objects
         (f"{BREEDS}7", {DOG}, set()),
         (EXTRA, set(), {ANT, PERSON}),

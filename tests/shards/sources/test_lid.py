@@ -104,7 +104,7 @@ def test_train_is_ilsvrcs(root: Path, tmp_path: Path) -> None:
     assert len(data.list_split("train")) == len(TRAIN)
     listed = next(listed for listed in data.list_split("train") if listed.key == f"{ANTS}1")
     assert data.read(listed).classes == (ANT,) and data.read(listed).boxes
-    assert read(data, "val").boxes is None, "val has no annotated frames"
+    assert read(data, "val").boxes is None, "val has no annotated boxes"
     assert data.signature() != source(root, splits=("val",)).signature()
     with pytest.raises(ValueError, match="LID has no split 'dev'; it has train, val, test"):
         data.list_split("dev")

@@ -77,12 +77,12 @@ def test_signature_follows_what_is_drawn() -> None:
 def test_boxes_frame_what_is_seen_of_every_class(samples: list[Sample]) -> None:
     for sample in samples:
         assert sample.boxes is not None and sample.mask is not None
-        framed = np.zeros(sample.size, bool)
+        in_a_box = np.zeros(sample.size, bool)
         for box in sample.boxes:
             inside = sample.mask[box.top : box.bottom, box.left : box.right] == box.class_id
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any(), (
-                "frames are tight"
+                "boxes are tight"
             )
-            framed[box.top : box.bottom, box.left : box.right] = True
+            in_a_box[box.top : box.bottom, box.left : box.right] = True
         assert {box.class_id for box in sample.boxes} == set(sample.classes)
-        assert framed[sample.mask > 0].all()
+        assert in_a_box[sample.mask > 0].all()

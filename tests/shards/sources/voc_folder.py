@@ -23,8 +23,8 @@ def make_voc(root: Path) -> Path:
         mask = np.zeros((height, width), np.uint8)
         mask[3:11, 5:19], mask[11:13], mask[20:29, 23:31] = (8, 255, 18) if number != 1 else (12, 255, 12)
         (root / "SegmentationClassAug" / f"{key}.png").write_bytes(encode_png(mask))
-        frame = "<bndbox><xmax>19</xmax><xmin>5.6</xmin><ymin>4</ymin><ymax>900</ymax></bndbox>"
-        objects = "".join(f"<object><name>{name}</name><difficult>1</difficult>{frame}</object>" for name in names)
+        box = "<bndbox><xmax>19</xmax><xmin>5.6</xmin><ymin>4</ymin><ymax>900</ymax></bndbox>"
+        objects = "".join(f"<object><name>{name}</name><difficult>1</difficult>{box}</object>" for name in names)
         (root / "Annotations" / f"{key}.xml").write_text(f"<annotation>{objects}</annotation>")
     (root / "labels.json").write_text(json.dumps(LABELS))
     (root / "lists" / "train.txt").write_text("2007_1\n2007_2\n2007_3\n")

@@ -23,10 +23,10 @@ def test_logits_follow_the_boxes_where_they_are(network: AncillarySegmenter) -> 
     planes[:, 0] = True
     others = planes.clone()
     others[1, 2, :4, :4], others[1, 0, :4, :4] = True, False
-    plain, framed = network(image, planes), network(image, others)
+    plain, boxed = network(image, planes), network(image, others)
     assert plain.shape == (2, 4, 61, 83)
-    torch.testing.assert_close(plain[0], framed[0])
-    change = (plain[1] - framed[1]).abs().amax(0)
+    torch.testing.assert_close(plain[0], boxed[0])
+    change = (plain[1] - boxed[1]).abs().amax(0)
     assert change[:16, :16].mean() > 2 * change[40:, 60:].mean() > 0, "the pooling of the whole image sees it too"
 
 

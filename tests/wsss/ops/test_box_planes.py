@@ -7,12 +7,12 @@ from wsss.ops.box_planes import box_planes
 
 
 def test_background_is_where_no_box_is() -> None:
-    framed = torch.zeros(2, 3, 5, dtype=torch.bool)
-    framed[0, :2], framed[1, 1:, 3:] = True, True
-    planes = box_planes(framed, classes=[4, 1], num_classes=6)
+    boxed = torch.zeros(2, 3, 5, dtype=torch.bool)
+    boxed[0, :2], boxed[1, 1:, 3:] = True, True
+    planes = box_planes(boxed, classes=[4, 1], num_classes=6)
     assert planes.shape == (6, 3, 5) and planes.dtype == torch.bool
-    assert torch.equal(planes[4], framed[0]) and torch.equal(planes[1], framed[1])
-    assert torch.equal(planes[0], ~(framed[0] | framed[1])) and not planes[[2, 3, 5]].any()
+    assert torch.equal(planes[4], boxed[0]) and torch.equal(planes[1], boxed[1])
+    assert torch.equal(planes[0], ~(boxed[0] | boxed[1])) and not planes[[2, 3, 5]].any()
 
 
 def test_an_image_without_boxes_is_background() -> None:

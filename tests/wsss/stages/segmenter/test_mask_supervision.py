@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 NUM_IMAGES = 12
 
 
-def picture(number: int, *, masked: bool = True, framed: bool = True) -> Sample:
+def picture(number: int, *, masked: bool = True, with_boxes: bool = True) -> Sample:
     generator = np.random.default_rng(number)
     size = (37 + number, 53 - number)
     mask = np.zeros(size, np.uint8)
@@ -47,7 +47,7 @@ def picture(number: int, *, masked: bool = True, framed: bool = True) -> Sample:
     mask[top : top + 15, left : left + 21] = 1 + number % 5
     made = sample(f"t{number}", mask, position=number)
     boxes = (Box(1 + number % 5, top, left, top + 15, left + 21),)
-    fields = {**vars(made), "mask": mask if masked else None, "boxes": boxes if framed else None}
+    fields = {**vars(made), "mask": mask if masked else None, "boxes": boxes if with_boxes else None}
     return Sample(**fields)
 
 
@@ -136,7 +136,7 @@ def test_a_list_that_names_other_images(tmp_path: Path) -> None:
 def test_data_without_masks_or_boxes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no training image of build_shards has a mask; see its masked_splits"):
         keys(segmenter(tmp_path / "a", data(tmp_path / "a", masked=False), full_share=0.5, full_per_batch=1))
-    bare, _ = data(tmp_path / "b", framed=False)
+    bare, _ = data(tmp_path / "b", with_boxes=False)
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path / "b", samples=bare)
     with pytest.raises(ValueError, match=r"box_source = 'annotated', but no image of split 'train' .* has boxes"):
         ancillary.stage.training_set(ancillary)  # type: ignore[attr-defined]
@@ -144,8 +144,8 @@ def test_data_without_masks_or_boxes(tmp_path: Path) -> None:
 
 def test_boxes_of_other_images_or_splits(tmp_path: Path) -> None:
     """They are missed before a training begins, not at its first batch or validation."""
-    pictures = [picture(n, masked=n < 3, framed=n > 5) for n in range(NUM_IMAGES)]
-    of = samples_of(tmp_path, {"train-000000": pictures, "val-000000": [picture(20, framed=False)]})
+    pictures = [picture(n, masked=n < 3, with_boxes=n > 5) for n in range(NUM_IMAGES)]
+    of = samples_of(tmp_path, {"train-000000": pictures, "val-000000": [picture(20, with_boxes=False)]})
     validated = {"validate_every": 1, "validation_images": 0}
     told = TrainAncillary(**SETTINGS, full_share=1.0)
     with pytest.raises(ValueError, match=r"'annotated': no image selected by train_ancillary.full_share has known"):
@@ -221,14 +221,14 @@ def test_examples_of_both_kinds_have_the_same_fields(tmp_path: Path) -> None:
     assert full["key"] in keys(instance) and weak["key"] not in keys(instance)
 
 
-def framed(path: Path, **settings: Any) -> Instance:
+def boxed_instance(path: Path, **settings: Any) -> Instance:
     fixed = {"objective": "self_correction", "self_correction": "em_fixed", "full_per_batch": 2, "full_share": 0.5}
     return segmenter(path, **{**fixed, **settings})
 
 
 def test_boxes_go_with_their_pixels(tmp_path: Path) -> None:
     """Inside a mask's own box lies all of the mask, through flips, resizing and crops."""
-    weak: Any = framed(tmp_path / "weak").stage.training_set(framed(tmp_path / "again"))  # type: ignore[attr-defined]
+    weak: Any = boxed_instance(tmp_path / "weak").stage.training_set(boxed_instance(tmp_path / "again"))  # type: ignore[attr-defined]
     ancillary = TrainAncillary(**SETTINGS, full_share=1.0)
     masked: Any = ancillary.training_set(instance_of(ancillary, tmp_path, samples=data(tmp_path)[0]))
     for index in range(NUM_IMAGES):
@@ -323,7 +323,7 @@ def test_a_correction_learns_from_masks_that_the_ancillary_model_has_not_seen(tm
 def test_the_biases_of_em_fixed_are_compared_where_they_are_read(tmp_path: Path) -> None:
     biases = {"em_foreground_bias": 1.0, "em_background_bias": 3.0}
     with pytest.raises(ValueError, match=r"em_foreground_bias = 1.0 must be above em_background_bias = 3.0"):
-        framed(tmp_path / "a", **biases)
+        boxed_instance(tmp_path / "a", **biases)
     of, _ = data(tmp_path / "b")
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
     linear = TrainSegmenter(**SETTINGS, **biases, objective="self_correction", full_share=0.5, full_per_batch=1)
