@@ -74,6 +74,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.extended
 def test_two_ranks_average_as_one_does(two_ranks: Path, tmp_path: Path) -> None:
     """The average differs from the weights of a training without it."""
     train(tmp_path / "one", TinyFit(**AVERAGED))
@@ -94,6 +95,7 @@ def test_killed_and_resumed_gives_the_same_bytes(two_ranks: Path, tmp_path: Path
     assert (tmp_path / WEIGHTS).read_bytes() == (two_ranks / WEIGHTS).read_bytes()
 
 
+@pytest.mark.extended
 def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     """Training continues from the weights themselves: the losses equal those of a training without an average."""
     settings = {"num_epochs": 3, "validate_every": 1, "keep": "best"}

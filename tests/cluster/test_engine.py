@@ -77,6 +77,7 @@ def test_another_world_size_resumes_a_checkpoint(
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_another_world_size_is_refused_for_a_partitioned_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RankError, match="tiny: training failed"):
         train(tmp_path, TinyFit(**SETTINGS, world_size=2, zero_stage=1, die=True))
@@ -100,6 +101,7 @@ def test_gradient_accumulation_trains_as_whole_batches_do(two_ranks: tuple[Path,
         )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("settings", [{"zero_stage": 1}, {"zero_stage": 3}])
 def test_zero_stages_train_alike(settings: dict[str, Any], two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
     outcome = train(tmp_path, TinyFit(**SETTINGS, world_size=2, **settings))
@@ -107,6 +109,7 @@ def test_zero_stages_train_alike(settings: dict[str, Any], two_ranks: tuple[Path
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(two_ranks[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_weights_partitioned_over_ranks_are_validated_and_saved(tmp_path: Path) -> None:
     """ZeRO 3 with a layer that is partitioned over the ranks: rank 0 validates while the other waits."""
     outcomes, weights = [], []
@@ -120,6 +123,7 @@ def test_weights_partitioned_over_ranks_are_validated_and_saved(tmp_path: Path) 
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_path: Path) -> None:
     """Three steps of plain SGD move all weights together by at most 3 x learning rate x clipping norm."""
     settings = {
@@ -141,6 +145,7 @@ def test_clipped_gradients_and_autocast(two_ranks: tuple[Path, Outcome], tmp_pat
     assert low == pytest.approx(losses(two_ranks[1]), rel=0.02) and low != losses(two_ranks[1])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
     """Nine examples in batches of four: epochs end at steps 3, 6 and 9, and the second validation is the best."""

@@ -77,6 +77,7 @@ def test_work_of_dead_actors_is_done_by_others_and_actors_are_kept(tmp_path: Pat
     pool.close()
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("session")
 def test_shard_that_kills_its_actor_three_times_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="actor 1, shard poison-7: 3 actors died"):
@@ -84,6 +85,7 @@ def test_shard_that_kills_its_actor_three_times_ends_the_run(tmp_path: Path) -> 
     assert times_begun(tmp_path, "poison-7") == 3
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("session")
 def test_actor_slot_is_not_refilled_after_its_last_restart(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="every actor died more than 4 times"):
@@ -104,6 +106,7 @@ def test_exception_stops_the_run_immediately_and_cancels_the_rest(tmp_path: Path
     pool.close()
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("session")
 def test_actors_that_cannot_start(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"(?s)an actor cannot start: .*no model here"):

@@ -82,6 +82,7 @@ def test_fit_resumes_after_a_killed_rank_with_the_bytes_of_the_local_runtime(
     assert not (there / "ray_train").exists()
 
 
+@pytest.mark.extended
 def test_fit_does_not_retry_a_final_error_and_reports_it(runtime: RayRuntime, tmp_path: Path) -> None:
     stage = TinyFit(batch_size=4, refuse=True)
     with pytest.raises(

@@ -462,6 +462,7 @@ def test_records_go_to_a_new_experiment_after_the_old_one_was_renamed(runs: Path
     assert set(stored(runs)) == {"toy ffffffff", "evaluate"} and output.getvalue() == ""
 
 
+@pytest.mark.extended
 @pytest.mark.slow  # SQLite and MLflow retry for 20 seconds
 def test_records_wait_while_the_database_is_locked(runs: Path) -> None:
     tracker, output = make_tracker(runs)

@@ -16,7 +16,7 @@ import pytest
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.recipe_files import RECIPES
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.extended]
 README = Path(__file__).resolve().parents[2] / "README.md"
 TOY_RECIPE = RECIPES / "toy.toml"
 FLOORS = {
@@ -95,7 +95,6 @@ def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Dem
     assert "in order" in checked
 
 
-@pytest.mark.extended
 @pytest.mark.timeout(600)
 def test_without_the_walk_or_without_the_crf_the_table_is_worse(demo: Demo) -> None:
     complete = demo.mean_iou()["walk + CRF (pseudo labels)", "val"]
