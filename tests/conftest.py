@@ -1,7 +1,7 @@
 """The three tiers of tests, and what could not run.
 
-`make check`     everything without a Ray session and without the marks below: minutes, after every change
-`make test`      everything but the mark `extended`, `gpu`, `hosts`, `browser` and `database`: what CI runs
+`make check`     everything but the marks `ray`, `slow`, `extended` and `gpu`: three minutes, after every change
+`make test`      everything but the marks `extended` and `gpu`: fifteen minutes, what CI runs
 `make test-all`  everything; a part that this machine cannot run is named at the end as NOT RUN, with the reason
 """
 
