@@ -49,9 +49,12 @@ def cell_names(cell: str, *, separator: str) -> tuple[str, ...]:
     Raises ValueError for text that is not a class name.
     """
     text = composed(cell)
-    if text[:1] in ("[", "{") or _LIST.fullmatch(text):
+    if text[:1] in ("[", "{") or (text[:1] == "(" and text[-1:] == ")") or _LIST.fullmatch(text):
         if not _LIST.fullmatch(text):
-            raise ValueError(f"{text[:80]!r} is a list in brackets; separate the names with {separator!r} instead")
+            raise ValueError(
+                f"{text[:80]!r} is in brackets; write the name without brackets, several names with {separator!r} "
+                "between them"
+            )
         names = [found[1:-1] for found in re.findall(_QUOTED, text)]
     else:
         names = text.split(separator)
@@ -112,7 +115,7 @@ def _several_names(names: Iterable[str]) -> tuple[str, str] | None:
     """A name that seems to be several names, and the separator between them; None if there is none.
 
     A name counts as several if its parts are names themselves, if the same parts also occur in another order, or, for
-    separators other than a space, if each of its parts also occurs in another name.
+    separators other than a space, if one of its parts is a name itself or each of them also occurs in another name.
     """
     whole = set(names)
     for found in _NEVER_IN_A_NAME:
@@ -122,8 +125,8 @@ def _several_names(names: Iterable[str]) -> tuple[str, str] | None:
         parts = {name: _parts(name, found) for name in sorted(whole)}
         met, sets = Counter(part for of in parts.values() for part in of), Counter(parts.values())
         for name, of in parts.items():
-            closed = found != " " and all(met[part] > 1 for part in of)
-            if len(of) > 1 and (of <= whole or sets[of] > 1 or closed):
+            related = found != " " and (bool(of & whole) or all(met[part] > 1 for part in of))
+            if len(of) > 1 and (of <= whole or sets[of] > 1 or related):
                 return name, found
     return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,20 +197,37 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
 def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
     """timm.create_model with error messages that say what to change; "imagenet" weights are loaded by timm."""
     if spec.name in VGG_VARIANTS:
-        return _vgg(spec)
+        with _explained_download(spec):
+            return _vgg(spec)
     check_name(spec.name)
     pretrained = spec.pretrained == "imagenet"
     if pretrained:
         _require_published(spec.name)
     passed = spec.timm_arguments
     try:
-        return timm.create_model(spec.name, pretrained=pretrained, **passed, **arguments)
+        with _explained_download(spec):
+            return timm.create_model(spec.name, pretrained=pretrained, **passed, **arguments)
     except (TypeError, AssertionError, NotImplementedError) as error:
         if not passed:
             raise
         refused = [key for key in passed if f"'{key}'" in str(error)] or list(passed)
         asked = " and ".join(f"{key} = {passed[key]!r}" for key in refused)
         raise ValueError(f"encoder {spec.name!r} does not support {asked}; {_advice(spec, refused)}") from error
+
+
+@contextmanager
+def _explained_download(spec: EncoderSpec) -> Iterator[None]:
+    """Name the setting when timm cannot download weights: no network, a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if spec.pretrained != "imagenet":
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"pretrained = 'imagenet': timm could not download the weights of {spec.name!r} ({reason}); give the "
+            "path of a .safetensors file with timm's names, or none to train from random weights"
+        ) from error
 
 
 def _advice(spec: EncoderSpec, refused: list[str]) -> str:

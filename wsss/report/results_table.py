@@ -224,7 +224,11 @@ def results_page(recipe: Recipe) -> Page:
     known = {i.name: record for i in recipe.instances if i.is_done() and (record := i.run_record()) is not None}
     rows = result_rows(recipe, known)
     waiting = [i.name for i in recipe.instances if isinstance(i.stage, Evaluate) and i.name not in known]
-    heading = (f"not measured yet: {', '.join(waiting)}; wsss run {recipe.path} measures them",) if waiting else ()
+    heading = (
+        (f"not measured yet: {', '.join(waiting)}; wsss run, with the same arguments, measures them",)
+        if waiting
+        else ()
+    )
     tables = {"results": replace(results_table(rows, title=recipe.settings.name), data_only=not rows)}
     if (classifiers := classifier_table(recipe, known)) is not None:
         tables = {"classifiers": classifiers, **tables}

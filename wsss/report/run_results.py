@@ -75,7 +75,7 @@ def show_results(
         say(word, text)
     metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
     tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, written)
-    say("runs", open_command)
+    say("browse", open_command)
 
 
 def _write_files(recipe: Recipe, files: Mapping[str, bytes], rows: list[Row], say: Say) -> dict[str, str]:

@@ -95,7 +95,7 @@ def kind_page(title: str, cls: type) -> Page:
         Column("read only with", "read_only_with", role="note"),
     )
     rows = [
-        (one.name, one.default_cell, one.allowed, one.meaning, _condition(one.condition, "read only with"))
+        (one.name, one.default_cell, one.allowed, one.meaning, _condition(one, "read only with"))
         for one in settings_of(cls).values()
     ]
     about = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
@@ -121,7 +121,7 @@ def setting_rows(
             info.default_cell,
             info.meaning,
             Shown(info.allowed, f"allowed: {info.allowed}"),
-            _condition(info.condition, "not read: only with") if name in unread else Shown(info.condition, ""),
+            _condition(info, "not read: only with") if name in unread else Shown(info.condition, ""),
             name not in unread,
         )
 
@@ -144,8 +144,10 @@ def settings_table(title: str, rows: Sequence[tuple[Cell, ...]], *, explain: boo
     return table_of(title, columns, rows, sections=starts)
 
 
-def _condition(text: str, words: str) -> Shown:
-    return Shown(text, f"{words} {text}" if text else "")
+def _condition(info: SettingInfo, words: str) -> Shown:
+    """The condition under which a setting is read; conditions on its own value are only in the data."""
+    others = "; ".join(one for one in info.condition.split("; ") if one and not one.startswith(f"{info.name} "))
+    return Shown(info.condition, f"{words} {others}" if others else "")
 
 
 def _json(value: Any) -> Any:

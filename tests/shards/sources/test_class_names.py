@@ -41,10 +41,11 @@ def test_cells(cell: str, names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("[cat, dog]", "is a list in brackets; separate the names with ';' instead"),
-        ("['cat' 'dog']", "is a list in brackets"),  # numpy's way to print; Python would read one name 'catdog'
-        ("['cat', dog]", "is a list in brackets"),
-        ("{cat}", "is a list in brackets"),
+        ("[cat, dog]", "is in brackets; write the name without brackets, several names with ';' between"),
+        ("['cat' 'dog']", "is in brackets"),  # numpy's way to print; Python would read one name 'catdog'
+        ("['cat', dog]", "is in brackets"),
+        ("{cat}", "is in brackets"),
+        ("(cat, dog)", "is in brackets"),
         ("'cat'", "is in quotes; write it without"),
         ('"cat";dog', "is in quotes; write it without"),
         ("background", "'background' is not a class: leave the cell empty if an image shows none of the classes"),
@@ -95,6 +96,8 @@ def test_names_without_doubt(names: tuple[str, ...]) -> None:
         (("cat\tdog",), r"separated by '\\t'"),
         (("cat, dog", "dog, emu", "emu, cat"), "separated by ','"),
         (("cat/dog", "dog", "cat"), "separated by '/'"),
+        (("cat,dog", "dog"), "'cat,dog' seems to be several names separated by ','"),
+        (("dog & cat", "cat"), "separated by '&'"),
         (("0", "1"), "line 2: the only labels are 0 and 1; write the names of the classes"),
     ],
 )  # fmt: skip

@@ -230,3 +230,15 @@ def test_activations_that_are_computed_again_give_the_same_gradients() -> None:
         torch.testing.assert_close(found, wanted)
     with pytest.raises(ValueError, match="activation_checkpointing = True: timm does not support it for this encoder"):
         build_encoder(_spec("vgg16_ficklenet", output_stride=8, dilated=True)).checkpoint_activations()
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "vgg16_npa"])
+def test_weights_that_cannot_be_downloaded_name_the_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("the Hub cannot be reached\nsecond line")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    expected = rf"pretrained = 'imagenet': .* of '{name}' \(the Hub cannot be reached\); give the path of"
+    strides: dict[str, Any] = {"output_stride": 8, "dilated": True} if name == "vgg16_npa" else {}
+    with pytest.raises(ValueError, match=expected):
+        build_encoder(_spec(name, pretrained="imagenet", **strides))

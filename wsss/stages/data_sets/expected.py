@@ -24,7 +24,8 @@ def class_list(source: str, given: DataSettings) -> Taxonomy:
     if source not in _CLASS_LISTS:
         known = ", ".join(_CLASS_LISTS)
         raise ValueError(
-            f"source = {source!r}: its classes are only in its files, which are not here (known without files: {known})"
+            f"source = {source!r}: its classes are only in its files, which are not here; set root to the folder that "
+            f"contains them (known without files: {known})"
         )
     return _CLASS_LISTS[source]().subset(given.class_names)
 
