@@ -101,6 +101,8 @@ def read_index_png(
         values = decode_index_png(read_file(root, name))
     except (OSError, ValueError) as error:
         there = beside(root, name, mask_suffix=mask_suffix) if isinstance(error, FileNotFoundError) else ""
+        if isinstance(error, FileNotFoundError) and mask_suffix is not None:
+            there += f"; every image of the splits in masked_splits needs a {what}"
         raise BadSampleError(f"cannot read the {what} {name}: {words(error)}{there}") from error
     return fitted(values, name=f"the {what} {name}", image=image)
 
