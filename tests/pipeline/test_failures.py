@@ -73,6 +73,7 @@ def test_example_that_a_loader_process_cannot_make_is_named(tmp_path: Path) -> N
     assert 'raise KeyError("no such class")' in (tmp_path / "error.txt").read_text()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("how", "cause"),
     [("die", "killed by SIGKILL"), ("crash", "segmentation fault (SIGSEGV)")],
@@ -94,6 +95,7 @@ def test_loader_process_that_dies_says_at_which_example_and_the_training_resumes
     assert weights[0] == weights[1]
 
 
+@pytest.mark.extended
 def test_training_with_loader_processes_whose_driver_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     stage, folder = {**FIT, "loader_workers": 2}, tmp_path / "killed"
     process = start(folder, "fit", stage={**stage, "hang": True})
@@ -114,6 +116,7 @@ def test_training_with_loader_processes_whose_driver_is_killed_resumes_to_the_sa
     assert weights[0] == weights[1]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("how", "cause"), [("die", "killed by SIGKILL"), ("crash", "segmentation fault (SIGSEGV)")])
 def test_rank_that_dies_says_how(how: str, cause: str, tmp_path: Path) -> None:
     stage = {**FIT, how: True}
@@ -156,6 +159,7 @@ def test_stuck_actor_is_replaced_and_its_shard_done_by_another(tmp_path: Path) -
     assert sorted(path.stem for path in tmp_path.glob("*.tar")) == SHARDS
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 @pytest.mark.slow
 def test_actor_that_is_always_stuck_ends_the_run_and_says_where_it_stood(tmp_path: Path) -> None:
@@ -185,6 +189,7 @@ def test_restarted_training_is_reported_and_counted(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_bytes())["restarts"] == 1
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 @pytest.mark.slow
 def test_training_that_dies_beyond_its_retries_says_how(tmp_path: Path) -> None:

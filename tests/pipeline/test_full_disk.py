@@ -49,6 +49,7 @@ def test_shard(place: str, tmp_path: Path) -> None:
         assert not (folder / "error.txt").exists()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("place", ["local", RAY])
 def test_checkpoint(place: str, tmp_path: Path) -> None:
     """torch says no more than "file write failed" of it."""

@@ -31,7 +31,7 @@ def assert_clean(status: int, printed: str, alive: list[str]) -> None:
 @pytest.mark.parametrize(
     "place", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])], ids=["local", "ray"]
 )
-@pytest.mark.parametrize("kind", ["map", "reduce", "fit"])
+@pytest.mark.parametrize("kind", ["map", pytest.param("reduce", marks=pytest.mark.extended), "fit"])
 def test_while_at_work(kind: str, place: str, tmp_path: Path) -> None:
     stage = {**FIT, "hang": True} if kind == "fit" else {"hang_in": SHARDS[2]}
     process = start(tmp_path, kind, place=place, stage=stage)
@@ -48,7 +48,9 @@ def test_while_at_work(kind: str, place: str, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1.5, 3.0, 4.5, 6.0])
+@pytest.mark.parametrize(
+    "seconds", [1.5, *(pytest.param(moment, marks=pytest.mark.extended) for moment in (0.3, 3.0, 4.5, 6.0))]
+)
 def test_while_ray_starts(seconds: float, tmp_path: Path) -> None:
     """At whatever moment; how far the start is then depends on the machine."""
     process = start(tmp_path, "map", place="ray", stage={"hang_in": SHARDS[2]})
@@ -57,6 +59,7 @@ def test_while_ray_starts(seconds: float, tmp_path: Path) -> None:
     assert_clean(*terminate(process))
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 @pytest.mark.slow
 def test_while_a_sweep_runs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.pipeline.chain import files, layers, run, tiny
 from tests.pipeline.two_nodes import OVERRIDES
 from wsss.contract.fit import Fit, weights_path
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.extended]
 
 
 def test_two_nodes_with_a_rank_on_each_give_the_bytes_of_one_process(tmp_path: Path) -> None:

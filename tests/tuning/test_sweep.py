@@ -197,6 +197,7 @@ far = { make_scores.beta = 1.0, make_scores.radius = 5 }
 """
 
 
+@pytest.mark.extended
 def test_a_grid_tries_every_combination_once_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
     (tmp_path / "table.toml").write_text(TABLE)
