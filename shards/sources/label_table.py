@@ -215,7 +215,10 @@ class _Columns:
         assert self._image is not None, "checked above"
         image = as_path(cells[self._image].strip())
         if not is_key(image):
-            raise ValueError(f"the image {image[:80]!r} is not a path relative to the root; separate folders with /")
+            raise ValueError(
+                f"the image {image[:80]!r} is not a path relative to the root; write it without .. or a leading /, and "
+                "separate folders with /"
+            )
         if self._labels is None:
             self._flags = [index for index in self._flags if cells[index].strip() in _FLAGS]
             self._shown = self._shown or any(cells[index].strip() in _SET for index in self._flags)

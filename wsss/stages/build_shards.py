@@ -102,7 +102,8 @@ class BuildShards(DataSettings, DataStage):
                 if listed.key in seen:
                     raise ValueError(
                         f"{listed.key!r} is in the lists of both {seen[listed.key]!r} and {split!r}; images used for "
-                        "evaluation must not be trained on, so remove it from one of the lists"
+                        "evaluation must not be trained on, so remove it from one of the lists (one table for both "
+                        "needs a column split)"
                     )
                 seen[listed.key] = split
 

@@ -165,7 +165,11 @@ def test_masks_and_their_frames(root: Path) -> None:
         ("image,labels\na/1.jpg\n", 2, "1 columns, but the header has 2"),
         ("image,labels\na/1.jpg,cat,dog\n", 2, "3 columns, but the header has 2"),
         ("image,labels\na/1.jpg,cat\n../b.jpg,cat\n", 3, r"the image '\.\./b\.jpg' is not a path relative to the root"),
-        ("image,labels\n\n\nC:\\b.jpg,cat\n", 4, "is not a path relative to the root; separate folders with /"),
+        (
+            "image,labels\n\n\nC:\\b.jpg,cat\n",
+            4,
+            "is not a path relative to the root; write it without .. or a leading /, and separate folders with /",
+        ),
         ("image,labels\n,cat\n", 2, "the image '' is not a path relative to the root"),
         ("image,labels\na/1.jpg,caat\n", 2, "unknown class 'caat'; did you mean cat"),
         ("image,labels,unknown\na/1.jpg,cat,caat\n", 2, "unknown class 'caat'; did you mean cat"),
