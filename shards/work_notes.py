@@ -34,6 +34,12 @@ def noted() -> dict[str, str]:
     return dict(_now)
 
 
+def forget_notes() -> None:
+    """Remove all notes, before work of which they say nothing."""
+    _now.clear()
+    note()
+
+
 def keep_notes_in(descriptor: int | None) -> None:
     """Also write all further notes to this open file; None stops writing to a file and clears the notes."""
     global _file

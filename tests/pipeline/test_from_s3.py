@@ -70,7 +70,7 @@ def test_what_is_wrong_with_a_bucket_is_told_before_anything_runs(
             recipe_from_s3(tmp_path)
         cams = (finished.recipe.instance("make_cams").path / "index.json").read_bytes()
         put(address, "toy/index.json", cams)
-        with pytest.raises(RecipeError, match=r"toy/index.json is of cam records; samples are needed"):
+        with pytest.raises(RecipeError, match=r"toy/index.json is the index of cam records, but samples are needed"):
             recipe_from_s3(tmp_path)
         upload(finished, address)
         with pytest.raises(RecipeError, match=r"has no shards of split 'test'; it has train, val"):

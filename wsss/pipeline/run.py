@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
 from shards.records import RunRecord, Sample
+from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
@@ -180,6 +181,7 @@ def _execute(
 ) -> Outcome:
     """`worked` is called as soon as all workers are done, before the driver does the remaining work alone."""
     stage = instance.stage
+    forget_notes()  # the driver may have read records since, for a table or a picture
     for message in left_at_work(instance):
         reporter.note(f"{instance.name}: {message}; its work is resumed")
     remove_leftovers(instance.path)  # of a driver or worker that was killed
