@@ -16,7 +16,7 @@ from wsss.contract.runtime import PipelineRecord
 
 pytestmark = pytest.mark.slow
 
-RAY = pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])
+RAY = pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.extended])
 MAP = {"big": 400_000}
 FIT = {"batch_size": 4, "num_epochs": 1, "learning_rate": 1e-4, "checkpoint_every": 1, "wide": True}
 
