@@ -52,7 +52,7 @@ def test_exception_of_a_worker_names_shard_and_sample(place: str, tmp_path: Path
     assert not path.exists(), "it succeeded"
 
 
-@pytest.mark.parametrize("place", ["local", RAY])
+@pytest.mark.parametrize("place", ["local", pytest.param("ray", marks=[*RAY.marks, pytest.mark.extended])])
 def test_exception_of_a_rank_names_rank_step_and_sample(place: str, tmp_path: Path) -> None:
     status, printed = run(tmp_path, "fit", place=place, stage={**FIT, "world_size": 2, "break_at": 3})
     assert status == 1
@@ -178,6 +178,7 @@ def test_stuck_work_in_this_process_ends_the_run(tmp_path: Path) -> None:
     assert "in hang" in (tmp_path / "error.txt").read_text()
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 @pytest.mark.slow
 def test_restarted_training_is_reported_and_counted(tmp_path: Path) -> None:

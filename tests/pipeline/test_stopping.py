@@ -31,7 +31,9 @@ def assert_clean(status: int, printed: str, alive: list[str]) -> None:
 @pytest.mark.parametrize(
     "place", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])], ids=["local", "ray"]
 )
-@pytest.mark.parametrize("kind", ["map", pytest.param("reduce", marks=pytest.mark.extended), "fit"])
+@pytest.mark.parametrize(
+    "kind", ["map", *(pytest.param(kind, marks=pytest.mark.extended) for kind in ("reduce", "fit"))]
+)
 def test_while_at_work(kind: str, place: str, tmp_path: Path) -> None:
     stage = {**FIT, "hang": True} if kind == "fit" else {"hang_in": SHARDS[2]}
     process = start(tmp_path, kind, place=place, stage=stage)

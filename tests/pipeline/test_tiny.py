@@ -234,7 +234,9 @@ def test_training_whose_driver_died_at_its_very_end_is_finished(
     if damage == "weights cut":
         weights_path(instance).write_bytes(weights_path(whole).read_bytes()[:-1])
         assert not instance.is_done()
-        with pytest.raises(ValueError, match=r"weights.safetensors is damaged; delete it, and train_classifier trains"):
+        with pytest.raises(
+            ValueError, match=r"weights.safetensors is damaged; delete it, so that train_classifier trains"
+        ):
             load_trained(instance)
     else:
         (instance.path / "run.json").unlink()
