@@ -23,9 +23,9 @@ else
   "$folder/venv/bin/pip" install --quiet --disable-pip-version-check ray==2.60.0
 fi
 site=$("$folder/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-mkdir "$site/shapes" "$folder/work"
+mkdir "$site/shapes" "$folder/started_in"
 echo 'PLACE = "site-packages"' >"$site/shapes/__init__.py"
-echo 'PLACE = "the working folder"' >"$folder/work/shapes.py"
+echo 'PLACE = "the working folder"' >"$folder/started_in/shapes.py"
 cat >"$folder/venv/bin/measure" <<'PYTHON'
 import sys
 
@@ -45,5 +45,5 @@ print(f"a worker imports shapes of:   {in_worker}")
 same = (shapes.PLACE, in_worker) == ("site-packages", "the working folder")
 sys.exit(0 if same else "Ray behaves differently now: this finding is out of date")
 PYTHON
-cd "$folder/work"
+cd "$folder/started_in"
 RAY_USAGE_STATS_ENABLED=0 "$folder/venv/bin/python" "$folder/venv/bin/measure"

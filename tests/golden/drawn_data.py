@@ -127,10 +127,10 @@ def draw_ilsvrc(root: Path) -> None:
     names_of = {class_id: name for name, class_id in ILSVRC_IDS.items()}
     for class_id in range(1, NUM_ILSVRC_CLASSES + 1):
         name = names_of.get(class_id)
-        told = {key: 1 if name in names else -1 for key, names in train.items()}
+        presence = {key: 1 if name in names else -1 for key, names in train.items()}
         if name == "person":
-            told.pop(f"{first}_2")
-        put(root / "ImageSets" / "DET" / f"train_{class_id}.txt", "".join(f"{k} {v}\n" for k, v in told.items()))
+            presence.pop(f"{first}_2")
+        put(root / "ImageSets" / "DET" / f"train_{class_id}.txt", "".join(f"{k} {v}\n" for k, v in presence.items()))
 
 
 def draw_lid(root: Path) -> None:
@@ -167,15 +167,15 @@ def draw_coco(root: Path) -> None:
             left, top, right, bottom = _box(mask == category)
             corners = [[left, top, right, top, right, bottom, left, bottom]]
             facts = {"bbox": [left, top, right - left, bottom - top], "iscrowd": 0, "area": 1.0}
-            told = {"id": len(instances) + 1, "image_id": image_id, "category_id": category, "segmentation": corners}
-            instances.append(told | facts)
+            entry = {"id": len(instances) + 1, "image_id": image_id, "category_id": category, "segmentation": corners}
+            instances.append(entry | facts)
             segment_map[mask == category] = (category, 1, 0)
             segments.append({"id": category + 256, "category_id": category} | facts)
         put(root / "annotations" / "panoptic_val2017" / f"{name}.png", png(segment_map))
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
     for form, of_form in (("instances", instances), ("panoptic", panoptic)):
-        told_all = {"info": {"year": 2017}, "images": images, "annotations": of_form, "categories": categories}
-        put(root / "annotations" / f"{form}_val2017.json", json.dumps(told_all))
+        entry_all = {"info": {"year": 2017}, "images": images, "annotations": of_form, "categories": categories}
+        put(root / "annotations" / f"{form}_val2017.json", json.dumps(entry_all))
 
 
 def draw_folder(root: Path) -> None:

@@ -94,8 +94,8 @@ class Golden:
 
     @classmethod
     def from_text(cls, text: str) -> Golden:
-        told = json.loads(text)
-        return cls(told["environments"], [Entry(**entry) for entry in told["entries"]])
+        content = json.loads(text)
+        return cls(content["environments"], [Entry(**entry) for entry in content["entries"]])
 
     @classmethod
     def read(cls) -> Golden:

@@ -66,10 +66,12 @@ def run_package(
     _python([str(HERE / "drawn_data.py"), str(folder / "data")], folder, {})
     variables = {"PYTHONPATH": str(package.resolve()), "GOLDEN_DATA": str(folder / "data"), "CUDA_VISIBLE_DEVICES": ""}
     _python([str(HERE / "runner.py"), str(recipe), str(folder / "runs"), str(report), *names], folder, variables)
-    told = json.loads(report.read_text())
-    if Path(told["package"]).resolve() != package.resolve():
-        raise RuntimeError(f"python imported the package of {told['package']}, not that of {package}")
-    return Run(told["versions"], told["choices"], {name: _case(facts) for name, facts in told["cases"].items()})
+    content = json.loads(report.read_text())
+    if Path(content["package"]).resolve() != package.resolve():
+        raise RuntimeError(f"python imported the package of {content['package']}, not that of {package}")
+    return Run(
+        content["versions"], content["choices"], {name: _case(facts) for name, facts in content["cases"].items()}
+    )
 
 
 def _case(facts: Mapping[str, Any]) -> Case:

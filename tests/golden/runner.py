@@ -147,8 +147,8 @@ def versions() -> dict[str, str]:
     import torch
 
     with open("/proc/cpuinfo") as file:
-        told = dict(line.split(":", 1) for line in file.read().partition("\n\n")[0].splitlines() if ":" in line)
-    cpu = {name.strip(): value.strip() for name, value in told.items()}
+        details = dict(line.split(":", 1) for line in file.read().partition("\n\n")[0].splitlines() if ":" in line)
+    cpu = {name.strip(): value.strip() for name, value in details.items()}
     return {
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -172,8 +172,8 @@ def main(path: Path, runs: Path, report: Path, names: list[str]) -> None:
     failed = run_instances(recipe, wanted)
     cases = {i.name: facts_of(i, failed) for i in recipe.instances if i.name in wanted}
     package = str(Path(importlib.import_module("wsss").__path__[0]).parent)
-    told = {"package": package, "versions": versions(), "choices": choices(), "cases": cases}
-    report.write_text(json.dumps(told, default=str))
+    details = {"package": package, "versions": versions(), "choices": choices(), "cases": cases}
+    report.write_text(json.dumps(details, default=str))
 
 
 if __name__ == "__main__":
