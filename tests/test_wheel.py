@@ -125,9 +125,9 @@ def test_commands_that_compute_nothing(installed: Installed, tmp_path: Path) -> 
 
 def test_files_that_the_code_looks_for_beside_itself(installed: Installed, tmp_path: Path) -> None:
     code = (
-        "import wsss; from wsss.__main__ import TOY_RECIPE; from wsss.stages.data_sets.shared import LISTS;"
+        "import wsss; from wsss.pipeline.recipe_files import RECIPES; from wsss.stages.data_sets.shared import LISTS;"
         "from wsss.pipeline.source_commit import source_commit;"
-        "print(wsss.__file__, TOY_RECIPE, LISTS / 'voc_animals_train.txt', source_commit(), sep='\\n')"
+        "print(wsss.__file__, RECIPES / 'toy.toml', LISTS / 'voc_animals_train.txt', source_commit(), sep='\\n')"
     )
     module, recipe, listed, commit = succeed(installed.bin / "python", "-c", code, folder=tmp_path).splitlines()
     assert Path(module).is_relative_to(installed.site), "the test must not see the checkout"
@@ -138,7 +138,7 @@ def test_files_that_the_code_looks_for_beside_itself(installed: Installed, tmp_p
 @pytest.mark.ray
 def test_a_chain_in_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
     """Ray's actors and ranks import the installed package, also where the working folder has one of its names."""
-    shutil.copy(ROOT / "tests" / "pipeline" / "tiny.toml", tmp_path)
+    shutil.copy(ROOT / "tests" / "recipes" / "tiny.toml", tmp_path)
     (tmp_path / "shards").mkdir()
     (tmp_path / "cluster.py").write_text("raise ImportError('the module of the user, not of the package')\n")
     refused = run(installed.bin / "wsss", "run", "tiny.toml", folder=tmp_path)
