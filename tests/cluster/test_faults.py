@@ -65,6 +65,7 @@ def trained(path: Path, **settings: Any) -> Any:
     return LocalRuntime(RuntimeSettings(runs=path)).fit(instance, stage, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_faults_are_recorded_and_counted_in_every_epoch(tmp_path: Path) -> None:
     outcome = trained(tmp_path, max_unreadable=0.25)
     assert [row["unreadable"] for row in outcome.tables["history"]] == [2, 2]

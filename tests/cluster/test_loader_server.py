@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 RANK = """
 import time
@@ -38,6 +39,7 @@ def processes_with(marker: str) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_killed_rank(tmp_path: Path) -> None:
     """Neither the server nor its children outlive their rank."""
     script, marker = tmp_path / "rank.py", str(tmp_path)

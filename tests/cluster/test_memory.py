@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import resource, sys, torch
 from cluster.memory import keep_freed_memory
@@ -26,5 +28,6 @@ def page_faults(mode: str) -> int:
     return int(printed[1])
 
 
+@pytest.mark.slow
 def test_freed_memory_is_reused_without_page_faults() -> None:
     assert page_faults("keep") < page_faults("leave") / 4

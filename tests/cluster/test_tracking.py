@@ -296,6 +296,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
+@pytest.mark.slow
 def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(
     runs: Path, tmp_path: Path, connections: list[str]
 ) -> None:

@@ -105,6 +105,7 @@ def work(path: Path, name: str, *overrides: str) -> ShardWork | FitWork:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_every_recipe_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("VOC_ROOT", "ILSVRC_ROOT", "LID_PACKAGE"):
         monkeypatch.delenv(variable, raising=False)

@@ -58,6 +58,7 @@ class DyingSegmenter(TrainSegmenter):
         return DyingSet(super().training_set(instance), instance.path / "died")
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_ancillary_models_weight_of_its_step(tmp_path: Path) -> None:
     of, _ = data(tmp_path)
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.25), tmp_path, samples=of)
