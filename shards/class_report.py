@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from shards.sources.class_names import slips
+from shards.wording import counted
 
 _SHOWN = 30
 """How many of the most frequent and how many of the rarest classes are listed."""
@@ -33,6 +34,6 @@ def slip_lines(totals: Mapping[str, int]) -> Iterator[str]:
     """A line for every rare class with nearly the same spelling as a frequent one. `totals`: name -> images."""
     for rare, frequent in slips(totals):
         yield (
-            f"the class {rare!r} ({totals[rare]} images) is spelt nearly like {frequent!r} ({totals[frequent]}): if "
-            "it is a misspelling, use one name for both"
+            f"the class {rare!r} ({counted(totals[rare], 'image')}) is spelt nearly like {frequent!r} "
+            f"({totals[frequent]}): if it is a misspelling, use one name for both"
         )

@@ -121,7 +121,7 @@ class Layer:
             index = json.loads((self.path / INDEX).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise ShardError(
-                f"the layer {self.path} is not complete: {INDEX} is missing; run its stage again"
+                f"the layer {self.path} is not complete: {INDEX} is missing; wsss run with its recipe finishes it"
             ) from None
         except ValueError as error:
             raise ShardError(f"{self.path / INDEX} is not readable ({error}); run its stage again") from None

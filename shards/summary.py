@@ -15,6 +15,7 @@ from shards.mask_check import MaskCheck, likely_causes, mismatch_lines
 from shards.opened import OpenedLayer
 from shards.ranges import spans_of
 from shards.records import Sample
+from shards.wording import counted
 
 
 @dataclass
@@ -128,11 +129,11 @@ def lines(summary: LayerSummary) -> Iterator[str]:
         masks = f", {counter['masks']} with a mask" if is_samples else ""
         masks += f", {counter['left_out']} left out" if counter["left_out"] else ""
         yield (
-            f"{split}: {counter['records']} records in {counter['shards']} shards, "
+            f"{split}: {counted(counter['records'], 'record')} in {counted(counter['shards'], 'shard')}, "
             f"{counter['num_bytes'] / 1e6:.1f} MB, {counter['missing']} missing{masks}"
         )
     for hardware, shards in sorted(summary.made_on.items()):
-        yield f"computed on {hardware}: {shards} shards"
+        yield f"computed on {hardware}: {counted(shards, 'shard')}"
     if not is_samples:
         return
     if summary.sides:

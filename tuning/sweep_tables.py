@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from pydantic import ValidationError
 from tuning.dimensions import Cases, Choices, Range
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings
 from wsss.pipeline.recipe_files import SWEEPS, near_files
+from wsss.pipeline.recipe_tables import unknown_name
+from wsss.pipeline.wrong_values import first_complaint
 
 TABLES = ("sweep", "fixed", "space", "cases")
 
@@ -62,11 +63,11 @@ def build_table(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
     known = [field.name for field in fields(cls)]
     for name in table:
         if name not in known:
-            raise RecipeError(f"{where}.{name}: " + _unknown("setting", name, known))
+            raise RecipeError(f"{where}.{name}: " + unknown_name("setting", name, known))
     try:
         return cls(**table)
     except ValidationError as error:
-        raise RecipeError(_complaint(error, where)) from None
+        raise RecipeError(first_complaint(error, where)) from None
 
 
 def read_cases(table: Mapping[str, Any]) -> dict[str, Cases]:
@@ -93,7 +94,7 @@ def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, wh
     """
     known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
     if name not in known:
-        raise RecipeError(f"{where}: " + _unknown("setting", name, list(known)))
+        raise RecipeError(f"{where}: " + unknown_name("setting", name, list(known)))
     instance = known[name]
     if instance.name not in {one.name for one in entering.instances}:
         names = ", ".join(one.name for one in entering.instances)
@@ -106,19 +107,5 @@ def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, wh
         try:
             replace(instance.stage, **{setting: value})
         except ValidationError as error:
-            raise RecipeError(_complaint(error, where.removesuffix(f".{setting}"))) from None
+            raise RecipeError(first_complaint(error, where.removesuffix(f".{setting}"))) from None
     return dimension
-
-
-def _complaint(error: ValidationError, where: str) -> str:
-    first = error.errors(include_url=False)[0]
-    names = [str(part) for part in first["loc"] if str(part).isidentifier() and str(part) not in ("int", "float")]
-    shown = isinstance(first["input"], str | int | float) and first["type"] != "missing"
-    came = f" (got {first['input']!r})" if shown else ""
-    return f"{'.'.join([where, *names])}: {first['msg'].removeprefix('Value error, ')}{came}"
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"

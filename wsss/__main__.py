@@ -83,10 +83,11 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from cluster.tracking import MlflowTracker
     from cluster.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
-    from wsss.pipeline.run import RunSummary, run_recipe
+    from wsss.pipeline.run import RunSummary, ready_to_run, run_recipe
     from wsss.report.run_results import show_results
     from wsss.report.show_recipe import inactive_given
 
+    ready_to_run(recipe, *spans[0])
     if recipe.path != options.recipe:
         console.print(f"recipe       {recipe.path}", markup=False, soft_wrap=True)
     for line in inactive_given(recipe):

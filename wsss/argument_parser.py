@@ -47,7 +47,10 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"unexpected argument {word!r}"
         known = [option for action in self._actions for option in action.option_strings]
-        return f"unknown option {word.partition('=')[0]!r}{suggestion(word.partition('=')[0], known)}"
+        option = word.partition("=")[0]
+        if option == "--set" and "--runs" in known:
+            return f"{self.prog} reads no recipe, so there is nothing to --set; --runs FOLDER names the folder of runs"
+        return f"unknown option {option!r}{suggestion(option, known)}"
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 after printing the error and a line that refers to the help."""

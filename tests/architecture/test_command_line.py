@@ -169,6 +169,10 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
         ("makecams toy", "wsss: unknown command 'makecams'; did you mean make-cams"),
         ("shards lnt x", "wsss shards: unknown command 'lnt'; did you mean lint?"),
         ("show toy --chagned", "wsss show: unknown option '--chagned'; did you mean --changed?"),
+        (
+            "leaderboard --set runtime.runs=x",
+            "wsss leaderboard reads no recipe, so there is nothing to --set; --runs",
+        ),
         ("run toy --form=make_cams", "wsss run: unknown option '--form'; did you mean --from"),
         ("show toy --table setings", "unknown value 'setings'; did you mean settings?"),
         ("completion csh", "unknown value 'csh'; did you mean zsh"),
@@ -185,7 +189,7 @@ def test_a_wrong_word_is_answered_with_the_nearest_right_one(
     assert message in capsys.readouterr().err
 
 
-def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(tmp_path / "none.toml")]) == 1
     assert capsys.readouterr().err == f"wsss: the recipe does not exist: {tmp_path}/none.toml\n"
     assert main(["shards", "info", str(tmp_path)]) == 1
@@ -203,14 +207,14 @@ def test_a_fault_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "make_cams.scales" in capsys.readouterr().err
 
 
-def test_a_place_that_is_none_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_place_is_reported_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, runs = str(ROOT / "tuning" / "recipes" / "toy.toml"), tmp_path / "runs"
     for command in (["run", recipe], ["demo"], ["make-cams", recipe], ["sweep", "irnet_thresholds"]):
         assert main([*command, "--set", f"runtime.runs={runs}", "--on", "nowhere"]) == 1
         assert capsys.readouterr().err.startswith("wsss: --on nowhere: allowed are ray (this machine), local")
 
 
-def test_an_unknown_encoder_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_encoder_is_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, runs = str(ROOT / "tuning" / "recipes" / "toy.toml"), tmp_path / "runs"
     overrides = [
         "--set",

@@ -84,7 +84,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_before_anything_slow_is_imported(fault: str) -> None:
+def test_a_fault_is_reported_before_anything_slow_is_imported(fault: str) -> None:
     words, message = FAULTS[fault]
     status, said, imported = run(*words.split())
     assert status == 1 and message in said

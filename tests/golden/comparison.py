@@ -87,7 +87,7 @@ def against_entry(entry: Entry, case: Case, run: Run) -> str:
     tolerance = EXACT if same_machine else tolerance_of(entry.case)
     found += value_differences(entry.values, case.result.values, tolerance=tolerance)
     how = "exactly, the entry is of an equal CPU and equal libraries" if same_machine else f"within {tolerance}"
-    return _told(found, how)
+    return _reported(found, how)
 
 
 def between_packages(before: Case, after: Case) -> str:
@@ -96,10 +96,10 @@ def between_packages(before: Case, after: Case) -> str:
         return "" if before.failure and after.failure else f"failed:\n{before.failure or after.failure}"
     found = [] if before.result.digest == after.result.digest else ["the bytes differ"]
     found += value_differences(before.result.values, after.result.values, tolerance=EXACT)
-    return _told(found, "exactly, both ran on this machine")
+    return _reported(found, "exactly, both ran on this machine")
 
 
-def _told(found: list[str], how: str) -> str:
+def _reported(found: list[str], how: str) -> str:
     more = [f"and {len(found) - _TOLD} more"] if len(found) > _TOLD else []
     return "\n  ".join([f"compared {how}:", *found[:_TOLD], *more]) if found else ""
 

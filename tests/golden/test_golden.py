@@ -26,7 +26,7 @@ EQUAL_ON_PURPOSE = (
 )
 """Cases whose settings must not change what is computed: only how, or what is measured beside it."""
 EQUAL_WITHIN_TOLERANCE: tuple[set[str], ...] = ()
-"""Cases that differ by less than another CPU may change: told apart by their bytes alone."""
+"""Cases that differ by less than another CPU may change: distinguished by their bytes alone."""
 
 
 @pytest.fixture(scope="module")

@@ -28,13 +28,13 @@ TINY = RECIPES / "tiny.toml"
 
 
 class NoTracker:
-    """Delivers nothing, and remembers which instances were told."""
+    """Delivers nothing, and remembers which instances were reported."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
-        self.told.append(record.instance)
+        self.reported.append(record.instance)
 
     def pipeline_finished(
         self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]

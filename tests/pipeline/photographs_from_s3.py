@@ -60,9 +60,9 @@ def run(folder: Path, samples: str, weights: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     head = '[recipe]\nname = "from_s3"\nseed = 1\n\n[stages.build_shards]\n'
     defaults = {"encoder": "mobilenetv2_100", "pad_type": "same", "pretrained": str(weights.resolve())}
-    told = "".join(f"{name} = {json.dumps(value)}\n" for name, value in defaults.items())
+    reported = "".join(f"{name} = {json.dumps(value)}\n" for name, value in defaults.items())
     recipe = folder / "recipe.toml"
-    recipe.write_text(f"{head}{samples}\n[defaults]\n{told}mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n{STAGES}")
+    recipe.write_text(f"{head}{samples}\n[defaults]\n{reported}mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n{STAGES}")
     command = [sys.executable, "-m", "wsss", "run", str(recipe), "--set", f"runtime.runs={folder / 'runs'}"]
     begun = time.monotonic()
     subprocess.run(command, check=True)

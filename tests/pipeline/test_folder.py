@@ -70,10 +70,10 @@ def test_images_without_masks_end_in_predictions_and_a_submission(
     settings = [f"runtime.runs={tmp_path}/runs", *(f"{name}={value}" for name, value in TINY.items())]
     arguments = [word for setting in settings for word in ("--set", setting)]
     assert main(["run", str(RECIPE), "--on", "local", *arguments]) == 0
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     for name in ("evaluate_pseudo_labels", "evaluate"):
-        assert f"skipped {name}: no image of split 'val' has a mask, so nothing can be measured" in told.err
-    assert "[red]cat[/]" in told.out, "names of classes are printed as they are written"
+        assert f"skipped {name}: no image of split 'val' has a mask, so nothing can be measured" in reported.err
+    assert "[red]cat[/]" in reported.out, "names of classes are printed as they are written"
 
     recipe = load_recipe(RECIPE, settings)
     (submission,) = recipe.results.glob("submit-*.zip")
@@ -81,7 +81,7 @@ def test_images_without_masks_end_in_predictions_and_a_submission(
         assert len(archive.namelist()) == NUM_VAL
     known = json.loads(submission.with_suffix(".json").read_bytes())
     assert known["validation"] is None and known["num_images"] == NUM_VAL
-    assert "not measured by any evaluate instance" in told.err
+    assert "not measured by any evaluate instance" in reported.err
     assert (recipe.results / "contact_sheet.png").is_file() and not (recipe.results / "results.md").exists()
     assert state_of(recipe.instance("evaluate")).startswith("skipped: no image of split 'val' has a mask")
 

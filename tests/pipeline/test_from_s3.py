@@ -59,7 +59,7 @@ def test_layers_and_weights_are_those_from_disk(
         assert sorted(run(recipe, last="make_cams").reused) == ["build_shards", "make_cams", "train_classifier"]
 
 
-def test_what_is_wrong_with_a_bucket_is_told_before_anything_runs(
+def test_what_is_wrong_with_a_bucket_is_reported_before_anything_runs(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with object_store() as address:

@@ -62,10 +62,10 @@ def test_the_sheet_shows_every_prediction(done: tuple[Recipe, RunSummary]) -> No
 def test_a_result_is_recorded_with_what_it_was_trained_with(done: tuple[Recipe, RunSummary]) -> None:
     """Of one recipe each instance has its own: what is made of image-level labels alone says so beside the others."""
     recipe, _ = done
-    told = {
+    reported = {
         name: supervision_behind(recipe.instance(name)) for name in ("make_seeds", "predict_ficklenet", "predict_conv")
     }
-    assert told == {"make_seeds": "image", "predict_ficklenet": "semi", "predict_conv": "semi + boxes"}
+    assert reported == {"make_seeds": "image", "predict_ficklenet": "semi", "predict_conv": "semi + boxes"}
 
 
 def test_supervision_must_be_declared(tmp_path: Path) -> None:

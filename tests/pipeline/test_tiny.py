@@ -80,8 +80,8 @@ def test_second_run_executes_nothing(finished: Finished) -> None:
 def test_table_pictures_and_submission(finished: Finished) -> None:
     recipe, records = finished.recipe, finished.summary.records
     rows = result_rows(recipe, records)
-    told = [(row.title, row.split, row.labels_given) for row in rows]
-    assert told == [
+    reported = [(row.title, row.split, row.labels_given) for row in rows]
+    assert reported == [
         ("CAM", "val", True),
         ("evaluate_seeds", "val", True),
         ("pseudo labels", "train", True),

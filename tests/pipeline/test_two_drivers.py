@@ -35,10 +35,10 @@ def two(folder: Path) -> tuple[Any, Any]:
     wait_for(folder / "waits", first)
     second = start(folder, "map", stage=STAGE)
     line = line_of(second, "waiting for another process")
-    told = (
+    reported = (
         rf"tiny: waiting for another process that is running it: process {first.pid} on \S+, since \d{{4}}-\d\d-\d\d \d"
     )
-    assert re.match(told, line), line
+    assert re.match(reported, line), line
     return first, second
 
 

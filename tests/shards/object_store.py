@@ -1,4 +1,4 @@
-"""An S3 server of this machine (moto's), and a proxy before it that fails as it is told."""
+"""An S3 server of this machine (moto's), and a proxy before it that fails on request."""
 
 from __future__ import annotations
 

@@ -59,8 +59,10 @@ def test_full_disk_names_path_and_content_and_leaves_what_was_there(tmp_path: Pa
             f"of runs to a larger disk; {RESUMES}"
         )
         assert path.read_bytes() == b"before" and os.listdir(path.parent) == ["run.json"]
-        told = why_not_writable(disk.path, what="the checkpoint")
-        assert told is not None and str(told).startswith(f"cannot write {disk.path} (the checkpoint): no space is left")
+        error = why_not_writable(disk.path, what="the checkpoint")
+        assert error is not None and str(error).startswith(
+            f"cannot write {disk.path} (the checkpoint): no space is left"
+        )
         disk.empty()
         assert why_not_writable(disk.path) is None
         assert sorted(os.listdir(disk.path)) == ["folder"]
@@ -78,8 +80,8 @@ def test_file_larger_than_allowed(tmp_path: Path) -> None:
         with pytest.raises(FileSystemError, match=r"larger than a file may be \(limit 50000\); .*`ulimit -f`"):
             write_bytes(tmp_path / "a", bytes(60_000))
         (tmp_path / "b").write_bytes(bytes(50_000))
-        told = why_not_writable(tmp_path)
-        assert told is not None and "larger than a file may be" in str(told)
+        reported = why_not_writable(tmp_path)
+        assert reported is not None and "larger than a file may be" in str(reported)
     assert os.listdir(tmp_path) == ["b"]
 
 
@@ -100,8 +102,8 @@ def test_too_many_open_files_is_no_damaged_image(tmp_path: Path) -> None:
     ("code", "words"), [(errno.EDQUOT, "disk quota is used up"), (errno.ENFILE, "the whole system has too many files")]
 )
 def test_siblings_that_a_test_cannot_bring_about(code: int, words: str) -> None:
-    told = lasting_error(OSError(code, os.strerror(code)), Path("a"))
-    assert told is not None and words in str(told) and str(told).endswith(RESUMES)
+    reported = lasting_error(OSError(code, os.strerror(code)), Path("a"))
+    assert reported is not None and words in str(reported) and str(reported).endswith(RESUMES)
 
 
 def test_other_errors_pass_as_they_are(tmp_path: Path) -> None:

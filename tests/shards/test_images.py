@@ -250,13 +250,13 @@ def test_facts_of_a_jpeg_are_those_of_the_general_way(monkeypatch: pytest.Monkey
             damaged = bytearray(data)
             damaged[random.integers(3, len(data))] = random.integers(0, 256)
             files.append(bytes(damaged))
-    fast = [told(data) for data in files]
+    fast = [reported(data) for data in files]
     monkeypatch.setattr(images, "_open_jpeg", lambda data: None)
-    assert fast == [told(data) for data in files]
+    assert fast == [reported(data) for data in files]
     assert {found[1] for found in fast if isinstance(found, tuple)} >= {1, 6, 8}
 
 
-def told(data: bytes) -> object:
+def reported(data: bytes) -> object:
     try:
         return image_metadata(data)
     except ValueError as error:

@@ -29,7 +29,7 @@ def test_names() -> None:
 
 def test_layer_is_complete_when_its_index_is_written(layer: Layer) -> None:
     assert not layer.is_complete(SHARDS)
-    with pytest.raises(ShardError, match=r"is not complete: index.json is missing; run its stage again"):
+    with pytest.raises(ShardError, match=r"is not complete: index.json is missing; wsss run with"):
         layer.shards()
     layer.complete(SHARDS)
     assert layer.is_complete(SHARDS) and layer.shards() == SHARDS

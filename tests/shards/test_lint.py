@@ -162,7 +162,7 @@ def test_tars_that_lie_elsewhere(layer: Layer, tmp_path: Path) -> None:
     assert second.startswith(f"{elsewhere}/val-000000.tar: its content differs from what was written")
 
 
-def test_what_holds_nothing_is_told(tmp_path: Path) -> None:
+def test_what_holds_nothing_is_reported(tmp_path: Path) -> None:
     empty, bare = Layer(tmp_path / "empty", "sample"), Layer(tmp_path / "bare", "sample")
     write_shard(empty, "train-000000", [])
     empty.complete(["train-000000"])
@@ -188,11 +188,11 @@ def test_masks_that_contradict_the_labels_are_a_fault_where_the_cause_is_known(t
     assert [fault[:49] for fault in faults(layer)] == ["likely cause: the masks contain only 0 and 255, a"]
 
 
-def test_progress_is_told_shard_by_shard(layer: Layer) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported_shard_by_shard(layer: Layer) -> None:
+    reported: list[tuple[int, int]] = []
     with opened(str(layer.path)) as one:
-        list(lint(one, progress=lambda done, total: told.append((done, total))))
-    assert told == [(0, 2), (1, 2), (2, 2)]
+        list(lint(one, progress=lambda done, total: reported.append((done, total))))
+    assert reported == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_layers_without_images(tmp_path: Path) -> None:

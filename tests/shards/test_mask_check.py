@@ -101,13 +101,13 @@ def test_classes_that_agree_are_no_shifted_list() -> None:
     assert "masks only separate objects from background" in cause([((1,), "0-1")] * 4 + [((2,), "0-1")] * 4)
 
 
-def test_crowds_are_told_from_masks_of_two_values() -> None:
+def test_crowds_differ_from_masks_of_two_values() -> None:
     rows: list[Row] = [((1,), "0,255"), ((2,), "0,255")]
     assert "iscrowd" in cause(rows, notes={"objects": 2, "crowds": 2})
     assert "only 0 and 255" in cause(rows, notes={"objects": 2, "crowds": 1})
 
 
-def test_objects_without_an_outline_are_told_from_masks_of_two_values() -> None:
+def test_objects_without_an_outline_differ_from_masks_of_two_values() -> None:
     found = cause([((1,), "0,255"), ((2,), "0,255")], notes={"objects": 2, "without_outline": 1})
     assert "have boxes but no outlines" in found
 
@@ -117,7 +117,7 @@ def test_objects_without_an_outline_are_counted() -> None:
     assert list(mismatch_lines({"train": check}))[1].startswith("train: 4 of 6 objects have no outline: ")
 
 
-def test_one_cause_of_two_splits_is_told_once() -> None:
+def test_one_cause_of_two_splits_is_reported_once() -> None:
     check = check_of([((1,), "0,255")])
     (found,) = likely_causes({"train": check, "val": check}, None)
     assert found.endswith("save every object's pixels as its class id")

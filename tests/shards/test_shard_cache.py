@@ -34,10 +34,10 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def faults(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    told = Faults()
-    with proxy(server, told) as address:
+    reported = Faults()
+    with proxy(server, reported) as address:
         use(monkeypatch, address)
-        yield told
+        yield reported
 
 
 def cache_in(folder: Path, *, shards: float = NUM) -> ShardCache:
@@ -116,7 +116,7 @@ def test_a_part_of_a_killed_process_is_room_again(tmp_path: Path, faults: Faults
     assert fetched(cache, 0) == SHARDS[0] and not left.exists()
 
 
-def test_an_object_that_is_gone_is_told(tmp_path: Path, faults: Faults) -> None:
+def test_an_object_that_is_gone_is_reported(tmp_path: Path, faults: Faults) -> None:
     with pytest.raises(StorageError, match=r"there is no such object \(404"):
         cache_in(tmp_path).open(f"s3://{BUCKET}/none.tar", num_bytes=SIZE, sha256=HASHES[0])
 

@@ -29,10 +29,10 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def faults(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    told = Faults()
-    with proxy(server, told) as address:
+    reported = Faults()
+    with proxy(server, reported) as address:
         use(monkeypatch, address)
-        yield told
+        yield reported
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_last_attempt_names_the_address_and_every_cause(faults: Faults) -> N
 
 
 @pytest.mark.parametrize("status", ["403", "404"])
-def test_what_will_not_pass_is_told_at_once(faults: Faults, status: str) -> None:
+def test_what_will_not_pass_is_reported_at_once(faults: Faults, status: str) -> None:
     faults.coming = [status]
     with pytest.raises(StorageError, match=rf"{S3}: .*\({status}"):
         read(S3, retries=QUICK)
@@ -131,8 +131,8 @@ def test_an_empty_object_reads_as_an_empty_file_does(server: str, faults: Faults
 
 
 def test_a_web_server_that_has_no_such_range(server: str) -> None:
-    told = Faults(coming=["416", "416"])
-    with proxy(server, told) as address:
+    reported = Faults(coming=["416", "416"])
+    with proxy(server, reported) as address:
         assert read(f"{address}/b.tar", offset=9, retries=QUICK) == b""
         with pytest.raises(StorageError, match=r"b.tar: it is 7 bytes too short$"):
             read(f"{address}/b.tar", offset=9, length=7, retries=QUICK)
@@ -152,15 +152,15 @@ def test_a_transfer_that_is_cut_behind_the_last_byte_is_whole(faults: Faults, mo
     assert [asked for _, asked in faults.requests] == [None, f"bytes={len(DATA)}-"]
 
 
-def test_no_secret_is_told(faults: Faults, plain: str) -> None:
+def test_no_secret_is_reported(faults: Faults, plain: str) -> None:
     faults.coming = ["403"]
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as reported:
         read(S3, retries=QUICK)
-    assert "very secret" not in str(told.value)
+    assert "very secret" not in str(reported.value)
     address = plain.replace("http://", "http://user:very-secret@") + "/none.tar?signature=very-secret"
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as reported:
         read(address, retries=QUICK)
-    assert "very-secret" not in str(told.value) and "/none.tar" in str(told.value)
+    assert "very-secret" not in str(reported.value) and "/none.tar" in str(reported.value)
     assert without_secrets("s3://bucket/key") == "s3://bucket/key" and without_secrets("/a b/c?d") == "/a b/c?d"
 
 

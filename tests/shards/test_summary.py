@@ -42,15 +42,15 @@ def test_counts_by_hand(tmp_path: Path) -> None:
 
 
 def test_lines(tmp_path: Path) -> None:
-    told = list(lines(summary_of(layer_of(tmp_path, names=("cat", "dog")))))
-    assert told[0] == f"{tmp_path}: sample records"
-    assert told[1].startswith("train: 2 records in 1 shards, 0.0 MB, 1 missing, 2 with a mask")
-    assert told[2].startswith("val: 1 records in 1 shards") and told[2].endswith("0 with a mask, 1 left out")
-    assert told[3] == "longer side of an image: 19 to 19 pixels, median 19"
-    assert told[4] == (
+    reported = list(lines(summary_of(layer_of(tmp_path, names=("cat", "dog")))))
+    assert reported[0] == f"{tmp_path}: sample records"
+    assert reported[1].startswith("train: 2 records in 1 shards, 0.0 MB, 1 missing, 2 with a mask")
+    assert reported[2].startswith("val: 1 records in 1 shards") and reported[2].endswith("0 with a mask, 1 left out")
+    assert reported[3] == "longer side of an image: 19 to 19 pixels, median 19"
+    assert reported[4] == (
         "train: 0 of 2 masks lack a class that the image is labelled with, 2 show a class that it is not labelled with"
     )
-    assert len(told) == 5
+    assert len(reported) == 5
 
 
 def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
@@ -59,10 +59,12 @@ def test_rows_that_do_not_tell_unknown_classes(tmp_path: Path) -> None:
         newer = ("unknown", "mask_values")
         older = [replace(e, metadata={k: v for k, v in e.metadata.items() if k not in newer}) for e in row.entries]
         layer.manifest_path(row.shard).write_bytes(replace(row, entries=RecordEntries.of(older)).to_bytes())
-    told = list(lines(summary_of(layer)))
-    assert told[4].startswith("these shards were built by an older version, which did not list unknown classes")
-    assert told[5].startswith("2 masks were not compared with the labels: these shards were built by an older version")
-    assert len(told) == 6
+    reported = list(lines(summary_of(layer)))
+    assert reported[4].startswith("these shards were built by an older version, which did not list unknown classes")
+    assert reported[5].startswith(
+        "2 masks were not compared with the labels: these shards were built by an older version"
+    )
+    assert len(reported) == 6
 
 
 def test_masks_are_compared_with_labels(tmp_path: Path) -> None:
@@ -72,8 +74,8 @@ def test_masks_are_compared_with_labels(tmp_path: Path) -> None:
     write_shard(layer, "train-000000", records)
     write_shard(layer, "val-000000", [replace(records[0], key="d", mask=mask // 255)])
     layer.complete(["train-000000", "val-000000"], classes=("cat",))
-    told = list(lines(summary_of(layer)))
-    assert told[4:] == [
+    reported = list(lines(summary_of(layer)))
+    assert reported[4:] == [
         "train: 3 of 3 masks lack a class that the image is labelled with, 0 show a class that it is not labelled with",
         "likely cause: the masks contain only 0 and 255, and 255 means ignored, not object; save every object's pixels "
         "as its class id (1 cat)",
@@ -84,6 +86,6 @@ def test_layers_of_other_records(tmp_path: Path) -> None:
     layer = Layer(tmp_path, "seed")
     write_shard(layer, "val-000000", [seed_record("a")])
     layer.complete(["val-000000"])
-    told = list(lines(summary_of(layer)))
-    assert told[0] == f"{tmp_path}: seed records" and told[1].startswith("val: 1 records in 1 shards, ")
-    assert len(told) == 2 and "mask" not in told[1]
+    reported = list(lines(summary_of(layer)))
+    assert reported[0] == f"{tmp_path}: seed records" and reported[1].startswith("val: 1 records in 1 shards, ")
+    assert len(reported) == 2 and "mask" not in reported[1]

@@ -23,10 +23,10 @@ RECORDS = {
 def stream(records: dict[str, dict[str, bytes]]) -> tuple[bytes, list[tuple[int, str]], str]:
     file = io.BytesIO()
     tar = TarStream(file)
-    told = [tar.add(stem, members) for stem, members in records.items()]
+    reported = [tar.add(stem, members) for stem, members in records.items()]
     digest = tar.finish()
     assert tar.num_bytes == len(file.getvalue())
-    return file.getvalue(), told, digest
+    return file.getvalue(), reported, digest
 
 
 @pytest.mark.parametrize("number", range(len(RECORDS) + 1))
@@ -39,10 +39,10 @@ def test_bytes_are_those_of_webdatasets_writer(number: int) -> None:
 
 
 def test_spans_and_digests_are_those_of_the_records() -> None:
-    data, told, digest = stream(RECORDS)
+    data, reported, digest = stream(RECORDS)
     assert hashlib.sha256(data).hexdigest() == digest
     start = 0
-    for (stem, members), (length, of_record) in zip(RECORDS.items(), told, strict=True):
+    for (stem, members), (length, of_record) in zip(RECORDS.items(), reported, strict=True):
         span = data[start : start + length]
         assert hashlib.sha256(span).hexdigest() == of_record
         with tarfile.open(fileobj=io.BytesIO(span)) as tar:

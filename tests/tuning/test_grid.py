@@ -83,7 +83,7 @@ MANY = "make_cams.flip = true, make_cams.scales = [0.5, 1.0]"
             "train_segmenter.crop_size",
             "the metric does not depend on train_segmenter; it depends on build",
         ),
-        ("[0.5, 1.0]", '["x"]', "cases.views: make_cams.scales: Input should be a valid number"),
+        ("[0.5, 1.0]", '["x"]', "cases.views: make_cams.scales.0: it must be a number (got 'x')"),
         (MANY, "", "cases.views: case 'many' gives no setting; write many = {"),
         ("many = {", f"same = {ONE}\nmany = {{", "cases.views: cases 'one' and 'same' give the same values; leave one"),
         (f"one = {ONE}", "one = 3", "cases.views.one: write one = {"),

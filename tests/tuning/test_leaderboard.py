@@ -120,7 +120,7 @@ def test_tables_are_read_as_the_rows_that_were_recorded(runs: Path, uri: str) ->
 def test_without_any_run_the_leaderboard_is_empty_says_so_and_creates_no_file(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert leaderboard(tmp_path, uri=uri) == []
-    assert "no evaluated runs yet" in rendered(tmp_path, uri)
+    assert rendered(tmp_path, uri) == "Leaderboard\nno evaluated runs yet: wsss run RECIPE makes one\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -95,8 +95,8 @@ def test_fixed_and_the_command_line_apply_to_all_trials(tmp_path: Path) -> None:
         ),
         ("make_sedes.refine = { choices = [1] }", "did you mean make_seeds.refine"),
         (f"{THRESHOLD} = {{ low = 0.5, high = 0.1 }}", f"space.{THRESHOLD}: low = 0.5 must be below high = 0.1"),
-        (f"{THRESHOLD} = {{ low = 0.1, high = 1.5 }}", f"space.{THRESHOLD}: Input should be less than 1 (got 1.5)"),
-        (f"{THRESHOLD} = {{ choices = [0.1, -1.0] }}", f"space.{THRESHOLD}: Input should be greater than 0 (got -1.0)"),
+        (f"{THRESHOLD} = {{ low = 0.1, high = 1.5 }}", f"space.{THRESHOLD}: it must be less than 1 (got 1.5)"),
+        (f"{THRESHOLD} = {{ choices = [0.1, -1.0] }}", f"space.{THRESHOLD}: it must be more than 0 (got -1.0)"),
         (
             f"{THRESHOLD} = {{ low = 0.1, high = 0.5, step = 0.15 }}",
             f"space.{THRESHOLD}: high = 0.5 cannot be reached from low = 0.1",
@@ -134,7 +134,7 @@ def test_a_space_that_cannot_be_searched(tmp_path: Path, line: str, message: str
         ('"base.toml"', '"bose.toml"', "the recipe does not exist"),
         ("metric =", "metrics =", "sweep.metrics: unknown setting 'metrics'; did you mean metric"),
         ('"base.toml"', '"base.toml"\nsplit = "train"', "sweep.split = 'train', but evaluate_pseudo_labels.splits"),
-        ('"base.toml"', '"base.toml"\nnum_trials = 0', "sweep.num_trials: Input should be greater than or equal to 1"),
+        ('"base.toml"', '"base.toml"\nnum_trials = 0', "sweep.num_trials: it must be at least 1"),
     ],
 )
 def test_a_sweep_that_cannot_be_run(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -34,6 +34,7 @@ from wsss.pipeline.recipe_tables import (
     unknown_setting,
     with_defaults,
 )
+from wsss.pipeline.wrong_values import first_complaint
 from wsss.stages.registry import STAGES, producers
 
 T = TypeVar("T")
@@ -169,10 +170,7 @@ def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
     try:
         return cls(**table)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join([prefix, *(str(part) for part in first["loc"])])
-        got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        raise RecipeError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+        raise RecipeError(first_complaint(error, prefix)) from None
 
 
 def _resolve(

@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from shards.files import remove_leftovers, write_bytes
 from shards.layer import INDEX
 from shards.records import RunRecord, Sample
+from shards.wording import counted
 from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
@@ -64,6 +66,17 @@ def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Insta
     return recipe.instances[start:stop]
 
 
+def ready_to_run(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
+    """The instances from `first` to `last`. Raises `RecipeError` if one that they read is not done."""
+    chosen = selected(recipe, first, last)
+    for instance in _upstream(chosen):
+        if not instance.is_done():
+            raise RecipeError(
+                f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
+            )
+    return chosen
+
+
 def run_recipe(
     recipe: Recipe,
     *,
@@ -75,13 +88,8 @@ def run_recipe(
     parent: str = "",
 ) -> RunSummary:
     """Run the chosen instances. Raises `RecipeError` if an instance that they read is not done."""
-    chosen = selected(recipe, first, last)
+    chosen = ready_to_run(recipe, first, last)
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
-    for instance in _upstream(chosen):
-        if not instance.is_done():
-            raise RecipeError(
-                f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
-            )
     _make_runs_folder(recipe)
     for instance in chosen:
         _check_environment(instance)
@@ -158,6 +166,8 @@ def run_instance(
             work = work_of(instance, recipe.runtime, driver_seconds=time.time() - returned)
             record = _record_of(recipe, instance, outcome, seconds, work=work, restarts=len(restarts))
             instance.write_run_record(record)
+        except TooManyMissingError:
+            raise  # its message gives the reasons; there is no traceback worth keeping
         except Exception as error:
             keep_error(error, instance, restarts=restarts)
             raise
@@ -227,6 +237,9 @@ def _lineage(instance: Instance) -> dict[str, object]:
     }
 
 
+SHOWN_MISSING = 3
+
+
 def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> None:
     """Count missing records of a layer; raise an error if there are more than the recipe allows."""
     if not isinstance(instance.stage, Map):
@@ -246,13 +259,19 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
                 "only_classes"
             )
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
-        index = instance.layer.path / INDEX
-        example = next((f"; for example {first.key}: {first.reason}" for first in instance.layer.missing()), "")
         raise TooManyMissingError(
-            f"{instance.name}: {missing} of {total} records are missing, more than runtime.max_missing = "
-            f"{recipe.runtime.max_missing} allows; the reasons are in {index}{example}. "
+            f"{instance.name}: {missing} of {counted(total, 'record')} missing, more than runtime.max_missing = "
+            f"{recipe.runtime.max_missing} allows:{some_missing(instance)}\n"
             f"Fix these files, delete {instance.path} and start again; or raise runtime.max_missing"
         )
+
+
+def some_missing(instance: Instance) -> str:
+    """The first missing records of a layer with their reasons, and the file that lists all; each on a line."""
+    reasons = list(islice(instance.layer.missing(), SHOWN_MISSING))
+    return "".join(f"\n  {missing.key}: {missing.reason}" for missing in reasons) + (
+        f"\n  all reasons: {instance.layer.path / INDEX}"
+    )
 
 
 def _record_of(

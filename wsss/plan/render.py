@@ -139,7 +139,7 @@ def _bottlenecks(plan: Plan) -> Table:
         Column("its share", "share", right=True),
         Column("bound by", "bound_by", wraps=True),
         Column("at work", "at_work"),
-        Column("next to bind", "next", wraps=True),
+        Column("next limit", "next", wraps=True),
     )
     rows: list[tuple[Cell, ...]] = []
     for scaled in plan.scaled:

@@ -41,7 +41,12 @@ class _Placed:
 
 
 def fit(table: Table, width: int) -> list[str]:
-    """The lines of a table without its title, at most `width` cells wide unless a single word is longer."""
+    """The lines of a table without its title, at most `width` cells wide unless a single word is longer.
+
+    Of a table without rows only the notes: they say why it is empty.
+    """
+    if not table.rows and table.notes:
+        return [line for note in table.notes for line in wrap(printable(note), width)]
     columns = _placed(table)
     notes = [one for one in columns if one.column.role == "note"]
     inline = [one for one in columns if one.column.role != "note"]

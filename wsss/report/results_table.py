@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from shards.records import RunRecord
+from shards.wording import counted
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe
 from wsss.report.tables import Cell, Column, Page, Shown, Table, percent, table_of
@@ -68,7 +69,7 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
 
     notes = []
     if of_split("images") == 0:
-        notes.append(f"not measured: {of_split('unmasked') or 0:.0f} images have no mask")
+        notes.append(f"not measured: no mask for {counted(of_split('unmasked') or 0, 'image')}")
     if (coverage := of_split("coverage")) is not None:
         notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them correct")
     if (threshold := of_split("threshold_a")) is not None:
@@ -85,9 +86,9 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
     if absent := of_split("absent_classes"):
         notes.append(f"{absent:.0f} classes absent (mean IoU over all {_percent(of_split('mean_iou_all_classes'))})")
     if missing := of_split("missing"):
-        notes.append(f"{missing:.0f} images missing")
+        notes.append(f"{counted(missing, 'image')} missing")
     if left_out := of_split("left_out"):
-        notes.append(f"{left_out:.0f} images excluded by settings")
+        notes.append(f"{counted(left_out, 'image')} excluded by settings")
     low, high = of_split("mean_iou_low"), of_split("mean_iou_high")
     return Row(
         title=title,

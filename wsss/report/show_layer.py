@@ -20,6 +20,7 @@ from shards.opened import OpenedLayer
 from shards.preview import preview
 from shards.records import Sample
 from shards.summary import LayerSummary, lines, summarise
+from shards.wording import counted
 from wsss.pictures.plots import draw_layer
 from wsss.pipeline.progress import PLAIN_INTERVAL
 from wsss.report.tables import Cell, Column, Page, Table, table_of
@@ -141,7 +142,7 @@ def _lint(opened: OpenedLayer, console: Console) -> Iterator[Line]:
             faults += 1
             yield Line(text, is_fault=True)
     yield from (Line(text) for text in mismatch_lines(checks))
-    yield Line(f"{opened.display_name}: " + (f"{faults} faults" if faults else "no fault found"))
+    yield Line(f"{opened.display_name}: " + (counted(faults, "fault") if faults else "no fault found"))
 
 
 class _LintProgress:

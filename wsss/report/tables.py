@@ -112,7 +112,10 @@ def percent(value: float | None, *, digits: int = 1, sign: str = "") -> Shown | 
 
 
 def plain(table: Table) -> str:
-    """For pipes and files: title, header, one line per row, notes; columns are separated by two or more spaces."""
+    """For pipes and files: title, header, one line per row, notes; columns are separated by two or more spaces.
+
+    Of a table without rows only the title and the notes: they say why it is empty.
+    """
     columns = [place for place, column in enumerate(table.columns) if column.role != "data"]
     lines = [[table.columns[place].title for place in columns]]
     lines += [[text_of(row[place]) or "-" for place in columns] for row in table.rows]
@@ -123,6 +126,8 @@ def plain(table: Table) -> str:
         for line in lines
     )
     head = [printable(table.title)] if table.title else []
+    if not table.rows and table.notes:
+        padded = iter(())
     return "".join(f"{line.rstrip()}\n" for line in (*head, *padded, *map(printable, table.notes)))
 
 

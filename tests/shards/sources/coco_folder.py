@@ -35,8 +35,8 @@ def counts_of(mask: np.ndarray) -> list[int]:
 
 def annotation(number: int, image: int, category: int, segmentation: Any, **more: Any) -> dict[str, Any]:
     box = {"bbox": [3.2, 4.0, 5.0, 6.5], "iscrowd": 0, "area": 1.0}
-    told = {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation}
-    return told | box | more
+    reported = {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation}
+    return reported | box | more
 
 
 def crowd() -> np.ndarray:
@@ -67,9 +67,9 @@ def expected_mask() -> np.ndarray:
 def document(annotations: list[dict[str, Any]] | None, **more: Any) -> dict[str, Any]:
     names = {9: "000009.jpg", 4: "000004.jpg", 5: "000005.jpg"}
     images = [{"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH} for n, name in names.items()]
-    told = {} if annotations is None else {"annotations": annotations}
+    reported = {} if annotations is None else {"annotations": annotations}
     categories = [{"id": n, "name": name} for n, name in CATEGORIES]
-    return {"info": {"year": 2017}, "images": images, **told, "categories": categories, **more}
+    return {"info": {"year": 2017}, "images": images, **reported, "categories": categories, **more}
 
 
 def panoptic() -> tuple[list[dict[str, Any]], np.ndarray]:

@@ -27,11 +27,11 @@ _NUM_CLASSES = len(ilsvrc_det_200())
 
 def det_tree(folder: Path, num_images: int) -> Path:
     """The root of a tree of `num_images` images in `folder`; one that is there already is taken as it is."""
-    root, told = folder / "ILSVRC", folder / "tree.json"
-    if told.exists():
-        if json.loads(told.read_text()) != num_images:
+    root, reported = folder / "ILSVRC", folder / "tree.json"
+    if reported.exists():
+        if json.loads(reported.read_text()) != num_images:
             raise ValueError(
-                f"{folder} holds a tree of {told.read_text()} images, not {num_images}; name another folder"
+                f"{folder} holds a tree of {reported.read_text()} images, not {num_images}; name another folder"
             )
         return root
     images, annotations = f"{root}/Data/DET/train", f"{root}/Annotations/DET/train"
@@ -47,7 +47,7 @@ def det_tree(folder: Path, num_images: int) -> Path:
         if classes is not None:
             _write(f"{annotations}/{key}.xml", _xml(key, classes))
     _write_lists(root / "ImageSets" / "DET", num_images)
-    told.write_text(json.dumps(num_images))
+    reported.write_text(json.dumps(num_images))
     return root
 
 

@@ -65,7 +65,7 @@ def test_what_is_a_crowd(root: Path, value: object) -> None:
     assert sample.notes == {"objects": 3, "crowds": 1}
 
 
-def test_a_crowd_need_not_be_told(root: Path) -> None:
+def test_a_crowd_need_not_be_given(root: Path) -> None:
     rewrite(root, [{k: v for k, v in one.items() if k != "iscrowd"} for one in instances()[:3]])
     assert read(source(root)).notes == {"objects": 2}
 

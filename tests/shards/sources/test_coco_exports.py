@@ -56,9 +56,9 @@ def test_boxes_of_objects_that_have_an_outline_alone(root: Path) -> None:
     assert (read(source(root, boxes="annotations")).boxes or ())[0] == Box(2, 4, 5, 12, 22)
 
 
-@pytest.mark.parametrize("told", [{}, {"height": 0, "width": 0}, {"height": None, "width": ""}, {"height": HEIGHT}])
-def test_sizes_that_say_nothing_are_the_images(root: Path, told: dict[str, Any]) -> None:
-    rewrite(root, instances(), images=[{"id": 9, "file_name": "000009.jpg", **told}, *document([])["images"][1:]])
+@pytest.mark.parametrize("reported", [{}, {"height": 0, "width": 0}, {"height": None, "width": ""}, {"height": HEIGHT}])
+def test_sizes_that_say_nothing_are_the_images(root: Path, reported: dict[str, Any]) -> None:
+    rewrite(root, instances(), images=[{"id": 9, "file_name": "000009.jpg", **reported}, *document([])["images"][1:]])
     np.testing.assert_array_equal(read(source(root)).mask, expected_mask())
     put(root / "val2017" / "000009.jpg", jpeg(HEIGHT, WIDTH, seed=0, orientation=6))
     np.testing.assert_array_equal(read(source(root)).mask, np.rot90(expected_mask(), 3))
@@ -121,4 +121,4 @@ def test_images_of_the_same_names_in_two_folders(root: Path) -> None:
     assert [listed.key for listed in data.list_split("val")] == ["val2017/000009", "val2017/000004", "val2017/000005"]
     assert of_split(data, "train")[0].encoded == (root / "train2017" / "000009.jpg").read_bytes()
     same = source(root, **{**settings, "images": {"val": "val2017", "train": "./val2017/"}})
-    assert same.list_split("train")[0].key == same.list_split("val")[0].key == "000009", "the same image: told as such"
+    assert same.list_split("train")[0].key == same.list_split("val")[0].key == "000009", "the same image: named as such"

@@ -12,7 +12,7 @@ from shards.sources.coco_json import elements, read_index
 
 
 @pytest.fixture
-def told() -> dict[str, Any]:
+def reported() -> dict[str, Any]:
     """A file's content, with everything that JSON allows: blanks, escapes, other alphabets, brackets in strings."""
     generator = np.random.default_rng(2)
     names = [f"bild_ü{number}.jpg" for number in range(13)]
@@ -47,21 +47,21 @@ def read_back(path: Path) -> dict[str, Any]:
 def test_read_in_pieces_as_in_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    told: dict[str, Any],
+    reported: dict[str, Any],
     chunk: int,
     ascii_only: bool,
     indent: int | None,
 ) -> None:
     monkeypatch.setattr(coco_json, "_CHUNK", chunk)
     path = tmp_path / "a.json"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(told, ensure_ascii=ascii_only, indent=indent).encode())
-    assert read_back(path) == told
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(reported, ensure_ascii=ascii_only, indent=indent).encode())
+    assert read_back(path) == reported
     index = read_index(path)
-    assert index.file_names == tuple(image["file_name"] for image in told["images"])
-    assert index.sizes.tolist() == [[image["height"], image["width"]] for image in told["images"]]
+    assert index.file_names == tuple(image["file_name"] for image in reported["images"])
+    assert index.sizes.tolist() == [[image["height"], image["width"]] for image in reported["images"]]
     assert [(category.id, category.name) for category in index.categories] == [("1", "中"), ("7", "ÿ")]
-    for place, image in enumerate(told["images"]):
-        assert index.annotations(place) == [one for one in told["annotations"] if one["image_id"] == image["id"]]
+    for place, image in enumerate(reported["images"]):
+        assert index.annotations(place) == [one for one in reported["annotations"] if one["image_id"] == image["id"]]
 
 
 def test_memory_stays_far_below_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_masks_and_their_frames(root: Path) -> None:
         ('image,labels\n"a/1.jpg,cat\n', 2, "unexpected end of data"),
     ],
 )
-def test_faults_are_told_with_file_and_line(root: Path, text: str, line: int, message: str) -> None:
+def test_faults_are_reported_with_file_and_line(root: Path, text: str, line: int, message: str) -> None:
     put(root / "labels.csv", text)
     names = put(root / "classes.txt", "cat\ndog\n")
     with pytest.raises(ValueError, match=rf"labels\.csv, line {line}: .*{message}"):

@@ -84,10 +84,10 @@ def test_test_has_no_labels(root: Path) -> None:
 
 @pytest.mark.parametrize("masked", [("val",), ()])
 def test_labels_of_val(root: Path, masked: tuple[str, ...]) -> None:
-    told = read(source(root, masked_splits=masked), "val")
-    assert (told.classes, told.unknown, told.mask is not None) == ((DOG, PERSON), (), bool(masked))
-    not_told = read(source(root, masked_splits=masked, val_labels="unknown"), "val")
-    assert (not_told.classes, not_told.unknown, not_told.mask is not None) == ((), ALL, bool(masked))
+    reported = read(source(root, masked_splits=masked), "val")
+    assert (reported.classes, reported.unknown, reported.mask is not None) == ((DOG, PERSON), (), bool(masked))
+    not_reported = read(source(root, masked_splits=masked, val_labels="unknown"), "val")
+    assert (not_reported.classes, not_reported.unknown, not_reported.mask is not None) == ((), ALL, bool(masked))
 
 
 @pytest.mark.parametrize("other", [0, 255])

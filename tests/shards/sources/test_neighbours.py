@@ -67,9 +67,9 @@ def test_what_lies_beside_a_missing_file(tmp_path: Path, lies: str, asked: str, 
 
 def test_a_setting_for_the_names_of_masks(tmp_path: Path) -> None:
     put(tmp_path / "m" / "1_gtFine_labelIds.png", b"x")
-    told = " (m/1_gtFine_labelIds.png exists: set mask_suffix = '_gtFine_labelIds')"
-    assert beside(tmp_path, "m/1.png", mask_suffix="") == told
-    assert beside(tmp_path, "m/1_mask.png", mask_suffix="_mask") == told
+    reported = " (m/1_gtFine_labelIds.png exists: set mask_suffix = '_gtFine_labelIds')"
+    assert beside(tmp_path, "m/1.png", mask_suffix="") == reported
+    assert beside(tmp_path, "m/1_mask.png", mask_suffix="_mask") == reported
 
 
 def test_the_reason_of_a_missing_image_and_mask(tmp_path: Path) -> None:

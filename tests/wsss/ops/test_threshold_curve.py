@@ -89,7 +89,7 @@ def test_activation_by_hand() -> None:
     truth = torch.tensor([[1, 0, 255, 0]])
     counts = curve_counts(scores, classes=[2, 1], truth_HW=truth, num_classes=3, ignore_index=255)
     over, under = activation_curves(counts)
-    # Background pixels won at 0.7 and 0.3; the foreground pixel at 0.5, by another class, which is not told here.
+    # Background pixels won at 0.7 and 0.3; the foreground pixel at 0.5, by another class, which is not given here.
     assert [over[i].item() for i in (0, 76, 77, 179, 180)] == [1.0, 1.0, 0.5, 0.5, 0.0]
     assert [under[i].item() for i in (0, 128, 129)] == [0.0, 0.0, 1.0]
 

@@ -10,7 +10,7 @@ from wsss.pipeline.progress import Reporter
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """Time that passes only on request."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -160,7 +160,7 @@ def test_a_folder_without_a_run_is_refused(recipe: Recipe, tmp_path: Path, capsy
     assert "runtime.runs" in capsys.readouterr().err
 
 
-def test_rows_of_the_run_and_of_the_tables_are_told_apart() -> None:
+def test_rows_of_the_run_and_of_the_tables_are_distinguished() -> None:
     run = MeasuredRun(folder=Path("runs"), found={"make_cams": measured()}, lacking={})
     lines = measured_lines(run, from_tables={"predict": "from the tables; it is not in the run"})
     assert lines == [

@@ -263,7 +263,7 @@ def test_more_ranks_than_gpus_are_refused(small: Path) -> None:
         plan(small, nodes=1, gpus_per_node=2)
 
 
-def test_other_faults_of_a_recipe_are_told(small: Path) -> None:
+def test_other_faults_of_a_recipe_are_reported(small: Path) -> None:
     with pytest.raises(RecipeError, match=r"make_cams\.flp: unknown setting"):
         plan(small, "make_cams.flp=true")
 

@@ -86,7 +86,7 @@ def test_a_row_for_every_evaluation_and_split(recipe: Recipe) -> None:
     ]
 
 
-def test_which_classes_a_mean_is_taken_over_is_told(recipe: Recipe) -> None:
+def test_which_classes_a_mean_is_taken_over_is_stated(recipe: Recipe) -> None:
     found = record(
         "evaluate",
         labels_given=0,
@@ -104,7 +104,7 @@ def test_which_classes_a_mean_is_taken_over_is_told(recipe: Recipe) -> None:
     )
 
 
-def test_only_what_is_done_is_told(recipe: Recipe) -> None:
+def test_only_what_is_done_is_reported(recipe: Recipe) -> None:
     assert result_rows(recipe, {}) == []
     (row,) = result_rows(recipe, {"evaluate": records()["evaluate"]})
     assert row.note == "", "without pseudo labels there is nothing to compare with"
@@ -173,7 +173,7 @@ def test_a_variant_that_does_not_help_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_a_segmentation_is_told_against_the_labels_that_it_learned(tmp_path: Path) -> None:
+def test_a_segmentation_is_compared_with_the_labels_that_it_learned(tmp_path: Path) -> None:
     path = tmp_path / "rounds.toml"
     path.write_text(
         RECIPE

@@ -72,7 +72,7 @@ def prepared(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunSummary]:
     return recipe, run(recipe)
 
 
-def told(recipe: Recipe, summary: RunSummary, tracker: Tracker | None = None) -> tuple[str, str]:
+def reported(recipe: Recipe, summary: RunSummary, tracker: Tracker | None = None) -> tuple[str, str]:
     """What goes to stderr, and the tables."""
     said, shown = io.StringIO(), io.StringIO()
     show_results(
@@ -104,7 +104,7 @@ def finished(tmp_path: Path) -> tuple[Recipe, RunSummary]:
 
 def test_two_submissions_have_files_of_their_own(finished: tuple[Recipe, RunSummary]) -> None:
     recipe, summary = finished
-    said, _ = told(recipe, summary)
+    said, _ = reported(recipe, summary)
     files = {name: recipe.instance(name) for name in ("submit", "submit_views")}
     for name, instance in files.items():
         path = recipe.results / f"{name}-{instance.fingerprint[:8]}.zip"
@@ -124,7 +124,7 @@ def test_two_submissions_have_files_of_their_own(finished: tuple[Recipe, RunSumm
 
 def test_a_prediction_that_scores_higher_is_named(finished: tuple[Recipe, RunSummary]) -> None:
     recipe, summary = finished
-    lines = told(recipe, summary)[0].splitlines()
+    lines = reported(recipe, summary)[0].splitlines()
     (first,) = [number for number, line in enumerate(lines) if line.startswith("submission") and "submit-" in line]
     assert lines[first].endswith("by predict, mean IoU 40.0 on val (evaluate)")
     assert lines[first + 1].strip() == (
@@ -136,7 +136,7 @@ def test_a_prediction_that_scores_higher_is_named(finished: tuple[Recipe, RunSum
     assert not any("scores higher" in line for line in lines[second:]), "it is the best one"
     tied = {"evaluate": 0.5, "evaluate_views": 0.5}
     with_scores(recipe, **tied)
-    assert "scores higher" not in told(recipe, summary)[0]
+    assert "scores higher" not in reported(recipe, summary)[0]
 
 
 def test_a_score_on_another_split_of_the_same_network_counts(finished: tuple[Recipe, RunSummary]) -> None:
@@ -152,14 +152,14 @@ def test_a_score_on_another_split_of_the_same_network_counts(finished: tuple[Rec
 
 def test_another_set_keeps_what_was_there_and_says_so(finished: tuple[Recipe, RunSummary], tmp_path: Path) -> None:
     recipe, summary = finished
-    told(recipe, summary)
+    reported(recipe, summary)
     names = {path.name: path.read_bytes() for path in recipe.results.iterdir()}
     digits = recipe.fingerprint[:8]
     assert names["results.md"] == names[f"results-{digits}.md"]
     assert names["contact_sheet.png"] == names[f"contact_sheet-{digits}.png"]
 
     other, after = prepared(tmp_path, "predict.flip=true")
-    said, _ = told(other, after)
+    said, _ = reported(other, after)
     kept = {path.name: path.read_bytes() for path in other.results.iterdir()}
     mine = [name for name in names if digits in name or name.startswith("submit-")]
     assert len(mine) == 5 and all(kept[name] == names[name] for name in mine)
@@ -171,9 +171,9 @@ def test_another_set_keeps_what_was_there_and_says_so(finished: tuple[Recipe, Ru
     submit = json.loads((other.results / f"submit-{other.instance('submit').fingerprint[:8]}.json").read_bytes())
     assert submit["changed_settings"] == {"predict.flip": True}
 
-    again, _ = told(recipe, summary)
+    again, _ = reported(recipe, summary)
     assert "results.md showed pipeline " + other.fingerprint[:8] + ", predict.flip = true; that is kept" in again
-    assert "replaced" not in told(recipe, summary)[0], "the same pipeline once more replaces nothing"
+    assert "replaced" not in reported(recipe, summary)[0], "the same pipeline once more replaces nothing"
 
 
 def test_files_of_an_older_version_are_kept(finished: tuple[Recipe, RunSummary]) -> None:
@@ -181,7 +181,7 @@ def test_files_of_an_older_version_are_kept(finished: tuple[Recipe, RunSummary])
     recipe.results.mkdir(parents=True)
     (recipe.results / "results.md").write_text("of old")
     (recipe.results / "results.zip").write_bytes(b"of old")
-    said, _ = told(recipe, summary)
+    said, _ = reported(recipe, summary)
     (dated,) = recipe.results.glob("results-*T*.md")
     assert dated.read_text() == "of old" and f"that is kept as {dated.name}" in said
     assert (recipe.results / "results.zip").read_bytes() == b"of old"
@@ -189,18 +189,18 @@ def test_files_of_an_older_version_are_kept(finished: tuple[Recipe, RunSummary])
 
 def test_a_submission_computed_anew_says_what_it_replaces(finished: tuple[Recipe, RunSummary]) -> None:
     recipe, summary = finished
-    told(recipe, summary)
+    reported(recipe, summary)
     path = recipe.results / f"submit-{recipe.instance('submit').fingerprint[:8]}.zip"
-    assert "replaces a file" not in told(recipe, summary)[0]
+    assert "replaces a file" not in reported(recipe, summary)[0]
     path.write_bytes(b"other masks")
-    assert "replaces a file with the same settings" in told(recipe, summary)[0]
+    assert "replaces a file with the same settings" in reported(recipe, summary)[0]
     assert zipfile.is_zipfile(path)
 
 
 def test_what_is_reported_are_the_files_that_nothing_replaces(finished: tuple[Recipe, RunSummary]) -> None:
     recipe, summary = finished
     tracker = Tracker()
-    _, shown = told(recipe, summary, tracker)
+    _, shown = reported(recipe, summary, tracker)
     digits = recipe.fingerprint[:8]
     assert set(tracker.artifacts) == {f"results-{digits}.md", f"contact_sheet-{digits}.png"}
     assert all(Path(path).name == name for name, path in tracker.artifacts.items())
@@ -208,11 +208,11 @@ def test_what_is_reported_are_the_files_that_nothing_replaces(finished: tuple[Re
     assert r"| \[red\]views\[/\] | val |" in (recipe.results / "results.md").read_text()
 
 
-def test_missing_and_left_out_are_told_of_every_instance_of_a_kind(finished: tuple[Recipe, RunSummary]) -> None:
+def test_missing_and_left_out_are_reported_of_every_instance_of_a_kind(finished: tuple[Recipe, RunSummary]) -> None:
     recipe, _ = finished
     both = RunSummary(missing={"a": 1}, left_out={"a": {"train": 2}}, executed=["a"])
     both.add(RunSummary(missing={"b": 3}, skipped={"[b]": "no masks"}, executed=["b"]))
-    said, _ = told(recipe, both)
+    said, _ = reported(recipe, both)
     for line in (
         "missing      1 records of a",
         "missing      3 records of b",

@@ -40,7 +40,7 @@ class Example:
     flip: bool = True
 
 
-def test_what_a_setting_may_be_is_told_in_words() -> None:
+def test_what_a_setting_may_be_is_reported_in_words() -> None:
     infos = settings_of(Example)
     assert {name: info.allowed for name, info in infos.items()} == {
         "place": "text",

@@ -41,7 +41,7 @@ def layer_of(folder: Path, *, twice: bool = False, names: tuple[str, ...] = FIVE
     return layer
 
 
-def test_info_draws_where_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_draws_into_the_given_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layer = layer_of(tmp_path / "built", names=ilsvrc_det_200().names)
     assert main(["shards", "info", str(layer.path)]) == 0
     printed = capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_masks_that_contradict_the_labels_are_counted(tmp_path: Path, capsys: py
     assert capsys.readouterr().out.splitlines() == [line, f"{layer.path}: no fault found"]
 
 
-def test_preview_goes_here_or_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_goes_here_or_into_the_given_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_of(tmp_path / "built")
     monkeypatch.chdir(tmp_path)
     assert main(["shards", "preview", str(layer.path), "--pictures", "there"]) == 0
@@ -151,12 +151,12 @@ def test_a_run_whose_tars_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"{built}/val-000000.tar: No such file" in capsys.readouterr().out
 
 
-def test_progress_is_told_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsss.report.show_layer.PLAIN_INTERVAL", 0.0)
     for terminal in (False, True):
-        told = io.StringIO()
+        reported = io.StringIO()
         with opened(str(layer_of(tmp_path / "built").path)) as one:
-            console = Console(file=told, force_terminal=terminal, width=80)
+            console = Console(file=reported, force_terminal=terminal, width=80)
             assert [line.is_fault for line in look(one, "lint", pictures=None, console=console)] == [False]
-        assert ("built: 1 of 2 shards read\n" in told.getvalue()) == (not terminal)
-        assert "built" in told.getvalue()
+        assert ("built: 1 of 2 shards read\n" in reported.getvalue()) == (not terminal)
+        assert "built" in reported.getvalue()

@@ -314,7 +314,7 @@ def test_a_list_that_is_not_there_is_looked_for(tmp_path: Path) -> None:
         _ = stage_of("folder", tmp_path, lists={"train": "T.csv", "val": "t.csv"}).data
 
 
-def test_classes_without_a_list_are_told_with_their_images(tmp_path: Path) -> None:
+def test_classes_without_a_list_are_reported_with_their_images(tmp_path: Path) -> None:
     rows = [f"{n}.jpg,{name},{split}" for n, (name, split) in enumerate([("horse", "train")] * 12 + [("hose", "val")])]
     for number in range(13):
         put(tmp_path / "f" / f"{number}.jpg", jpeg(9, 9, seed=number))

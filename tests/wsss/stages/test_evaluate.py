@@ -130,9 +130,9 @@ def test_subsets_of_the_views_are_measured_too(tmp_path: Path) -> None:
     assert outcome.metrics["val.mean_iou.none"] == pytest.approx((24 / 96 + 96 / 168) / 2)
     assert outcome.metrics["val.mean_iou.all"] == outcome.metrics["mean_iou.all"] == 1
     assert outcome.metrics["labels_given"] == 0
-    told = replace(made, stage=Predict(splits=("train", "val"), labels="given"))
-    with_labels = replace(prepared_instance, inputs={**prepared_instance.inputs, "records": told})
-    assert evaluate(replace(with_labels, path=tmp_path / "told")).metrics["labels_given"] == 1
+    reported = replace(made, stage=Predict(splits=("train", "val"), labels="given"))
+    with_labels = replace(prepared_instance, inputs={**prepared_instance.inputs, "records": reported})
+    assert evaluate(replace(with_labels, path=tmp_path / "reported")).metrics["labels_given"] == 1
     without = evaluate(replace(prepared_instance, path=tmp_path / "without"))
     assert not [name for name in without.metrics if "mean_iou." in name]
     assert without.metrics["val.mean_iou"] == outcome.metrics["val.mean_iou"]

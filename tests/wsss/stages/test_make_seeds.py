@@ -112,7 +112,7 @@ def test_dense_crf_snaps_seeds_to_the_image(tmp_path: Path) -> None:
     assert raw[7, 3] == 1 and refined[7, 3] != 1, "a lone pixel in a flat image is no seed"
 
 
-def test_a_shard_without_a_pair_is_told_with_the_histogram(tmp_path: Path) -> None:
+def test_a_shard_without_a_pair_is_reported_with_the_histogram(tmp_path: Path) -> None:
     thresholds = {"foreground_threshold": 0.95, "background_threshold": 0.05, "refine": "none"}
     instance = prepared(tmp_path, [cam(blocks(0.1, 0.4, 0.4, 0.9), [3])], **thresholds)
     with pytest.raises(

@@ -57,14 +57,14 @@ def test_zip_is_flat_exact_and_the_same_every_time(tmp_path: Path) -> None:
     assert list(check_submission(path, num_classes=200, expected=expected)) == []
 
 
-def test_every_setting_behind_it_is_told(tmp_path: Path) -> None:
+def test_every_setting_behind_it_is_reported(tmp_path: Path) -> None:
     instance = prepared(tmp_path)
     rows = submit(instance).tables["lineage"]
-    told = {row["setting"]: row["value"] for row in rows}
-    assert told["submit.split"] == "val" and told["submit.inputs.predictions"] == "predict"
-    assert told["predict.scales"] == "[0.5, 1.0, 2.0]" and told["predict.merge"] == "mean_logits"
-    assert told["build_shards.source"] == "toy"
-    assert len(told) == len(rows), "what several instances read stands there once"
+    reported = {row["setting"]: row["value"] for row in rows}
+    assert reported["submit.split"] == "val" and reported["submit.inputs.predictions"] == "predict"
+    assert reported["predict.scales"] == "[0.5, 1.0, 2.0]" and reported["predict.merge"] == "mean_logits"
+    assert reported["build_shards.source"] == "toy"
+    assert len(reported) == len(rows), "what several instances read stands there once"
     (of_scales,) = [row for row in rows if row["setting"] == "predict.scales"]
     assert of_scales["fingerprint"] == instance.inputs["predictions"].fingerprint
     assert (of_scales["instance"], of_scales["kind"]) == ("predict", "predict")
@@ -95,7 +95,7 @@ def test_expected_images_of_a_split_that_is_not_there(tmp_path: Path) -> None:
 
 def test_predictions_that_used_labels_are_no_submission(tmp_path: Path) -> None:
     instance = prepared(tmp_path)
-    told = replace(instance.inputs["predictions"], stage=Predict(labels="given"))
+    reported = replace(instance.inputs["predictions"], stage=Predict(labels="given"))
     with pytest.raises(ValueError, match=r"submit: predict uses the images' labels, which the challenge"):
-        instance.stage.check(replace(instance, inputs={**instance.inputs, "predictions": told}))
+        instance.stage.check(replace(instance, inputs={**instance.inputs, "predictions": reported}))
     instance.stage.check(instance)

@@ -1,4 +1,4 @@
-"""Which classes a classifier learns, and what it is told of them; its validation; settings that do not fit."""
+"""Which classes a classifier learns, and what it learns about them; its validation; settings that do not fit."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def soft_loss(logits: torch.Tensor, target: torch.Tensor, label: torch.Tensor) -
 
 
 def variants(batch: dict[str, Any], logits: torch.Tensor) -> dict[str, tuple[Targets, torch.Tensor]]:
-    told = Told().eval()(batch["image"], batch["boxes"]).detach()[WEAK]
+    reported = Told().eval()(batch["image"], batch["boxes"]).detach()[WEAK]
     own = logits[WEAK]
     corrector = ConvSelfCorrection(NUM_CLASSES)
     allowed = F.interpolate(batch["boxes"][WEAK].float(), size=SIZE, mode="nearest") > 0
@@ -76,9 +76,9 @@ def variants(batch: dict[str, Any], logits: torch.Tensor) -> dict[str, tuple[Tar
     linear.begin_step(2, num_steps=5)
     alpha = 30 * (0.5 / 30) ** 0.5
     return {
-        "none": (AncillaryTargets(ancillary()), told.softmax(1)),
-        "linear": (linear, ((own + alpha * told) / (1 + alpha)).softmax(1)),
-        "conv": (ConvTargets(ancillary(), corrector), corrector(own, told).softmax(1).detach()),
+        "none": (AncillaryTargets(ancillary()), reported.softmax(1)),
+        "linear": (linear, ((own + alpha * reported) / (1 + alpha)).softmax(1)),
+        "conv": (ConvTargets(ancillary(), corrector), corrector(own, reported).softmax(1).detach()),
         "em_fixed": (
             EmFixedTargets(foreground_bias=5.0, background_bias=3.0),
             F.one_hot(scores.argmax(1), NUM_CLASSES).movedim(-1, 1).float(),
@@ -112,8 +112,8 @@ def test_the_correction_learns_from_masks_alone() -> None:
     one = task(logits, targets)
     output = one(batch)
     assert output.weights == {"full": 1.0, "weak": 1.0, "correction": 1.0}
-    told = Told().eval()(batch["image"], batch["boxes"]).detach()
-    corrected = targets.corrector(logits[FULL], told[FULL])
+    reported = Told().eval()(batch["image"], batch["boxes"]).detach()
+    corrected = targets.corrector(logits[FULL], reported[FULL])
     wanted = F.cross_entropy(corrected, batch["label"][FULL], ignore_index=255)
     torch.testing.assert_close(output.terms["correction"].numerator / output.terms["correction"].count, wanted)
     parameters = list(targets.corrector.parameters())
@@ -196,10 +196,10 @@ def test_the_second_stage_trains_both_as_if_alone() -> None:
     one = CorrectionTask(network, ancillary(), synchronise_norms=True)
     one.train()
     output = one(batch)
-    told = Told().eval()(batch["image"], batch["boxes"]).detach()
+    reported = Told().eval()(batch["image"], batch["boxes"]).detach()
     own = logits.clone().requires_grad_()
     plain = F.cross_entropy(own, batch["label"], ignore_index=255)
-    corrected = F.cross_entropy(network.corrector(logits, told), batch["label"], ignore_index=255)
+    corrected = F.cross_entropy(network.corrector(logits, reported), batch["label"], ignore_index=255)
     torch.testing.assert_close(output.total(), plain + corrected)
     output.total().backward()
     torch.testing.assert_close(next(primary.parameters()).grad, torch.autograd.grad(plain, own)[0])

@@ -58,7 +58,7 @@ def test_form_alone(tmp_path: Path) -> None:
         ("a.png", encode_png(np.full((3, 4), 255, np.uint8)), "a.png: holds the value 255; allowed are 0..20"),
     ],
 )  # fmt: skip
-def test_every_fault_is_told(tmp_path: Path, name: str, data: bytes, fault: str) -> None:
+def test_every_fault_is_reported(tmp_path: Path, name: str, data: bytes, fault: str) -> None:
     assert faults(tmp_path, {name: data, "good.png": GOOD}) == [fault]
 
 
@@ -118,33 +118,33 @@ def test_file_that_is_no_zip(tmp_path: Path) -> None:
 
 def test_an_empty_archive_is_no_submission(tmp_path: Path) -> None:
     assert faults(tmp_path, {}) == ["results.zip: the zip holds no PNG (0 entries in all)"]
-    told = faults(tmp_path, {"notes.txt": b"x"}, {"a": (3, 4), "b": (3, 4)})
-    assert told[0] == "results.zip: the zip holds no PNG (1 entries in all); 2 images are expected"
+    reported = faults(tmp_path, {"notes.txt": b"x"}, {"a": (3, 4), "b": (3, 4)})
+    assert reported[0] == "results.zip: the zip holds no PNG (1 entries in all); 2 images are expected"
     assert list(fault_lines([Fault("results.zip", "no PNG", "the zip holds no PNG")]))[-1] == "faults: 1"
 
 
 @pytest.mark.parametrize("folder", ["results\\", "results/", "a/b/", ".\\"])
 def test_masks_in_a_folder_are_known_by_their_names(tmp_path: Path, folder: str) -> None:
     members = {f"{folder}a.png": GOOD, f"{folder}b.png": encode_png(np.full((3, 4), 21, np.uint8))}
-    told = faults(tmp_path, members, {"a": (3, 4), "b": (3, 4)})
+    reported = faults(tmp_path, members, {"a": (3, 4), "b": (3, 4)})
     words = "the name has a backslash" if "\\" in folder else "is in a folder"
-    assert len(told) == 3 and told[0].startswith(f"{folder}a.png: {words}") and told[0].endswith(REPACK)
-    assert told[2] == f"{folder}b.png: holds the value 21; allowed are 0..20", (
+    assert len(reported) == 3 and reported[0].startswith(f"{folder}a.png: {words}") and reported[0].endswith(REPACK)
+    assert reported[2] == f"{folder}b.png: holds the value 21; allowed are 0..20", (
         "the masks themselves are checked as well"
     )
 
 
-def test_what_file_managers_add_is_told_as_such(tmp_path: Path) -> None:
+def test_what_file_managers_add_is_reported_as_such(tmp_path: Path) -> None:
     members = {"a.png": GOOD, "__MACOSX/._a.png": b"x", ".DS_Store": b"x", "._a.png": b"x", "masks/": b""}
-    told = faults(tmp_path, members, {"a": (3, 4)})
-    assert [line.partition(":")[0] for line in told] == ["__MACOSX/._a.png", ".DS_Store", "._a.png", "masks/"]
-    assert all("added by a file manager" in line for line in told[:3]) and "is a folder" in told[3]
+    reported = faults(tmp_path, members, {"a": (3, 4)})
+    assert [line.partition(":")[0] for line in reported] == ["__MACOSX/._a.png", ".DS_Store", "._a.png", "masks/"]
+    assert all("added by a file manager" in line for line in reported[:3]) and "is a folder" in reported[3]
 
 
 def test_names_that_differ_in_ending_or_unicode_form_are_not_called_missing(tmp_path: Path) -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
-    told = faults(tmp_path, {"a.PNG": GOOD, f"{decomposed}.png": GOOD}, {"a": (3, 4), composed: (3, 4)})
-    assert told == [
+    reported = faults(tmp_path, {"a.PNG": GOOD, f"{decomposed}.png": GOOD}, {"a": (3, 4), composed: (3, 4)})
+    assert reported == [
         "a.PNG: ends in .PNG, but the ending must be .png",
         f"{decomposed}.png: is written in another Unicode form than the image's name {composed!r}",
     ]

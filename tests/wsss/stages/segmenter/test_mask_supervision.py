@@ -147,9 +147,9 @@ def test_boxes_of_other_images_or_splits(tmp_path: Path) -> None:
     pictures = [picture(n, masked=n < 3, with_boxes=n > 5) for n in range(NUM_IMAGES)]
     of = samples_of(tmp_path, {"train-000000": pictures, "val-000000": [picture(20, with_boxes=False)]})
     validated = {"validate_every": 1, "validation_images": 0}
-    told = TrainAncillary(**SETTINGS, full_share=1.0)
+    reported = TrainAncillary(**SETTINGS, full_share=1.0)
     with pytest.raises(ValueError, match=r"'annotated': no image selected by train_ancillary.full_share has known"):
-        told.training_set(instance_of(told, tmp_path, samples=of))
+        reported.training_set(instance_of(reported, tmp_path, samples=of))
     # Without a correction that learns from both, masks need no boxes: all three may train.
     em_fixed = TrainSegmenter(
         **SETTINGS, objective="self_correction", self_correction="em_fixed", full_share=0.67, full_per_batch=1
@@ -277,7 +277,7 @@ def test_what_self_correction_reads(tmp_path: Path) -> None:
     assert all(slots[variant, "cams"] == slots[variant, "annotated"] | {"cams"} for variant in ("none", "conv"))
 
 
-def test_stages_that_were_told_other_boxes_or_have_another_architecture_are_refused(tmp_path: Path) -> None:
+def test_stages_with_other_boxes_or_have_another_architecture_are_refused(tmp_path: Path) -> None:
     of, _ = data(tmp_path)
     ancillary = instance_of(TrainAncillary(**SETTINGS, full_share=0.5), tmp_path, samples=of)
     with pytest.raises(

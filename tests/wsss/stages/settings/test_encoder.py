@@ -102,7 +102,7 @@ ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
 
 
 @pytest.mark.parametrize(("stage", "message"), ENVIRONMENTS, ids=lambda value: getattr(value, "encoder", ""))
-def test_a_network_that_cannot_be_built_is_told_before_anything_runs(
+def test_a_network_that_cannot_be_built_is_reported_before_anything_runs(
     stage: EncoderSource, message: str, tmp_path: Path, trained: Instance
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -114,7 +114,7 @@ def test_a_network_that_can_be_built_passes(stage: EncoderSource, tmp_path: Path
     stage.check_environment(follower(stage, tmp_path, trained))
 
 
-def test_a_weight_file_that_does_not_fit_is_told_before_anything_runs(tmp_path: Path, trained: Instance) -> None:
+def test_a_weight_file_that_does_not_fit_is_reported_before_anything_runs(tmp_path: Path, trained: Instance) -> None:
     right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
     state = timm.create_model(ENCODER).state_dict()
     save_file(state, right)
