@@ -68,7 +68,7 @@ def run(*words: str, cwd: Path = ROOT) -> tuple[int, str, list[str]]:
 FAULTS = {
     "a wrong setting": ("run toy --set make_seeds.foreground_treshold=.4", "did you mean foreground_threshold"),
     "a wrong setting of recipe": ("run toy --set recipe.sed=3", "did you mean seed"),
-    "a wrong choice": ("run toy --set make_seeds.rule=best", "make_seeds.rule: Input should be 'two_thresholds'"),
+    "a wrong choice": ("run toy --set make_seeds.rule=best", "make_seeds.rule: unknown value 'best'; there are two"),
     "a value out of range": ("demo --set make_seeds.foreground_threshold=2", "make_seeds.foreground_threshold"),
     "a wrong instance": ("run toy --set make_seedz.rule=exponents", "did you mean make_seeds"),
     "an unset variable": ("run voc_animals", "environment variable VOC_ROOT, which is not set"),

@@ -44,8 +44,8 @@ def test_counts_by_hand(tmp_path: Path) -> None:
 def test_lines(tmp_path: Path) -> None:
     reported = list(lines(summary_of(layer_of(tmp_path, names=("cat", "dog")))))
     assert reported[0] == f"{tmp_path}: sample records"
-    assert reported[1].startswith("train: 2 records in 1 shards, 0.0 MB, 1 missing, 2 with a mask")
-    assert reported[2].startswith("val: 1 records in 1 shards") and reported[2].endswith("0 with a mask, 1 left out")
+    assert reported[1].startswith("train: 2 records in 1 shard, 0.0 MB, 1 missing, 2 with a mask")
+    assert reported[2].startswith("val: 1 record in 1 shard") and reported[2].endswith("0 with a mask, 1 left out")
     assert reported[3] == "longer side of an image: 19 to 19 pixels, median 19"
     assert reported[4] == (
         "train: 0 of 2 masks lack a class that the image is labelled with, 2 show a class that it is not labelled with"
@@ -87,5 +87,5 @@ def test_layers_of_other_records(tmp_path: Path) -> None:
     write_shard(layer, "val-000000", [seed_record("a")])
     layer.complete(["val-000000"])
     reported = list(lines(summary_of(layer)))
-    assert reported[0] == f"{tmp_path}: seed records" and reported[1].startswith("val: 1 records in 1 shards, ")
+    assert reported[0] == f"{tmp_path}: seed records" and reported[1].startswith("val: 1 record in 1 shard, ")
     assert len(reported) == 2 and "mask" not in reported[1]

@@ -108,7 +108,7 @@ MANY = "make_cams.flip = true, make_cams.scales = [0.5, 1.0]"
         ),
         ('"grid"', '"grid"\nnum_trials = 8', "sweep.num_trials = 8 is for method = 'search'; a grid tries every"),
         ('"grid"', '"grid"\nseed = 1', "sweep.seed = 1 is for method = 'search'"),
-        ('"grid"', '"greed"', "sweep.method: Input should be 'search' or 'grid' (got 'greed')"),
+        ('"grid"', '"greed"', "sweep.method: unknown value 'greed'; did you mean grid?"),
     ],
 )
 def test_cases_and_grids_that_cannot_be_tried(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -39,8 +39,8 @@ class RunSummary:
     reused: list[str] = field(default_factory=list)
     records: dict[str, RunRecord] = field(default_factory=dict)
     """Instance -> its run record, executed or reused."""
-    missing: dict[str, int] = field(default_factory=dict)
-    """Instance -> number of missing records in its layer, if there are any."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Instance -> how many records are missing in its layer and the first reasons, if there are any."""
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     """Instance -> split -> number of samples that settings excluded from its layer, if there are any."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -247,7 +247,7 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
     counts = instance.layer.counts()
     missing, total = counts["missing"], sum(counts.values())
     if missing:
-        summary.missing[instance.name] = missing
+        summary.missing[instance.name] = f"{counted(missing, 'record')}:{_some_missing(instance)}"
     if left_out := instance.layer.left_out():
         summary.left_out[instance.name] = {split: len(reasons) for split, reasons in left_out.items()}
     for split, reasons in left_out.items():
@@ -261,17 +261,16 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         raise TooManyMissingError(
             f"{instance.name}: {missing} of {counted(total, 'record')} missing, more than runtime.max_missing = "
-            f"{recipe.runtime.max_missing} allows:{some_missing(instance)}\n"
+            f"{recipe.runtime.max_missing} allows:{_some_missing(instance)}\n"
+            f"All reasons are in {instance.layer.path / INDEX}.\n"
             f"Fix these files, delete {instance.path} and start again; or raise runtime.max_missing"
         )
 
 
-def some_missing(instance: Instance) -> str:
-    """The first missing records of a layer with their reasons, and the file that lists all; each on a line."""
-    reasons = list(islice(instance.layer.missing(), SHOWN_MISSING))
-    return "".join(f"\n  {missing.key}: {missing.reason}" for missing in reasons) + (
-        f"\n  all reasons: {instance.layer.path / INDEX}"
-    )
+def _some_missing(instance: Instance) -> str:
+    """The first missing records of a layer with their reasons, each on a line."""
+    reasons = islice(instance.layer.missing(), SHOWN_MISSING)
+    return "".join(f"\n  {missing.key}: {missing.reason}" for missing in reasons)
 
 
 def _record_of(

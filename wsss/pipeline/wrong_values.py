@@ -46,7 +46,8 @@ def wrong_value(error: Mapping[str, Any]) -> str:
         return unknown_name("value", value, re.findall(r"'([^']*)'", context["expected"]))
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return f"it must be {words} {context[name]} (got {value!r})"
+        limit = int(context[name]) if context[name] == int(context[name]) else context[name]
+        return f"it must be {words} {limit} (got {value!r})"
     if kind == "finite_number":
         return f"it must be a finite number (got {value!r})"
     if kind == "string_pattern_mismatch":

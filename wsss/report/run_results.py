@@ -15,7 +15,7 @@ from shards.records import RunRecord
 from shards.wording import counted
 from wsss.contract.runtime import PipelineRecord, Tracker
 from wsss.pipeline.recipe import Recipe
-from wsss.pipeline.run import RunSummary, some_missing
+from wsss.pipeline.run import RunSummary
 from wsss.report.contact_sheet import contact_sheet
 from wsss.report.printing import print_page
 from wsss.report.results_table import Row, classifier_table, result_rows, results_table
@@ -72,7 +72,7 @@ def show_results(
         files[SHEET] = sheet
     written = _write_files(recipe, files, rows, say)
     _show_submissions(recipe, summary, known, say)
-    for word, text in _left_out(recipe, summary):
+    for word, text in _left_out(summary):
         say(word, text)
     metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
     tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, written)
@@ -141,12 +141,14 @@ def _show_submissions(recipe: Recipe, summary: RunSummary, known: Mapping[str, R
                 word = ""
 
 
-def _left_out(recipe: Recipe, summary: RunSummary) -> Iterator[tuple[str, str]]:
+def _left_out(summary: RunSummary) -> Iterator[tuple[str, str]]:
     """What was skipped, is missing or was excluded, instance by instance."""
     for name, reason in summary.skipped.items():
         yield "skipped", f"{name}: {reason}"
-    for name, count in summary.missing.items():
-        yield "missing", f"{counted(count, 'record')} of {name}:{some_missing(recipe.instance(name))}"
+    first: dict[str, str] = {}
+    for name, text in summary.missing.items():
+        before = first.setdefault(text, name)
+        yield "missing", f"{name}: {text}" if before == name else f"{name}: the same as of {before}"
     for name, of_splits in summary.left_out.items():
         counts = ", ".join(counted(count, f"{split} image") for split, count in of_splits.items())
         yield "left out", f"{counts} of {name}, by settings; the reasons are in its index.json"

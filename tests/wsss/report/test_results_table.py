@@ -240,7 +240,7 @@ def test_results_of_a_recipe_that_never_ran_say_what_is_not_measured(recipe: Rec
 def test_a_split_that_was_not_measured_says_why(recipe: Recipe) -> None:
     found = record("evaluate", labels_given=0, val__images=0, val__unmasked=12)
     (row,) = result_rows(recipe, {"evaluate": found})
-    assert (row.mean_iou, row.note) == (None, "not measured: 12 images have no mask")
+    assert (row.mean_iou, row.note) == (None, "not measured: no mask for 12 images")
 
 
 def test_words_of_the_user_are_shown_as_they_are_written() -> None:

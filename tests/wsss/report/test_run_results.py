@@ -210,12 +210,13 @@ def test_what_is_reported_are_the_files_that_nothing_replaces(finished: tuple[Re
 
 def test_missing_and_left_out_are_reported_of_every_instance_of_a_kind(finished: tuple[Recipe, RunSummary]) -> None:
     recipe, _ = finished
-    both = RunSummary(missing={"a": 1}, left_out={"a": {"train": 2}}, executed=["a"])
-    both.add(RunSummary(missing={"b": 3}, skipped={"[b]": "no masks"}, executed=["b"]))
+    both = RunSummary(missing={"a": "1 record:\n  k: torn"}, left_out={"a": {"train": 2}}, executed=["a"])
+    both.add(RunSummary(missing={"b": "3 records:", "c": "3 records:"}, skipped={"[b]": "no masks"}, executed=["b"]))
     said, _ = reported(recipe, both)
     for line in (
-        "missing      1 records of a",
-        "missing      3 records of b",
+        "missing      a: 1 record:\n  k: torn",
+        "missing      b: 3 records:",
+        "missing      c: the same as of b",
         "left out     2 train images of a",
         "skipped      [b]: no masks",
     ):

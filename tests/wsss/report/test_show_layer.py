@@ -133,7 +133,7 @@ def test_lint_tells_faults_by_its_status(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["shards", "lint", str(leaky), str(sound)]) == 1
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("the same image 2 times, in train and val (an image used for evaluation must not be used")
-    assert (second, third) == (f"{leaky}: 1 faults", f"{sound}: no fault found")
+    assert (second, third) == (f"{leaky}: 1 fault", f"{sound}: no fault found")
 
 
 def test_a_run_whose_tars_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -323,7 +323,7 @@ def test_classes_without_a_list_are_reported_with_their_images(tmp_path: Path) -
     lists = {"train": "t.csv", "val": "t.csv"}
     stage = BuildShards(source="folder", root=str(tmp_path / "f"), lists=lists)
     instance = instance_of(stage, tmp_path)
-    expected = ["2 classes (images): horse 12, hose 1", "the class 'hose' (1 images) is spelt nearly like 'horse' (12)"]
+    expected = ["2 classes (images): horse 12, hose 1", "the class 'hose' (1 image) is spelt nearly like 'horse' (12)"]
     for lines in (stage.preview(instance), _built(stage, instance).notes):
         assert [line.split(": if it is")[0] for line in lines] == expected
     listed = replace(stage, class_list="classes.txt")
