@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         option = word.partition("=")[0]
         if option == "--set" and "--runs" in known:
-            return f"{self.prog} reads no recipe, so there is nothing to --set; --runs FOLDER names the folder of runs"
+            return "it reads no recipe, so there is nothing to --set; --runs FOLDER names the folder of runs"
         return f"unknown option {option!r}{suggestion(option, known)}"
 
     def error(self, message: str) -> NoReturn:

@@ -171,7 +171,7 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
         ("show toy --chagned", "wsss show: unknown option '--chagned'; did you mean --changed?"),
         (
             "leaderboard --set runtime.runs=x",
-            "wsss leaderboard reads no recipe, so there is nothing to --set; --runs",
+            "wsss leaderboard: it reads no recipe, so there is nothing to --set; --runs",
         ),
         ("run toy --form=make_cams", "wsss run: unknown option '--form'; did you mean --from"),
         ("show toy --table setings", "unknown value 'setings'; did you mean settings?"),
