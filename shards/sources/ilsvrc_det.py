@@ -54,8 +54,6 @@ class IlsvrcDetSource:
     """The splits that will be read; the signature covers these."""
     lists: Mapping[str, Path] = field(default_factory=dict)
     """Split -> file of keys, one per line, replacing the images on disk or the archive's own list."""
-    unchecked: Literal["unknown", "absent"] = "unknown"
-    """Label of a class in a training image that was not checked for it; `absent` uses the XML alone."""
     boxes: Literal["none", "annotations"] = "none"
     """Boxes of objects: none, or from the XML (for the classes that an image was checked for)."""
     class_names: tuple[str, ...] = ()
@@ -138,7 +136,7 @@ class IlsvrcDetSource:
         present = self._present(annotation)
         if listed.split == "test":
             unknown = _EVERY_ID - present
-        elif listed.split == "val" or self.unchecked == "absent":
+        elif listed.split == "val":
             unknown = frozenset()
         else:
             listed_present, unknown = self._checked_in_train(listed, present, annotation)
@@ -211,7 +209,7 @@ class IlsvrcDetSource:
                 digest.update(f"{key}\n".encode())
             digest.update(b"".join(presence(self._base, images)))
             digest.update(b"".join(presence(self._base, annotations)))
-        if "train" in self.splits and self.unchecked == "unknown":
+        if "train" in self.splits:
             for path in class_lists(self._base / "ImageSets" / "DET"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         return digest.hexdigest()

@@ -10,12 +10,13 @@ from wsss.contract.settings import ActiveIf, active_with, settings
 from wsss.contract.stage import Instance
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
+from wsss.stages.settings.unknown_classes import LabelReading
 
 _VALIDATED = ActiveIf("a validation_split", lambda stage: stage.validation_split != "")
 
 
 @settings
-class ClassifierTraining(EncoderSource):
+class ClassifierTraining(LabelReading, EncoderSource):
     """A training that produces a `wsss.models.classifier.Classifier`: its classes, head and images."""
 
     trains: ClassVar[str] = "classifier"

@@ -25,7 +25,9 @@ from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 
-TALLIES = ("images", "missing", "left_out", "unmasked")
+TALLIES = ("images", "missing", "left_out", "unmasked", "unknown")
+"""Numbers of images of a split: measured; without a record; excluded by settings; without a mask; with unknown classes,
+which have no certain background."""
 FOLDS = 2
 """Number of folds; the fold of a sample is its position in its split's list modulo this."""
 SCORED = (CamRecord.kind, ScoreRecord.kind)
@@ -76,6 +78,13 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
         total += matrix_CC.numpy()
         counts_CLN = matrix_CC[..., None]
     return image_rows(counts_CLN, winners=winners, image=sample.position).numpy()
+
+
+def has_unknown_classes(record: object) -> bool:
+    """Whether maps come from an image with unknown classes, or a pseudo label has undecided pixels because of them."""
+    if isinstance(record, CamRecord | ScoreRecord):
+        return bool(record.unknown)
+    return isinstance(record, PseudoLabel) and bool((record.mask == IGNORE).any())
 
 
 def _subset_counts(name: str) -> str:
