@@ -21,6 +21,7 @@ from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,10 @@ class MakeSegmenterMaps(SegmenterViews, Map):
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
+
+    def cautions(self, instance: Instance) -> list[str]:
+        views = Views(scales=self.scales, long_side=self.long_side, setting="scales")
+        return outside_notes(instance, instance.inputs["segmenter"], views, splits=self.splits)
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         """`probabilities`, if the maps in slot `cams` have them."""
