@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def with_scores(recipe: Recipe, **of_instances: float) -> None:
         recipe.instance(name).write_run_record(record)
 
 
+def with_subset_scores(recipe: Recipe, scores: dict[str, float]) -> None:
+    """What evaluate_views measured of subsets of the views."""
+    instance = recipe.instance("evaluate_views")
+    record = instance.run_record()
+    assert record is not None
+    metrics = {f"val.mean_iou.{name}": score for name, score in scores.items()}
+    instance.write_run_record(replace(record, metrics={**record.metrics, **metrics}))
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> tuple[Recipe, RunSummary]:
     recipe, summary = prepared(tmp_path)
@@ -134,9 +144,32 @@ def test_a_prediction_that_scores_higher_is_named(finished: tuple[Recipe, RunSum
     (second,) = [number for number, line in enumerate(lines) if "submit_views-" in line and "of split 'train'" in line]
     assert lines[second].endswith("by predict_views, mean IoU 50.0 on val (evaluate_views)")
     assert not any("scores higher" in line for line in lines[second:]), "it is the best one"
+    assert lines[second + 1].strip() == (
+        "no other measured prediction is better; the next one: predict, mean IoU 40.0 on val (evaluate)"
+    )
     tied = {"evaluate": 0.5, "evaluate_views": 0.5}
     with_scores(recipe, **tied)
     assert "scores higher" not in reported(recipe, summary)[0]
+
+
+@pytest.mark.parametrize(
+    ("subset", "in_words", "settings"),
+    [
+        ("none", "one view", "--set predict_views.scales=[1.0] --set predict_views.flip=false"),
+        ("flip", "one scale, mirrored too", "--set predict_views.scales=[1.0] --set predict_views.flip=true"),
+        ("scales", "all scales", "--set predict_views.flip=false"),
+    ],
+)
+def test_fewer_views_that_score_higher_are_named(subset: str, in_words: str, settings: str, tmp_path: Path) -> None:
+    recipe, summary = prepared(tmp_path, 'predict_views.ablation=["none","flip","scales"]')
+    with_scores(recipe, evaluate=0.4, evaluate_views=0.5)
+    subsets = ("none", "flip", "scales")
+    with_subset_scores(recipe, dict.fromkeys(subsets, 0.45))
+    assert "scores higher: mean IoU" not in reported(recipe, summary)[0]
+    with_subset_scores(recipe, {**dict.fromkeys(subsets, 0.45), subset: 0.55})
+    said = reported(recipe, summary)[0]
+    assert f" {in_words} scores higher: mean IoU 55.0 on val; {settings} submits that\n" in said
+    assert said.count("scores higher: mean IoU") == 1, "only of the submission of these predictions"
 
 
 def test_a_score_on_another_split_of_the_same_network_counts(finished: tuple[Recipe, RunSummary]) -> None:
