@@ -12,9 +12,11 @@ from tests.pipeline.chain import NoTracker, pretend_trained, run, tiny
 from wsss.pipeline.console import plain_console
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
+from wsss.report.results_table import results_page
 from wsss.report.run_files import FileName, changed_settings
 from wsss.report.run_results import show_results
 from wsss.report.submissions import compare_scores
+from wsss.report.tables import plain
 
 RECIPE = """
 [recipe]
@@ -170,6 +172,22 @@ def test_fewer_views_that_score_higher_are_named(subset: str, in_words: str, set
     said = reported(recipe, summary)[0]
     assert f" {in_words} scores higher: mean IoU 55.0 on val; {settings} submits that\n" in said
     assert said.count("scores higher: mean IoU") == 1, "only of the submission of these predictions"
+
+
+def test_views_outside_the_sizes_of_training_are_noted_before_the_stage_and_below_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once for each stage that runs, not for each image, and not for a stage that is reused."""
+    inside = "predict_views.long_side=256"
+    recipe, summary = prepared(tmp_path, inside, "predict_views.scales=[1.0,2.0]")
+    caution = "predict.scales: 1 makes a longer side of 32 to 34 pixels, but train_segmenter learned from 256 to 704; "
+    run_notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note   ")]
+    assert len(run_notes) == 1 and run_notes[0].startswith(f"note   {caution}")
+    _, shown = reported(recipe, summary)
+    assert shown.count(caution) == 1 and "predict_views.scales" not in shown
+    assert (recipe.results / "results.md").read_text().count(caution) == 1
+    assert caution in " ".join(plain(results_page(recipe).tables["results"]).split())
+    assert run(recipe).executed == [] and "note   " not in capsys.readouterr().err
 
 
 def test_a_score_on_another_split_of_the_same_network_counts(finished: tuple[Recipe, RunSummary]) -> None:
