@@ -84,7 +84,7 @@ def test_more_views_add_and_the_better_prediction_is_submitted(demo: Demo) -> No
     assert f"by predict, mean IoU {every:.1f} on val (evaluate)" in submission
     next_one = f"the next one: predict_single_view, mean IoU {one:.1f}"
     assert f"no other measured prediction is better; {next_one}" in demo.output
-    assert "note   predict" not in demo.output, "its views are inside the sizes of training"
+    assert "its output there is a guess" not in demo.output, "views are inside the sizes of training"
 
 
 def test_readme_shows_what_was_measured(demo: Demo) -> None:
