@@ -50,7 +50,7 @@ class ClassifierTraining(EncoderSource):
     def cautions(self, instance: Instance) -> list[str]:
         if not self.validation_split or self.validation_split not in instance.data.splits:
             return []
-        views = Views(long_side=self.validation_size, resized_by="validation_size")
+        views = Views(long_side=self.validation_size, resized_by="validation_size", verb="validates on")
         return outside_notes(instance, instance, views, splits=(self.validation_split,))
 
     def learned(self, instance: Instance) -> list[int]:

@@ -56,7 +56,7 @@ class SegmenterValidation(SegmenterTraining):
     def cautions(self, instance: Instance) -> list[str]:
         if not self.validate_every:
             return []
-        views = Views(long_side=self.validation_size, resized_by="validation_size")
+        views = Views(long_side=self.validation_size, resized_by="validation_size", verb="validates on")
         return outside_notes(instance, instance, views, splits=(self.validation_split,))
 
     def validation_layers(self, instance: Instance) -> dict[str, Layer]:

@@ -25,6 +25,8 @@ class Views:
     """Name of the setting that gives the scales; empty if there is one view, of the image itself."""
     resized_by: str = "long_side"
     """Name of the setting `long_side`; empty if the stage has none."""
+    verb: str = "reads"
+    """What the stage does with the images, for the message."""
 
 
 def trained_sides(trained: Any) -> tuple[int, int]:
@@ -74,7 +76,7 @@ def _what(instance: Instance, views: Views, outside: Sequence[tuple[float, tuple
     ((_, sides),) = outside
     if views.long_side:
         return f"{instance.name}.{views.resized_by} = {views.long_side} is the longer side of its images"
-    return f"{instance.name} reads images with a longer side of {_range(*sides)} pixels"
+    return f"{instance.name} {views.verb} images with a longer side of {_range(*sides)} pixels"
 
 
 def _range(low: int, high: int) -> str:

@@ -150,7 +150,10 @@ def test_the_views_of_a_validation(tmp_path: Path) -> None:
         (TrainSegmenter(resize_long=(320, 640), validate_every=1), True),
         (TrainSegmenter(resize_long=(320, 640), validate_every=1, validation_size=320), False),
     ):
-        assert bool(stage.cautions(instance_of(stage, tmp_path, samples=samples))) == noted, stage
+        notes = stage.cautions(instance_of(stage, tmp_path, samples=samples))
+        assert bool(notes) == noted, stage
+        if noted and isinstance(stage, TrainSegmenter):
+            assert notes[0].startswith("train_segmenter validates on images with a longer side of 128 pixels, but")
 
 
 def test_show_names_them_and_the_toy_recipes_views_have_sizes_that_it_learned(tmp_path: Path) -> None:
