@@ -204,8 +204,14 @@ _COLUMNS = (
 )
 
 
-def results_table(rows: Iterable[Row], *, title: str) -> Table:
-    """The evaluations' rows as a table."""
+def cautions_behind(recipe: Recipe, records: Mapping[str, RunRecord]) -> tuple[str, ...]:
+    """The cautions of all finished instances, in the recipe's order."""
+    done = [instance for instance in recipe.instances if instance.name in records]
+    return tuple(line for instance in done for line in instance.stage.cautions(instance))
+
+
+def results_table(rows: Iterable[Row], *, title: str, notes: tuple[str, ...] = ()) -> Table:
+    """The evaluations' rows as a table, and lines below it."""
     cells = [
         (
             row.title,
@@ -219,7 +225,7 @@ def results_table(rows: Iterable[Row], *, title: str) -> Table:
         )
         for row in rows
     ]
-    return table_of(title, _COLUMNS, cells)
+    return table_of(title, _COLUMNS, cells, notes=notes)
 
 
 def results_page(recipe: Recipe) -> Page:
@@ -232,7 +238,9 @@ def results_page(recipe: Recipe) -> Page:
         if waiting
         else ()
     )
-    tables = {"results": replace(results_table(rows, title=recipe.settings.name), data_only=not rows)}
+    notes = cautions_behind(recipe, known) if rows else ()
+    table = results_table(rows, title=recipe.settings.name, notes=notes)
+    tables = {"results": replace(table, data_only=not rows)}
     if (classifiers := classifier_table(recipe, known)) is not None:
         tables = {"classifiers": classifiers, **tables}
     return Page(heading=heading, tables=tables, main="results")
