@@ -352,7 +352,7 @@ def test_classes_of_an_unlabelled_image_are_judged_at_long_side(trained: Instanc
     monkeypatch.setattr(cam_maker, "resize_image", lambda x, *, size: seen.append(size) or resize(x, size=size))
     unlabelled = replace(picture("a", ()), unknown=(1, 2, 3, 4, 5))
     samples = samples_of(trained.path.parent / "unlabelled", {SHARD: [unlabelled]})
-    stage = MakeCams(scales=(0.5,), long_side=140, unlabelled_threshold=0.01, flip=False)
+    stage = MakeCams(scales=(0.5,), long_side=140, unknown_classes="predicted", unlabelled_threshold=0.01, flip=False)
     list(stage.worker(instance_of(stage, trained.path.parent, samples=samples, classifier=trained))(SHARD))
     assert seen == [(140, 100), (70, 50)]
 
