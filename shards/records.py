@@ -121,7 +121,11 @@ class SeedRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord:
-    """Class scores after propagation, before any threshold or CRF, each in [0, 1], on the stride-4 grid."""
+    """Class scores after propagation, before any threshold or CRF, on the stride-4 grid.
+
+    Cell i of the grid covers the pixels 4 i to 4 i + 3: scores are magnified four times and cropped to the image. They
+    are in [0, 1] at the pixels; on the grid they may slightly exceed 1.
+    """
 
     kind: ClassVar[str] = "score"
     key: str

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.parity.psa_pairs import published_pairs
 from wsss.losses.affinity_displacement import BACKGROUND, DIFFERENT, FOREGROUND, pair_kinds
 from wsss.losses.feature_affinity import feature_affinity_sums
 from wsss.losses.masked_mean import masked_mean
 from wsss.ops.feature_affinity import feature_affinity, interior_feature_affinity
 from wsss.ops.multi_scale import resize_bilinear
-from wsss.ops.pixel_pairs import half_plane_offsets, interior_window
+from wsss.ops.pixel_pairs import half_plane_offsets
 from wsss.ops.random_walk import propagate
 from wsss.ops.seeds import exponent_scores, exponent_seeds
 
@@ -67,19 +68,10 @@ def test_affinities_losses_and_gradient(case: int) -> None:
     assert float((gradient - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
-def published_pairs(features_Dhw: Tensor) -> Tensor:
-    """Affinities [P, h, w] of the pairs that the public code uses in the walk: those with interior sources."""
-    size = (features_Dhw.shape[1], features_Dhw.shape[2])
-    source = interior_window(size, radius=RADIUS).shifted((0, 0))
-    kept_Phw = torch.zeros(len(half_plane_offsets(RADIUS)), *size, dtype=torch.float64)
-    kept_Phw[:, *source] = feature_affinity(features_Dhw, radius=RADIUS).double()[:, *source]
-    return kept_Phw
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_walk(case: int) -> None:
     beta, steps = float(golden(case, "rw_beta")), int(golden(case, "rw_logt"))
-    values_Phw = published_pairs(golden(case, "feature")[0]).pow(beta)
+    values_Phw = published_pairs(golden(case, "feature")[0], radius=RADIUS).pow(beta)
     walked = propagate(
         golden(case, "rw_pooled").double(),
         affinity_Phw=values_Phw,
