@@ -88,6 +88,15 @@ def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int)
     ("settings", "message"),
     [
         ({"network": "affinitynet"}, r"output_stride = 16: network = 'affinitynet' needs .* set output_stride = 8"),
+        (
+            {"network": "affinitynet", "output_stride": 8, "encoder": "vgg16_npa", "levels": "conv4_conv5_fc7"},
+            r"train_affinity.levels = 'conv4_conv5_fc7', but train_affinity.encoder = 'vgg16_npa' has no fc7; "
+            r"set train_affinity.encoder = 'vgg16_affinitynet', or train_affinity.levels = 'last'",
+        ),
+        (
+            {**NETWORKS["affinitynet"], "encoder": "vgg16_affinitynet", "levels": "conv4_conv5_conv6"},
+            r"encoder = 'vgg16_affinitynet' has no conv6; set train_affinity.encoder = 'resnet38'",
+        ),
         ({"norm": "batch"}, r"norm = 'batch': network = 'irnet' does not train its encoder; set 'frozen'"),
         ({"radius": 10}, r"radius = 10 leaves no pair inside a crop of 16 x 16 .* crop_size above 72"),
         (
@@ -100,3 +109,18 @@ def test_refusals(tmp_path: Path, settings: dict[str, Any], message: str) -> Non
     instance = prepared(tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
         instance.stage.check(instance)
+
+
+@pytest.mark.parametrize(
+    ("levels", "encoder", "norms"), [("conv4_conv5_fc7", "vgg16_affinitynet", 3), ("conv4_conv5_conv6", "resnet38", 0)]
+)
+def test_published_levels(tmp_path: Path, levels: str, encoder: str, norms: int) -> None:
+    """VGG16's levels are normalised, ResNet-38's are not; both fit a stage whose settings are checked."""
+    settings = {"network": "affinitynet", "output_stride": 8, "encoder": encoder, "levels": levels}
+    instance = prepared(tmp_path, **settings, crop_size=96, radius=5)
+    assert isinstance(instance.stage, TrainAffinity)
+    instance.stage.check(instance)
+    instance.stage.check_environment(instance)
+    with torch.device("meta"):
+        network = instance.stage.model(instance, pretrained=False)
+    assert sum(isinstance(layer, torch.nn.GroupNorm) for layer in network.modules()) == norms

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import Scales, active_with, settings
+from wsss.contract.settings import Scales, active_unless, active_with, settings
 
 LAST_LAYER = "last"
 """Value of `target_layer` for the paper's maps: the features before the classifier's pooling."""
@@ -27,6 +27,9 @@ class CamSettings:
     normalisation: Literal["per_class", "global"] = "per_class"
     """Maps are divided by their own maximum (`per_class`, as in irn), or by the largest maximum of all classes
     (`global`, as in NoPeopleAllowed)."""
+    square_root: Annotated[bool, active_unless("square_root", False)] = False
+    """Take the square root of the maps of every view before they are added, as AffinityNet's public code does for
+    VGG16: weak activations become stronger. Not with method = "stochastic"."""
     unlabelled_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     """In an image without labels, a class gets a map if it is not known to be absent and is predicted with at least
     this probability; 0 makes no maps for such images."""
