@@ -117,6 +117,11 @@ class SeedRecord:
     key: str
     label: np.ndarray
     """u8[H, W]."""
+    classes: np.ndarray | None = None
+    """i16[K], foreground class ids, or None without `scores`."""
+    scores: np.ndarray | None = None
+    """f16[2, K + 1, H, W], or None: the scores that decided the label, with much background and with little, the
+    background's plane first. Labels of a coarser grid are decided after the scores are averaged over its cells."""
 
 
 @dataclass(frozen=True, kw_only=True)

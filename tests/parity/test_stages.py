@@ -10,16 +10,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shards.records import CamRecord, PseudoLabel, Record, ScoreRecord
+from shards.images import encode_png
+from shards.records import CamRecord, PseudoLabel, Record, Sample, ScoreRecord
 from tests.parity.psa_pairs import published_pairs
-from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from tests.wsss.layers import instance_of, records_of, sample, samples_of, write_layer
+from wsss.contract.fit import Draw
 from wsss.contract.stage import Instance, Map
 from wsss.data.images import magnify_scores, upsample
 from wsss.ops.random_walk import propagate
+from wsss.ops.seeds import exponent_scores
 from wsss.stages.affinity import walk
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
+from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.train_affinity import TrainAffinity
 
 DATA = Path(__file__).parent / "data"
@@ -152,3 +156,60 @@ def test_psas_walk_to_label(case: int, tmp_path: Path, monkeypatch: pytest.Monke
     differs = label.mask != golden["rw_label"]
     assert differs.mean() < 0.008
     assert set(np.unique(label.mask)) == set(np.unique(golden["rw_label"]))
+
+
+def positions(size: tuple[int, int]) -> np.ndarray:
+    """u8[H, W, 3]: an image in which every pixel tells its row and its column; blue is 7 in all of them."""
+    rows, columns = np.mgrid[: size[0], : size[1]].astype(np.uint8)
+    return np.stack([rows, columns, np.full_like(rows, 7)], axis=2)
+
+
+def published_labels(crop_HWN: np.ndarray) -> np.ndarray:
+    """Lines of voc12/data.py and imutils.AvgPool2d for a crop of scores, 0 outside the image, much before little."""
+    height, width, planes = crop_HWN.shape
+    cells = crop_HWN.reshape(height // 8, 8, width // 8, 8, planes).mean(axis=(1, 3), dtype=np.float32)
+    unscored = cells.max(-1) < 1e-5
+    much, little = (np.argmax(half, axis=-1) for half in np.split(cells, 2, axis=-1))
+    label = np.where(much == 0, 255, much)
+    label[little == 0] = 0
+    label[unscored] = 255
+    return label
+
+
+@pytest.mark.parametrize(("case", "stored", "differing"), [(0, 1, 0.0), (1, 1, 0.0), (0, 4, 0.06), (1, 4, 0.06)])
+def test_psas_labels_of_crops(case: int, stored: int, differing: float, tmp_path: Path) -> None:
+    """From maps to the labels of training crops: those of psa for the same crop, of maps stored at the image's size.
+
+    Maps stored at stride 4, as make_cams does, and resized to the image's size change 2 and 5 % of the cells; labels
+    decided at pixels, of which every eighth is taken, change 6 to 13 %.
+    """
+    golden = load_case("psa.npz", case)
+    cam_KHW = torch.from_numpy(golden["label_cam"])
+    size = (cam_KHW.shape[1], cam_KHW.shape[2])
+    maps = functional.avg_pool2d(cam_KHW, stored, ceil_mode=True, count_include_pad=False)
+    inputs = cams_of(tmp_path, maps.numpy(), classes=list(range(1, len(cam_KHW) + 1)), size=size)
+    image = Sample(key="a", encoded=encode_png(positions(size)), size=size, classes=(1,))
+    write_layer(inputs["samples"].path, "sample", {SHARD: [image]})
+    exponents = {"foreground_exponent": float(golden["label_low_alpha"])}
+    exponents["background_exponent"] = float(golden["label_high_alpha"])
+    stage = MakeSeeds(splits=("train",), rule="exponents", refine="none", keep_scores=True, **exponents)
+    seeds = instance_of(stage, tmp_path, **inputs)
+    write_layer(seeds.path, "seed", {SHARD: [made_by(seeds)]})
+
+    scores = [exponent_scores(cam_KHW, exponent=exponent) for exponent in exponents.values()]
+    planes_HWN = torch.cat(scores).permute(1, 2, 0).numpy()
+    wrong = {"pooled_scores": 0, "pixels": 0}
+    for grid_labels in wrong:
+        settings: dict[str, Any] = {"crop_size": 128, "resize_long": (max(size), max(size)), "grid_labels": grid_labels}
+        affinity = TrainAffinity(network="affinitynet", output_stride=8, radius=5, **settings)
+        trained = instance_of(affinity, tmp_path, samples=inputs["samples"], seeds=seeds)
+        affinity.check(trained)
+        examples = affinity.training_set(trained)
+        for epoch in range(12):
+            example = examples.example(Draw(0, epoch))
+            pixels = example["image"].numpy()
+            inside = pixels[..., 2] == 7
+            crop_HWN = np.where(inside[..., None], planes_HWN[pixels[..., 0] * inside, pixels[..., 1] * inside], 0)
+            wrong[grid_labels] += int((example["label"].numpy() != published_labels(crop_HWN)).sum())
+    shares = {grid_labels: cells / (12 * 16 * 16) for grid_labels, cells in wrong.items()}
+    assert shares["pooled_scores"] <= differing < shares["pixels"]

@@ -14,7 +14,7 @@ from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import Draw, TrainingSet
 from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.slots import Records, Slot, Trained
-from wsss.contract.stage import Instance, Outcome
+from wsss.contract.stage import Instance, Map, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.classifier.training import ClassifierTraining
@@ -69,6 +69,13 @@ class TrainAffinity(AffinityTraining):
             raise ValueError(
                 f"{instance.name}.levels = {self.levels!r}, but {instance.name}.encoder = {self.encoder!r} has no "
                 f"{last}; set {instance.name}.encoder = {needed!r}, or {instance.name}.levels = 'last'"
+            )
+        seeds = instance.inputs["seeds"]
+        if self.pools_scores and "scores" not in instance.stage_in("seeds", Map).optional_fields(seeds):
+            raise ValueError(
+                f"{instance.name}.grid_labels = 'pooled_scores' needs the scores of {seeds.name}; set "
+                f"{seeds.name}.rule = 'exponents' and {seeds.name}.keep_scores = true, or "
+                f"{instance.name}.grid_labels = 'pixels'"
             )
         if self.network == "irnet" and self.norm != "frozen":
             raise ValueError(

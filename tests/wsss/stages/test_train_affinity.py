@@ -32,7 +32,10 @@ SMALL: dict[str, Any] = {
     "num_epochs": 2,
     "mean_shift_images": 1,
 }
-NETWORKS: dict[str, dict[str, Any]] = {"irnet": {}, "affinitynet": {"network": "affinitynet", "output_stride": 8}}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "irnet": {},
+    "affinitynet": {"network": "affinitynet", "output_stride": 8, "grid_labels": "pixels"},
+}
 
 
 def prepared(path: Path, **settings: Any) -> Instance:
@@ -89,7 +92,7 @@ def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int)
     [
         ({"network": "affinitynet"}, r"output_stride = 16: network = 'affinitynet' needs .* set output_stride = 8"),
         (
-            {"network": "affinitynet", "output_stride": 8, "encoder": "vgg16_npa", "levels": "conv4_conv5_fc7"},
+            {**NETWORKS["affinitynet"], "encoder": "vgg16_npa", "levels": "conv4_conv5_fc7"},
             r"train_affinity.levels = 'conv4_conv5_fc7', but train_affinity.encoder = 'vgg16_npa' has no fc7; "
             r"set train_affinity.encoder = 'vgg16_affinitynet', or train_affinity.levels = 'last'",
         ),
@@ -97,10 +100,15 @@ def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int)
             {**NETWORKS["affinitynet"], "encoder": "vgg16_affinitynet", "levels": "conv4_conv5_conv6"},
             r"encoder = 'vgg16_affinitynet' has no conv6; set train_affinity.encoder = 'resnet38'",
         ),
+        (
+            {"network": "affinitynet", "output_stride": 8},
+            r"train_affinity.grid_labels = 'pooled_scores' needs the scores of make_seeds; set make_seeds.rule = "
+            r"'exponents' and make_seeds.keep_scores = true, or train_affinity.grid_labels = 'pixels'",
+        ),
         ({"norm": "batch"}, r"norm = 'batch': network = 'irnet' does not train its encoder; set 'frozen'"),
         ({"radius": 10}, r"radius = 10 leaves no pair inside a crop of 16 x 16 .* crop_size above 72"),
         (
-            {"network": "affinitynet", "output_stride": 8, "radius": 5},
+            {**NETWORKS["affinitynet"], "radius": 5},
             r"radius = 5 leaves no pair inside a crop of 8 x 8 pixels of stride 8; set crop_size above 64",
         ),
     ],
@@ -116,7 +124,7 @@ def test_refusals(tmp_path: Path, settings: dict[str, Any], message: str) -> Non
 )
 def test_published_levels(tmp_path: Path, levels: str, encoder: str, norms: int) -> None:
     """VGG16's levels are normalised, ResNet-38's are not; both fit a stage whose settings are checked."""
-    settings = {"network": "affinitynet", "output_stride": 8, "encoder": encoder, "levels": levels}
+    settings = {**NETWORKS["affinitynet"], "encoder": encoder, "levels": levels}
     instance = prepared(tmp_path, **settings, crop_size=96, radius=5)
     assert isinstance(instance.stage, TrainAffinity)
     instance.stage.check(instance)
