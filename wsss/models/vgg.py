@@ -51,14 +51,7 @@ def build_vgg(name: str, *, imagenet: bool) -> Any:
     whole = network.state_dict() if imagenet else {}
     network.pre_logits = nn.Identity()
     pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
-    if name != "vgg16_npa":
-        for place in pools[:3]:
-            network.features[place] = nn.MaxPool2d(3, stride=2, padding=1)
-    network.features[pools[3]] = nn.MaxPool2d(3, stride=1, padding=1)
-    network.features[pools[4]] = nn.Identity()
-    for layer in network.features[pools[3] :]:
-        if isinstance(layer, nn.Conv2d):
-            layer.dilation, layer.padding = (2, 2), (2, 2)
+    _keep_stride_8(network.features, pools, overlapping=name != "vgg16_npa")
     levels = [(64, 2, pools[0]), (128, 4, pools[1]), (256, 8, pools[2]), (512, 8, pools[3]), (512, 8, pools[4])]
     network.new_layers = _extend(network.features) if name == "vgg16_npa" else ()
     network.ends_beyond_pyramid, network.has_fc6 = name == "vgg16_npa", name == "vgg16_affinitynet"
@@ -74,6 +67,18 @@ def build_vgg(name: str, *, imagenet: bool) -> Any:
     ]
     network.feature_ends = [place for _, _, place in levels]
     return network
+
+
+def _keep_stride_8(features: nn.Sequential, pools: list[int], *, overlapping: bool) -> None:
+    """Take the strides of the last two pools away, and dilate the last block; `overlapping`: first pools of 3x3."""
+    if overlapping:
+        for place in pools[:3]:
+            features[place] = nn.MaxPool2d(3, stride=2, padding=1)
+    features[pools[3]] = nn.MaxPool2d(3, stride=1, padding=1)
+    features[pools[4]] = nn.Identity()
+    for layer in features[pools[3] :]:
+        if isinstance(layer, nn.Conv2d):
+            layer.dilation, layer.padding = (2, 2), (2, 2)
 
 
 def _extend(features: nn.Sequential) -> tuple[str, ...]:

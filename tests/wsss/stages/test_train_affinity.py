@@ -87,6 +87,18 @@ def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int)
     assert set(example["label"].unique().tolist()) <= {0, 1, 2, 255}
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_colours_change_only_the_image(tmp_path: Path, network: str) -> None:
+    plain, jittered = (
+        prepared(tmp_path / str(jitter), **NETWORKS[network], colour_jitter=jitter) for jitter in (0.0, 0.9)
+    )
+    assert isinstance(plain.stage, TrainAffinity) and isinstance(jittered.stage, TrainAffinity)
+    one, other = (i.stage.training_set(i) for i in (plain, jittered))  # type: ignore[attr-defined]
+    examples = [(one.example(Draw(index, 0)), other.example(Draw(index, 0))) for index in range(5)]
+    assert all(torch.equal(a["label"], b["label"]) for a, b in examples)
+    assert sum(not torch.equal(a["image"], b["image"]) for a, b in examples) > 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -37,6 +37,9 @@ class AffinityTraining(EncoderSource):
     resize_long: SizeRange = (256, 768)
     """Range from which the longer side is drawn before cropping, in pixels."""
 
+    colour_jitter: Annotated[float, Field(ge=0, le=1), active_unless("colour_jitter", 0.0)] = 0.0
+    """Strength of random colour changes; 0 makes none (IRNet; AffinityNet: 0.3)."""
+
     @property
     def pools_scores(self) -> bool:
         """True if cells are labelled by averaged scores."""
