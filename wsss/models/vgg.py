@@ -34,7 +34,7 @@ def build_vgg(name: str, *, imagenet: bool) -> Any:
     | pool 5 | none | none | none |
     | block 5 | dilated by 2 | the same | the same |
     | after it | three 3x3 convolutions with ReLU, new | nothing | fc6 (3x3), dropout, fc7 (1x1): 1024 channels |
-    | levels at stride 8 | pools 3 and 4, block 5 | the same | conv4, conv5, fc7 |
+    | levels at stride 8 | pools 3 and 4, block 5 | the same | block 4 before its pool (conv4), block 5 (conv5), fc7 |
 
     `imagenet`: timm's weights instead of random ones. Maps have ceil(H / 8) x ceil(W / 8) pixels (321 px: 41), for
     `vgg16_npa` floor(H / 8) x floor(W / 8).
@@ -58,7 +58,7 @@ def build_vgg(name: str, *, imagenet: bool) -> Any:
     if name == "vgg16_affinitynet":
         network.new_layers = _add_fully_connected(network.features)
         network.num_features = _FULLY_CONNECTED
-        levels[3:] = [(512, 8, pools[3] - 1), (512, 8, pools[4]), (_FULLY_CONNECTED, 8, len(network.features) - 1)]
+        levels[2:] = [(512, 8, pools[3] - 1), (512, 8, pools[4]), (_FULLY_CONNECTED, 8, len(network.features) - 1)]
         if imagenet:
             network.load_state_dict(vgg_state(network, whole))
             network.new_layers = ()

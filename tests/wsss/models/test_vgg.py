@@ -26,9 +26,9 @@ def test_grid_is_the_published_one(name: str, grid: tuple[int, int]) -> None:
     encoder = build_encoder(spec(name)).eval()
     with torch.inference_mode():
         features = encoder(torch.zeros(1, 3, 321, 65))
-    channels, finest = (1024, (4, 8)) if name == "vgg16_affinitynet" else (512, (2, 4))
+    channels = 1024 if name == "vgg16_affinitynet" else 512
     assert features.shape == (1, channels, *grid)
-    assert encoder.num_features == channels and encoder.pyramid_strides == (*finest, 8, 8, 8)
+    assert encoder.num_features == channels and encoder.pyramid_strides == (2, 4, 8, 8, 8)
 
 
 @pytest.mark.parametrize("name", ["vgg16_ficklenet", "vgg16_npa"])
@@ -147,7 +147,7 @@ def test_levels_of_affinitynet_as_defined() -> None:
             if name in ("1_2", "2_2", "3_3", "4_3"):
                 x = nn.functional.max_pool2d(x, 3, stride=1 if name == "4_3" else 2, padding=1)
             wanted[f"{name} pooled"] = x
-    kept = ("2_2 pooled", "3_3 pooled", "4_3", "5_3", "fc7")
+    kept = ("1_2 pooled", "2_2 pooled", "4_3", "5_3", "fc7")
     torch.testing.assert_close(found, [wanted[name] for name in kept], rtol=1e-4, atol=1e-5)
     assert not encoder.ends_beyond_pyramid
 
