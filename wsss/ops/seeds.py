@@ -108,12 +108,13 @@ def add_salient_background(foreground_HW: Tensor, *, saliency_HW: Tensor, thresh
 def exponent_scores(cam_KHW: Tensor, *, exponent: float) -> Tensor:
     """The maps, preceded by a background score: (1 - max_k cam_k)^exponent.
 
-    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent gives much background, a large one little.
+    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent gives much background, a large one little. Maps that rounding
+    has raised above 1 give a background of 0.
 
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 1.  Differs: as published.
     """
     foreground_HW = cam_KHW.amax(0) if len(cam_KHW) else cam_KHW.new_zeros(cam_KHW.shape[1:])
-    return torch.cat([(1 - foreground_HW).pow(exponent)[None], cam_KHW])
+    return torch.cat([(1 - foreground_HW).clamp_min(0).pow(exponent)[None], cam_KHW])
 
 
 def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[int]) -> Tensor:

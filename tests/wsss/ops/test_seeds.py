@@ -8,6 +8,7 @@ from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
 from wsss.ops.seeds import (
     add_salient_background,
     crf_refinement,
+    exponent_scores,
     exponent_seeds,
     foreground_seeds,
     pooled_exponent_seeds,
@@ -165,3 +166,9 @@ def test_cells_are_decided_after_averaging() -> None:
     assert pooled_exponent_seeds(nothing, little_LHW=nothing, classes=[7], stride=2).tolist() == [[255]]
     with pytest.raises(ValueError, match="scores have 2 x 4 pixels; allowed: multiples of the stride 4"):
         pooled_exponent_seeds(much, little_LHW=little, classes=[7], stride=4)
+
+
+def test_the_background_of_a_map_just_above_one_is_zero() -> None:
+    """Magnified scores may exceed 1 by rounding: a negative number has no fractional power."""
+    scores = exponent_scores(torch.tensor([[[1.0005, 0.5]]]), exponent=4.5)
+    assert scores[0].flatten().tolist() == pytest.approx([0.0, 0.5**4.5])
