@@ -6,7 +6,7 @@ Members of a record share the key as their name and differ in their extension:
 |---|---|
 | `Sample` | `img` (the image file's own bytes), `json`, `mask.png` and `saliency.png` if available |
 | `CamRecord`, `ScoreRecord` | `npz`, `json` |
-| `SeedRecord` | `label.png` |
+| `SeedRecord` | `label.png`, `npz` if its scores are kept |
 | `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png`; a `Prediction` may hold `ablation.NAME.png` |
 | `InstanceLabel` | `instances.png` (16 bits), `npz` |
 """
@@ -107,7 +107,10 @@ def encode(record: Record) -> Members:
     if isinstance(record, ScoreRecord):
         return _maps_members(record, {"scores": record.scores, "background": record.background})
     if isinstance(record, SeedRecord):
-        return {"label.png": encode_png(record.label)}
+        members = {"label.png": encode_png(record.label)}
+        if record.scores is not None and record.classes is not None:
+            members["npz"] = _to_npz(classes=record.classes, scores=record.scores)
+        return members
     if isinstance(record, InstanceLabel):
         npz = _to_npz(classes=record.classes, scores=record.scores)
         return {"instances.png": encode_png(record.instances), "npz": npz}
@@ -154,7 +157,9 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
     if kind in (CamRecord.kind, ScoreRecord.kind):
         return _decode_maps(kind, key, members)
     if kind == SeedRecord.kind:
-        return SeedRecord(key=key, label=decode_index_png(members["label.png"]))
+        kept = _from_npz(members["npz"]) if "npz" in members else {"classes": None, "scores": None}
+        label = decode_index_png(members["label.png"])
+        return SeedRecord(key=key, label=label, classes=kept["classes"], scores=kept["scores"])
     if kind == InstanceLabel.kind:
         arrays, instances = _from_npz(members["npz"]), decode_u16_png(members["instances.png"])
         if instances.max(initial=0) > len(arrays["classes"]):

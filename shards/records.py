@@ -119,11 +119,20 @@ class SeedRecord:
     key: str
     label: np.ndarray
     """u8[H, W]."""
+    classes: np.ndarray | None = None
+    """i16[K], foreground class ids, or None without `scores`."""
+    scores: np.ndarray | None = None
+    """f16[2, K + 1, H, W], or None: the scores that decided the label, with much background and with little, the
+    background's plane first. Labels of a coarser grid are decided after the scores are averaged over its cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord:
-    """Class scores after propagation, before any threshold or CRF, each in [0, 1], on the stride-4 grid."""
+    """Class scores after propagation, before any threshold or CRF, on the stride-4 grid.
+
+    Cell i of the grid covers the pixels 4 i to 4 i + 3: scores are magnified four times and cropped to the image. They
+    are in [0, 1] at the pixels; on the grid they may slightly exceed 1.
+    """
 
     kind: ClassVar[str] = "score"
     key: str

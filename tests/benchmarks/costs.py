@@ -279,7 +279,7 @@ def pairs(size: tuple[int, int]) -> Found:
     def instances() -> None:
         groups = displacement_groups(towards, centroid_threshold=2.5, num_steps=300)[0]
         walk = {"radius": 5, "beta": 10.0, "num_steps_log2": 8, "background_threshold": 0.25}
-        found = group_walk(maps, groups_hw=groups, edge_hw=edges, **walk)  # type: ignore[arg-type]
+        found = group_walk(maps, groups_hw=groups, edge_hw=edges, size=size, **walk)  # type: ignore[arg-type]
         cut_instances(found.scores, classes_P=found.classes, size=size, background_threshold=0.25, min_area=100.0)
 
     return {

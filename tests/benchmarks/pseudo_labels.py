@@ -29,7 +29,7 @@ from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.contract.fit import load_trained, weights_path
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.stage import Instance, Map
-from wsss.data.images import to_tensor, upsample
+from wsss.data.images import magnify_scores, to_tensor
 from wsss.ops.random_walk import random_walk
 from wsss.stages.affinity.walk import edge_probability
 from wsss.stages.make_cams import MakeCams
@@ -97,7 +97,7 @@ def parts(scores: Instance, labels: Instance) -> dict[str, float]:
         edge_hw = edge_probability(network, x)[0]
         walk = {"radius": 5, "beta": 10.0, "num_steps_log2": 8}
         record = ScoreRecord(key="k0", classes=np.array(CLASSES, np.int16), scores=maps.half().numpy(), size=SIZE)
-        planes = upsample(record.scores, SIZE, device=torch.device("cpu"))
+        planes = magnify_scores(record.scores, SIZE, device=torch.device("cpu"))
         unary = -torch.log(torch.cat([torch.full((1, *SIZE), 0.25), planes]).clamp_min(1e-5))
         calls: dict[str, Callable[[], Any]] = {
             "boundary map, two views": lambda: edge_probability(network, x),

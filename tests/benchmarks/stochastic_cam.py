@@ -115,7 +115,7 @@ def largest_error(features: Tensor, weights: Tensor, wanted: Tensor) -> float:
 def main() -> None:
     features, weights, _, _ = inputs()
     ours, rival = work("ours"), work("rival")
-    encoder = build_vgg("vgg16_ficklenet", pretrained="none").eval()
+    encoder = build_vgg("vgg16_ficklenet", imagenet=False).eval()
     image = torch.randn(1, 3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(1))
 
     @torch.inference_mode()

@@ -9,7 +9,7 @@ from tests.golden.packages import Run
 
 ONCE_FOR_ALL_TRAININGS = frozenset(
     {"optimizer", "schedule", "zero_stage", "precision", "keep"}
-    | {"output_stride", "dilated", "pad_type", "reparameterised", "norm"}
+    | {"output_stride", "dilated", "pad_type", "reparameterised", "norm", "frozen_stride"}
 )
 """Settings of the one training loop and of the one encoder: a case of any training covers them."""
 RETIRED: Mapping[str, str] = {
@@ -19,6 +19,7 @@ RETIRED: Mapping[str, str] = {
 NOT_COVERED: Mapping[tuple[str, str, Any], str] = {
     ("train_ancillary", "network", "largefov"): "the stage refuses it",
     ("train_ancillary", "network", "aspp"): "the stage refuses it",
+    ("train_affinity", "levels", "conv4_conv5_conv6"): "would train ResNet-38, which has 105 million weights",
 }
 """(kind, setting, choice) -> why no case has it."""
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from tests.parity.psa_pairs import published_pairs
 from wsss.losses.affinity_displacement import BACKGROUND, DIFFERENT, FOREGROUND, pair_kinds
 from wsss.losses.feature_affinity import feature_affinity_sums
 from wsss.losses.masked_mean import masked_mean
 from wsss.ops.feature_affinity import feature_affinity, interior_feature_affinity
 from wsss.ops.multi_scale import resize_bilinear
-from wsss.ops.pixel_pairs import half_plane_offsets, interior_window
+from wsss.ops.pixel_pairs import half_plane_offsets
 from wsss.ops.random_walk import propagate
-from wsss.ops.seeds import exponent_scores, exponent_seeds
+from wsss.ops.seeds import exponent_scores, pooled_exponent_seeds
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "psa.npz", allow_pickle=False)
 CASES = range(int(GOLDEN["n_cases"]))
@@ -33,13 +33,14 @@ def test_labels(case: int) -> None:
     """Scores are pooled by 8 before the comparison; the rest of the crop is padding without a score."""
     cam, wanted = golden(case, "label_cam"), golden(case, "aff_label")
     top, left, height, width = golden(case, "label_region").tolist()
-    pooled = []
+    crops = []
     for name in ("low", "high"):
         scores = exponent_scores(cam, exponent=float(golden(case, f"label_{name}_alpha")))
         crop = torch.zeros(len(scores), 8 * wanted.shape[0], 8 * wanted.shape[1])
         crop[:, top : top + height, left : left + width] = scores
-        pooled.append(functional.avg_pool2d(crop, 8))
-    found = exponent_seeds(pooled[0], little_LHW=pooled[1], classes=list(range(1, len(cam) + 1)))
+        crops.append(crop)
+    classes = list(range(1, len(cam) + 1))
+    found = pooled_exponent_seeds(crops[0], little_LHW=crops[1], classes=classes, stride=8)
     assert torch.equal(found, wanted)
     assert len(wanted.unique()) > 2
 
@@ -67,19 +68,10 @@ def test_affinities_losses_and_gradient(case: int) -> None:
     assert float((gradient - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
-def published_pairs(features_Dhw: Tensor) -> Tensor:
-    """Affinities [P, h, w] of the pairs that the public code uses in the walk: those with interior sources."""
-    size = (features_Dhw.shape[1], features_Dhw.shape[2])
-    source = interior_window(size, radius=RADIUS).shifted((0, 0))
-    kept_Phw = torch.zeros(len(half_plane_offsets(RADIUS)), *size, dtype=torch.float64)
-    kept_Phw[:, *source] = feature_affinity(features_Dhw, radius=RADIUS).double()[:, *source]
-    return kept_Phw
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_walk(case: int) -> None:
     beta, steps = float(golden(case, "rw_beta")), int(golden(case, "rw_logt"))
-    values_Phw = published_pairs(golden(case, "feature")[0]).pow(beta)
+    values_Phw = published_pairs(golden(case, "feature")[0], radius=RADIUS).pow(beta)
     walked = propagate(
         golden(case, "rw_pooled").double(),
         affinity_Phw=values_Phw,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from shards.images import encode_png
@@ -58,6 +60,7 @@ def one_of_each(key: str, seed: int = 0) -> list[Record]:
         ScoreRecord(key=key, classes=classes, scores=maps, size=SIZE),
         ScoreRecord(key=key, classes=classes, scores=maps, background=maps[0] * 2, size=SIZE),
         seed_record(key, seed),
+        replace(seed_record(key, seed), classes=classes, scores=random.random((2, 4, *SIZE)).astype(np.float16)),
         PseudoLabel(key=key, mask=mask, confidence=confidence),
         Prediction(key=key, mask=mask, confidence=confidence),
         Prediction(key=key, mask=mask, confidence=confidence, ablation={"none": mask[::-1], "all": mask}),

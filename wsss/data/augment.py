@@ -121,7 +121,7 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size.
 
-    A mask of several planes, u8[H, W, N], is changed plane by plane in the same way.
+    A mask of several planes, u8 or f32[H, W, N], is changed plane by plane in the same way.
     `occurrence`: how often the epoch has drawn the image before. The steps draw from one generator in turn:
     albumentations' own `set_random_seed` seeds every step alike, so that flip, size and crop would be correlated.
     """

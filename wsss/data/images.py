@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from wsss.ops.multi_scale import resize_bilinear
+from shards.records import GRID_STRIDE
+from wsss.ops.multi_scale import magnify, resize_bilinear
 
 
 def to_tensor(image_HW3: np.ndarray, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
@@ -67,3 +68,12 @@ def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.devic
         return torch.zeros((0, *size), device=device)
     maps = torch.from_numpy(maps_Khw).to(device).float()
     return resize_bilinear(maps[None], size=size)[0]
+
+
+def magnify_scores(scores_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:
+    """f16[K, h, w] of the stride-4 grid to f32[K, H, W]: magnified four times and cropped, as irn reads its scores.
+
+    Activation maps are resized instead (`upsample`), since they are made by resizing views to the grid.
+    """
+    scores = torch.from_numpy(scores_Khw).to(device).float()
+    return magnify(scores, size=size, stride=GRID_STRIDE)

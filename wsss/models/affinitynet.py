@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from wsss.models.encoder import Encoder
+from wsss.models.vgg import dilate_fc6, has_fc6
 
 GRID_STRIDE = 8
 NUM_FEATURES = 448
+FC6_DILATION = 4
 
 
 class _Branch(NamedTuple):
@@ -31,21 +33,25 @@ class AffinityNet(nn.Module):
 
     The last three maps of the encoder, all at stride 8, are each projected (to 64, 128 and 256 channels), normalised
     and passed through ELU; concatenated, they are projected once more. The encoder is trained too, except its stages up
-    to `frozen_stride`, which are frozen.
+    to `frozen_stride`, which are frozen. `normalised` False leaves out the group normalisation.
 
     Raises: ValueError for an encoder whose last three maps are not at stride 8, or for an unknown `frozen_stride`.
-    Source: Ahn and Kwak, CVPR 2018, section 3.2, and its public code (VGG16; the first two stages are frozen there).
+    Source: Ahn and Kwak, CVPR 2018, section 3.2, and its public code: `vgg16_affinitynet` with conv4, conv5 and fc7,
+    fc6 dilated by 4, normalised, `frozen_stride` 4; or `resnet38` with conv4, conv5 and conv6, not normalised,
+    `frozen_stride` 2, all norms of the encoder frozen.
     Differs: any encoder. "The last three maps" are those of its last three stages, or, if layers follow the last
-    stage, those of the last two stages and of these layers (VGG16 with further convolutions, MobileNetV2).
+    stage, those of the last two stages and of these layers (`vgg16_npa`, MobileNetV2).
     """
 
-    def __init__(self, encoder: Encoder, *, frozen_stride: int = 4) -> None:
+    def __init__(self, encoder: Encoder, *, frozen_stride: int = 4, normalised: bool = True) -> None:
         super().__init__()
         if encoder.pyramid_strides[-3:] != (GRID_STRIDE,) * 3:
             raise ValueError(
                 f"AffinityNet reads three maps of stride 8; this encoder's last three have strides "
                 f"{list(encoder.pyramid_strides[-3:])}: set output_stride = 8, or choose another encoder"
             )
+        if has_fc6(encoder.network):
+            dilate_fc6(encoder.network, dilation=FC6_DILATION)
         self.encoder = encoder
         self._ends_beyond = encoder.ends_beyond_pyramid
         channels = encoder.pyramid_channels[-3:]
@@ -54,7 +60,7 @@ class AffinityNet(nn.Module):
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(in_channels, branch.width, kernel_size=1, bias=False),
-                nn.GroupNorm(branch.num_groups, branch.width),
+                nn.GroupNorm(branch.num_groups, branch.width) if normalised else nn.Identity(),
                 nn.ELU(),
             )
             for in_channels, branch in zip(channels, _BRANCHES, strict=True)

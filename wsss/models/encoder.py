@@ -20,8 +20,13 @@ from timm.models import is_model_pretrained
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from wsss.models.vgg import OUTPUT_STRIDE as VGG_STRIDE
-from wsss.models.vgg import VGG_VARIANTS, build_vgg
+from wsss.models.published_encoders import OUTPUT_STRIDE as PUBLISHED_STRIDE
+from wsss.models.published_encoders import (
+    PUBLISHED_ENCODERS,
+    build_published,
+    check_published_file,
+    check_published_weights,
+)
 from wsss.models.weight_files import drop_classifier, load_weight_file, require_fit, require_weight_file
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -54,7 +59,7 @@ class EncoderSpec:
     """Which encoder, at which output stride, with which weights."""
 
     name: str
-    """timm's name of the network."""
+    """timm's name of the network, or one of `PUBLISHED_ENCODERS`."""
     output_stride: int
     """Input pixels per pixel of the last feature map: 8, 16 or 32."""
     dilated: bool
@@ -148,7 +153,7 @@ class Encoder(nn.Module):
     @property
     def ends_beyond_pyramid(self) -> bool:
         """True if convolutions follow the last stage, so that `forward` is not the last map of `pyramid`."""
-        return self.num_features != self.pyramid_channels[-1] or bool(getattr(self.network, "new_layers", ()))
+        return self.num_features != self.pyramid_channels[-1] or getattr(self.network, "ends_beyond_pyramid", False)
 
     def freeze_stages(self, *, up_to_stride: int) -> None:
         """Freeze the parameters that the map of this stride, and so all finer maps, depend on.
@@ -189,16 +194,16 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
     if reduction != spec.output_stride:
         raise ValueError(f"encoder {spec.name!r} has output stride {reduction}; it cannot be {spec.output_stride}")
     network = settle_network(network, spec=spec, **arguments)
-    if spec.weight_file is not None and spec.name not in VGG_VARIANTS:
+    if spec.weight_file is not None and spec.name not in PUBLISHED_ENCODERS:
         load_weight_file(network, path=spec.weight_file, described=f"encoder {spec.name!r}")
     return Encoder(network)
 
 
 def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
     """timm.create_model with error messages that say what to change; "imagenet" weights are loaded by timm."""
-    if spec.name in VGG_VARIANTS:
+    if spec.name in PUBLISHED_ENCODERS:
         with _explained_download(spec):
-            return _vgg(spec)
+            return _published(spec)
     check_name(spec.name)
     pretrained = spec.pretrained == "imagenet"
     if pretrained:
@@ -235,26 +240,27 @@ def _advice(spec: EncoderSpec, refused: list[str]) -> str:
         return "remove it, or choose another encoder"
     strided = [name for family in STRIDED_FAMILIES for name in timm.list_models(module=family)]
     near = difflib.get_close_matches(spec.name, strided, n=_NUM_NAMED, cutoff=0.3)
-    if spec.output_stride == VGG_STRIDE:
-        near = [*VGG_VARIANTS, *near]
+    if spec.output_stride == PUBLISHED_STRIDE:
+        near = [*PUBLISHED_ENCODERS, *near]
     return (
         f"output_stride = 32 leaves it as it is; {', '.join(near)} do, as do timm's families "
         f"{', '.join(STRIDED_FAMILIES)} (timm.list_models(module=FAMILY))"
     )
 
 
-def _vgg(spec: EncoderSpec) -> Any:
-    fixed = {"output_stride": VGG_STRIDE, "dilated": True, "pad_type": "", "drop_path": 0.0, "reparameterised": False}
+def _published(spec: EncoderSpec) -> Any:
+    fixed: dict[str, Any] = {"output_stride": PUBLISHED_STRIDE, "dilated": True, "pad_type": "", "drop_path": 0.0}
+    fixed["reparameterised"] = False
     given = {name: getattr(spec, name) for name in fixed}
     for name, value in fixed.items():
         if given[name] != value:
             raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} allows only {name} = {value!r}")
-    return build_vgg(spec.name, pretrained=spec.pretrained)
+    return build_published(spec.name, pretrained=spec.pretrained)
 
 
 def settle_network(network: nn.Module, *, spec: EncoderSpec, **arguments: Any) -> Any:
     """Undo the dilation and fuse the branches, if `spec` requires it; `arguments` as given to `create_network`."""
-    if spec.name not in VGG_VARIANTS and not spec.dilated and spec.output_stride != _NATIVE_STRIDE:
+    if spec.name not in PUBLISHED_ENCODERS and not spec.dilated and spec.output_stride != _NATIVE_STRIDE:
         native_arguments = {key: value for key, value in spec.timm_arguments.items() if key != "output_stride"}
         undo_dilation(network, native=timm.create_model(spec.name, **native_arguments, **arguments))
     if not spec.reparameterised:
@@ -289,9 +295,9 @@ def undo_dilation(network: nn.Module, *, native: nn.Module) -> None:
 
 def check_name(name: str) -> None:
     """Raise ValueError, with similar names, for a name that timm does not know."""
-    if timm.is_model(name) or name in VGG_VARIANTS:
+    if timm.is_model(name) or name in PUBLISHED_ENCODERS:
         return
-    nearest = difflib.get_close_matches(name, [*VGG_VARIANTS, *timm.list_models()], n=_NUM_NAMED, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, [*PUBLISHED_ENCODERS, *timm.list_models()], n=_NUM_NAMED, cutoff=0.5)
     hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models()"
     raise ValueError(f"unknown encoder {name!r}; {hint}")
 
@@ -301,19 +307,20 @@ def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[floa
     check_name(spec.name)
     with torch.device("meta"):
         encoder = build_encoder(replace(spec, pretrained="none"))
+    if spec.name in PUBLISHED_ENCODERS:
+        if spec.weight_file is not None:
+            check_published_file(encoder.network, spec.weight_file, name=spec.name, mean=mean, std=std)
+        elif spec.pretrained == "imagenet":
+            check_published_weights(spec.name)
+        return
     if spec.weight_file is not None:
         require_weight_file(spec.weight_file)
         with safe_open(spec.weight_file, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         shapes = drop_classifier(shapes, network=encoder.network)
-        if spec.name in VGG_VARIANTS:
-            new = {key: tuple(value.shape) for key, value in encoder.network.state_dict().items()}
-            added = tuple(f"{layer}." for layer in encoder.network.new_layers)
-            shapes = {key: shape for key, shape in shapes.items() if key.startswith("features.")}
-            shapes |= {key: shape for key, shape in new.items() if key.startswith(added)}
         described = f"encoder {spec.name!r}"
         require_fit(encoder.network, shapes=shapes, described=described, origin=str(spec.weight_file))
-    if spec.pretrained == "imagenet" and spec.name not in VGG_VARIANTS:
+    if spec.pretrained == "imagenet":
         _require_published(spec.name)
         wanted = timm.get_pretrained_cfg(spec.name)
         if (tuple(wanted.mean), tuple(wanted.std)) != (tuple(mean), tuple(std)):

@@ -15,6 +15,7 @@ from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
 from torch import nn
 
 from wsss.models.encoder import Encoder, EncoderSpec, build_encoder, settle_network
+from wsss.models.published_encoders import PUBLISHED_ENCODERS
 from wsss.models.weight_files import load_state
 
 _SEGMENTER_STRIDES = (8, 16)
@@ -104,6 +105,11 @@ def build_segmenter(
         raise ValueError(f"output_stride is {spec.output_stride}; the segmenter allows {allowed}")
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
+    if spec.name in PUBLISHED_ENCODERS:
+        raise ValueError(
+            f"network = 'deeplabv3plus' needs an encoder of timm, and encoder is {spec.name!r}; set network = "
+            "'largefov' or 'aspp', or choose another encoder"
+        )
     # First, for its error messages: it checks that the network accepts the settings and that the file fits.
     encoder = build_encoder(spec) if encoder is None else encoder
     network = smp.DeepLabV3Plus(

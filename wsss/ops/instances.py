@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsss.ops.connected_components import connected_components
-from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.multi_scale import magnify
 from wsss.ops.random_walk import random_walk
 
+_GRID_STRIDE = 4
 _PLANES_AT_ONCE = 16
 
 
@@ -112,20 +113,21 @@ def group_walk(
     radius: int,
     beta: float,
     num_steps_log2: int,
+    size: tuple[int, int],
     background_threshold: float,
 ) -> GroupScores:
     """Random walk of the scores of each class within each group separately.
 
-    s_kg = walk(scores_k * [groups = g]) / max over k, g and pixels
+    s_kg = walk(scores_k * [groups = g]) / max over k, g and the pixels of the image
 
-    scores [K, h, w] float, K >= 0, groups [h, w] integer, edge [h, w] float in [0, 1] -> the pairs (k, g) whose walked
-    scores exceed `background_threshold` somewhere, ordered by class and group: only these can become instances. A walk
-    averages, so pairs that start at or below that fraction of a maximum already reached are skipped.
+    scores [K, h, w] float, K >= 0, groups [h, w] integer, edge [h, w] float in [0, 1], all on the stride-4 grid of an
+    image of `size` = (H, W) (see `magnify`) -> the pairs (k, g) whose walked scores exceed `background_threshold`
+    somewhere, ordered by class and group: only these can become instances. A walk averages, so pairs that start at or
+    below that fraction of a maximum already reached are skipped.
 
     Raises: ValueError as `random_walk` does, or if the groups have another size.
     Source: Ahn et al., CVPR 2019 (IRNet), section 5.2 and its public code.
-    Differs: the code walks all pairs, and takes the maximum after upsampling; here on the grid, as make_scores does.
-    Pixels that end in no centroid form one more group, as in the code.
+    Differs: the code walks all pairs. Pixels that end in no centroid form one more group, as in the code.
     """
     if groups_hw.shape != edge_hw.shape:
         raise ValueError(
@@ -145,7 +147,7 @@ def group_walk(
             beta=beta,
             num_steps_log2=num_steps_log2,
         )
-        best = max(best, float(planes_Phw.max()))
+        best = max(best, float(magnify(planes_Phw, size=size, stride=_GRID_STRIDE).max()))
         walked.append(planes_Phw)
         made.append(chosen)
     scores_Phw, pair_P = torch.cat(walked) / max(best, 1e-12), torch.cat(made)
@@ -176,9 +178,9 @@ def cut_instances(
     winner(x) = argmax over p of s_p(x) where that exceeds the threshold, else none; an instance is a connected part of
     {x : winner(x) = p}, its score the maximum of s_p in it.
 
-    scores [P, h, w] float, upsampled bilinearly to `size` = (H, W); classes int64 [P]; `min_area` in pixels: smaller
-    parts are dropped. Instances are numbered by pair, then in row-major order of their first pixels. Equal scores: the
-    pair listed first.
+    scores [P, h, w] float of the stride-4 grid, magnified to `size` = (H, W); classes int64 [P]; `min_area` in pixels:
+    smaller parts are dropped. Instances are numbered by pair, then in row-major order of their first pixels. Equal
+    scores: the pair listed first.
 
     Source: public code of Ahn et al., CVPR 2019 (IRNet): parts are 4-connected, with at least 1 % of the image.
     Differs: the code keeps smaller parts as detections of score 0; a label map does not need them.
@@ -186,7 +188,7 @@ def cut_instances(
     best_HW = scores_Phw.new_full(size, background_threshold)
     winner_HW = torch.full(size, -1, dtype=torch.int64, device=best_HW.device)
     for plane, scores_hw in enumerate(scores_Phw):  # one at a time: all of them would take P H W numbers
-        scores_HW = resize_bilinear(scores_hw[None], size=size)[0]
+        scores_HW = magnify(scores_hw[None], size=size, stride=_GRID_STRIDE)[0]
         wins_HW = scores_HW > best_HW
         best_HW = torch.where(wins_HW, scores_HW, best_HW)
         winner_HW[wins_HW] = plane

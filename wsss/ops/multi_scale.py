@@ -42,6 +42,29 @@ def resize_bilinear(x: Tensor, *, size: tuple[int, int]) -> Tensor:
     return resized if x.ndim == 4 else resized.squeeze(0)
 
 
+def magnify(x: Tensor, *, size: tuple[int, int], stride: int) -> Tensor:
+    """Maps of the grid of that stride over an image, at its pixels: magnified `stride` times, then cropped to `size`.
+
+    [K,h,w] or [B,K,h,w] with h = ceil(H / stride) and w = ceil(W / stride) -> [...,H,W]. Cell i of the grid covers the
+    pixels stride * i to stride * (i + 1) - 1, as for a convolution of that stride; `resize_bilinear` to `size` would
+    shrink the cells if H is not a multiple of the stride. Maps that have the size already are returned as they are.
+
+    Raises: ValueError for maps of another grid.
+    Source: public code of irn (step/make_sem_seg_labels.py) and psa (infer_aff.py).  Differs: as published.
+    """
+    found, (height, width) = (x.shape[-2], x.shape[-1]), size
+    if found == (height, width):
+        return x
+    if found != grid_size(size, stride=stride):
+        raise ValueError(
+            f"maps of {found[0]} x {found[1]} for an image of {height} x {width} pixels; allowed: "
+            f"{' x '.join(map(str, grid_size(size, stride=stride)))}, its grid of stride {stride}"
+        )
+    if x.numel() == 0:
+        return x.new_zeros((*x.shape[:-2], height, width))
+    return resize_bilinear(x, size=(stride * found[0], stride * found[1]))[..., :height, :width]
+
+
 def scaled_views(image: Tensor, *, scales: Sequence[float], flips: Sequence[bool]) -> Iterator[tuple[Tensor, bool]]:
     """Views of [B,C,H,W] or [C,H,W], one at a time, and whether each is mirrored left to right; ordered by scale.
 

@@ -80,7 +80,8 @@ def feature_walk(scores_Khw: Tensor, *, features_Dhw: Tensor, radius: int, beta:
 
     Raises: ValueError as `random_walk` does.
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 5 and 6, and its public code.
-    Differs: pixels near the border have all their pairs inside the image; the public code omits some.
+    Differs: pixels near the border have all their pairs inside the image; the public code omits some: pixels within
+    `radius` - 1 of the left, right and bottom border are never the first of a pair.
     """
     if scores_Khw.ndim == 3:
         together = feature_walk(

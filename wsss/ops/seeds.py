@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf, unary_from_labels
 
@@ -107,12 +108,13 @@ def add_salient_background(foreground_HW: Tensor, *, saliency_HW: Tensor, thresh
 def exponent_scores(cam_KHW: Tensor, *, exponent: float) -> Tensor:
     """The maps, preceded by a background score: (1 - max_k cam_k)^exponent.
 
-    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent gives much background, a large one little.
+    float [K,H,W] in [0,1] to [K+1,H,W]. A small exponent gives much background, a large one little. Maps that rounding
+    has raised above 1 give a background of 0.
 
     Source: Ahn and Kwak, CVPR 2018 (AffinityNet), eq. 1.  Differs: as published.
     """
     foreground_HW = cam_KHW.amax(0) if len(cam_KHW) else cam_KHW.new_zeros(cam_KHW.shape[1:])
-    return torch.cat([(1 - foreground_HW).pow(exponent)[None], cam_KHW])
+    return torch.cat([(1 - foreground_HW).clamp_min(0).pow(exponent)[None], cam_KHW])
 
 
 def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[int]) -> Tensor:
@@ -135,6 +137,22 @@ def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[in
     label_HW[little_LHW.argmax(0) == 0] = BACKGROUND
     label_HW[(much_LHW < _SCORED).all(0)] = IGNORE
     return label_HW
+
+
+def pooled_exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[int], stride: int) -> Tensor:
+    """`exponent_seeds` on the grid of that stride: scores are averaged over its cells before they are compared.
+
+    Both are float [K+1,H,W], H and W multiples of `stride`, and 0 where there is no score, as in the padding of a crop.
+    Returns uint8 [H / stride, W / stride].
+
+    Raises: ValueError as `exponent_seeds`, and for another size.
+    Source: psa's public code, voc12/data.py and train_aff.py, with stride 8.  Differs: as published.
+    """
+    height, width = much_LHW.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(f"scores have {height} x {width} pixels; allowed: multiples of the stride {stride}")
+    much_Lhw, little_Lhw = (functional.avg_pool2d(scores, stride) for scores in (much_LHW, little_LHW))
+    return exponent_seeds(much_Lhw, little_LHW=little_Lhw, classes=classes)
 
 
 def exponent_foreground(much_LHW: Tensor, *, classes: Sequence[int]) -> Tensor:

@@ -19,8 +19,9 @@ from wsss.ops.confusion import Scores, require_labels
 
 NUM_BINS = 256
 """Thresholds are i / NUM_BINS; a power of two, so that score * NUM_BINS is exact."""
-ROUNDING = 1e-5
-"""How far outside [0, 1] a score may be due to rounding in a resize; it is clipped to 0 or 1."""
+ROUNDING = 2.0**-9
+"""How far outside [0, 1] a score may be due to rounding; it is counted as 0 or 1. Scores whose maximum over the pixels
+is 1 are stored as float16 on a coarser grid, where they may be up to 4."""
 
 
 def bin_of(threshold: float) -> int:

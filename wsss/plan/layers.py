@@ -58,7 +58,7 @@ def record_bytes(instance: Instance, stats: DatasetStats, costs: Costs) -> float
         "sample": image,
         "cam": maps * copies,
         "score": maps * copies,
-        "seed": mask * copies,
+        "seed": mask * copies + costs["map_bytes"] * 1e6 * _kept_scores(instance, stats),
         "pseudo_label": mask * copies + nodes,
         "prediction": mask * copies + nodes,
         "instance_label": mask * copies,
@@ -72,6 +72,8 @@ def reading(instance: Instance, stats: DatasetStats) -> dict[str, float]:
     for up in layers_read(instance).values():
         name, number = _units("read", up, stats)
         units[name] = units.get(name, 0.0) + number
+        if kept := _kept_scores(up, stats):
+            units["read_maps"] = units.get("read_maps", 0.0) + kept
     return units
 
 
@@ -80,7 +82,18 @@ def writing(instance: Instance, stats: DatasetStats) -> dict[str, float]:
     stage = instance.stage
     assert isinstance(stage, Map), f"{instance.name} writes no records"
     name, number = _units("write", instance, stats)
-    return {name: number * stage.arrays_per_record()}
+    units = {name: number * stage.arrays_per_record()}
+    if kept := _kept_scores(instance, stats):
+        units["write_maps"] = kept
+    return units
+
+
+def _kept_scores(instance: Instance, stats: DatasetStats) -> float:
+    """Values, in millions, of the scores that a record of seeds has besides its label, on average over images."""
+    stage = instance.stage
+    if not isinstance(stage, Map) or stage.record_kind != "seed" or "scores" not in stage.optional_fields(instance):
+        return 0.0
+    return 2 * (stats.labels + 1) * stats.megapixels * stats.labelled_share
 
 
 def _units(verb: str, instance: Instance, stats: DatasetStats) -> tuple[str, float]:

@@ -74,6 +74,11 @@ class MakeCams(CamSettings, Map):
                 f"{instance.name}.normalisation = 'global' cannot be used with second_classifier = true: maps of two "
                 "classifiers have no common scale; remove one of the two settings"
             )
+        if self.square_root and self.method == "stochastic":
+            raise ValueError(
+                f"{instance.name}.square_root = true cannot be used with method = 'stochastic', whose maps are stored "
+                "as they are; remove square_root"
+            )
         if self.normalisation == "global" and self.method == "stochastic":
             raise ValueError(
                 f"{instance.name}.normalisation = 'global' cannot be used with method = 'stochastic': each of its maps "

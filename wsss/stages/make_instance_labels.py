@@ -36,6 +36,7 @@ class MakeInstanceLabels(Map):
     """Separate objects of one class with IRNet's displacement field: find centroids, then walk per instance."""
 
     kind: ClassVar[str] = "make_instance_labels"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = InstanceLabel.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
@@ -117,6 +118,7 @@ class MakeInstanceLabels(Map):
     def _instances(self, maps_Khw: torch.Tensor, image_13HW: torch.Tensor, network: IRNet) -> Instances:
         from wsss.ops.instances import cut_instances, displacement_groups, group_walk
 
+        height, width = image_13HW.shape[-2:]
         edge_hw, displacement_12hw = boundary_and_displacement(network, image_13HW)
         groups_1hw = displacement_groups(
             displacement_12hw, centroid_threshold=self.centroid_threshold, num_steps=self.num_refinements
@@ -128,9 +130,9 @@ class MakeInstanceLabels(Map):
             radius=self.radius,
             beta=self.beta,
             num_steps_log2=self.num_steps_log2,
+            size=(height, width),
             background_threshold=self.background_threshold,
         )
-        height, width = image_13HW.shape[-2:]
         return cut_instances(
             walked.scores,
             classes_P=walked.classes,

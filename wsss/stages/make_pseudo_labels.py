@@ -78,11 +78,11 @@ class MakePseudoLabels(CrfSettings, Map):
     def _pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
         import torch
 
-        from wsss.data.images import upsample
+        from wsss.data.images import magnify_scores
         from wsss.ops.multi_scale import resize_bilinear
 
         device = worker_device()
-        scores_KHW = upsample(scores.scores, sample.size, device=device)
+        scores_KHW = magnify_scores(scores.scores, sample.size, device=device)
         planes_LHW = torch.cat([self._background(scores, scores_KHW)[None], scores_KHW])  # L = K + 1
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         if self.refine == "crf" and len(scores.classes):
@@ -103,12 +103,12 @@ class MakePseudoLabels(CrfSettings, Map):
         """f32[H, W]."""
         import torch
 
-        from wsss.data.images import upsample
+        from wsss.data.images import magnify_scores
         from wsss.ops.seeds import exponent_scores
 
         if self.background == "propagated":
             assert scores.background is not None
-            return upsample(scores.background[None], scores.size, device=scores_KHW.device)[0]
+            return magnify_scores(scores.background[None], scores.size, device=scores_KHW.device)[0]
         if self.background == "power":
             return exponent_scores(scores_KHW, exponent=self.background_exponent)[0]
         # Just below the threshold, so that a score equal to it wins: argmax takes the first of equals, the background.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from shards.records import CamRecord, Record, Sample, ScoreRecord
+from shards.records import GRID_STRIDE, CamRecord, Record, Sample, ScoreRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import active_unless, active_with, settings
@@ -38,6 +38,7 @@ class MakeScores(ConfidentImages, Map):
     """Spread the maps by the random walk of IRNet or AffinityNet."""
 
     kind: ClassVar[str] = "make_scores"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = ScoreRecord.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
@@ -57,8 +58,8 @@ class MakeScores(ConfidentImages, Map):
     num_steps_log2: Annotated[int, Field(ge=0, le=16), _WALKED] = 8
     """The random walk takes 2 ** this many steps."""
     normalisation: Annotated[Literal["global", "per_class"], _WALKED] = "global"
-    """Propagated scores are divided by the largest score of all classes (`global`, as in irn), or by the largest of
-    their own class (`per_class`)."""
+    """Propagated scores are divided by the largest score of all classes and pixels (`global`, as in irn), or
+    by the largest of their own class (`per_class`)."""
     long_side: Annotated[int, Field(ge=0), _WALKED, active_unless("long_side", 0)] = 0
     """The network sees the image with a longer side of this many pixels, such as the middle of its sizes in training,
     and the maps walk on the grid of that image; scores are resized back to the stride-4 grid of the image itself. No
@@ -124,7 +125,7 @@ class MakeScores(ConfidentImages, Map):
         return work_per_group(layers, make, batch_images=self.batch_images, leave_out=self.left_out)
 
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
-        """Scores f16[K, h, w] of images of one size; propagated ones are divided by their maximum, as irn does.
+        """Scores f16[K, h, w] of images of one size; propagated ones are divided by their maximum over the pixels.
 
         The first plane is the background, if background_exponent is set.
         """
@@ -139,7 +140,7 @@ class MakeScores(ConfidentImages, Map):
         if walk is not None and labelled:
             walked = _together([planes[place] for place in labelled], walk, [images[place] for place in labelled])
             for place, planes_Lhw in zip(labelled, walked, strict=True):
-                planes[place] = self._normalised(planes_Lhw, num_classes=len(cams[place].classes))
+                planes[place] = self._normalised(planes_Lhw, size=cams[place].size)
         return [self._record(record, planes_Lhw) for record, planes_Lhw in zip(cams, planes, strict=True)]
 
     def _record(self, cams: CamRecord, planes_Lhw: torch.Tensor) -> ScoreRecord:
@@ -157,14 +158,21 @@ class MakeScores(ConfidentImages, Map):
             size=cams.size,
         )
 
-    def _normalised(self, planes_Lhw: torch.Tensor, *, num_classes: int) -> torch.Tensor:
-        """Scores with a maximum of 1; the background is divided by the largest score of all classes."""
-        peaks_L11 = planes_Lhw.amax((1, 2), keepdim=True)
-        largest = peaks_L11[-num_classes:].max()
-        if self.normalisation == "global" or num_classes == 1:
-            return planes_Lhw / largest.clamp_min(_SMALLEST)
-        peaks_L11[:-num_classes] = largest
-        return planes_Lhw / peaks_L11.clamp_min(_SMALLEST)
+    def _normalised(self, planes_Lhw: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
+        """Scores with a maximum of 1 over the image's pixels; the background is divided by the largest of all classes.
+
+        As irn: scores are magnified four times and cropped to the image before their maximum is taken.
+        """
+        import torch
+
+        from wsss.ops.multi_scale import magnify
+
+        peaks_L11 = magnify(planes_Lhw, size=size, stride=GRID_STRIDE).amax((1, 2), keepdim=True).clamp_min(_SMALLEST)
+        first = int(self.background_exponent is not None)
+        largest = peaks_L11[first:].max()
+        if self.normalisation == "global":
+            return planes_Lhw / largest
+        return planes_Lhw / torch.cat([largest.expand(first, 1, 1), peaks_L11[first:]])
 
 
 def _together(planes: Sequence[torch.Tensor], walk: Walk, images: Sequence[np.ndarray]) -> list[torch.Tensor]:

@@ -65,9 +65,22 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     background_exponent: Annotated[float, Field(gt=0), active_with("rule", "exponents"), _BY_MAPS] = 32.0
     """exponents: a pixel where no class scores higher than a background of (1 - largest map) to this power is confident
     background."""
+    keep_scores: Annotated[bool, active_with("rule", "exponents"), _BY_MAPS, active_unless("keep_scores", False)] = (
+        False
+    )
+    """exponents: also store both score maps, refined if refine = "crf", for a train_affinity with grid_labels =
+    "pooled_scores" (AffinityNet). They take 4 x (classes + 1) bytes per pixel before compression."""
     refine: Annotated[Literal["crf", "none"], active_with("rule", "two_thresholds", "exponents")] = "crf"
     """`crf` refines both label maps (rule "exponents": both score maps) with the dense CRF before they are compared;
     `none` does not."""
+
+    @property
+    def keeps_scores(self) -> bool:
+        """True if records have the scores that decided their labels."""
+        return self.keep_scores and self.rule == "exponents" and self.background == "maps"
+
+    def optional_fields(self, instance: Instance) -> frozenset[str]:
+        return frozenset({"scores"} if self.keeps_scores else ())
 
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
@@ -122,11 +135,13 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         def make(joined: Mapping[str, Record]) -> SeedRecord:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
             with torch.inference_mode():
-                label = self._label(sample, cams)
-            if cams.unknown:
+                label, scores_2LHW = self._label(sample, cams)
+            if cams.unknown:  # the scores too would say where the background is
                 label[label == BACKGROUND] = IGNORE
+                scores_2LHW = None
                 undecided.add(sample.key)
-            return SeedRecord(key=sample.key, label=label)
+            classes = None if scores_2LHW is None else cams.classes
+            return SeedRecord(key=sample.key, label=label, classes=classes, scores=scores_2LHW)
 
         work = work_per_record(layers, make, leave_out=self.left_out)
         return lambda shard: self._with_pairs(work(shard), shard, instance, undecided)
@@ -154,8 +169,8 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         names = (f"foreground_{kind}", f"background_{kind}" if self.background == "maps" else "saliency_threshold")
         return " and ".join(f"{name}.{setting} = {getattr(self, setting)}" for setting in names)
 
-    def _label(self, sample: Sample, cams: CamRecord) -> np.ndarray:
-        """u8[H, W] of one image."""
+    def _label(self, sample: Sample, cams: CamRecord) -> tuple[np.ndarray, np.ndarray | None]:
+        """The label u8[H, W] of one image, and its scores f16[2, L, H, W] if they are kept."""
         import torch
 
         from wsss.data.images import upsample
@@ -165,17 +180,20 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         if self.background == "saliency" and sample.saliency is None:
             raise BadSampleError("it has no saliency map, which background = 'saliency' reads")
         if not classes:
-            return np.zeros(sample.size, dtype=np.uint8)
+            return np.zeros(sample.size, dtype=np.uint8), None
+        scores_2LHW = None
         if self.rule == "ficklenet":
             label_HW = self._ficklenet_label(sample, cams, device)
         elif self.rule == "exponents":
-            label_HW = self._exponent_label(upsample(cams.maps, sample.size, device=device), sample, classes)
+            scores = self._exponent_scores(upsample(cams.maps, sample.size, device=device), sample)
+            label_HW = self._exponent_label(scores, classes)
+            scores_2LHW = torch.stack(scores).half().cpu().numpy() if self.keeps_scores else None
         else:
             label_HW = self._threshold_label(upsample(cams.maps, sample.size, device=device), sample, classes)
         if self.background == "saliency":
             saliency_HW = torch.from_numpy(np.array(sample.saliency)).to(device)
             label_HW = add_salient_background(label_HW, saliency_HW=saliency_HW, threshold=self.saliency_threshold)
-        return label_HW.cpu().numpy()
+        return label_HW.cpu().numpy(), scores_2LHW
 
     def _threshold_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
         from wsss.ops.seeds import foreground_seeds, two_threshold_seeds
@@ -195,14 +213,20 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             refine=refine,
         )
 
-    def _exponent_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
+    def _exponent_scores(self, maps_KHW: torch.Tensor, sample: Sample) -> list[torch.Tensor]:
+        """f32[L, H, W] with much background, and if the maps decide the background also with little."""
         from wsss.ops.dense_crf import unary_from_probabilities
-        from wsss.ops.seeds import exponent_foreground, exponent_scores, exponent_seeds
+        from wsss.ops.seeds import exponent_scores
 
         exponents = [self.foreground_exponent, self.background_exponent][: 2 if self.background == "maps" else 1]
         scores = [exponent_scores(maps_KHW, exponent=exponent) for exponent in exponents]
         if self.refine == "crf":
             scores = [self.refine_energy(unary_from_probabilities(score), sample.image) for score in scores]
+        return scores
+
+    def _exponent_label(self, scores: list[torch.Tensor], classes: list[int]) -> torch.Tensor:
+        from wsss.ops.seeds import exponent_foreground, exponent_seeds
+
         if self.background == "saliency":
             return exponent_foreground(scores[0], classes=classes)
         return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes)

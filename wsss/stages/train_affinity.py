@@ -12,9 +12,9 @@ from pydantic import Field
 from shards.records import Sample, SeedRecord
 from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import Draw, TrainingSet
-from wsss.contract.settings import active_with, settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.slots import Records, Slot, Trained
-from wsss.contract.stage import Instance, Outcome
+from wsss.contract.stage import Instance, Map, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.classifier.training import ClassifierTraining
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from wsss.models.affinitynet import AffinityNet
     from wsss.models.irnet import IRNet
     from wsss.tasks.task import Task
+
+
+_PUBLISHED_LEVELS = {"conv4_conv5_fc7": "vgg16_affinitynet", "conv4_conv5_conv6": "resnet38"}
+"""Published choice of levels -> the encoder that has them."""
 
 
 @settings
@@ -39,6 +43,14 @@ class TrainAffinity(AffinityTraining):
         "classifier": Trained(ClassifierTraining),
     }
 
+    levels: Annotated[
+        Literal["last", "conv4_conv5_fc7", "conv4_conv5_conv6"],
+        active_with("network", "affinitynet"),
+        active_unless("levels", "last"),
+    ] = "last"
+    """affinitynet: the feature maps that it reads. `last`: the last three of any encoder, normalised; as published,
+    `conv4_conv5_fc7` of encoder `vgg16_affinitynet`, normalised, or `conv4_conv5_conv6` of encoder `resnet38`, without
+    normalisation."""
     frozen_stride: Annotated[Literal[1, 2, 4, 8], active_with("network", "affinitynet")] = 4
     """affinitynet: the encoder's stages up to this stride are not trained; 1 trains all of them."""
     mean_shift_images: Annotated[int, Field(ge=0), active_with("network", "irnet")] = 100
@@ -50,6 +62,20 @@ class TrainAffinity(AffinityTraining):
             raise ValueError(
                 f"{instance.name}.output_stride = {self.output_stride}: network = 'affinitynet' needs features of "
                 "stride 8; set output_stride = 8"
+            )
+        needed = _PUBLISHED_LEVELS.get(self.levels, self.encoder)
+        if self.network == "affinitynet" and self.encoder != needed:
+            last = self.levels.rpartition("_")[2]
+            raise ValueError(
+                f"{instance.name}.levels = {self.levels!r}, but {instance.name}.encoder = {self.encoder!r} has no "
+                f"{last}; set {instance.name}.encoder = {needed!r}, or {instance.name}.levels = 'last'"
+            )
+        seeds = instance.inputs["seeds"]
+        if self.pools_scores and "scores" not in instance.stage_in("seeds", Map).optional_fields(seeds):
+            raise ValueError(
+                f"{instance.name}.grid_labels = 'pooled_scores' needs the scores of {seeds.name}; set "
+                f"{seeds.name}.rule = 'exponents' and {seeds.name}.keep_scores = true, or "
+                f"{instance.name}.grid_labels = 'pixels'"
             )
         if self.network == "irnet" and self.norm != "frozen":
             raise ValueError(
@@ -89,7 +115,8 @@ class TrainAffinity(AffinityTraining):
             freeze_batch_norm(encoder)
         if self.network == "irnet":
             return IRNet(encoder)
-        return AffinityNet(encoder, frozen_stride=self.frozen_stride)
+        normalised = self.levels != "conv4_conv5_conv6"
+        return AffinityNet(encoder, frozen_stride=self.frozen_stride, normalised=normalised)
 
     def task(self, instance: Instance) -> Task:
         from wsss.tasks.affinity import AffinityNetTask, IRNetTask

@@ -14,7 +14,7 @@ from shards.layer import split_of
 from shards.records import Sample
 from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import TrainingSet, Validation
-from wsss.contract.settings import ActiveIf, PerformanceOnly, active_with, settings
+from wsss.contract.settings import ActiveIf, PerformanceOnly, active_unless, active_with, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
@@ -43,6 +43,9 @@ class TrainClassifier(ClassifierTraining):
     revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
+    frozen_stride: Annotated[Literal[1, 2, 4, 8], active_unless("frozen_stride", 1)] = 1
+    """The encoder's stages up to this stride are not trained; 1 trains all of them. AffinityNet: 4 of VGG16, 2 of
+    ResNet-38; norms are frozen by norm = "frozen"."""
     activation_checkpointing: Annotated[bool, PerformanceOnly()] = False
     """Recompute the encoder blocks' activations in the backward pass instead of storing them, which saves memory; needs
     norm = "frozen"."""
@@ -155,6 +158,7 @@ class TrainClassifier(ClassifierTraining):
         encoder = self.first_encoder(instance, pretrained=pretrained)
         if self.norm == "frozen":
             freeze_batch_norm(encoder)
+        encoder.freeze_stages(up_to_stride=self.frozen_stride)
         return Classifier(
             encoder,
             num_classes=len(instance.taxonomy),

@@ -20,7 +20,9 @@ def network(spec: EncoderSpec = SPEC, *, frozen_stride: int = 4) -> AffinityNet:
     return AffinityNet(build_encoder(spec), frozen_stride=frozen_stride)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "vgg16_npa", "vgg16_ficklenet"])
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "test_efficientnet", "vgg16_npa", "vgg16_ficklenet", "vgg16_affinitynet"]
+)
 @pytest.mark.parametrize("size", [(64, 96), (67, 95)])
 def test_features_lie_on_the_stride_8_grid(name: str, size: tuple[int, int]) -> None:
     affinitynet = network(replace(SPEC, name=name)).eval()

@@ -93,6 +93,13 @@ def test_parts_cover_all_parameters_once() -> None:
     assert {id(parameter) for parameter in counted} == {id(parameter) for parameter in segmenter.parameters()}
 
 
+@pytest.mark.parametrize("name", ["vgg16_npa", "resnet38"])
+def test_an_encoder_that_timm_lacks_is_refused(name: str) -> None:
+    spec = EncoderSpec(name=name, output_stride=8, dilated=True, pretrained="none")
+    with pytest.raises(ValueError, match=rf"network = 'deeplabv3plus' needs .* encoder is '{name}'; set network"):
+        build_segmenter(spec, num_classes=3)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"output_stride is 32; the segmenter allows 8 or 16"):
         _segmenter(replace(SPEC, output_stride=32))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wsss.ops.instances import Instances, cut_instances, displacement_groups, group_walk, refined_centroids
 from wsss.ops.random_walk import random_walk
@@ -51,8 +52,9 @@ def followed(field_2hw: Tensor, y: float, x: float, num_steps: int) -> tuple[int
 
 def found(scores: Tensor, groups: Tensor, **settings: float) -> Instances:
     """Instances of a picture without boundaries, at four times the grid's size."""
-    walked = group_walk(scores, groups_hw=groups, edge_hw=torch.zeros(groups.shape), background_threshold=0.25, **WALK)  # type: ignore[arg-type]
     size = (4 * groups.shape[0], 4 * groups.shape[1])
+    edge_hw = torch.zeros(groups.shape)
+    walked = group_walk(scores, groups_hw=groups, edge_hw=edge_hw, size=size, background_threshold=0.25, **WALK)  # type: ignore[arg-type]
     min_area = settings.get("min_area", 16.0)
     return cut_instances(
         walked.scores, classes_P=walked.classes, size=size, background_threshold=0.25, min_area=min_area
@@ -160,13 +162,22 @@ def test_walk_as_defined() -> None:
     scores_Khw = torch.rand(3, 11, 17, generator=generator) ** 2
     edge_hw = torch.rand(11, 17, generator=generator)
     groups_hw = torch.randint(0, 23, (11, 17), generator=generator) * 3  # 69 pairs: more than are walked at once
-    walked = group_walk(scores_Khw, groups_hw=groups_hw, edge_hw=edge_hw, background_threshold=0.25, **WALK)  # type: ignore[arg-type]
+    size = (43, 65)  # not a multiple of 4: the last cells are cut
+    walked = group_walk(
+        scores_Khw,
+        groups_hw=groups_hw,
+        edge_hw=edge_hw,
+        size=size,
+        background_threshold=0.25,
+        **WALK,  # type: ignore[arg-type]
+    )
     pairs = [(k, g) for k in range(3) for g in groups_hw.unique().tolist()]
     planes = [
         random_walk((scores_Khw[k] * (groups_hw == g))[None], edge_hw=edge_hw, **WALK)[0]  # type: ignore[arg-type]
         for k, g in pairs
     ]
-    best = max(plane.max().item() for plane in planes)
+    fine = functional.interpolate(torch.stack(planes)[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    best = fine[:, : size[0], : size[1]].max().item()
     high = [place for place, plane in enumerate(planes) if plane.max() > 0.25 * best]
     assert 10 < len(high) < len(pairs)
     assert walked.classes.tolist() == [pairs[place][0] for place in high]
@@ -222,6 +233,7 @@ def test_refusals() -> None:
             torch.zeros(1, 5, 7),
             groups_hw=torch.zeros(5, 7),
             edge_hw=torch.zeros(7, 5),
+            size=(20, 28),
             background_threshold=0.25,
             **WALK,  # type: ignore[arg-type]
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss.ops.multi_scale import grid_size, merge_views, resize_bilinear, scaled_views, view_sizes
+from wsss.ops.multi_scale import grid_size, magnify, merge_views, resize_bilinear, scaled_views, view_sizes
 
 
 def test_sizes_round_half_up_and_stay_positive() -> None:
@@ -24,6 +24,18 @@ def test_resize_by_hand() -> None:
     assert torch.equal(resize_bilinear(row, size=(1, 4)), torch.tensor([[[0.0, 1.0, 3.0, 4.0]]]))
     assert resize_bilinear(row, size=(1, 2)) is row
     assert resize_bilinear(row[None], size=(3, 4)).shape == (1, 1, 3, 4)
+
+
+def test_magnified_cells_keep_their_size() -> None:
+    """Of three cells of 4 pixels in a row of 10, the last has 2."""
+    row = torch.tensor([[[0.0, 8.0, 0.0]]])
+    wanted = [0.0, 0.0, 1.0, 3.0, 5.0, 7.0, 7.0, 5.0, 3.0, 1.0]
+    assert magnify(row, size=(1, 10), stride=4).tolist() == [[wanted]]
+    assert not torch.equal(resize_bilinear(row, size=(1, 10)), magnify(row, size=(1, 10), stride=4))
+    assert magnify(row, size=(1, 3), stride=4) is row
+    assert magnify(row[:0], size=(4, 11), stride=4).shape == (0, 4, 11)
+    with pytest.raises(ValueError, match=r"maps of 1 x 3 for an image of 5 x 10 .* allowed: 2 x 3, its grid"):
+        magnify(row, size=(5, 10), stride=4)
 
 
 def test_merge_is_the_sum_of_views_turned_back() -> None:

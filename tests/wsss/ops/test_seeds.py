@@ -5,7 +5,15 @@ import torch
 from torch import Tensor
 
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
-from wsss.ops.seeds import add_salient_background, crf_refinement, foreground_seeds, two_threshold_seeds
+from wsss.ops.seeds import (
+    add_salient_background,
+    crf_refinement,
+    exponent_scores,
+    exponent_seeds,
+    foreground_seeds,
+    pooled_exponent_seeds,
+    two_threshold_seeds,
+)
 
 
 def _definition(cam: Tensor, classes: list[int], high: float, low: float) -> Tensor:
@@ -141,3 +149,26 @@ def test_a_fifth_of_the_maximum_is_a_threshold_on_normalised_maps() -> None:
     label = foreground_seeds(raw / raw.amax(), classes=[5], foreground_threshold=0.2, refine=None)
     wanted = torch.where(raw[0] > 0.2 * raw.amax(), 5, 255)
     assert torch.equal(label, wanted.to(torch.uint8)) and 0.1 < (label == 5).float().mean() < 0.9
+
+
+def test_cells_are_decided_after_averaging() -> None:
+    """Two of four pixels are strongly foreground: at the pixels' majority, background wins, on average foreground."""
+    foreground = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.3, 0.1, 0.0, 0.0]])
+    much = torch.stack([torch.tensor([[0.1, 0.4, 0.0, 1.0], [0.4, 0.2, 0.0, 1.0]]), foreground])
+    little = torch.stack([torch.tensor([[0.0, 0.4, 0.0, 0.5], [0.4, 0.2, 0.0, 0.5]]), foreground])
+    label = pooled_exponent_seeds(much, little_LHW=little, classes=[7], stride=2)
+    assert label.tolist() == [[7, 0]] and label.dtype == torch.uint8
+    assert exponent_seeds(much, little_LHW=little, classes=[7]).tolist() == [[7, 0, 255, 0], [0, 0, 255, 0]]
+    more = much + torch.tensor([0.3, 0.0])[:, None, None]
+    undecided = pooled_exponent_seeds(more, little_LHW=little, classes=[7], stride=2)
+    assert undecided.tolist() == [[255, 0]]
+    nothing = torch.zeros(2, 2, 2)
+    assert pooled_exponent_seeds(nothing, little_LHW=nothing, classes=[7], stride=2).tolist() == [[255]]
+    with pytest.raises(ValueError, match="scores have 2 x 4 pixels; allowed: multiples of the stride 4"):
+        pooled_exponent_seeds(much, little_LHW=little, classes=[7], stride=4)
+
+
+def test_the_background_of_a_map_just_above_one_is_zero() -> None:
+    """Magnified scores may exceed 1 by rounding: a negative number has no fractional power."""
+    scores = exponent_scores(torch.tensor([[[1.0005, 0.5]]]), exponent=4.5)
+    assert scores[0].flatten().tolist() == pytest.approx([0.0, 0.5**4.5])

@@ -181,3 +181,10 @@ def test_wrong_input_is_refused(changed: dict[str, object], message: str) -> Non
         curve_counts(num_classes=7, ignore_index=255, **given)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"allowed: 0\.\.255"):
         confusion_at(torch.zeros(7, 7, 256, dtype=torch.int64), threshold_bin=256)
+
+
+def test_a_score_that_rounding_has_raised_above_one_is_one() -> None:
+    truth = torch.zeros(2, 3, dtype=torch.int64)
+    given = {"classes": [2], "truth_HW": truth, "num_classes": 4, "ignore_index": 255}
+    above, one = (image_counts(torch.full((1, 2, 3), score), **given) for score in (1.001, 1.0))  # type: ignore[arg-type]
+    assert torch.equal(above, one)

@@ -325,3 +325,64 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["plan", "--help"])
     assert "--storage-gbps" in capsys.readouterr().out
+
+
+AFFINITYNET = """
+[recipe]
+name = "affinitynet"
+[defaults]
+pretrained = "none"
+encoder = "{encoder}"
+output_stride = 8
+[stages.build_shards]
+source = "toy"
+counts = {{ train = 4000, val = 400 }}
+size = 128
+[stages.train_classifier]
+crop_size = 128
+[stages.make_cams]
+square_root = true
+[stages.make_seeds]
+rule = "exponents"
+keep_scores = true
+[stages.train_affinity]
+network = "affinitynet"
+levels = "{levels}"
+radius = 5
+crop_size = 128
+[stages.make_scores]
+background_exponent = 16.0
+[stages.make_pseudo_labels]
+background = "propagated"
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoder", "levels", "parameters"),
+    # 14,714,688 of VGG16's convolutions, 4,719,616 of fc6 and 1,049,600 of fc7; ResNet-38: tests/wsss/models.
+    [("vgg16_affinitynet", "conv4_conv5_fc7", 20_483_904), ("resnet38", "conv4_conv5_conv6", 105_070_912)],
+)
+def test_affinitynets_encoders_can_be_planned(tmp_path: Path, encoder: str, levels: str, parameters: int) -> None:
+    path = tmp_path / "affinitynet.toml"
+    path.write_text(AFFINITYNET.format(encoder=encoder, levels=levels))
+    made = plan(path, images="train=1000,val=100")
+    assert all(used(planned).seconds > 0 for planned in made.stages)
+    recipe, _ = dry_recipe(path, ["train_classifier.norm=batch"])
+    instance, features = recipe.instance("train_classifier"), 1024 if encoder.startswith("vgg") else 4096
+    assert Networks().parameters(instance) == parameters + len(instance.taxonomy) * features
+
+
+def test_bytes_of_kept_scores(tmp_path: Path) -> None:
+    """Two planes of float16 for each class and the background, at the image's size."""
+    path = tmp_path / "affinitynet.toml"
+    path.write_text(AFFINITYNET.format(encoder="vgg16_affinitynet", levels="conv4_conv5_fc7"))
+
+    def with_scores(name: str, keep: str) -> ShardWork | FitWork:
+        return work(path, name, f"make_seeds.keep_scores={keep}", "train_affinity.grid_labels=pixels")
+
+    kept, without = (with_scores("make_seeds", keep) for keep in ("true", "false"))
+    assert kept.storage.written - without.storage.written == pytest.approx(4400 * 2 * 3 * 2 * 128 * 128)
+    assert kept.load.core["write_maps"] == pytest.approx(2 * 3 * 128 * 128 / 1e6)
+    kept, without = (with_scores("train_affinity", keep) for keep in ("true", "false"))
+    assert kept.load.core["read_maps"] == pytest.approx(2 * 3 * 128 * 128 / 1e6)
+    assert "read_maps" not in without.load.core

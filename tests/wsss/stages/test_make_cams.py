@@ -359,3 +359,33 @@ def test_classes_of_an_unlabelled_image_are_judged_at_long_side(trained: Instanc
 
 def test_long_side_enters_a_fingerprint_only_where_given() -> None:
     assert "long_side" not in hashed_values(MakeCams()) and hashed_values(MakeCams(long_side=96))["long_side"] == 96
+
+
+def test_square_roots_of_every_view_are_added(trained: Instance) -> None:
+    """By its definition; the square root of the added maps would be another one."""
+    network, record = load_trained(trained), make(trained, square_root=True)["a"]
+    sample = picture("a", (4, 1))
+    x = to_tensor(sample.image, mean=CLASSIFIER.mean, std=CLASSIFIER.std)[None]
+    total = torch.zeros(2, *grid_size(sample.size))
+    with torch.no_grad():
+        for size in ((70, 50), (35, 32)):
+            for mirrored in (False, True):
+                view = resize_image(x, size=size)
+                features = network.features(view.flip(-1) if mirrored else view)[0]
+                maps = torch.einsum("kd,dhw->khw", network.cam_weights[[3, 0]], features).relu().sqrt()
+                maps = maps.flip(-1) if mirrored else maps
+                total += torch.nn.functional.interpolate(maps[None], size=total.shape[1:], mode="bilinear")[0]
+    wanted = total / (total.amax((1, 2), keepdim=True) + 1e-5)
+    assert record.maps.astype(float) == pytest.approx(wanted.numpy(), abs=2e-3)
+    plain = make(trained)["a"].maps.astype(float)
+    assert np.abs(np.sqrt(plain) - record.maps).max() > 0.02
+
+    one_view = {"scales": (1.0,), "flip": False}
+    rooted, linear = (make(trained, square_root=root, **one_view)["a"].maps for root in (True, False))
+    assert rooted.astype(float).mean() > 1.1 * linear.astype(float).mean()  # weak activations become stronger
+
+
+def test_square_roots_of_stochastic_maps_are_refused(trained: Instance) -> None:
+    stochastic = replace(trained, stage=replace(CLASSIFIER, head="stochastic"))
+    with pytest.raises(ValueError, match="square_root = true cannot be used with method = 'stochastic'"):
+        make(stochastic, method="stochastic", square_root=True)

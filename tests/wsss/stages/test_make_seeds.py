@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from shards.records import CamRecord, Missing, SeedRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
+from wsss.ops.seeds import exponent_seeds
 from wsss.stages.build_shards import BuildShards
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_seeds import MakeSeeds
@@ -78,6 +80,37 @@ def test_exponents_by_hand(tmp_path: Path) -> None:
         wrong.stage.check(wrong)
     refined = prepared(tmp_path / "c", [cam(blocks(0.05, 0.2, 0.5, 0.5), [6])], rule="exponents", crf_iterations=2)
     assert set(np.unique(seeds_of(refined)[0]).tolist()) <= {0, 6, 255}
+
+
+@pytest.mark.parametrize("refine", ["none", "crf"])
+def test_scores_are_kept_as_they_were_compared(tmp_path: Path, refine: str) -> None:
+    settings = {"rule": "exponents", "refine": refine, "crf_iterations": 2}
+    maps = np.concatenate([blocks(0.05, 0.2, 0.5, 0.5), blocks(0.0, 0.1, 0.0, 0.9)])
+    without = seeds_of(prepared(tmp_path / "a", [cam(maps, [6, 9])], **settings))
+    instance = prepared(tmp_path / "b", [cam(maps, [6, 9])], **settings, keep_scores=True)
+    assert isinstance(instance.stage, MakeSeeds)
+    assert instance.stage.optional_fields(instance) == {"scores"}
+    (record,) = instance.stage.worker(instance)("train-000000")
+    assert isinstance(record, SeedRecord) and record.scores is not None and record.classes is not None
+    assert record.classes.tolist() == [6, 9]
+    assert (record.scores.shape, record.scores.dtype) == ((2, 3, *SIZE), np.float16)
+    assert np.array_equal(record.label, without[0])
+    much, little = torch.from_numpy(record.scores).float()
+    assert np.array_equal(exponent_seeds(much, little_LHW=little, classes=[6, 9]).numpy(), record.label)
+    if refine == "none":
+        assert record.scores[:, 1:] == pytest.approx(np.stack([maps, maps]), abs=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"rule": "two_thresholds"}, {"rule": "exponents"}])
+def test_scores_are_kept_only_where_asked_for(tmp_path: Path, settings: dict[str, Any]) -> None:
+    kept = {} if settings["rule"] == "exponents" else {"keep_scores": True}
+    instance = prepared(tmp_path, [cam(blocks(0.5), [3])], refine="none", **settings, **kept)
+    assert isinstance(instance.stage, MakeSeeds) and instance.stage.optional_fields(instance) == frozenset()
+    (record,) = instance.stage.worker(instance)("train-000000")
+    assert isinstance(record, SeedRecord) and record.scores is None and record.classes is None
+    no_class = prepared(tmp_path / "b", [cam(blocks(0.5)[:0], [])], rule="exponents", keep_scores=True)
+    (record,) = no_class.stage.worker(no_class)("train-000000")  # type: ignore[attr-defined]
+    assert record.scores is None and not record.label.any()
 
 
 def test_any_stochastic_map_above_the_threshold_is_foreground(tmp_path: Path) -> None:

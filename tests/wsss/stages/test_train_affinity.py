@@ -32,7 +32,10 @@ SMALL: dict[str, Any] = {
     "num_epochs": 2,
     "mean_shift_images": 1,
 }
-NETWORKS: dict[str, dict[str, Any]] = {"irnet": {}, "affinitynet": {"network": "affinitynet", "output_stride": 8}}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "irnet": {},
+    "affinitynet": {"network": "affinitynet", "output_stride": 8, "grid_labels": "pixels"},
+}
 
 
 def prepared(path: Path, **settings: Any) -> Instance:
@@ -84,14 +87,40 @@ def test_seeds_lie_on_the_networks_grid(tmp_path: Path, network: str, grid: int)
     assert set(example["label"].unique().tolist()) <= {0, 1, 2, 255}
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_colours_change_only_the_image(tmp_path: Path, network: str) -> None:
+    plain, jittered = (
+        prepared(tmp_path / str(jitter), **NETWORKS[network], colour_jitter=jitter) for jitter in (0.0, 0.9)
+    )
+    assert isinstance(plain.stage, TrainAffinity) and isinstance(jittered.stage, TrainAffinity)
+    one, other = (i.stage.training_set(i) for i in (plain, jittered))  # type: ignore[attr-defined]
+    examples = [(one.example(Draw(index, 0)), other.example(Draw(index, 0))) for index in range(5)]
+    assert all(torch.equal(a["label"], b["label"]) for a, b in examples)
+    assert sum(not torch.equal(a["image"], b["image"]) for a, b in examples) > 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"network": "affinitynet"}, r"output_stride = 16: network = 'affinitynet' needs .* set output_stride = 8"),
+        (
+            {**NETWORKS["affinitynet"], "encoder": "vgg16_npa", "levels": "conv4_conv5_fc7"},
+            r"train_affinity.levels = 'conv4_conv5_fc7', but train_affinity.encoder = 'vgg16_npa' has no fc7; "
+            r"set train_affinity.encoder = 'vgg16_affinitynet', or train_affinity.levels = 'last'",
+        ),
+        (
+            {**NETWORKS["affinitynet"], "encoder": "vgg16_affinitynet", "levels": "conv4_conv5_conv6"},
+            r"encoder = 'vgg16_affinitynet' has no conv6; set train_affinity.encoder = 'resnet38'",
+        ),
+        (
+            {"network": "affinitynet", "output_stride": 8},
+            r"train_affinity.grid_labels = 'pooled_scores' needs the scores of make_seeds; set make_seeds.rule = "
+            r"'exponents' and make_seeds.keep_scores = true, or train_affinity.grid_labels = 'pixels'",
+        ),
         ({"norm": "batch"}, r"norm = 'batch': network = 'irnet' does not train its encoder; set 'frozen'"),
         ({"radius": 10}, r"radius = 10 leaves no pair inside a crop of 16 x 16 .* crop_size above 72"),
         (
-            {"network": "affinitynet", "output_stride": 8, "radius": 5},
+            {**NETWORKS["affinitynet"], "radius": 5},
             r"radius = 5 leaves no pair inside a crop of 8 x 8 pixels of stride 8; set crop_size above 64",
         ),
     ],
@@ -100,3 +129,18 @@ def test_refusals(tmp_path: Path, settings: dict[str, Any], message: str) -> Non
     instance = prepared(tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
         instance.stage.check(instance)
+
+
+@pytest.mark.parametrize(
+    ("levels", "encoder", "norms"), [("conv4_conv5_fc7", "vgg16_affinitynet", 3), ("conv4_conv5_conv6", "resnet38", 0)]
+)
+def test_published_levels(tmp_path: Path, levels: str, encoder: str, norms: int) -> None:
+    """VGG16's levels are normalised, ResNet-38's are not; both fit a stage whose settings are checked."""
+    settings = {**NETWORKS["affinitynet"], "encoder": encoder, "levels": levels}
+    instance = prepared(tmp_path, **settings, crop_size=96, radius=5)
+    assert isinstance(instance.stage, TrainAffinity)
+    instance.stage.check(instance)
+    instance.stage.check_environment(instance)
+    with torch.device("meta"):
+        network = instance.stage.model(instance, pretrained=False)
+    assert sum(isinstance(layer, torch.nn.GroupNorm) for layer in network.modules()) == norms

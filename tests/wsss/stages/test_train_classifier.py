@@ -175,3 +175,31 @@ def test_settings_that_do_not_fit(samples: Instance, settings: dict[str, Any], m
 def test_no_class_left(samples: Instance) -> None:
     with pytest.raises(ValueError, match="leave no class to learn"):
         classifier(samples, dropped_classes=samples.taxonomy.names)
+
+
+@pytest.mark.parametrize(("frozen_stride", "first"), [(1, 0), (4, 4), (8, 10)])
+def test_first_stages_are_not_trained(samples: Instance, frozen_stride: int, first: int) -> None:
+    """VGG16 by its convolutions: four end at stride 4, ten with the first level of stride 8."""
+    settings = {"encoder": "vgg16_affinitynet", "output_stride": 8, "dilated": True, "frozen_stride": frozen_stride}
+    instance = classifier(samples, **settings)
+    with torch.device("meta"):
+        network = stage_of(instance).model(instance, pretrained=False)
+    learned = [p.requires_grad for name, p in network.named_parameters() if p.ndim == 4 and "encoder" in name]
+    assert learned == [False] * first + [True] * (15 - first)
+
+
+def test_the_published_classifier_of_affinitynet(samples: Instance) -> None:
+    """Logits are the mean of the map that fc8 gives, as fc8 before the pooling would give them; dropout of channels."""
+    settings = {"encoder": "vgg16_affinitynet", "output_stride": 8, "dilated": True, "dropout": 0.5}
+    instance = classifier(samples, **settings)
+    torch.manual_seed(0)
+    network = stage_of(instance).model(instance, pretrained=True).eval()
+    image = torch.randn(2, 3, 40, 48)
+    with torch.no_grad():
+        features = network.features(image)  # type: ignore[operator]
+        assert features.shape == (2, 1024, 5, 6)
+        weights = network.cam_weights[..., None, None]  # type: ignore[index]
+        wanted = torch.nn.functional.conv2d(features, weights).mean((2, 3))
+        torch.testing.assert_close(network(image), wanted, rtol=1e-4, atol=1e-5)
+    drops = [layer.p for layer in network.modules() if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d)]
+    assert sorted(drops)[-2:] == [0.5, 0.5]  # between fc6 and fc7, and before fc8

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
 
@@ -24,10 +24,26 @@ class AffinityTraining(EncoderSource):
     stride 8."""
     radius: Annotated[int, Field(ge=2)] = 10
     """Pixel pairs nearer than this are compared, in pixels of the network's grid (IRNet: 10; AffinityNet: 5)."""
+    grid_labels: Annotated[
+        Literal["pooled_scores", "pixels"],
+        active_with("network", "affinitynet"),
+        active_unless("grid_labels", "pixels"),
+    ] = "pooled_scores"
+    """affinitynet: how the cells of the network's grid are labelled. `pooled_scores`: the scores of the seeds, which
+    make_seeds stores with rule = "exponents" and keep_scores = true, are averaged over each cell and then compared, as
+    published; `pixels`: a cell has the seed of its middle pixel, for seeds by any rule."""
     crop_size: Annotated[int, Field(ge=32, multiple_of=8)] = 512
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 768)
     """Range from which the longer side is drawn before cropping, in pixels."""
+
+    colour_jitter: Annotated[float, Field(ge=0, le=1), active_unless("colour_jitter", 0.0)] = 0.0
+    """Strength of random colour changes; 0 makes none (IRNet; AffinityNet: 0.3)."""
+
+    @property
+    def pools_scores(self) -> bool:
+        """True if cells are labelled by averaged scores."""
+        return self.network == "affinitynet" and self.grid_labels == "pooled_scores"
 
     @property
     def grid_stride(self) -> int:

@@ -16,7 +16,7 @@ from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.stage import Instance
 from wsss.data.images import resize_image, to_tensor
-from wsss.ops.multi_scale import grid_size, resize_bilinear
+from wsss.ops.multi_scale import grid_size, magnify
 from wsss.ops.random_walk import feature_walk, random_walk
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.settings.views import walk_size
@@ -78,10 +78,14 @@ def _along_boundaries(
 def _along_features(
     network: AffinityNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor, **steps: Any
 ) -> torch.Tensor:
-    """Walk on the stride-8 grid: planes are averaged onto it, and resized back to stride 4 bilinearly."""
+    """Walk on the stride-8 grid: planes are averaged onto it, and magnified back to stride 4 bilinearly.
+
+    Source: psa's public code. Differs: it averages and magnifies between the stride-8 grid and the image's pixels, with
+    zeros beyond the image; stored maps have stride 4. `tests/parity/test_stages.py` measures the difference.
+    """
     coarse_BLhw = functional.avg_pool2d(planes_BLhw, 2, ceil_mode=True, count_include_pad=False)
     walked_BLhw = feature_walk(coarse_BLhw, features_Dhw=network(image_B3HW), **steps)
-    return resize_bilinear(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
+    return magnify(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]), stride=2)
 
 
 def edge_probability(network: IRNet, image_B3HW: torch.Tensor) -> torch.Tensor:

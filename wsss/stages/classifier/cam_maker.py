@@ -98,7 +98,10 @@ class CamMaker:
             yield torch.cat([view_B3HW, view_B3HW.flip(-1)]) if self._stage.flip else view_B3HW
 
     def _deterministic(self, x_B3HW: torch.Tensor, classes: list[list[int]], *, grid: tuple[int, int]) -> list[Maps]:
-        """irn's merge: maps of all views are resized to the grid and added, then divided by their maximum."""
+        """irn's merge: maps of all views are resized to the grid and added, then divided by their maximum.
+
+        Source: irn's and psa's public code. Differs: psa adds at the image's size, here on the stride-4 grid.
+        """
         num_images = len(classes)
         totals = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
         logits = _MeanLogits(num_images)
@@ -110,6 +113,7 @@ class CamMaker:
                 for index, maps_Khw in enumerate(maps_of_views):
                     if len(maps_Khw):
                         upright = maps_Khw.flip(-1) if index >= num_images else maps_Khw
+                        upright = upright.sqrt() if self._stage.square_root else upright
                         totals[index % num_images] += resize_bilinear(upright[None], size=grid)[0]
         normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
         return [

@@ -28,6 +28,9 @@ class CamSettings(LabelReading):
     normalisation: Literal["per_class", "global"] = "per_class"
     """Maps are divided by their own maximum (`per_class`, as in irn), or by the largest maximum of all classes
     (`global`, as in NoPeopleAllowed)."""
+    square_root: Annotated[bool, active_unless("square_root", False)] = False
+    """Take the square root of the maps of every view before they are added, as AffinityNet's public code does for
+    VGG16: weak activations become stronger. Not with method = "stochastic"."""
     unknown_classes: Literal["left_out", "undecided", "predicted"] = "left_out"
     """What becomes of an image that may show learned classes beside its labels, so that no pixel is certain to be
     background. `left_out`: the image is left out, here and in all later stages, and counted; `undecided`: its labelled

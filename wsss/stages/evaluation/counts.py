@@ -19,7 +19,7 @@ import torch
 from shards.files import write_bytes
 from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
 from wsss.contract.counts import Counts
-from wsss.data.images import upsample
+from wsss.data.images import magnify_scores, upsample
 from wsss.ops.bootstrap import ROW_START, image_rows
 from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.confusion import Scores, confusion_matrix
@@ -56,10 +56,11 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
     assert sample.mask is not None
     truth_HW, num_classes = torch.from_numpy(sample.mask), len(total)
     if isinstance(record, CamRecord | ScoreRecord):
-        maps = record.maps if isinstance(record, CamRecord) else record.scores
-        classes = record.classes.tolist()
+        device, classes = torch.device("cpu"), record.classes.tolist()
         counts_CLN = image_counts(
-            upsample(maps, sample.size, device=torch.device("cpu")),
+            upsample(record.maps, sample.size, device=device)
+            if isinstance(record, CamRecord)
+            else magnify_scores(record.scores, sample.size, device=device),
             classes=classes,
             truth_HW=truth_HW,
             num_classes=num_classes,

@@ -27,10 +27,11 @@ class EncoderSettings:
     """The encoder, its weights and the normalisation of its input."""
 
     encoder: str = "resnet50"
-    """The network's name in timm."""
+    """The network's name in timm, or `vgg16_npa`, `vgg16_ficklenet`, `vgg16_affinitynet` or `resnet38`, as published
+    (`wsss/models/vgg.py`, `wsss/models/resnet38.py`)."""
     pretrained: Annotated[str, FileContent()] = "imagenet"
     """`imagenet` (timm's default weights), `none` (random), or the path of a .safetensors file with timm's parameter
-    names."""
+    names; of `vgg16_affinitynet` and `resnet38` also with those of AffinityNet's public code."""
     output_stride: Literal[8, 16, 32] = 16
     """Ratio of the image's side to the side of the last feature map."""
     dilated: bool = True

@@ -128,7 +128,7 @@ def test_a_weight_file_that_does_not_fit_is_reported_before_anything_runs(tmp_pa
         not_fits.check_environment(follower(not_fits, tmp_path, trained))
 
 
-@pytest.mark.parametrize("encoder", ["vgg16_npa", "vgg16_ficklenet"])
+@pytest.mark.parametrize("encoder", ["vgg16_npa", "vgg16_ficklenet", "vgg16_affinitynet"])
 def test_a_vggs_weight_file_fits_what_the_paper_changed(encoder: str, tmp_path: Path, trained: Instance) -> None:
     base = timm.create_model("vgg16_bn" if encoder == "vgg16_npa" else "vgg16", num_classes=0, mlp_ratio=1 / 4096)
     path = tmp_path / "vgg.safetensors"
