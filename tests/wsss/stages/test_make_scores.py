@@ -232,6 +232,12 @@ def on_grid(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(planes[None], size=size, mode="bilinear", antialias=True)[0]
 
 
+def magnified(planes: torch.Tensor, times: int, size: tuple[int, int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(planes[None], scale_factor=times, mode="bilinear")[
+        0, :, : size[0], : size[1]
+    ]
+
+
 @pytest.mark.parametrize(("long_side", "size"), [(112, (88, 112)), (40, (32, 40)), (33, (32, 33))])
 @pytest.mark.parametrize("network", ["irnet", "affinitynet"])
 def test_the_walk_on_the_grid_of_a_resized_image(
@@ -256,9 +262,11 @@ def test_the_walk_on_the_grid_of_a_resized_image(
         else:
             pooled = torch.nn.functional.avg_pool2d(planes, 2, ceil_mode=True, count_include_pad=False)
             walked = feature_walk(pooled, features_Dhw=model(x)[0], **steps)
-            walked = torch.nn.functional.interpolate(walked[None], size=fine, mode="bilinear")[0]
+            walked = magnified(walked, 2, fine)
     walked = on_grid(walked, GRID)
-    np.testing.assert_allclose(record.scores.astype(float), (walked / walked.max()).numpy(), atol=2e-3)
+    np.testing.assert_allclose(
+        record.scores.astype(float), (walked / magnified(walked, 4, SIZE).max()).numpy(), atol=2e-3
+    )
     (own,) = scores(replace(instance, stage=MakeScores(**steps)))
     assert isinstance(own, ScoreRecord)
     assert np.abs(own.scores.astype(float) - record.scores.astype(float)).max() > 0.01
