@@ -51,7 +51,8 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     any stochastic map of the pixel is foreground."""
     foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
     """A pixel whose score in a class's map is above this is confident foreground. DSRG uses 0.2, for maps divided by
-    their own maximum (what make_cams does unless normalisation = "global")."""
+    their own maximum (what make_cams does unless normalisation = "global"). With rule = "ficklenet" this is FickleNet's
+    theta (published value: 0.35)."""
     background: Annotated[Literal["maps", "saliency"], active_unless("background", "maps")] = "maps"
     """Source of confident background: `maps`, the rule's; `saliency`, pixels that are not foreground seeds and have low
     saliency in the sample's saliency map (DSRG). In an image without a class, all pixels are background."""
