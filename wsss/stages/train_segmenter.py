@@ -76,6 +76,10 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
         self.check_mixture(instance)
         self.chosen().check(instance)
 
+    def check_environment(self, instance: Instance) -> None:
+        super().check_environment(instance)
+        self.chosen().check_environment(instance)
+
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
         """Crops of all images; if only some have masks, an epoch is one pass over the others."""
         from wsss.stages.segmenter.cost import segmenter_work

@@ -15,9 +15,11 @@ from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
-from wsss.tasks.dsrg_grid import GRID
+from wsss.tasks.dsrg_grid import GRID, grid_side, is_corner_to_corner
 
 if TYPE_CHECKING:
+    from wsss.models.deeplab_heads import DeepLab
+    from wsss.models.segmenter import Segmenter
     from wsss.stages.segmenter.images import SegmenterImages
     from wsss.tasks.dsrg import CrfInTheLoop
     from wsss.tasks.task import Task
@@ -53,6 +55,7 @@ class Dsrg(Objective):
     Source: Huang et al., CVPR 2018; semi-supervised: Lee et al., CVPR 2019 (FickleNet).
     """
 
+    name: ClassVar[str] = "dsrg"
     slots: ClassVar[dict[str, Slot]] = {"seeds": Records((SeedRecord,))}
 
     def __init__(self, training: DsrgSettings) -> None:
@@ -63,18 +66,46 @@ class Dsrg(Objective):
         training = self.training
         if training.supervision() == "full":
             raise ValueError(
-                f"{instance.name}.full_share = 1: objective = 'dsrg' needs training images without masks; set a "
+                f"{instance.name}.full_share = 1: objective = {self.name!r} needs training images without masks; set a "
                 "smaller share, or objective = 'cross_entropy'"
             )
-        if training.crop_size % GRID:
+        if training.crop_size % GRID > 1:
+            below, above = training.crop_size // GRID * GRID, (training.crop_size // GRID + 1) * GRID
             raise ValueError(
-                f"{instance.name}.crop_size = {training.crop_size}: objective = 'dsrg' needs a multiple of its grid's "
-                f"stride {GRID}; set {training.crop_size // GRID * GRID} or {(training.crop_size // GRID + 1) * GRID}"
+                f"{instance.name}.crop_size = {training.crop_size}: objective = {self.name!r} needs a multiple of its "
+                f"grid's stride {GRID}, or one pixel more (the paper's 321 pixels: a grid of 41); set {below}, "
+                f"{below + 1} or {above}"
             )
+
+    def check_environment(self, instance: Instance) -> None:
+        """Check, without weights, that the encoder's grid has the crop's corners, if that is asked for."""
+        import torch
+
+        from wsss.models.deeplab_heads import DeepLab
+
+        side = self.training.crop_size
+        if not is_corner_to_corner(side):
+            return
+        with torch.device("meta"):
+            network = self.network(instance, pretrained=False).eval()
+            if isinstance(network, DeepLab):
+                try:
+                    network.strided_logits(torch.zeros(1, 3, side, side))
+                except ValueError as error:
+                    raise ValueError(f"crop_size = {side}, encoder = {self.training.encoder!r}: {error}") from None
+
+    def network(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
+        """A DeepLab whose grid is that of the crops, with their corners."""
+        from wsss.models.deeplab_heads import DeepLab
+
+        network = super().network(instance, pretrained=pretrained)
+        if isinstance(network, DeepLab):
+            network.corner_to_corner = is_corner_to_corner(self.training.crop_size)
+        return network
 
     def loss_units(self, instance: Instance) -> Units:
         """The dense CRF in the training loop, on the grid."""
-        pixels, labels = (self.training.crop_size / GRID) ** 2 / 1e6, len(instance.taxonomy) + 1
+        pixels, labels = grid_side(self.training.crop_size) ** 2 / 1e6, len(instance.taxonomy) + 1
         steps = self.settings.loop_crf_iterations * labels
         return {"crf_lattice": pixels, "crf_step_label": pixels * steps}
 

@@ -17,7 +17,7 @@ from wsss.stages.segmenter.box_planes import grid_planes, planes_of_boxes
 from wsss.stages.segmenter.box_source import BoxSource
 from wsss.stages.segmenter.training import SegmenterTraining
 from wsss.tasks.dsrg import grid_colours, grid_labels
-from wsss.tasks.dsrg_grid import GRID
+from wsss.tasks.dsrg_grid import grid_side
 
 
 class SegmenterImages(AugmentedRecords):
@@ -92,7 +92,7 @@ class SeededImages(SegmenterImages):
         }
 
     def blank(self) -> dict[str, torch.Tensor]:
-        side = self.stage.crop_size // GRID
+        side = grid_side(self.stage.crop_size)
         return {
             "seeds": torch.full((side, side), IGNORE, dtype=torch.int64),
             "present": torch.zeros(self.num_classes, dtype=torch.bool),
