@@ -46,7 +46,7 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
     """
 
     kind: ClassVar[str] = "train_segmenter"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, Slot]] = {
         **_SHARED_SLOTS,
         **{name: slot for objective in OBJECTIVES.values() for name, slot in objective.slots.items()},

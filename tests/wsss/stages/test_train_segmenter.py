@@ -16,7 +16,7 @@ from shards.images import encode_png
 from shards.records import Prediction, PseudoLabel, Sample, SeedRecord, grid_size
 from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.contract.fit import Draw
-from wsss.contract.settings import hashed_values
+from wsss.contract.settings import hashed_values, resolved
 from wsss.contract.stage import Instance
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_seeds import MakeSeeds
@@ -25,6 +25,7 @@ from wsss.stages.train_segmenter import TrainSegmenter
 from wsss.tasks.dsrg import grid_logits
 
 SETTINGS: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False, "crop_size": 32}
+RATES: tuple[dict[str, Any], ...] = ({}, {"aspp_rates": (12, 24, 36)})
 SIZES = [(37, 53), (41, 29), (31, 43), (47, 59), (61, 23), (53, 37), (29, 31)]
 
 
@@ -287,3 +288,39 @@ def test_earlier_heads_are_a_setting(tmp_path: Path) -> None:
     plain, aspp = hashed_values(TrainSegmenter(**SETTINGS)), hashed_values(stage)
     assert "network" not in plain and "decoder_channels" in plain
     assert aspp["network"] == "aspp" and "decoder_channels" not in aspp
+
+
+def test_rates_of_the_aspp_depend_on_the_output_stride(tmp_path: Path) -> None:
+    def rates(**settings: Any) -> list[int]:
+        stage, instance = segmenter(samples(tmp_path / str(len(list(tmp_path.iterdir())))), **settings)
+        with torch.device("meta"):
+            network: Any = stage.model(instance, pretrained=False)
+        found = {
+            layer.dilation[0]
+            for layer in network.network.decoder.aspp.modules()
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+        }
+        return sorted(found - {1})
+
+    assert rates(output_stride=16) == [6, 12, 18] and rates(output_stride=8) == [12, 24, 36]
+    assert rates(output_stride=16, aspp_rates=(12, 24, 36)) == [12, 24, 36] and rates(aspp_rates=(2, 3, 5)) == [2, 3, 5]
+    default = hashed_values(TrainSegmenter(**SETTINGS))
+    assert default == hashed_values(TrainSegmenter(**SETTINGS, aspp_rates=(6, 12, 18)))
+    assert "aspp_rates" not in hashed_values(TrainSegmenter(**SETTINGS, network="aspp", output_stride=8))
+
+
+def test_weights_of_networks_with_other_rates_do_not_fit(tmp_path: Path) -> None:
+    of = samples(tmp_path)
+    one, other = (instance_of(TrainSegmenter(**SETTINGS, **rates), tmp_path, samples=of) for rates in RATES)
+    stage: Any = one.stage
+    stage.require_same_architecture(one, replace(one, stage=TrainSegmenter(**SETTINGS, aspp_rates=(6, 12, 18))))
+    with pytest.raises(ValueError, match=r"aspp_rates = \(6, 12, 18\), but it starts .* which has \(12, 24, 36\)"):
+        stage.require_same_architecture(one, other)
+
+
+def test_weight_of_masks_depends_on_the_objective() -> None:
+    for objective, wanted in (("cross_entropy", 2.0), ("dsrg", 2.0), ("self_correction", 1.0)):
+        stage = TrainSegmenter(**SETTINGS, objective=objective, full_share=0.5)
+        assert resolved(stage, "full_weight") == hashed_values(stage)["full_weight"] == wanted
+        given = TrainSegmenter(**SETTINGS, objective=objective, full_share=0.5, full_weight=3)
+        assert resolved(given, "full_weight") == 3.0

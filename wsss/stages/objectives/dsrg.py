@@ -10,7 +10,7 @@ from pydantic import Field
 from shards.records import SeedRecord
 from wsss.contract.cost import Units
 from wsss.contract.fit import TrainingSet
-from wsss.contract.settings import active_with, settings
+from wsss.contract.settings import active_with, resolved, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
@@ -123,7 +123,7 @@ class Dsrg(Objective):
         )
         if training.supervision() != "semi":
             return task
-        return SemiSupervisedTask(task, full_weight=training.full_weight)
+        return SemiSupervisedTask(task, full_weight=resolved(training, "full_weight"), per_image=True)
 
     def _crf_in_the_loop(self) -> CrfInTheLoop:
         """The CRF on the grid."""
