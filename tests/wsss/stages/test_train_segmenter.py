@@ -324,3 +324,30 @@ def test_weight_of_masks_depends_on_the_objective() -> None:
         assert resolved(stage, "full_weight") == hashed_values(stage)["full_weight"] == wanted
         given = TrainSegmenter(**SETTINGS, objective=objective, full_share=0.5, full_weight=3)
         assert resolved(given, "full_weight") == 3.0
+
+
+def test_sec_reads_seeds_and_the_classes_that_are_absent(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="sec", crop_size=65)
+    assert stage.used_slots() == ("samples", "seeds")
+    stage.check(instance)
+    examples = [stage.training_set(instance).example(Draw(n, 0)) for n in range(2)]
+    assert examples[0]["present"].tolist() == [True, True, False, True, False, False]
+    assert examples[0]["absent"].tolist() == [False, False, True, False, True, True]
+    names = ("image", "seeds", "present", "absent", "pixels")
+    batch = {name: torch.stack([example[name] for example in examples]) for name in names}
+    output = stage.task(instance)(stage.on_device(batch))
+    wanted = {"seed", "expand_present", "expand_absent", "expand_background", "boundary"}
+    assert output.total().isfinite() and set(output.terms) == wanted
+
+
+def test_an_unknown_class_is_not_absent_for_sec(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="sec")
+    images: Any = stage.training_set(instance)
+    assert images.labels(replace(picture("t", 0), unknown=(2, 5)))["absent"].tolist() == [False] * 4 + [True, False]
+
+
+def test_settings_of_sec_enter_a_fingerprint_with_it_alone() -> None:
+    dsrg, sec = (hashed_values(TrainSegmenter(**SETTINGS, objective=o)) for o in ("dsrg", "sec"))
+    assert set(sec) - set(dsrg) == {"expand_foreground_decay", "expand_background_decay"}
+    assert set(dsrg) - set(sec) == {"growing_foreground_threshold", "growing_background_threshold"}
+    assert (sec["expand_foreground_decay"], sec["expand_background_decay"]) == (0.996, 0.999)

@@ -20,11 +20,13 @@ from wsss.tasks.dsrg_grid import GRID, grid_side, is_corner_to_corner
 if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
-    from wsss.stages.segmenter.images import SegmenterImages
+    from wsss.stages.segmenter.images import SeededImages, SegmenterImages
     from wsss.tasks.dsrg import CrfInTheLoop
+    from wsss.tasks.segmentation import SegmenterTask
     from wsss.tasks.task import Task
 
 _DSRG = active_with("objective", "dsrg")
+_CRF = active_with("objective", "dsrg", "sec")
 _Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
 _Weight = Annotated[float, Field(ge=0, le=10_000)]
 
@@ -37,15 +39,15 @@ class DsrgSettings(ImageSegmenterTraining):
     """dsrg: the seeds of a class grow to neighbouring pixels with a probability above this."""
     growing_background_threshold: Annotated[float, Field(gt=0, lt=1), _DSRG] = 0.99
     """dsrg: the seeds of the background grow to neighbouring pixels with a probability above this."""
-    loop_crf_iterations: Annotated[int, Field(ge=0, le=1000), _DSRG] = 10
-    """dsrg: number of mean-field iterations of the CRF."""
-    loop_crf_gaussian: Annotated[tuple[_Deviation, _Weight], _DSRG] = (3.0, 3.0)
-    """dsrg: smoothness kernel of the CRF: standard deviation in pixels of the crop, weight."""
-    loop_crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], _DSRG] = (80.0, 13.0, 10.0)
-    """dsrg: appearance kernel of the CRF: standard deviation in pixels of the crop, standard deviation in grey levels,
+    loop_crf_iterations: Annotated[int, Field(ge=0, le=1000), _CRF] = 10
+    """dsrg, sec: number of mean-field iterations of the CRF."""
+    loop_crf_gaussian: Annotated[tuple[_Deviation, _Weight], _CRF] = (3.0, 3.0)
+    """dsrg, sec: smoothness kernel of the CRF: standard deviation in pixels of the crop, weight."""
+    loop_crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], _CRF] = (80.0, 13.0, 10.0)
+    """dsrg, sec: appearance kernel of the CRF: standard deviation in pixels of the crop, standard deviation in grey levels,
     weight."""
-    loop_crf_scale: Annotated[float, Field(gt=0), _DSRG] = 12.0
-    """dsrg: the CRF runs on the stride-8 grid, with the standard deviations in pixels divided by this (published value:
+    loop_crf_scale: Annotated[float, Field(gt=0), _CRF] = 12.0
+    """dsrg, sec: the CRF runs on the stride-8 grid, with the standard deviations in pixels divided by this (published value:
     12)."""
 
 
@@ -110,22 +112,26 @@ class Dsrg(Objective):
         return {"crf_lattice": pixels, "crf_step_label": pixels * steps}
 
     def task(self, instance: Instance) -> Task:
-        from wsss.tasks.dsrg import DsrgTask
         from wsss.tasks.semi_supervised import SemiSupervisedTask
 
-        training = self.training
-        task = DsrgTask(
-            self.starting_network(instance),
-            crf=self._crf_in_the_loop(),
-            foreground_threshold=self.settings.growing_foreground_threshold,
-            background_threshold=self.settings.growing_background_threshold,
-            synchronise_norms=training.synchronise_norms,
-        )
+        training, task = self.training, self.weak_task(instance)
         if training.supervision() != "semi":
             return task
         return SemiSupervisedTask(task, full_weight=resolved(training, "full_weight"), per_image=True)
 
-    def _crf_in_the_loop(self) -> CrfInTheLoop:
+    def weak_task(self, instance: Instance) -> SegmenterTask:
+        """The loss of the images without masks."""
+        from wsss.tasks.dsrg import DsrgTask
+
+        return DsrgTask(
+            self.starting_network(instance),
+            crf=self.crf_in_the_loop(),
+            foreground_threshold=self.settings.growing_foreground_threshold,
+            background_threshold=self.settings.growing_background_threshold,
+            synchronise_norms=self.training.synchronise_norms,
+        )
+
+    def crf_in_the_loop(self) -> CrfInTheLoop:
         """The CRF on the grid."""
         from wsss.ops.dense_crf import BilateralKernel, GaussianKernel
         from wsss.tasks.dsrg import CrfInTheLoop
@@ -148,10 +154,14 @@ class Dsrg(Objective):
         return training.mixed(instance, masked, self._seeded(instance, full=full))
 
     def _seeded(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
-        from wsss.stages.segmenter.images import SeededImages
-
         training = self.training
         records = training.joined(
             instance, ("samples", "seeds"), lanes=training.lanes(masked=False), keep=lambda key: key not in full
         )
-        return SeededImages(training, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1)
+        return self.images()(training, records, seed=instance.seed, num_classes=len(instance.taxonomy) + 1)
+
+    def images(self) -> type[SeededImages]:
+        """The training set of the images without masks."""
+        from wsss.stages.segmenter.images import SeededImages
+
+        return SeededImages

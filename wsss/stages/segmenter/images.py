@@ -89,7 +89,12 @@ class SeededImages(SegmenterImages):
             "seeds": grid_labels(label),
             "present": present_C,
             "pixels": grid_colours(image),
+            **self.labels(sample),
         }
+
+    def labels(self, sample: Sample) -> dict[str, torch.Tensor]:
+        """What else the objective reads of the image's labels."""
+        return {}
 
     def blank(self) -> dict[str, torch.Tensor]:
         side = grid_side(self.stage.crop_size)
@@ -98,6 +103,18 @@ class SeededImages(SegmenterImages):
             "present": torch.zeros(self.num_classes, dtype=torch.bool),
             "pixels": torch.zeros((side, side, 3), dtype=torch.uint8),
         }
+
+
+class LabelledSeededImages(SeededImages):
+    """`SeededImages` with the classes that are known to be absent."""
+
+    def labels(self, sample: Sample) -> dict[str, torch.Tensor]:
+        absent_C = torch.ones(self.num_classes, dtype=torch.bool)
+        absent_C[[0, *sample.classes, *sample.unknown]] = False
+        return {"absent": absent_C}
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        return super().blank() | {"absent": torch.zeros(self.num_classes, dtype=torch.bool)}
 
 
 class MaskedImages(SegmenterImages):
