@@ -84,10 +84,10 @@ def expand_sums(
              + mean_b( -log G_0(d_bg) )
 
     T_b are the foreground classes present, A_b the absent ones; classes in neither (unknown) have no loss. The
-    background is present in every image. Images without a class in T_b (or A_b) are left out of the first (second) mean.
+    background is present in every image. Images without a class in T_b (A_b) are left out of the first (second) mean.
 
-    Probabilities float [B,C,h,w] above 0 and below 1 (`smoothed_softmax`), presence and absence bool or 0/1 [B,C], whose
-    first column is not read. Numerators are scalars with a gradient; counts are int64 scalars.
+    Probabilities float [B,C,h,w] above 0 and below 1 (`smoothed_softmax`), presence and absence bool or 0/1 [B,C];
+    their first column is not read. Numerators are scalars with a gradient; counts are int64 scalars.
 
     Raises: ValueError for shapes that do not fit, and for a class that is both present and absent.
     Source: Kolesnikov and Lampert, ECCV 2016 (SEC), eq. 3 to 5, with d_fg = 0.996 and d_bg = 0.999.

@@ -17,7 +17,9 @@ def spec(name: str, **settings: object) -> EncoderSpec:
     return EncoderSpec(name=name, **given)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "grid"), [("vgg16_ficklenet", (41, 9)), ("vgg16_npa", (40, 8))])
+@pytest.mark.parametrize(
+    ("name", "grid"), [("vgg16_ficklenet", (41, 9)), ("vgg16_npa", (40, 8)), ("vgg16_npa_4conv", (40, 8))]
+)
 def test_grid_is_the_published_one(name: str, grid: tuple[int, int]) -> None:
     encoder = build_encoder(spec(name)).eval()
     with torch.inference_mode():
@@ -45,6 +47,17 @@ def test_layers_of_npa() -> None:
     assert isinstance(layers[-1], nn.ReLU)
 
 
+def test_the_slides_have_one_convolution_more_than_the_code() -> None:
+    code, slides = (list(build_encoder(spec(name)).network.features) for name in ("vgg16_npa", "vgg16_npa_4conv"))
+    assert len(slides) == len(code) + 2
+    last = slides[-2]
+    assert isinstance(last, nn.Conv2d) and (last.in_channels, last.out_channels, last.kernel_size) == (512, 512, (3, 3))
+    shapes = [tuple(value.shape) for layer in slides[: len(code)] for value in layer.state_dict().values()]
+    assert shapes == [tuple(value.shape) for layer in code for value in layer.state_dict().values()]
+    new = list(build_encoder(spec("vgg16_npa_4conv")).new_parameters())
+    assert len(new) == 8
+
+
 def test_layers_of_ficklenet() -> None:
     layers = list(build_encoder(spec("vgg16_ficklenet")).network.features)
     pools = [layer for layer in layers if isinstance(layer, nn.MaxPool2d)]
@@ -54,7 +67,9 @@ def test_layers_of_ficklenet() -> None:
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
 
 
-@pytest.mark.parametrize(("name", "base"), [("vgg16_ficklenet", "vgg16"), ("vgg16_npa", "vgg16_bn")])
+@pytest.mark.parametrize(
+    ("name", "base"), [("vgg16_ficklenet", "vgg16"), ("vgg16_npa", "vgg16_bn"), ("vgg16_npa_4conv", "vgg16_bn")]
+)
 def test_weights_of_timms_network_fit_and_the_rest_is_new(name: str, base: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     original = timm.create_model(base, mlp_ratio=1 / 4096).state_dict()
@@ -64,7 +79,7 @@ def test_weights_of_timms_network_fit_and_the_rest_is_new(name: str, base: str, 
     state = encoder.network.state_dict()
     assert all(torch.equal(state[key], value) for key, value in wanted.items())
     new = {id(parameter) for parameter in encoder.new_parameters()}
-    assert len(new) == (6 if name == "vgg16_npa" else 0)
+    assert len(new) == {"vgg16_npa": 6, "vgg16_npa_4conv": 8, "vgg16_ficklenet": 0}[name]
     assert {
         key for key, value in encoder.network.named_parameters() if id(value) in new
     } == state.keys() - wanted.keys()

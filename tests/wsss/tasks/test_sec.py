@@ -75,4 +75,5 @@ def test_training_expands_the_classes_present_and_removes_the_absent_ones() -> N
         optimizer.step()
     probs = next(one.new_parameters()).detach().softmax(1).mean((2, 3))
     assert probs.shape[1] == NUM_CLASSES
-    assert bool((probs[batch["absent"]] < 0.05).all()) and bool((probs[batch["present"]] > 0.1).all())
+    absent, present = probs[batch["absent"]], probs[batch["present"]]
+    assert float(absent.max()) < 0.1 and float(present.min()) > 2 * float(absent.max()), "from 0.25 for each"

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import settings
+from wsss.contract.settings import active_unless, settings
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
 
@@ -28,6 +28,9 @@ class AffinityTraining(EncoderSource):
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 768)
     """Range from which the longer side is drawn before cropping, in pixels."""
+    augmentation: Annotated[Literal["weak", "strong"], active_unless("augmentation", "weak")] = "weak"
+    """`weak`: random scale, flip and crop; `strong`: also rotation, elastic deformation, noise, and changes of tone,
+    sharpness and colour (NoPeopleAllowed's list)."""
 
     @property
     def grid_stride(self) -> int:

@@ -44,11 +44,11 @@ class DsrgSettings(ImageSegmenterTraining):
     loop_crf_gaussian: Annotated[tuple[_Deviation, _Weight], _CRF] = (3.0, 3.0)
     """dsrg, sec: smoothness kernel of the CRF: standard deviation in pixels of the crop, weight."""
     loop_crf_bilateral: Annotated[tuple[_Deviation, _Deviation, _Weight], _CRF] = (80.0, 13.0, 10.0)
-    """dsrg, sec: appearance kernel of the CRF: standard deviation in pixels of the crop, standard deviation in grey levels,
-    weight."""
+    """dsrg, sec: appearance kernel of the CRF: standard deviation in pixels of the crop, standard deviation in grey
+    levels, weight."""
     loop_crf_scale: Annotated[float, Field(gt=0), _CRF] = 12.0
-    """dsrg, sec: the CRF runs on the stride-8 grid, with the standard deviations in pixels divided by this (published value:
-    12)."""
+    """dsrg, sec: the CRF runs on the stride-8 grid, with the standard deviations in pixels divided by this (published
+    value: 12)."""
 
 
 class Dsrg(Objective):

@@ -27,7 +27,8 @@ class EncoderSettings:
     """The encoder, its weights and the normalisation of its input."""
 
     encoder: str = "resnet50"
-    """The network's name in timm."""
+    """The network's name in timm; or VGG16 as modified by FickleNet (`vgg16_ficklenet`) or by NoPeopleAllowed, with the
+    three additional convolutions of its code (`vgg16_npa`) or the four of its slides (`vgg16_npa_4conv`)."""
     pretrained: Annotated[str, FileContent()] = "imagenet"
     """`imagenet` (timm's default weights), `none` (random), or the path of a .safetensors file with timm's parameter
     names."""
