@@ -99,7 +99,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         if "saliency" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
                 f"{instance.name}.background = 'saliency' reads the samples' saliency maps, and {samples.name} has "
-                f"none; set {samples.name}.saliency to their folder (source = 'voc'), or set "
+                f"none; set {samples.name}.saliency to their folder, or set "
                 f"{instance.name}.background = 'maps'"
             )
 
