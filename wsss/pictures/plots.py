@@ -47,7 +47,7 @@ def draw_curve(
     below.set_ylabel("activation, %")
     below.set_ylim(0, 100)
     below.legend(fontsize=7)
-    below.set_xlabel(f"{threshold_name} (dashed: chosen on either half)")
+    below.set_xlabel(f"{threshold_name} (dashed: chosen on either half)", **_AS_WRITTEN)
     above.set_title(title, fontsize=9, **_AS_WRITTEN)
     return _png(figure)
 
