@@ -222,6 +222,7 @@ class TrainClassifier(ClassifierTraining):
             raise ValueError(
                 f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; every class needs at least "
                 "one image, so add this class to dropped_classes or remove it from the class list"
+                + (", or set a smaller hold_out" if self.hold_out else "")
             )
         if self._has_validation(instance) and not self._validation_shows(instance, learned):
             raise ValueError(

@@ -95,6 +95,12 @@ def test_validation_measures_the_held_out_images(samples: Instance) -> None:
     stage.begin(instance)  # the histogram counts them too
 
 
+def test_a_class_of_which_every_image_is_held_out(tmp_path: Path) -> None:
+    stage, instance = classifier(samples_of(tmp_path, {"train-000000": [picture(KEYS[2], 0)]}), hold_out=0.3)
+    with pytest.raises(ValueError, match=r"no training image shows .*, or set a smaller hold_out"):
+        stage.training_set(instance)
+
+
 def test_settings_that_do_not_fit(samples: Instance) -> None:
     with pytest.raises(
         ValueError, match=r"validation_split = 'held_out' needs images .* set train_classifier.hold_out"
