@@ -26,7 +26,7 @@ class ExpandSums(NamedTuple):
     absent: MaskedSum
     """-log(1 - pooled score), averaged over the absent classes of each image that has one."""
     background: MaskedSum
-    """-log of the background's pooled score, of every image."""
+    """-log of the background's pooled score, of each image without unknown classes."""
 
 
 def seed_sum(probs_BChw: Tensor, *, seeds_BChw: Tensor) -> MaskedSum:
@@ -84,7 +84,8 @@ def expand_sums(
              + mean_b( -log G_0(d_bg) )
 
     T_b are the foreground classes present, A_b the absent ones; classes in neither (unknown) have no loss. The
-    background is present in every image. Images without a class in T_b (A_b) are left out of the first (second) mean.
+    background is present in every image. Images without a class in T_b (A_b) are left out of the first (second) mean,
+    and images with an unknown class, which may cover what would become background, of the third.
 
     Probabilities float [B,C,h,w] above 0 and below 1 (`smoothed_softmax`), presence and absence bool or 0/1 [B,C];
     their first column is not read. Numerators are scalars with a gradient; counts are int64 scalars.
@@ -105,11 +106,10 @@ def expand_sums(
     pooled_BF = global_weighted_rank_pooling(probs_BCN[:, 1:], decay=foreground_decay)
     highest_BF = global_weighted_rank_pooling(probs_BCN[:, 1:], decay=ABSENT_DECAY)
     background_B1 = global_weighted_rank_pooling(probs_BCN[:, :1], decay=background_decay)
-    images = torch.tensor(len(probs_BChw), device=probs_BChw.device)
     return ExpandSums(
         present=_mean_of_chosen(-pooled_BF.log(), present_BF),
         absent=_mean_of_chosen(-torch.log1p(-highest_BF), absent_BF),
-        background=MaskedSum(-background_B1.log().sum(), images),
+        background=_mean_of_chosen(-background_B1.log(), (present_BF | absent_BF).all(1, keepdim=True)),
     )
 
 

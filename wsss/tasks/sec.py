@@ -36,7 +36,7 @@ class SecTask(SegmenterTask):
 
     Source: Kolesnikov and Lampert, ECCV 2016 (SEC), equations 1 to 6.
     Differs: no gradient passes through the CRF, the public code uses an approximate one; seeds are one label map, so a
-    pixel is a seed of one class at most.
+    pixel is a seed of one class at most; the background is not expanded in images with unknown classes.
     """
 
     def __init__(
@@ -77,5 +77,6 @@ class SecTask(SegmenterTask):
         seeds_Bhw = batch["seeds"]
         images = torch.tensor(len(seeds_Bhw), device=seeds_Bhw.device)
         pixels = torch.tensor(seeds_Bhw.numel(), device=seeds_Bhw.device)
-        present, absent = (batch[name][:, 1:].any(1).sum() for name in ("present", "absent"))
-        return dict(zip(_TERMS, (images, present, absent, images, pixels), strict=True))
+        present_BF, absent_BF = batch["present"][:, 1:], batch["absent"][:, 1:]
+        present, absent, known = present_BF.any(1).sum(), absent_BF.any(1).sum(), (present_BF | absent_BF).all(1).sum()
+        return dict(zip(_TERMS, (images, present, absent, known, pixels), strict=True))
