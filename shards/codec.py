@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from shards.images import decode_index_png, decode_u16_png, encode_png
+from shards.ranges import from_ranges, to_ranges
 from shards.records import (
     Box,
     CamRecord,
@@ -118,7 +119,10 @@ def encode(record: Record) -> Members:
 
 def _maps_members(record: CamRecord | ScoreRecord, arrays: Mapping[str, np.ndarray | None]) -> Members:
     present = {name: array for name, array in arrays.items() if array is not None}
-    return {"json": to_json({"size": list(record.size)}), "npz": _to_npz(classes=record.classes, **present)}
+    meta: dict[str, Any] = {"size": list(record.size)}
+    if record.unknown:
+        meta["unknown"] = to_ranges(record.unknown)
+    return {"json": to_json(meta), "npz": _to_npz(classes=record.classes, **present)}
 
 
 def decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
@@ -148,20 +152,7 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
             source=meta["source"],
         )
     if kind in (CamRecord.kind, ScoreRecord.kind):
-        arrays, size = _from_npz(members["npz"]), _size(json.loads(members["json"]))
-        if kind == ScoreRecord.kind:
-            background = arrays.get("background")
-            return ScoreRecord(
-                key=key, classes=arrays["classes"], scores=arrays["scores"], background=background, size=size
-            )
-        return CamRecord(
-            key=key,
-            classes=arrays["classes"],
-            maps=arrays["maps"],
-            peak=arrays.get("peak"),
-            probabilities=arrays.get("probabilities"),
-            size=size,
-        )
+        return _decode_maps(kind, key, members)
     if kind == SeedRecord.kind:
         return SeedRecord(key=key, label=decode_index_png(members["label.png"]))
     if kind == InstanceLabel.kind:
@@ -179,6 +170,29 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
         ablation = {n.removeprefix(_ABLATION).removesuffix(".png"): decode_index_png(d) for n, d in subsets.items()}
         return Prediction(key=key, mask=mask, confidence=confidence, ablation=ablation)
     raise ValueError(f"unknown record kind {kind!r}")
+
+
+def _decode_maps(kind: str, key: str, members: Mapping[str, bytes]) -> CamRecord | ScoreRecord:
+    arrays, meta = _from_npz(members["npz"]), json.loads(members["json"])
+    size, unknown = _size(meta), tuple(from_ranges(meta.get("unknown", "")))
+    if kind == ScoreRecord.kind:
+        return ScoreRecord(
+            key=key,
+            classes=arrays["classes"],
+            scores=arrays["scores"],
+            background=arrays.get("background"),
+            unknown=unknown,
+            size=size,
+        )
+    return CamRecord(
+        key=key,
+        classes=arrays["classes"],
+        maps=arrays["maps"],
+        peak=arrays.get("peak"),
+        probabilities=arrays.get("probabilities"),
+        unknown=unknown,
+        size=size,
+    )
 
 
 def _size(meta: Mapping[str, Any]) -> tuple[int, int]:

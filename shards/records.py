@@ -106,6 +106,8 @@ class CamRecord:
     """f16[K, h, w]: pixel-wise maximum of stochastic maps, or None."""
     probabilities: np.ndarray | None = None
     """f16[K]: the classifier's probability of each class, from the mean of its logits over all views, or None."""
+    unknown: tuple[int, ...] = ()
+    """Foreground classes without a map that the image may show, ascending: it is not known where its background is."""
     size: tuple[int, int]
 
 
@@ -131,6 +133,8 @@ class ScoreRecord:
     """f16[K, h, w]."""
     background: np.ndarray | None = None
     """f16[h, w]: the background's score on the scale of the class scores, if it was propagated with them; else None."""
+    unknown: tuple[int, ...] = ()
+    """As in `CamRecord`."""
     size: tuple[int, int]
 
 

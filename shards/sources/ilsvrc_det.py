@@ -54,8 +54,6 @@ class IlsvrcDetSource:
     """The splits that will be read; the signature covers these."""
     lists: Mapping[str, Path] = field(default_factory=dict)
     """Split -> file of keys, one per line, replacing the images on disk or the archive's own list."""
-    unchecked: Literal["unknown", "absent"] = "unknown"
-    """Label of a class in a training image that was not checked for it; `absent` uses the XML alone."""
     boxes: Literal["none", "annotations"] = "none"
     """Boxes of objects: none, or from the XML (for the classes that an image was checked for)."""
     saliency: str = ""
@@ -141,7 +139,7 @@ class IlsvrcDetSource:
         present = self._present(annotation)
         if listed.split == "test":
             unknown = _EVERY_ID - present
-        elif listed.split == "val" or self.unchecked == "absent":
+        elif listed.split == "val":
             unknown = frozenset()
         else:
             listed_present, unknown = self._checked_in_train(listed, present, annotation)
@@ -221,7 +219,7 @@ class IlsvrcDetSource:
             if self.saliency:
                 names = map(self._saliency_name, self.list_split(split))
                 digest.update(b"saliency" + b"".join(presence(self.root, names)))
-        if "train" in self.splits and self.unchecked == "unknown":
+        if "train" in self.splits:
             for path in class_lists(self._base / "ImageSets" / "DET"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         return digest.hexdigest()

@@ -12,6 +12,10 @@ ONCE_FOR_ALL_TRAININGS = frozenset(
     | {"output_stride", "dilated", "pad_type", "reparameterised", "norm"}
 )
 """Settings of the one training loop and of the one encoder: a case of any training covers them."""
+RETIRED: Mapping[str, str] = {
+    "ilsvrc_unchecked_absent": "the setting is one of the stages that read labels: the cases named *_unchecked_*",
+}
+"""Recorded cases that are no longer run, because their setting moved to other stages -> what covers it now."""
 NOT_COVERED: Mapping[tuple[str, str, Any], str] = {
     ("train_ancillary", "network", "largefov"): "the stage refuses it",
     ("train_ancillary", "network", "aspp"): "the stage refuses it",

@@ -31,12 +31,13 @@ IGNORED = 255
 
 
 def draw_everything(folder: Path) -> None:
-    """All data sets, each in a folder of its own: voc, ilsvrc, lid, coco, folder."""
+    """All data sets, each in a folder of its own: voc, ilsvrc, lid, coco, folder, unknown."""
     draw_voc(folder / "voc")
     draw_ilsvrc(folder / "ilsvrc" / "ILSVRC")
     draw_lid(folder / "lid")
     draw_coco(folder / "coco")
     draw_folder(folder / "folder")
+    draw_unknown(folder / "unknown")
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -192,6 +193,28 @@ def draw_folder(root: Path) -> None:
         rows.writerow(["image", "labels", "unknown", "split"])
         for number, (name, labels) in enumerate(shown.items()):
             rows.writerow([name, "|".join(labels), "bird" if number == 1 else "", "val" if number == 3 else "train"])
+
+
+def draw_unknown(root: Path) -> None:
+    """A folder of images of which some classes are unknown: all of them, or all but the label."""
+    classes = ["cat", "dog", "sofa"]
+    images = [
+        ("1.png", ["cat", "dog"], "", "train"),
+        ("2.png", ["dog"], "*", "train"),
+        ("3.png", [], "*", "train"),
+        ("4.png", ["sofa"], "", "train"),
+        ("5.png", ["cat"], "", "val"),
+        ("6.png", [], "*", "val"),
+    ]
+    put(root / "classes.txt", "".join(f"{name}\n" for name in classes))
+    rows = ["image,labels,unknown,split"]
+    for number, (name, labels, unknown, split) in enumerate(images):
+        drawn = labels or ["cat"]
+        image, mask = picture(60 + number, [classes.index(label) + 1 for label in drawn])
+        put(root / name, png(image))
+        put(root / "masks" / name, png(mask))
+        rows.append(f"{name},{'|'.join(labels)},{unknown},{split}")
+    put(root / "labels.csv", "".join(f"{row}\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shards.codec import decode, encode, key_of, member_name, to_json
-from shards.records import Record
+from shards.records import CamRecord, Record, ScoreRecord
 from tests.shards.example_records import assert_equal, one_of_each
 
 KEYS = ["a", "2007_000027", "n01/n01_2.v3", "x.y.z", "..", "a%2Eb", "crème/brûlée 名", "__meta", "a b(1)+~", "-"]
@@ -12,6 +14,16 @@ KEYS = ["a", "2007_000027", "n01/n01_2.v3", "x.y.z", "..", "a%2Eb", "crème/brû
 @pytest.mark.parametrize("record", one_of_each("k"), ids=lambda record: record.kind)
 def test_round_trip(record: Record) -> None:
     assert_equal(decode(record.kind, "k", encode(record)), record)
+
+
+def test_unknown_classes_of_maps_survive_and_cost_nothing_where_there_are_none() -> None:
+    for record in one_of_each("k"):
+        if isinstance(record, CamRecord | ScoreRecord):
+            unknown = (1, 2, *range(9, 201))
+            members = encode(replace(record, unknown=unknown))
+            decoded = decode(record.kind, "k", members)
+            assert isinstance(decoded, CamRecord | ScoreRecord) and decoded.unknown == unknown
+            assert b'"1-2,9-200"' in members["json"] and b"unknown" not in encode(record)["json"]
 
 
 def test_equal_records_give_equal_bytes_and_others_do_not() -> None:

@@ -36,6 +36,7 @@ class JoinedRecords:
     ) -> None:
         """`lanes`: examples of one global batch (see `shards.lanes`); `max_shards` uses only the first shards;
         `keep` decides by its key whether a record is used."""
+        self.split = split
         self._layers, self._seed, self._lanes = dict(layers), seed, lanes
         self._factors: np.ndarray | None = None
         shards = [set(layer.shards()) for layer in layers.values()]

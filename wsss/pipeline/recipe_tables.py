@@ -157,12 +157,19 @@ RENAMED = {
     "apart": "second_classifier",
 }
 """Old names of settings and inputs -> their current names."""
+MOVED = {
+    "unchecked": "the stages that read labels: train_classifier, make_cams and make_segmenter_maps; [defaults] can set "
+    "it for all of them",
+}
+"""Settings of one stage that are now settings of others."""
 
 
 def unknown_setting(name: str, known: list[str], *, what: str = "setting") -> str:
     """A message for an unknown setting or input: its new name if it was renamed, else similar names."""
     if name in RENAMED:
         return f"this {what} is now called {RENAMED[name]}"
+    if name in MOVED:
+        return f"this {what} is now one of {MOVED[name]}"
     return unknown_name(what, name, known)
 
 

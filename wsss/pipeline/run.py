@@ -255,8 +255,8 @@ def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> N
             key, reason = next(iter(reasons.items()))
             raise TooManyMissingError(
                 f"{instance.name} has no record of split {split!r}: its settings or those of earlier stages "
-                f"excluded all {len(reasons)}, for example {key}: {reason}; check min_probability, dropped_classes and "
-                "only_classes"
+                f"excluded all {len(reasons)}, for example {key}: {reason}; check min_probability, dropped_classes, "
+                "only_classes and unknown_classes"
             )
     if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
         raise TooManyMissingError(

@@ -70,6 +70,8 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
     notes = []
     if of_split("images") == 0:
         notes.append(f"not measured: no mask for {counted(of_split('unmasked') or 0, 'image')}")
+    if unknown := of_split("unknown"):
+        notes.append(f"{counted(unknown, 'image')} not measured: unknown classes")
     if (coverage := of_split("coverage")) is not None:
         notes.append(f"{coverage:.1%} of the pixels are seeds, {of_split('precision') or 0:.1%} of them correct")
     if (threshold := of_split("threshold_a")) is not None:

@@ -14,7 +14,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -121,13 +121,13 @@ def plain(table: Table) -> str:
     lines += [[text_of(row[place]) or "-" for place in columns] for row in table.rows]
     widths = [_plain_width([cell_len(line[at]) for line in lines]) for at in range(len(columns))]
     rights = [table.columns[place].right for place in columns]
-    padded = (
+    padded: Iterable[str] = (
         "  ".join(pad(cell, width, right=right) for cell, width, right in zip(line, widths, rights, strict=True))
         for line in lines
     )
     head = [printable(table.title)] if table.title else []
     if not table.rows and table.notes:
-        padded = iter(())
+        padded = ()
     return "".join(f"{line.rstrip()}\n" for line in (*head, *padded, *map(printable, table.notes)))
 
 

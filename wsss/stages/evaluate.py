@@ -21,6 +21,9 @@ Every mean IoU of a layer has a 95 % bootstrap interval over the measured images
 bin are saved; from them a sweep computes the result of any background threshold without making labels. With a dense CRF
 after the threshold this is not possible: each threshold needs its own CRF run.
 
+An image with unknown classes is not measured but counted (`unknown`): its maps do not say where the background is, and
+its pseudo label has undecided pixels.
+
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
 
@@ -132,6 +135,7 @@ class Evaluate(Reduce):
             count_boundary,
             empty_counts,
             empty_rows,
+            has_unknown_classes,
         )
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "records")}
@@ -153,6 +157,9 @@ class Evaluate(Reduce):
                 sample = cast(Sample, joined["samples"])
                 if sample.mask is None:
                     sums[f"{split}.unmasked"] += 1
+                    continue
+                if has_unknown_classes(joined["records"]):
+                    sums[f"{split}.unknown"] += 1
                     continue
                 sums[f"{split}.images"] += 1
                 fold = sums[f"{split}.fold{sample.position % FOLDS}"]

@@ -5,7 +5,8 @@ Shape letters: `D` channels, `K` classes present, `H W` pixels, `h w` strided pi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from shards.layer import split_of
@@ -19,6 +20,7 @@ from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.settings.unknown_classes import left_out_for_unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,16 +149,34 @@ class MakeCams(CamSettings, Map):
         makers = [self._maker(instance, slot) for slot in self.used_slots() if slot != "samples"]
         learned = frozenset().union(*(maker.learned for maker in makers))
 
-        def make(together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[CamRecord]:
-            samples = [cast(Sample, joined["samples"]) for joined in together]
+        def read(joined: Mapping[str, Record], shard: str) -> Sample:
+            return self.as_read(cast(Sample, joined["samples"]), split_of(shard))
+
+        def make(shard: str, together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[CamRecord]:
+            samples = [read(joined, shard) for joined in together]
             maps = zip(*(maker.cams(samples, images) for maker in makers), strict=True)
-            return [cam_record(sample, parts) for sample, parts in zip(samples, maps, strict=True)]
+            return [
+                cam_record(sample, parts, unknown=self._still_unknown(sample, learned))
+                for sample, parts in zip(samples, maps, strict=True)
+            ]
 
         def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:
-            return _of_dropped_classes(cast(Sample, joined["samples"]), shard, learned)
+            sample = read(joined, shard)
+            if self.unknown_classes == "left_out" and (missing := left_out_for_unknown(sample, learned)) is not None:
+                return missing
+            return _of_dropped_classes(sample, shard, learned)
 
         layers = {"samples": instance.inputs["samples"].layer}
-        return work_per_group(layers, make, batch_images=self.batch_images, leave_out=leave_out)
+
+        def work(shard: str) -> Iterator[Record | Missing]:
+            of_shard = partial(make, shard)
+            return work_per_group(layers, of_shard, batch_images=self.batch_images, leave_out=leave_out)(shard)
+
+        return work
+
+    def _still_unknown(self, sample: Sample, learned: Collection[int]) -> tuple[int, ...]:
+        """The learned classes that the image may show, beside those with a map."""
+        return () if self.unknown_classes == "predicted" else tuple(c for c in sample.unknown if c in learned)
 
     def _maker(self, instance: Instance, slot: str) -> CamMaker:
         from wsss.stages.classifier.cam_maker import CamMaker

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 import numpy as np
 from pydantic import Field
 
-from shards.records import CamRecord, InstanceLabel, Record, Sample
+from shards.records import CamRecord, InstanceLabel, Missing, Record, Sample
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
@@ -88,7 +88,7 @@ class MakeInstanceLabels(Map):
             with torch.inference_mode():
                 return self._instance_label(sample, cams, network, affinity)
 
-        return work_per_record(layers, make)
+        return work_per_record(layers, make, leave_out=_with_unknown_classes)
 
     def _instance_label(
         self, sample: Sample, cams: CamRecord, network: IRNet, trained: AffinityTraining
@@ -134,6 +134,12 @@ class MakeInstanceLabels(Map):
             background_threshold=self.background_threshold,
             min_area=self.min_area * height * width,
         )
+
+
+def _with_unknown_classes(joined: Mapping[str, Record], shard: str) -> Missing | None:
+    """`Missing` for an image that may show other classes: a pixel without an instance would not be background."""
+    cams = cast(CamRecord, joined["cams"])
+    return Missing(key=cams.key, reason="it has unknown classes", left_out=True) if cams.unknown else None
 
 
 def boundary_and_displacement(network: IRNet, image_13HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

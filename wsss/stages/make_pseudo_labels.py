@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
+from shards.records import BACKGROUND, IGNORE, PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import active_with, settings
@@ -89,7 +89,9 @@ class MakePseudoLabels(CrfSettings, Map):
             share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
         # Without a CRF compare the scores, not the shares: two different scores may round to the same share.
         confidence_HW, index_HW = share_LHW.amax(0), (share_LHW if self.refine == "crf" else planes_LHW).argmax(0)
-        ids_L = torch.tensor([0, *scores.classes.tolist()], dtype=torch.uint8, device=device)
+        # An image that may show other classes has no certain background.
+        background = IGNORE if scores.unknown else BACKGROUND
+        ids_L = torch.tensor([background, *scores.classes.tolist()], dtype=torch.uint8, device=device)
         confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
         return PseudoLabel(
             key=sample.key,

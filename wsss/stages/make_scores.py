@@ -132,7 +132,14 @@ class MakeScores(ConfidentImages, Map):
         # If all maps are almost zero, the background's score exceeds the range of float16.
         planes = planes_Lhw.clamp_max(torch.finfo(torch.float16).max).half().cpu().numpy()
         background, scores = (None, planes) if self.background_exponent is None else (planes[0], planes[1:])
-        return ScoreRecord(key=cams.key, classes=cams.classes, scores=scores, background=background, size=cams.size)
+        return ScoreRecord(
+            key=cams.key,
+            classes=cams.classes,
+            scores=scores,
+            background=background,
+            unknown=cams.unknown,
+            size=cams.size,
+        )
 
     def _normalised(self, planes_Lhw: torch.Tensor, *, num_classes: int) -> torch.Tensor:
         """Scores with a maximum of 1; the background is divided by the largest score of all classes."""

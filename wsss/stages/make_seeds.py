@@ -5,7 +5,7 @@ Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from shards.layer import Layer
 from shards.reader import read_shard
-from shards.records import IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
+from shards.records import BACKGROUND, IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import active_unless, active_with, settings
@@ -118,21 +118,28 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
 
+        undecided: set[str] = set()
+
         def make(joined: Mapping[str, Record]) -> SeedRecord:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
             with torch.inference_mode():
-                return SeedRecord(key=sample.key, label=self._label(sample, cams))
+                label = self._label(sample, cams)
+            if cams.unknown:
+                label[label == BACKGROUND] = IGNORE
+                undecided.add(sample.key)
+            return SeedRecord(key=sample.key, label=label)
 
         work = work_per_record(layers, make, leave_out=self.left_out)
-        return lambda shard: self._with_pairs(work(shard), shard, instance)
+        return lambda shard: self._with_pairs(work(shard), shard, instance, undecided)
 
     def _with_pairs(
-        self, records: Iterator[Record | Missing], shard: str, instance: Instance
+        self, records: Iterator[Record | Missing], shard: str, instance: Instance, undecided: Collection[str]
     ) -> Iterator[Record | Missing]:
-        """Yield the records; refuse a shard if no image in it has two confident pixels to learn from."""
+        """Yield the records; refuse a shard if no image in it has two confident pixels to learn from. Images with
+        unknown classes (`undecided`) may have none."""
         num_images = num_with_pairs = 0
         for record in records:
-            if isinstance(record, SeedRecord):
+            if isinstance(record, SeedRecord) and record.key not in undecided:
                 num_images += 1
                 num_with_pairs += int(np.count_nonzero(record.label != IGNORE) > 1)
             yield record

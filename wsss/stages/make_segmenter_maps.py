@@ -6,30 +6,34 @@ Shape letters: `C` classes with background, `K` classes present, `h w` the strid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field
 
-from shards.records import CamRecord, Record, Sample, grid_size
+from shards.layer import split_of
+from shards.records import CamRecord, Missing, Record, Sample, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
-from wsss.contract.settings import settings
+from wsss.contract.settings import ActiveIf, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
+from wsss.stages.settings.unknown_classes import LabelReading, Unchecked, left_out_for_unknown
 
 if TYPE_CHECKING:
     import torch
 
 _EVEN = 1e-12
+_ALONE = ActiveIf("weight = 1", lambda stage: stage.weight == 1)
 
 
 @settings
-class MakeSegmenterMaps(SegmenterViews, Map):
+class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
     """The first step of a second training round: maps from a segmenter trained on the first round's pseudo labels.
 
     Training averages out label errors over many images. The maps are used like activation maps: for seeds or a random
@@ -48,6 +52,10 @@ class MakeSegmenterMaps(SegmenterViews, Map):
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Weight of the segmenter's maps in their weighted mean with the maps in slot `cams`; with 1, slot `cams` is not
     read."""
+    unchecked: Annotated[Unchecked, _ALONE] = "unknown"
+    """weight = 1: as `make_cams.unchecked`. With a smaller weight the maps in slot `cams` decide."""
+    unknown_classes: Annotated[Literal["left_out", "undecided"], _ALONE] = "left_out"
+    """weight = 1: as `make_cams.unknown_classes`. With a smaller weight the maps in slot `cams` decide."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
@@ -74,12 +82,21 @@ class MakeSegmenterMaps(SegmenterViews, Map):
         network = load_trained(trained, device=worker_device())
         layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "segmenter"}
 
-        def make(joined: Mapping[str, Record]) -> CamRecord:
-            sample, earlier = cast(Sample, joined["samples"]), cast(CamRecord | None, joined.get("cams"))
-            with torch.inference_mode():
-                return self._record(sample, earlier, network, trained.stage)
+        def read(joined: Mapping[str, Record], shard: str) -> Sample:
+            return self.as_read(cast(Sample, joined["samples"]), split_of(shard))
 
-        return work_per_record(layers, make)
+        def make(shard: str, joined: Mapping[str, Record]) -> CamRecord:
+            with torch.inference_mode():
+                earlier = cast(CamRecord | None, joined.get("cams"))
+                return self._record(read(joined, shard), earlier, network, trained.stage)
+
+        def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:
+            if "cams" in joined or self.unknown_classes != "left_out":
+                return None
+            return left_out_for_unknown(read(joined, shard), every_class)
+
+        every_class = range(1, len(instance.taxonomy) + 1)
+        return lambda shard: work_per_record(layers, partial(make, shard), leave_out=leave_out)(shard)
 
     def _record(self, sample: Sample, earlier: CamRecord | None, network: Any, trained: Any) -> CamRecord:
         import torch
@@ -98,6 +115,7 @@ class MakeSegmenterMaps(SegmenterViews, Map):
             classes=np.array(classes, dtype=np.int16),
             maps=maps_Khw.half().cpu().numpy(),
             probabilities=None if earlier is None else earlier.probabilities,
+            unknown=sample.unknown if earlier is None else earlier.unknown,
             size=sample.size,
         )
 

@@ -7,22 +7,25 @@ excludes classes from an image's segmentation that the image does not show.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from functools import partial
+from typing import Annotated, ClassVar, cast
 
+from shards.layer import split_of
 from shards.records import Prediction, Record, Sample
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
-from wsss.contract.settings import settings
+from wsss.contract.settings import active_with, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker, Splits
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
+from wsss.stages.settings.unknown_classes import LabelReading, Unchecked
 
 
 @settings
-class Predict(PredictionSettings, Map):
+class Predict(PredictionSettings, LabelReading, Map):
     """Segment images, with test-time augmentation by scales and mirror images."""
 
     kind: ClassVar[str] = "predict"
@@ -35,6 +38,8 @@ class Predict(PredictionSettings, Map):
 
     splits: Splits = ("val",)
     """Splits to segment."""
+    unchecked: Annotated[Unchecked, active_with("labels", "given")] = "unknown"
+    """labels = "given": as `make_cams.unchecked`. Unknown classes may be predicted."""
 
     def given_labels(self) -> bool:
         return self.labels != "none"
@@ -58,7 +63,8 @@ class Predict(PredictionSettings, Map):
         network = load_trained(instance.inputs["segmenter"], device=worker_device())
         predictor = Predictor(self, network, instance.stage_in("segmenter", ImageSegmenterTraining))
 
-        def make(joined: Mapping[str, Record]) -> Prediction:
-            return predictor.prediction(cast(Sample, joined["samples"]))
+        def make(shard: str, joined: Mapping[str, Record]) -> Prediction:
+            return predictor.prediction(self.as_read(cast(Sample, joined["samples"]), split_of(shard)))
 
-        return work_per_record({"samples": instance.inputs["samples"].layer}, make)
+        layers = {"samples": instance.inputs["samples"].layer}
+        return lambda shard: work_per_record(layers, partial(make, shard))(shard)

@@ -110,7 +110,6 @@ def test_what_train_knows(checked: Path, key: str, present: set[int], absent: se
 def test_frames_are_unknown_only_where_an_object_could_stand(root: Path) -> None:
     assert read(source(root), EXTRA).boxes is None
     assert read(source(root), f"{FULL}2").boxes == ()
-    assert read(source(root, unchecked="absent"), EXTRA).boxes == ()
 
 
 def test_without_the_lists_of_the_classes_less_is_known(root: Path) -> None:
@@ -119,14 +118,6 @@ def test_without_the_lists_of_the_classes_less_is_known(root: Path) -> None:
     assert read(data, f"{ANTS}1").unknown == tuple(sorted(ALL - {ANT}))
     assert read(data, EXTRA).unknown == tuple(sorted(ALL))
     assert read(data, f"{FULL}1").unknown == ()
-
-
-def test_unchecked_as_absent_goes_by_the_xml_alone(checked: Path) -> None:
-    data = source(checked, unchecked="absent")
-    samples = {key: read(data, key) for key in TRAIN}
-    assert all(sample.unknown == () for sample in samples.values())
-    assert samples[f"{ANTS}22"].classes == () and samples[EXTRA].classes == ()
-    assert samples[f"{ANTS}1"].classes == (ANT,)
 
 
 def test_val_is_fully_labelled_and_test_is_not_labelled(root: Path) -> None:

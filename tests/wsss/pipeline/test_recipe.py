@@ -122,6 +122,8 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
          "did you mean foreground_threshold"),
         ("make_sedes.rule=ficklenet", "--set: unknown instance 'make_sedes'; did you mean make_seeds"),
         ("runtime.treads=1", "runtime.treads: unknown setting 'treads'; did you mean threads"),
+        ("build_shards.unchecked=absent", "build_shards.unchecked: this setting is now one of the stages that read "
+         "labels: train_classifier, make_cams"),
         ("recipe.owner=me", "recipe.owner: unknown setting 'owner'; there are name, seed"),
         ("make_seeds", "--set make_seeds: write --set INSTANCE.SETTING=VALUE"),
         ("seed=3", "--set seed=3: write --set INSTANCE.SETTING=VALUE"),

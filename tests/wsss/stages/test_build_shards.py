@@ -184,7 +184,7 @@ def test_bad_images_are_recorded_with_their_reason(tmp_path: Path) -> None:
 def test_a_setting_that_is_not_read_is_refused(tmp_path: Path, source: str) -> None:
     others: dict[str, Any] = {
         "root": "x", "counts": {"train": 1}, "package": "x", "annotations": "panoptic", "label_separator": ";",
-        "saliency": "x", "unchecked": "absent", "mask_folder": "x", "other_classes_as": 255, "size": 64,
+        "saliency": "x", "val_labels": "unknown", "mask_folder": "x", "other_classes_as": 255, "size": 64,
     }  # fmt: skip
     for name, value in others.items():
         if name not in DATA_SETS[source].reads:
@@ -195,10 +195,10 @@ def test_a_setting_that_is_not_read_is_refused(tmp_path: Path, source: str) -> N
 
 
 def test_only_what_is_read_enters_the_fingerprint() -> None:
-    before = {"boxes", "unchecked", "val_labels", "annotations", "label_separator"}
+    before = {"boxes", "val_labels", "annotations", "label_separator"}
     assert not before & set(hashed_values(BuildShards(source="toy")))
     assert not before & set(hashed_values(BuildShards(source="voc")))
-    assert {"unchecked", "val_labels"} <= set(hashed_values(BuildShards(source="lid")))
+    assert {"val_labels"} <= set(hashed_values(BuildShards(source="lid")))
     for source in DATA_SETS:
         places = {"root", "lists", "package", "labels", "sbd", "image_folders", "class_list", "mask_folder", "saliency"}
         assert not places & set(hashed_values(BuildShards(source=source)))  # type: ignore[arg-type]

@@ -374,6 +374,7 @@ def test_split_without_masks(tmp_path: Path) -> None:
     outcome = evaluate(instance)  # where it is run all the same it measures nothing, and fails nothing
     assert outcome.metrics == {
         "labels_given": 1.0, "val.images": 0.0, "val.missing": 1.0, "val.left_out": 0.0, "val.unmasked": 2.0,
+        "val.unknown": 0.0,
     }  # fmt: skip
     assert outcome.tables == outcome.artifacts == {}
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,8 +100,45 @@ def test_global_normalisation_keeps_the_ratio_of_the_classes(trained: Instance) 
     np.testing.assert_allclose(common, per_class * peaks[:, None, None], atol=5e-3)
 
 
-def test_images_without_labels_get_the_classes_that_are_predicted(trained: Instance, tmp_path: Path) -> None:
-    """Of what is not known to be absent: an image that shows nothing, and is known to, stays without a map."""
+UNKNOWN = [
+    replace(picture("c", ()), unknown=(1, 2, 3, 4, 5)),  # nothing is known
+    replace(picture("a", (4, 1)), unknown=(2,)),
+    replace(picture("c", ()), key="d", unknown=(2, 5)),
+    replace(picture("c", ()), key="e"),  # known to show nothing
+    picture("b", (3,)),
+]
+
+
+def of_unknown(
+    trained: Instance, path: Path, *, split: str = "train", **settings: Any
+) -> dict[str, CamRecord | Missing]:
+    shard = f"{split}-000000"
+    samples = samples_of(path / "other", {shard: UNKNOWN})
+    stage = MakeCams(scales=(1.0,), **settings)
+    instance = instance_of(stage, path, samples=samples, classifier=trained)
+    return {r.key: r for r in stage.worker(instance)(shard) if isinstance(r, CamRecord | Missing)}
+
+
+def test_images_with_unknown_classes_are_left_out_by_default(trained: Instance, tmp_path: Path) -> None:
+    found = of_unknown(trained, tmp_path)
+    reasons = {key: r.reason for key, r in found.items() if isinstance(r, Missing) and r.left_out}
+    assert reasons == {"c": "5 classes are unknown", "a": "1 class is unknown", "d": "2 classes are unknown"}
+    assert {key: r.unknown for key, r in found.items() if isinstance(r, CamRecord)} == {"e": (), "b": ()}
+
+
+def test_undecided_images_keep_their_labels_and_name_what_is_unknown(trained: Instance, tmp_path: Path) -> None:
+    found = of_unknown(trained, tmp_path, unknown_classes="undecided")
+    assert {key: (r.classes.tolist(), r.unknown) for key, r in found.items() if isinstance(r, CamRecord)} == {
+        "c": ([], (1, 2, 3, 4, 5)),
+        "a": ([4, 1], (2,)),
+        "d": ([], (2, 5)),
+        "e": ([], ()),
+        "b": ([3], ()),
+    }
+
+
+def test_the_classifier_may_decide_on_unknown_classes(trained: Instance, tmp_path: Path) -> None:
+    """An unknown class gets a map if it is predicted; a class that is known to be absent never does."""
     from wsss.contract.fit import load_trained
     from wsss.data.images import to_tensor
 
@@ -110,14 +148,29 @@ def test_images_without_labels_get_the_classes_that_are_predicted(trained: Insta
     threshold = float(probability.sort().values[1:3].mean())
     seen = [row + 1 for row in range(5) if probability[row] >= threshold]
     assert len(seen) == 3
-    pictures = [replace(picture("c", ()), unknown=(1, 2, 3, 4, 5)), picture("a", (4, 1))]
-    some = replace(picture("c", ()), key="d", unknown=tuple(seen[1:]))
-    samples = samples_of(tmp_path / "other", {SHARD: [*pictures, some, replace(picture("c", ()), key="e")]})
-    stage = MakeCams(scales=(1.0,), unlabelled_threshold=threshold)
-    instance = instance_of(stage, tmp_path, samples=samples, classifier=trained)
-    found = {r.key: r.classes.tolist() for r in stage.worker(instance)(SHARD) if isinstance(r, CamRecord)}
-    assert found == {"c": seen, "a": [4, 1], "d": seen[1:], "e": []}
-    assert make(trained)["c"].classes.tolist() == []
+    found = of_unknown(trained, tmp_path, unknown_classes="predicted", unlabelled_threshold=threshold)
+    records = {key: r for key, r in found.items() if isinstance(r, CamRecord)}
+    assert records["c"].classes.tolist() == seen
+    assert records["d"].classes.tolist() == [c for c in seen if c in (2, 5)]
+    assert records["a"].classes.tolist()[:2] == [4, 1] and set(records["a"].classes.tolist()) <= {4, 1, 2}
+    assert records["e"].classes.tolist() == [] and records["b"].classes.tolist() == [3]
+    assert all(r.unknown == () for r in records.values()) and len(records) == len(UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "split", "kept"),
+    [
+        ("unknown", "train", {"e", "b"}),
+        ("absent", "train", {"a", "b", "c", "d", "e"}),
+        ("absent_if_labelled", "train", {"a", "b", "e"}),
+        ("absent", "val", {"e", "b"}),  # of other splits nothing is assumed
+    ],
+)
+def test_what_unchecked_classes_count_as(
+    trained: Instance, tmp_path: Path, unchecked: str, split: str, kept: set[str]
+) -> None:
+    found = of_unknown(trained, tmp_path, unchecked=unchecked, split=split)
+    assert {key for key, r in found.items() if isinstance(r, CamRecord)} == kept
 
 
 def of_equal_size() -> list[Sample]:

@@ -131,6 +131,20 @@ def test_a_shard_with_one_seeded_image_is_kept(tmp_path: Path) -> None:
     assert set(np.unique(labels[0])) == {255} and 3 in labels[1]
 
 
+@pytest.mark.parametrize("settings", [{"refine": "none"}, {"rule": "exponents", "refine": "none"}])
+def test_an_image_with_unknown_classes_has_no_background(tmp_path: Path, settings: dict[str, Any]) -> None:
+    maps = blocks(0.0, 0.99)
+    (known,) = seeds_of(prepared(tmp_path / "known", [cam(maps, [3])], **settings))
+    (label,) = seeds_of(prepared(tmp_path / "unknown", [replace(cam(maps, [3]), unknown=(1, 5))], **settings))
+    assert set(np.unique(known)) == {0, 3}
+    np.testing.assert_array_equal(label, np.where(known == 0, 255, known))
+
+
+def test_a_shard_of_undecided_images_is_kept(tmp_path: Path) -> None:
+    (label,) = seeds_of(prepared(tmp_path, [replace(cam(np.zeros((0, 16, 16)), []), unknown=(1, 2, 3, 4, 5))]))
+    assert (label == 255).all()
+
+
 def test_images_that_the_classifier_doubts_are_left_out(tmp_path: Path) -> None:
     sure, unsure = (np.array([p], np.float16) for p in (0.8, 0.7))
     cams = [

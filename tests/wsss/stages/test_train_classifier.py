@@ -63,6 +63,24 @@ def test_what_is_not_learned_is_unknown_everywhere(samples: Instance) -> None:
             assert (torch.nonzero(example["target"])[:, 0] + 1).tolist() == list(present)
 
 
+def test_two_classifiers_read_the_unknown_classes_of_the_same_shards_differently(tmp_path: Path) -> None:
+    every = (1, 2, 3, 4, 5)
+    pictures = [replace(picture("a", (1,), 0), unknown=(2, 3, 4, 5)), replace(picture("b", (), 1), unknown=every)]
+    samples = samples_of(tmp_path, {f"{split}-000000": pictures for split in ("train", "val")})
+
+    def known(split: str = "train", **settings: Any) -> list[list[int]]:
+        instance = classifier(samples, **settings)
+        examples = stage_of(instance).training_set(instance)
+        return [(torch.nonzero(examples.example(Draw(n, 0))["known"])[:, 0] + 1).tolist() for n in range(2)]
+
+    others = {"dropped_classes": samples.taxonomy.names[1:]}
+    assert known(**others) == [[1], []]
+    assert known(**others, unchecked="absent") == [[1], [1]]
+    assert known(**others, unchecked="absent_if_labelled") == [[1], []]
+    person = {"only_classes": samples.taxonomy.names[:1], "unchecked": "absent"}
+    assert known(**person) == [[1], [1]], "the same shards, read by another classifier"
+
+
 def test_balance_counts_what_is_learned(samples: Instance) -> None:
     """Without class 4 the other classes are shown once each, and two images have no class: one is drawn on average."""
     dropping = classifier(samples, balance="down", dropped_classes=(samples.taxonomy.names[3],))

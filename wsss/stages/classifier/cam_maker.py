@@ -73,17 +73,17 @@ class CamMaker:
         return self._deterministic(x_B3HW, classes, grid=grid_size(samples[0].size))
 
     def _classes(self, samples: Sequence[Sample], x_B3HW: torch.Tensor) -> list[list[int]]:
-        """The classes of each image that get a map: its labels. For an image without labels, the classes that are not
-        known to be absent and reach `unlabelled_threshold`, if that is set."""
+        """The classes of each image that get a map: its labels, and with unknown_classes = "predicted" the unknown
+        classes that reach `unlabelled_threshold`."""
         classes = [[c for c in sample.classes if c in self.learned] for sample in samples]
-        unlabelled = [index for index, sample in enumerate(samples) if not sample.classes and sample.unknown]
-        if self._stage.unlabelled_threshold > 0 and unlabelled:
+        candidates = [self.learned.intersection(sample.unknown) for sample in samples]
+        open_images = [index for index, unknown in enumerate(candidates) if unknown]
+        if self._stage.unknown_classes == "predicted" and open_images:
             size = self._sizes((1.0,), x_B3HW)[0]
-            seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[unlabelled], size=size)))
-            for index, seen_C in zip(unlabelled, seen_BC, strict=True):
+            seen_BC = torch.sigmoid(self._network(resize_image(x_B3HW[open_images], size=size)))
+            for index, seen_C in zip(open_images, seen_BC, strict=True):
                 rows = torch.nonzero(seen_C >= self._stage.unlabelled_threshold)[:, 0].tolist()
-                candidates = self.learned & set(samples[index].unknown)
-                classes[index] = [row + 1 for row in rows if row + 1 in candidates]
+                classes[index] += [row + 1 for row in rows if row + 1 in candidates[index]]
         return classes
 
     def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
@@ -228,10 +228,13 @@ class _MeanLogits:
         return torch.sigmoid(self._total[index, [c - 1 for c in classes]] / self.num_views)
 
 
-def cam_record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
-    """The record of one image from the maps of one or two classifiers, in the order of its labels."""
+def cam_record(sample: Sample, parts: Sequence[Maps], *, unknown: tuple[int, ...] = ()) -> CamRecord:
+    """The record of one image from the maps of one or two classifiers: labels in their order, then predicted classes.
+
+    `unknown`: classes without a map that the image may show.
+    """
     classes = [c for part in parts for c in part.classes]
-    labels = list(sample.classes) or sorted(classes)
+    labels = [*sample.classes, *sorted(set(classes).difference(sample.classes))]
     order = sorted(range(len(classes)), key=lambda index: labels.index(classes[index]))
     maps_Khw = torch.cat([part.maps for part in parts])[order]
     peaks = [part.peak for part in parts if part.peak is not None]
@@ -242,5 +245,6 @@ def cam_record(sample: Sample, parts: Sequence[Maps]) -> CamRecord:
         maps=maps_Khw.half().cpu().numpy(),
         peak=torch.cat(peaks)[order].half().cpu().numpy() if peaks else None,
         probabilities=probabilities_K.half().numpy(),
+        unknown=unknown,
         size=sample.size,
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from wsss.contract.settings import Scales, active_unless, active_with, settings
+from wsss.stages.settings.unknown_classes import LabelReading
 
 LAST_LAYER = "last"
 """Value of `target_layer` for the paper's maps: the features before the classifier's pooling."""
@@ -16,7 +17,7 @@ _Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 @settings
-class CamSettings:
+class CamSettings(LabelReading):
     """The method, the views and the normalisation of the maps."""
 
     method: Literal["cam", "grad_cam", "grad_cam_pp", "elementwise_grad_cam", "stochastic"] = "cam"
@@ -27,9 +28,14 @@ class CamSettings:
     normalisation: Literal["per_class", "global"] = "per_class"
     """Maps are divided by their own maximum (`per_class`, as in irn), or by the largest maximum of all classes
     (`global`, as in NoPeopleAllowed)."""
-    unlabelled_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """In an image without labels, a class gets a map if it is not known to be absent and is predicted with at least
-    this probability; 0 makes no maps for such images."""
+    unknown_classes: Literal["left_out", "undecided", "predicted"] = "left_out"
+    """What becomes of an image that may show learned classes beside its labels, so that no pixel is certain to be
+    background. `left_out`: the image is left out, here and in all later stages, and counted; `undecided`: its labelled
+    classes are used, and labels made from the maps have 255 instead of background; `predicted`: the classifier decides,
+    see unlabelled_threshold."""
+    unlabelled_threshold: Annotated[float, Field(gt=0, lt=1), active_with("unknown_classes", "predicted")] = 0.5
+    """predicted: an unknown class gets a map if the classifier gives it at least this probability, else it counts as
+    absent."""
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
     """Scales of the image, as factors of its size."""
     flip: bool = True

@@ -44,7 +44,7 @@ def validation_samples(stage: ClassifierTraining, instance: Instance) -> Iterato
         records = _records(stage, instance, held_out=True)
         for index in range(len(records)):
             try:
-                yield records.sample(index)
+                yield stage.as_read(records.sample(index), TRAIN)
             except BadSampleError:
                 continue
         return

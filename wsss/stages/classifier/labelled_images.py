@@ -37,11 +37,11 @@ class LabelledImages(AugmentedRecords):
             strong=stage.augmentation == "strong",
         )
         super().__init__(records, augmentation, seed=seed)
-        self._num_classes = num_classes
+        self._stage, self._num_classes = stage, num_classes
         self._not_learned = [c for c in range(1, num_classes + 1) if c not in learned]
 
     def example(self, draw: Draw) -> dict[str, Any]:
-        sample = self.records.sample(draw.index)
+        sample = self._stage.as_read(self.records.sample(draw.index), self.records.split)
         image, _ = self.augmented(draw, sample, mask_HW=None)
         target, known = torch.zeros(self._num_classes), torch.ones(self._num_classes)
         target[[c - 1 for c in sample.classes]] = 1.0

@@ -10,6 +10,7 @@ from wsss.contract.settings import ActiveIf, active_unless, active_with, setting
 from wsss.contract.stage import Instance
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
+from wsss.stages.settings.unknown_classes import LabelReading
 
 HELD_OUT = "held_out"
 """Value of `validation_split` for the images of the training split that are not trained on."""
@@ -17,7 +18,7 @@ _VALIDATED = ActiveIf("a validation_split", lambda stage: stage.validation_split
 
 
 @settings
-class ClassifierTraining(EncoderSource):
+class ClassifierTraining(LabelReading, EncoderSource):
     """A training that produces a `wsss.models.classifier.Classifier`: its classes, head and images."""
 
     trains: ClassVar[str] = "classifier"

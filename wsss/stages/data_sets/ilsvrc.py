@@ -16,10 +16,6 @@ from wsss.stages.data_sets.shared import SharedSettings
 class IlsvrcSettings(SharedSettings):
     """Additional settings for ILSVRC DET and LID."""
 
-    unchecked: Annotated[Literal["unknown", "absent"], active_with("source", "ilsvrc_det", "lid")] = "unknown"
-    """ilsvrc_det, lid: status of a class in a training image that was not annotated for it (images of the 2013 part
-    were annotated for few classes each): `unknown`, which the classification loss ignores, or `absent`, as in published
-    systems."""
     package: Annotated[str, NotHashedPath()] = ""
     """lid: the folder that contains LID_track1_imageset and LID_track1_annotations."""
     val_labels: Annotated[Literal["masks", "unknown"], active_with("source", "lid")] = "masks"
@@ -40,7 +36,6 @@ def _ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> IlsvrcDetSour
         root=given.root_folder("ILSVRC/Data/DET", "Data/DET"),
         splits=splits,
         lists=given.list_paths(splits),
-        unchecked=given.unchecked,
         boxes="annotations" if given.boxes == "annotations" else "none",
         saliency=given.saliency,
         class_names=given.class_names,

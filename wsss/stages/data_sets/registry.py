@@ -41,8 +41,8 @@ _MASKS = "masked_splits other_classes_as boxes saliency"
 DATA_SETS: Mapping[str, DataSet] = {
     "toy": DataSet(open_toy, _reads("counts size draw_seed")),
     "voc": DataSet(open_voc, _reads(f"root lists class_names {_MASKS} labels masks mask_suffix sbd")),
-    "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes saliency unchecked")),
-    "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} unchecked package val_labels")),
+    "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes saliency")),
+    "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} package val_labels")),
     "coco": DataSet(open_coco, _reads(f"root lists class_names {_MASKS} annotations image_folders")),
     "folder": DataSet(
         open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder mask_suffix")

@@ -27,7 +27,9 @@ from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.ops.peak_curve import peak_counts, peak_winners
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 
-TALLIES = ("images", "missing", "left_out", "unmasked")
+TALLIES = ("images", "missing", "left_out", "unmasked", "unknown")
+"""Numbers of images of a split: measured; without a record; excluded by settings; without a mask; with unknown classes,
+which have no certain background."""
 FOLDS = 2
 """Number of folds; the fold of a sample is its position in its split's list modulo this."""
 SCORED = (CamRecord.kind, ScoreRecord.kind)
@@ -112,6 +114,13 @@ def nearest(maps_Khw: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     if not len(maps_Khw):
         return torch.zeros((0, *size))
     return functional.interpolate(torch.from_numpy(maps_Khw).float()[None], size=size, mode="nearest")[0]
+
+
+def has_unknown_classes(record: object) -> bool:
+    """Whether maps come from an image with unknown classes, or a pseudo label has undecided pixels because of them."""
+    if isinstance(record, CamRecord | ScoreRecord):
+        return bool(record.unknown)
+    return isinstance(record, PseudoLabel) and bool((record.mask == IGNORE).any())
 
 
 def _subset_counts(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from shards.records import GRID_STRIDE, IGNORE, ConfidentLabel, Sample, SeedRecord
+from shards.records import BACKGROUND, GRID_STRIDE, IGNORE, CamRecord, ConfidentLabel, Record, Sample, SeedRecord
 from wsss.contract.fit import Draw
 from wsss.data.augmented_records import AugmentedRecords
 from wsss.data.images import pixels
@@ -83,6 +83,9 @@ class SeededImages(SegmenterImages):
         assert label is not None
         present_C = torch.zeros(self.num_classes, dtype=torch.bool)
         present_C[[0, *sample.classes]] = True
+        if sample.unknown:  # make_cams may have predicted some of them
+            found = np.bincount(seeds.label.ravel(), minlength=IGNORE + 1)[: self.num_classes]
+            present_C |= torch.from_numpy(found > 0)
         return {
             "key": sample.key,
             "image": pixels(image),
@@ -145,7 +148,7 @@ class MaskedImages(SegmenterImages):
 
 class BoxedImages(SegmenterImages):
     """Augmented images with the planes of their boxes, and their masks. Without `masked`, the mask is 0 inside the
-    image and 255 where the crop extends beyond it."""
+    image and 255 where the crop extends beyond it, and everywhere in an image with unknown classes."""
 
     def __init__(
         self,
@@ -164,7 +167,7 @@ class BoxedImages(SegmenterImages):
         sample = self.records.sample(draw.index)
         cams = self.records.record(draw.index, "cams") if self._boxes.box_source == "cams" else None
         classes, inside = planes_of_boxes(self._boxes.boxes_of(sample, cams), size=sample.size)
-        mask = mask_of(sample) if self._masked else np.zeros(sample.size, np.uint8)
+        mask = mask_of(sample) if self._masked else np.full(sample.size, _outside_boxes(cams), np.uint8)
         image, changed = self.augmented(draw, sample, mask_HW=np.concatenate([mask[..., None], inside], axis=2))
         assert changed is not None
         return {
@@ -178,6 +181,11 @@ class BoxedImages(SegmenterImages):
         side = len(range(GRID_STRIDE // 2, self.stage.crop_size, GRID_STRIDE))
         boxes = torch.zeros((self.num_classes, side, side), dtype=torch.bool)
         return {"label": self._pixels(IGNORE), "boxes": boxes}
+
+
+def _outside_boxes(cams: Record | None) -> int:
+    """The label of pixels without a mask: 0, or 255 in an image that may show classes without a box."""
+    return IGNORE if isinstance(cams, CamRecord) and cams.unknown else BACKGROUND
 
 
 def mask_of(sample: Sample) -> np.ndarray:

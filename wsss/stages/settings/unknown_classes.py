@@ -1,0 +1,43 @@
+"""What a stage that reads image-level labels takes as known, and what becomes of images with unknown classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Literal
+
+from shards.records import Missing, Sample
+from wsss.contract.settings import settings
+
+Unchecked = Literal["unknown", "absent", "absent_if_labelled"]
+_TRAIN = "train"
+
+
+@settings
+class LabelReading:
+    """How the classes count that nobody looked for in a training image."""
+
+    unchecked: Unchecked = "unknown"
+    """What a class counts as in a training image that was not checked for it (in ILSVRC DET, most images of the 2013
+    part were checked for few classes): `unknown`; `absent`, as in published systems; or `absent_if_labelled`, absent in
+    images that show a labelled class and unknown in all others. Other splits keep their unknown classes."""
+
+    def as_read(self, sample: Sample, split: str) -> Sample:
+        """The sample with only those classes unknown that this stage takes as unknown."""
+        if not sample.unknown or split != _TRAIN or self.unchecked == "unknown":
+            return sample
+        if self.unchecked == "absent_if_labelled" and not sample.classes:
+            return sample
+        return replace(sample, unknown=())
+
+
+def left_out_for_unknown(sample: Sample, learned: Collection[int]) -> Missing | None:
+    """`Missing` for an image that may show a learned class without being labelled with it; else None.
+
+    `sample`: as read, see `LabelReading.as_read`.
+    """
+    number = len(set(learned) & set(sample.unknown))
+    if not number:
+        return None
+    reason = "1 class is unknown" if number == 1 else f"{number} classes are unknown"
+    return Missing(key=sample.key, reason=reason, left_out=True)
