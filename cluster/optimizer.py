@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from wsss.contract.fit import Fit
+from wsss.contract.settings import resolved
 from wsss.tasks.task import Task
 
 
@@ -26,7 +27,7 @@ def make_optimizer(task: Task, stage: Fit) -> torch.optim.Optimizer:
             "lr": stage.learning_rate
             * (stage.head_lr_multiplier if is_new else 1.0)
             * (stage.bias_lr_multiplier if is_bias else 1.0),
-            "weight_decay": stage.weight_decay if has_decay else 0.0,
+            "weight_decay": resolved(stage, "weight_decay") if has_decay else 0.0,
         }
         for (is_new, is_bias, has_decay), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]

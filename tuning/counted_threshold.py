@@ -14,6 +14,7 @@ from shards.records import CamRecord, ScoreRecord
 from tuning.dimensions import Choices, Range
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError
+from wsss.stages.evaluate import Evaluate
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 
 THRESHOLD = "background_threshold"
@@ -53,6 +54,11 @@ def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
 
 def _check_labels(labels: Instance, metric: Instance) -> None:
     assert isinstance(labels.stage, MakePseudoLabels)
+    if isinstance(metric.stage, Evaluate) and metric.stage.rule != "threshold":
+        raise RecipeError(
+            f"{metric.name}.rule = {metric.stage.rule!r} counts by theta, but {labels.name}.{THRESHOLD} is a threshold "
+            f"of scores; remove {metric.name}.rule to search it"
+        )
     for setting, wanted in (("refine", "none"), ("background", "threshold")):
         if (value := getattr(labels.stage, setting)) != wanted:
             why = "each threshold would run the CRF on all images" if setting == "refine" else "it has no threshold"

@@ -39,7 +39,17 @@ from shards.sources.coco_masks import (
     segmentation_mask,
     whole_box,
 )
-from shards.sources.disk import StoredImage, as_path, file_sizes, is_key, presence, read_file, read_image, words
+from shards.sources.disk import (
+    StoredImage,
+    as_path,
+    file_sizes,
+    is_key,
+    presence,
+    read_file,
+    read_image,
+    read_saliency,
+    words,
+)
 from shards.sources.neighbours import beside
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy
@@ -63,6 +73,9 @@ class CocoSource:
     """Splits for which masks are created."""
     boxes: Literal["none", "annotations", "masks"] = "none"
     """Boxes: none, from the annotations (of things, without crowds), or from the connected components of the masks."""
+    saliency: str = ""
+    """Folder of saliency maps below the root: grey PNGs at the paths of the images, not needed for every image; none if
+    empty."""
     class_names: tuple[str, ...] = ()
     """A subset of the categories, numbered in this order; all of them if empty."""
     other_classes_as: int = BACKGROUND
@@ -140,6 +153,7 @@ class CocoSource:
             found = self._annotated(listed, index, image) if index.annotated else _Annotated()
         except (KeyError, TypeError, AttributeError) as error:
             raise BadSampleError(f"an annotation of {image.name} is not in COCO's format: {error!r}") from error
+        saliency = self._saliency_name(listed.split, index.file_names[listed.position])
         return Sample(
             key=listed.key,
             encoded=image.encoded,
@@ -148,6 +162,7 @@ class CocoSource:
             unknown=() if index.annotated else self._classes.all_ids,
             mask=found.mask,
             boxes=found.boxes,
+            saliency=read_saliency(self.root, saliency, image=image) if self.saliency else None,
             position=listed.position,
             source=image.name,
             notes=found.notes,
@@ -237,13 +252,19 @@ class CocoSource:
             boxes.append(box)
         return inside(boxes, size=image.size)
 
+    def _saliency_name(self, split: str, file_name: str) -> str:
+        return str(PurePosixPath(self.saliency, self.images[split], file_name).with_suffix(".png"))
+
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of the JSON files' content, and of which images and panoptic masks exist."""
+        """Hash of the JSON files' content, and of which images, panoptic masks and saliency maps exist."""
         digest = hashlib.sha256(f"{self.form}\n".encode())
         for split in sorted(self.annotations):
             index = self._index(split)
             digest.update(f"{split} {sha256_of(index.path)}\n".encode())
             digest.update(b"".join(presence(self.root / self.images[split], index.file_names)))
+            if self.saliency:
+                names = (self._saliency_name(split, name) for name in index.file_names)
+                digest.update(b"saliency" + b"".join(presence(self.root, names)))
             reads_masks = split in self.masked_splits and (masks or self.boxes == "masks")
             if self.form == "panoptic" and reads_masks and index.annotated:
                 names = (f"{listed.key}.png" for listed in self.list_split(split))

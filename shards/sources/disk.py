@@ -116,6 +116,16 @@ def read_grey_png(root: Path, name: str, *, what: str, image: StoredImage) -> np
     return fitted(values, name=f"the {what} {name}", image=image)
 
 
+def read_saliency(root: Path, name: str, *, image: StoredImage) -> np.ndarray | None:
+    """The saliency map of an image, u8[H, W], from the grey PNG `name`; None if there is no such file.
+
+    Raises: BadSampleError if it cannot be read, or if its size does not match.
+    """
+    if not (root / name).exists() and in_other_form(root, name) is None:
+        return None
+    return read_grey_png(root, name, what="saliency map", image=image)
+
+
 def fitted(values_HW: np.ndarray, *, name: str, image: StoredImage) -> np.ndarray:
     """The map of an image turned upright, if its size is the image's upright or stored size."""
     if values_HW.shape == image.size:

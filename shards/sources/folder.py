@@ -20,7 +20,7 @@ from shards.files import sha256_of
 from shards.records import BACKGROUND, Sample
 from shards.sources.class_names import read_class_list, refuse_doubtful
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, file_sizes, presence, read_image, read_index_png
+from shards.sources.disk import StoredImage, file_sizes, presence, read_image, read_index_png, read_saliency
 from shards.sources.label_table import Labelled, LabelTable
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy
@@ -45,6 +45,8 @@ class FolderSource:
     """Splits whose masks are read."""
     boxes: Literal["none", "masks"] = "none"
     """Boxes of objects: none, or from the connected components of the masks that are read."""
+    saliency: str = ""
+    """Folder of saliency maps below the root: grey PNGs named by key, not needed for every image; none if empty."""
     class_names: tuple[str, ...] = ()
     """A subset of the classes, numbered in this order; all of them if empty."""
     other_classes_as: int = BACKGROUND
@@ -111,6 +113,7 @@ class FolderSource:
         labelled = self._labelled(listed.split)[listed.key]
         image = read_image(self.root, listed.key + labelled.ending)
         mask = self._mask(listed, image)
+        saliency = self._saliency_name(listed.key)
         return Sample(
             key=listed.key,
             encoded=image.encoded,
@@ -119,6 +122,7 @@ class FolderSource:
             unknown=self._classes.ids(labelled.unknown),
             mask=mask,
             boxes=boxes_of_mask(mask) if self.boxes == "masks" and mask is not None else None,
+            saliency=read_saliency(self.root, saliency, image=image) if self.saliency else None,
             position=listed.position,
             source=image.name,
         )
@@ -133,8 +137,11 @@ class FolderSource:
     def _mask_name(self, key: str) -> str:
         return f"{self.masks}/{key}{self.mask_suffix}.png"
 
+    def _saliency_name(self, key: str) -> str:
+        return f"{self.saliency}/{key}.png"
+
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of the tables and the classes, and of which images and masks exist."""
+        """Hash of the tables and the classes, and of which images, masks and saliency maps exist."""
         digest = hashlib.sha256(repr(self._classes.every.names).encode())
         for split in sorted(self.tables):
             labelled = self._labelled(split)
@@ -142,4 +149,6 @@ class FolderSource:
             digest.update(b"".join(presence(self.root, (key + one.ending for key, one in labelled.items()))))
             if self.masks and split in self.masked_splits and (masks or self.boxes == "masks"):
                 digest.update(b"".join(presence(self.root, map(self._mask_name, labelled))))
+            if self.saliency:
+                digest.update(b"saliency" + b"".join(presence(self.root, map(self._saliency_name, labelled))))
         return digest.hexdigest()

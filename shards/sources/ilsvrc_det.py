@@ -27,7 +27,7 @@ import numpy as np
 
 from shards.records import BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, file_sizes, folders, presence, read_image, read_keys, stems
+from shards.sources.disk import StoredImage, file_sizes, folders, presence, read_image, read_keys, read_saliency, stems
 from shards.sources.ilsvrc_lists import CheckedClasses, class_lists, read_class_lists
 from shards.sources.pascal_xml import Annotation, read_annotation
 from shards.sources.source import Listed, Listing
@@ -56,6 +56,9 @@ class IlsvrcDetSource:
     """Split -> file of keys, one per line, replacing the images on disk or the archive's own list."""
     boxes: Literal["none", "annotations"] = "none"
     """Boxes of objects: none, or from the XML (for the classes that an image was checked for)."""
+    saliency: str = ""
+    """Folder of saliency maps below the root: grey PNGs at <split>/<key>.png, not needed for every image; none if
+    empty."""
     class_names: tuple[str, ...] = ()
     """A subset of the classes, numbered in this order; all 200 if empty."""
     _listings: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -148,6 +151,7 @@ class IlsvrcDetSource:
             classes=self._classes.ids(present),
             unknown=self._classes.ids(unknown),
             boxes=self._boxes(annotation, image, complete=not unknown),
+            saliency=read_saliency(self.root, self._saliency_name(listed), image=image) if self.saliency else None,
             position=listed.position,
             source=image.name,
         )
@@ -193,6 +197,9 @@ class IlsvrcDetSource:
         ids = {wnid: self._classes.id_of(full_id) for wnid, full_id in ilsvrc_det_synsets().items()}
         return {wnid: class_id for wnid, class_id in ids.items() if class_id is not None}
 
+    def _saliency_name(self, listed: Listed) -> str:
+        return f"{self.saliency}/{listed.split}/{listed.key}.png"
+
     def signature(self, *, masks: bool = True) -> str:
         """Hash of every split's keys, of which images and annotations exist, and of the sizes of the class lists.
 
@@ -209,6 +216,9 @@ class IlsvrcDetSource:
                 digest.update(f"{key}\n".encode())
             digest.update(b"".join(presence(self._base, images)))
             digest.update(b"".join(presence(self._base, annotations)))
+            if self.saliency:
+                names = map(self._saliency_name, self.list_split(split))
+                digest.update(b"saliency" + b"".join(presence(self.root, names)))
         if "train" in self.splits:
             for path in class_lists(self._base / "ImageSets" / "DET"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())

@@ -24,7 +24,7 @@ import numpy as np
 from shards.boxes import boxes_of_mask
 from shards.records import BACKGROUND, IGNORE, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import file_sizes, presence, read_image, read_index_png, read_keys, stems
+from shards.sources.disk import file_sizes, presence, read_image, read_index_png, read_keys, read_saliency, stems
 from shards.sources.ilsvrc_det import ENDING, IlsvrcDetSource
 from shards.sources.source import Listed, Listing
 from shards.taxonomy import Taxonomy, ilsvrc_det_200
@@ -60,6 +60,9 @@ class LidSource:
     """Splits whose masks are read; only val has masks."""
     boxes: Literal["none", "annotations", "masks"] = "none"
     """Boxes: none, from ILSVRC's XML for train, or from the connected components of val's masks."""
+    saliency: str = ""
+    """Folder of saliency maps of val and test below the package, at <split>/<key>.png; those of train are ILSVRC DET's.
+    None if empty."""
     class_names: tuple[str, ...] = ()
     """A subset of the classes, numbered in this order; all 200 if empty."""
     other_classes_as: int = BACKGROUND
@@ -148,10 +151,14 @@ class LidSource:
             classes=classes,
             unknown=unknown,
             mask=kept,
+            saliency=read_saliency(self.package, self._saliency_name(listed), image=image) if self.saliency else None,
             boxes=boxes_of_mask(kept) if self.boxes == "masks" and kept is not None else None,
             position=listed.position,
             source=image.name,
         )
+
+    def _saliency_name(self, listed: Listed) -> str:
+        return f"{self.saliency}/{listed.split}/{listed.key}.png"
 
     def signature(self, *, masks: bool = True) -> str:
         """Hash of every split's keys and of which images and masks exist; from names only, as for ILSVRC DET."""
@@ -166,6 +173,9 @@ class LidSource:
             for key in keys:
                 digest.update(f"{key}\n".encode())
             digest.update(b"".join(presence(self.package, (f"{folder}/{key}{ENDING}" for key in keys))))
+            if self.saliency:
+                names = map(self._saliency_name, self.list_split(split))
+                digest.update(b"saliency" + b"".join(presence(self.package, names)))
             if split == "val" and self._reads_masks and (masks or "masks" in (self.boxes, self.val_labels)):
                 digest.update(f"{Path(self._masks).name}\n".encode())
                 digest.update(b"".join(presence(self.package, (f"{self._masks}/{key}.png" for key in keys))))

@@ -19,7 +19,7 @@ import numpy as np
 from shards.boxes import boxes_of_mask
 from shards.records import BACKGROUND, BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
-from shards.sources.disk import StoredImage, file_sizes, fitted, read_grey_png, read_image, read_index_png, read_keys
+from shards.sources.disk import StoredImage, file_sizes, fitted, read_image, read_index_png, read_keys, read_saliency
 from shards.sources.pascal_xml import Annotation, read_annotation
 from shards.sources.sbd import read_sbd_mask, sbd_masks
 from shards.sources.source import Listed, Listing
@@ -75,9 +75,7 @@ class VocSource:
     def read(self, listed: Listed) -> Sample:
         key, image = listed.key, read_image(self.root, f"JPEGImages/{listed.key}.jpg")
         mask = self._mask(key, image) if listed.split in self.masked_splits else None
-        saliency = None
-        if self.saliency and (self.root / self.saliency / f"{key}.png").exists():
-            saliency = read_grey_png(self.root, f"{self.saliency}/{key}.png", what="saliency map", image=image)
+        saliency = read_saliency(self.root, f"{self.saliency}/{key}.png", image=image) if self.saliency else None
         return Sample(
             key=key,
             encoded=image.encoded,

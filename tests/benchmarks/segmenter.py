@@ -49,6 +49,7 @@ from wsss.tasks.segmentation import SegmentationTask
 
 NUM_CLASSES, SIDE, BATCH, STEPS, EPOCHS, SEED = 21, 160, 8, 4, 3, 0
 RATIO_BAR, LOSSES_BAR, ACTORS_BAR = 0.95, 1e-4, 1.8
+RATES = (12, 24, 36)
 NUM_SHARDS, IMAGES_PER_SHARD = 20, 2
 
 
@@ -68,7 +69,7 @@ class Training(Fit):
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         spec = EncoderSpec(name="mobilenetv2_100", output_stride=16, dilated=False, pretrained="none")
-        network = build_segmenter(spec, num_classes=NUM_CLASSES, decoder_channels=64, dropout=0.0)
+        network = build_segmenter(spec, atrous_rates=RATES, num_classes=NUM_CLASSES, decoder_channels=64, dropout=0.0)
         freeze_batch_norm(network.encoder)
         return network
 
@@ -208,7 +209,9 @@ def on_cpu(repetitions: int) -> dict[str, Any]:
 def trained_on_gpu(*, output_stride: int, compiled: bool, batch_size: int = 16, steps: int = 30) -> float:
     """Images per second of forward, backward and SGD in bf16."""
     spec = EncoderSpec(name="resnet50", output_stride=output_stride, dilated=True, pretrained="none")
-    network = build_segmenter(spec, num_classes=201).cuda().to(memory_format=torch.channels_last).train()
+    network = (
+        build_segmenter(spec, atrous_rates=RATES, num_classes=201).cuda().to(memory_format=torch.channels_last).train()
+    )
     freeze_batch_norm(network.encoder)
     task: Any = SegmentationTask(network, synchronise_norms=False)
     call = torch.compile(task.network) if compiled else task.network
@@ -233,7 +236,9 @@ def trained_on_gpu(*, output_stride: int, compiled: bool, batch_size: int = 16, 
 def predicted_on_gpu(*, output_stride: int, images: int = 20) -> float:
     """Images per second of a whole prediction in six views, decoding included."""
     spec = EncoderSpec(name="resnet50", output_stride=output_stride, dilated=True, pretrained="none")
-    network = build_segmenter(spec, num_classes=201).cuda().to(memory_format=torch.channels_last).eval()
+    network = (
+        build_segmenter(spec, atrous_rates=RATES, num_classes=201).cuda().to(memory_format=torch.channels_last).eval()
+    )
     stage, trained = Predict(scales=(0.5, 1.0, 2.0)), TrainSegmenter(encoder="resnet50", pretrained="none")
     sample = Sample(key="a", encoded=encode_png(picture(0)), size=SIZE, classes=())
     for number in range(3 + images):

@@ -33,6 +33,7 @@ from wsss.ops.multi_scale import resize_bilinear, view_sizes
 from wsss.stages.predict import Predict
 
 SIZE, SCALES, NUM_CLASSES = (375, 500), (0.5, 1.0, 2.0), 201
+RATES = (12, 24, 36)
 STAGE, TRAINED = Predict(scales=SCALES), SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 ERROR_BAR, RATIO_BAR, MEMORY_BAR = 1e-3, 0.95, 1.2
 """The error is the share of pixels whose labels differ: logits of random weights are close to each other."""
@@ -41,7 +42,9 @@ ERROR_BAR, RATIO_BAR, MEMORY_BAR = 1e-3, 0.95, 1.2
 def make_network() -> Segmenter:
     torch.manual_seed(0)
     spec = EncoderSpec(name="resnet50", output_stride=8, dilated=True, pretrained="none")
-    return build_segmenter(spec, num_classes=NUM_CLASSES).to(memory_format=torch.channels_last).eval()
+    return (
+        build_segmenter(spec, atrous_rates=RATES, num_classes=NUM_CLASSES).to(memory_format=torch.channels_last).eval()
+    )
 
 
 def make_sample() -> Sample:

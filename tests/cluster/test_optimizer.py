@@ -9,6 +9,7 @@ from torch import nn
 
 from cluster.optimizer import lr_multiplier, make_optimizer
 from tests.cluster.tiny import TinyFit, TinyTask
+from wsss.contract.settings import hashed_values
 
 ENDS = [3, 6, 10]
 
@@ -49,3 +50,20 @@ def test_the_third_places_four_groups(tmp_path: Path) -> None:
         (2, 4, 1, 1): (pytest.approx(1e-3), 1e-5),
         (2,): (pytest.approx(2e-3), 0.0),
     }
+
+
+def test_weight_decay_that_is_not_given_depends_on_the_optimizer(tmp_path: Path) -> None:
+    """Adam has none, as in FickleNet; what is given is used with any."""
+    network = nn.Conv2d(3, 4, 3)
+
+    def decay_of(stage: TinyFit) -> float:
+        groups = make_optimizer(TinyTask(network, stage, tmp_path), stage).param_groups
+        return max(float(group["weight_decay"]) for group in groups)
+
+    decays = {name: decay_of(TinyFit(optimizer=name)) for name in ("sgd", "adam", "adamw")}
+    assert decays == {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-4}
+    assert {decay_of(TinyFit(optimizer=name, weight_decay=0.5)) for name in ("sgd", "adam", "adamw")} == {0.5}
+    assert decay_of(TinyFit(optimizer="sgd", weight_decay=0.0)) == 0.0
+    for name, decay in decays.items():
+        given = hashed_values(TinyFit(optimizer=name, weight_decay=decay))
+        assert hashed_values(TinyFit(optimizer=name)) == given and given["weight_decay"] == decay

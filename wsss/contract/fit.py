@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from wsss.contract.settings import PerformanceOnly, active_unless, active_with, settings
+from wsss.contract.settings import DefaultBy, PerformanceOnly, active_unless, active_with, settings
 from wsss.contract.stage import Instance, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class Validation:
     outcome: Outcome
 
 
+_WEIGHT_DECAY = {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-4}
+"""Optimizer -> default of `weight_decay`."""
+
+
 @settings
 class Fit(Stage):
     """A stage that trains one task. The world size and the global batch size are part of the fingerprint."""
@@ -92,8 +96,11 @@ class Fit(Stage):
     """Learning rate of biases, as a multiple of the learning rate of the weights next to them."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD; the first beta of Adam and AdamW."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Weight decay; not applied to biases and to parameters of normalisation layers."""
+    weight_decay: Annotated[
+        Annotated[float, Field(ge=0)] | None, DefaultBy(lambda stage: _WEIGHT_DECAY[stage.optimizer])
+    ] = None
+    """Weight decay; not applied to biases and to parameters of normalisation layers. If not given, 0.0001 with sgd and
+    adamw, and 0 with adam, whose defaults FickleNet uses (NoPeopleAllowed: 0.00001)."""
     schedule: Literal["poly", "step"] = "poly"
     """Learning-rate schedule: `poly`, a power of the share of steps left; `step`, a factor every `step_epochs`."""
     poly_power: Annotated[float, Field(ge=0), active_with("schedule", "poly")] = 0.9

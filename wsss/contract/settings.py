@@ -57,6 +57,22 @@ def active_unless(setting: str, value: object) -> ActiveIf:
 
 
 @dataclass(frozen=True)
+class DefaultBy:
+    """Marks a setting whose default, None, stands for a value that other settings determine. The fingerprint contains
+    that value, as if it had been given."""
+
+    value_of: Callable[[Any], Any]
+    """The stage -> the value."""
+
+
+def resolved(stage: object, setting: str) -> Any:
+    """The value of a setting; if it was not given and is marked by `DefaultBy`, the value that it stands for."""
+    value = getattr(stage, setting)
+    marks = [mark for mark in _field_info(type(stage))[setting].metadata if isinstance(mark, DefaultBy)]
+    return marks[0].value_of(stage) if value is None and marks else value
+
+
+@dataclass(frozen=True)
 class FileContent:
     """Marks a setting that may name a file: the file's content enters the fingerprint, not its path."""
 
@@ -92,6 +108,11 @@ def setting_values(stage: object) -> dict[str, object]:
     return {field.name: _plain(getattr(stage, field.name)) for field in fields(stage)}  # type: ignore[arg-type]
 
 
+def resolved_values(stage: object) -> dict[str, object]:
+    """As `setting_values`, with the values that defaults marked by `DefaultBy` stand for."""
+    return {field.name: _plain(resolved(stage, field.name)) for field in fields(stage)}  # type: ignore[arg-type]
+
+
 def inactive_settings(stage: object) -> dict[str, str]:
     """Settings that are not read, given the values of the others -> the condition under which they are read."""
     marks = {name: info.metadata for name, info in _field_info(type(stage)).items()}
@@ -112,7 +133,7 @@ def hashed_values(stage: object, *, masks: bool = True) -> dict[str, object]:
     left_out: tuple[type, ...] = (
         (NotHashedPath, PerformanceOnly) if masks else (NotHashedPath, PerformanceOnly, MeasuringOnly)
     )
-    values, unread = setting_values(stage), inactive_settings(stage)
+    values, unread = resolved_values(stage), inactive_settings(stage)
     for name, info in _field_info(type(stage)).items():
         if name in unread or any(isinstance(mark, left_out) for mark in info.metadata):
             del values[name]

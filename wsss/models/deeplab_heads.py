@@ -68,12 +68,12 @@ class DeepLabHead(nn.Module):
 class DeepLab(nn.Module):
     """An encoder and a `DeepLabHead`: logits [B,C,H,W] at the size of the image [B,3,H,W], resized bilinearly."""
 
-    corner_to_corner = False
-    """How `strided_logits` spans the image: its cells tile it."""
-
-    def __init__(self, encoder: Encoder, head: DeepLabHead) -> None:
+    def __init__(self, encoder: Encoder, head: DeepLabHead, *, corner_to_corner: bool = False) -> None:
+        """`corner_to_corner`: how the head's grid spans the image. If true, as in the public code, its pixels are 8
+        image pixels apart, from corner to corner of the image, which is padded to sides of 8 n + 1 pixels. If
+        false, its cells tile the image."""
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.encoder, self.head, self.corner_to_corner = encoder, head, corner_to_corner
 
     @property
     def decoder_parts(self) -> tuple[nn.Module, ...]:
@@ -82,15 +82,35 @@ class DeepLab(nn.Module):
         return self.head, *(self.encoder.network.get_submodule(name) for name in added)
 
     def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        logits_BChw, _ = self.strided_logits(image_B3HW)
-        return F.interpolate(logits_BChw, size=image_B3HW.shape[-2:], mode="bilinear", align_corners=False)
+        logits_BChw, extended = self.strided_logits(image_B3HW)
+        height, width = image_B3HW.shape[-2:]
+        logits_BCHW = F.interpolate(logits_BChw, size=extended, mode="bilinear", align_corners=self.corner_to_corner)
+        return logits_BCHW[..., :height, :width]
 
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The logits on the head's grid, [B,C,h,w], and the size (H, W) of the image that it spans.
 
-        `forward` is these, resized bilinearly; they need a sixty-fourth of its memory.
+        `forward` is these, resized bilinearly and cropped; they need a sixty-fourth of its memory.
+
+        Raises: ValueError if the grid is to span the image corner to corner, and the encoder's does not.
         """
-        return self.head(self.encoder(image_B3HW)), (image_B3HW.shape[-2], image_B3HW.shape[-1])
+        if self.corner_to_corner:
+            image_B3HW = _padded(image_B3HW)
+        height, width = image_B3HW.shape[-2:]
+        logits_BChw = self.head(self.encoder(image_B3HW))
+        wanted = [(side - 1) // HEAD_STRIDE + 1 for side in (height, width)]
+        if self.corner_to_corner and list(logits_BChw.shape[-2:]) != wanted:
+            raise ValueError(
+                f"of an image of {height}x{width} pixels this encoder makes {list(logits_BChw.shape[-2:])} features, "
+                f"not {wanted} from corner to corner; use a crop_size that is a multiple of {HEAD_STRIDE}"
+            )
+        return logits_BChw, (height, width)
+
+
+def _padded(image_B3HW: torch.Tensor) -> torch.Tensor:
+    """The image with its last row and column repeated, up to sides of 8 n + 1 pixels."""
+    rows, columns = ((1 - side) % HEAD_STRIDE for side in image_B3HW.shape[-2:])
+    return F.pad(image_B3HW, (0, columns, 0, rows), mode="replicate") if rows or columns else image_B3HW
 
 
 def build_deeplab(

@@ -84,13 +84,14 @@ def build_segmenter(
     spec: EncoderSpec,
     *,
     num_classes: int,
+    atrous_rates: tuple[int, int, int],
     encoder: Encoder | None = None,
     decoder_channels: int = 256,
-    atrous_rates: tuple[int, int, int] = (12, 24, 36),
     dropout: float = 0.5,
 ) -> Segmenter:
     """Make a DeepLabv3+ of `num_classes` (including the background) on the encoder of `spec`.
 
+    `atrous_rates`: dilations of the ASPP, published as 6, 12, 18 at output stride 16 and 12, 24, 36 at 8.
     The encoder gets the weights of `encoder` or, if that is None, those that `spec` names, without layers after its
     last stage. The image pooling branch has one pixel per image, so batch normalisation would fail for a batch of one;
     it uses a GroupNorm over all channels here. All other layers keep BatchNorm, which needs an image of more than one

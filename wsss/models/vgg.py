@@ -12,7 +12,9 @@ import timm
 import torch
 from torch import nn
 
-VGG_VARIANTS = ("vgg16_npa", "vgg16_ficklenet", "vgg16_affinitynet")
+_ADDED = {"vgg16_npa": 3, "vgg16_npa_4conv": 4, "vgg16_ficklenet": 0, "vgg16_affinitynet": 0}
+"""Variant -> number of convolutions of 512 channels added after the last block."""
+VGG_VARIANTS = tuple(_ADDED)
 CAFFE_MEAN = (122.675 / 255, 116.669 / 255, 104.008 / 255)
 """Mean of the channels red, green and blue that weights with Caffe's names need."""
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
@@ -26,35 +28,38 @@ _CAFFE_HEADS = ("fc8.", "f8_3.", "f8_4.", "f8_5.", "f9.", "gn8_3.", "gn8_4.", "g
 def build_vgg(name: str, *, imagenet: bool) -> Any:
     """timm's VGG16 as modified by the third place of LID 2020 (`vgg16_npa`), FickleNet or AffinityNet; output stride 8.
 
-    | | `vgg16_npa` | `vgg16_ficklenet` | `vgg16_affinitynet` |
+    The third place's code adds three convolutions; its slides say four. `vgg16_npa` is its code, with which its results
+    were made as far as is known; `vgg16_npa_4conv` has four and is the same otherwise.
+
+    | | `vgg16_npa`, `vgg16_npa_4conv` | `vgg16_ficklenet` | `vgg16_affinitynet` |
     |---|---|---|---|
     | based on | VGG16 with batch normalisation | VGG16 | VGG16 |
     | pools 1 to 3 | 2x2, stride 2 | 3x3, stride 2, padding 1 | the same |
     | pool 4 | 3x3, stride 1, padding 1 | the same | the same |
     | pool 5 | none | none | none |
     | block 5 | dilated by 2 | the same | the same |
-    | after it | three 3x3 convolutions with ReLU, new | nothing | fc6 (3x3), dropout, fc7 (1x1): 1024 channels |
+    | after it | three (four) 3x3 convolutions with ReLU, new | nothing | fc6 (3x3), dropout, fc7 (1x1): 1024 channels |
     | levels at stride 8 | pools 3 and 4, block 5 | the same | block 4 before its pool (conv4), block 5 (conv5), fc7 |
 
-    `imagenet`: timm's weights instead of random ones. Maps have ceil(H / 8) x ceil(W / 8) pixels (321 px: 41), for
-    `vgg16_npa` floor(H / 8) x floor(W / 8).
+    `imagenet`: timm's weights instead of random ones. Maps have ceil(H / 8) x ceil(W / 8) pixels (321 px: 41), for the
+    third place's networks floor(H / 8) x floor(W / 8).
 
     Source: public code of NoPeopleAllowed (LID 2020, third place); Lee et al., CVPR 2019 (FickleNet), section 4; public
     code of Ahn and Kwak, CVPR 2018 (AffinityNet), where fc6 is not dilated in the classifier, and by 4 in AffinityNet
     (`dilate_fc6`).
     Differs: as published; fc6 and fc7 of timm's weights are sampled (`_sampled`), psa's are trained after sampling.
     """
-    base = "vgg16_bn" if name == "vgg16_npa" else "vgg16"
+    base = "vgg16_bn" if _ADDED[name] else "vgg16"
     # 123 of the 138 million weights are in two unused fully connected layers: make them small if none are loaded.
     arguments = {"pretrained": True} if imagenet else {"mlp_ratio": 1 / 4096}
     network: Any = timm.create_model(base, num_classes=0, global_pool="", **arguments)
     whole = network.state_dict() if imagenet else {}
     network.pre_logits = nn.Identity()
     pools = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)]
-    _keep_stride_8(network.features, pools, overlapping=name != "vgg16_npa")
+    _keep_stride_8(network.features, pools, overlapping=not _ADDED[name])
     levels = [(64, 2, pools[0]), (128, 4, pools[1]), (256, 8, pools[2]), (512, 8, pools[3]), (512, 8, pools[4])]
-    network.new_layers = _extend(network.features) if name == "vgg16_npa" else ()
-    network.ends_beyond_pyramid, network.has_fc6 = name == "vgg16_npa", name == "vgg16_affinitynet"
+    network.new_layers = _extend(network.features, number=_ADDED[name])
+    network.ends_beyond_pyramid, network.has_fc6 = _ADDED[name] > 0, name == "vgg16_affinitynet"
     if name == "vgg16_affinitynet":
         network.new_layers = _add_fully_connected(network.features)
         network.num_features = _FULLY_CONNECTED
@@ -81,9 +86,9 @@ def _keep_stride_8(features: nn.Sequential, pools: list[int], *, overlapping: bo
             layer.dilation, layer.padding = (2, 2), (2, 2)
 
 
-def _extend(features: nn.Sequential) -> tuple[str, ...]:
-    """Append three convolutions with ReLU; their names below the network."""
-    return tuple(_append(features, nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)) for _ in range(3))
+def _extend(features: nn.Sequential, *, number: int) -> tuple[str, ...]:
+    """Append convolutions with ReLU; their names below the network."""
+    return tuple(_append(features, nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)) for _ in range(number))
 
 
 def _add_fully_connected(features: nn.Sequential) -> tuple[str, ...]:

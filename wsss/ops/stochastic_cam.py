@@ -159,10 +159,12 @@ def ficklenet_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int
     above theta" is "the maximum over samples is above theta" (strictly), so theta needs no new samples. Equal means:
     the class listed first.
 
-    Raises: ValueError if the shapes or the number of classes differ.
+    Raises: ValueError if the shapes or the number of classes differ, and for theta outside [0, 1].
 
     Source: Lee et al., CVPR 2019, section 3.3.  Differs: the mean is of normalised maps; the paper does not say.
     """
+    if not 0 <= theta <= 1:
+        raise ValueError(f"theta is {theta}; allowed: from 0 to 1, as the maps are (the paper uses 0.35)")
     if mean_Khw.shape != peak_Khw.shape or mean_Khw.shape[0] != len(classes):
         raise ValueError(
             f"mean is {list(mean_Khw.shape)}, peak {list(peak_Khw.shape)}, with {len(classes)} classes; "

@@ -55,7 +55,7 @@ def image_counts(
 
     Source: ours.
     """
-    _require_scores(scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes)
+    require_scores(scores_KHW, classes=classes, truth_HW=truth_HW, num_classes=num_classes)
     num_winners = len(winners_of(classes))
     num_cells = num_classes * num_winners * NUM_BINS
     # Ignored pixels are counted in an extra last cell, which is faster than selecting the others.
@@ -219,7 +219,8 @@ def _from_bin_upwards(counts_CN: Tensor) -> Tensor:
     return counts_CN.flip(-1).cumsum(dim=-1).flip(-1)
 
 
-def _require_scores(scores_KHW: Tensor, *, classes: Sequence[int], truth_HW: Tensor, num_classes: int) -> None:
+def require_scores(scores_KHW: Tensor, *, classes: Sequence[int], truth_HW: Tensor, num_classes: int) -> None:
+    """Raise ValueError for shapes and ids that do not fit, and for scores outside [0, 1] by more than rounding."""
     wanted = [len(classes), *truth_HW.shape]
     if list(scores_KHW.shape) != wanted:
         raise ValueError(

@@ -27,6 +27,7 @@ def draw_curve(
     under_activation: Sequence[float],
     chosen: Sequence[float],
     title: str,
+    threshold_name: str = "background threshold",
 ) -> bytes:
     """A PNG: mean IoU over thresholds i / N, below it both rates, and the thresholds chosen on each half."""
     from matplotlib.figure import Figure  # takes seconds to import
@@ -46,7 +47,7 @@ def draw_curve(
     below.set_ylabel("activation, %")
     below.set_ylim(0, 100)
     below.legend(fontsize=7)
-    below.set_xlabel("background threshold (dashed: chosen on either half)")
+    below.set_xlabel(f"{threshold_name} (dashed: chosen on either half)", **_AS_WRITTEN)
     above.set_title(title, fontsize=9, **_AS_WRITTEN)
     return _png(figure)
 

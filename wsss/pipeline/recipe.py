@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from shards.codec import to_json
 from wsss.contract.runtime import RuntimeSettings
-from wsss.contract.settings import hashed_values, setting_values, settings
+from wsss.contract.settings import hashed_values, resolved_values, settings
 from wsss.contract.stage import DataStage, Instance, Map, Stage
 from wsss.pipeline.recipe_tables import (
     TABLES,
@@ -280,6 +280,6 @@ def _digest(value: object) -> str:
 
 def dotted_settings(instance: Instance) -> dict[str, object]:
     """Dotted name -> value of every setting of an instance, and of its inputs."""
-    values = {f"{instance.name}.{name}": value for name, value in setting_values(instance.stage).items()}
+    values = {f"{instance.name}.{name}": value for name, value in resolved_values(instance.stage).items()}
     reads = {f"{instance.name}.inputs.{slot}": upstream.name for slot, upstream in instance.inputs.items()}
     return values | reads

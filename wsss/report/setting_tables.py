@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from wsss.contract.settings import ActiveIf, setting_docs, setting_values
+from wsss.contract.settings import ActiveIf, resolved_values, setting_docs, setting_values
 from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
 
 _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
@@ -110,13 +110,13 @@ def setting_rows(
     `origins`: dotted name -> where its value was set. `unread`: setting -> the condition under which it would be used.
     `changed`: only those that differ from their default.
     """
-    values = setting_values(group)
+    values, resolved = setting_values(group), resolved_values(group)
     for name, info in settings_of(type(group)).items():
         if changed and not info.required and values[name] == info.default:
             continue
         yield (
             f"{prefix}.{name}",
-            value_cell(values[name]),
+            value_cell(resolved[name]),
             origins.get(f"{prefix}.{name}", "default"),
             info.default_cell,
             info.meaning,

@@ -73,8 +73,8 @@ class BuildShards(DataSettings, DataStage):
         return self.data.taxonomy
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
-        fields = {"saliency"} if self.source == "voc" and self.saliency else set()
-        # Finished shards are not opened to check for boxes; the training checks.
+        # Finished shards are not opened to check for boxes and saliency maps; the stages that read them do.
+        fields = {"saliency"} if self.saliency or self.source == "shards" else set()
         if self.boxes != "none" or self.source in ("toy", "shards"):
             fields.add("boxes")
         return frozenset(fields)

@@ -5,7 +5,8 @@ The metrics depend on the type of record:
 - Instances: the same metrics for their classes, and the number of instances (masks do not separate instances).
 - Score maps: the background threshold that is best on one half of the split is scored on the other half, and the
   reverse. Boundary IoU and scores of single images are left out, since they need one label map instead of one per
-  threshold.
+  threshold. Stochastic maps can also be measured by FickleNet's rule (`rule = "ficklenet"`): then the threshold is its
+  theta, and pixels without a seed are background.
 - Seeds: the share of pixels they cover, and the share of those that is correct.
 
 `wsss.ops.confusion.Scores` documents the classes that each mean IoU averages over: `mean_iou` leaves out classes that
@@ -28,7 +29,7 @@ Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -47,7 +48,7 @@ from shards.records import (
 )
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.counts import Counts
-from wsss.contract.settings import settings
+from wsss.contract.settings import active_unless, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter, Splits
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
@@ -68,6 +69,10 @@ class Evaluate(Reduce):
     """Name of the row in the results table; if empty, the instance's name."""
     splits: Splits = ("val",)
     """Splits to evaluate, each separately; the leaderboard shows the metrics of the last one."""
+    rule: Annotated[Literal["threshold", "ficklenet"], active_unless("rule", "threshold")] = "threshold"
+    """Activation and score maps: `threshold`, foreground if the score is at least a background threshold; `ficklenet`,
+    foreground if any stochastic map is above theta, with the class of the highest mean map (the rule of
+    make_seeds.rule = "ficklenet"). Both are counted at all thresholds i / 256 in one pass."""
     boundary_width: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     """Label maps: width of the bands of boundary IoU as a share of the image's diagonal; 0 skips boundary IoU."""
     num_gallery_images: Annotated[int, Field(ge=0, le=100)] = 8
@@ -86,6 +91,14 @@ class Evaluate(Reduce):
             raise ValueError(
                 f"{instance.name}.splits names {absent[0]!r}, but {instance.inputs['records'].name} makes only "
                 f"{', '.join(records.splits)}; add it to {instance.inputs['records'].name}.splits, or remove it"
+            )
+        made = instance.inputs["records"]
+        if self.rule == "ficklenet" and (
+            made.layer.kind != CamRecord.kind or "peak" not in records.optional_fields(made)
+        ):
+            raise ValueError(
+                f"{instance.name}.rule = 'ficklenet' reads the maximum of stochastic maps, which {made.name} does not "
+                "store; name the instance of make_cams with method = 'stochastic' as inputs.records, or remove rule"
             )
 
     def shards(self, instance: Instance) -> list[str]:
@@ -149,7 +162,8 @@ class Evaluate(Reduce):
                     sums[f"{split}.unknown"] += 1
                     continue
                 sums[f"{split}.images"] += 1
-                rows[split].append(add_image(sums[f"{split}.fold{sample.position % FOLDS}"], joined["records"], sample))
+                fold = sums[f"{split}.fold{sample.position % FOLDS}"]
+                rows[split].append(add_image(fold, joined["records"], sample, by_peaks=self.rule == "ficklenet"))
                 add_subsets(sums, split, joined["records"], sample, subsets=subsets)
                 if kind in LABELLED and self.boundary_width > 0:
                     sums[f"{split}.boundary"] += count_boundary(
@@ -179,6 +193,7 @@ class Evaluate(Reduce):
                 split,
                 has_boundaries=self.boundary_width > 0,
                 num_gallery_images=self.num_gallery_images,
+                threshold_name="theta" if self.rule == "ficklenet" else "background threshold",
             )
             if records.layer.kind == InstanceLabel.kind:
                 found.metrics["instances_per_image"] = counts.total(f"{split}.instances") / counts.total(

@@ -85,6 +85,13 @@ class MakeCams(CamSettings, Map):
                 "is divided by its own maximum before they are averaged; remove normalisation"
             )
 
+        if self.method == "stochastic" and not min(self.samples_of_views()):
+            num_views = len(self.samples_of_views())
+            raise ValueError(
+                f"{instance.name}.num_samples = {self.num_samples} with samples_per = 'image' leaves some of the "
+                f"{num_views} views without a map; set at least {num_views}, or fewer scales"
+            )
+
     def check_environment(self, instance: Instance) -> None:
         """Check that the layer exists and yields a map, by a forward pass on the meta device."""
         if self.target_layer == LAST_LAYER:

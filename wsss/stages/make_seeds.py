@@ -51,7 +51,8 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     any stochastic map of the pixel is foreground."""
     foreground_threshold: Annotated[float, Field(gt=0, lt=1), _BY_THRESHOLDS] = 0.30
     """A pixel whose score in a class's map is above this is confident foreground. DSRG uses 0.2, for maps divided by
-    their own maximum (what make_cams does unless normalisation = "global")."""
+    their own maximum (what make_cams does unless normalisation = "global"). With rule = "ficklenet" this is FickleNet's
+    theta (published value: 0.35)."""
     background: Annotated[Literal["maps", "saliency"], active_unless("background", "maps")] = "maps"
     """Source of confident background: `maps`, the rule's; `saliency`, pixels that are not foreground seeds and have low
     saliency in the sample's saliency map (DSRG). In an image without a class, all pixels are background."""
@@ -111,7 +112,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         if "saliency" not in instance.stage_in("samples", Map).optional_fields(samples):
             raise ValueError(
                 f"{instance.name}.background = 'saliency' reads the samples' saliency maps, and {samples.name} has "
-                f"none; set {samples.name}.saliency to their folder (source = 'voc'), or set "
+                f"none; set {samples.name}.saliency to their folder, or set "
                 f"{instance.name}.background = 'maps'"
             )
 

@@ -101,6 +101,7 @@ class TrainAffinity(AffinityTraining):
         return context.fit_work(
             examples=context.train_images(),
             crop_size=self.crop_size,
+            strong=self.augmentation == "strong",
             arrays=pair_units(self),
             validation=means,
         )

@@ -37,7 +37,7 @@ class TrainAncillary(AncillaryTraining):
     """
 
     kind: ClassVar[str] = "train_ancillary"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),
         "classifier": Trained(ClassifierTraining),

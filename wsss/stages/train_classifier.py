@@ -18,7 +18,8 @@ from wsss.contract.settings import ActiveIf, PerformanceOnly, active_unless, act
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.classifier.hold_out import training_records, validation_classes, validation_samples
+from wsss.stages.classifier.training import HELD_OUT, ClassifierTraining
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,12 @@ class TrainClassifier(ClassifierTraining):
     def check(self, instance: Instance) -> None:
         super().check(instance)
         self.learned(instance)
-        splits = instance.data.splits
+        splits = (*instance.data.splits, *([HELD_OUT] if self.hold_out else []))
+        if self.validation_split == HELD_OUT and not self.hold_out:
+            raise ValueError(
+                f"{instance.name}.validation_split = {HELD_OUT!r} needs images that are not trained on; set "
+                f"{instance.name}.hold_out to their share of the split train, or name another split"
+            )
         if self.validation_split not in ("", "val", *splits):
             raise ValueError(
                 f"{instance.name}.validation_split = {self.validation_split!r}, but "
@@ -135,13 +141,16 @@ class TrainClassifier(ClassifierTraining):
         from wsss.data.images import long_side_size
 
         validation = Load()
-        if count := context.stats.images.get(self.validation_split, 0):
+        images = context.train_images()
+        held_out = round(images * self.hold_out)
+        if count := context.stats.images.get(self.validation_split, held_out * (self.validation_split == HELD_OUT)):
             size = long_side_size(context.stats.size, long_side=self.validation_size)
             validation = context.validation(count, size=size)
         note = "balance changes how often images are drawn; the plan counts one pass over all images"
         return context.fit_work(
-            examples=context.train_images(),
+            examples=images - held_out,
             crop_size=self.crop_size,
+            strong=self.augmentation == "strong",
             validation=validation,
             notes=() if self.balance == "none" else (note,),
         )
@@ -198,8 +207,7 @@ class TrainClassifier(ClassifierTraining):
         )
 
     def _records(self, instance: Instance) -> JoinedRecords:
-        layers = {"samples": instance.inputs["samples"].layer}
-        return JoinedRecords(layers, split="train", seed=instance.seed, lanes=self.batch_size)
+        return training_records(self, instance, lanes=self.batch_size)
 
     def _classes(self, instance: Instance, records: JoinedRecords) -> list[list[int]]:
         """The learned classes of every training image."""
@@ -218,6 +226,7 @@ class TrainClassifier(ClassifierTraining):
             raise ValueError(
                 f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; every class needs at least "
                 "one image, so add this class to dropped_classes or remove it from the class list"
+                + (", or set a smaller hold_out" if self.hold_out else "")
             )
         if self._has_validation(instance) and not self._validation_shows(instance, learned):
             raise ValueError(
@@ -259,7 +268,7 @@ class TrainClassifier(ClassifierTraining):
         scores_NC, truth_NC, known_NC = predicted_labels(
             network,
             self,
-            instance.inputs["samples"].layer,
+            validation_samples(self, instance),
             num_classes=len(taxonomy),
             device=network.cam_weights.device,
         )
@@ -293,19 +302,19 @@ class TrainClassifier(ClassifierTraining):
         return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
 
     def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
-        manifest = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
-        return any(set(present) & set(learned) for entry in manifest for present in entry.entries.metadata("classes"))
+        return any(set(present) & set(learned) for present in validation_classes(self, instance))
 
     def _validation_counts(self, instance: Instance) -> list[int] | None:
         """Number of images of each class in the validation split; None if there is no such split."""
         if not self._has_validation(instance):
             return None
-        manifest = instance.inputs["samples"].layer.manifest_entries(self.validation_split)
         learned = set(self.learned(instance))
-        classes = [sorted(learned.intersection(c)) for entry in manifest for c in entry.entries.metadata("classes")]
+        classes = [sorted(learned.intersection(present)) for present in validation_classes(self, instance)]
         return class_counts(classes, num_classes=len(instance.taxonomy)).tolist()
 
     def _has_validation(self, instance: Instance) -> bool:
+        if self.validation_split == HELD_OUT:
+            return bool(validation_classes(self, instance))
         shards = instance.inputs["samples"].layer.shards()
         return any(split_of(shard) == self.validation_split for shard in shards)
 

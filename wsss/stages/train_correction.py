@@ -33,7 +33,7 @@ class TrainCorrection(CorrectionTraining):
     """
 
     kind: ClassVar[str] = "train_correction"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),
         "ancillary": Trained(AncillaryTraining),

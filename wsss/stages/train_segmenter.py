@@ -16,8 +16,9 @@ from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.objectives.cross_entropy import CrossEntropy, CrossEntropySettings
-from wsss.stages.objectives.dsrg import Dsrg, DsrgSettings
+from wsss.stages.objectives.dsrg import Dsrg
 from wsss.stages.objectives.objective import Objective
+from wsss.stages.objectives.sec import Sec, SecSettings
 from wsss.stages.objectives.self_correction import SelfCorrection, SelfCorrectionSettings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
     "dsrg": Dsrg,
+    "sec": Sec,
     "self_correction": SelfCorrection,
 }
 """Value of the setting `objective` -> its class."""
@@ -35,27 +37,29 @@ _SHARED_SLOTS: dict[str, Slot] = {"samples": Records((Sample,)), "classifier": T
 
 
 @settings
-class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings):
+class TrainSegmenter(CrossEntropySettings, SecSettings, SelfCorrectionSettings):
     """Train DeepLabv3+ or an earlier DeepLab, by one of several objectives, with masks of none, some or all images.
 
     | objective | full_share = 0 | between 0 and 1 | 1 |
     |---|---|---|---|
     | `cross_entropy` | on pseudo labels | pseudo labels and masks | full supervision |
     | `dsrg` | from growing seeds | FickleNet's semi-supervised loss | - |
+    | `sec` | from seeds and labels | the same, and masks | - |
     | `self_correction` | - | boxes and masks | - |
     """
 
     kind: ClassVar[str] = "train_segmenter"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     slots: ClassVar[dict[str, Slot]] = {
         **_SHARED_SLOTS,
         **{name: slot for objective in OBJECTIVES.values() for name, slot in objective.slots.items()},
     }
 
     objective: Annotated[
-        Literal["cross_entropy", "dsrg", "self_correction"], active_unless("objective", "cross_entropy")
+        Literal["cross_entropy", "dsrg", "sec", "self_correction"], active_unless("objective", "cross_entropy")
     ] = "cross_entropy"
-    """`cross_entropy`: pixels of pseudo labels or masks; `dsrg`: growing seeds and the output of a dense CRF;
+    """`cross_entropy`: pixels of pseudo labels or masks; `dsrg`: growing seeds and the output of a dense CRF; `sec`:
+    seeds, expansion of the classes present, and the output of a dense CRF (seed, expand and constrain);
     `self_correction`: masks of some images, and soft labels that an ancillary model makes from the boxes of the
     others."""
 
@@ -75,6 +79,10 @@ class TrainSegmenter(CrossEntropySettings, DsrgSettings, SelfCorrectionSettings)
         self.check_validation_split(instance)
         self.check_mixture(instance)
         self.chosen().check(instance)
+
+    def check_environment(self, instance: Instance) -> None:
+        super().check_environment(instance)
+        self.chosen().check_environment(instance)
 
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
         """Crops of all images; if only some have masks, an epoch is one pass over the others."""

@@ -1,6 +1,6 @@
 """Segmentation from seeds that are grown during training (deep seeded region growing).
 
-Shape letters: `B` batch, `C` classes with background, `H W` pixels, `h w` the grid of stride 8.
+Shape letters: `B` batch, `C` classes with background, `H W` pixels, `h w` the grid of stride 8 (`dsrg_grid.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from wsss.losses.dsrg import balanced_seed_sums, boundary_sum, floored_probabilities, smoothed_softmax
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
 from wsss.ops.region_growing import grow_seeds
-from wsss.tasks.dsrg_grid import GRID
+from wsss.tasks.dsrg_grid import GRID, is_corner_to_corner
 from wsss.tasks.segmentation import SegmenterTask
 from wsss.tasks.task import Batch, TaskOutput
 
@@ -52,16 +52,28 @@ class CrfInTheLoop:
 
 
 def grid_labels(label_HW: np.ndarray) -> Tensor:
-    """i64[h, w]: the label at the centre of every grid cell."""
-    middle = GRID // 2
-    return torch.from_numpy(label_HW[middle::GRID, middle::GRID].astype(np.int64))
+    """i64[h, w]: the label at the centre of every grid cell, or at every grid point."""
+    first = 0 if is_corner_to_corner(label_HW.shape[0]) else GRID // 2
+    return torch.from_numpy(label_HW[first::GRID, first::GRID].astype(np.int64))
 
 
 def grid_colours(image_HW3: np.ndarray) -> Tensor:
-    """u8[h, w, 3]: the mean colour of every cell of the grid; sides are multiples of 8."""
+    """u8[h, w, 3]: the mean colour of every cell of the grid, or the colour at every grid point.
+
+    The public code resizes the crop of 321 to 41 linearly, corner to corner, which takes the pixels at the grid points.
+    """
     height, width, _ = image_HW3.shape
+    if is_corner_to_corner(height):
+        return torch.from_numpy(image_HW3[::GRID, ::GRID].copy())
     cells = image_HW3.reshape(height // GRID, GRID, width // GRID, GRID, 3).mean((1, 3))
     return torch.from_numpy(cells.round().astype(np.uint8))
+
+
+def grid_logits(logits_BCHW: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Logits at the size of the crops to those on the grid, [B, C, h, w]: at the grid points, or resized bilinearly."""
+    if logits_BCHW.shape[-2] != size[0] and is_corner_to_corner(logits_BCHW.shape[-2]):
+        return logits_BCHW[..., ::GRID, ::GRID]
+    return F.interpolate(logits_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
 class DsrgTask(SegmenterTask):
@@ -75,11 +87,12 @@ class DsrgTask(SegmenterTask):
     `make_seeds.background = "saliency"` they are from saliency maps, as in the paper.
 
     Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` bool[B, C], background first;
-    `pixels` u8[B, h, w, 3], the crop's mean colours, not normalised.
+    `pixels` u8[B, h, w, 3], the crop's colours on the grid, not normalised.
 
     Source: Huang et al., CVPR 2018 (DSRG), equations 1 to 5; Kolesnikov and Lampert, ECCV 2016 (SEC), the second term.
-    Differs: logits are resized bilinearly to the grid, the public code computes them on it; no gradient passes through
-    the CRF, the public code uses an approximate one; colours are cell means, theirs are samples.
+    Differs: no gradient passes through the CRF, the public code uses an approximate one. With crops of 8 n + 1 pixels
+    the grid is as published. With crops of 8 n pixels, logits are resized bilinearly to it and colours are cell means;
+    theirs are computed on the grid, and samples.
     """
 
     def __init__(
@@ -98,9 +111,8 @@ class DsrgTask(SegmenterTask):
     def from_logits(self, logits_BCHW: Tensor, batch: Batch) -> TaskOutput:
         # Autocast would compute the CRF's messages in half precision.
         with torch.autocast(logits_BCHW.device.type, enabled=False):
-            size = batch["seeds"].shape[-2:]
-            logits_BChw = F.interpolate(logits_BCHW, size=size, mode="bilinear", align_corners=False)
-            probs_BChw = smoothed_softmax(logits_BChw)
+            height, width = batch["seeds"].shape[-2:]
+            probs_BChw = smoothed_softmax(grid_logits(logits_BCHW, size=(height, width)))
             refined_BChw = self._crf.refine(probs_BChw.detach(), pixels_Bhw3=batch["pixels"])
             seeds_BChw = self._grown(batch, refined_BChw)
             seed_sums = balanced_seed_sums(probs_BChw, seeds_BChw=seeds_BChw)

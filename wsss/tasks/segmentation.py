@@ -28,6 +28,14 @@ def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> Ma
     return MaskedSum(total, (label_BHW != IGNORE).sum())
 
 
+def image_cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> MaskedSum:
+    """Sum over images of the mean of -log softmax(logits)[label] over their labelled pixels, and the number of images
+    with a labelled pixel; 255 is ignored."""
+    cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
+    pixels_B = (label_BHW != IGNORE).flatten(1).sum(1)
+    return MaskedSum((cost_BHW.flatten(1).sum(1) / pixels_B.clamp(min=1)).sum(), (pixels_B > 0).sum())
+
+
 class SegmenterTask(Task):
     """An objective on the logits of a segmenter."""
 

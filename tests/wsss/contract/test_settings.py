@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,14 @@ import pytest
 from pydantic import Field, ValidationError
 
 from wsss.contract.settings import (
+    DefaultBy,
     FileContent,
     NotHashedPath,
     active_unless,
     hashed_values,
     inactive_settings,
+    resolved,
+    resolved_values,
     setting_docs,
     setting_values,
     settings,
@@ -87,3 +91,21 @@ class Optional:
 def test_what_is_off_is_not_hashed() -> None:
     assert hashed_values(Optional()) == {} and inactive_settings(Optional()) == {"strength": "strength other than 0.0"}
     assert hashed_values(Optional(strength=1)) == {"strength": 1.0} and inactive_settings(Optional(strength=1)) == {}
+
+
+@settings
+class Dependent:
+    """A default that depends on another setting."""
+
+    kind: str = "plain"
+    """Which."""
+    amount: Annotated[float | None, DefaultBy(lambda stage: 2.0 if stage.kind == "double" else 1.0)] = None
+    """How much."""
+
+
+def test_a_default_that_depends_on_others_is_hashed_as_the_value_it_stands_for() -> None:
+    assert hashed_values(Dependent()) == {"kind": "plain", "amount": 1.0} == hashed_values(Dependent(amount=1))
+    assert hashed_values(Dependent(kind="double"))["amount"] == resolved(Dependent(kind="double"), "amount") == 2.0
+    assert resolved(Dependent(kind="double", amount=5), "amount") == 5.0 and resolved(Dependent(), "kind") == "plain"
+    assert setting_values(Dependent())["amount"] is None and resolved_values(Dependent())["amount"] == 1.0
+    assert replace(Dependent(), kind="double").amount is None, "it is not fixed by a copy"

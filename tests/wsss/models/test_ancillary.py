@@ -12,7 +12,7 @@ from wsss.models.segmenter import build_segmenter
 def network() -> AncillarySegmenter:
     torch.manual_seed(0)
     spec = EncoderSpec(name="test_efficientnet", output_stride=16, dilated=False, pretrained="none")
-    segmenter = build_segmenter(spec, num_classes=4, decoder_channels=16)
+    segmenter = build_segmenter(spec, atrous_rates=(12, 24, 36), num_classes=4, decoder_channels=16)
     return AncillarySegmenter(segmenter, num_classes=4).eval()
 
 

@@ -90,3 +90,31 @@ def test_refusals() -> None:
         build_deeplab(replace(SPEC, output_stride=16), num_classes=3, rates=ASPP_RATES)
     with pytest.raises(ValueError, match="num_classes is 1; at least 2"):
         build_deeplab(SPEC, num_classes=1, rates=ASPP_RATES)
+
+
+@pytest.mark.parametrize("size", [(33, 41), (30, 47), (40, 32), (1, 9)])
+def test_a_grid_from_corner_to_corner(size: tuple[int, int]) -> None:
+    """Its pixels are those of the image that are 8 apart; an image is padded to 8 n + 1."""
+    network = small(LARGE_FOV_RATES).eval()
+    network.corner_to_corner = True
+    image = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        grid, extended = network.strided_logits(image)
+        logits = network(image)
+    assert extended == tuple(-(-(side - 1) // 8) * 8 + 1 for side in size) and logits.shape[-2:] == size
+    assert grid.shape[-2:] == tuple((side - 1) // 8 + 1 for side in extended)
+    inside = logits[..., ::8, ::8]
+    torch.testing.assert_close(inside, grid[..., : inside.shape[-2], : inside.shape[-1]])
+
+
+def test_vgg_of_ficklenet_has_a_grid_of_41_and_the_entrys_has_none() -> None:
+    image = torch.zeros(1, 3, 321, 321)
+    for name, fits in (("vgg16_ficklenet", True), ("vgg16_npa", False)):
+        with torch.device("meta"):
+            network = build_deeplab(replace(SPEC, name=name), num_classes=3, rates=LARGE_FOV_RATES)
+            network.corner_to_corner = True
+            if fits:
+                assert network.strided_logits(image.to("meta"))[0].shape == (1, 3, 41, 41)
+                continue
+            with pytest.raises(ValueError, match=r"makes \[40, 40\] features, not \[41, 41\] from corner to corner"):
+                network.strided_logits(image.to("meta"))

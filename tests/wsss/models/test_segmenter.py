@@ -18,7 +18,7 @@ SPEC = EncoderSpec(name="resnet10t", output_stride=16, dilated=True, pretrained=
 
 def _segmenter(spec: EncoderSpec = SPEC, num_classes: int = 5) -> Segmenter:
     torch.manual_seed(0)
-    return build_segmenter(spec, num_classes=num_classes, decoder_channels=32)
+    return build_segmenter(spec, atrous_rates=(12, 24, 36), num_classes=num_classes, decoder_channels=32)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

@@ -20,7 +20,13 @@ def spec(name: str, **settings: object) -> EncoderSpec:
 
 
 @pytest.mark.parametrize(
-    ("name", "grid"), [("vgg16_ficklenet", (41, 9)), ("vgg16_npa", (40, 8)), ("vgg16_affinitynet", (41, 9))]
+    ("name", "grid"),
+    [
+        ("vgg16_ficklenet", (41, 9)),
+        ("vgg16_npa", (40, 8)),
+        ("vgg16_npa_4conv", (40, 8)),
+        ("vgg16_affinitynet", (41, 9)),
+    ],
 )
 def test_grid_is_the_published_one(name: str, grid: tuple[int, int]) -> None:
     encoder = build_encoder(spec(name)).eval()
@@ -50,6 +56,17 @@ def test_layers_of_npa() -> None:
     assert isinstance(layers[-1], nn.ReLU)
 
 
+def test_the_slides_have_one_convolution_more_than_the_code() -> None:
+    code, slides = (list(build_encoder(spec(name)).network.features) for name in ("vgg16_npa", "vgg16_npa_4conv"))
+    assert len(slides) == len(code) + 2
+    last = slides[-2]
+    assert isinstance(last, nn.Conv2d) and (last.in_channels, last.out_channels, last.kernel_size) == (512, 512, (3, 3))
+    shapes = [tuple(value.shape) for layer in slides[: len(code)] for value in layer.state_dict().values()]
+    assert shapes == [tuple(value.shape) for layer in code for value in layer.state_dict().values()]
+    new = list(build_encoder(spec("vgg16_npa_4conv")).new_parameters())
+    assert len(new) == 8
+
+
 def test_layers_of_ficklenet() -> None:
     layers = list(build_encoder(spec("vgg16_ficklenet")).network.features)
     pools = [layer for layer in layers if isinstance(layer, nn.MaxPool2d)]
@@ -61,7 +78,12 @@ def test_layers_of_ficklenet() -> None:
 
 @pytest.mark.parametrize(
     ("name", "base", "added"),
-    [("vgg16_ficklenet", "vgg16", 0), ("vgg16_npa", "vgg16_bn", 6), ("vgg16_affinitynet", "vgg16", 4)],
+    [
+        ("vgg16_ficklenet", "vgg16", 0),
+        ("vgg16_npa", "vgg16_bn", 6),
+        ("vgg16_npa_4conv", "vgg16_bn", 8),
+        ("vgg16_affinitynet", "vgg16", 4),
+    ],
 )
 def test_weights_of_timms_network_fit_and_the_rest_is_new(name: str, base: str, added: int, tmp_path: Path) -> None:
     torch.manual_seed(1)

@@ -211,3 +211,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         stochastic_maps(features, weights_CDss=weights[..., :3, :3], classes=[0], masks=masks)
     with pytest.raises(ValueError, match="num_samples is 0"):
         stochastic_cam(features, weights_CDss=weights, classes=[1], num_samples=0, drop_rate=0.5, generator=generator())
+    with pytest.raises(ValueError, match=r"theta is 1\.5; allowed: from 0 to 1"):
+        ficklenet_label(torch.zeros(1, 3, 5), torch.zeros(1, 3, 5), classes=[1], theta=1.5)
+    with pytest.raises(ValueError, match=r"theta is -0\.1; allowed: from 0 to 1"):
+        ficklenet_label(torch.zeros(1, 3, 5), torch.zeros(1, 3, 5), classes=[1], theta=-0.1)

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from cluster.shard_work import pending_shards
+from shards.images import encode_png
 from shards.layer import Layer
 from shards.reader import read_shard
-from shards.records import Missing, Sample
+from shards.records import BadSampleError, Missing, Sample
 from shards.sources.coco import CocoSource
 from shards.sources.finished import FinishedShards
 from shards.sources.folder import FolderSource
 from shards.sources.ilsvrc_det import IlsvrcDetSource
 from shards.sources.lid import LidSource
+from shards.sources.source import Listed
 from shards.sources.voc import VocSource
 from shards.writer import write_shard
 from tests.shards.example_records import sample
@@ -198,7 +200,7 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
     assert not before & set(hashed_values(BuildShards(source="voc")))
     assert {"val_labels"} <= set(hashed_values(BuildShards(source="lid")))
     for source in DATA_SETS:
-        places = {"root", "lists", "package", "labels", "sbd", "image_folders", "class_list", "mask_folder"}
+        places = {"root", "lists", "package", "labels", "sbd", "image_folders", "class_list", "mask_folder", "saliency"}
         assert not places & set(hashed_values(BuildShards(source=source)))  # type: ignore[arg-type]
 
 
@@ -242,6 +244,58 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
 def test_settings_that_lead_nowhere(tmp_path: Path, source: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _ = stage_of(source, tmp_path, **changes).data
+
+
+SALIENT = ["voc", "ilsvrc_det", "lid", "coco", "folder"]
+
+
+def saliency_path(source: str, listed: Listed, folder: Path) -> Path:
+    """Where the map of an image is expected: at its own path below the folder of saliency maps."""
+    below = {
+        "voc": f"voc/maps/{listed.key}.png",
+        "ilsvrc_det": f"det/maps/{listed.split}/{listed.key}.png",
+        "lid": f"{'det' if listed.split == 'train' else 'lid'}/maps/{listed.split}/{listed.key}.png",
+        "coco": f"coco/maps/{listed.split}2017/{listed.key}.png",
+        "folder": f"f/maps/{listed.key}.png",
+    }
+    return folder / below[source]
+
+
+@pytest.mark.parametrize("source", SALIENT)
+def test_saliency_maps_lie_at_the_paths_of_their_images(tmp_path: Path, source: str) -> None:
+    plain = stage_of(source, tmp_path)
+    splits, listings = plain.splits, [plain.data.list_split(split) for split in plain.splits]  # type: ignore[union-attr]
+    for listing in listings:
+        saliency_path(source, listing[0], tmp_path).parent.mkdir(parents=True, exist_ok=True)
+    stage = replace(plain, saliency="maps")
+    assert "saliency" in stage.optional_fields(instance_of(stage, tmp_path))
+    assert "saliency" not in plain.optional_fields(instance_of(plain, tmp_path))
+    signatures = {plain.signature(), stage.signature()}
+    assert len(signatures) == 2
+    for number, (split, listing) in enumerate(zip(splits, listings, strict=True)):
+        data: Any = replace(plain, saliency="maps").data
+        listed = data.list_split(split)[0]
+        assert data.read(listed).saliency is None, "not every image needs one"
+        height, width = data.read(listed).size
+        drawn = (np.arange(height * width) + number).reshape(height, width).astype(np.uint8)
+        put(saliency_path(source, listing[0], tmp_path), encode_png(drawn))
+        np.testing.assert_array_equal(data.read(listed).saliency, drawn)
+        signatures.add(replace(plain, saliency="maps").signature())
+        assert len(signatures) == 3 + number, "a map that is added makes other shards"
+    put(saliency_path(source, listings[0][0], tmp_path), encode_png(drawn[:-1]))
+    with pytest.raises(BadSampleError, match=r"the saliency map maps/.* is \d+x\d+, but its image is \d+x\d+"):
+        data.read(listings[0][0])
+
+
+@pytest.mark.parametrize("source", SALIENT)
+def test_a_folder_of_saliency_maps_that_is_not_there(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ValueError, match=r"saliency = 'no' is not a folder in root \(looked for .*no\)"):
+        _ = stage_of(source, tmp_path, saliency="no").data
+
+
+def test_images_drawn_in_code_have_no_saliency(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="saliency is given, but source = 'toy' does not read it"):
+        _ = stage_of("toy", tmp_path, saliency="maps").data
 
 
 def test_where_data_sets_are_opened_by_name(tmp_path: Path) -> None:

@@ -275,6 +275,53 @@ def test_score_maps_are_cut_at_the_other_halfs_threshold(tmp_path: Path, kind: s
     assert all(int(matrix.sum()) == 256 for matrix in counts)
 
 
+def stochastic(tmp_path: Path, **settings: Any) -> tuple[Instance, list[Sample], list[CamRecord]]:
+    """An evaluation of stochastic maps of two classes whose means and peaks disagree."""
+    random, size = np.random.default_rng(4), (18, 23)
+    truths = [sample(f"k{n}", random.integers(0, 4, size, dtype=np.uint8), position=n, size=size) for n in range(4)]
+    records = []
+    for truth in truths:
+        mean = random.random((2, 5, 6)) * 0.5
+        peak = np.minimum(mean + random.random(mean.shape) * 0.5, 1)
+        fields: dict[str, Any] = {"key": truth.key, "classes": np.array([3, 1], np.int16), "size": size}
+        records.append(CamRecord(**fields, maps=mean.astype(np.float16), peak=peak.astype(np.float16)))
+    instance = prepared(tmp_path, truths, list(records), **settings)
+    cams = replace(instance.inputs["records"], stage=MakeCams(method="stochastic", splits=("train", "val")))
+    return replace(instance, inputs={**instance.inputs, "records": cams}), truths, records
+
+
+def test_theta_is_measured_as_by_seeds_of_every_theta(tmp_path: Path) -> None:
+    instance, truths, records = stochastic(tmp_path, rule="ficklenet")
+    instance.stage.check(instance)
+    outcome = evaluate(instance)
+    path = Path(outcome.artifacts["threshold_counts.val.npz"])
+    for theta in (1 / 256, 0.25, 0.3515625, 0.5, 0.75):
+        seeds = MakeSeeds(rule="ficklenet", foreground_threshold=theta, background_threshold=theta / 2)
+        wanted = [torch.zeros(6, 6, dtype=torch.int64) for _ in range(2)]
+        for truth, record in zip(truths, records, strict=True):
+            label = torch.from_numpy(seeds._label(truth, record)).long()
+            assert truth.mask is not None
+            label[label == 255] = 0
+            wanted[truth.position % 2] += confusion_matrix(
+                torch.from_numpy(truth.mask), label, num_classes=6, ignore_index=255
+            )
+        for found, matrix in zip(confusions_at(path, threshold=theta), wanted, strict=True):
+            assert torch.equal(found, matrix)
+    by_scores = evaluate(stochastic(tmp_path / "scores")[0])
+    assert by_scores.metrics["best_mean_iou"] != outcome.metrics["best_mean_iou"]
+    header, *lines = Path(outcome.artifacts["threshold_curve.val.csv"]).read_text().splitlines()
+    curve = [float(line.split(",")[1]) for line in lines]
+    assert header.startswith("threshold,mean_iou") and max(curve) == outcome.metrics["best_mean_iou"]
+    assert outcome.metrics["mean_iou_low"] <= outcome.metrics["mean_iou"] <= outcome.metrics["mean_iou_high"]
+
+
+def test_theta_needs_the_maximum_of_stochastic_maps(tmp_path: Path) -> None:
+    instance, *_ = stochastic(tmp_path, rule="ficklenet")
+    plain = replace(instance.inputs["records"], stage=MakeCams(splits=("train", "val")))
+    with pytest.raises(ValueError, match=r"evaluate.rule = 'ficklenet' reads the maximum .* make_cams does not store"):
+        instance.stage.check(replace(instance, inputs={**instance.inputs, "records": plain}))
+
+
 def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     masks = [random.integers(0, 4, (8, 12)).astype(np.uint8) for _ in range(6)]

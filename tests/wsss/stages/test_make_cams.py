@@ -220,6 +220,69 @@ def test_stochastic_maps_do_not_depend_on_the_neighbours(tmp_path: Path) -> None
             assert (alone.peak.astype(float) >= alone.maps.astype(float) - 1e-3).all()
 
 
+def drawn_of_views(trained: Instance, **settings: object) -> list[int]:
+    """The number of maps drawn of each view of the one image."""
+    from wsss.stages.classifier import cam_maker
+
+    drawn: list[int] = []
+    draw = cam_maker.stochastic_cam
+
+    def counted(*arguments: object, num_samples: int, **others: object) -> object:
+        drawn.append(num_samples)
+        return draw(*arguments, num_samples=num_samples, **others)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cam_maker, "stochastic_cam", counted)
+        make(trained, method="stochastic", **settings)
+    return drawn
+
+
+def test_samples_per_image_are_divided_among_the_views(tmp_path: Path) -> None:
+    classifier = replace(CLASSIFIER, head="stochastic", stochastic_kernel=3)
+    trained = train_at_random(tmp_path, classifier, [picture("a", (4, 1))])
+    per_view = drawn_of_views(trained, num_samples=3)
+    assert per_view == [3, 3, 3, 3], "scale 1 and its mirror image, scale 0.5 and its mirror image"
+    for number, wanted in ((4, [1, 1, 1, 1]), (6, [2, 2, 1, 1]), (7, [2, 2, 2, 1]), (200, [50] * 4)):
+        per_image = drawn_of_views(trained, num_samples=number, samples_per="image")
+        assert per_image == wanted and sum(wanted) == number
+    unflipped = drawn_of_views(trained, num_samples=5, samples_per="image", flip=False)
+    assert unflipped == [3, 2]
+    one = drawn_of_views(trained, num_samples=5, samples_per="image", flip=False, scales=(1.0,))
+    assert one == [5]
+    with pytest.raises(ValueError, match=r"num_samples = 3 with samples_per = 'image' leaves some of the 4 views"):
+        make(trained, method="stochastic", num_samples=3, samples_per="image")
+
+
+def test_every_draw_of_an_image_has_the_same_weight(tmp_path: Path) -> None:
+    """Of views with 2, 2, 1 and 1 draws, the mean is that of six maps, not the mean of four means."""
+    from wsss.stages.classifier import cam_maker
+
+    classifier = replace(CLASSIFIER, head="stochastic", stochastic_kernel=3)
+    trained = train_at_random(tmp_path, classifier, [picture("a", (4, 1))])
+    sums: list[torch.Tensor] = []
+    peaks: list[torch.Tensor] = []
+    draw = cam_maker.stochastic_cam
+
+    def kept(*arguments: object, num_samples: int, **others: object) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, peak = draw(*arguments, num_samples=num_samples, **others)  # type: ignore[arg-type]
+        sums.append(mean * num_samples)
+        peaks.append(peak)
+        return mean, peak
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cam_maker, "stochastic_cam", kept)
+        found = make(trained, method="stochastic", num_samples=6, samples_per="image")["a"]
+    assert found.peak is not None
+    np.testing.assert_allclose(found.maps, (torch.stack(sums).sum(0) / 6).numpy(), atol=1e-3)
+    np.testing.assert_allclose(found.peak, torch.stack(peaks).amax(0).numpy(), atol=1e-3)
+
+
+def test_draws_per_view_are_the_results_made_before_the_setting_existed() -> None:
+    old = hashed_values(MakeCams(method="stochastic"))
+    assert "samples_per" not in old and "samples_per" not in hashed_values(MakeCams(samples_per="image"))
+    assert hashed_values(MakeCams(method="stochastic", samples_per="image"))["samples_per"] == "image"
+
+
 def test_a_dropped_class_has_no_map_and_one_trained_apart_has_its_own(trained: Instance, tmp_path: Path) -> None:
     """Class 4 is left out by the first classifier and learned by the second alone."""
     name = trained.taxonomy.name_of(4)

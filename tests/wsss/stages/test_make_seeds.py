@@ -269,3 +269,10 @@ def test_settings_of_saliency_enter_a_fingerprint_with_it_alone() -> None:
         maps, by_saliency = (hashed_values(MakeSeeds(rule=rule, background=b)) for b in ("maps", "saliency"))  # type: ignore[arg-type]
         assert set(by_saliency) - set(maps) == {"background", "saliency_threshold"}
         assert set(maps) - set(by_saliency) == {unread}
+
+
+@pytest.mark.parametrize("theta", [-0.1, 0.0, 1.0, 1.5])
+def test_a_theta_outside_the_range_of_the_maps_is_refused(theta: float) -> None:
+    bound = "greater than 0" if theta <= 0 else "less than 1"
+    with pytest.raises(ValueError, match=rf"foreground_threshold\n.*{bound}"):
+        MakeSeeds(rule="ficklenet", foreground_threshold=theta)

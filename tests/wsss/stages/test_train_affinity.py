@@ -15,6 +15,7 @@ from shards.records import Sample, SeedRecord
 from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.contract.fit import Draw, load_trained
 from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance, Outcome
 from wsss.models.affinitynet import AffinityNet
 from wsss.models.irnet import IRNet
@@ -76,6 +77,19 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path, network: str) -> None:
     moved = dict(ones.named_parameters())
     for name, value in twos.named_parameters():
         torch.testing.assert_close(value, moved[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_strong_augmentation_is_a_setting(tmp_path: Path) -> None:
+    instances = [prepared(tmp_path / name, augmentation=name) for name in ("weak", "strong")]
+    weak, strong = (
+        [instance.stage.training_set(instance).example(Draw(n, 0)) for n in range(5)]  # type: ignore[attr-defined]
+        for instance in instances
+    )
+    assert sum(not torch.equal(a["image"], b["image"]) for a, b in zip(weak, strong, strict=True)) >= 4
+    assert any(not torch.equal(a["label"], b["label"]) for a, b in zip(weak, strong, strict=True)), "it is rotated too"
+    assert all(set(example["label"].unique().tolist()) <= {0, 1, 2, 255} for example in strong)
+    by_default, hashed = (hashed_values(instance.stage) for instance in instances)
+    assert "augmentation" not in by_default and hashed["augmentation"] == "strong"
 
 
 @pytest.mark.parametrize(("network", "grid"), [("irnet", 16), ("affinitynet", 8)])

@@ -14,6 +14,7 @@ from shards.images import encode_png
 from shards.records import Sample
 from tests.wsss.layers import instance_of, samples_of
 from wsss.contract.fit import Draw
+from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
 from wsss.stages.train_classifier import TrainClassifier
 
@@ -203,3 +204,14 @@ def test_the_published_classifier_of_affinitynet(samples: Instance) -> None:
         torch.testing.assert_close(network(image), wanted, rtol=1e-4, atol=1e-5)
     drops = [layer.p for layer in network.modules() if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d)]
     assert sorted(drops)[-2:] == [0.5, 0.5]  # between fc6 and fc7, and before fc8
+
+
+def test_strong_augmentation_is_a_setting(samples: Instance) -> None:
+    weak, strong = (classifier(samples, augmentation=name) for name in ("weak", "strong"))
+    one, other = ([stage_of(i).training_set(i).example(Draw(n, 0)) for n in range(4)] for i in (weak, strong))
+    assert all(a["image"].shape == b["image"].shape for a, b in zip(one, other, strict=True))
+    assert sum(not torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True)) >= 3
+    assert all(torch.equal(a["target"], b["target"]) for a, b in zip(one, other, strict=True))
+    by_default, hashed = hashed_values(weak.stage), hashed_values(strong.stage)
+    assert "augmentation" not in by_default and "colour_jitter" in by_default
+    assert hashed["augmentation"] == "strong" and "colour_jitter" not in hashed

@@ -16,14 +16,16 @@ from shards.images import encode_png
 from shards.records import Prediction, PseudoLabel, Sample, SeedRecord, grid_size
 from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.contract.fit import Draw
-from wsss.contract.settings import hashed_values
+from wsss.contract.settings import hashed_values, resolved
 from wsss.contract.stage import Instance
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.predict import Predict
 from wsss.stages.train_segmenter import TrainSegmenter
+from wsss.tasks.dsrg import grid_logits
 
 SETTINGS: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "dilated": False, "crop_size": 32}
+RATES: tuple[dict[str, Any], ...] = ({}, {"aspp_rates": (12, 24, 36)})
 SIZES = [(37, 53), (41, 29), (31, 43), (47, 59), (61, 23), (53, 37), (29, 31)]
 
 
@@ -131,7 +133,7 @@ def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) ->
             r"validation_split = 'test', but build_shards has only train, val",
         ),
         ({"network": "aspp"}, r"output_stride = 16: network = 'aspp' .* set output_stride = 8"),
-        ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* stride 8; set 40 or 48"),
+        ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* set 40, 41 or 48"),
         ({"keep": "best"}, r"keep = 'best' needs validate_every = 1 or more"),
     ],
 )
@@ -211,15 +213,19 @@ def test_predictions_of_other_splits_are_refused(tmp_path: Path) -> None:
         stage.check(replace(instance, inputs={**instance.inputs, "pseudo_labels": elsewhere}))
 
 
-def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:
+def seeded(tmp_path: Path, **settings: Any) -> tuple[TrainSegmenter, Instance]:
     of = samples_of(tmp_path, {"train-000000": [picture(f"t{n}", n) for n in range(3)]})
     labels = [pseudo_label(f"t{n}", n).mask for n in range(3)]
     records = [SeedRecord(key=f"t{n}", label=np.where(label > 3, 255, label)) for n, label in enumerate(labels)]
     seeds = records_of(MakeSeeds(), tmp_path, of, {"train-000000": records})
-    stage = TrainSegmenter(**{**SETTINGS, "objective": "dsrg", "decoder_channels": 8, "loop_crf_iterations": 1})
+    stage = TrainSegmenter(**{**SETTINGS, "decoder_channels": 8, "loop_crf_iterations": 1, **settings})
+    return stage, instance_of(stage, tmp_path, samples=of, seeds=seeds)
+
+
+def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="dsrg")
     assert stage.used_slots() == ("samples", "seeds")
     assert TrainSegmenter(**SETTINGS).used_slots() == ("samples", "pseudo_labels")
-    instance = instance_of(stage, tmp_path, samples=of, seeds=seeds)
     stage.check(instance)
     examples = [stage.training_set(instance).example(Draw(n, 0)) for n in range(2)]
     assert examples[0]["present"].tolist() == [True, True, False, True, False, False]
@@ -228,6 +234,37 @@ def test_dsrg_reads_seeds_in_place_of_pseudo_labels(tmp_path: Path) -> None:
     assert batch["seeds"].shape == (2, 4, 4) and batch["pixels"].shape == (2, 4, 4, 3)
     output = stage.task(instance)(stage.on_device(batch))
     assert output.total().isfinite() and set(output.terms) == {"seed_background", "seed_foreground", "boundary"}
+
+
+@pytest.mark.parametrize("network", ["deeplabv3plus", "largefov"])
+def test_crops_of_one_pixel_more_have_one_grid_point_more(tmp_path: Path, network: str) -> None:
+    settings: dict[str, Any] = {"objective": "dsrg", "crop_size": 65, "network": network, "dilated": True}
+    stage, instance = seeded(tmp_path, output_stride=8, **settings)
+    stage.check(instance)
+    stage.check_environment(instance)
+    examples = [stage.training_set(instance).example(Draw(n, 0)) for n in range(2)]
+    batch = {name: torch.stack([one[name] for one in examples]) for name in ("image", "seeds", "present", "pixels")}
+    assert batch["seeds"].shape == (2, 9, 9) and batch["pixels"].shape == (2, 9, 9, 3)
+    task: Any = stage.task(instance)
+    batch = stage.on_device(batch)
+    assert task(batch).total().isfinite()
+    if network == "largefov":
+        task.eval()
+        with torch.no_grad():
+            logits, strided = task.network(batch["image"]), task.network.strided_logits(batch["image"])[0]
+        torch.testing.assert_close(grid_logits(logits, size=(9, 9)), strided)
+        plain: Any = TrainSegmenter(**{**SETTINGS, **settings, "output_stride": 8, "objective": "cross_entropy"})
+        assert not plain.model(instance, pretrained=False).corner_to_corner, "as before, with the other objectives"
+
+
+def test_crops_without_a_grid_are_refused(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="dsrg", crop_size=66)
+    with pytest.raises(ValueError, match=r"crop_size = 66: objective = 'dsrg' needs .* set 64, 65 or 72"):
+        stage.check(instance)
+    npa: dict[str, Any] = {"encoder": "vgg16_npa", "network": "largefov", "output_stride": 8, "dilated": True}
+    stage, instance = seeded(tmp_path / "npa", objective="dsrg", crop_size=65, **npa)
+    with pytest.raises(ValueError, match=r"crop_size = 65, encoder = 'vgg16_npa': of an image of 65x65 pixels"):
+        stage.check_environment(instance)
 
 
 def test_settings_of_dsrg_enter_a_fingerprint_with_it_alone() -> None:
@@ -251,3 +288,66 @@ def test_earlier_heads_are_a_setting(tmp_path: Path) -> None:
     plain, aspp = hashed_values(TrainSegmenter(**SETTINGS)), hashed_values(stage)
     assert "network" not in plain and "decoder_channels" in plain
     assert aspp["network"] == "aspp" and "decoder_channels" not in aspp
+
+
+def test_rates_of_the_aspp_depend_on_the_output_stride(tmp_path: Path) -> None:
+    def rates(**settings: Any) -> list[int]:
+        stage, instance = segmenter(samples(tmp_path / str(len(list(tmp_path.iterdir())))), **settings)
+        with torch.device("meta"):
+            network: Any = stage.model(instance, pretrained=False)
+        found = {
+            layer.dilation[0]
+            for layer in network.network.decoder.aspp.modules()
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+        }
+        return sorted(found - {1})
+
+    assert rates(output_stride=16) == [6, 12, 18] and rates(output_stride=8) == [12, 24, 36]
+    assert rates(output_stride=16, aspp_rates=(12, 24, 36)) == [12, 24, 36] and rates(aspp_rates=(2, 3, 5)) == [2, 3, 5]
+    default = hashed_values(TrainSegmenter(**SETTINGS))
+    assert default == hashed_values(TrainSegmenter(**SETTINGS, aspp_rates=(6, 12, 18)))
+    assert "aspp_rates" not in hashed_values(TrainSegmenter(**SETTINGS, network="aspp", output_stride=8))
+
+
+def test_weights_of_networks_with_other_rates_do_not_fit(tmp_path: Path) -> None:
+    of = samples(tmp_path)
+    one, other = (instance_of(TrainSegmenter(**SETTINGS, **rates), tmp_path, samples=of) for rates in RATES)
+    stage: Any = one.stage
+    stage.require_same_architecture(one, replace(one, stage=TrainSegmenter(**SETTINGS, aspp_rates=(6, 12, 18))))
+    with pytest.raises(ValueError, match=r"aspp_rates = \(6, 12, 18\), but it starts .* which has \(12, 24, 36\)"):
+        stage.require_same_architecture(one, other)
+
+
+def test_weight_of_masks_depends_on_the_objective() -> None:
+    for objective, wanted in (("cross_entropy", 2.0), ("dsrg", 2.0), ("self_correction", 1.0)):
+        stage = TrainSegmenter(**SETTINGS, objective=objective, full_share=0.5)
+        assert resolved(stage, "full_weight") == hashed_values(stage)["full_weight"] == wanted
+        given = TrainSegmenter(**SETTINGS, objective=objective, full_share=0.5, full_weight=3)
+        assert resolved(given, "full_weight") == 3.0
+
+
+def test_sec_reads_seeds_and_the_classes_that_are_absent(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="sec", crop_size=65)
+    assert stage.used_slots() == ("samples", "seeds")
+    stage.check(instance)
+    examples = [stage.training_set(instance).example(Draw(n, 0)) for n in range(2)]
+    assert examples[0]["present"].tolist() == [True, True, False, True, False, False]
+    assert examples[0]["absent"].tolist() == [False, False, True, False, True, True]
+    names = ("image", "seeds", "present", "absent", "pixels")
+    batch = {name: torch.stack([example[name] for example in examples]) for name in names}
+    output = stage.task(instance)(stage.on_device(batch))
+    wanted = {"seed", "expand_present", "expand_absent", "expand_background", "boundary"}
+    assert output.total().isfinite() and set(output.terms) == wanted
+
+
+def test_an_unknown_class_is_not_absent_for_sec(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="sec")
+    images: Any = stage.training_set(instance)
+    assert images.labels(replace(picture("t", 0), unknown=(2, 5)))["absent"].tolist() == [False] * 4 + [True, False]
+
+
+def test_settings_of_sec_enter_a_fingerprint_with_it_alone() -> None:
+    dsrg, sec = (hashed_values(TrainSegmenter(**SETTINGS, objective=o)) for o in ("dsrg", "sec"))
+    assert set(sec) - set(dsrg) == {"expand_foreground_decay", "expand_background_decay"}
+    assert set(dsrg) - set(sec) == {"growing_foreground_threshold", "growing_background_threshold"}
+    assert (sec["expand_foreground_decay"], sec["expand_background_decay"]) == (0.996, 0.999)

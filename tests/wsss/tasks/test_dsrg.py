@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import zoom
 from torch import nn
+from torch.nn import functional as F
 
 from wsss.losses.dsrg import floored_probabilities, smoothed_softmax
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
 from wsss.ops.region_growing import grow_seeds
-from wsss.tasks.dsrg import CrfInTheLoop, DsrgTask, grid_colours, grid_labels
+from wsss.tasks.dsrg import CrfInTheLoop, DsrgTask, grid_colours, grid_labels, grid_logits
+from wsss.tasks.dsrg_grid import grid_side
 from wsss.tasks.task import combine
 
 GAUSSIAN, BILATERAL = GaussianKernel(sxy=0.25, compat=3), BilateralKernel(sxy=80 / 12, srgb=13, compat=10)
@@ -145,3 +148,31 @@ def test_labels_and_colours_on_the_grid() -> None:
             assert int(labels[y, x]) == label[8 * y + 4, 8 * x + 4]
             mean = image[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].astype(float).mean((0, 1))
             np.testing.assert_allclose(colours[y, x].numpy(), mean, atol=0.5)
+
+
+def test_a_crop_of_one_pixel_more_has_a_grid_from_corner_to_corner() -> None:
+    assert [grid_side(size) for size in (320, 321, 328, 33)] == [40, 41, 41, 5]
+    for size in (322, 327):
+        with pytest.raises(ValueError, match=rf"a crop of {size} pixels has no grid; allowed: multiples of 8, or one"):
+            grid_side(size)
+    image = np.random.default_rng(0).integers(0, 256, (33, 41, 3), dtype=np.uint8)
+    label = np.random.default_rng(1).integers(0, 9, (33, 41), dtype=np.uint8)
+    labels, colours = grid_labels(label), grid_colours(image)
+    assert labels.shape == (5, 6) and colours.shape == (5, 6, 3)
+    for y in range(5):
+        for x in range(6):
+            assert int(labels[y, x]) == label[8 * y, 8 * x]
+            assert colours[y, x].tolist() == image[8 * y, 8 * x].tolist()
+    zoomed = zoom(label.astype(float), (5 / 33, 6 / 41), order=1)  # the public code's resize
+    np.testing.assert_allclose(labels.numpy(), zoomed)
+
+
+def test_logits_are_read_at_the_grid_points() -> None:
+    logits, batch = drawn()
+    crop = (8 * HEIGHT - 7, 8 * WIDTH - 7)
+    resized = F.interpolate(logits, size=crop, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(grid_logits(resized, size=(HEIGHT, WIDTH)), logits)
+    assert task(resized)(batch).total().item() == pytest.approx(task(logits)(batch).total().item(), rel=1e-4)
+    other = F.interpolate(logits, size=(8 * HEIGHT, 8 * WIDTH), mode="bilinear", align_corners=False)
+    wanted = F.interpolate(other, size=(HEIGHT, WIDTH), mode="bilinear", align_corners=False)
+    assert torch.equal(grid_logits(other, size=(HEIGHT, WIDTH)), wanted)

@@ -28,7 +28,7 @@ def batch_of(is_full: list[bool]) -> tuple[torch.Tensor, dict[str, Any]]:
 
 def task(logits: torch.Tensor, weight: float = 2.0) -> SemiSupervisedTask:
     network: Any = Fixed(logits)
-    return SemiSupervisedTask(SegmentationTask(network, synchronise_norms=True), full_weight=weight)
+    return SemiSupervisedTask(SegmentationTask(network, synchronise_norms=True), full_weight=weight, per_image=False)
 
 
 def test_both_means_by_their_definition() -> None:
@@ -80,8 +80,29 @@ def test_ficklenets_loss_is_dsrgs_on_the_weak_images_and_cross_entropy_on_the_ot
     network = dsrg_task(logits)
     batch = {**weak, "is_full": is_full, "mask": mask}
     network.network.forward = lambda image: F.interpolate(logits, scale_factor=8, mode="bilinear")  # type: ignore[method-assign]
-    found = SemiSupervisedTask(network, full_weight=2.0)(batch)
+    found = SemiSupervisedTask(network, full_weight=2.0, per_image=True)(batch)
     seeded = network.from_logits(network.network(weak["image"])[~is_full], chosen(batch, ~is_full))
     assert set(found.terms) == {*seeded.terms, "full"}
     full = F.cross_entropy(network.network(weak["image"])[is_full], mask[is_full])
     torch.testing.assert_close(found.total(), seeded.total() + 2 * full)
+
+
+def test_the_loss_on_masks_of_ficklenet_is_a_mean_over_images_of_their_means() -> None:
+    """Image 0 has 2 labelled pixels, image 2 has 35, and image 3 none: the first two have the same weight."""
+    logits, batch = batch_of([True, False, True, True])
+    batch["mask"] = batch["mask"].clamp(max=3)
+    batch["mask"][0], batch["mask"][3] = 255, 255
+    batch["mask"][0, 1, 2], batch["mask"][0, 4, 6] = 3, 0
+    log_p = logits.log_softmax(1)
+    first = -(log_p[0, 3, 1, 2] + log_p[0, 0, 4, 6]) / 2
+    third = -sum(log_p[2, int(batch["mask"][2, y, x]), y, x] for y in range(5) for x in range(7)) / 35
+    network: Any = Fixed(logits)
+    one = SemiSupervisedTask(SegmentationTask(network, synchronise_norms=True), full_weight=2.0, per_image=True)
+    output = one(batch)
+    torch.testing.assert_close(output.terms["full"].numerator, first + third)
+    assert int(output.terms["full"].count) == int(one.counts(batch)["full"]) == 2
+    wanted = F.cross_entropy(logits[[1]], batch["label"][[1]], ignore_index=255) + first + third
+    torch.testing.assert_close(output.total(), wanted)
+    output.total().backward()
+    gradient = next(iter(network.parameters())).grad
+    assert gradient.isfinite().all() and not gradient[3].any() and gradient[0].any()

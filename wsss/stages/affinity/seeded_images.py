@@ -31,7 +31,11 @@ class SeededImages(AugmentedRecords):
     def __init__(self, stage: AffinityTraining, records: JoinedRecords, *, seed: int) -> None:
         fill = fill_colour(stage.mean)
         augmentation = Augmentation(
-            crop_size=stage.crop_size, resize_long=stage.resize_long, colour_jitter=stage.colour_jitter, fill=fill
+            crop_size=stage.crop_size,
+            resize_long=stage.resize_long,
+            colour_jitter=stage.colour_jitter,
+            fill=fill,
+            strong=stage.augmentation == "strong",
         )
         super().__init__(records, augmentation, seed=seed)
         self._stage = stage

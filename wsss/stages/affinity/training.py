@@ -36,6 +36,9 @@ class AffinityTraining(EncoderSource):
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (256, 768)
     """Range from which the longer side is drawn before cropping, in pixels."""
+    augmentation: Annotated[Literal["weak", "strong"], active_unless("augmentation", "weak")] = "weak"
+    """`weak`: random scale, flip and crop; `strong`: also rotation, elastic deformation, noise, and changes of tone,
+    sharpness and colour (NoPeopleAllowed's list)."""
 
     colour_jitter: Annotated[float, Field(ge=0, le=1), active_unless("colour_jitter", 0.0)] = 0.0
     """Strength of random colour changes; 0 makes none (IRNet; AffinityNet: 0.3)."""

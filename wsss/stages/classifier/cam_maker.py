@@ -151,29 +151,37 @@ class CamMaker:
         return look
 
     def _stochastic(self, x_B3HW: torch.Tensor, samples: Sequence[Sample], classes: list[list[int]]) -> list[Maps]:
-        """Mean and maximum, over all views and draws, of the normalised stochastic maps."""
+        """Mean and maximum, over all draws of all views, of the normalised stochastic maps."""
         grid, num_images = grid_size(samples[0].size), len(samples)
+        draws = iter(self._stage.samples_of_views())
         generators = [self._generator(sample.key) for sample in samples]
         means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
         peaks, logits = [torch.zeros_like(mean) for mean in means], _MeanLogits(num_images)
         for views in self._views(x_B3HW) if any(classes) else ():
             features_VDhw = self._network.features(views)
             logits.add(self._network.logits(features_VDhw))
+            num_samples = [next(draws) for _ in range(len(features_VDhw) // num_images)]
             for index, features_Dhw in enumerate(features_VDhw):
-                number = index % num_images
+                number, mirrored = index % num_images, index >= num_images
                 if not classes[number]:
                     continue
 
-                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = index >= num_images) -> torch.Tensor:
+                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = mirrored) -> torch.Tensor:
                     return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
 
-                mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid)
-                means[number] += mean
+                drawn = num_samples[mirrored]
+                mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid, drawn)
+                means[number] += mean * self._weight(drawn)
                 peaks[number] = torch.maximum(peaks[number], peak)
+        total = sum(map(self._weight, self._stage.samples_of_views()))
         return [
-            Maps(c, mean / max(logits.num_views, 1), peak, logits.probabilities(index, c))
+            Maps(c, mean / total, peak, logits.probabilities(index, c))
             for index, (c, mean, peak) in enumerate(zip(classes, means, peaks, strict=True))
         ]
+
+    def _weight(self, num_samples: int) -> int:
+        """Weight of a view's mean: all draws have the same weight, and so do views with the same number of draws."""
+        return num_samples if self._stage.samples_per == "image" else 1
 
     def _generator(self, key: str) -> torch.Generator:
         """One generator per sample, so that its draws do not depend on actors, order or retries."""
@@ -181,7 +189,12 @@ class CamMaker:
         return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
 
     def _draw_maps(
-        self, features_Dhw: torch.Tensor, classes: Sequence[int], generator: torch.Generator, on_grid: OnGrid
+        self,
+        features_Dhw: torch.Tensor,
+        classes: Sequence[int],
+        generator: torch.Generator,
+        on_grid: OnGrid,
+        num_samples: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rate = self._stage.drop_rate
         draw = stochastic_cam if self._trained.stochastic_units == "windows" else dropout_cam
@@ -189,7 +202,7 @@ class CamMaker:
             features_Dhw,
             weights_CDss=self._network.cam_weights,
             classes=classes,
-            num_samples=self._stage.num_samples,
+            num_samples=num_samples,
             drop_rate=self._trained.stochastic_drop_rate if rate is None else rate,
             generator=generator,
             on_grid=on_grid,

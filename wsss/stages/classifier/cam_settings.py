@@ -48,10 +48,24 @@ class CamSettings(LabelReading):
     flip: bool = True
     """Also process the mirrored image at every scale."""
     num_samples: Annotated[int, Field(ge=1), active_with("method", "stochastic")] = 200
-    """stochastic: number of maps drawn per view."""
+    """stochastic: number of maps drawn (FickleNet: 200 per image, of one view)."""
+    samples_per: Annotated[
+        Literal["view", "image"], active_with("method", "stochastic"), active_unless("samples_per", "view")
+    ] = "view"
+    """stochastic: `view` draws `num_samples` maps of every view; `image` divides `num_samples` among the views of an
+    image, and the first views get one more if they do not divide evenly. Views are in the order of `scales`, each
+    followed by its mirror image."""
     drop_rate: Annotated[_Rate | None, active_with("method", "stochastic")] = None
     """stochastic: probability that a unit is dropped; if not given, the classifier's stochastic_drop_rate."""
     max_side: Annotated[int, Field(ge=64)] = 2048
     """Longest side of a view in pixels; longer views are scaled down to it."""
     batch_images: Annotated[int, Field(ge=1)] = 1
     """Images of equal size that are processed together: use 1 on CPUs, 8 or more on a GPU."""
+
+    def samples_of_views(self) -> tuple[int, ...]:
+        """stochastic: number of maps drawn of each view, in the order of the views."""
+        num_views = len(self.scales) * (2 if self.flip else 1)
+        if self.samples_per == "view":
+            return (self.num_samples,) * num_views
+        share, left = divmod(self.num_samples, num_views)
+        return tuple(share + (view < left) for view in range(num_views))

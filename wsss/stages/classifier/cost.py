@@ -21,23 +21,29 @@ def cams_load(
 ) -> Load:
     """The cost of one image that shows a class: its views through the classifier in `slot`, and its classes' maps."""
     views, load = 2 if settings.flip else 1, Load()
+    draws = settings.samples_of_views()
     sizes = classifier_views(context.stats.size, scales=settings.scales, long_side=settings.long_side, max_side=longest)
-    for size in sizes:
+    for index, size in enumerate(sizes):
         flops = views * context.network(slot).forward(size)
         load += Load(flops=flops, passes=1 / settings.batch_images)
         load += Load(arrays={"make_view": size[0] * size[1] / 1e6})
-        load += _maps(settings, context, slot=slot, trained=trained, size=size) * views
+        if settings.method == "stochastic":
+            of_scale = sum(draws[index * views : (index + 1) * views])
+            load += _stochastic_maps(context, trained=trained, size=size) * of_scale
+        else:
+            load += _maps(settings, context, slot=slot, size=size) * views
     return load
 
 
-def _maps(
-    settings: CamSettings, context: PlanContext, *, slot: str, trained: ClassifierTraining, size: tuple[int, int]
-) -> Load:
+def _stochastic_maps(context: PlanContext, *, trained: ClassifierTraining, size: tuple[int, int]) -> Load:
+    """The cost of one draw of the maps of K classes from the features of one view."""
+    units = size[0] * size[1] / trained.output_stride**2 * trained.stochastic_kernel**2 / 1e6
+    return Load(arrays={"stochastic_map": units * context.stats.labels})
+
+
+def _maps(settings: CamSettings, context: PlanContext, *, slot: str, size: tuple[int, int]) -> Load:
     """The cost of computing the maps of K classes from the features of one view."""
     labels = context.stats.labels
-    if settings.method == "stochastic":
-        units = size[0] * size[1] / trained.output_stride**2 * trained.stochastic_kernel**2 / 1e6
-        return Load(arrays={"stochastic_map": units * labels * settings.num_samples})
     on_grid = Load(arrays={"cam_maps": context.stats.meganodes * labels})
     if settings.method not in GRADIENT_METHODS:
         return on_grid

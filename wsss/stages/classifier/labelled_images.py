@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from shards.layer import Layer, split_of
-from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
 from wsss.contract.fit import Draw
 from wsss.data.augment import Augmentation, fill_colour
@@ -36,6 +34,7 @@ class LabelledImages(AugmentedRecords):
             resize_long=stage.resize_long,
             colour_jitter=stage.colour_jitter,
             fill=fill_colour(stage.mean),
+            strong=stage.augmentation == "strong",
         )
         super().__init__(records, augmentation, seed=seed)
         self._stage, self._num_classes = stage, num_classes
@@ -54,33 +53,29 @@ class LabelledImages(AugmentedRecords):
 def predicted_labels(
     logits: Callable[[torch.Tensor], torch.Tensor],
     stage: ClassifierTraining,
-    samples: Layer,
+    samples: Iterable[Sample],
     *,
     num_classes: int,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities f64[N, C], labels bool[N, C] and whether each label is known, bool[N, C].
 
-    For every readable image of `stage.validation_split`.
+    For every readable image of `samples`.
 
     `logits`: f32[1, 3, H, W] -> f[1, C].
     """
     classes = np.arange(1, num_classes + 1)
     scores, truth, known = [], [], []
-    for shard in samples.shards():
-        if split_of(shard) != stage.validation_split:
+    for sample in samples:
+        try:
+            image = sample.image
+        except BadSampleError:
             continue
-        for sample in read_shard(samples, shard):
-            assert isinstance(sample, Sample)
-            try:
-                image = sample.image
-            except BadSampleError:
-                continue
-            x_13HW = to_tensor(image, mean=stage.mean, std=stage.std)[None].to(device)
-            x_13HW = resize_image(x_13HW, size=long_side_size(sample.size, long_side=stage.validation_size))
-            scores.append(torch.sigmoid(logits(x_13HW)[0].float()).cpu().double().numpy())
-            truth.append(np.isin(classes, sample.classes))
-            known.append(~np.isin(classes, sample.unknown))
+        x_13HW = to_tensor(image, mean=stage.mean, std=stage.std)[None].to(device)
+        x_13HW = resize_image(x_13HW, size=long_side_size(sample.size, long_side=stage.validation_size))
+        scores.append(torch.sigmoid(logits(x_13HW)[0].float()).cpu().double().numpy())
+        truth.append(np.isin(classes, sample.classes))
+        known.append(~np.isin(classes, sample.unknown))
     found = (np.array(scores), np.array(truth, dtype=bool), np.array(known, dtype=bool))
     scores_NC, truth_NC, known_NC = (of_kind.reshape(-1, num_classes) for of_kind in found)
     return scores_NC, truth_NC, known_NC

@@ -6,13 +6,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import ActiveIf, active_with, settings
+from wsss.contract.settings import ActiveIf, active_unless, active_with, settings
 from wsss.contract.stage import Instance
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
 from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import LabelReading
 
+HELD_OUT = "held_out"
+"""Value of `validation_split` for the images of the training split that are not trained on."""
 _VALIDATED = ActiveIf("a validation_split", lambda stage: stage.validation_split != "")
 
 
@@ -41,10 +43,18 @@ class ClassifierTraining(LabelReading, EncoderSource):
     """Side of the training crops in pixels."""
     resize_long: SizeRange = (320, 640)
     """Range from which the longer side is drawn before cropping, in pixels."""
-    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Strength of random colour changes; 0 makes none."""
+    augmentation: Annotated[Literal["weak", "strong"], active_unless("augmentation", "weak")] = "weak"
+    """`weak`: random scale, flip, crop and colours; `strong`: also rotation, elastic deformation, noise, and changes of
+    tone and sharpness (NoPeopleAllowed's list)."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1), active_with("augmentation", "weak")] = 0.0
+    """weak: strength of random colour changes; 0 makes none."""
+    hold_out: Annotated[float, Field(ge=0, lt=1), active_unless("hold_out", 0.0)] = 0.0
+    """Share of the images of the split train that this classifier is not trained on; which ones depends on their keys
+    and the recipe's seed. With validation_split = "held_out" it is validated on these (NoPeopleAllowed: 12,000 of
+    84,000, a share of 0.143). Later stages use all images."""
     validation_split: str = "val"
-    """Split on whose labels F1 and mean average precision are measured after training; empty skips this."""
+    """Split on whose labels F1 and mean average precision are measured after training, or `held_out`, the images that
+    hold_out excludes from training; empty skips this."""
     validation_size: Annotated[int, Field(ge=32), _VALIDATED] = 512
     """Longer side of validation images in pixels."""
 

@@ -35,6 +35,7 @@ def open_coco(given: CocoSettings, splits: tuple[str, ...]) -> Source:
             raise ValueError(
                 f"{root / folder} is not a folder; set image_folders.{split} to the folder of the images in root"
             )
+    given.require_saliency(root)
     return CocoSource(
         root=root,
         annotations=files,
@@ -42,6 +43,7 @@ def open_coco(given: CocoSettings, splits: tuple[str, ...]) -> Source:
         form=given.annotations,
         masked_splits=given.masked_splits,
         boxes=given.boxes,
+        saliency=given.saliency,
         class_names=given.class_names,
         other_classes_as=given.other_classes_as,
     )

@@ -36,6 +36,7 @@ def open_folder(given: FolderSettings, splits: tuple[str, ...]) -> Source:
         raise ValueError(f"mask_folder = {given.mask_folder!r} is not a folder in root")
     if given.mask_folder and not given.class_list:
         raise ValueError("class_list is not set; set it to the file that lists the class of each mask value")
+    given.require_saliency(root)
     return FolderSource(
         root=root,
         tables=tables,
@@ -45,6 +46,7 @@ def open_folder(given: FolderSettings, splits: tuple[str, ...]) -> Source:
         mask_suffix=given.suffix_of_masks(),
         masked_splits=given.masked_splits,
         boxes="masks" if given.boxes == "masks" else "none",
+        saliency=given.saliency,
         class_names=given.class_names,
         other_classes_as=given.other_classes_as,
     )

@@ -25,7 +25,9 @@ class IlsvrcSettings(SharedSettings):
 def open_ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
     """Open the data set. Raises ValueError, naming the setting, if folders are missing."""
     given.refuse_boxes("masks", because="ilsvrc_det has no masks")
-    return _ilsvrc_det(given, splits)
+    source = _ilsvrc_det(given, splits)
+    given.require_saliency(source.root)
+    return source
 
 
 def _ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> IlsvrcDetSource:
@@ -35,6 +37,7 @@ def _ilsvrc_det(given: IlsvrcSettings, splits: tuple[str, ...]) -> IlsvrcDetSour
         splits=splits,
         lists=given.list_paths(splits),
         boxes="annotations" if given.boxes == "annotations" else "none",
+        saliency=given.saliency,
         class_names=given.class_names,
     )
 
@@ -47,9 +50,12 @@ def open_lid(given: IlsvrcSettings, splits: tuple[str, ...]) -> Source:
             f"package = {given.package!r} is not a folder; set it to the folder that contains LID_track1_imageset, or "
             'use source = "ilsvrc_det"'
         )
+    train = _ilsvrc_det(given, ("train",)) if "train" in splits else None
+    given.require_saliency(*([train.root] if train else []), Path(given.package))
     return LidSource(
         package=Path(given.package),
-        train=_ilsvrc_det(given, ("train",)) if "train" in splits else None,
+        train=train,
+        saliency=given.saliency,
         splits=splits,
         lists=given.list_paths(tuple(split for split in splits if split != "train")),
         val_labels=given.val_labels,

@@ -33,6 +33,10 @@ class SharedSettings:
     mask_suffix: Annotated[str, MeasuringOnly(), Field(pattern=r"^[^/\\]*$"), active_unless("mask_suffix", "")] = ""
     """voc, folder: text between an image's name and .png in the name of its mask: with "_mask", the mask of
     photos/1.jpg is photos/1_mask.png."""
+    saliency: Annotated[str, NotHashedPath()] = ""
+    """voc, ilsvrc_det, lid, coco, folder: folder of saliency maps, relative to the root: greyscale PNGs of the images'
+    sizes, not needed for every image. voc, folder: KEY.png; coco: the path of the image relative to the root, as .png;
+    ilsvrc_det, lid: SPLIT/KEY.png (val and test of lid: relative to package). If empty, there are none."""
     class_names: tuple[str, ...] = ()
     """All except toy: the classes to keep, numbered in this order; if empty, all classes of the data set."""
     other_classes_as: Annotated[Literal[0, 255], MeasuringOnly()] = 0
@@ -67,6 +71,12 @@ class SharedSettings:
                     raise ValueError(f"lists.{split} = {given!r} does not exist; looked for {searched}{near}")
                 found[split] = existing[0]
         return found
+
+    def require_saliency(self, *roots: Path) -> None:
+        """Raise ValueError if `saliency` is set and is a folder in none of the roots."""
+        if self.saliency and not any((root / self.saliency).is_dir() for root in roots):
+            places = " and ".join(str(root / self.saliency) for root in roots)
+            raise ValueError(f"saliency = {self.saliency!r} is not a folder in root (looked for {places})")
 
     def refuse_boxes(self, *refused: Boxes, because: str) -> None:
         """Raise ValueError if `boxes` has a value that the data set does not support."""

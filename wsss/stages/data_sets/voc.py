@@ -20,9 +20,6 @@ class VocSettings(SharedSettings):
     """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
     masks: Annotated[str, MeasuringOnly()] = "SegmentationClassAug"
     """voc: folder of masks, relative to the root."""
-    saliency: Annotated[str, NotHashedPath()] = ""
-    """voc: folder of saliency maps, relative to the root: greyscale PNGs of the images' sizes. If empty, there are
-    none."""
     sbd: Annotated[str, NotHashedPath()] = ""
     """voc: SBD's folder (the one that contains dataset/cls); its masks are used for images without one in `masks`."""
 
@@ -35,8 +32,7 @@ def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
     labels = root / given.labels if given.labels else None
     if labels is not None and not labels.is_file():
         raise ValueError(f"labels = {given.labels!r} is not a file in root ({labels} does not exist)")
-    if given.saliency and not (root / given.saliency).is_dir():
-        raise ValueError(f"saliency = {given.saliency!r} is not a folder in root ({root / given.saliency})")
+    given.require_saliency(root)
     if given.boxes == "annotations" and not (root / "Annotations").is_dir():
         raise ValueError(f"boxes = 'annotations', but root = {given.root!r} contains no folder Annotations")
     sbd = Path(given.sbd) if given.sbd else None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from shards.files import write_bytes
 from shards.records import IGNORE, CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
@@ -23,6 +24,7 @@ from wsss.data.images import magnify_scores, upsample
 from wsss.ops.bootstrap import ROW_START, image_rows
 from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.confusion import Scores, confusion_matrix
+from wsss.ops.peak_curve import peak_counts, peak_winners
 from wsss.ops.threshold_curve import NUM_BINS, bin_of, image_counts, winners_of
 
 TALLIES = ("images", "missing", "left_out", "unmasked", "unknown")
@@ -51,22 +53,20 @@ def empty_counts(kind: str, num_classes: int, *, subsets: Sequence[str] = ()) ->
     return folds | {name: np.zeros((), dtype=np.int64) for name in tallies}
 
 
-def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
-    """Add one image to the total of its fold, in place, and return its rows, i32[P, 2 + V]."""
+def add_image(total: np.ndarray, record: object, sample: Sample, *, by_peaks: bool = False) -> np.ndarray:
+    """Add one image to the total of its fold, in place, and return its rows, i32[P, 2 + V].
+
+    `by_peaks`: count stochastic maps by FickleNet's rule.
+    """
     assert sample.mask is not None
     truth_HW, num_classes = torch.from_numpy(sample.mask), len(total)
     if isinstance(record, CamRecord | ScoreRecord):
-        device, classes = torch.device("cpu"), record.classes.tolist()
-        counts_CLN = image_counts(
-            upsample(record.maps, sample.size, device=device)
-            if isinstance(record, CamRecord)
-            else magnify_scores(record.scores, sample.size, device=device),
-            classes=classes,
-            truth_HW=truth_HW,
-            num_classes=num_classes,
-            ignore_index=IGNORE,
-        )
-        winners = winners_of(classes)
+        classes = record.classes.tolist()
+        if by_peaks:
+            assert isinstance(record, CamRecord)
+            counts_CLN, winners = _peak_counts(record, truth_HW, num_classes), peak_winners(classes)
+        else:
+            counts_CLN, winners = _score_counts(record, truth_HW, num_classes), winners_of(classes)
         for index, winner in enumerate(winners):
             total[:, winner] += counts_CLN[:, index].numpy()
     elif isinstance(record, SeedRecord):
@@ -79,6 +79,42 @@ def add_image(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
         total += matrix_CC.numpy()
         counts_CLN = matrix_CC[..., None]
     return image_rows(counts_CLN, winners=winners, image=sample.position).numpy()
+
+
+def _score_counts(record: CamRecord | ScoreRecord, truth_HW: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """`image_counts` of maps at the size of the mask, i64[C, L, N]."""
+    device, size = torch.device("cpu"), (truth_HW.shape[0], truth_HW.shape[1])
+    return image_counts(
+        upsample(record.maps, size, device=device)
+        if isinstance(record, CamRecord)
+        else magnify_scores(record.scores, size, device=device),
+        classes=record.classes.tolist(),
+        truth_HW=truth_HW,
+        num_classes=num_classes,
+        ignore_index=IGNORE,
+    )
+
+
+def _peak_counts(record: CamRecord, truth_HW: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """`peak_counts` of stochastic maps, i64[C, L, N]; as in make_seeds, a pixel has the label of the nearest cell."""
+    assert record.peak is not None
+    size = (truth_HW.shape[0], truth_HW.shape[1])
+    mean_KHW, peak_KHW = (nearest(maps, size) for maps in (record.maps, record.peak))
+    return peak_counts(
+        mean_KHW,
+        peak_KHW=peak_KHW,
+        classes=record.classes.tolist(),
+        truth_HW=truth_HW,
+        num_classes=num_classes,
+        ignore_index=IGNORE,
+    )
+
+
+def nearest(maps_Khw: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """f32[K, H, W]: every pixel gets the value of the nearest cell, as the labels of make_seeds' rule "ficklenet"."""
+    if not len(maps_Khw):
+        return torch.zeros((0, *size))
+    return functional.interpolate(torch.from_numpy(maps_Khw).float()[None], size=size, mode="nearest")[0]
 
 
 def has_unknown_classes(record: object) -> bool:
@@ -158,7 +194,8 @@ def save_threshold_counts(path: Path, folds: list[np.ndarray]) -> None:
 def confusions_at(path: Path, *, threshold: float) -> tuple[torch.Tensor, ...]:
     """The confusion matrix of every fold, i64[C, C], at a background threshold, from `save_threshold_counts`.
 
-    Equal to the result of `make_pseudo_labels` without a CRF followed by `evaluate`. Raises ValueError for a threshold
+    Equal to the result of `make_pseudo_labels` without a CRF followed by `evaluate`; for counts by FickleNet's rule, to
+    that of `make_seeds` with this theta, pixels without a seed being background. Raises ValueError for a threshold
     that is not a multiple of 1/256.
     """
     lowest = bin_of(threshold)

@@ -31,7 +31,13 @@ NUM_REPLICATES, LEVEL = 1000, 0.95
 
 
 def summarise(
-    counts: Counts, instance: Instance, split: str, *, has_boundaries: bool, num_gallery_images: int
+    counts: Counts,
+    instance: Instance,
+    split: str,
+    *,
+    has_boundaries: bool,
+    num_gallery_images: int,
+    threshold_name: str,
 ) -> Outcome:
     """Metrics, tables and files of one split; `instance` is the evaluation, its input `records` the evaluated layer."""
     kind = instance.inputs["records"].layer.kind
@@ -46,7 +52,7 @@ def summarise(
         mean_iou_N = curve(tensors[0] + tensors[1])
         metrics = {"threshold_a": thresholds[0], "threshold_b": thresholds[1]}
         metrics |= {"best_threshold": int(mean_iou_N.argmax()) / NUM_BINS, "best_mean_iou": float(mean_iou_N.max())}
-        files = _save_curve(instance, split, folds, thresholds)
+        files = _save_curve(instance, split, folds, thresholds, threshold_name)
     else:
         confusion_CC = tensors[0] + tensors[1]
         files = _save_single_images(counts, instance, split, num_gallery_images=num_gallery_images)
@@ -99,14 +105,17 @@ def _interval(counts: Counts, instance: Instance, split: str) -> tuple[float, fl
     )
 
 
-def _save_curve(instance: Instance, split: str, folds: list[np.ndarray], chosen: tuple[float, float]) -> dict[str, str]:
+def _save_curve(
+    instance: Instance, split: str, folds: list[np.ndarray], chosen: tuple[float, float], threshold_name: str
+) -> dict[str, str]:
     """Save the curves over all images as picture and CSV, and the counts of both folds; returns file name -> path."""
     counts_CCN = torch.from_numpy(folds[0] + folds[1])
     over_N, under_N = activation_curves(counts_CCN)
     curves = {"mean_iou": curve(counts_CCN), "over_activation": over_N, "under_activation": under_N}
     columns = {name: values_N.tolist() for name, values_N in curves.items()}
     paths = {ending: instance.path / f"threshold_curve.{split}.{ending}" for ending in ("png", "csv")}
-    write_bytes(paths["png"], draw_curve(**columns, chosen=chosen, title=f"{instance.name}, {split}"))
+    title = f"{instance.name}, {split}"
+    write_bytes(paths["png"], draw_curve(**columns, chosen=chosen, title=title, threshold_name=threshold_name))
     rows = [[i / NUM_BINS, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]
     lines = [",".join(["threshold", *columns]), *(",".join(map(str, row)) for row in rows)]
     write_bytes(paths["csv"], ("\n".join(lines) + "\n").encode())

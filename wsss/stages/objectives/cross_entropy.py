@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shards.records import Prediction, PseudoLabel
 from wsss.contract.fit import TrainingSet
-from wsss.contract.settings import ActiveIf, active_unless, settings
+from wsss.contract.settings import ActiveIf, active_unless, resolved, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map
 from wsss.stages.objectives.objective import Objective
@@ -69,7 +69,7 @@ class CrossEntropy(Objective):
         task = SegmentationTask(self.starting_network(instance), synchronise_norms=training.synchronise_norms)
         if training.supervision() != "semi":
             return task
-        return SemiSupervisedTask(task, full_weight=training.full_weight)
+        return SemiSupervisedTask(task, full_weight=resolved(training, "full_weight"), per_image=False)
 
     def training_set(self, instance: Instance) -> TrainingSet:
         training = self.training

@@ -41,6 +41,10 @@ class Objective(ABC):
     def check(self, instance: Instance) -> None:
         """Raise ValueError if settings and inputs do not fit together."""
 
+    def check_environment(self, instance: Instance) -> None:
+        """Check what needs the network without its weights; by default nothing. Raises ValueError."""
+        return
+
     def loss_units(self, instance: Instance) -> Units:
         """Cost of the loss for one example, in addition to the network, for `wsss plan`."""
         return {}

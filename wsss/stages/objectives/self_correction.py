@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shards.records import CamRecord
 from wsss.contract.fit import TrainingSet, load_trained
-from wsss.contract.settings import ActiveIf, active_with, settings
+from wsss.contract.settings import ActiveIf, active_with, resolved, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance
 from wsss.stages.objectives.objective import Objective
@@ -140,7 +140,7 @@ class SelfCorrection(Objective):
         return SelfCorrectionTask(
             self.starting_network(instance),
             self._targets(instance),
-            full_weight=training.full_weight,
+            full_weight=resolved(training, "full_weight"),
             synchronise_norms=training.synchronise_norms,
         )
 

@@ -17,7 +17,7 @@ from wsss.stages.segmenter.box_planes import grid_planes, planes_of_boxes
 from wsss.stages.segmenter.box_source import BoxSource
 from wsss.stages.segmenter.training import SegmenterTraining
 from wsss.tasks.dsrg import grid_colours, grid_labels
-from wsss.tasks.dsrg_grid import GRID
+from wsss.tasks.dsrg_grid import grid_side
 
 
 class SegmenterImages(AugmentedRecords):
@@ -92,15 +92,32 @@ class SeededImages(SegmenterImages):
             "seeds": grid_labels(label),
             "present": present_C,
             "pixels": grid_colours(image),
+            **self.labels(sample),
         }
 
+    def labels(self, sample: Sample) -> dict[str, torch.Tensor]:
+        """What else the objective reads of the image's labels."""
+        return {}
+
     def blank(self) -> dict[str, torch.Tensor]:
-        side = self.stage.crop_size // GRID
+        side = grid_side(self.stage.crop_size)
         return {
             "seeds": torch.full((side, side), IGNORE, dtype=torch.int64),
             "present": torch.zeros(self.num_classes, dtype=torch.bool),
             "pixels": torch.zeros((side, side, 3), dtype=torch.uint8),
         }
+
+
+class LabelledSeededImages(SeededImages):
+    """`SeededImages` with the classes that are known to be absent."""
+
+    def labels(self, sample: Sample) -> dict[str, torch.Tensor]:
+        absent_C = torch.ones(self.num_classes, dtype=torch.bool)
+        absent_C[[0, *sample.classes, *sample.unknown]] = False
+        return {"absent": absent_C}
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        return super().blank() | {"absent": torch.zeros(self.num_classes, dtype=torch.bool)}
 
 
 class MaskedImages(SegmenterImages):

@@ -10,12 +10,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shards.layer import Layer
-from wsss.contract.settings import ActiveIf, FileContent, active_unless, settings
+from wsss.contract.settings import ActiveIf, DefaultBy, FileContent, active_unless, settings
 from wsss.contract.stage import Instance
 from wsss.stages.segmenter.training import SegmenterTraining, require_masks
 
 TRAIN = "train"
 _DRAWN = ActiveIf("full_share above 0", lambda stage: stage.full_share > 0)
+_FULL_WEIGHT = {"self_correction": 1.0}
+"""Objective -> default of `full_weight`, if it is not 2."""
+_BY_OBJECTIVE = DefaultBy(lambda stage: _FULL_WEIGHT.get(getattr(stage, "objective", ""), 2.0))
 _MIXED = ActiveIf("masks of some images and weaker labels of others", lambda stage: stage.supervision() == "semi")
 
 
@@ -88,9 +91,9 @@ class MixedBatches(MaskSupervision):
     full_per_batch: Annotated[int, Field(ge=1), _MIXED] = 4
     """Number of images with masks in every batch; the rest of the batch are other images. An epoch is one pass over the
     other images."""
-    full_weight: Annotated[float, Field(gt=0), _MIXED] = 2.0
-    """Weight of the loss on masks, relative to the loss on weaker labels (FickleNet: alpha = 2; self-correcting
-    networks: 1)."""
+    full_weight: Annotated[Annotated[float, Field(gt=0)] | None, _MIXED, _BY_OBJECTIVE] = None
+    """Weight of the loss on masks, relative to the loss on weaker labels. If not given, 1 with objective =
+    "self_correction" (self-correcting networks add both losses), and 2 with the others (FickleNet: alpha = 2)."""
 
     def check_mixture(self, instance: Instance) -> None:
         """Raises: ValueError if a batch would have no image without a mask."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import active_unless, active_with, settings
+from wsss.contract.settings import DefaultBy, active_unless, active_with, resolved, settings
 from wsss.contract.stage import Instance
 from wsss.data.augment import Augmentation, SizeRange, fill_colour
 from wsss.data.joined_records import JoinedRecords
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
-ARCHITECTURE = ("encoder", "network", "decoder_channels", "output_stride", "dilated", "pad_type", "reparameterised")
+_DECODER = ("network", "decoder_channels", "aspp_rates")
+ARCHITECTURE = ("encoder", *_DECODER, "output_stride", "dilated", "pad_type", "reparameterised")
 """Settings that must be equal in two stages for the weights of one to fit the other."""
+_ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
+"""Output stride -> default of `aspp_rates`."""
+_Rate = Annotated[int, Field(ge=1)]
 
 
 @settings
@@ -32,6 +36,13 @@ class SegmenterTraining(EncoderSource):
     `largefov`, `aspp`."""
     decoder_channels: Annotated[int, Field(ge=8), active_with("network", "deeplabv3plus")] = 256
     """deeplabv3plus: channels of the ASPP branches and the decoder."""
+    aspp_rates: Annotated[
+        tuple[_Rate, _Rate, _Rate] | None,
+        active_with("network", "deeplabv3plus"),
+        DefaultBy(lambda stage: _ASPP_RATES.get(stage.output_stride)),
+    ] = None
+    """deeplabv3plus: dilations of the three ASPP branches, in pixels of the last feature map. If not given, 6, 12, 18
+    at output stride 16 and 12, 24, 36 at output stride 8, as published: the same distances in the image."""
     dropout: Annotated[float, Field(ge=0, lt=1), active_unless("dropout", 0.5)] = 0.5
     """Dropout probability of the head's features (NoPeopleAllowed: 0.1)."""
     max_shards: Annotated[Annotated[int, Field(ge=1)] | None, active_unless("max_shards", None)] = None
@@ -69,6 +80,7 @@ class SegmenterTraining(EncoderSource):
                 encoder=encoder,
                 num_classes=num_classes,
                 decoder_channels=self.decoder_channels,
+                atrous_rates=resolved(self, "aspp_rates"),
                 dropout=self.dropout,
             )
         else:
@@ -110,7 +122,7 @@ class SegmenterTraining(EncoderSource):
     def require_same_architecture(self, instance: Instance, other: Instance) -> None:
         """Raises: ValueError if the weights of `other` do not fit this network."""
         for setting in ARCHITECTURE:
-            own, its = getattr(self, setting), getattr(other.stage, setting)
+            own, its = resolved(self, setting), resolved(other.stage, setting)
             if own != its:
                 raise ValueError(
                     f"{instance.name}.{setting} = {own!r}, but it starts with the weights of {other.name}, which has "

@@ -27,8 +27,9 @@ class EncoderSettings:
     """The encoder, its weights and the normalisation of its input."""
 
     encoder: str = "resnet50"
-    """The network's name in timm, or `vgg16_npa`, `vgg16_ficklenet`, `vgg16_affinitynet` or `resnet38`, as published
-    (`wsss/models/vgg.py`, `wsss/models/resnet38.py`)."""
+    """The network's name in timm, or a published one: VGG16 as modified by FickleNet (`vgg16_ficklenet`), AffinityNet
+    (`vgg16_affinitynet`) or NoPeopleAllowed, with the three additional convolutions of its code (`vgg16_npa`) or the
+    four of its slides (`vgg16_npa_4conv`); or AffinityNet's `resnet38`."""
     pretrained: Annotated[str, FileContent()] = "imagenet"
     """`imagenet` (timm's default weights), `none` (random), or the path of a .safetensors file with timm's parameter
     names; of `vgg16_affinitynet` and `resnet38` also with those of AffinityNet's public code."""
