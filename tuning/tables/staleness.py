@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
 
 from tuning.tables.declaration import DeclaredTable, TableError
 from tuning.tables.digests import Origin
 from tuning.tables.measurements import Key, Measurement
+from wsss.report.tables import markdown_text
 
 _COMMIT_DIGITS = 10
-_WIDTH = 140
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +96,13 @@ def provenance(table: DeclaredTable, shown: Sequence[Shown]) -> list[str]:
     lines = []
     for (first, older), members in groups.items():
         rows = dict.fromkeys(row for one in members for row in one.rows)
-        text = first % ("" if len(groups) == 1 else f" ({'; '.join(rows)})")
+        text = first % ("" if len(groups) == 1 else f" ({'; '.join(map(markdown_text, rows))})")
         if older:
             text += f" {older.strip()}"
         if changed := dict.fromkeys(words for one in members for words in one.changes):
             text += f" Changes since then: {', '.join(changed)}."
-        lines.append(fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False))
+        # One line: a wrapped one might begin with the mark of a list, such as the + of `walk + CRF`.
+        lines.append(" ".join(text.split()))
     return lines
 
 
