@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from tests.tuning.tables.checkout import PAGE, TABLE, checkout, contents, measure, measured_checkout
 from tuning.tables.__main__ import main
+from tuning.tables.digests import recipe_without_data
 
 OLDER = '[measured_before]\n2026-11-29 = "The walk of that day was shorter."\n[[rows]]'
 
@@ -240,3 +242,34 @@ def test_photographs_are_looked_for_only_with_data_and_weights(
     (tmp_path / "w.safetensors").write_bytes(b"")
     assert main([*arguments, "--weights", str(tmp_path)], root=root) == 1
     assert "VOC_ROOT, which is not set" in capsys.readouterr().out
+
+
+def test_weights_are_recorded_and_no_part_of_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (recipes / "base.toml").write_text(
+        '[recipe]\nname = "base"\n[stages.build_shards]\nsource = "toy"\ncounts = { train = 8, val = 4 }\n'
+        '[stages.train_classifier]\n[stages.make_cams]\n[stages.evaluate_cam]\nkind = "evaluate"\n'
+        'inputs = { records = "make_cams" }\n'
+    )
+    monkeypatch.setattr("tuning.tables.digests.RECIPES", recipes)
+    monkeypatch.setattr("tests.tuning.tables.checkout.RECIPES", recipes)
+    recipe_without_data.cache_clear()
+    table = (
+        'page = "README.md"\nrecipe = "base"\nweights = "w.safetensors"\ncommand = "wsss run base"\n'
+        'columns = [{ title = "step" }, { title = "val", metric = "val.mean_iou" }]\n'
+        '[[rows]]\ntext = "CAM"\nsources.measured = "evaluate_cam"\n'
+    )
+    root, runs = checkout(tmp_path / "root", declared={"steps": table}), tmp_path / "runs"
+    digests = set()
+    for content, figure in ((b"one", 0.5), (b"two", 0.25)):
+        weights = tmp_path / "w.safetensors"
+        weights.write_bytes(content)
+        measure(runs, "evaluate_cam", f"defaults.pretrained={weights}", recipe="base", val__mean_iou=figure)
+        assert main(["--runs", str(runs), "--weights", str(tmp_path)], root=root) == 0
+        assert f"| CAM | {100 * figure} |" in (root / "README.md").read_text()
+        (entry,) = json.loads((root / "tuning/tables/measured/steps.json").read_text())
+        assert entry["weights"] == {"w.safetensors": sha256(content).hexdigest()}
+        digests.add(entry["digest"])
+    assert len(digests) == 1
+    recipe_without_data.cache_clear()
