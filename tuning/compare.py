@@ -69,7 +69,9 @@ def comparison_table(comparison: Comparison) -> Table:
         Column("B - A", "difference", right=True),
     )
     overall = [
-        ClassDifference(name=title, a=a.metrics.get(name), b=b.metrics.get(name)) for name, title in METRICS.items()
+        ClassDifference(name=title, a=a.metrics.get(name), b=b.metrics.get(name))
+        for name, title in METRICS.items()
+        if name in {*a.metrics, *b.metrics}
     ]
     rows = [_cells(one, of="all classes") for one in overall]
     rows += [_cells(one, of="class") for one in comparison.classes]

@@ -76,6 +76,18 @@ def test_every_step_gains_and_keeps_its_floor(demo: Demo) -> None:
     assert steps == sorted(steps), f"CAM, walk, walk + CRF: {steps}"
 
 
+def test_more_views_add_and_the_better_prediction_is_submitted(demo: Demo) -> None:
+    """Views at sizes that the segmenter learned score higher than one view, and the submission says so."""
+    measured = demo.mean_iou()
+    one, every = (measured[f"segmentation, {views}", "val"] for views in ("one view", "flip x scales"))
+    assert every > one, f"flip x scales {every}, one view {one}"
+    (submission,) = [line for line in demo.output.splitlines() if line.startswith("submission")]
+    assert f"by predict, mean IoU {every:.1f} on val (evaluate)" in submission
+    next_one = f"the next one: predict_single_view, mean IoU {one:.1f}"
+    assert f"no other measured prediction is better; {next_one}" in demo.output
+    assert "its output there is a guess" not in demo.output, "views are inside the sizes of training"
+
+
 def test_the_stored_results_are_what_a_demo_measures(demo: Demo) -> None:
     """tests/tuning/tables checks that the README shows the stored results."""
     measured, reasons = from_runs("toy", read_declarations()["toy"], runs=demo.runs, weights=None)

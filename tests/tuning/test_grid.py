@@ -136,4 +136,6 @@ def test_the_table_of_lids_third_place() -> None:
     assert {name: len(found) for name, found in made.items()} == wanted
     cases = sweep.space.dimensions["augmentation"]
     assert isinstance(cases, Cases)
-    assert cases.cases["on"] == {"predict.scales": [0.5, 1.0, 2.0], "predict.flip": True}
+    assert cases.cases["on"] == {"predict.scales": [0.75, 1.0, 1.25], "predict.flip": True}
+    last = sweep.trial_recipe(sweep.trial_overrides(values)).instance("predict")
+    assert last.stage.cautions(last) == [], "its views are inside the sizes that the segmenter is trained on"

@@ -27,7 +27,7 @@ DECLARED = Path(__file__).parent / "declared"
 NOT_MEASURED = Path(__file__).parent / "not_measured.toml"
 PAGES = ("README.md", "tuning/README.md")
 """Pages whose tables are checked."""
-Show = Literal["percent", "interval", "number", "share"]
+Show = Literal["percent", "interval", "number", "share", "difference"]
 
 
 class TableError(ValueError):
@@ -63,7 +63,10 @@ class TableColumn:
     source: str = "measured"
     """Which of the row's sources is read; the cell is empty if the row has no source of this name."""
     show: Show = "percent"
-    """`interval`: mean IoU with its interval. `number`: two decimals. `share`: percent of the row that `of` names."""
+    """`interval`: mean IoU with its interval. `number`: two decimals. `share`: percent of the row that `of` names.
+    `difference`: the metric of `source` less that of the row's source `less`, in points."""
+    less: str = ""
+    """difference: which of the row's sources is subtracted."""
     best: bool = False
     """Print the largest value in bold."""
     optional: bool = False
@@ -159,11 +162,14 @@ def _check_layout(name: str, table: DeclaredTable) -> None:
     if not table.columns or not table.rows or table.instances:
         raise TableError(f"table {name}: layout = 'cells' needs columns and rows, and reads no instances")
     texts = sum(not column.metric for column in table.columns)
-    known, first = {column.source for column in table.columns if column.metric}, {row.text[0] for row in table.rows}
+    if wrong := [column.title for column in table.columns if (column.show == "difference") != bool(column.less)]:
+        raise TableError(f"table {name}: column {wrong[0]!r}: show = 'difference' and less are only given together")
+    known = {source for column in table.columns if column.metric for source in (column.source, column.less)}
+    first = [row.text[0] for row in table.rows]
     for row in table.rows:
         if len(row.text) != texts:
             raise TableError(f"table {name}: row {row.text[0]!r} has {len(row.text)} texts for {texts} columns of text")
         if unknown := sorted(set(row.sources) - known):
             raise TableError(f"table {name}: row {row.text[0]!r} has a source {unknown[0]!r} that no column reads")
-        if row.of and row.of not in first:
-            raise TableError(f"table {name}: row {row.text[0]!r}: there is no row {row.of!r} to divide by")
+        if row.of and first.count(row.of) != 1:
+            raise TableError(f"table {name}: row {row.text[0]!r}: there is no single row {row.of!r} to divide by")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 from shards.records import RunRecord
 from tuning.tables.declaration import DeclaredTable, Source, TableColumn, TableError, TableRow
@@ -96,6 +97,12 @@ class _Cells:
             text = sum(not before.metric for before in self.declared.columns[:place])
             return [row.text[text] for row in self.declared.rows]
         values = [self._values(row, column) for row in self.declared.rows]
+        if column.less:
+            subtracted = [self._values(row, replace(column, source=column.less)) for row in self.declared.rows]
+            values = [
+                [one - other for one, other in zip(found, less, strict=False)]
+                for found, less in zip(values, subtracted, strict=True)
+            ]
         texts = [
             self._shown(row, column, found) if found else ""
             for row, found in zip(self.declared.rows, values, strict=True)
@@ -130,7 +137,8 @@ class _Cells:
             (other,) = [other for other in self.declared.rows if other.text[0] == row.of]
             (whole,) = self._values_of_whole(other, row, column)
             return f"{values[0] / whole:.0%} of {100 * whole:.1f}".replace("%", " %")
-        text = " / ".join(f"{100 * value:.1f}" for value in values)
+        sign = "+" if column.show == "difference" else ""
+        text = " / ".join(f"{100 * value:{sign}.1f}" for value in values)
         if column.show == "interval":
             metrics = self.measurements[key_of(self.declared, row.sources[column.source])].metrics
             ends = [metrics.get(f"{column.metric[0]}_{end}") for end in ("low", "high")]
@@ -156,11 +164,10 @@ class _Cells:
         """Refuse a row whose cells of one split are measured on different images."""
         of_split: dict[str, tuple[str, _Images]] = {}
         for column in self.declared.columns:
-            if column.source not in row.sources:
-                continue
-            for metric in column.metric:
+            read = [row.sources[name] for name in (column.source, column.less) if name in row.sources]
+            for source, metric in product(read, column.metric):
                 split = metric.partition(".")[0]
-                images = self._images(row.sources[column.source], split)
+                images = self._images(source, split)
                 first, known = of_split.setdefault(split, (column.title, images))
                 if _differ(known, images):
                     raise TableError(

@@ -121,6 +121,13 @@ class Stage:
         """Lines that `wsss show` prints about this stage before it runs: what existing data allow to predict."""
         return []
 
+    def cautions(self, instance: Instance) -> list[str]:
+        """Lines about settings that are allowed, but whose result is doubtful: what, why and what would be better.
+
+        They are printed before the stage starts, by `wsss show`, and below the results. Inputs need not be done.
+        """
+        return []
+
     def check_environment(self, instance: Instance) -> None:
         """Raise ValueError if this machine's libraries cannot do what the settings ask.
 

@@ -30,6 +30,10 @@ SizeRange = Annotated[tuple[int, int], AfterValidator(_ascending)]
 """A setting: the smallest and the largest longer side in pixels."""
 
 
+STRONG_SCALE = (0.8, 1.2)
+"""Factors by which a strong augmentation scales an image whose longer side has been drawn."""
+
+
 def fill_colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
     """The colour that becomes (nearly) 0 after normalisation."""
     red, green, blue = (round(255 * channel) for channel in mean)
@@ -82,7 +86,7 @@ def _strong_geometry(outside: dict[str, Any]) -> list[A.BasicTransform]:
     """
     import albumentations as A
 
-    return [A.Affine(scale=(0.8, 1.2), rotate=(-30, 30), keep_ratio=True, p=0.4, **outside)]
+    return [A.Affine(scale=STRONG_SCALE, rotate=(-30, 30), keep_ratio=True, p=0.4, **outside)]
 
 
 def _strong_pixels(outside: dict[str, Any]) -> list[A.BasicTransform | A.BaseCompose]:

@@ -153,7 +153,7 @@ def confused_pairs(confusion_CC: Tensor, *, num_pairs: int) -> list[ConfusedPair
 class Scores:
     """Scores from a confusion matrix over a whole data set. All in [0, 1], NaN if undefined.
 
-    Three means of the same IoU, which differ in the classes they are taken over:
+    Four means of the same IoU, which differ in the classes they are taken over:
 
     - `mean_iou`, the field's and the challenge's: classes in truth or prediction. The set of classes depends
       on the prediction: for a class absent from the truth, one wrong pixel adds a zero to the mean. So a network that
@@ -163,7 +163,9 @@ class Scores:
       that is never predicted counts as zero; a pixel predicted as an absent class lowers the IoU of the pixel's true
       class. `mean_accuracy` is the mean recall of just these classes, `num_skipped_classes` how many of them have a
       recall of zero.
-    - `mean_iou_all_classes`: all classes of the list, a class in neither counted as 0. A floor, never above the others.
+    - `mean_iou_all_classes`: all classes of the list, a class in neither counted as 0. A floor, never above the others
+      that include the background.
+    - `mean_iou_foreground`: as `mean_iou`, without the background, whose IoU is high in every system.
     """
 
     iou_per_class: Tensor
@@ -178,6 +180,8 @@ class Scores:
     """Mean of `iou_per_class` over the classes that the truth holds."""
     mean_iou_all_classes: float
     """Sum of `iou_per_class` without NaN, over the number of all classes."""
+    mean_iou_foreground: float
+    """Mean of `iou_per_class[1:]` without NaN."""
     mean_accuracy: float
     """Mean of `accuracy_per_class` without NaN: the mean recall of the classes that the truth holds."""
     pixel_accuracy: float
@@ -212,6 +216,7 @@ class Scores:
             mean_iou=float(iou.nanmean()),
             mean_iou_present=float(iou[in_truth > 0].mean()),
             mean_iou_all_classes=float(iou.nansum()) / len(iou) if in_prediction.any() else float("nan"),
+            mean_iou_foreground=float(iou[1:].nanmean()),
             mean_accuracy=float(accuracy.nanmean()),
             pixel_accuracy=int(hits.sum()) / total if total else float("nan"),
             freq_weighted_iou=weighted / total if total else float("nan"),

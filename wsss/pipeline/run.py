@@ -154,6 +154,8 @@ def run_instance(
             _count_missing(recipe, instance, summary)
             return record
         reporter.begin(instance.name)
+        for caution in instance.stage.cautions(instance):
+            reporter.note(f"note   {caution}")
         started = returned = time.time()
 
         def worked() -> None:

@@ -33,6 +33,10 @@ class Row:
     mean_iou: float | None = None
     mean_iou_interval: tuple[float, float] | None = None
     """The 95 % bootstrap interval over images of the mean IoU."""
+    mean_iou_all_classes: float | None = None
+    """The mean IoU with absent classes counted as 0."""
+    mean_iou_foreground: float | None = None
+    """The mean IoU without the background."""
     mean_accuracy: float | None = None
     pixel_accuracy: float | None = None
     note: str = ""
@@ -86,7 +90,7 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
             f"{_percent(of_split('mean_iou_present'))})"
         )
     if absent := of_split("absent_classes"):
-        notes.append(f"{absent:.0f} classes absent (mean IoU over all {_percent(of_split('mean_iou_all_classes'))})")
+        notes.append("1 class absent" if absent == 1 else f"{absent:.0f} classes absent")
     if missing := of_split("missing"):
         notes.append(f"{counted(missing, 'image')} missing")
     if left_out := of_split("left_out"):
@@ -98,6 +102,8 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         labels_given=bool(metrics["labels_given"]),
         mean_iou=of_split("mean_iou"),
         mean_iou_interval=None if low is None or high is None else (low, high),
+        mean_iou_all_classes=of_split("mean_iou_all_classes"),
+        mean_iou_foreground=of_split("mean_iou_foreground"),
         mean_accuracy=of_split("mean_accuracy"),
         pixel_accuracy=of_split("pixel_accuracy"),
         note="; ".join(notes),
@@ -198,14 +204,22 @@ _COLUMNS = (
     Column("mean IoU", "mean_iou", right=True),
     Column("", "mean_iou_low", role="data"),
     Column("", "mean_iou_high", role="data"),
+    Column("absent as 0", "mean_iou_all_classes", right=True),
+    Column("no backgr.", "mean_iou_foreground", right=True),
     Column("mean acc.", "mean_accuracy", right=True),
     Column("pixel acc.", "pixel_accuracy", right=True),
     Column("", "note", role="note"),
 )
 
 
-def results_table(rows: Iterable[Row], *, title: str) -> Table:
-    """The evaluations' rows as a table."""
+def cautions_behind(recipe: Recipe, records: Mapping[str, RunRecord]) -> tuple[str, ...]:
+    """The cautions of all finished instances, in the recipe's order."""
+    done = [instance for instance in recipe.instances if instance.name in records]
+    return tuple(line for instance in done for line in instance.stage.cautions(instance))
+
+
+def results_table(rows: Iterable[Row], *, title: str, notes: tuple[str, ...] = ()) -> Table:
+    """The evaluations' rows as a table, and lines below it."""
     cells = [
         (
             row.title,
@@ -213,13 +227,15 @@ def results_table(rows: Iterable[Row], *, title: str) -> Table:
             row.labels_given,
             _mean_iou(row),
             *(row.mean_iou_interval or (None, None)),
+            percent(row.mean_iou_all_classes),
+            percent(row.mean_iou_foreground),
             percent(row.mean_accuracy),
             percent(row.pixel_accuracy),
             row.note,
         )
         for row in rows
     ]
-    return table_of(title, _COLUMNS, cells)
+    return table_of(title, _COLUMNS, cells, notes=notes)
 
 
 def results_page(recipe: Recipe) -> Page:
@@ -232,7 +248,9 @@ def results_page(recipe: Recipe) -> Page:
         if waiting
         else ()
     )
-    tables = {"results": replace(results_table(rows, title=recipe.settings.name), data_only=not rows)}
+    notes = cautions_behind(recipe, known) if rows else ()
+    table = results_table(rows, title=recipe.settings.name, notes=notes)
+    tables = {"results": replace(table, data_only=not rows)}
     if (classifiers := classifier_table(recipe, known)) is not None:
         tables = {"classifiers": classifiers, **tables}
     return Page(heading=heading, tables=tables, main="results")

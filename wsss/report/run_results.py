@@ -18,7 +18,7 @@ from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
 from wsss.report.contact_sheet import contact_sheet
 from wsss.report.printing import print_page
-from wsss.report.results_table import Row, classifier_table, result_rows, results_table
+from wsss.report.results_table import Row, cautions_behind, classifier_table, result_rows, results_table
 from wsss.report.run_files import (
     DIGITS,
     FileName,
@@ -29,7 +29,7 @@ from wsss.report.run_files import (
     write_description,
 )
 from wsss.report.submissions import ZIP, deliver_submission
-from wsss.report.tables import Page, Table, markdown
+from wsss.report.tables import Page, Table, markdown, markdown_text
 
 RESULTS, CLASSIFIERS, SHEET = "results.md", "classifiers.md", "contact_sheet.png"
 DESCRIPTION = "results.json"
@@ -64,8 +64,9 @@ def show_results(
     if (classifiers := classifier_table(recipe, known)) is not None:
         tables[CLASSIFIERS] = classifiers
     if rows:
-        tables[RESULTS] = results_table(rows, title=recipe.settings.name)
-    files = {name: markdown(table).encode() for name, table in tables.items()}
+        notes = cautions_behind(recipe, known)
+        tables[RESULTS] = results_table(rows, title=recipe.settings.name, notes=notes)
+    files = {name: _document(table).encode() for name, table in tables.items()}
     if tables:
         print_page(Page(tables=tables), out=out)
     if (sheet := contact_sheet(recipe)) is not None:
@@ -77,6 +78,11 @@ def show_results(
     metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
     tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, written)
     say("browse", open_command)
+
+
+def _document(table: Table) -> str:
+    """A table and the lines below it, as Markdown."""
+    return markdown(table) + "".join(f"\n{markdown_text(note)}\n" for note in table.notes)
 
 
 def _write_files(recipe: Recipe, files: Mapping[str, bytes], rows: list[Row], say: Say) -> dict[str, str]:

@@ -30,8 +30,9 @@ def recipe_page(recipe: Recipe, *, changed: bool = False) -> Page:
         )
         for instance in recipe.instances
     ]
-    previews = tuple(f"{instance.name}: {line}" for instance in recipe.instances for line in _preview(instance))
-    chain = table_of(f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=previews)
+    previews = [f"{instance.name}: {line}" for instance in recipe.instances for line in _preview(instance)]
+    cautions = [line for instance in recipe.instances for line in instance.stage.cautions(instance)]
+    chain = table_of(f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=(*previews, *cautions))
     settings: list[tuple[Cell, ...]] = []
     for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
         settings += setting_rows(group, prefix, recipe.origins, unread={}, changed=changed)
@@ -53,7 +54,7 @@ def instance_page(recipe: Recipe, name: str, *, changed: bool = False) -> Page:
     rows = list(_instance_rows(recipe, instance, changed=changed))
     state = f"{instance.name} ({instance.stage.kind}): {state_of(instance)}; fingerprint {instance.fingerprint[:16]}"
     return Page(
-        heading=(state, *_preview(instance)),
+        heading=(state, *_preview(instance), *instance.stage.cautions(instance)),
         tables={"settings": settings_table(f"settings of {name}", rows, explain=True)},
     )
 

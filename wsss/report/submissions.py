@@ -12,6 +12,7 @@ from shards.records import RunRecord
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe
+from wsss.report.results_table import SUBSETS
 from wsss.report.run_files import (
     FileName,
     changed_settings,
@@ -40,7 +41,7 @@ class Score:
     measured_by: str
 
     def __str__(self) -> str:
-        return f"mean IoU {100 * self.mean_iou:.1f} on {self.split} ({self.measured_by})"
+        return f"{_points(self.mean_iou)} on {self.split} ({self.measured_by})"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Comparison:
 
     own: Score | None = None
     best_other: Score | None = None
+    better_views: tuple[str, float] | None = None
+    """The subset of the submitted predictions' views that scores highest, and its mean IoU, if it scores higher than
+    all of them."""
 
 
 def compare_scores(recipe: Recipe, submit: Instance, records: Mapping[str, RunRecord]) -> Comparison:
@@ -63,8 +67,18 @@ def compare_scores(recipe: Recipe, submit: Instance, records: Mapping[str, RunRe
         return Comparison()
     wanted = next((split for split in (stage.split, "val") if split in splits), splits[-1])
     of_split = [[score for score in group if score.split == wanted] for group in (own, others)]
-    best = [max(group, key=lambda score: score.mean_iou, default=None) for group in of_split]
-    return Comparison(*best)
+    best_own, best_other = (max(group, key=lambda score: score.mean_iou, default=None) for group in of_split)
+    return Comparison(best_own, best_other, _better_views(best_own, records))
+
+
+def _better_views(own: Score | None, records: Mapping[str, RunRecord]) -> tuple[str, float] | None:
+    """`predict.ablation` measures subsets of the views; the best of them, if it scores higher than all views."""
+    if own is None:
+        return None
+    metrics = records[own.measured_by].metrics
+    measured = {name: metrics.get(f"{own.split}.mean_iou.{name}", 0.0) for name in SUBSETS}
+    best = max(measured, key=measured.__getitem__)
+    return (best, measured[best]) if measured[best] > own.mean_iou else None
 
 
 def _scores(recipe: Recipe, packed: Instance, records: Mapping[str, RunRecord]) -> Iterator[tuple[Instance, Score]]:
@@ -129,7 +143,14 @@ def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, R
 
 def _about_better(recipe: Recipe, submit: Instance, found: Comparison) -> Iterator[str]:
     best, own = found.best_other, found.own
-    if best is None or (own is not None and best.mean_iou <= own.mean_iou):
+    if own is not None and found.better_views is not None:
+        name, mean_iou = found.better_views
+        how = _as_settings(own.predictions, name)
+        yield f"{SUBSETS[name]} scores higher: {_points(mean_iou)} on {own.split}; {how}"
+    if best is None:
+        return
+    if own is not None and best.mean_iou <= own.mean_iou:
+        yield f"no other measured prediction is better; the next one: {best.predictions}, {best}"
         return
     scores = "scores higher" if own is not None else "is measured"
     stage, other = submit.stage, recipe.instance(best.predictions).stage
@@ -138,6 +159,17 @@ def _about_better(recipe: Recipe, submit: Instance, found: Comparison) -> Iterat
     if stage.split not in other.splits:
         how = f"it predicts {', '.join(other.splits)} and not {stage.split}"
     yield f"another prediction {scores}: {best.predictions}, {best}; {how}"
+
+
+def _points(mean_iou: float) -> str:
+    return f"mean IoU {100 * mean_iou:.1f}"
+
+
+def _as_settings(predictions: str, subset: str) -> str:
+    """What to set so that the views of a subset are predicted and submitted."""
+    scales, flip = f"--set {predictions}.scales=[1.0]", f"--set {predictions}.flip="
+    given = {"none": f"{scales} {flip}false", "flip": f"{scales} {flip}true", "scales": f"{flip}false"}
+    return f"{given.get(subset, f'{flip}true')} submits that"
 
 
 def _about_earlier(recipe: Recipe, submit: Instance, target: Path) -> Iterator[str]:

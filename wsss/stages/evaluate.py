@@ -11,7 +11,7 @@ The metrics depend on the type of record:
 `wsss.ops.confusion.Scores` documents the classes that each mean IoU averages over: `mean_iou` leaves out classes that
 are in neither truth nor prediction (`absent_classes`); `mean_iou_all_classes` counts them as 0; `mean_iou_present`
 averages over the classes in the truth, so that a network does not gain by never predicting a class
-(`skipped_classes`).
+(`skipped_classes`); `mean_iou_foreground` is `mean_iou` without the background.
 
 If predict stored label maps of subsets of its views (its setting `ablation`), the mean IoU of each is reported too:
 `val.mean_iou.none` and so on.

@@ -20,6 +20,7 @@ from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import left_out_for_unknown
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ class MakeCams(CamSettings, Map):
                 'different classifiers in inputs = { classifier = "...", second_classifier = "..." }, and set '
                 "dropped_classes on the first and only_classes on the second"
             )
+
+    def cautions(self, instance: Instance) -> list[str]:
+        views = Views(scales=self.scales, long_side=self.long_side, max_side=self.max_side, setting="scales")
+        trained = [instance.inputs[slot] for slot in self.used_slots() if slot != "samples"]
+        return [note for one in trained for note in outside_notes(instance, one, views, splits=self.splits)]
 
     def arrays_per_record(self) -> int:
         return 2 if self.method == "stochastic" else 1  # their mean and their maximum

@@ -22,6 +22,7 @@ from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.affinity.training import AffinityTraining
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,9 @@ class MakeInstanceLabels(Map):
                 f'not have; set {affinity.name}.network = "irnet", or name another training in '
                 f"{instance.name}.inputs.affinity"
             )
+
+    def cautions(self, instance: Instance) -> list[str]:
+        return outside_notes(instance, instance.inputs["affinity"], Views(resized_by=""), splits=self.splits)
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
         """IRNet's boundaries and displacements, followed to centroids; a random walk per instance."""

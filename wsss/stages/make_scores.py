@@ -14,12 +14,14 @@ from pydantic import Field
 from shards.records import CamRecord, Record, Sample, ScoreRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
-from wsss.contract.settings import active_with, settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.settings.confident_images import ConfidentImages
+from wsss.stages.settings.trained_sizes import Views, outside_notes
+from wsss.stages.settings.views import walk_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +59,10 @@ class MakeScores(ConfidentImages, Map):
     normalisation: Annotated[Literal["global", "per_class"], _WALKED] = "global"
     """Propagated scores are divided by the largest score of all classes (`global`, as in irn), or by the largest of
     their own class (`per_class`)."""
+    long_side: Annotated[int, Field(ge=0), _WALKED, active_unless("long_side", 0)] = 0
+    """The network sees the image with a longer side of this many pixels, such as the middle of its sizes in training,
+    and the maps walk on the grid of that image; scores are resized back to the stride-4 grid of the image itself. No
+    side gets shorter than 32 pixels. 0: the image's own size."""
     background_exponent: Annotated[float, Field(gt=0)] | None = None
     """The background's score is (1 - largest map) to this power, propagated and stored with the classes' scores
     (AffinityNet: 16). If not given, there is no such score and make_pseudo_labels computes the background itself."""
@@ -68,6 +74,11 @@ class MakeScores(ConfidentImages, Map):
 
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
+
+    def cautions(self, instance: Instance) -> list[str]:
+        if "affinity" not in instance.inputs:
+            return []
+        return outside_notes(instance, instance.inputs["affinity"], Views(long_side=self.long_side), splits=self.splits)
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         return frozenset() if self.background_exponent is None else frozenset({"background"})
@@ -83,6 +94,7 @@ class MakeScores(ConfidentImages, Map):
             instance.stage_in("affinity", AffinityTraining),
             context,
             num_steps_log2=self.num_steps_log2,
+            size=walk_size(stats.size, long_side=self.long_side),
             planes=stats.labels + (self.background_exponent is not None),
             batch_images=self.batch_images,
         )
@@ -97,7 +109,11 @@ class MakeScores(ConfidentImages, Map):
         walk = None
         if "affinity" in instance.inputs:
             walk = walk_of(
-                instance.inputs["affinity"], radius=self.radius, beta=self.beta, num_steps_log2=self.num_steps_log2
+                instance.inputs["affinity"],
+                radius=self.radius,
+                beta=self.beta,
+                num_steps_log2=self.num_steps_log2,
+                long_side=self.long_side,
             )
 
         def make(together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[ScoreRecord]:

@@ -23,6 +23,7 @@ from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import LabelReading, Unchecked, left_out_for_unknown
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
+
+    def cautions(self, instance: Instance) -> list[str]:
+        views = Views(scales=self.scales, long_side=self.long_side, setting="scales")
+        return outside_notes(instance, instance.inputs["segmenter"], views, splits=self.splits)
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         """`probabilities`, if the maps in slot `cams` have them."""

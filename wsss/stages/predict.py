@@ -21,6 +21,7 @@ from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker, Splits
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import LabelReading, Unchecked
 
 
@@ -43,6 +44,10 @@ class Predict(PredictionSettings, LabelReading, Map):
 
     def given_labels(self) -> bool:
         return self.labels != "none"
+
+    def cautions(self, instance: Instance) -> list[str]:
+        views = Views(scales=self.scales, long_side=self.long_side, max_side=self.max_side, setting="scales")
+        return outside_notes(instance, instance.inputs["segmenter"], views, splits=self.splits)
 
     def arrays_per_record(self) -> int:
         return 1 + len(self.ablation)

@@ -40,6 +40,7 @@ def test_scores_by_hand() -> None:
     assert scores.num_absent_classes == 1
     assert scores.mean_iou_present == pytest.approx((0.6 + 0.5) / 2)
     assert scores.mean_iou_all_classes == pytest.approx((0.6 + 0.5) / 4)
+    assert scores.mean_iou_foreground == pytest.approx((0.5 + 0.0) / 2)
     assert scores.num_skipped_classes == 0
     torch.testing.assert_close(
         scores.precision_per_class, torch.tensor([6 / 7, 3 / 5, 0.0, math.nan], dtype=torch.float64), equal_nan=True

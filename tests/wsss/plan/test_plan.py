@@ -219,6 +219,8 @@ def test_settings_reach_the_plan(small: Path) -> None:
     assert more["make_seeds"] > usual["make_seeds"]
     assert more["make_pseudo_labels"] == usual["make_pseudo_labels"]
     assert hours("train_classifier.world_size=8")["train_classifier"] < usual["train_classifier"]
+    larger = hours("make_cams.long_side=2000", "make_scores.long_side=2000")
+    assert larger["make_cams"] > usual["make_cams"] and larger["make_scores"] > usual["make_scores"]
 
 
 def test_bottlenecks_come_from_the_same_model(small: Path) -> None:

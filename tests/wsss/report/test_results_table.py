@@ -94,14 +94,17 @@ def test_which_classes_a_mean_is_taken_over_is_stated(recipe: Recipe) -> None:
         val__boundary_iou=0.2,
         val__mean_iou_present=0.41,
         val__mean_iou_all_classes=0.3,
+        val__mean_iou_foreground=0.28,
         val__absent_classes=3,
         val__skipped_classes=2,
     )
     (row,) = result_rows(recipe, {"evaluate": found})
     assert row.note == (
         "boundary IoU 20.0; 2 classes never predicted (mean IoU over the classes of the ground truth 41.0); "
-        "3 classes absent (mean IoU over all 30.0)"
+        "3 classes absent"
     )
+    shown = values_of(results_table([row], title=""))[0]
+    assert (shown["mean_iou_all_classes"], shown["mean_iou_foreground"]) == (0.3, 0.28)
 
 
 def test_only_what_is_done_is_reported(recipe: Recipe) -> None:
@@ -114,12 +117,12 @@ def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
     rows = result_rows(recipe, records())
     table = results_table(rows, title="report")
     shown, written = plain(table), markdown(table)
-    assert "| segmentation | val | no | 35.0 | 45.0 | 60.0 | 70% of the pseudo labels' mean IoU |" in written
+    assert "| segmentation | val | no | 35.0 |  |  | 45.0 | 60.0 | 70% of the pseudo labels' mean IoU |" in written
     for word in ("segmentation", "35.0", "45.0", "60.0", "evaluate_seeds", "2 images missing"):
         assert word in shown
     assert len(written.splitlines()) == 2 + len(rows)
     empty = results_table([Row(title="t", split="s", labels_given=True)], title="")
-    assert markdown(empty).splitlines()[-1] == "| t | s | yes |  |  |  |  |"
+    assert markdown(empty).splitlines()[-1] == "| t | s | yes |  |  |  |  |  |  |"
     assert values_of(table)[-1] == {
         "step": "segmentation",
         "split": "val",
@@ -127,6 +130,8 @@ def test_table_and_markdown_hold_the_same(recipe: Recipe) -> None:
         "mean_iou": 0.35,
         "mean_iou_low": None,
         "mean_iou_high": None,
+        "mean_iou_all_classes": None,
+        "mean_iou_foreground": None,
         "mean_accuracy": 0.45,
         "pixel_accuracy": 0.6,
         "note": "70% of the pseudo labels' mean IoU",
@@ -138,7 +143,7 @@ def test_the_interval_stands_beside_the_mean_iou(recipe: Recipe) -> None:
     known["evaluate"].metrics.update({"val.mean_iou_low": 0.321, "val.mean_iou_high": 0.3789})
     rows = result_rows(recipe, known)
     table = results_table(rows, title="report")
-    assert "| segmentation | val | no | 35.0 (32.1 to 37.9) | 45.0 | 60.0 |" in markdown(table)
+    assert "| segmentation | val | no | 35.0 (32.1 to 37.9) |  |  | 45.0 | 60.0 |" in markdown(table)
     for width in (30, 80, 100):
         shown = "\n".join(fit(table, width))
         assert "35.0 (32.1 to 37.9)" in shown, "figures are never broken over lines"
@@ -249,7 +254,7 @@ def test_words_of_the_user_are_shown_as_they_are_written() -> None:
     assert plain(table).count(title) == 2
     assert fit(table, 160)[2].startswith(title)
     (line,) = [line for line in markdown(table).splitlines() if "val" in line]
-    assert line == r"| \[red\]x\[/\] :cat: a\|b \$m\$ \*c\* under_score \[/b\] | val | no |  |  |  |  |"
+    assert line == r"| \[red\]x\[/\] :cat: a\|b \$m\$ \*c\* under_score \[/b\] | val | no |  |  |  |  |  |  |"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from tests.pipeline.chain import NoTracker, pretend_trained, run, tiny
 from wsss.pipeline.console import plain_console
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
+from wsss.report.results_table import results_page
 from wsss.report.run_files import FileName, changed_settings
 from wsss.report.run_results import show_results
 from wsss.report.submissions import compare_scores
+from wsss.report.tables import plain
 
 RECIPE = """
 [recipe]
@@ -95,6 +98,15 @@ def with_scores(recipe: Recipe, **of_instances: float) -> None:
         recipe.instance(name).write_run_record(record)
 
 
+def with_subset_scores(recipe: Recipe, scores: dict[str, float]) -> None:
+    """What evaluate_views measured of subsets of the views."""
+    instance = recipe.instance("evaluate_views")
+    record = instance.run_record()
+    assert record is not None
+    metrics = {f"val.mean_iou.{name}": score for name, score in scores.items()}
+    instance.write_run_record(replace(record, metrics={**record.metrics, **metrics}))
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> tuple[Recipe, RunSummary]:
     recipe, summary = prepared(tmp_path)
@@ -134,9 +146,48 @@ def test_a_prediction_that_scores_higher_is_named(finished: tuple[Recipe, RunSum
     (second,) = [number for number, line in enumerate(lines) if "submit_views-" in line and "of split 'train'" in line]
     assert lines[second].endswith("by predict_views, mean IoU 50.0 on val (evaluate_views)")
     assert not any("scores higher" in line for line in lines[second:]), "it is the best one"
+    assert lines[second + 1].strip() == (
+        "no other measured prediction is better; the next one: predict, mean IoU 40.0 on val (evaluate)"
+    )
     tied = {"evaluate": 0.5, "evaluate_views": 0.5}
     with_scores(recipe, **tied)
     assert "scores higher" not in reported(recipe, summary)[0]
+
+
+@pytest.mark.parametrize(
+    ("subset", "in_words", "settings"),
+    [
+        ("none", "one view", "--set predict_views.scales=[1.0] --set predict_views.flip=false"),
+        ("flip", "one scale, mirrored too", "--set predict_views.scales=[1.0] --set predict_views.flip=true"),
+        ("scales", "all scales", "--set predict_views.flip=false"),
+    ],
+)
+def test_fewer_views_that_score_higher_are_named(subset: str, in_words: str, settings: str, tmp_path: Path) -> None:
+    recipe, summary = prepared(tmp_path, 'predict_views.ablation=["none","flip","scales"]')
+    with_scores(recipe, evaluate=0.4, evaluate_views=0.5)
+    subsets = ("none", "flip", "scales")
+    with_subset_scores(recipe, dict.fromkeys(subsets, 0.45))
+    assert "scores higher: mean IoU" not in reported(recipe, summary)[0]
+    with_subset_scores(recipe, {**dict.fromkeys(subsets, 0.45), subset: 0.55})
+    said = reported(recipe, summary)[0]
+    assert f" {in_words} scores higher: mean IoU 55.0 on val; {settings} submits that\n" in said
+    assert said.count("scores higher: mean IoU") == 1, "only of the submission of these predictions"
+
+
+def test_views_outside_the_sizes_of_training_are_noted_before_the_stage_and_below_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once for each stage that runs, not for each image, and not for a stage that is reused."""
+    inside = "predict_views.long_side=256"
+    recipe, summary = prepared(tmp_path, inside, "predict_views.scales=[1.0,2.0]")
+    caution = "predict.scales: 1 makes a longer side of 32 to 34 pixels, but train_segmenter learned from 256 to 704; "
+    run_notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note   ")]
+    assert len(run_notes) == 1 and run_notes[0].startswith(f"note   {caution}")
+    _, shown = reported(recipe, summary)
+    assert shown.count(caution) == 1 and "predict_views.scales" not in shown
+    assert (recipe.results / "results.md").read_text().count(caution) == 1
+    assert caution in " ".join(plain(results_page(recipe).tables["results"]).split())
+    assert run(recipe).executed == [] and "note   " not in capsys.readouterr().err
 
 
 def test_a_score_on_another_split_of_the_same_network_counts(finished: tuple[Recipe, RunSummary]) -> None:

@@ -13,6 +13,7 @@ from shards.images import encode_png
 from shards.records import CamRecord, Missing, Sample, grid_size
 from tests.wsss.layers import instance_of, samples_of
 from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
 from wsss.data.images import resize_image, to_tensor
 from wsss.ops.grad_cam import METHODS
@@ -316,3 +317,45 @@ def test_probabilities_are_of_the_mean_logits_of_all_views(trained: Instance, me
     np.testing.assert_allclose(record.probabilities, wanted, atol=5e-4)
     assert abs(float(wanted[0] - wanted[1])) > 2e-3
     assert len(make(trained, method=method)["c"].probabilities) == 0  # type: ignore[arg-type]
+
+
+def test_scales_of_a_long_side_give_what_images_of_that_size_would(trained: Instance, monkeypatch: Any) -> None:
+    """The views of a 70 x 50 image with long_side = 140 are those of its sizes 140 x 100 and 70 x 50."""
+    seen: list[tuple[int, ...]] = []
+    from wsss.stages.classifier import cam_maker
+
+    resize = cam_maker.resize_image
+    monkeypatch.setattr(cam_maker, "resize_image", lambda x, *, size: seen.append(size) or resize(x, size=size))
+    found = make(trained, long_side=140, scales=(1.0, 0.5), flip=False)
+    assert seen == [(140, 100), (70, 50), (72, 140), (36, 70)]
+    by_scales = make(trained, scales=(2.0, 1.0), flip=False)
+    assert np.array_equal(found["a"].maps, by_scales["a"].maps) and found["a"].maps.shape[1:] == grid_size((70, 50))
+    assert np.array_equal(found["a"].probabilities, by_scales["a"].probabilities)  # type: ignore[arg-type]
+    assert not np.array_equal(found["a"].maps, make(trained, scales=(1.0, 0.5), flip=False)["a"].maps)
+
+
+@pytest.mark.parametrize("method", ["cam", "grad_cam", "stochastic"])
+def test_with_long_side_every_method_keeps_the_images_own_grid(method: str, tmp_path: Path) -> None:
+    head = "stochastic" if method == "stochastic" else "linear"
+    pictures = [picture("a", (4, 1)), picture("b", (2,), size=(33, 64))]
+    of_head = train_at_random(tmp_path, replace(CLASSIFIER, head=head), pictures)
+    many: dict[str, object] = {"num_samples": 3} if method == "stochastic" else {}
+    for record in make(of_head, method=method, long_side=96, **many).values():
+        assert record.maps.shape[1:] == grid_size(record.size) and record.maps.max() <= 1
+
+
+def test_classes_of_an_unlabelled_image_are_judged_at_long_side(trained: Instance, monkeypatch: Any) -> None:
+    seen: list[tuple[int, ...]] = []
+    from wsss.stages.classifier import cam_maker
+
+    resize = cam_maker.resize_image
+    monkeypatch.setattr(cam_maker, "resize_image", lambda x, *, size: seen.append(size) or resize(x, size=size))
+    unlabelled = replace(picture("a", ()), unknown=(1, 2, 3, 4, 5))
+    samples = samples_of(trained.path.parent / "unlabelled", {SHARD: [unlabelled]})
+    stage = MakeCams(scales=(0.5,), long_side=140, unknown_classes="predicted", unlabelled_threshold=0.01, flip=False)
+    list(stage.worker(instance_of(stage, trained.path.parent, samples=samples, classifier=trained))(SHARD))
+    assert seen == [(140, 100), (70, 50)]
+
+
+def test_long_side_enters_a_fingerprint_only_where_given() -> None:
+    assert "long_side" not in hashed_values(MakeCams()) and hashed_values(MakeCams(long_side=96))["long_side"] == 96

@@ -16,9 +16,12 @@ from shards.reader import read_shard
 from shards.records import CamRecord, Missing, Sample, ScoreRecord
 from tests.wsss.layers import instance_of, records_of, samples_of, write_layer
 from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.settings import hashed_values, inactive_settings
 from wsss.contract.stage import Instance
 from wsss.data.images import to_tensor
 from wsss.ops.pixel_pairs import half_plane_offsets
+from wsss.ops.random_walk import feature_walk, random_walk
+from wsss.stages.affinity.walk import resize_planes
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
@@ -202,3 +205,79 @@ def test_maps_of_a_segmenter_alone_have_no_probability_to_choose_by(tmp_path: Pa
             },
         )
     )
+
+
+def with_network(instance: Instance, network: Any) -> Instance:
+    """An affinity network of random weights; IRNet's boundaries are made strong, so that its walk is not a blur."""
+    stage = TrainAffinity(network=network, output_stride=8, encoder="test_efficientnet", pretrained="none")
+    trained = instance_of(stage, instance.path.parent, samples=instance.inputs["samples"])
+    trained.path.mkdir(parents=True)
+    torch.manual_seed(3)
+    model = stage.model(trained, pretrained=True)
+    if network == "irnet":
+        model.edge.join.weight.data.mul_(4)  # type: ignore[union-attr, operator]
+    save_file(model.state_dict(), weights_path(trained))
+    return instance_of(instance.stage, instance.path.parent, **instance.inputs, affinity=trained)
+
+
+def on_grid(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(planes[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+@pytest.mark.parametrize(("long_side", "size"), [(112, (88, 112)), (40, (32, 40)), (33, (32, 33))])
+@pytest.mark.parametrize("network", ["irnet", "affinitynet"])
+def test_the_walk_on_the_grid_of_a_resized_image(
+    network: Any, long_side: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """The network sees the resized image, the maps walk on its grid, and the scores return to the record's grid."""
+    steps = {"radius": 3, "beta": 8.0, "num_steps_log2": 3}
+    instance = with_network(prepared(tmp_path, **steps, long_side=long_side), network)
+    (record,) = scores(instance)
+    assert isinstance(record, ScoreRecord) and record.scores.shape == (2, *GRID) and record.size == SIZE
+    trained = instance.inputs["affinity"]
+    assert isinstance(trained.stage, TrainAffinity)
+    x = to_tensor(image(), mean=trained.stage.mean, std=trained.stage.std)[None]
+    x = torch.nn.functional.interpolate(x, size=size, mode="bicubic", antialias=True)
+    fine = (-(-size[0] // 4), -(-size[1] // 4))
+    planes = on_grid(torch.from_numpy(maps()).float(), fine)
+    with torch.no_grad():
+        model = load_trained(trained)
+        if network == "irnet":
+            edge = torch.sigmoid((model.edge_logits(x) + model.edge_logits(x.flip(-1)).flip(-1)) / 2)[0, 0]
+            walked = random_walk(planes, edge_hw=edge, **steps)
+        else:
+            pooled = torch.nn.functional.avg_pool2d(planes, 2, ceil_mode=True, count_include_pad=False)
+            walked = feature_walk(pooled, features_Dhw=model(x)[0], **steps)
+            walked = torch.nn.functional.interpolate(walked[None], size=fine, mode="bilinear")[0]
+    walked = on_grid(walked, GRID)
+    np.testing.assert_allclose(record.scores.astype(float), (walked / walked.max()).numpy(), atol=2e-3)
+    (own,) = scores(replace(instance, stage=MakeScores(**steps)))
+    assert isinstance(own, ScoreRecord)
+    assert np.abs(own.scores.astype(float) - record.scores.astype(float)).max() > 0.01
+
+
+@pytest.mark.parametrize("network", ["irnet", "affinitynet"])
+def test_a_long_side_of_the_image_itself_changes_nothing(network: Any, tmp_path: Path) -> None:
+    instance = with_network(prepared(tmp_path, num_steps_log2=3), network)
+    (own,), (resized,) = (
+        scores(replace(instance, stage=MakeScores(num_steps_log2=3, long_side=side))) for side in (0, max(SIZE))
+    )
+    assert isinstance(own, ScoreRecord) and isinstance(resized, ScoreRecord)
+    assert np.array_equal(own.scores, resized.scores)
+
+
+def test_planes_on_another_grid_keep_their_range_and_their_mean() -> None:
+    planes = torch.rand(2, 3, 11, 14, generator=torch.Generator().manual_seed(2))
+    for size in ((22, 28), (5, 7), (11, 14), (1, 1)):
+        moved = resize_planes(planes, size=size)
+        assert tuple(moved.shape) == (2, 3, *size)
+        assert moved.min() >= planes.min() and moved.max() <= planes.max()
+        torch.testing.assert_close(moved.mean((2, 3)), planes.mean((2, 3)), atol=0.05, rtol=0)
+    torch.testing.assert_close(resize_planes(torch.ones(1, 1, 6, 7), size=(4, 20)), torch.ones(1, 1, 4, 20))
+    assert resize_planes(planes, size=(11, 14)) is planes
+
+
+def test_long_side_is_read_only_with_a_walk_and_enters_a_fingerprint_only_where_given() -> None:
+    assert "long_side" not in hashed_values(MakeScores())
+    assert hashed_values(MakeScores(long_side=96))["long_side"] == 96
+    assert "long_side" in inactive_settings(MakeScores(long_side=96, propagation="none"))

@@ -86,3 +86,23 @@ def test_maps_stay_in_range_where_no_possible_class_has_a_probability() -> None:
     maps = present_maps(probability, classes=[1, 2])
     assert maps.isfinite().all() and maps.min() >= 0 and maps.max() <= 1
     assert maps[:, 0].max() < 1e-9
+
+
+def test_scales_of_a_long_side(tmp_path: Path) -> None:
+    """An image of 44 x 56 with long_side = 112 at half the size is itself, and the maps stay on its own grid."""
+    seen: list[tuple[int, int]] = []
+    records, probability, stage = made(tmp_path, weight=1.0, long_side=112, scales=(0.5, 1.0), flip=False)
+    assert records["a"].maps.shape == (2, *GRID) and probability.shape[1:] == GRID
+    sample = Sample(key="a", encoded=encode_png(np.zeros((*SIZE, 3), np.uint8)), size=SIZE, classes=(2,), position=0)
+
+    class Noting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, view: torch.Tensor) -> torch.Tensor:
+            seen.append((view.shape[-2], view.shape[-1]))
+            return view
+
+    stage.probabilities(sample, Noting(), TrainSegmenter(), size=GRID)
+    assert seen == [(44, 56), (88, 112)]

@@ -249,3 +249,26 @@ def test_memory_of_a_large_image_with_201_classes() -> None:
     assert done.returncode == 0, done.stderr
     # The logits of one view at full size are 846 MiB, and their sum another; on the grids of both views 106 MiB.
     assert float(done.stdout) < 400
+
+
+def test_scales_of_a_long_side() -> None:
+    """Views are those of the resized image; the mask keeps the image's own size, and max_side still limits views."""
+    network = Network()
+    made = predicted(Predict(scales=(0.5, 1.0, 2.0), flip=False, long_side=100, max_side=160), network)
+    assert network.views == [(40, 50), (79, 100), (126, 160)] and made.mask.shape == SIZE
+    image_13HW = Predict(long_side=100).image(photo(), network, TRAINED)
+    assert tuple(image_13HW.shape[-2:]) == (79, 100)
+    merged = predict_views(
+        image_13HW, network=network, scales=(0.5, 1.0), flips=(False, True), merge="mean_logits", size=SIZE
+    )[0]
+    found = predicted(Predict(scales=(0.5, 1.0), long_side=100), network)
+    two = merged.topk(2, dim=0).values
+    sure = (two[0] - two[1] > 1e-4).numpy()
+    assert sure.mean() > 0.99
+    np.testing.assert_array_equal(found.mask[sure], merged.argmax(0).byte().numpy()[sure])
+
+
+def test_a_tiny_view_of_a_long_side() -> None:
+    network = Network()
+    made = predicted(Predict(scales=(0.05,), flip=False, long_side=20), network)
+    assert network.views == [(1, 1)] and made.mask.shape == SIZE

@@ -6,6 +6,7 @@ Shape letters: `h w` the stride-4 grid.
 from __future__ import annotations
 
 from wsss.contract.cost import Load, PlanContext, Units
+from wsss.ops.multi_scale import grid_size
 from wsss.ops.pixel_pairs import half_plane_offsets
 from wsss.ops.random_walk import chebyshev_power
 from wsss.stages.affinity.training import AffinityTraining
@@ -21,13 +22,22 @@ def pair_units(training: AffinityTraining) -> Units:
 
 
 def walk_load(
-    trained: AffinityTraining, context: PlanContext, *, num_steps_log2: int, planes: float, batch_images: int
+    trained: AffinityTraining,
+    context: PlanContext,
+    *,
+    num_steps_log2: int,
+    size: tuple[int, int],
+    planes: float,
+    batch_images: int,
 ) -> Load:
-    """The affinity network on an image (IRNet: only boundaries, also on its mirror image), then the random walk."""
-    is_irnet, stats = trained.network == "irnet", context.stats
-    network = context.network("affinity")
-    flops = 2 * network.forward(stats.size, method="edge_logits") if is_irnet else network.forward(stats.size)
-    nodes = stats.meganodes if is_irnet else stats.meganodes / 4
+    """The affinity network on an image (IRNet: only boundaries, also on its mirror image), then the random walk.
+
+    `size`: (H, W) of the image as the network sees it.
+    """
+    is_irnet, network = trained.network == "irnet", context.network("affinity")
+    flops = 2 * network.forward(size, method="edge_logits") if is_irnet else network.forward(size)
+    rows, columns = grid_size(size, stride=trained.grid_stride)
+    nodes = rows * columns / 1e6
     terms = len(chebyshev_power(2**num_steps_log2, tolerance=WALK_TOLERANCE))
     arrays = {"walk_setup": nodes, "walk_step": nodes * terms * planes}
     return Load(flops=flops, passes=1 / batch_images, arrays=arrays)

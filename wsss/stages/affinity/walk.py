@@ -15,10 +15,11 @@ from torch.nn import functional
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.stage import Instance
-from wsss.data.images import to_tensor
-from wsss.ops.multi_scale import resize_bilinear
+from wsss.data.images import resize_image, to_tensor
+from wsss.ops.multi_scale import grid_size, resize_bilinear
 from wsss.ops.random_walk import feature_walk, random_walk
 from wsss.stages.affinity.training import AffinityTraining
+from wsss.stages.settings.views import walk_size
 
 if TYPE_CHECKING:
     from wsss.models.affinitynet import AffinityNet
@@ -28,25 +29,44 @@ Walk = Callable[[Sequence[np.ndarray], torch.Tensor], torch.Tensor]
 """(images u8[H, W, 3] of one size, planes f32[B, L, h, w]) -> the planes, propagated."""
 
 
-def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int) -> Walk:
-    """The random walk for the network that `affinity` trained; the arguments are those of `wsss.ops.random_walk`."""
+def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int, long_side: int = 0) -> Walk:
+    """The random walk for the network that `affinity` trained.
+
+    `long_side`: the image is resized as `wsss.stages.settings.views.walk_size` says, and the planes to the stride-4
+    grid of the resized image and back; the other arguments are those of `wsss.ops.random_walk`.
+    """
     trained = affinity.stage
     assert isinstance(trained, AffinityTraining)
     network = load_trained(affinity, device=worker_device())
     along = _along_boundaries if trained.network == "irnet" else _along_features
 
     def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
-        image_B3HW = torch.stack([to_tensor(image, mean=trained.mean, std=trained.std) for image in images])
-        return along(
+        tensors = [to_tensor(image, mean=trained.mean, std=trained.std) for image in images]
+        image_B3HW = torch.stack(tensors).to(planes_BLhw.device)
+        height, width = image_B3HW.shape[-2:]
+        image_B3HW = resize_image(image_B3HW, size=walk_size((height, width), long_side=long_side))
+        height, width = image_B3HW.shape[-2:]
+        walked_BLhw = along(
             network,
-            image_B3HW.to(planes_BLhw.device),
-            planes_BLhw,
+            image_B3HW,
+            resize_planes(planes_BLhw, size=grid_size((height, width), stride=4)),
             radius=radius,
             beta=beta,
             num_steps_log2=num_steps_log2,
         )
+        return resize_planes(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
 
     return walk
+
+
+def resize_planes(planes_BLhw: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
+    """Planes on another grid over the same image: bilinear, and averaged over the cells of a finer grid.
+
+    Every value is a weighted mean of the plane's, so planes keep their range.
+    """
+    if tuple(planes_BLhw.shape[-2:]) == size or planes_BLhw.numel() == 0:
+        return planes_BLhw
+    return functional.interpolate(planes_BLhw, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _along_boundaries(

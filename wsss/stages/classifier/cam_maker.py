@@ -14,19 +14,19 @@ import numpy as np
 import torch
 
 from shards.records import CamRecord, Sample, grid_size
-from wsss.data.images import long_side_size, resize_image, to_tensor
+from wsss.data.images import resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
 from wsss.ops.dropout_cam import dropout_cam
 from wsss.ops.grad_cam import METHODS, Method, pooled_map
-from wsss.ops.multi_scale import resize_bilinear, view_sizes
+from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
 from wsss.stages.classifier.cam_settings import CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.settings.views import classifier_views
 
 if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
-_SHORTEST_SIDE = 32
 _Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tensor], torch.Tensor]]
 """(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0; logits f32[B * F, C]."""
 
@@ -87,13 +87,9 @@ class CamMaker:
         return classes
 
     def _sizes(self, scales: Sequence[float], x_B3HW: torch.Tensor) -> list[tuple[int, int]]:
-        """Sizes of the views. No side is longer than `max_side`, which limits memory, or shorter than 32 pixels, which
-        an encoder of output stride 32 reduces to one.
-        """
-        longest = self._stage.max_side
-        sizes = view_sizes((x_B3HW.shape[-2], x_B3HW.shape[-1]), scales=scales)
-        fitting = [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
-        return [(max(height, _SHORTEST_SIDE), max(width, _SHORTEST_SIDE)) for height, width in fitting]
+        """Sizes of the views of images of this size."""
+        size, stage = (x_B3HW.shape[-2], x_B3HW.shape[-1]), self._stage
+        return classifier_views(size, scales=scales, long_side=stage.long_side, max_side=stage.max_side)
 
     def _views(self, x_B3HW: torch.Tensor) -> Iterator[torch.Tensor]:
         """One batch per scale, f32[F * B, 3, H, W]: the images, followed by their mirror images if `flip` is set."""

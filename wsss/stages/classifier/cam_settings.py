@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wsss.contract.settings import Scales, active_with, settings
+from wsss.contract.settings import Scales, active_unless, active_with, settings
 from wsss.stages.settings.unknown_classes import LabelReading
 
 LAST_LAYER = "last"
@@ -38,6 +38,10 @@ class CamSettings(LabelReading):
     absent."""
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
     """Scales of the image, as factors of its size."""
+    long_side: Annotated[int, Field(ge=0), active_unless("long_side", 0)] = 0
+    """Scales are factors of a longer side of this many pixels, such as the middle of the sizes in training, so that 0.5
+    and 2 mean half and twice of what was learned; 0: factors of each image's own size. `max_side` limits views
+    nevertheless, and no side gets shorter than 32 pixels."""
     flip: bool = True
     """Also process the mirrored image at every scale."""
     num_samples: Annotated[int, Field(ge=1), active_with("method", "stochastic")] = 200

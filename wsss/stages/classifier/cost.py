@@ -5,17 +5,15 @@ Shape letters: `K` classes present, `B` images, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from wsss.contract.cost import Load, PlanContext
-from wsss.data.images import long_side_size
 from wsss.models.layer_gradients import LayerGradients
-from wsss.ops.multi_scale import view_sizes
 from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
+from wsss.stages.settings.views import classifier_views
 
 
 def cams_load(
@@ -23,17 +21,13 @@ def cams_load(
 ) -> Load:
     """The cost of one image that shows a class: its views through the classifier in `slot`, and its classes' maps."""
     views, load = 2 if settings.flip else 1, Load()
-    for size in capped(view_sizes(context.stats.size, scales=settings.scales), longest):
+    sizes = classifier_views(context.stats.size, scales=settings.scales, long_side=settings.long_side, max_side=longest)
+    for size in sizes:
         flops = views * context.network(slot).forward(size)
         load += Load(flops=flops, passes=1 / settings.batch_images)
         load += Load(arrays={"make_view": size[0] * size[1] / 1e6})
         load += _maps(settings, context, slot=slot, trained=trained, size=size) * views
     return load
-
-
-def capped(sizes: Sequence[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
-    """The sizes, scaled down if the longer side exceeds `longest`."""
-    return [size if max(size) <= longest else long_side_size(size, long_side=longest) for size in sizes]
 
 
 def _maps(

@@ -10,6 +10,7 @@ from wsss.contract.settings import ActiveIf, active_with, settings
 from wsss.contract.stage import Instance
 from wsss.data.augment import SizeRange
 from wsss.stages.settings.encoder import EncoderSource
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import LabelReading
 
 _VALIDATED = ActiveIf("a validation_split", lambda stage: stage.validation_split != "")
@@ -46,6 +47,12 @@ class ClassifierTraining(LabelReading, EncoderSource):
     """Split on whose labels F1 and mean average precision are measured after training; empty skips this."""
     validation_size: Annotated[int, Field(ge=32), _VALIDATED] = 512
     """Longer side of validation images in pixels."""
+
+    def cautions(self, instance: Instance) -> list[str]:
+        if not self.validation_split or self.validation_split not in instance.data.splits:
+            return []
+        views = Views(long_side=self.validation_size, resized_by="validation_size", verb="validates on")
+        return outside_notes(instance, instance, views, splits=(self.validation_split,))
 
     def learned(self, instance: Instance) -> list[int]:
         """Ids of the classes that are learned. Raises ValueError for an unknown class name, or if no class is left."""

@@ -70,6 +70,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
         "mean_iou": scores.mean_iou,
         "mean_iou_present": scores.mean_iou_present,
         "mean_iou_all_classes": scores.mean_iou_all_classes,
+        "mean_iou_foreground": scores.mean_iou_foreground,
         "mean_accuracy": scores.mean_accuracy,
         "pixel_accuracy": scores.pixel_accuracy,
         "freq_weighted_iou": scores.freq_weighted_iou,

@@ -18,6 +18,7 @@ from wsss.contract.settings import ActiveIf, settings
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
 from wsss.stages.segmenter.training import SegmenterTraining, require_masks
+from wsss.stages.settings.trained_sizes import Views, outside_notes
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,12 @@ class SegmenterValidation(SegmenterTraining):
         if self.validate_every:
             wanted = f"{instance.name}.validate_every = {self.validate_every} measures on masks"
             require_masks(instance, self.validation_split, wanted=wanted)
+
+    def cautions(self, instance: Instance) -> list[str]:
+        if not self.validate_every:
+            return []
+        views = Views(long_side=self.validation_size, resized_by="validation_size", verb="validates on")
+        return outside_notes(instance, instance, views, splits=(self.validation_split,))
 
     def validation_layers(self, instance: Instance) -> dict[str, Layer]:
         """The layers that are read for a validation image."""

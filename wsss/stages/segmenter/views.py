@@ -28,7 +28,9 @@ class SegmenterViews:
     """How views are merged: the mean of their logits, the mean of their probabilities, or the maximum of their
     probabilities divided by its sum over the classes."""
     long_side: Annotated[int, Field(ge=0)] = 0
-    """Images are first resized so that their longer side has this many pixels, as in training; 0 does not resize."""
+    """Images are first resized so that their longer side has this many pixels, such as the middle of the sizes in
+    training; scales are factors of that, so that 0.5 and 2 mean half and twice of what was learned. 0 does not resize:
+    scales are factors of each image's own size."""
 
     def probabilities(self, sample: Sample, network: Any, trained: Any, *, size: tuple[int, int]) -> torch.Tensor:
         """Probabilities f32[C, *size] of one image; `trained` is the stage that trained the network.
