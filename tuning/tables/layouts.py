@@ -44,7 +44,14 @@ def _results(table: DeclaredTable, measurements: Mapping[Key, Measurement]) -> T
     stored = {key[0]: one for key, one in measurements.items() if key[1] == table.set}
     chosen = table.instances or tuple(stored)
     records = {name: _record(table, stored[name]) for name in chosen}
-    return results_table(result_rows(recipe, records), title=recipe.settings.name)
+    return _without_empty_columns(results_table(result_rows(recipe, records), title=recipe.settings.name))
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Without scores that no run record has: older ones lack those that were added later."""
+    kept = [place for place in range(len(table.columns)) if any(row[place] not in (None, "") for row in table.rows)]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in kept), rows=rows)
 
 
 def _record(table: DeclaredTable, stored: Measurement) -> RunRecord:

@@ -89,7 +89,7 @@ def provenance(table: DeclaredTable, shown: Sequence[Shown]) -> list[str]:
     """The paragraphs under a table: when, from which commit and by which command, and which results are older."""
     groups: dict[tuple[str, str], list[Shown]] = {}
     for one in shown:
-        heading = "Older than the recipe in this tree" if one.measured.digest else "Older, without a run record"
+        heading = "Older than the recipe in this tree" if one.measured.digest else "No run record"
         when = f"easured on {one.measured.finished}{_at(one.measured.commit)}"
         first = f"**{heading}**%s: m{when}." if one.older else f"M{when} by `{table.command}`%s."
         groups.setdefault((first, one.older), []).append(one)

@@ -115,7 +115,7 @@ def test_a_result_without_a_run_record_is_never_of_this_tree(
     assert "its run record was not kept" in refusal(root, capsys)
     change(root, "[[rows]]", OLDER)
     assert main([], root=root) == 0
-    assert "**Older, without a run record**: measured on 2026-11-29. The walk of" in (root / "README.md").read_text()
+    assert "**No run record**: measured on 2026-11-29. The walk of" in (root / "README.md").read_text()
 
 
 def test_a_result_table_has_the_rows_of_wsss_results(tmp_path: Path) -> None:
@@ -126,9 +126,10 @@ def test_a_result_table_has_the_rows_of_wsss_results(tmp_path: Path) -> None:
     measure(tmp_path / "runs", "evaluate_seeds", train__coverage=0.5, train__precision=0.75)
     assert main(["--runs", str(tmp_path / "runs")], root=root) == 0
     text = (root / "README.md").read_text()
-    assert "| CAM | train | yes | 25.0 |  |  |  |\n" in text
-    assert "| CAM | val | yes | 50.0 |  |  | thresholds 0.250 and 0.500, two-fold |\n" in text
-    assert "| seeds | train | yes |  |  |  | 50.0% of the pixels are seeds, 75.0% of them correct |\n" in text
+    assert "| step | images | labels given | mean IoU |  |\n" in text, "no run record has an accuracy"
+    assert "| CAM | train | yes | 25.0 |  |\n" in text
+    assert "| CAM | val | yes | 50.0 | thresholds 0.250 and 0.500, two-fold |\n" in text
+    assert "| seeds | train | yes |  | 50.0% of the pixels are seeds, 75.0% of them correct |\n" in text
 
 
 def test_check_finds_figures_changed_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,6 +227,21 @@ def test_a_share_is_of_the_same_images(tmp_path: Path, capsys: pytest.CaptureFix
     measure(tmp_path / "runs", "evaluate_walk", "build_shards.size=96", val__mean_iou=0.7)
     message = refusal(root, capsys, "--runs", str(tmp_path / "runs"))
     assert "'walk' and 'CAM' are compared, but are measured on different images" in message
+
+
+def test_a_difference_of_two_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = TABLE.replace('source = "second" }', 'source = "second", show = "difference", less = "measured" }')
+    root = checkout(tmp_path / "root", declared={"steps": table})
+    measure(tmp_path / "runs", "evaluate_cam", val__mean_iou=0.5)
+    measure(tmp_path / "runs", "evaluate_walk", val__mean_iou=0.6)
+    measure(tmp_path / "runs", "evaluate_walk", "recipe.seed=2", val__mean_iou=0.5)
+    assert main(["--runs", str(tmp_path / "runs")], root=root) == 0
+    assert "| CAM | 50.0 |  |\n| walk | **60.0** | -10.0 |" in (root / "README.md").read_text()
+    measure(tmp_path / "more", "evaluate_walk", "recipe.seed=2", val__mean_iou=0.75)
+    assert main(["--runs", str(tmp_path / "more")], root=root) == 0
+    assert "| walk | **60.0** | +15.0 |" in (root / "README.md").read_text()
+    change(root, ', less = "measured"', "")
+    assert "column 'seed 2': show = 'difference' and less are only given together" in refusal(root, capsys)
 
 
 def test_photographs_are_looked_for_only_with_data_and_weights(
