@@ -11,7 +11,7 @@ DEFAULT := not extended and not gpu
 QUICK := $(DEFAULT) and not ray and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-extended test-all lint bench clean
+.PHONY: help demo tables check test test-extended test-all lint bench clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ $(VENV)/.bench: $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 5 minutes on 2 cores, then a table and a picture in ./runs
 	$(BIN)/wsss demo
+
+tables: $(VENV)/.installed  ## Write the tables of results into README.md and tuning/README.md; RUNS=FOLDER reads its run records, WEIGHTS=FOLDER is for photographs
+	$(BIN)/python -m tuning.tables $(if $(RUNS),--runs "$(RUNS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 check: $(VENV)/.installed  ## Quick tests, without Ray: 3 minutes on 2 cores
 	$(BIN)/python -m pytest -m "$(QUICK)"

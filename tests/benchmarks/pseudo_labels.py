@@ -1,6 +1,6 @@
 """make_scores and make_pseudo_labels end to end: seconds per image by part; images per second with one and two actors.
 
-Drawn images of 375 x 500 pixels with two classes each; IRNet on ResNet-50 as published (random weights: they cost the
+Drawn images of 375 x 500 pixels with two classes each; IRNet on ResNet-50, as in irn (random weights: they cost the
 same), radius 5, beta 10, 2^8 steps; dense CRF with irn's settings. One thread per actor, Ray actors as in `wsss run`,
 steady state: from the fifth shard to the third from last.
 """

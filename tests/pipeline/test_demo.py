@@ -13,11 +13,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from tuning.tables.declaration import read_declarations
+from tuning.tables.measurements import from_runs, read_measurements
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.recipe_files import RECIPES
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.extended]
-README = Path(__file__).resolve().parents[2] / "README.md"
 TOY_RECIPE = RECIPES / "toy.toml"
 FLOORS = {
     ("CAM", "val"): 48.0,
@@ -87,14 +88,20 @@ def test_more_views_add_and_the_better_prediction_is_submitted(demo: Demo) -> No
     assert "its output there is a guess" not in demo.output, "views are inside the sizes of training"
 
 
-def test_readme_shows_what_was_measured(demo: Demo) -> None:
-    shown, measured = read_table(README.read_text()), demo.mean_iou()
-    assert shown, "the README shows no table of the demo"
-    for (title, split), figure in measured.items():
+def test_the_stored_results_are_what_a_demo_measures(demo: Demo) -> None:
+    """tests/tuning/tables checks that the README shows the stored results."""
+    measured, reasons = from_runs("toy", read_declarations()["toy"], runs=demo.runs, weights=None)
+    stored = read_measurements("toy")
+    assert not reasons and measured.keys() == stored.keys()
+    for key, now in measured.items():
+        assert now.digest == stored[key].digest
+        means = [name for name in now.metrics if name.endswith(".mean_iou")]
+        assert means == [name for name in stored[key].metrics if name.endswith(".mean_iou")]
         # Two trainings stand behind a segmentation, and other machines round differently.
-        tolerance = 12 if title.startswith("segmentation") else 6
-        said = shown[title, split]
-        assert abs(said - figure) < tolerance, f"{title} on {split}: the README says {said}, measured {figure}"
+        tolerance = 0.12 if key[0] in ("evaluate", "evaluate_single_view") else 0.06
+        for name in means:
+            figures = stored[key].metrics[name], now.metrics[name]
+            assert abs(figures[0] - figures[1]) < tolerance, f"{key[0]}, {name}: stored and measured are {figures}"
 
 
 def test_it_ends_with_pictures_a_submission_and_the_command_for_mlflow(demo: Demo) -> None:

@@ -19,7 +19,7 @@ def box_planes(framed_Khw: Tensor, *, classes: Sequence[int], num_classes: int) 
 
     Raises: ValueError if the numbers of planes and classes differ, or an id is out of range.
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks): the binary tensor of C + 1 channels.
-    Differs: as published.
+    Differs: the sources give the number of channels; that the background's is the outside of all boxes is our choice.
     """
     if framed_Khw.ndim != 3 or len(framed_Khw) != len(classes) or not all(0 < c < num_classes for c in classes):
         raise ValueError(

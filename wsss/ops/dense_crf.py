@@ -121,7 +121,7 @@ def unary_from_labels(label_HW: Tensor, *, num_labels: int, gt_prob: float) -> T
 def unary_from_probabilities(prob_KHW: Tensor) -> Tensor:
     """Turn probabilities into energies U = -log(max(p, 1e-5)), float32, of the same shape.
 
-    Source: pydensecrf, `unary_from_softmax` with the floor used in practice. Differs: as published.
+    Source: pydensecrf, `unary_from_softmax` with its default floor. Differs: as published.
     """
     return prob_KHW.float().clamp(PROBABILITY_FLOOR, 1.0).log().neg()
 

@@ -29,7 +29,7 @@ def grow_seeds(
         label(u) = c(u) if confident, else the last class that u is a seed of, else none
         grown    = seeds + pixels of every component of label = c, c present, that has a seed of c
 
-    Seeds bool or 0/1 [B,C,h,w], probabilities float [B,C,h,w] (those a dense CRF refined, as published), presence bool
+    Seeds bool or 0/1 [B,C,h,w], probabilities float [B,C,h,w] (in DSRG, those that a dense CRF refined), presence bool
     or 0/1 [B,C], the background included. Returns bool [B,C,h,w].
 
     Consequences of the definition, and one exception:
@@ -41,8 +41,8 @@ def grow_seeds(
       twice is added.
 
     Raises: ValueError for shapes that do not fit.
-    Source: Huang et al., CVPR 2018 (DSRG), deep seeded region growing, and its public code.  Differs: as
-    published; all classes and images are grown at once, and an image in which nothing is present keeps its seeds.
+    Source: Huang et al., CVPR 2018 (DSRG), deep seeded region growing, and its public code.  Differs: all
+    classes and images are grown at once, with the same result; an image in which nothing is present keeps its seeds.
     """
     _require_shapes(seeds_BChw, probs_BChw=probs_BChw, present_BC=present_BC)
     seeds_BChw, present_BC = seeds_BChw > 0, present_BC > 0

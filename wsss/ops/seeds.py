@@ -95,7 +95,8 @@ def add_salient_background(foreground_HW: Tensor, *, saliency_HW: Tensor, thresh
     Returns uint8 [H,W].
 
     Raises: ValueError for different shapes.
-    Source: Huang et al., CVPR 2018 (DSRG), section 3.3, with the threshold 0.06.  Differs: as published.
+    Source: Huang et al., CVPR 2018 (DSRG), section 3.3, with the threshold 0.06.  Differs: the paper's saliency is
+    normalised, and its public code has finished seeds, not how they are made; here saliency is divided by 255.
     """
     if foreground_HW.shape != saliency_HW.shape:
         raise ValueError(

@@ -43,10 +43,11 @@ def dry_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, str]:
         return load_recipe(path, overrides), ""
     except RecipeError as error:
         # Errors that are not due to missing data are raised again here.
-        return load_recipe(path, overrides, stand_in=_without_data), str(error)
+        return load_recipe(path, overrides, stand_in=without_data), str(error)
 
 
-def _without_data(stage: Stage) -> Stage:
+def without_data(stage: Stage) -> Stage:
+    """A stand-in of `load_recipe`: a stage that makes samples, without reading its data."""
     return stage.without_data() if isinstance(stage, DataStage) else stage
 
 

@@ -84,7 +84,7 @@ class EncoderSource(EncoderSettings, Fit):
     """
 
     encoder_from: Literal["pretrained", "classifier"] = "pretrained"
-    """Initial weights of the encoder: those named by `pretrained` (as published), or the trained classifier's."""
+    """Initial weights of the encoder: those named by `pretrained`, as in irn, or the trained classifier's."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "classifier" or self.encoder_from == "classifier")

@@ -1,0 +1,1 @@
+"""Tables of measured results in README.md and tuning/README.md: declared, stored and written by `make tables`."""
