@@ -83,6 +83,29 @@ def balance_factors(
     return np.minimum(_largest(classes, per_class, default=of_empty), limit)
 
 
+def balanced_subset(
+    classes: Sequence[Sequence[int]], *, ranks: np.ndarray, num_classes: int, images_per_class: int
+) -> np.ndarray:
+    """bool[n]: a fixed part of n samples that shows every class in about `images_per_class` of them.
+
+    Classes are filled one after the other, the one with the fewest samples first, until each is shown by
+    `images_per_class` chosen samples or by all that it has; samples of equal use are taken by ascending `ranks`
+    (u64[n]). A sample counts for all its classes, so a class that occurs together with many others can be shown more
+    often. Samples without a class are not chosen.
+    """
+    flat, lengths = _flat(classes)
+    of_pair = np.repeat(np.arange(len(classes)), lengths)
+    by_class = np.lexsort((of_pair, ranks[of_pair], flat))
+    counts = class_counts(classes, num_classes=num_classes)
+    ends = np.cumsum(counts)
+    chosen = np.zeros(len(classes), dtype=bool)
+    for column in np.argsort(counts, kind="stable").tolist():
+        showing = of_pair[by_class[ends[column] - counts[column] : ends[column]]]
+        already = chosen[showing]
+        chosen[showing[~already][: max(0, images_per_class - int(already.sum()))]] = True
+    return chosen
+
+
 def expected_counts(classes: Sequence[Sequence[int]], *, factors: np.ndarray, num_classes: int) -> np.ndarray:
     """Expected number of images of each class in an epoch, f64[num_classes]."""
     flat, lengths = _flat(classes)

@@ -5,6 +5,7 @@ import pytest
 
 from shards.balance import (
     balance_factors,
+    balanced_subset,
     class_counts,
     draws,
     expected_counts,
@@ -97,3 +98,40 @@ def test_positive_weights() -> None:
     counts = np.array([100, 25, 1, 0])
     np.testing.assert_allclose(positive_weights(counts, power=0.5, limit=8), [1, 2, 8, 1])
     np.testing.assert_allclose(positive_weights(counts, power=1.0, limit=50), [1, 4, 50, 1])
+
+
+def test_a_balanced_subset_by_hand() -> None:
+    # Class 3 is the rarest: sample 4, which shows class 1 too. Class 2 takes sample 7 before sample 1, by rank. Class 1
+    # is then shown three times already, more than asked for.
+    ranks = np.array([0, 6, 1, 2, 5, 3, 4, 0], np.uint64)
+    chosen = balanced_subset(CLASSES, ranks=ranks, num_classes=4, images_per_class=1)
+    np.testing.assert_array_equal(np.flatnonzero(chosen), [4, 7])
+    chosen = balanced_subset(CLASSES, ranks=ranks, num_classes=4, images_per_class=4)
+    np.testing.assert_array_equal(np.flatnonzero(chosen), [0, 1, 4, 7])
+    everything = balanced_subset(CLASSES, ranks=ranks, num_classes=4, images_per_class=100)
+    np.testing.assert_array_equal(np.flatnonzero(everything), [0, 1, 2, 3, 4, 6, 7])  # 5 shows no class
+
+
+def test_a_balanced_subset_follows_its_definition() -> None:
+    random = np.random.default_rng(1)
+    shares = 0.5 ** np.arange(1, 8)
+    classes = [[c for c in range(1, 8) if random.random() < shares[c - 1]] for _ in range(503)]
+    ranks = random.permutation(503).astype(np.uint64)
+    counts = class_counts(classes, num_classes=7)
+    for goal in (1, 5, 23, 61):
+        chosen = balanced_subset(classes, ranks=ranks, num_classes=7, images_per_class=goal)
+        expected: set[int] = set()
+        for c in sorted(range(1, 8), key=lambda c: counts[c - 1]):
+            showing = sorted((n for n, present in enumerate(classes) if c in present), key=lambda n: ranks[n])
+            for n in showing:
+                if sum(c in classes[m] for m in expected) >= goal:
+                    break
+                expected.add(n)
+        assert set(np.flatnonzero(chosen).tolist()) == expected
+        shown = class_counts([classes[n] for n in sorted(expected)], num_classes=7)
+        assert (shown >= np.minimum(counts, goal)).all()
+        # Another order of the samples chooses the same ones.
+        order = random.permutation(503)
+        again = balanced_subset([classes[n] for n in order], ranks=ranks[order], num_classes=7, images_per_class=goal)
+        np.testing.assert_array_equal(again, chosen[order])
+    assert not balanced_subset([[], []], ranks=ranks[:2], num_classes=7, images_per_class=3).any()

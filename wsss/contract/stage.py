@@ -29,7 +29,7 @@ from shards.layer import Layer, ShardError, split_of
 from shards.records import Missing, Record, RunRecord, Sample
 from shards.remote_tars import RemoteTars
 from shards.taxonomy import Taxonomy
-from wsss.contract.cost import ExpectedData, PlanContext, Work
+from wsss.contract.cost import DatasetStats, ExpectedData, PlanContext, Work
 from wsss.contract.counts import Counts
 from wsss.contract.settings import settings
 from wsss.contract.slots import Slot
@@ -183,6 +183,11 @@ class Map(Stage):
     def arrays_per_record(self) -> int:
         """Number of label maps or sets of maps in a record with these settings, for the byte counts of `wsss plan`."""
         return 1
+
+    def planned_stats(self, instance: Instance, stats: DatasetStats) -> DatasetStats:
+        """What `wsss plan` expects of the images that have a record here: those of its inputs (`stats`), unless these
+        settings leave out a known number."""
+        return stats
 
     def prepare(self, instance: Instance) -> None:
         """Write, once before the first shard, the data that all workers must agree on. Called again on every resume."""

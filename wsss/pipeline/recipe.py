@@ -63,6 +63,9 @@ class RecipeSettings:
     """Labels used in training: image-level labels, masks of some images, masks of all; must match the stages."""
     rules: Literal["none", "lid_track1"] = "none"
     """`lid_track1`: reject masks and boxes in training, as the rules of that challenge require."""
+    only_if_read: tuple[str, ...] = ()
+    """Instances that belong to the recipe only if another instance reads them, such as a second classifier that only
+    some settings use; otherwise they are neither run nor planned."""
     expected_seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Instance -> seconds it took when the recipe was measured; the initial estimate of the time left uses these.
     Entries for instances that are not in the recipe are ignored."""
@@ -122,8 +125,23 @@ def load_recipe(
         instances.append(placed)
     if not instances:
         raise RecipeError(f"{path}: a recipe needs at least one [stages.NAME] table")
+    instances = _without_unread(recipe, instances)
     _check_supervision(recipe, instances)
     return Recipe(path, recipe, runtime, tuple(instances), origins)
+
+
+def _without_unread(recipe: RecipeSettings, instances: list[Instance]) -> list[Instance]:
+    """The instances without those of `only_if_read` that no other one reads."""
+    for name in recipe.only_if_read:
+        if name not in (names := [instance.name for instance in instances]):
+            raise RecipeError("recipe.only_if_read: " + unknown_name("instance", name, names))
+    kept: list[Instance] = []
+    read: set[str] = set()
+    for instance in reversed(instances):
+        if instance.name not in recipe.only_if_read or instance.name in read:
+            kept.append(instance)
+            read |= {upstream.name for upstream in instance.inputs.values()}
+    return kept[::-1]
 
 
 def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> None:

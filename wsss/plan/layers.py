@@ -29,6 +29,13 @@ def images_of(instance: Instance, stats: DatasetStats) -> dict[str, int]:
     return found
 
 
+def stats_of(instance: Instance, stats: DatasetStats) -> DatasetStats:
+    """The statistics of the images that an instance makes records of or trains on. `stats`: those of all samples."""
+    for upstream in layers_read(instance).values():
+        stats = stats_of(upstream, stats)
+    return instance.stage.planned_stats(instance, stats) if isinstance(instance.stage, Map) else stats
+
+
 def train_images(instance: Instance, stats: DatasetStats, *, max_shards: int | None = None) -> int:
     """Number of training images that are in all layers read by a training."""
     layers = layers_read(instance).values() or [instance.samples]

@@ -17,7 +17,7 @@ from wsss.plan.context import Context
 from wsss.plan.costs import Costs, PlanError, load_costs
 from wsss.plan.dataset_stats import PlannedData, dry_recipe, planned_data
 from wsss.plan.hardware import Cluster, Limits, Usage, time_of
-from wsss.plan.layers import TRAIN
+from wsss.plan.layers import TRAIN, stats_of
 from wsss.plan.measured import MeasuredRun, read_run
 from wsss.plan.networks import Networks
 
@@ -91,7 +91,7 @@ class _Planner:
         return tuple(self._one(i, data[i.samples.fingerprint], cluster, limits) for i in self.recipe.instances)
 
     def _one(self, instance: Instance, data: PlannedData, cluster: Cluster, limits: Limits) -> Planned:
-        context = Context(instance, data.stats, self.costs, self.networks)
+        context = Context(instance, stats_of(instance, data.stats), self.costs, self.networks)
         stated = instance.stage.cost(instance, context)
         measured = self.run.found.get(instance.name) if self.run else None
         lacking = self.run.lacking.get(instance.name, "") if self.run else ""

@@ -5,16 +5,17 @@ Shape letters: `D` channels, `K` classes present, `H W` pixels, `h w` strided pi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record, Sample
-from wsss.contract.cost import Load, PlanContext, ShardWork
+from wsss.contract.cost import DatasetStats, Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
-from wsss.contract.settings import settings
+from wsss.contract.settings import active_unless, settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -47,6 +48,11 @@ class MakeCams(CamSettings, Map):
 
     second_classifier: bool = False
     """Take the maps of classes that the classifier does not learn from the classifier in slot `second_classifier`."""
+
+    train_images: Annotated[Literal["all", "classifier"], active_unless("train_images", "all")] = "all"
+    """Images of the split train that get maps, and so are used by later stages: `all`, or those that the classifier in
+    slot `classifier` was trained on (its images_per_class and hold_out; NoPeopleAllowed). The others are left out and
+    counted."""
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "second_classifier" or self.second_classifier)
@@ -152,13 +158,29 @@ class MakeCams(CamSettings, Map):
             trained = instance.stage_in(slot, ClassifierTraining)
             load += cams_load(self, context, slot=slot, trained=trained, longest=self.max_side)
         decoded = Load(core={"decode_image": context.stats.megapixels})
-        return context.map_work(decoded + load * context.stats.labelled_share, has_network=True)
+        notes = ("images that the classifier is not trained on are read and left out; the plan does not count that",)
+        return context.map_work(
+            decoded + load * context.stats.labelled_share,
+            has_network=True,
+            notes=() if self.train_images == "all" else notes,
+        )
+
+    def planned_stats(self, instance: Instance, stats: DatasetStats) -> DatasetStats:
+        if self.train_images == "all":
+            return stats
+        trained, classifier = instance.inputs["classifier"], instance.stage_in("classifier", ClassifierTraining)
+        chosen = classifier.planned_images(trained, stats.images.get(_TRAIN, 0), labels=stats.labels)
+        images = {**stats.images, _TRAIN: round(chosen * (1 - classifier.hold_out))}
+        # Only images with a class are chosen by images_per_class.
+        share = 1.0 if classifier.images_per_class else stats.labelled_share
+        return replace(stats, images=images, labelled_share=share)
 
     def worker(self, instance: Instance) -> ShardWorker:
         from wsss.stages.classifier.cam_maker import cam_record
 
         makers = [self._maker(instance, slot) for slot in self.used_slots() if slot != "samples"]
         learned = frozenset().union(*(maker.learned for maker in makers))
+        trained_on = self._trained_on(instance)
 
         def read(joined: Mapping[str, Record], shard: str) -> Sample:
             return self.as_read(cast(Sample, joined["samples"]), split_of(shard))
@@ -173,6 +195,8 @@ class MakeCams(CamSettings, Map):
 
         def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:
             sample = read(joined, shard)
+            if trained_on is not None and split_of(shard) == _TRAIN and not trained_on(sample.key):
+                return Missing(key=sample.key, reason="the classifier is not trained on it", left_out=True)
             if self.unknown_classes == "left_out" and (missing := left_out_for_unknown(sample, learned)) is not None:
                 return missing
             return _of_dropped_classes(sample, shard, learned)
@@ -188,6 +212,14 @@ class MakeCams(CamSettings, Map):
     def _still_unknown(self, sample: Sample, learned: Collection[int]) -> tuple[int, ...]:
         """The learned classes that the image may show, beside those with a map."""
         return () if self.unknown_classes == "predicted" else tuple(c for c in sample.unknown if c in learned)
+
+    def _trained_on(self, instance: Instance) -> Callable[[str], bool] | None:
+        """Whether an image of the split train gets maps, by its key; None if all do."""
+        from wsss.stages.classifier.hold_out import is_trained_on
+
+        if self.train_images == "all":
+            return None
+        return is_trained_on(instance.stage_in("classifier", ClassifierTraining), instance.inputs["classifier"])
 
     def _maker(self, instance: Instance, slot: str) -> CamMaker:
         from wsss.stages.classifier.cam_maker import CamMaker

@@ -141,7 +141,7 @@ class TrainClassifier(ClassifierTraining):
         from wsss.data.images import long_side_size
 
         validation = Load()
-        images = context.train_images()
+        images = self.planned_images(instance, context.train_images(), labels=context.stats.labels)
         held_out = round(images * self.hold_out)
         if count := context.stats.images.get(self.validation_split, held_out * (self.validation_split == HELD_OUT)):
             size = long_side_size(context.stats.size, long_side=self.validation_size)

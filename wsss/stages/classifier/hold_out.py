@@ -1,10 +1,13 @@
-"""The images of the training split that a classifier is not trained on, and the images that it is validated on."""
+"""The images of the training split that a classifier is trained on, and the images that it is validated on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
+from shards.balance import balanced_subset
 from shards.layer import split_of
 from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
@@ -21,12 +24,45 @@ def is_held_out(key: str, *, share: float, seed: int) -> bool:
 
     The images of a smaller share are a subset of those of a larger one.
     """
-    digest = hashlib.sha256(f"hold out {seed} {key}".encode()).digest()
-    return int.from_bytes(digest[: _BITS // 8], "big") < share * 2**_BITS
+    return _drawn(key, purpose="hold out", seed=seed) < share * 2**_BITS
+
+
+def _drawn(key: str, *, purpose: str, seed: int) -> int:
+    """A number of `_BITS` bits that depends on the key, the purpose and the seed."""
+    digest = hashlib.sha256(f"{purpose} {seed} {key}".encode()).digest()
+    return int.from_bytes(digest[: _BITS // 8], "big")
+
+
+def is_trained_on(stage: ClassifierTraining, instance: Instance) -> Callable[[str], bool]:
+    """Whether a classifier is trained on the image of the split train with a key: chosen, and not held out."""
+    chosen, samples = _chosen_keys(stage, instance), instance.inputs["samples"]
+
+    def trained_on(key: str) -> bool:
+        held_out = stage.hold_out > 0 and is_held_out(key, share=stage.hold_out, seed=samples.seed)
+        return not held_out and (chosen is None or key in chosen)
+
+    return trained_on
+
+
+def _chosen_keys(stage: ClassifierTraining, instance: Instance) -> frozenset[str] | None:
+    """The keys of the images that `images_per_class` chooses, from the manifest alone; None if it chooses all."""
+    if not stage.images_per_class:
+        return None
+    samples, learned = instance.inputs["samples"], set(stage.learned(instance))
+    keys: list[str] = []
+    classes: list[list[int]] = []
+    for row in samples.layer.manifest_entries(TRAIN):
+        keys += row.entries.keys
+        classes += [[c for c in present if c in learned] for present in row.entries.metadata("classes")]
+    ranks = np.fromiter((_drawn(key, purpose="balanced", seed=samples.seed) for key in keys), np.uint64, len(keys))
+    chosen = balanced_subset(
+        classes, ranks=ranks, num_classes=len(instance.taxonomy), images_per_class=stage.images_per_class
+    )
+    return frozenset(key for key, is_chosen in zip(keys, chosen.tolist(), strict=True) if is_chosen)
 
 
 def training_records(stage: ClassifierTraining, instance: Instance, *, lanes: int) -> JoinedRecords:
-    """The training split without the images that are held out."""
+    """The images of the training split that the classifier is trained on."""
     return _records(stage, instance, held_out=False, lanes=lanes)
 
 
@@ -58,8 +94,13 @@ def validation_samples(stage: ClassifierTraining, instance: Instance) -> Iterato
 
 def _records(stage: ClassifierTraining, instance: Instance, *, held_out: bool, lanes: int = 1) -> JoinedRecords:
     """One part of the training split. The seed of the samples decides: `seed_shift` repeats a training on the same."""
-    samples, share = instance.inputs["samples"], stage.hold_out
+    samples = instance.inputs["samples"]
     keep: Callable[[str], bool] | None = None
-    if share:
-        keep = lambda key: is_held_out(key, share=share, seed=samples.seed) == held_out  # noqa: E731
+    if held_out:
+        chosen = _chosen_keys(stage, instance)
+        keep = lambda key: (  # noqa: E731
+            is_held_out(key, share=stage.hold_out, seed=samples.seed) and (chosen is None or key in chosen)
+        )
+    elif stage.hold_out or stage.images_per_class:
+        keep = is_trained_on(stage, instance)
     return JoinedRecords({"samples": samples.layer}, split=TRAIN, seed=instance.seed, lanes=lanes, keep=keep)

@@ -48,10 +48,17 @@ class ClassifierTraining(LabelReading, EncoderSource):
     tone and sharpness (NoPeopleAllowed's list)."""
     colour_jitter: Annotated[float, Field(ge=0, le=1), active_with("augmentation", "weak")] = 0.0
     """weak: strength of random colour changes; 0 makes none."""
+    images_per_class: Annotated[int, Field(ge=0), active_unless("images_per_class", 0)] = 0
+    """Train on a fixed part of the training images, in which every learned class is shown by about this many (by all
+    that it has, if these are fewer); which ones depends on their keys and the recipe's seed. Images that show no
+    learned class are not in it. 0: all images. This is down-sampling once, for all epochs; `balance` draws other images
+    in every epoch. make_cams.train_images = "classifier" restricts later stages to the same images (NoPeopleAllowed:
+    84,000 images of 199 classes, of which the rarest has 461)."""
     hold_out: Annotated[float, Field(ge=0, lt=1), active_unless("hold_out", 0.0)] = 0.0
-    """Share of the images of the split train that this classifier is not trained on; which ones depends on their keys
-    and the recipe's seed. With validation_split = "held_out" it is validated on these (NoPeopleAllowed: 12,000 of
-    84,000, a share of 0.143). Later stages use all images."""
+    """Share of the images of the split train (with images_per_class: of the chosen ones) that this classifier is not
+    trained on; which ones depends on their keys and the recipe's seed. With validation_split = "held_out" it is
+    validated on these (NoPeopleAllowed: 12,000 of 84,000, a share of 0.143). Later stages use them nevertheless, unless
+    make_cams.train_images = "classifier"."""
     validation_split: str = "val"
     """Split on whose labels F1 and mean average precision are measured after training, or `held_out`, the images that
     hold_out excludes from training; empty skips this."""
@@ -63,6 +70,23 @@ class ClassifierTraining(LabelReading, EncoderSource):
             return []
         views = Views(long_side=self.validation_size, resized_by="validation_size", verb="validates on")
         return outside_notes(instance, instance, views, splits=(self.validation_split,))
+
+    def check(self, instance: Instance) -> None:
+        super().check(instance)
+        if self.images_per_class and len(self.learned(instance)) == 1:
+            raise ValueError(
+                f"{instance.name}.images_per_class = {self.images_per_class} keeps only images that show a learned "
+                "class, and this classifier learns one: it would see no image without it; set images_per_class = 0"
+            )
+
+    def planned_images(self, instance: Instance, images: int, *, labels: float) -> int:
+        """How many of the training images `images_per_class` chooses, for `wsss plan`.
+
+        `labels`: mean number of classes of an image that shows any.
+        """
+        if not self.images_per_class:
+            return images
+        return min(images, round(self.images_per_class * len(self.learned(instance)) / labels))
 
     def learned(self, instance: Instance) -> list[int]:
         """Ids of the classes that are learned. Raises ValueError for an unknown class name, or if no class is left."""
