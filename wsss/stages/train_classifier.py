@@ -147,12 +147,13 @@ class TrainClassifier(ClassifierTraining):
             size = long_side_size(context.stats.size, long_side=self.validation_size)
             validation = context.validation(count, size=size)
         note = "balance changes how often images are drawn; the plan counts one pass over all images"
+        known = "known_only leaves out an unknown number of images; the plan counts all of them"
         return context.fit_work(
             examples=images - held_out,
             crop_size=self.crop_size,
             strong=self.augmentation == "strong",
             validation=validation,
-            notes=() if self.balance == "none" else (note,),
+            notes=(note,) * (self.balance != "none") + (known,) * self.known_only,
         )
 
     def forward_pass(self, network: Classifier, image_B3HW: torch.Tensor, instance: Instance) -> torch.Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 
 from shards.balance import balanced_subset
 from shards.layer import split_of
+from shards.ranges import from_ranges
 from shards.reader import read_shard
 from shards.records import BadSampleError, Sample
 from wsss.contract.stage import Instance
@@ -45,20 +47,37 @@ def is_trained_on(stage: ClassifierTraining, instance: Instance) -> Callable[[st
 
 
 def _chosen_keys(stage: ClassifierTraining, instance: Instance) -> frozenset[str] | None:
-    """The keys of the images that `images_per_class` chooses, from the manifest alone; None if it chooses all."""
-    if not stage.images_per_class:
+    """The keys of the images that `known_only` and `images_per_class` choose, from the manifest alone; None if they
+    choose all."""
+    if not stage.images_per_class and not stage.known_only:
         return None
-    samples, learned = instance.inputs["samples"], set(stage.learned(instance))
+    samples, learned = instance.inputs["samples"], frozenset(stage.learned(instance))
     keys: list[str] = []
     classes: list[list[int]] = []
     for row in samples.layer.manifest_entries(TRAIN):
-        keys += row.entries.keys
-        classes += [[c for c in present if c in learned] for present in row.entries.metadata("classes")]
+        columns = (row.entries.metadata(name) for name in ("classes", "unknown"))
+        for key, present, unknown in zip(row.entries.keys, *columns, strict=True):
+            if stage.known_only and not _is_known(stage, present, unknown or "", learned):
+                continue
+            keys.append(key)
+            classes.append([c for c in present if c in learned])
+    if not stage.images_per_class:
+        return frozenset(keys)
     ranks = np.fromiter((_drawn(key, purpose="balanced", seed=samples.seed) for key in keys), np.uint64, len(keys))
     chosen = balanced_subset(
         classes, ranks=ranks, num_classes=len(instance.taxonomy), images_per_class=stage.images_per_class
     )
     return frozenset(key for key, is_chosen in zip(keys, chosen.tolist(), strict=True) if is_chosen)
+
+
+def _is_known(stage: ClassifierTraining, present: list[int], unknown: str, learned: frozenset[int]) -> bool:
+    """Whether a learned class of a training image is known. `unknown`: as in the manifest (`shards.ranges`)."""
+    return not _covers(unknown, learned) or stage.takes_as_absent(present)
+
+
+@cache
+def _covers(unknown: str, learned: frozenset[int]) -> bool:
+    return learned <= set(from_ranges(unknown))
 
 
 def training_records(stage: ClassifierTraining, instance: Instance, *, lanes: int) -> JoinedRecords:
@@ -101,6 +120,6 @@ def _records(stage: ClassifierTraining, instance: Instance, *, held_out: bool, l
         keep = lambda key: (  # noqa: E731
             is_held_out(key, share=stage.hold_out, seed=samples.seed) and (chosen is None or key in chosen)
         )
-    elif stage.hold_out or stage.images_per_class:
+    elif stage.hold_out or stage.images_per_class or stage.known_only:
         keep = is_trained_on(stage, instance)
     return JoinedRecords({"samples": samples.layer}, split=TRAIN, seed=instance.seed, lanes=lanes, keep=keep)

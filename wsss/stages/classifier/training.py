@@ -54,6 +54,9 @@ class ClassifierTraining(LabelReading, EncoderSource):
     learned class are not in it. 0: all images. This is down-sampling once, for all epochs; `balance` draws other images
     in every epoch. make_cams.train_images = "classifier" restricts later stages to the same images (NoPeopleAllowed:
     84,000 images of 199 classes, of which the rarest has 461)."""
+    known_only: Annotated[bool, active_unless("known_only", False)] = False
+    """Train only on images of which at least one learned class is known to be present or absent. The others have no
+    loss and only take time: most images of ILSVRC DET, for a classifier of person alone."""
     hold_out: Annotated[float, Field(ge=0, lt=1), active_unless("hold_out", 0.0)] = 0.0
     """Share of the images of the split train (with images_per_class: of the chosen ones) that this classifier is not
     trained on; which ones depends on their keys and the recipe's seed. With validation_split = "held_out" it is

@@ -24,11 +24,13 @@ class LabelReading:
 
     def as_read(self, sample: Sample, split: str) -> Sample:
         """The sample with only those classes unknown that this stage takes as unknown."""
-        if not sample.unknown or split != _TRAIN or self.unchecked == "unknown":
-            return sample
-        if self.unchecked == "absent_if_labelled" and not sample.classes:
+        if not sample.unknown or split != _TRAIN or not self.takes_as_absent(sample.classes):
             return sample
         return replace(sample, unknown=())
+
+    def takes_as_absent(self, labels: Collection[int]) -> bool:
+        """Whether the unchecked classes of a training image with these labels count as absent."""
+        return self.unchecked == "absent" or (self.unchecked == "absent_if_labelled" and bool(labels))
 
 
 def left_out_for_unknown(sample: Sample, learned: Collection[int]) -> Missing | None:

@@ -140,3 +140,22 @@ def test_the_plan_counts_the_chosen_images(samples: Instance) -> None:
     assert images_of(cams, narrowed) == {"train": 150, "val": 50} and narrowed.labelled_share == 1.0
     everything = instance_of(MakeCams(), trained.path.parent, samples=samples, classifier=trained)
     assert stats_of(everything, stats) == stats
+
+
+def test_only_images_with_a_known_learned_class(tmp_path: Path) -> None:
+    """Labels and unknown classes of every image: which ones a classifier of class 1 learns from, and what it learns."""
+    labels = {"a": ((1,), ()), "b": ((2,), (1, 3)), "c": ((2,), (3,)), "d": ((), (1, 2, 3, 4, 5)), "e": ((), (3,))}
+    pictures = [replace(labelled(key, c), unknown=unknown) for key, (c, unknown) in labels.items()]
+    samples = samples_of(tmp_path, {"train-000000": pictures, "val-000000": [labelled("v", (1,))]})
+    only = {"only_classes": (samples.taxonomy.names[0],)}
+    assert set(chosen_of(samples, **only)) == set("abcde")
+    assert set(chosen_of(samples, **only, known_only=True)) == set("ace")
+    assert set(chosen_of(samples, **only, known_only=True, unchecked="absent_if_labelled")) == set("abce")
+    assert set(chosen_of(samples, **only, known_only=True, unchecked="absent")) == set("abcde")
+    two = {"only_classes": samples.taxonomy.names[:2]}
+    assert set(chosen_of(samples, **two, known_only=True)) == set("abce")
+    assert set(chosen_of(samples, **two, known_only=True, images_per_class=1)) in ({"a", "b"}, {"a", "c"})
+    stage, instance = classifier(samples, **only, known_only=True, hold_out=0.5, validation_split="held_out")
+    trained_on, validated = is_trained_on(stage, instance), [one.key for one in validation_samples(stage, instance)]
+    assert sorted([*filter(trained_on, "abcde"), *validated]) == list("ace")
+    assert "known_only" not in hashed_values(TrainClassifier(**SETTINGS))
