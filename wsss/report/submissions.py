@@ -59,9 +59,14 @@ def compare_scores(recipe: Recipe, submit: Instance, records: Mapping[str, RunRe
     """Compare a submission with the recipe's other predictions. `records`: of the finished instances."""
     predictions, stage = submit.inputs["predictions"], submit.stage
     assert isinstance(stage, Submit)
-    scores = list(_scores(recipe, predictions, records))
+    scores = list(_scores(recipe, records))
     own = [score for one, score in scores if _same_network(one, predictions)]
-    others = [score for one, score in scores if not _same_network(one, predictions)]
+    # Shards of their own for the test split, say: then the other predictions are compared on those of the own score.
+    of_own = {one.samples.fingerprint for one, _ in scores if _same_network(one, predictions)}
+    comparable = of_own | {predictions.samples.fingerprint}
+    others = [
+        score for one, score in scores if not _same_network(one, predictions) and one.samples.fingerprint in comparable
+    ]
     splits = [score.split for score in own or others]
     if not splits:
         return Comparison()
@@ -81,16 +86,14 @@ def _better_views(own: Score | None, records: Mapping[str, RunRecord]) -> tuple[
     return (best, measured[best]) if measured[best] > own.mean_iou else None
 
 
-def _scores(recipe: Recipe, packed: Instance, records: Mapping[str, RunRecord]) -> Iterator[tuple[Instance, Score]]:
-    """Every measured prediction of the same samples that was made without labels, with its score on each split."""
+def _scores(recipe: Recipe, records: Mapping[str, RunRecord]) -> Iterator[tuple[Instance, Score]]:
+    """Every measured prediction that was made without labels, with its score on each split."""
     for instance in recipe.instances:
         record, stage = records.get(instance.name), instance.stage
         if record is None or not isinstance(stage, Evaluate):
             continue
         measured = instance.inputs["records"]
         if not isinstance(measured.stage, Predict) or measured.stage.labels != "none":
-            continue
-        if measured.samples.fingerprint != packed.samples.fingerprint:
             continue
         for split in stage.splits:
             if (mean_iou := record.metrics.get(f"{split}.mean_iou")) is not None:
@@ -99,14 +102,15 @@ def _scores(recipe: Recipe, packed: Instance, records: Mapping[str, RunRecord]) 
 
 def _same_network(one: Instance, other: Instance) -> bool:
     """True if two predictions differ only in their images, for example those of the val and the test split."""
-    return _without_splits(one) == _without_splits(other)
+    return _without_images(one) == _without_images(other)
 
 
-def _without_splits(predictions: Instance) -> tuple[dict[str, object], dict[str, str]]:
+def _without_images(predictions: Instance) -> tuple[dict[str, object], dict[str, str]]:
     values = hashed_values(predictions.stage)
     for name in ("splits", "max_shards"):
         values.pop(name, None)
-    return values, {slot: upstream.fingerprint for slot, upstream in predictions.inputs.items()}
+    inputs = {slot: upstream.fingerprint for slot, upstream in predictions.inputs.items() if slot != "samples"}
+    return values, inputs
 
 
 def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, RunRecord]) -> Iterator[str]:
@@ -119,6 +123,8 @@ def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, R
     scored = "not measured by any evaluate instance" if found.own is None else str(found.own)
     yield f"{target}: {num_images} images of split {stage.split!r} by {predictions.name}, {scored}"
     yield from _about_better(recipe, submit, found)
+    samples = f"--samples {predictions.samples.path} --split {stage.split} --num-classes {len(submit.taxonomy)}"
+    yield f"wsss check-submission {target} {samples} checks it"
     digest, replaced = sha256_of(source), None
     if target.is_file() and sha256_of(target) != digest:
         replaced = f"{datetime.fromtimestamp(target.stat().st_mtime):%Y-%m-%d %H:%M}"
