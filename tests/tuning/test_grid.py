@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tuning.recipes.lid_data import draw_lid
 from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded
 from tuning.dimensions import Cases
-from tuning.search_space import load_sweep
-from wsss.pipeline.recipe import RecipeError
+from tuning.search_space import Sweep, load_sweep
+from wsss.pipeline.recipe import RecipeError, load_recipe
 
 SWEEPS = Path(__file__).parents[2] / "tuning" / "sweeps"
 GRID = SWEEP + 'method = "grid"\n'
@@ -118,9 +119,8 @@ def test_cases_and_grids_that_cannot_be_tried(tmp_path: Path, old: str, new: str
         loaded(tmp_path, "", sweep=text)
 
 
-def test_the_table_of_lids_third_place() -> None:
-    """Eight rows; every network is trained once, and a trial with other views only predicts again."""
-    sweep = load_sweep(SWEEPS / "npa_table.toml")
+def results_of(sweep: Sweep) -> tuple[list[tuple[object, ...]], dict[str, int]]:
+    """The values of every trial, and how many different results each instance has in all trials together."""
     made: dict[str, set[str]] = {}
     rows = []
     for suggestion in sweep.space.combinations():
@@ -128,14 +128,38 @@ def test_the_table_of_lids_third_place() -> None:
         rows.append(tuple(values.values()))
         for instance in sweep.trial_recipe(sweep.trial_overrides(values)).instances:
             made.setdefault(instance.name, set()).add(instance.fingerprint)
+    return rows, {name: len(found) for name, found in made.items()}
+
+
+def test_the_table_of_lids_third_place() -> None:
+    """Eight rows; every network is trained once, and a trial with other views only predicts again."""
+    sweep = load_sweep(SWEEPS / "npa_table.toml")
+    rows, made = results_of(sweep)
     assert sorted(rows) == sorted(itertools.product((0.3, 0.5), ("without", "with"), ("off", "on")))
     once = ("build_shards", "train_classifier", "walker_classifier")
     twice = ("make_cams", "make_seeds", "train_affinity", "make_scores")
     wanted = dict.fromkeys(once, 1) | dict.fromkeys(twice, 2)
     wanted |= {"make_pseudo_labels": 4, "train_segmenter": 4, "predict": 8, "evaluate": 8}
-    assert {name: len(found) for name, found in made.items()} == wanted
+    assert made == wanted
     cases = sweep.space.dimensions["augmentation"]
     assert isinstance(cases, Cases)
     assert cases.cases["on"] == {"predict.scales": [0.75, 1.0, 1.25], "predict.flip": True}
-    last = sweep.trial_recipe(sweep.trial_overrides(values)).instance("predict")
+    last = sweep.trial_recipe(sweep.trial_overrides(dict(zip(sweep.space.dimensions, rows[-1], strict=True)))).instance(
+        "predict"
+    )
     assert last.stage.cautions(last) == [], "its views are inside the sizes that the segmenter is trained on"
+
+
+def test_the_table_of_lids_third_place_on_lid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows on LID's validation set: with the classifier of person, and with the entry's own views."""
+    for variable, value in draw_lid(tmp_path).items():
+        monkeypatch.setenv(variable, value)
+    sweep = load_sweep(SWEEPS / "npa_lid_table.toml")
+    rows, made = results_of(sweep)
+    assert sorted(rows) == sorted(itertools.product((0.3, 0.5), ("without", "with"), ("off", "on")))
+    wanted = dict.fromkeys(("build_shards", "train_classifier", "person_classifier"), 1)
+    wanted |= dict.fromkeys(("make_cams", "make_seeds", "train_affinity", "make_scores"), 2)
+    assert made == wanted | {"make_pseudo_labels": 4, "train_segmenter": 4, "predict": 8, "evaluate": 8}
+    entry = load_recipe(sweep.recipe_path).instance("evaluate").fingerprint
+    trial = {"make_pseudo_labels.background_threshold": 0.3, "person": "without", "augmentation": "on"}
+    assert sweep.trial_recipe(sweep.trial_overrides(trial)).instance("evaluate").fingerprint == entry, "as submitted"

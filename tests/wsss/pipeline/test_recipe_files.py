@@ -51,7 +51,10 @@ def test_commands_that_take_a_recipe_or_a_sweep_suggest_one(here: Path, capsys: 
     assert main(["sweep", "irnet"]) == 1
     assert "wsss: the sweep does not exist: irnet; shipped with the package: back" in capsys.readouterr().err
     assert main(["sweep", "npa_tables"]) == 1
-    assert capsys.readouterr().err == "wsss: the sweep does not exist: npa_tables; did you mean npa_table?\n"
+    assert (
+        capsys.readouterr().err
+        == "wsss: the sweep does not exist: npa_tables; did you mean npa_table or npa_lid_table?\n"
+    )
     assert main(["sweep", str(here)]) == 1
     assert capsys.readouterr().err == f"wsss: the sweep cannot be read: {here}: Is a directory\n"
     assert main(["plan", "toy", "--gpus-per-node", "0", "--table", "figures"]) == 0

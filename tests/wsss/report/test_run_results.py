@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.chain import NoTracker, pretend_trained, run, tiny
+from wsss.__main__ import main
 from wsss.pipeline.console import plain_console
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
@@ -67,9 +68,9 @@ class Tracker(NoTracker):
         self.artifacts = artifacts
 
 
-def prepared(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunSummary]:
+def prepared(tmp_path: Path, *overrides: str, text: str = RECIPE) -> tuple[Recipe, RunSummary]:
     path = tmp_path / "results.toml"
-    path.write_text(RECIPE)
+    path.write_text(text)
     recipe = tiny(tmp_path / "runs", *overrides, path=path)
     pretend_trained(recipe.instance("train_segmenter"))
     return recipe, run(recipe)
@@ -199,6 +200,47 @@ def test_a_score_on_another_split_of_the_same_network_counts(finished: tuple[Rec
     del records["evaluate_views"]
     found = compare_scores(recipe, recipe.instance("submit_views"), records)
     assert found.own is None and found.best_other is not None and found.best_other.mean_iou == 0.4
+
+
+TEST_SHARDS = """
+[stages.test_shards]
+kind = "build_shards"
+source = "toy"
+counts = { test = 3 }
+splits = ["test"]
+size = 32
+draw_seed = 5
+[stages.predict_test]
+kind = "predict"
+inputs = { samples = "test_shards" }
+scales = [1.0]
+flip = false
+splits = ["test"]
+[stages.submit_test]
+kind = "submit"
+inputs = { samples = "test_shards", predictions = "predict_test" }
+split = "test"
+"""
+
+
+def test_images_with_shards_of_their_own_have_the_score_of_the_same_network(tmp_path: Path) -> None:
+    recipe, summary = prepared(tmp_path, text=RECIPE + TEST_SHARDS)
+    with_scores(recipe, evaluate=0.4, evaluate_views=0.5)
+    summary.records = {i.name: record for i in recipe.instances if (record := i.run_record()) is not None}
+    found = compare_scores(recipe, recipe.instance("submit_test"), summary.records)
+    assert found.own is not None and (found.own.predictions, found.own.split) == ("predict", "val")
+    assert found.best_other is not None and found.best_other.predictions == "predict_views"
+    said = " ".join(reported(recipe, summary)[0].split())
+    samples, zip_of = recipe.instance("test_shards").path, recipe.results
+    name = f"submit_test-{recipe.instance('submit_test').fingerprint[:8]}.zip"
+    assert f"{zip_of / name}: 3 images of split 'test' by predict_test, mean IoU 40.0 on val (evaluate)" in said
+    command = f"check-submission {zip_of / name} --samples {samples} --split test --num-classes 5"
+    assert f"wsss {command} checks it" in said
+    assert main(command.split()) == 0
+    # Another network's predictions are no score of this one.
+    del summary.records["evaluate"]
+    other = compare_scores(recipe, recipe.instance("submit_test"), summary.records)
+    assert other.own is None
 
 
 def test_another_set_keeps_what_was_there_and_says_so(finished: tuple[Recipe, RunSummary], tmp_path: Path) -> None:
