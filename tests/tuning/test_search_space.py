@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tuning.recipes.lid_data import draw_lid
 from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded
 from tuning.dimensions import Range
 from tuning.search_space import SearchSpace, load_sweep, needed
@@ -199,7 +200,11 @@ def test_a_sweep_that_does_not_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_sweeps_load_and_have_several_trials(path: Path) -> None:
+def test_shipped_sweeps_load_and_have_several_trials(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in draw_lid(tmp_path).items():
+        monkeypatch.setenv(variable, value)
     sweep = load_sweep(path)
     assert sweep.num_trials >= (12 if sweep.settings.method == "search" else 8)
     sizes = [len(one.all_values) for one in sweep.space.dimensions.values() if not isinstance(one, Range)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,8 @@ def planned_data(recipe: Recipe, instance: Instance, *, images: str | None, cost
     stage = instance.stage
     assert isinstance(stage, DataStage)
     own, of_lid = stage.expected_data(), recipe.settings.rules == LID_RULES
-    counts, origin = _counts(stage, instance, own, images, of_lid=of_lid)
+    splits = {split for one in recipe.instances if isinstance(one.stage, DataStage) for split in one.stage.splits}
+    counts, origin = _counts(stage, instance, own, images, of_lid=of_lid, splits=splits)
     labels = _LID_DATA if of_lid else own
     size = own.size if own.size is not None and not of_lid else _PIXELS
     stats = DatasetStats(
@@ -81,8 +82,15 @@ def _cut_by_bytes(own: ExpectedData, size: tuple[int, int], costs: Costs) -> int
 
 
 def _counts(
-    stage: DataStage, instance: Instance, own: ExpectedData, images: str | None, *, of_lid: bool
+    stage: DataStage,
+    instance: Instance,
+    own: ExpectedData,
+    images: str | None,
+    *,
+    of_lid: bool,
+    splits: Collection[str],
 ) -> tuple[Mapping[str, int], str]:
+    """Split -> images, and where that is from. `splits`: those of all samples of the recipe, which --images may name."""
     finished = _finished_counts(instance)
     known = finished or own.images
     if images is None:
@@ -95,8 +103,8 @@ def _counts(
             f"(training images), or --images {TRAIN}=N,val=M"
         )
     given = parse_images(images)
-    if strange := sorted(set(given) - set(stage.splits)):
-        raise PlanError(f"--images {images}: " + unknown_name("split", strange[0], list(stage.splits)))
+    if strange := sorted(set(given) - set(splits)):
+        raise PlanError(f"--images {images}: " + unknown_name("split", strange[0], sorted(splits)))
     others = {split: count for split, count in (known or LID_IMAGES).items() if split != TRAIN}
     whose = "the recipe's" if known else "LID's"
     filled = [split for split in stage.splits if split not in given and split in others]

@@ -25,6 +25,7 @@ from wsss.__main__ import main
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import Recipe, load_recipe
+from wsss.plan.costs import PlanError
 from wsss.plan.dataset_stats import without_data
 from wsss.plan.hardware import cluster_of
 from wsss.plan.plan import Plan, make_plan
@@ -138,6 +139,22 @@ def test_the_cost_in_the_header_is_that_of_the_plan(name: str, tmp_path: Path, m
         assert images["train_segmenter"] == 40 * images["make_cams"]
     if name == "lid_submit":
         assert images["predict_test"] == images["submit"] == 10_000
+
+
+@pytest.mark.slow
+def test_images_of_a_plan_may_be_those_of_any_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("ILSVRC_ROOT", "LID_PACKAGE"):
+        monkeypatch.delenv(variable, raising=False)
+    cluster = cluster_of(
+        nodes=1, gpus_per_node=2, gpu="A100", cores_per_node=None, network_gbps=100.0, storage_gbps=20.0
+    )
+    for given, num_test in (("train=900,test=70", 70), ("900", 10_000)):
+        plan = make_plan(RECIPES / "lid_submit.toml", [f"runtime.runs={tmp_path}"], cluster=cluster, images=given)
+        images = {one.instance.name: one.images for one in plan.stages}
+        assert (images["train_classifier"], images["test_shards"]) == (50 * round(900 * 0.857), num_test)
+        assert images["predict_test"] == num_test and images["predict"] == 4690
+    with pytest.raises(PlanError, match="unknown split 'tset'; did you mean test"):
+        make_plan(RECIPES / "lid_submit.toml", [], cluster=cluster, images="tset=5")
 
 
 @pytest.fixture(scope="module")
