@@ -90,7 +90,7 @@ def _counts(
     of_lid: bool,
     splits: Collection[str],
 ) -> tuple[Mapping[str, int], str]:
-    """Split -> images, and where that is from. `splits`: those of all samples of the recipe, which --images may name."""
+    """Split -> images, and where that is from. `splits`: those of all samples of the recipe; --images may name any."""
     finished = _finished_counts(instance)
     known = finished or own.images
     if images is None:
