@@ -274,7 +274,7 @@ def test_masks_of_sbd_stand_in_for_those_that_are_missing(root: Path, tmp_path: 
 
 def test_images_may_lack_a_mask_if_asked_for(root: Path, tmp_path: Path) -> None:
     (root / "SegmentationClassAug" / "2007_1.png").unlink()
-    with pytest.raises(BadSampleError, match="cannot read the mask SegmentationClassAug/2007_1.png"):
+    with pytest.raises(BadSampleError, match=r"cannot read the mask SegmentationClassAug/2007_1\.png"):
         read(source(root), 0)
     partly = source(root, partly_masked=True)
     assert read(partly, 0).mask is None and read(partly, 1).mask is not None
