@@ -97,7 +97,7 @@ def test_parts_cover_all_parameters_once() -> None:
 def test_an_encoder_that_timm_lacks_is_refused(name: str) -> None:
     spec = EncoderSpec(name=name, output_stride=8, dilated=True, pretrained="none")
     with pytest.raises(ValueError, match=rf"network = 'deeplabv3plus' needs .* encoder is '{name}'; set network"):
-        build_segmenter(spec, num_classes=3)
+        build_segmenter(spec, atrous_rates=(12, 24, 36), num_classes=3)
 
 
 def test_refusals() -> None:

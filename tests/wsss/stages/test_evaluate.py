@@ -299,7 +299,7 @@ def test_theta_is_measured_as_by_seeds_of_every_theta(tmp_path: Path) -> None:
         seeds = MakeSeeds(rule="ficklenet", foreground_threshold=theta, background_threshold=theta / 2)
         wanted = [torch.zeros(6, 6, dtype=torch.int64) for _ in range(2)]
         for truth, record in zip(truths, records, strict=True):
-            label = torch.from_numpy(seeds._label(truth, record)).long()
+            label = torch.from_numpy(seeds._label(truth, record)[0]).long()
             assert truth.mask is not None
             label[label == 255] = 0
             wanted[truth.position % 2] += confusion_matrix(
