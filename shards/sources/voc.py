@@ -55,6 +55,8 @@ class VocSource:
     """Inserted between a mask's key and its extension: with _mask, the mask is 2007_000032_mask.png."""
     sbd: Path | None = None
     """Folder of SBD, whose masks replace those missing from `masks`."""
+    partly_masked: bool = False
+    """True: an image of `masked_splits` without a mask file is read without a mask; else it cannot be read."""
 
     @cached_property
     def _classes(self) -> ChosenClasses:
@@ -131,11 +133,14 @@ class VocSource:
         annotation = read_annotation(self.root, f"Annotations/{key}.xml")
         return None if annotation is None else annotation.boxes(ids, first=1, image=image)
 
-    def _mask(self, key: str, image: StoredImage) -> np.ndarray:
+    def _mask(self, key: str, image: StoredImage) -> np.ndarray | None:
         name = self._mask_name(key)
-        if self.sbd is not None and not (self.root / name).is_file():
+        if (self.sbd is not None or self.partly_masked) and not (self.root / name).is_file():
             name = f"{key}.mat"
-            raw = fitted(read_sbd_mask(sbd_masks(self.sbd) / name), name=f"the mask {name} of SBD", image=image)
+            file = None if self.sbd is None else sbd_masks(self.sbd) / name
+            if file is None or (self.partly_masked and not file.is_file()):
+                return None
+            raw = fitted(read_sbd_mask(file), name=f"the mask {name} of SBD", image=image)
         else:
             raw = read_index_png(self.root, name, what="mask", image=image, mask_suffix=self.mask_suffix)
         return self._classes.mask(raw, name=name)

@@ -47,7 +47,7 @@ class Source:
     """One measurement: an instance of a recipe."""
 
     instance: str
-    """Name of the instance whose run record has the metrics."""
+    """Name of the instance whose run record has the metrics; of another recipe than the table's as RECIPE:INSTANCE."""
     set: tuple[str, ...] = ()
     """--set arguments, in addition to the table's."""
 

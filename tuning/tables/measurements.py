@@ -52,19 +52,26 @@ class Measurement:
 def wanted(name: str, table: DeclaredTable) -> dict[Key, Instance]:
     """Everything that a table shows: the instances, as this tree defines them. Raises `TableError`."""
     if table.layout == "results":
-        recipe = _recipe(name, table, table.set)
+        recipe = _recipe(name, table.recipe, table.set)
         evaluations = [i.name for i in recipe.instances if isinstance(i.stage, Evaluate)]
         sources = [Source(instance=instance) for instance in table.instances or evaluations]
     else:
         sources = [source for row in table.rows for source in row.sources.values()]
     found: dict[Key, Instance] = {}
     for source in sources:
-        recipe = _recipe(name, table, all_overrides(table, source))
+        of_recipe, instance = recipe_and_instance(table, source.instance)
+        recipe = _recipe(name, of_recipe, all_overrides(table, source))
         try:
-            found[key_of(table, source)] = recipe.instance(source.instance)
+            found[key_of(table, source)] = recipe.instance(instance)
         except RecipeError as error:
-            raise TableError(f"table {name}: recipe {table.recipe}: {error}") from None
+            raise TableError(f"table {name}: recipe {of_recipe}: {error}") from None
     return found
+
+
+def recipe_and_instance(table: DeclaredTable, instance: str) -> tuple[str, str]:
+    """`INSTANCE` of the table's recipe, or `RECIPE:INSTANCE` -> names of recipe and instance."""
+    recipe, colon, name = instance.rpartition(":")
+    return recipe if colon else table.recipe, name
 
 
 def all_overrides(table: DeclaredTable, source: Source) -> tuple[str, ...]:
@@ -77,11 +84,11 @@ def key_of(table: DeclaredTable, source: Source) -> Key:
     return source.instance, all_overrides(table, source)
 
 
-def _recipe(name: str, table: DeclaredTable, overrides: tuple[str, ...]) -> Recipe:
+def _recipe(name: str, recipe: str, overrides: tuple[str, ...]) -> Recipe:
     try:
-        return recipe_without_data(table.recipe, overrides)
+        return recipe_without_data(recipe, overrides)
     except RecipeError as error:
-        raise TableError(f"table {name}: recipe {table.recipe}: {error}") from None
+        raise TableError(f"table {name}: recipe {recipe}: {error}") from None
 
 
 def from_runs(
@@ -102,8 +109,9 @@ def from_runs(
                 continue
             overrides.append(f"defaults.pretrained={weights / table.weights}")
             files = {table.weights: sha256_of(weights / table.weights)}
+        recipe, instance_name = recipe_and_instance(table, key[0])
         try:
-            record = load_recipe(shipped_recipe(table.recipe), overrides).instance(key[0]).run_record()
+            record = load_recipe(shipped_recipe(recipe), overrides).instance(instance_name).run_record()
         except RecipeError as error:
             reasons.add(str(error))
             continue

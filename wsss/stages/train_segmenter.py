@@ -88,10 +88,17 @@ class TrainSegmenter(CrossEntropySettings, SecSettings, SelfCorrectionSettings):
         """Crops of all images; if only some have masks, an epoch is one pass over the others."""
         from wsss.stages.segmenter.cost import segmenter_work
 
-        share, frozen = self.full_share or 1.0, tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
-        if self.supervision() == "semi":
-            share = (1 - self.full_share) * self.batch_size / (self.batch_size - self.full_per_batch)
-        return segmenter_work(self, context, share=share, arrays=self.chosen().loss_units(instance), frozen=frozen)
+        frozen = tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
+        images = context.train_images(max_shards=self.max_shards)
+        examples = self.planned_masks(images) if self.full_share else images
+        if self.supervision() == "semi" and examples is not None:
+            share = self.batch_size / (
+                self.batch_size - self.full_per_batch
+            )  # of a batch's images to those without masks
+            examples = round((images - examples) * share)
+        return segmenter_work(
+            self, context, examples=examples, arrays=self.chosen().loss_units(instance), frozen=frozen
+        )
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         return self.chosen().network(instance, pretrained=pretrained)

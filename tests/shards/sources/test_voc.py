@@ -272,6 +272,19 @@ def test_masks_of_sbd_stand_in_for_those_that_are_missing(root: Path, tmp_path: 
     assert data.signature() != both_there != source(root).signature()
 
 
+def test_images_may_lack_a_mask_if_asked_for(root: Path, tmp_path: Path) -> None:
+    (root / "SegmentationClassAug" / "2007_1.png").unlink()
+    with pytest.raises(BadSampleError, match=r"cannot read the mask SegmentationClassAug/2007_1\.png"):
+        read(source(root), 0)
+    partly = source(root, partly_masked=True)
+    assert read(partly, 0).mask is None and read(partly, 1).mask is not None
+
+    put(tmp_path / "sbd" / "cls" / "2007_9.mat", b"")
+    assert read(source(root, partly_masked=True, sbd=tmp_path / "sbd"), 0).mask is None
+    put(tmp_path / "sbd" / "cls" / "2007_1.mat", sbd_file(np.full((37, 53), 8, np.uint8)))
+    assert read(source(root, partly_masked=True, sbd=tmp_path / "sbd"), 0).mask is not None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

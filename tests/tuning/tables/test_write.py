@@ -46,6 +46,22 @@ def test_a_table_is_written_from_run_records_and_written_once(
         assert contents(root) == before
 
 
+def test_rows_of_several_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = TABLE.replace('sources.measured = "evaluate_walk"', 'sources.measured = "self_training:evaluate"')
+    root, runs = checkout(tmp_path / "root", declared={"steps": changed}), tmp_path / "runs"
+    measure(runs, "evaluate_cam", val__mean_iou=0.5, val__mean_iou_low=0.4, val__mean_iou_high=0.6)
+    measure(runs, "evaluate", recipe="self_training", val__mean_iou=0.625)
+    measure(runs, "evaluate_walk", "recipe.seed=2", val__mean_iou=0.612)
+    assert main(["--runs", str(runs)], root=root) == 0
+    assert "| walk | **62.5** | 61.2 |" in (root / "README.md").read_text()
+    stored = json.loads((root / "tuning/tables/measured/steps.json").read_text())
+    assert [one["instance"] for one in stored] == ["evaluate_cam", "self_training:evaluate", "evaluate_walk"]
+    change(root, "self_training:evaluate", "self_training:evaluat")
+    assert "table steps: recipe self_training: unknown instance 'evaluat'" in refusal(root, capsys)
+    change(root, "self_training:evaluat", "self_trainin:evaluate")
+    assert "table steps: recipe self_trainin: " in refusal(root, capsys)
+
+
 def test_stored_results_have_what_they_belong_to(tmp_path: Path) -> None:
     root = measured_checkout(tmp_path / "root", tmp_path / "runs")
     cam, walk, second = json.loads((root / "tuning/tables/measured/steps.json").read_text())

@@ -39,7 +39,7 @@ def test_what_is_called_nearly_so_is_suggested(here: Path) -> None:
     assert near_files(Path("toyy"), shipped=RECIPES) == "; did you mean toy?"
     assert near_files(Path("recipes/toy.toml"), shipped=RECIPES) == "; did you mean toy?"
     assert near_files(Path("nowhere/flowers.toml"), shipped=RECIPES) == "; there is no folder nowhere"
-    assert near_files(Path("zzzzzz"), shipped=RECIPES).startswith("; shipped with the package: folder, lid, ")
+    assert near_files(Path("zzzzzz"), shipped=RECIPES).startswith("; shipped with the package: affinitynet_voc, ")
     assert near_files(Path("mine/zzzzzz.toml"), shipped=RECIPES) == ""
 
 

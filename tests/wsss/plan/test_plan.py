@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,36 @@ def test_every_recipe_can_be_planned(path: Path, tmp_path: Path, monkeypatch: py
     assert all(used(planned).seconds > 0 for planned in made.stages)
     assert len(made.scaled) == 2 * len(SCALES)
     assert not (tmp_path / "runs").exists(), "a plan writes nothing"
+
+
+COST = re.compile(
+    r"# Cost: wsss plan (?P<name>\w+) --gpu A100 --gpus-per-node 1 --images (?P<images>\S+): (?P<hours>[\d.]+) hours"
+)
+PUBLISHED = [path for path in RECIPES if path.stem.partition("_voc")[1]]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+@pytest.mark.slow
+def test_the_cost_in_a_recipes_header_is_the_plans(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = tmp_path / "ImageSets" / "Segmentation" / "train.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("".join(f"{number}\n" for number in range(1464)))  # as many masks as VOC's list has images
+    monkeypatch.setenv("VOC_ROOT", str(tmp_path))
+    said = COST.search(path.read_text())
+    assert said is not None and said["name"] == path.stem
+    one = cluster(nodes=1, gpus_per_node=1, gpu="A100", cores_per_node=None)
+    made = make_plan(path, [f"runtime.runs={tmp_path}/runs"], cluster=one, images=said["images"])
+    assert sum(used(planned).seconds for planned in made.stages) / 3600 == pytest.approx(float(said["hours"]), rel=0.1)
+
+
+def test_a_plan_says_that_it_has_no_list_of_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("VOC_ROOT", raising=False)
+    path = ROOT / "tuning" / "recipes" / "self_correcting_voc.toml"
+    made = make_plan(path, [f"runtime.runs={tmp_path}/runs"], cluster=cluster(), images="train=1000,val=100")
+    noted = {
+        p.instance.name for p in made.stages if "full_list is not here; the plan counts all training images" in p.notes
+    }
+    assert noted == {i.name for i in made.recipe.instances if i.stage.kind.startswith("train_")}
 
 
 def test_work_by_hand(small: Path) -> None:

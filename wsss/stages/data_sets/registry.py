@@ -40,7 +40,7 @@ def _reads(text: str) -> frozenset[str]:
 _MASKS = "masked_splits other_classes_as boxes saliency"
 DATA_SETS: Mapping[str, DataSet] = {
     "toy": DataSet(open_toy, _reads("counts size draw_seed")),
-    "voc": DataSet(open_voc, _reads(f"root lists class_names {_MASKS} labels masks mask_suffix sbd")),
+    "voc": DataSet(open_voc, _reads(f"root lists class_names {_MASKS} labels masks mask_suffix sbd partly_masked")),
     "ilsvrc_det": DataSet(open_ilsvrc_det, _reads("root lists class_names boxes saliency")),
     "lid": DataSet(open_lid, _reads(f"root lists class_names {_MASKS} package val_labels")),
     "coco": DataSet(open_coco, _reads(f"root lists class_names {_MASKS} annotations image_folders")),

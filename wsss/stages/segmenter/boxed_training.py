@@ -43,7 +43,8 @@ class BoxedTraining(BoxSource, MaskSupervision, SegmenterValidation):
         from wsss.stages.segmenter.cost import segmenter_work
 
         frozen = tuple(slot for slot in ("ancillary",) if slot in instance.inputs)
-        return segmenter_work(self, context, share=self.full_share, frozen=frozen)
+        masks = self.planned_masks(context.train_images(max_shards=self.max_shards))
+        return segmenter_work(self, context, examples=masks, frozen=frozen)
 
     def layers(self, instance: Instance) -> dict[str, Layer]:
         """The layers read for an image: its sample, and the maps if boxes are made from them."""

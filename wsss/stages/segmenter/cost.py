@@ -13,23 +13,28 @@ def segmenter_work(
     training: SegmenterValidation,
     context: PlanContext,
     *,
-    share: float,
+    examples: int | None,
     arrays: Units | None = None,
     frozen: tuple[str, ...] = (),
 ) -> FitWork:
-    """Crops of a share of the training images; `arrays` and `frozen` are those of `PlanContext.fit_work`."""
+    """Crops of `examples` training images; `arrays` and `frozen` are those of `PlanContext.fit_work`.
+
+    `examples`: None counts all images, with a note that `full_list` is not here.
+    """
+    unknown = "full_list is not here; the plan counts all training images"
     validation, stats = Load(), context.stats
     if training.validate_every:
         held, longest = stats.images.get(training.validation_split, 0), training.validation_size
         size = long_side_size(stats.size, long_side=longest) if longest else stats.size
         validation = context.validation(min(held, training.validation_images or held), size=size)
     return context.fit_work(
-        examples=max(1, round(share * context.train_images(max_shards=training.max_shards))),
+        examples=context.train_images(max_shards=training.max_shards) if examples is None else max(1, examples),
         crop_size=training.crop_size,
         strong=training.augmentation == "strong",
         arrays=arrays,
         validation=validation,
         frozen=frozen,
+        notes=(unknown,) if examples is None else (),
     )
 
 

@@ -43,12 +43,22 @@ class MaskSupervision(SegmenterTraining):
 
     def check_mask_supervision(self, instance: Instance) -> None:
         """Raises: ValueError if `full_list` is not a file, or if the data set's settings exclude masks."""
-        if self.full_list and not Path(self.full_list).is_file():
+        planned_only = self.full_list.startswith("$")  # the environment variable may be unset in a plan without data
+        if self.full_list and not planned_only and not Path(self.full_list).is_file():
             raise ValueError(
                 f"{instance.name}.full_list = {self.full_list!r} does not exist; give a file of keys, one per line"
             )
         if self.full_share:
             require_masks(instance, TRAIN, wanted=f"{instance.name}.full_share = {self.full_share} trains on masks")
+
+    def planned_masks(self, images: int) -> int | None:
+        """How many of `images` train on their masks, for a plan; None if `full_list` cannot be read here."""
+        if not self.full_list:
+            return round(self.full_share * images)
+        try:
+            return min(images, round(self.full_share * len(_lines(self.full_list))))
+        except OSError:
+            return None
 
     def full_keys(self, instance: Instance) -> frozenset[str]:
         """Keys of the training images that train on their masks: the same for all stages with equal settings.
@@ -72,8 +82,7 @@ class MaskSupervision(SegmenterTraining):
         return frozenset(sorted(among, key=lambda key: _rank(key, samples.seed))[:number])
 
     def _listed(self, instance: Instance, masked: frozenset[str]) -> list[str]:
-        keys = dict.fromkeys(line.strip() for line in Path(self.full_list).read_text("utf-8-sig").splitlines())
-        listed = [key for key in keys if key]
+        listed = _lines(self.full_list)
         if absent := [key for key in listed if key not in masked]:
             raise ValueError(
                 f"{instance.name}.full_list: {self.full_list} names {absent[0]!r} ({len(absent)} such), which is not a "
@@ -117,6 +126,12 @@ def boxed_keys(samples: Layer, *, split: str = TRAIN) -> frozenset[str]:
     return frozenset(
         key for of in entries for key, boxes in zip(of.keys, of.metadata("boxes"), strict=True) if boxes is not None
     )
+
+
+def _lines(path: str) -> list[str]:
+    """The keys in a file, each once."""
+    keys = dict.fromkeys(line.strip() for line in Path(path).read_text("utf-8-sig").splitlines())
+    return [key for key in keys if key]
 
 
 def _rank(key: str, seed: int) -> bytes:

@@ -104,6 +104,17 @@ def test_a_list_in_place_of_all(tmp_path: Path) -> None:
     assert hashed_values(whole.stage) != before
 
 
+def test_a_plan_counts_the_keys_of_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_text("t3\n\nt7\nt5\nt9\nt3\n")
+    listed = segmenter(tmp_path / "a", full_share=0.5, full_list=str(path), full_per_batch=1).stage
+    drawn = segmenter(tmp_path / "b", full_share=0.5, full_per_batch=1).stage
+    assert isinstance(listed, TrainSegmenter) and isinstance(drawn, TrainSegmenter)
+    assert (listed.planned_masks(NUM_IMAGES), drawn.planned_masks(NUM_IMAGES)) == (2, 6)
+    absent = segmenter(tmp_path / "c", full_share=1.0, full_list="$VOC_ROOT/train.txt", full_per_batch=1).stage
+    assert isinstance(absent, TrainSegmenter) and absent.planned_masks(NUM_IMAGES) is None
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,0 +1,68 @@
+"""The script that runs the twins side by side, and the table that it declares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tuning import systems
+from tuning.systems import ROWS, declaration, main
+from tuning.tables.declaration import read_declarations
+from tuning.tables.measurements import wanted
+from tuning.twins import SYSTEMS
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VOC_ROOT", raising=False)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    (tmp_path / systems.WEIGHTS).write_bytes(b"")
+    return tmp_path
+
+
+def test_the_declared_table_names_instances_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "systems.toml").write_text(declaration(ROWS))
+    table = read_declarations(tmp_path)["systems"]
+    found = wanted("systems", table)
+    assert {row.system for row in ROWS} == set(SYSTEMS)
+    assert ("voc_animals_irnet:evaluate_labels_crf", systems.ARGUMENTS) in found
+    assert ("voc_animals_dsrg:evaluate_first", systems.ARGUMENTS) in found
+    by_split = {key[0]: instance.stage.splits for key, instance in found.items()}  # type: ignore[attr-defined]
+    for row in table.rows:
+        for name, source in row.sources.items():
+            assert by_split[source.instance] == (("val",) if name == "segmentation" else ("train", "val"))
+
+
+def test_every_system_is_run_once_before_a_second_seed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, str]] = []
+
+    def run(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
+        assert command[:4] == [sys.executable, "-m", "wsss", "run"] and not check
+        ran.append((Path(command[4]).stem, command[-1]))
+        return subprocess.CompletedProcess(command, int("sec" in command[4]))
+
+    monkeypatch.setattr(systems.subprocess, "run", run)
+    given = ["--runs", str(weights / "runs"), "--weights", str(weights), "--seeds", "1", "2", "--only", "sec", "dsrg"]
+    assert main(given) == 1, "a system that failed is reported"
+    names = ["voc_animals_sec", "voc_animals_dsrg"]
+    assert ran == [(name, f"recipe.seed={seed}") for seed in (1, 2) for name in names]
+
+
+def test_no_system_is_started_after_the_hours(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(systems.subprocess, "run", lambda *_, **__: pytest.fail("started"))
+    assert main(["--runs", str(weights), "--weights", str(weights), "--hours", "-1", "--only", "sec"]) == 1
+    assert "sec, seed 1: not started" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--runs", str(tmp_path), "--weights", str(tmp_path)])
+    assert f"there is no {systems.WEIGHTS}" in capsys.readouterr().err

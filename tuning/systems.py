@@ -1,0 +1,167 @@
+"""`python -m tuning.systems`: run the twins of the published systems one after the other, and declare their table.
+
+    VOC_ROOT=.../voc_animals python -m tuning.systems --runs RUNS --weights FOLDER [--seeds 1 2] [--only sec ...]
+    python -m tuning.systems --runs RUNS --weights FOLDER --declare
+
+The first command is resumed by giving it again: `wsss run` goes on where it stopped, and what is done is reused. No
+system is started after `--hours`. All twins see the same images with the same weights for about the same number of
+steps (tuning/twins.py). The second writes tuning/tables/declared/systems.toml with the rows of the systems whose
+results are all in RUNS; `make tables RUNS=RUNS WEIGHTS=FOLDER` then fills <!-- table: systems --> in tuning/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.files import write_bytes
+from tuning.tables.declaration import DECLARED
+from tuning.tables.digests import recipe_without_data, shipped_recipe
+from tuning.twins import SYSTEMS
+from wsss.pipeline.recipe import RecipeError, load_recipe
+from wsss.stages.evaluate import Evaluate
+
+WEIGHTS = "mobilenetv2_100.safetensors"
+ARGUMENTS = ("defaults.pad_type=same", "defaults.mean=[0.5,0.5,0.5]", "defaults.std=[0.5,0.5,0.5]")
+"""What the weights need, for every twin."""
+_LABELS = ("evaluate_labels_crf", "evaluate_first")
+"""Instances that measure the labels a segmenter is trained on, or could be."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a segmenter of a twin."""
+
+    system: str
+    title: str
+    published: str
+    """The published score of the full system on val, and its supervision."""
+    segmenter: str
+    """The instance that measures its segmentations of val."""
+
+
+ROWS = (
+    Row("irnet", "IRNet", "63.5", "evaluate"),
+    Row("affinitynet", "AffinityNet (VGG16)", "not published with this code", "evaluate"),
+    Row("ficklenet", "FickleNet", "61.2", "evaluate"),
+    Row("dsrg", "DSRG", "59.0", "evaluate"),
+    Row("sec", "SEC", "50.7", "evaluate"),
+    Row("ficklenet_semi", "FickleNet, masks of 13.8 %", "65.8", "evaluate"),
+    Row("self_correcting", "self-correcting: none, masks of 13.8 %", "80.34", "evaluate_uncorrected"),
+    Row("self_correcting", "self-correcting: linear", "81.35", "evaluate_linear"),
+    Row("self_correcting", "self-correcting: convolutional", "82.33", "evaluate_conv"),
+    Row("self_correcting", "self-correcting: EM-fixed", "not in the slides", "evaluate_em_fixed"),
+)
+"""Weak systems in the published order, then those with masks."""
+
+
+def overrides(weights: Path, runs: Path, seed: int) -> list[str]:
+    """The --set arguments of every run."""
+    return [f"defaults.pretrained={weights / WEIGHTS}", *ARGUMENTS, f"runtime.runs={runs}", f"recipe.seed={seed}"]
+
+
+def run_all(systems: Sequence[str], *, weights: Path, runs: Path, seeds: Sequence[int], hours: float) -> list[str]:
+    """Run the twins, every system once before any second seed; returns what failed or was not started."""
+    started, left = time.monotonic(), []
+    for seed in seeds:
+        for system in systems:
+            what = f"{system}, seed {seed}"
+            if time.monotonic() - started > hours * 3600:
+                left.append(f"{what}: not started, {hours:g} hours have passed")
+                continue
+            print(f"== {what}", flush=True)
+            settings = [part for one in overrides(weights, runs, seed) for part in ("--set", one)]
+            path = shipped_recipe(f"voc_animals_{system}")
+            if subprocess.run([sys.executable, "-m", "wsss", "run", str(path), *settings], check=False).returncode:
+                left.append(f"{what}: failed or stopped; give the command again to resume")
+    return left
+
+
+def measured(system: str, *, weights: Path, runs: Path) -> bool:
+    """True if all evaluations of a twin with the first seed are in the folder of runs."""
+    try:
+        recipe = load_recipe(shipped_recipe(f"voc_animals_{system}"), overrides(weights, runs, 1))
+    except RecipeError as error:
+        raise SystemExit(f"systems: {error}") from None
+    return all(i.run_record() is not None for i in recipe.instances if isinstance(i.stage, Evaluate))
+
+
+def declaration(rows: Sequence[Row]) -> str:
+    """The file tuning/tables/declared/systems.toml with these rows."""
+    columns = [
+        '{ title = "system" }',
+        '{ title = "published, full system, val" }',
+        *(
+            f'{{ title = "{title}", metric = "{split}.{metric}", source = "{source}", show = "{show}" }}'
+            for title, source, split, metric, show in (
+                ("maps, train", "maps", "train", "mean_iou", "percent"),
+                ("maps, val", "maps", "val", "mean_iou", "percent"),
+                ("labels, train", "labels", "train", "mean_iou", "percent"),
+                ("labels, val", "labels", "val", "mean_iou", "percent"),
+                ("segmentation, val, no labels", "segmentation", "val", "mean_iou", "interval"),
+            )
+        ),
+    ]
+    lines = [
+        "# The twins of the published systems side by side; written by python -m tuning.systems --declare.",
+        "",
+        'page = "tuning/README.md"',
+        f'recipe = "voc_animals_{rows[0].system}"',
+        f"set = {json.dumps(list(ARGUMENTS))}",
+        f'weights = "{WEIGHTS}"',
+        'command = "python -m tuning.systems"',
+        "columns = [",
+        *(f"  {column}," for column in columns),
+        "]",
+    ]
+    for row in rows:
+        lines += ["", "[[rows]]", f"text = {json.dumps([row.title, row.published])}"]
+        lines += [f'sources.{name} = "voc_animals_{row.system}:{instance}"' for name, instance in sources(row)]
+    return "\n".join(lines) + "\n"
+
+
+def sources(row: Row) -> Iterator[tuple[str, str]]:
+    """Name of a source, as in the columns -> instance of the twin that measures it."""
+    recipe = recipe_without_data(f"voc_animals_{row.system}", ())
+    there = {instance.name for instance in recipe.instances}
+    if "evaluate_cam" in there:
+        yield "maps", "evaluate_cam"
+    yield from (("labels", name) for name in _LABELS if name in there)
+    yield "segmentation", row.segmenter
+
+
+def main(arguments: Sequence[str] | None = None, *, declared: Path = DECLARED) -> int:
+    """Run the twins or declare their table; returns 0, or 1 if something is left to do."""
+    parser = argparse.ArgumentParser(prog="python -m tuning.systems", description=__doc__.partition(": ")[2])
+    parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
+    parser.add_argument("--weights", type=Path, required=True, help=f"folder with {WEIGHTS}")
+    parser.add_argument("--hours", type=float, default=12.0, help="start no system after this many hours (default: 12)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds, the first for all systems first")
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="only these systems")
+    parser.add_argument("--declare", action="store_true", help="write the declaration of the table, run nothing")
+    given = parser.parse_args(arguments)
+    if not (given.weights / WEIGHTS).is_file():
+        parser.error(f"--weights {given.weights}: there is no {WEIGHTS}")
+    runs, weights = given.runs.absolute(), given.weights.absolute()
+    if not given.declare:
+        left = run_all(given.only, weights=weights, runs=runs, seeds=given.seeds, hours=given.hours)
+    else:
+        complete = {system for system in given.only if measured(system, weights=weights, runs=runs)}
+        left = [f"{system}: not measured in {runs}" for system in given.only if system not in complete]
+        if complete:
+            text = declaration([row for row in ROWS if row.system in complete])
+            write_bytes(declared / "systems.toml", text.encode())
+            print(f"written: {declared / 'systems.toml'}; next: make tables RUNS={runs} WEIGHTS={weights}")
+    for line in left:
+        print(f"systems: {line}", file=sys.stderr)
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
