@@ -88,6 +88,8 @@ def draw_voc(root: Path) -> None:
         put(root / "JPEGImages" / f"{key}.jpg", png(image))
         put(root / "SegmentationClassAug" / f"{key}.png", png(mask))
         put(root / "Saliency" / f"{key}.png", png(saliency))
+        if number % 2:
+            put(root / "SegmentationPartly" / f"{key}.png", png(mask))
         boxes = {name: _box(mask == VOC_IDS[name]) for name in names}
         objects = "".join(_voc_object(name, box) for name, box in boxes.items())
         put(root / "Annotations" / f"{key}.xml", f"<annotation>{objects}</annotation>")

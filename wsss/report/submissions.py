@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 
 from shards.files import sha256_of
 from shards.records import RunRecord
@@ -123,8 +124,9 @@ def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, R
     scored = "not measured by any evaluate instance" if found.own is None else str(found.own)
     yield f"{target}: {num_images} images of split {stage.split!r} by {predictions.name}, {scored}"
     yield from _about_better(recipe, submit, found)
-    samples = f"--samples {predictions.samples.path} --split {stage.split} --num-classes {len(submit.taxonomy)}"
-    yield f"wsss check-submission {target} {samples} checks it"
+    options = f"--samples {quote(str(predictions.samples.path))} --split {quote(stage.split)}"
+    command = f"wsss check-submission {quote(str(target))} {options} --num-classes {len(submit.taxonomy)}"
+    yield f"{command} checks it"
     digest, replaced = sha256_of(source), None
     if target.is_file() and sha256_of(target) != digest:
         replaced = f"{datetime.fromtimestamp(target.stat().st_mtime):%Y-%m-%d %H:%M}"
