@@ -214,7 +214,7 @@ def test_shipped_sweeps_load_and_have_several_trials(
 
 
 def test_the_sweep_of_self_correction_takes_the_published_numbers_of_masks() -> None:
-    tables = tomllib.loads((SWEEPS / "self_correcting_voc.toml").read_text())
+    tables = tomllib.loads((SWEEPS / "self_correcting_masks.toml").read_text())
     shares = [by_setting(case, "cases") for case in tables["cases"]["masks"].values()]
     masks = [{name: round(share * 1464) for name, share in case.items()} for case in shares]
     half = "train_ancillary_half.full_share"
