@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.pipeline.drawn_voc import draw_voc
 from tests.tuning.recipes.lid_data import draw_lid
 from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded
 from tuning.dimensions import Range
 from tuning.search_space import SearchSpace, load_sweep, needed
+from tuning.sweep_tables import by_setting
 from wsss.pipeline.recipe import RecipeError, load_recipe
 
 SWEEPS = Path(__file__).parents[2] / "tuning" / "sweeps"
@@ -205,7 +208,18 @@ def test_shipped_sweeps_load_and_have_several_trials(
 ) -> None:
     for variable, value in draw_lid(tmp_path).items():
         monkeypatch.setenv(variable, value)
+    draw_voc(tmp_path, masked=2, others=1)
+    monkeypatch.setenv("VOC_ROOT", str(tmp_path))
     sweep = load_sweep(path)
-    assert sweep.num_trials >= (12 if sweep.settings.method == "search" else 8)
+    assert sweep.num_trials >= (12 if sweep.settings.method == "search" else 4)
     sizes = [len(one.all_values) for one in sweep.space.dimensions.values() if not isinstance(one, Range)]
     assert all(size > 1 for size in sizes)
+
+
+def test_the_sweep_of_self_correction_takes_the_published_numbers_of_masks() -> None:
+    tables = tomllib.loads((SWEEPS / "self_correcting_masks.toml").read_text())
+    shares = [by_setting(case, "cases") for case in tables["cases"]["masks"].values()]
+    masks = [{name: round(share * 1464) for name, share in case.items()} for case in shares]
+    half = "train_ancillary_half.full_share"
+    assert [case.pop(half) for case in masks] == [100, 200, 400, 732]
+    assert [set(case.values()) for case in masks] == [{200}, {400}, {800}, {1464}]
