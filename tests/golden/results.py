@@ -48,7 +48,7 @@ class Result:
 
 
 def result_of(folder: Path, tars: Mapping[str, str]) -> Result:
-    """The result of one instance. `tars`: shard -> file, for a layer; its run record stands in `folder`."""
+    """The result of one instance. `tars`: shard -> file, for a layer; its run record is in `folder`."""
     record = json.loads((folder / "run.json").read_bytes())
     values = dict(_figures(record))
     members = dict(_members_of_tars(tars))
