@@ -70,10 +70,10 @@ def test_bash_replaces_only_what_stands_behind_its_word_breaks(here: Path) -> No
     assert answer(["bash", "wsss run flowers.toml --set seeds.refine=n", BREAKS]) == "none\n"
     assert answer(["bash", "wsss run flowers.toml --set seeds.refine=n", " "]) == "seeds.refine=none\n"
     assert answer(["bash", "wsss run flo", BREAKS]) == "flowers.toml\n"
-    (here / "a file.toml").write_text("")
-    assert answer(["bash", "wsss run a", BREAKS]) == "a\\ file.toml\n"
-    assert answer(["bash", "wsss run 'a", BREAKS]) == "a\\ file.toml\n"
-    assert answer(["fish", "run", "a"]) == "a file.toml\n"
+    (here / "my file.toml").write_text("")
+    assert answer(["bash", "wsss run my", BREAKS]) == "my\\ file.toml\n"
+    assert answer(["bash", "wsss run 'my", BREAKS]) == "my\\ file.toml\n"
+    assert answer(["fish", "run", "my"]) == "my file.toml\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
