@@ -211,7 +211,10 @@ def _resolve(
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):
         if extra[0] in stage.slots:
-            raise RecipeError(f"{name}.inputs.{extra[0]}: not read with the other settings of {name}; remove it")
+            raise RecipeError(
+                f"{name}.inputs.{extra[0]}: not read with the other settings of {name}; remove it "
+                "from the table inputs in the recipe's file"
+            )
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_setting(extra[0], list(stage.slots), what="input"))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
     try:
@@ -279,7 +282,8 @@ def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[
             return None
         hint = f"; {fitting[-1].name} is read only if inputs = {{ {slot} = ... }} names it" if fitting else ""
         raise RecipeError(
-            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but there is no such instance before it{hint}"
+            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but there is no such instance before it{hint}; "
+            f"add one to the recipe before [stages.{name}]"
         )
     for instance in earlier:
         if instance.name == chosen:

@@ -158,8 +158,8 @@ RENAMED = {
 }
 """Old names of settings and inputs -> their current names."""
 MOVED = {
-    "unchecked": "the stages that read labels: train_classifier, make_cams and make_segmenter_maps; [defaults] can set "
-    "it for all of them",
+    "unchecked": "the stages that read labels: train_classifier, make_cams, make_segmenter_maps and predict; "
+    "defaults.unchecked sets it for all of them",
 }
 """Settings of one stage that are now settings of others."""
 
@@ -169,7 +169,7 @@ def unknown_setting(name: str, known: list[str], *, what: str = "setting") -> st
     if name in RENAMED:
         return f"this {what} is now called {RENAMED[name]}"
     if name in MOVED:
-        return f"this {what} is now one of {MOVED[name]}"
+        return f"this {what} now belongs to {MOVED[name]}"
     return unknown_name(what, name, known)
 
 

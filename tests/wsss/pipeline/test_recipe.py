@@ -122,7 +122,7 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
          "did you mean foreground_threshold"),
         ("make_sedes.rule=ficklenet", "--set: unknown instance 'make_sedes'; did you mean make_seeds"),
         ("runtime.treads=1", "runtime.treads: unknown setting 'treads'; did you mean threads"),
-        ("build_shards.unchecked=absent", "build_shards.unchecked: this setting is now one of the stages that read "
+        ("build_shards.unchecked=absent", "build_shards.unchecked: this setting now belongs to the stages that read "
          "labels: train_classifier, make_cams"),
         ("recipe.owner=me", "recipe.owner: unknown setting 'owner'; there are name, seed"),
         ("make_seeds", "--set make_seeds: write --set INSTANCE.SETTING=VALUE"),
@@ -422,7 +422,7 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
     ("override", "message"),
     [
         ("root=\"\"", "[stages.build_shards]: root is not set; set it to the folder that contains JPEGImages"),
-        ("root=/nowhere", "root = '/nowhere' contains no folder JPEGImages"),
+        ("root=/nowhere", "root = '/nowhere' is not a folder; set it to the folder that contains JPEGImages"),
         ("labels=none.json", "labels = 'none.json' is not a file in root"),
         ("saliency=none", "saliency = 'none' is not a folder in root"),
         ("lists.train=none.txt", "the list of split 'train' does not exist: "),

@@ -208,7 +208,11 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
     ("source", "changes", "message"),
     [
         ("ilsvrc_det", {"root": ""}, "root is not set; set it to the folder that contains ILSVRC/Data/DET"),
-        ("ilsvrc_det", {"root": "/none"}, "root = '/none' contains no folder ILSVRC/Data/DET"),
+        (
+            "ilsvrc_det",
+            {"root": "/none"},
+            "root = '/none' is not a folder; set it to the folder that contains IL",
+        ),
         ("ilsvrc_det", {"boxes": "masks"}, "boxes = 'masks': ilsvrc_det has no masks; allowed are none, annotations"),
         ("ilsvrc_det", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has only train, val, test"),
         (

@@ -50,9 +50,11 @@ class SharedSettings:
         if not self.root:
             raise ValueError(f"root is not set; set it to the folder that contains {folders[0] or 'the images'}")
         if not any((Path(self.root) / folder).is_dir() for folder in folders):
-            raise ValueError(
-                f"root = {self.root!r} " + (f"contains no folder {folders[0]}" if folders[0] else "is not a folder")
+            missing = (
+                f"contains no folder {folders[0]}" if folders[0] and Path(self.root).is_dir() else "is not a folder"
             )
+            wanted = f"the folder that contains {folders[0]}" if folders[0] else "the folder of the images"
+            raise ValueError(f"root = {self.root!r} {missing}; set it to {wanted}")
         return Path(self.root)
 
     def suffix_of_masks(self) -> str:

@@ -98,7 +98,7 @@ class EncoderSource(EncoderSettings, Fit):
                 if own != its:
                     raise ValueError(
                         f"{instance.name}.{setting} = {own!r}, but its encoder is initialised from {trained.name}, "
-                        f"which has {its!r}; set the same value, or set encoder_from = 'pretrained'"
+                        f"which has {its!r}; set the same value, or set {instance.name}.encoder_from = 'pretrained'"
                     )
 
     def check_environment(self, instance: Instance) -> None:
