@@ -282,8 +282,8 @@ def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[
             return None
         hint = f"; {fitting[-1].name} is read only if inputs = {{ {slot} = ... }} names it" if fitting else ""
         raise RecipeError(
-            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but there is no such instance before it{hint}; "
-            f"add one to the recipe before [stages.{name}]"
+            f"{name} reads {slot} from {' or '.join(producers(wanted))}, but there is no such instance before it{hint}"
+            f"; add one to the recipe before [stages.{name}]"
         )
     for instance in earlier:
         if instance.name == chosen:
