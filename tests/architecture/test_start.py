@@ -73,7 +73,7 @@ FAULTS = {
     "a wrong instance": ("run toy --set make_seedz.rule=exponents", "did you mean make_seeds"),
     "an unset variable": ("run voc_animals", "environment variable VOC_ROOT, which is not set"),
     "a missing recipe": ("run toyy", "the recipe does not exist: toyy; did you mean toy?"),
-    "a missing data set": ("run voc_animals --set build_shards.root=/nonexistent", "root = '/nonexistent' is not a folder"),
+    "a missing data set": ("run voc_animals --set build_shards.root=/nonexistent", "root = '/nonexistent' is not a"),
     "a wrong place": ("make-cams toy --on nowhere", "--on nowhere: allowed are ray"),
     "a wrong setting of a sweep": ("sweep irnet_thresholds --set build_shards.rot=a", "did you mean root"),
     "a missing sweep": ("sweep irnet", "the sweep does not exist"),
