@@ -3,7 +3,7 @@
     VOC_ROOT=.../voc_animals python -m tuning.systems --runs RUNS --weights FOLDER [--seeds 1 2] [--only sec ...]
     python -m tuning.systems --runs RUNS --weights FOLDER --declare
 
-The first command is resumed by giving it again: `wsss run` goes on where it stopped, and what is done is reused. No
+The first command is resumed by giving it again: `wsss run` resumes where it stopped, and what is done is reused. No
 system is started after `--hours`. All twins see the same images with the same weights for about the same number of
 steps (tuning/twins.py). The second writes tuning/tables/declared/systems.toml with the rows of the systems whose
 results are all in RUNS; `make tables RUNS=RUNS WEIGHTS=FOLDER` then fills <!-- table: systems --> in tuning/README.md.
