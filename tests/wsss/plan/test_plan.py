@@ -118,7 +118,8 @@ def test_every_recipe_can_be_planned(path: Path, tmp_path: Path, monkeypatch: py
 
 
 COST = re.compile(
-    r"# Cost: (?:VOC_ROOT=\.\.\. )?wsss plan (?P<name>\w+) --gpu A100 --gpus-per-node 1 --images (?P<images>\S+): (?P<hours>[\d.]+) hours"
+    r"# Cost: (?:VOC_ROOT=\.\.\. )?wsss plan (?P<name>\w+) --gpu A100 --gpus-per-node 1 "
+    r"--images (?P<images>\S+): (?P<hours>[\d.]+) hours"
 )
 PUBLISHED = [path for path in RECIPES if path.stem.partition("_voc")[1]]
 
