@@ -1,0 +1,96 @@
+"""Who is at work on what, and stopping a process while that is still so.
+
+A shard of the tests takes a tenth of a second. To kill an actor at work, it is first frozen (SIGSTOP): what is seen then
+stays so until it is killed.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.work_notes import unpack
+from tests.hosts.host import Host
+from tests.hosts.processes import Process
+from tests.hosts.runs import Runs
+
+MAKING = "ray::ShardActor.make"
+RANK = "ray::RayTrainWorker"
+DRIVER = "bin/wsss run"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process and its host."""
+
+    host: Host
+    process: Process
+
+    def kill(self) -> None:
+        self.host.kill(self.process)
+
+    def freeze(self) -> None:
+        self.host.kill(self.process, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        with suppress(ProcessLookupError):
+            self.host.kill(self.process, signal.SIGCONT)
+
+    def notes(self, folder: Path) -> dict[str, str]:
+        """What it noted that it works on; see `cluster.crash_files`."""
+        path = folder / f".{self.host.name}-{_inner_pid(self.process)}.notes.tmp"
+        return unpack(path.read_bytes()) if path.exists() else {}
+
+
+def workers(hosts: Sequence[Host], title: str) -> list[Worker]:
+    """All processes with this title on these hosts."""
+    return [Worker(host, process) for host in hosts for process in host.processes() if process.command.startswith(title)]
+
+
+def frozen_actor(hosts: Sequence[Host], runs: Runs, kind: str, *, timeout: float = 240.0) -> tuple[Worker, str]:
+    """An actor that is frozen in the middle of a shard, while at least one other shard is done and one is not begun;
+    and that shard. Raises AssertionError if the stage ends first."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        for worker in workers(hosts, MAKING):
+            with suppress(ProcessLookupError):
+                worker.freeze()
+                done, folder = runs.shards_done(kind), runs.instance(kind)
+                shard = worker.notes(folder).get("shard", "") if folder is not None else ""
+                is_making = worker.process.title().startswith(MAKING)
+                if is_making and shard and shard not in done and 1 <= len(done) < runs.num_shards() - 1:
+                    return worker, shard
+                worker.resume()
+        time.sleep(0.02)
+    raise AssertionError(f"no actor at work on {kind}, with a shard done and one to do, within {timeout:.0f} s")
+
+
+def rank_past_checkpoint(
+    hosts: Sequence[Host], runs: Runs, *, kind: str = "train_classifier", least: int = 4, timeout: float = 300.0
+) -> tuple[Worker, int, int]:
+    """A rank that is frozen past its last checkpoint; with the checkpoint's step and the rank's own."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        step = runs.step(kind)
+        for worker in workers(hosts, RANK) if step >= least else []:
+            with suppress(ProcessLookupError):
+                worker.freeze()
+                folder, saved = runs.instance(kind), runs.step(kind)
+                noted = worker.notes(folder).get("step", "") if folder is not None else ""
+                if noted.isdigit() and int(noted) > saved:
+                    return worker, saved, int(noted)
+                worker.resume()
+        time.sleep(0.02)
+    raise AssertionError(f"no rank past a checkpoint of step {least} or later within {timeout:.0f} s")
+
+
+def _inner_pid(process: Process) -> int:
+    """The pid inside the host."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    return 0
