@@ -12,7 +12,7 @@ from tests.hosts.work import RANK, frozen_actor, rank_past_checkpoint, workers
 def actor_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     """SIGKILL to an actor in the middle of a shard: another one makes that shard."""
     work = bench.start("actor_killed", CAMS, *overrides, program=program)
-    actor, shard = frozen_actor(bench.hosts, work.runs, CAMS)
+    actor, shard = frozen_actor(bench.hosts, work.runs, CAMS, work.job)
     work.note_done()
     actor.kill()
     log = work.ends_like_the_reference()
@@ -23,7 +23,7 @@ def actor_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
 def rank_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     """SIGKILL to a rank in the middle of a step past the last checkpoint: the training resumes from that checkpoint."""
     work = bench.start("rank_killed", TRAINING, *overrides, program=program)
-    rank, saved, _ = rank_past_checkpoint(bench.hosts, work.runs)
+    rank, saved, _ = rank_past_checkpoint(bench.hosts, work.runs, work.job)
     work.note_done()
     rank.kill()
     first = first_new_step(bench, work, rank.process.pid)

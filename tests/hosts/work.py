@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.work_notes import unpack
+from tests.hosts.dashboard import ENDED, Job
 from tests.hosts.host import Host
 from tests.hosts.processes import Process
 from tests.hosts.runs import Runs
@@ -51,11 +52,10 @@ def workers(hosts: Sequence[Host], title: str) -> list[Worker]:
     return [Worker(host, process) for host in hosts for process in host.processes() if process.command.startswith(title)]
 
 
-def frozen_actor(hosts: Sequence[Host], runs: Runs, kind: str, *, timeout: float = 240.0) -> tuple[Worker, str]:
+def frozen_actor(hosts: Sequence[Host], runs: Runs, kind: str, job: Job) -> tuple[Worker, str]:
     """An actor that is frozen in the middle of a shard, while at least one other shard is done and one is not begun;
-    and that shard. Raises AssertionError if the stage ends first."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
+    and that shard. Raises AssertionError if the job ends first."""
+    for _ in _while_running(job):
         for worker in workers(hosts, MAKING):
             with suppress(ProcessLookupError):
                 worker.freeze()
@@ -65,27 +65,38 @@ def frozen_actor(hosts: Sequence[Host], runs: Runs, kind: str, *, timeout: float
                 if is_making and shard and shard not in done and 1 <= len(done) < runs.num_shards() - 1:
                     return worker, shard
                 worker.resume()
-        time.sleep(0.02)
-    raise AssertionError(f"no actor at work on {kind}, with a shard done and one to do, within {timeout:.0f} s")
+    raise AssertionError(f"no actor was at work on {kind} with a shard done and one to do:\n{job.logs()[-3000:]}")
 
 
 def rank_past_checkpoint(
-    hosts: Sequence[Host], runs: Runs, *, kind: str = "train_classifier", least: int = 4, timeout: float = 300.0
+    hosts: Sequence[Host], runs: Runs, job: Job, *, kind: str = "train_classifier", least: int = 4
 ) -> tuple[Worker, int, int]:
-    """A rank that is frozen past its last checkpoint; with the checkpoint's step and the rank's own."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
+    """A rank that is frozen at least one whole step past its last checkpoint; with the checkpoint's step and its own.
+    Raises AssertionError if the job ends first."""
+    for _ in _while_running(job):
         step = runs.step(kind)
         for worker in workers(hosts, RANK) if step >= least else []:
             with suppress(ProcessLookupError):
                 worker.freeze()
                 folder, saved = runs.instance(kind), runs.step(kind)
                 noted = worker.notes(folder).get("step", "") if folder is not None else ""
-                if noted.isdigit() and int(noted) > saved:
+                if noted.isdigit() and int(noted) > saved + 1:
                     return worker, saved, int(noted)
                 worker.resume()
+    raise AssertionError(f"no rank was past a checkpoint of step {least} or later:\n{job.logs()[-3000:]}")
+
+
+def _while_running(job: Job, *, timeout: float = 240.0) -> Iterator[None]:
+    """Often, until the job has ended or the time is over."""
+    end = asked = time.monotonic()
+    end += timeout
+    while time.monotonic() < end:
+        yield
         time.sleep(0.02)
-    raise AssertionError(f"no rank past a checkpoint of step {least} or later within {timeout:.0f} s")
+        if time.monotonic() - asked > 2:
+            if job.status() in ENDED:
+                return
+            asked = time.monotonic()
 
 
 def _inner_pid(process: Process) -> int:
