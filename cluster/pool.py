@@ -5,7 +5,8 @@ Rules:
 - An actor that works on one shard for too long is killed, and counts as one that died.
 - A shard on which `MAX_ATTEMPTS` actors died stops the run.
 - A slot whose actor died more than `MAX_RESTARTS` times gets no further actor.
-- The run ends immediately if an actor raises an exception (it would raise it again) or if no actor can be started.
+- The run ends immediately if an actor raises an exception (it would raise it again), if it runs other code than this
+  process, or if no actor can be started.
 - Every death is reported when it is detected.
 """
 
@@ -25,6 +26,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster.crash_files import CrashReport, kernel_kills, read_crash
 from cluster.death_cause import death_cause
+from cluster.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from wsss.contract.failure import Failure, OnRestart, WorkFailedError, carried_failure, ignore_restart
 from wsss.contract.stopping import raise_if_stopped
 
@@ -122,7 +124,7 @@ class ActorPool:
     def _start(self, number: int, restarts: int = 0) -> _Slot:
         actor = self._make_actor()
         kills = kernel_kills()
-        return _Slot(number, actor, actor.__ray_call__.remote(_host_and_pid), restarts=restarts, kernel_kills=kills)
+        return _Slot(number, actor, actor.__ray_call__.remote(_introduce), restarts=restarts, kernel_kills=kills)
 
     def _end(self, slots: Iterable[_Slot]) -> None:
         ended = list(slots)
@@ -167,7 +169,12 @@ class ActorPool:
         if shard is not None:
             run.done(shard, result)
         elif not slot.ready:
-            slot.host, slot.pid = result
+            slot.host, slot.pid, identity = result
+            try:
+                require_same(identity, who=f"actor {slot.number}")
+            except OtherCodeError as error:
+                failure = Failure(message=str(error), who=f"actor {slot.number}", host=slot.host, pid=slot.pid)
+                raise PoolError(failure) from error
             slot.ready = True
 
     def _replace_stuck(self, run: _Run) -> None:
@@ -233,9 +240,9 @@ class _Run:
         return replace(last, message=f"{summary}: {last.message}", traceback="\n".join([last.traceback, *before]))
 
 
-def _host_and_pid(actor: object) -> tuple[str, int]:
+def _introduce(actor: object) -> tuple[str, int, CodeIdentity]:
     """Called in an actor; returns when the actor is ready."""
-    return socket.gethostname(), os.getpid()
+    return socket.gethostname(), os.getpid(), own_identity()
 
 
 def _raised(error: RayTaskError, slot: _Slot) -> Failure:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -26,7 +26,9 @@ from cluster.fit_files import RankError, read_outcome, watch_progress, watch_res
 from cluster.rank_failures import rank_failure
 from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
 from cluster.rank_watch import RankWatch
+from cluster.ray_backend import NodeTorchConfig
 from cluster.ray_session import thread_environment
+from cluster.same_code import own_identity
 from shards.file_system_errors import writing
 from shards.files import remove_leftovers
 from wsss.contract.failure import OnRestart, WorkFailedError
@@ -55,7 +57,13 @@ def fit_with_ray_train(
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
-        torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        torch_config=NodeTorchConfig(
+            backend="nccl" if settings.rank_gpus else "gloo",
+            timeout_s=COLLECTIVE_SECONDS,
+            driver=own_identity(),
+            folder=str(folder),
+            instance=instance.name,
+        ),
         scaling_config=_scaling(stage, settings, here),
         run_config=RunConfig(
             # With a name that was used before, Ray Train would silently resume that run's state.
