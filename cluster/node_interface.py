@@ -1,7 +1,7 @@
 """The network interface through which training ranks reach each other: the one with the address that Ray knows.
 
-Without it gloo looks up the machine's own name and uses that address. Debian and Ubuntu write `127.0.1.1 <own name>` into
-/etc/hosts, so that every rank would tell the others to connect to themselves. NCCL chooses an interface by its name.
+Without it gloo looks up the machine's own name and uses that address. Debian and Ubuntu write `127.0.1.1 <own name>`
+into /etc/hosts, so that every rank would tell the others to connect to themselves. NCCL chooses an interface by name.
 """
 
 from __future__ import annotations

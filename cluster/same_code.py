@@ -1,6 +1,6 @@
 """Refuses workers that run other code than the driver: their results would differ without an error.
 
-Every worker states once what it runs: a digest of the installed sources, and the versions of the libraries that compute.
+Every worker states once what it runs: a digest of the installed sources, and versions of the libraries that compute.
 """
 
 from __future__ import annotations

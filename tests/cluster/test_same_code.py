@@ -88,7 +88,7 @@ def test_map_actors_reduce_workers_and_ranks_with_other_code_are_refused(
         made = ray.remote(OnOtherCode).options(num_cpus=0.5, max_restarts=0)
         pool = ActorPool(lambda: made.remote(str(root)), size=1, start_seconds=60)
         with pytest.raises(PoolError, match=rf"actor 1 on w2 \({root}\) runs other code than .* source digest"):
-            pool.run(["a"], submit=lambda actor, shard: actor.work.remote(shard), done=lambda *_: None)
+            pool.run(["a"], submit=lambda actor, task: actor.work.remote(task.shard), done=lambda *_: None)
         pool.close()
         # The driver's side differs below: workers and ranks of the real runtime are then the others.
         mine = replace(own_identity(), values=own_identity().values | {"torch": "1.0"})
