@@ -97,6 +97,9 @@ class LocalRuntime:
             raise RankError(cause_of(failures, instance=instance.name))
         return read_outcome(instance.path)
 
+    def release(self) -> None:
+        """Does nothing: this runtime keeps no idle processes."""
+
     def close(self) -> None:
         self._executor = None
 

@@ -17,6 +17,7 @@ from cluster.crash_files import CrashReport, find_process, kernel_kills, read_cr
 from cluster.death_cause import PREEMPTED, death_cause
 from cluster.fit_files import RankError, write_restart
 from cluster.rank_failures import cause_of, died
+from cluster.ray_backend import forget_ranks
 from shards.file_system_errors import FileSystemError
 from wsss.contract.failure import Failure, carried_failure
 
@@ -34,6 +35,7 @@ class RankWatch(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         """Called by Ray Train. An exception raised here ends the training."""
         failure = self._cause(worker_exceptions)
+        forget_ranks(self._restarts)
         self._restarted += 1
         if failure.cause != PREEMPTED:  # Ray Train does not count these against the retries
             self._failed += 1

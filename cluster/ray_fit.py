@@ -12,23 +12,30 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from cluster import checkpoints
 from cluster.crash_files import crash_files
 from cluster.engine import run_rank
-from cluster.fit_files import RankError, read_outcome, watch_progress, watch_restarts
+from cluster.fit_files import RankError, read_outcome
+from cluster.fit_reports import FitReports
+from cluster.rank_demand import RankDemand
 from cluster.rank_failures import rank_failure
 from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
 from cluster.rank_watch import RankWatch
+from cluster.ray_backend import NodeTorchConfig, started_ranks
 from cluster.ray_session import thread_environment
+from cluster.same_code import own_identity
 from shards.file_system_errors import writing
 from shards.files import remove_leftovers
+from shards.wording import counted
 from wsss.contract.failure import OnRestart, WorkFailedError
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
@@ -55,7 +62,13 @@ def fit_with_ray_train(
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
-        torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        torch_config=NodeTorchConfig(
+            backend="nccl" if settings.rank_gpus else "gloo",
+            timeout_s=COLLECTIVE_SECONDS,
+            driver=own_identity(),
+            folder=str(folder),
+            instance=instance.name,
+        ),
         scaling_config=_scaling(stage, settings, here),
         run_config=RunConfig(
             # With a name that was used before, Ray Train would silently resume that run's state.
@@ -67,7 +80,15 @@ def fit_with_ray_train(
             callbacks=[watch],
         ),
     )
-    with watch_progress(instance.path, progress), watch_restarts(folder, on_restart), _own_interrupt_handler():
+    reports = FitReports(
+        instance.path,
+        folder,
+        progress=progress,
+        on_restart=on_restart,
+        checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
+        awaited=lambda: _awaited(folder, stage, settings, here),
+    )
+    with reports.watching(), _own_interrupt_handler():
         try:
             trainer.fit()
         except TrainingFailedError as error:
@@ -80,17 +101,29 @@ def fit_with_ray_train(
 
 
 def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
+    return ScalingConfig(
+        num_workers=stage.world_size,
+        use_gpu=bool(settings.rank_gpus),
+        resources_per_worker=_resources(stage, settings, here),
+        placement_strategy=settings.placement,
+    )
+
+
+def _resources(stage: Fit, settings: RuntimeSettings, here: bool) -> dict[str, float]:
     # On one machine with fewer CPUs than ranks, each rank reserves a fraction: Ray would wait forever for more.
     cpus_per_rank = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
     resources = {"CPU": min(1.0, cpus_per_rank) if here else 1.0}
     if settings.rank_gpus:
         resources["GPU"] = float(settings.rank_gpus)
-    return ScalingConfig(
-        num_workers=stage.world_size,
-        use_gpu=bool(settings.rank_gpus),
-        resources_per_worker=resources,
-        placement_strategy=settings.placement,
-    )
+    return resources
+
+
+def _awaited(folder: Path, stage: Fit, settings: RuntimeSettings, here: bool) -> str:
+    """What is waited for before the first step."""
+    if ranks := started_ranks(folder):
+        hosts = ", ".join(sorted({rank.host for rank in ranks}))
+        return f"{counted(len(ranks), 'rank')} loading on {hosts}"
+    return RankDemand(stage.world_size, _resources(stage, settings, here), settings.placement).awaited()
 
 
 def _train_rank(config: dict[str, object]) -> None:

@@ -181,6 +181,10 @@ class SharingRuntime:
         finally:
             self.close()
 
+    def release(self) -> None:
+        """Release idle processes."""
+        self._runtime.release()
+
     def close(self) -> None:
         """Release all processes."""
         self._runtime.close()

@@ -85,6 +85,10 @@ class Runtime(Protocol):
         """Count every shard and sum the counts."""
         ...
 
+    def release(self) -> None:
+        """Release idle processes, before waiting for another run: they would hold CPUs that it needs."""
+        ...
+
     def close(self) -> None:
         """Release processes."""
         ...
