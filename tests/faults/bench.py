@@ -7,7 +7,6 @@ before the stage that is hurt, so that a fault costs about a minute.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,10 +95,19 @@ class Bench:
         return work
 
     def command(self, runs: Runs, *overrides: str, first: str, last: str, program: str = "wsss") -> str:
-        settings = [f"runtime.runs={runs.inside}", "runtime.num_actors=2", "runtime.placement=STRICT_SPREAD", *overrides]
+        settings = [
+            f"runtime.runs={runs.inside}",
+            "runtime.num_actors=2",
+            "runtime.placement=STRICT_SPREAD",
+            *overrides,
+        ]
         words = [word for setting in settings for word in ("--set", setting)]
         recipe = f"{Path.home()}/wsss/{RECIPE}"
         return " ".join([program, "run", recipe, "--on auto", "--from", first, "--to", last, *words])
+
+    def comes_back(self, *, timeout: float = 300.0) -> float:
+        """Wait until all hosts are nodes again; the seconds that it took."""
+        return self.cluster.wait_for_nodes(1 + len(self.hosts), timeout=timeout)
 
     def stop_jobs(self) -> None:
         """After a fault that failed: nothing may be at work when the next one begins."""
@@ -107,8 +115,3 @@ class Bench:
             if work.job.status() not in ("SUCCEEDED", "FAILED", "STOPPED"):
                 work.job.stop()
         self.work.clear()
-
-
-def hosts_of(work: Work, hosts: Sequence[Host], title: str) -> list[str]:
-    """Names of the hosts on which such a process runs."""
-    return [host.name for host in hosts if any(one.command.startswith(title) for one in host.processes())]

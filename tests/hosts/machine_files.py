@@ -61,5 +61,3 @@ def copy_project(source: Path, target: Path) -> None:
             shutil.copy2(source / name, target / name)
         else:
             (target / name).unlink(missing_ok=True)
-
-

@@ -1,4 +1,4 @@
-"""Processes in namespaces, seen from outside: they end with the process that started them, and can be found and killed."""
+"""Processes in namespaces, seen from outside: they end with their starter, and can be found and killed."""
 
 from __future__ import annotations
 

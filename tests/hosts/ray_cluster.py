@@ -86,6 +86,10 @@ class RayCluster:
     def submit(self, entrypoint: str, *, name: str) -> Job:
         return self.dashboard.submit(entrypoint, name=f"{name}-{time.time_ns() // 1_000_000 % 10_000_000}")
 
+    def job(self, name: str) -> Job:
+        """A job that was submitted by a command."""
+        return Job(self.dashboard, name)
+
     def num_alive(self) -> int:
         """Number of nodes that the head believes alive."""
         status, text = self.dashboard.request("GET", "/nodes?view=hostNameList")

@@ -1,4 +1,4 @@
-"""What hosts in namespaces need of this machine: `python -m tests.hosts.requirements` ends with status 3 if it is missing."""
+"""What hosts in namespaces need: `python -m tests.hosts.requirements` says NOT RUN and ends with status 3 without."""
 
 from __future__ import annotations
 

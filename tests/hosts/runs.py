@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.hosts.dashboard import ENDED, Job
 from tests.hosts.lab import PROJECT
 
 RECIPE = "tests/recipes/hosts.toml"
@@ -75,8 +76,14 @@ class Runs:
         except (OSError, ValueError):
             return 0
 
-    def wait_for_step(self, step: int, *, kind: str = "train_classifier", timeout: float = 300.0) -> int:
-        wait_until(lambda: self.step(kind) >= step, f"a checkpoint of step {step} in {self.folder}", timeout=timeout)
+    def wait_for_step(self, step: int, *, job: Job, kind: str = "train_classifier", timeout: float = 300.0) -> int:
+        """Wait for a checkpoint of this step or later; its step. Raises AssertionError if the job ends before."""
+
+        def reached() -> bool:
+            assert job.status() not in ENDED or self.step(kind) >= step, job.logs()[-3000:]
+            return self.step(kind) >= step
+
+        wait_until(reached, f"a checkpoint of step {step} in {self.folder}", timeout=timeout, pause=0.3)
         return self.step(kind)
 
     def copy_from(self, reference: Path, kinds: Sequence[str]) -> None:

@@ -49,7 +49,9 @@ class Worker:
 
 def workers(hosts: Sequence[Host], title: str) -> list[Worker]:
     """All processes with this title on these hosts."""
-    return [Worker(host, process) for host in hosts for process in host.processes() if process.command.startswith(title)]
+    return [
+        Worker(host, process) for host in hosts for process in host.processes() if process.command.startswith(title)
+    ]
 
 
 def frozen_actor(hosts: Sequence[Host], runs: Runs, kind: str, job: Job) -> tuple[Worker, str]:
