@@ -1,7 +1,7 @@
 """Who is at work on what, and stopping a process while that is still so.
 
-A shard of the tests takes a tenth of a second. To kill an actor at work, it is first frozen (SIGSTOP): what is seen then
-stays so until it is killed.
+A shard of the tests takes a tenth of a second. To kill an actor at work, it is first frozen (SIGSTOP): what is seen
+then stays so until it is killed.
 """
 
 from __future__ import annotations
