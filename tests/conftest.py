@@ -4,7 +4,7 @@
 `make test`         everything but the marks `extended`, `gpu`, `hosts` and `faults`: fifteen minutes, what CI runs
 `make test-cluster` the mark `hosts`: a Ray cluster on separate hosts, fifteen minutes
 `make test-faults`  the mark `faults`: everything that can happen to such a cluster; see tests/faults/README.md
-`make test-all`     everything but `faults`; what this machine cannot run is named at the end as NOT RUN, with the reason
+`make test-all`     everything but `faults`; what this machine cannot run is named at the end as NOT RUN
 """
 
 from __future__ import annotations

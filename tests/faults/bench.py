@@ -6,6 +6,7 @@ before the stage that is hurt, so that a fault costs about a minute.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,14 +86,24 @@ class Bench:
 
     def start(self, name: str, kind: str, *overrides: str, program: str = "wsss", last: str = "") -> Work:
         """Submit a job for one stage, or from that to the instance `last`."""
-        runs = Runs(self.cluster.lab.shared / name)
+        runs = Runs(self.cluster.lab.shared, name)
         runs.copy_from(self.reference.wait(), BEFORE[kind])
         first = NAMES.get(kind, kind)
         command = self.command(runs, *overrides, first=first, last=last or first, program=program)
-        job = self.cluster.submit(command, name=name)
+        job = self.cluster.submit(command, name=name.replace("/", "-"))
         work = Work(self, kind, runs, job, command)
         self.work.append(work)
         return work
+
+    @property
+    def home(self) -> Path:
+        """The user's home folder on every host."""
+        return Path.home()
+
+    def first_record(self, kind: str, *, nth_shard: int) -> tuple[str, str]:
+        """The key of the first record of a training shard, and the shard."""
+        (row,) = (self.reference.wait() / "store").glob(f"{kind}-*/train-{nth_shard:06d}.json")
+        return str(json.loads(row.read_text())["keys"][0]), row.stem
 
     def command(self, runs: Runs, *overrides: str, first: str, last: str, program: str = "wsss") -> str:
         settings = [
@@ -102,7 +113,7 @@ class Bench:
             *overrides,
         ]
         words = [word for setting in settings for word in ("--set", setting)]
-        recipe = f"{Path.home()}/wsss/{RECIPE}"
+        recipe = f"{self.home}/wsss/{RECIPE}"
         return " ".join([program, "run", recipe, "--on auto", "--from", first, "--to", last, *words])
 
     def comes_back(self, *, timeout: float = 300.0) -> float:

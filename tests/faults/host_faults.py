@@ -104,3 +104,20 @@ def host_loses_power(bench: Bench, *overrides: str, program: str = "wsss") -> Wo
     assert first_new_step(bench, work, timeout=420) == saved + 1
     work.ends_like_the_reference()
     return work
+
+
+def strict_spread_with_a_host_away(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
+    """One rank on each of two hosts, one of them away for long: the job waits and says for what, and then resumes."""
+    work = bench.start("strict_spread_with_a_host_away", TRAINING, *overrides, program=program)
+    rank, saved, _ = rank_past_checkpoint(bench.hosts, work.runs, work.job)
+    work.note_done()
+    rank.host.power_off()
+    bench.cluster.wait_for_nodes(len(bench.hosts), timeout=NOTICED)
+    time.sleep(20)
+    assert work.job.status() == "RUNNING", f"{work.job.status()}\n{work.job.logs()[-2000:]}"
+    assert work.runs.step() == saved, "a single host cannot hold both ranks"
+    rank.host.start()
+    assert first_new_step(bench, work, timeout=420) == saved + 1
+    log = work.ends_like_the_reference()
+    assert rank.host.name in log, f"the log does not name {rank.host.name}:\n{log[-2000:]}"
+    return work

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.faults.bench import CAMS, TRAINING, Bench, Work
-from tests.hosts.runs import wait_until
-from tests.hosts.work import RANK, frozen_actor, rank_past_checkpoint, workers
+from tests.hosts.work import RANK, frozen_actor, rank_in_checkpoint, rank_past_checkpoint, workers
 
 
 def actor_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
@@ -32,6 +31,18 @@ def rank_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     return work
 
 
+def rank_killed_in_a_checkpoint(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
+    """SIGKILL to rank 0 while it writes a checkpoint: the training resumes from the last whole one."""
+    work = bench.start("rank_killed_in_a_checkpoint", TRAINING, *overrides, program=program)
+    rank, saved = rank_in_checkpoint(bench.hosts, work.runs, work.job)
+    work.note_done()
+    rank.kill()
+    first = first_new_step(bench, work, rank.process.pid)
+    assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
+    work.ends_like_the_reference()
+    return work
+
+
 def first_new_step(bench: Bench, work: Work, *dead: int, timeout: float = 240.0) -> int:
     """The first step that a rank notes after the fault."""
     begun, known = time.monotonic(), {rank.process.pid for rank in workers(bench.hosts, RANK)} | set(dead)
@@ -43,7 +54,3 @@ def first_new_step(bench: Bench, work: Work, *dead: int, timeout: float = 240.0)
                 return int(step)
         time.sleep(0.02)
     raise AssertionError(f"no rank at work again within {timeout:.0f} s:\n{work.job.logs()[-2000:]}")
-
-
-def wait_for_ranks(bench: Bench, number: int, *, timeout: float = 120.0) -> None:
-    wait_until(lambda: len(workers(bench.hosts, RANK)) == number, f"{number} ranks", timeout=timeout)

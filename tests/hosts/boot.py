@@ -47,7 +47,8 @@ def main(host: Mapping[str, str]) -> None:
     mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", MNT)
     mount_environment(Path(host["layer"]), folder / "env")
     if host["shared"]:
-        _bind(Path(host["shared"]), MNT / "shared")
+        (MNT / "shared").mkdir()
+        mount("--rbind", host["shared"], MNT / "shared")
     for file in ("hosts", "resolv.conf"):
         mount("--bind", folder / "etc" / file, Path("/etc") / file)
     mount("-t", "tmpfs", "-o", "size=8g", "tmpfs", "/dev/shm")

@@ -9,16 +9,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tests.hosts.environment import make_layer
 from tests.hosts.host import Host
@@ -27,6 +30,9 @@ from tests.hosts.network import SUBNET, Switch
 
 PROJECT = Path(__file__).resolve().parents[2]
 LAPTOP, HEAD = "out", "head"
+SMALL, SMALL_MEGABYTES = "small", 300
+"""A folder in the shared one that is a disk of its own, to be filled up."""
+_CLONE_NEWNS = 0x00020000
 _FOLDER, _OWNER = "wsss-hosts", "owner.json"
 
 
@@ -56,6 +62,18 @@ class Lab:
         host.start()
         return host
 
+    @contextmanager
+    def small_disk_full(self) -> Iterator[None]:
+        """Inside the block, the disk `small` in the shared folder has no room left."""
+        filler = self.shared / SMALL / "filler"
+        status = os.statvfs(filler.parent)
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize)
+        try:
+            yield
+        finally:
+            filler.unlink()
+
     @property
     def laptop(self) -> Host:
         return self.hosts[LAPTOP]
@@ -75,6 +93,14 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def own_mounts() -> None:
+    """Give this thread, and the processes that it starts, a mount namespace: nobody else sees what they mount."""
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
 def address_of(name: str) -> str:
     numbers = {LAPTOP: 2, HEAD: 10}
     return f"{SUBNET}.{numbers.get(name) or 10 + int(name.removeprefix('w'))}"
@@ -92,6 +118,11 @@ def lab(workers: int = 2, *, hosts_style: str = "debian") -> Iterator[Lab]:
         (folder / "shared").mkdir(parents=True)
         (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid())}))
         make_layer(folder / "environment")
+        (folder / "shared" / SMALL).mkdir()
+        own_mounts()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_MEGABYTES}m", "tmpfs", str(folder / "shared" / SMALL)]
+        subprocess.run(mount, check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", str(folder / "shared" / SMALL)], check=False)
         made = Lab(folder, Switch(folder))
         stack.callback(made.close)
         for name in (LAPTOP, HEAD, *(f"w{number + 1}" for number in range(workers))):

@@ -49,12 +49,17 @@ class Reference:
 class Runs:
     """A folder of runs in the shared folder, seen from outside."""
 
-    folder: Path
+    shared: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.shared / self.name
 
     @property
     def inside(self) -> str:
         """The same folder on the hosts."""
-        return f"/mnt/shared/{self.folder.name}"
+        return f"/mnt/shared/{self.name}"
 
     def instance(self, kind: str) -> Path | None:
         """The newest folder of an instance of this kind."""
@@ -111,6 +116,16 @@ def digests(runs: Path) -> dict[str, str]:
     for path in sorted(runs.glob("*/submit-*.zip")):
         found[f"{path.parent.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
+
+
+def metrics(runs: Path, instance: str) -> dict[str, float]:
+    """The metrics in the record of a finished instance."""
+    for path in (runs / "store").glob("*/run.json"):
+        record = json.loads(path.read_text())
+        if record["instance"] == instance:
+            found: dict[str, float] = record["metrics"]
+            return found
+    raise AssertionError(f"{instance} is not done in {runs}")
 
 
 def differences(runs: Path, reference: Path, *, kinds: Sequence[str] = ()) -> list[str]:

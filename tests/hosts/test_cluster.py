@@ -30,7 +30,7 @@ def test_without_the_token_nothing_is_submitted(bench: Bench) -> None:
 
 
 def test_a_job_from_the_laptop_has_a_rank_on_each_host_and_the_bytes_of_a_local_run(bench: Bench) -> None:
-    runs = Runs(bench.cluster.lab.shared / "whole")
+    runs = Runs(bench.cluster.lab.shared, "whole")
     settings = f"--set runtime.runs={runs.inside} --set runtime.placement=STRICT_SPREAD --set runtime.num_actors=2"
     command = (
         f"ray job submit --no-wait --submission-id whole --working-dir . -- wsss run {RECIPE} --on auto {settings}"

@@ -6,6 +6,8 @@ then stays so until it is killed.
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from tests.hosts.processes import Process
 from tests.hosts.runs import Runs
 
 MAKING = "ray::ShardActor.make"
+COUNTING = "ray::ShardActor.count"
 RANK = "ray::RayTrainWorker"
 DRIVER = "bin/wsss run"
 
@@ -88,13 +91,54 @@ def rank_past_checkpoint(
     raise AssertionError(f"no rank was past a checkpoint of step {least} or later:\n{job.logs()[-3000:]}")
 
 
-def _while_running(job: Job, *, timeout: float = 240.0) -> Iterator[None]:
+def frozen_counter(hosts: Sequence[Host], runs: Runs, kind: str, job: Job) -> Worker:
+    """An actor that is frozen while it counts a shard, whose counts are in no file before all are added up."""
+    for _ in _while_running(job):
+        for worker in workers(hosts, COUNTING):
+            with suppress(ProcessLookupError):
+                worker.freeze()
+                folder = runs.instance(kind)
+                shard = worker.notes(folder).get("shard") if folder is not None else ""
+                if shard and worker.process.title().startswith(COUNTING):
+                    return worker
+                worker.resume()
+    raise AssertionError(f"no actor counted for {kind}:\n{job.logs()[-3000:]}")
+
+
+def rank_in_checkpoint(
+    hosts: Sequence[Host], runs: Runs, job: Job, *, kind: str = "train_classifier", least: int = 3
+) -> tuple[Worker, int]:
+    """Rank 0, frozen while it writes a checkpoint after the one of step `least` or later; with the step of the last
+    whole one. Its files are there, under their own or a temporary name, and the pointer does not name them yet."""
+    for _ in _while_running(job, pause=0.001):
+        folder, saved = runs.instance(kind), runs.step(kind)
+        if folder is None or saved < least or not _newer_files(folder / "checkpoints", saved):
+            continue
+        for worker in workers(hosts, RANK):
+            if worker.notes(folder).get("rank") != "0":
+                continue
+            worker.freeze()
+            if runs.step(kind) == saved and _newer_files(folder / "checkpoints", saved):
+                return worker, saved
+            worker.resume()
+    raise AssertionError(f"no checkpoint was seen while it was written:\n{job.logs()[-3000:]}")
+
+
+def _newer_files(folder: Path, step: int) -> list[str]:
+    """Files and folders of checkpoints after this step."""
+    with suppress(OSError):
+        numbers = {name: re.search(r"step-(\d+)", name) for name in os.listdir(folder)}
+        return [name for name, found in numbers.items() if found and int(found[1]) > step]
+    return []
+
+
+def _while_running(job: Job, *, timeout: float = 240.0, pause: float = 0.02) -> Iterator[None]:
     """Often, until the job has ended or the time is over."""
     end = asked = time.monotonic()
     end += timeout
     while time.monotonic() < end:
         yield
-        time.sleep(0.02)
+        time.sleep(pause)
         if time.monotonic() - asked > 2:
             if job.status() in ENDED:
                 return
