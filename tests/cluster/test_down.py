@@ -20,14 +20,14 @@ SSH = """\
 #!/bin/bash
 for word in "$@"; do case $word in somebody@*) address=${word#somebody@} ;; esac; done
 command=${!#}
-echo "$address $command" | head -1 >> FOLDER/calls
-[ -d FOLDER/$address ] || { echo "connect to host $address port 22: No route to host" >&2; exit 255; }
-exec env -i HOME=FOLDER/$address PATH=FOLDER/$address/bin:/usr/bin:/bin WSSS_RAY_FOLDER=FOLDER/$address/session \\
+echo "$address $command" | head -1 >> HERE/calls
+[ -d HERE/$address ] || { echo "connect to host $address port 22: No route to host" >&2; exit 255; }
+exec env -i HOME=HERE/$address PATH=HERE/$address/bin:/usr/bin:/bin WSSS_RAY_FOLDER=HERE/$address/session \\
   bash -c "${command/--login -i/}"
 """
 RAY = """\
 #!/bin/sh
-echo "$*" >> FOLDER/$(basename "$HOME").ray
+echo "$*" >> HERE/$(basename "$HOME").ray
 """
 
 
@@ -36,7 +36,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The caller's home, and the homes of three machines after `ray up`."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    (programs / "ssh").write_text(SSH.replace("FOLDER", str(tmp_path)))
+    (programs / "ssh").write_text(SSH.replace("HERE", str(tmp_path)))
     (programs / "ssh").chmod(0o755)
     for name in ("caller", "10.0.0.1", "10.0.0.2", "10.0.0.3"):
         home = tmp_path / name
@@ -46,7 +46,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / ".bashrc").write_text("export A=1\n. ~/wsss/cluster/node_environment.sh\n")
         (home / "session" / "ray").mkdir(parents=True)
         (home / "bin").mkdir()
-        (home / "bin" / "ray").write_text(RAY.replace("FOLDER", str(tmp_path)))
+        (home / "bin" / "ray").write_text(RAY.replace("HERE", str(tmp_path)))
         (home / "bin" / "ray").chmod(0o755)
     for name in ("ray_bootstrap_key.pem", "ray_bootstrap_config.yaml"):
         (tmp_path / "10.0.0.1" / name).write_text("secret")
