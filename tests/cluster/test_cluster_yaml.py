@@ -40,7 +40,7 @@ def pinned(package: str) -> str:
 def start(cluster: dict[str, Any], node: str) -> dict[str, str]:
     """Option -> value of the node's `ray start`."""
     (command,) = [command for command in cluster[f"{node}_start_ray_commands"] if "ray start" in command]
-    words = shlex.split(command.partition("ray start")[2])
+    words = shlex.split(command.partition("ray start")[2].partition("&&")[0])
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 

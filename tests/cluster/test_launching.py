@@ -94,6 +94,7 @@ def started_with(commands: list[str], folder: Path, *, check_status: int = 0) ->
     home.mkdir()
     (home / "wsss").symlink_to(ROOT)
     (programs / "ray").write_text(f'#!/bin/sh\ncase "$*" in start*) env -0 > {folder}/seen ;; esac\n')
+    (programs / "python").write_text("#!/bin/sh\n")
     (programs / "wsss").write_text(f"#!/bin/sh\nexit {check_status}\n")
     for program in programs.iterdir():
         program.chmod(0o755)
