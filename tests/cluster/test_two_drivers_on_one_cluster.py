@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -40,6 +41,10 @@ def test_a_driver_that_waits_for_another_releases_its_actors_and_says_for_whom(a
     try:
         first = instance_of(TinyMap(), tmp_path / "first")
         runtime.map(first, TinyMap(), lambda *_: None)  # its two actors are kept
+        until = time.monotonic() + 60
+        while ray.available_resources().get("CPU", 0.0) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not ray.available_resources().get("CPU", 0.0), "this driver holds all CPUs"
         other = start(tmp_path / "second", "map", place=address, stage={"wait_in": SHARDS[0]})
         wait_for(tmp_path / "second" / ".lock-holder.json", other)
         time.sleep(BLOCKED_SECONDS)
