@@ -3,8 +3,8 @@
     python -m cluster.spot_notice [--address HOST:PORT] [--endpoint URL] [--interval SECONDS]
 
 Runs on every node beside Ray (see `cluster/README.md`), since Ray itself does not read the announcement. A node that is
-being drained gets no new work, and a training saves a checkpoint at its next step and resumes on other nodes. The program
-ends when the drain is accepted; on a machine without the instance metadata service it ends at once.
+being drained gets no new work, and a training saves a checkpoint at its next step and resumes on other nodes. The
+program ends when the drain is accepted; on a machine without the instance metadata service it ends at once.
 """
 
 from __future__ import annotations
