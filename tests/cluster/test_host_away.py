@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.local import LocalRuntime
 from cluster.ray_runtime import RayRuntime
-from cluster.ray_session import prepare_environment
+from tests.cluster.small_cluster import patiently, small_cluster
 from tests.cluster.tiny import TinyFit, instance_of
 from wsss.contract.fit import WEIGHTS
 from wsss.contract.runtime import RuntimeSettings
@@ -21,10 +21,8 @@ FIT = {"batch_size": 4, "num_epochs": 1, "learning_rate": 0.05, "world_size": 2}
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    prepare_environment()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    with small_cluster(2) as made:
+        yield made
 
 
 def test_ranks_wait_for_a_second_host_and_say_so(cluster: Cluster, tmp_path: Path) -> None:
@@ -39,7 +37,7 @@ def test_ranks_wait_for_a_second_host_and_say_so(cluster: Cluster, tmp_path: Pat
         if state not in states:
             states.append(state)
         if "waiting for 1 more node" in state and len(cluster.worker_nodes) == 0:
-            cluster.add_node(num_cpus=1)
+            patiently(lambda: cluster.add_node(num_cpus=1))
 
     runtime = RayRuntime(RuntimeSettings(placement="STRICT_SPREAD"), address=cluster.address)
     try:

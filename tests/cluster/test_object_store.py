@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from cluster import object_store
 from cluster.local import LocalRuntime
 from cluster.ray_runtime import RayRuntime
-from cluster.ray_session import prepare_environment
+from tests.cluster.small_cluster import small_cluster
 from tests.cluster.tiny import SHARDS, TinyMap, TinyReduce, instance_of
 from wsss.contract.failure import WorkFailedError
 from wsss.contract.runtime import RuntimeSettings
@@ -39,11 +38,8 @@ def test_a_store_that_takes_nothing_is_named_with_its_disks(
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    prepare_environment()
-    head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": STORE}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    yield made.address
-    made.shutdown()
+    with small_cluster(2, object_store_memory=STORE) as cluster:
+        yield cluster.address
 
 
 @pytest.mark.ray

@@ -17,9 +17,9 @@ from cluster import spot_notice
 from cluster.local import LocalRuntime
 from cluster.ray_backend import started_ranks
 from cluster.ray_runtime import RayRuntime
-from cluster.ray_session import prepare_environment
 from cluster.spot_notice import Metadata, NoMetadataError, SpotNotice, watch
 from tests.cluster.fake_imds import NOW, SOON, fake_imds
+from tests.cluster.small_cluster import small_cluster
 from tests.cluster.tiny import TinyFit, instance_of
 from wsss.contract.failure import Failure
 from wsss.contract.fit import WEIGHTS
@@ -72,13 +72,8 @@ def test_without_the_service_there_is_nothing_to_watch() -> None:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
-    prepare_environment()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
+    with small_cluster(0, 1, 1) as made:
+        yield made
 
 
 @pytest.mark.ray

@@ -10,12 +10,11 @@ from typing import cast
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from cluster.ray_runtime import RayRuntime
-from cluster.ray_session import prepare_environment
 from tests.cluster.driver import OneInstance, start, wait_for
+from tests.cluster.small_cluster import small_cluster
 from tests.cluster.tiny import SHARDS, TinyMap, instance_of
 from wsss.contract.runtime import RuntimeSettings
 from wsss.pipeline.progress import Reporter
@@ -28,10 +27,8 @@ BLOCKED_SECONDS = 8.0
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    prepare_environment()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield made.address
-    made.shutdown()
+    with small_cluster(2) as cluster:
+        yield cluster.address
 
 
 def test_a_driver_that_waits_for_another_releases_its_actors_and_says_for_whom(address: str, tmp_path: Path) -> None:
