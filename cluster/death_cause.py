@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.crash_files import KILLED, KILLED_FOR_MEMORY, CrashReport, kernel_kills
+from cluster.object_store import FULL, full_message
 from wsss.contract.failure import Failure, carried_failure
 
 NODE_DIED = "its node died"
@@ -70,6 +71,8 @@ def actor_death(
 def raised_failure(error: RayTaskError, *, shard: str, host: str, pid: int) -> Failure:
     """The failure for an exception that an actor raised."""
     cause = error.cause
+    if isinstance(cause, FULL):
+        return Failure(message=full_message(cause), shard=shard, host=host, pid=pid, traceback=str(error))
     if isinstance(cause, Exception) and (carried := carried_failure(cause)) is not None:
         return carried
     # The exception as the actor raised it, without Ray's wrapper.

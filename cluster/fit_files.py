@@ -83,6 +83,6 @@ class RankError(WorkFailedError):
         return f"{name}: training failed: {self.failure.line()}" if name else self.failure.line()
 
 
-def write_restart(folder: Path, failure: Failure, *, number: int) -> None:
+def write_restart(folder: Path, failure: Failure, *, number: int, kind: str = "rank") -> None:
     """Write a file that reports to the driver why the training was restarted."""
-    write_bytes(folder / f"restart-{number:03d}.json", json.dumps(asdict(failure)).encode())
+    write_bytes(folder / f"restart-{number:03d}-{kind}.json", json.dumps(asdict(failure)).encode())

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.death_cause import PREEMPTED
 from cluster.fit_files import POLL_SECONDS, PROGRESS
+from cluster.hand_over import HandedOver
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.runtime import Progress
 
@@ -74,6 +76,22 @@ class FitReports:
                     self._progress(self._seen["step"], self._seen["num_steps"], self._awaited())
             return
         self._progress(self._seen["step"], self._seen["num_steps"], self._seen["state"])
+
+    def handed_over(self, handed: HandedOver) -> None:
+        """Report that the ranks saved a checkpoint and ended, and will be started again."""
+        (self._path / PROGRESS).unlink(missing_ok=True)
+        self._seen["step"] = handed.step
+        failure = Failure(
+            message=f"a checkpoint was saved, because {handed.reason}",
+            who="the group of ranks",
+            step=str(handed.step),
+            cause=PREEMPTED,
+            final=False,
+            redone=f"training resumes from the checkpoint of step {handed.step}: no finished step is done again",
+            awaited="all ranks start again",
+        )
+        self.restarts.append(failure)
+        self._on_restart(failure)
 
     def _report_restarts(self) -> None:
         for path in sorted(set(self._folder.glob("restart-*.json")) - self._known):

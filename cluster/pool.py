@@ -298,11 +298,11 @@ class ActorPool:
     def _requeue(self, slot: Slot, run: PoolRun, failure: Failure, error: Exception) -> Failure:
         """Put the shard back into the queue, unless another actor works on it too."""
         shard = slot.shard
-        if any(one is not slot and one.shard == shard and not one.ended for one in self._slots):
-            return replace(failure, redone=f"nothing: another actor works on shard {shard} too")
         failure = run.count_death(slot, failure)
         if reason := run.stop_reason(slot):
             raise PoolError(run.with_deaths(failure, reason)) from error
+        if any(one is not slot and one.shard == shard and not one.ended for one in self._slots):
+            return replace(failure, redone=f"nothing: another actor works on shard {shard} too")
         run.copied.discard(shard)
         run.pending.appendleft(shard)
         return failure

@@ -21,25 +21,27 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from cluster import checkpoints
+from cluster import checkpoints, hand_over
 from cluster.crash_files import crash_files
+from cluster.drain_notice import drain_notice
 from cluster.engine import run_rank
 from cluster.fit_files import RankError, read_outcome
 from cluster.fit_reports import FitReports
 from cluster.rank_demand import RankDemand
 from cluster.rank_failures import rank_failure
 from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
-from cluster.rank_watch import RankWatch
+from cluster.rank_watch import RankWatch, StartWatch
 from cluster.ray_backend import NodeTorchConfig, started_ranks
 from cluster.ray_session import thread_environment
 from cluster.same_code import own_identity
 from shards.file_system_errors import writing
 from shards.files import remove_leftovers
 from shards.wording import counted
-from wsss.contract.failure import OnRestart, WorkFailedError
+from wsss.contract.failure import Failure, OnRestart, WorkFailedError
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Outcome
+from wsss.contract.stopping import asked_first, is_stopping, raise_if_stopped
 
 if TYPE_CHECKING:
     from wsss.contract.runtime import RuntimeSettings
@@ -52,13 +54,46 @@ def fit_with_ray_train(
 ) -> Outcome:
     """Train with `stage.world_size` Ray Train workers; `here`: all of them run on this machine.
 
+    If a node is about to be taken away, the ranks save a checkpoint and end, and are started again elsewhere. After
+    SIGTERM they do the same and are not started again.
     Raises `RankError` with the failure of the rank that caused it. A full disk and the like are not retried.
     """
     folder = instance.path.absolute() / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder):
         folder.mkdir(parents=True)
-    watch = RankWatch(instance.path.absolute(), folder, instance=instance.name, retries=settings.rank_retries)
+    reports = FitReports(
+        instance.path,
+        folder,
+        progress=progress,
+        on_restart=on_restart,
+        checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
+        awaited=lambda: _awaited(folder, stage, settings, here),
+    )
+    asked = asked_first(
+        lambda: hand_over.ask(instance.path, "the driver was asked to stop (SIGTERM)"), seconds=settings.stop_seconds
+    )
+    with reports.watching(), _own_interrupt_handler(), asked:
+        while True:
+            hand_over.withdraw(instance.path)
+            _train_once(instance, stage, settings, folder, here=here, restarts=reports.restarts)
+            handed = hand_over.handed_over(instance.path)
+            if handed is None or is_stopping():
+                break
+            reports.handed_over(handed)
+    if handed is not None:
+        raise_if_stopped()
+    outcome = read_outcome(instance.path)
+    shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+def _train_once(
+    instance: Instance, stage: Fit, settings: RuntimeSettings, folder: Path, *, here: bool, restarts: list[Failure]
+) -> None:
+    """Train until the end or until the training is handed over; `restarts`: those before this call."""
+    path, retries = instance.path.absolute(), settings.rank_retries
+    watch = RankWatch(path, folder, instance=instance.name, retries=retries, restarts=restarts)
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
@@ -74,30 +109,19 @@ def fit_with_ray_train(
             # With a name that was used before, Ray Train would silently resume that run's state.
             name=f"attempt-{uuid.uuid4().hex[:12]}",
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=settings.rank_retries),
+            # Preemptions have no limit of Ray's: RankWatch ends a training that makes no progress between them.
+            failure_config=FailureConfig(max_failures=retries, max_preemption_failures=-1),
             worker_runtime_env=thread_environment(settings.threads),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[watch],
+            callbacks=[watch, StartWatch(folder, instance=instance.name, retries=retries, number=len(restarts))],
         ),
     )
-    reports = FitReports(
-        instance.path,
-        folder,
-        progress=progress,
-        on_restart=on_restart,
-        checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
-        awaited=lambda: _awaited(folder, stage, settings, here),
-    )
-    with reports.watching(), _own_interrupt_handler():
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise RankError(watch.failure_in(error)) from error
-        finally:
-            remove_leftovers(instance.path)
-    outcome = read_outcome(instance.path)
-    shutil.rmtree(folder, ignore_errors=True)
-    return outcome
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise RankError(watch.failure_in(error)) from error
+    finally:
+        remove_leftovers(instance.path)
 
 
 def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
@@ -136,7 +160,10 @@ def _train_rank(config: dict[str, object]) -> None:
     local_rank = get_device().index if gpus else context.get_local_rank()
     with crash_files(instance.path.absolute(), own_process=True):
         try:
-            run_rank(instance, RankPlace(rank, context.get_world_size(), local_rank, threads, gpus, address=None))
+            size = context.get_world_size()
+            run_rank(instance, RankPlace(rank, size, local_rank, threads, gpus, address=None, notice=drain_notice))
+            return
+        except hand_over.HandedOverError:
             return
         except Exception as error:
             failure = rank_failure(error, rank=rank)

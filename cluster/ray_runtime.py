@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from cluster.object_store import put
 from cluster.pool import ActorPool
 from cluster.ray_processes import end_session
 from cluster.ray_session import connect, thread_environment
@@ -50,7 +51,7 @@ class RayRuntime:
 
         if pending:
             progress(finished, total, f"{finished} of {total} shards")
-            known = [ray.put(instance)]
+            known = [put(instance)]
             try:
                 self._actors().run(
                     pending,
@@ -79,7 +80,7 @@ class RayRuntime:
             progress(finished, len(shards), f"{finished} of {len(shards)} shards")
 
         progress(0, len(shards), f"0 of {len(shards)} shards")
-        known = [ray.put(instance)]
+        known = [put(instance)]
         self._actors().run(
             shards,
             submit=lambda actor, task: actor.count.remote(known, task.shard),

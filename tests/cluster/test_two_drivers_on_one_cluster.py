@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from ray.cluster_utils import Cluster
+import ray
 from rich.console import Console
 
 from cluster.ray_runtime import RayRuntime
-from cluster.ray_session import prepare_environment
 from tests.cluster.driver import OneInstance, start, wait_for
+from tests.cluster.small_cluster import small_cluster
 from tests.cluster.tiny import SHARDS, TinyMap, instance_of
 from wsss.contract.runtime import RuntimeSettings
 from wsss.pipeline.progress import Reporter
@@ -27,10 +27,8 @@ BLOCKED_SECONDS = 8.0
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    prepare_environment()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield made.address
-    made.shutdown()
+    with small_cluster(2) as cluster:
+        yield cluster.address
 
 
 def test_a_driver_that_waits_for_another_releases_its_actors_and_says_for_whom(address: str, tmp_path: Path) -> None:
@@ -40,6 +38,10 @@ def test_a_driver_that_waits_for_another_releases_its_actors_and_says_for_whom(a
     try:
         first = instance_of(TinyMap(), tmp_path / "first")
         runtime.map(first, TinyMap(), lambda *_: None)  # its two actors are kept
+        until = time.monotonic() + 60
+        while ray.available_resources().get("CPU", 0.0) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not ray.available_resources().get("CPU", 0.0), "this driver holds all CPUs"
         other = start(tmp_path / "second", "map", place=address, stage={"wait_in": SHARDS[0]})
         wait_for(tmp_path / "second" / ".lock-holder.json", other)
         time.sleep(BLOCKED_SECONDS)

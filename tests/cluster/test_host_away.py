@@ -1,0 +1,51 @@
+"""STRICT_SPREAD with a host away: what is waited for is said, and the training begins when the host is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.local import LocalRuntime
+from cluster.ray_runtime import RayRuntime
+from tests.cluster.small_cluster import patiently, small_cluster
+from tests.cluster.tiny import TinyFit, instance_of
+from wsss.contract.fit import WEIGHTS
+from wsss.contract.runtime import RuntimeSettings
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+FIT = {"batch_size": 4, "num_epochs": 1, "learning_rate": 0.05, "world_size": 2}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with small_cluster(2) as made:
+        yield made
+
+
+def test_ranks_wait_for_a_second_host_and_say_so(cluster: Cluster, tmp_path: Path) -> None:
+    here = instance_of(TinyFit(**FIT), tmp_path / "local")
+    here.path.mkdir()
+    LocalRuntime(RuntimeSettings()).fit(here, here.stage, lambda *_: None)  # type: ignore[arg-type]
+    there = instance_of(TinyFit(**FIT), tmp_path / "ray")
+    there.path.mkdir()
+    states: list[str] = []
+
+    def progress(done: float, total: float, state: str) -> None:
+        if state not in states:
+            states.append(state)
+        if "waiting for 1 more node" in state and len(cluster.worker_nodes) == 0:
+            patiently(lambda: cluster.add_node(num_cpus=1))
+
+    runtime = RayRuntime(RuntimeSettings(placement="STRICT_SPREAD"), address=cluster.address)
+    try:
+        runtime.fit(there, there.stage, progress)  # type: ignore[arg-type]
+    finally:
+        runtime.close()
+    waited = (
+        "waiting for 1 more node: 2 ranks of 1 CPU each, each on a node of its own (runtime.placement = STRICT_SPREAD)"
+    )
+    assert states[0].startswith(waited), states
+    assert (there.path / WEIGHTS).read_bytes() == (here.path / WEIGHTS).read_bytes()
