@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from cluster.network_folders import network_mount
 from shards.file_system_errors import FileSystemError
 from shards.files import write_bytes
 
@@ -29,8 +30,12 @@ Where port 5000 is taken, set `WSSS_MLFLOW_PORT` on the head and on the user's m
 
 
 def own_folder() -> Path:
-    """The server's folder on this machine's own disk."""
-    return Path.home() / ".wsss" / "mlflow"
+    """The server's folder on this machine's own disk: `WSSS_MLFLOW_FOLDER`, else in the home folder, unless that is on
+    a network file system."""
+    if given := os.environ.get("WSSS_MLFLOW_FOLDER"):
+        return Path(given)
+    at_home = Path.home() / ".wsss" / "mlflow"
+    return at_home if network_mount(at_home) is None else Path(f"/var/tmp/wsss-mlflow-{os.getuid()}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ def read_state() -> ServerState | None:
         return ServerState(**json.loads((own_folder() / "server.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def forget_state() -> None:
+    (own_folder() / "server.json").unlink(missing_ok=True)
 
 
 def write_state(state: ServerState) -> None:

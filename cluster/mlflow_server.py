@@ -27,6 +27,7 @@ from cluster.mlflow_folder import (
     ServerState,
     back_up,
     database,
+    forget_state,
     own_folder,
     read_state,
     restore,
@@ -43,24 +44,12 @@ _QUIET_SECONDS = 5.0
 _LONGEST_PAUSE = 60.0
 
 
-def serve(shared: Path) -> None:
-    """Start the server in the background, unless it runs already, and wait until it answers.
+def serve(shared: Path) -> str:
+    """Start the server in the background, unless it runs already, and wait until it answers; returns its address.
 
-    Raises ValueError if the folder cannot be used or if the server does not answer.
+    Raises ValueError if a folder cannot be used or if the server does not answer.
     """
-    if (mount := network_mount(own_folder())) is not None:
-        raise ValueError(
-            f"{own_folder()}: the head's home folder is on a network file system ({mount.kind} at {mount.folder}), "
-            "where SQLite's locks are not reliable; set HOME to a folder on the head's own disk, or remove `wsss "
-            "cluster mlflow` from the cluster file and set MLFLOW_TRACKING_URI there to a server of your own"
-        )
-    try:
-        shared.mkdir(parents=True, exist_ok=True)
-        own_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ValueError(
-            f"--serve {shared}: cannot be created ({error.strerror}); name a folder that all nodes share"
-        ) from None
+    _make_folders(shared)
     log = own_folder() / "log.txt"
     if not _is_running():
         words = [sys.executable, "-m", "cluster.mlflow_server", str(shared.absolute())]
@@ -73,18 +62,43 @@ def serve(shared: Path) -> None:
         if time.monotonic() > end:
             raise ValueError(f"MLflow does not answer at {ADDRESS} after {START_SECONDS:.0f} s: {_last_lines(log)}")
         time.sleep(0.5)
+    return ADDRESS
 
 
-def stop() -> bool:
-    """End the server of this machine, after a last copy of its database; False if there was none."""
+def _make_folders(shared: Path) -> None:
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--serve {shared}: cannot be created ({error.strerror}); name a folder that all nodes share"
+        ) from None
+    folder = own_folder()
+    if (mount := network_mount(folder)) is not None:
+        raise ValueError(
+            f"{folder} is on a network file system ({mount.kind} at {mount.folder}), where SQLite's locks are not "
+            "reliable; set WSSS_MLFLOW_FOLDER to a folder on the head's own disk"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owner = folder.lstat().st_uid
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be created ({error.strerror}); set WSSS_MLFLOW_FOLDER to another folder"
+        ) from None
+    if folder.is_symlink() or owner != os.getuid():
+        raise ValueError(f"{folder} is a link or belongs to another user; set WSSS_MLFLOW_FOLDER to another folder")
+
+
+def stop() -> list[str]:
+    """End the server of this machine, after a last copy of its database; lines that say what was done, if anything."""
     state = read_state()
     if state is None or not _is_running():
-        return False
+        return []
     os.kill(state.pid, signal.SIGTERM)
     end = time.monotonic() + 60
     while _is_running() and time.monotonic() < end:
         time.sleep(0.2)
-    return True
+    return [f"stopped MLflow; a copy of its database is {state.copy}", f"stays: {own_folder()}"]
 
 
 def supervise(shared: Path) -> None:
@@ -106,8 +120,11 @@ def supervise(shared: Path) -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     _keep_running(state, lambda: stopped)
-    back_up(state)
-    lock.release()
+    try:
+        back_up(state)
+    finally:
+        forget_state()
+        lock.release()
 
 
 def _keep_running(state: ServerState, stopped: Callable[[], bool]) -> None:

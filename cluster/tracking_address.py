@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from cluster.mlflow_folder import ADDRESS
+from cluster.mlflow_folder import ADDRESS, read_state
 from cluster.network_folders import network_mount
 
 SQLITE = "sqlite:///"
@@ -51,6 +51,8 @@ def sqlite_file(uri: str) -> Path | None:
 def open_command(uri: str, *, runs: Path) -> str:
     """The shell command that shows the runs in a browser; a server that it starts listens on this machine only."""
     address = tracking_uri(uri, runs=runs)
+    if (server := read_state()) is not None and server.address == address:
+        return "wsss cluster mlflow FILE"  # on the user's machine, with the cluster file
     if address.startswith(("http://", "https://")):
         return f"python -m webbrowser -t {shlex.quote(address)}"
     return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 from tests.faults.bench import CAMS, TRAINING, Bench, Work
@@ -62,7 +63,7 @@ def link_cut_for_30_seconds(bench: Bench, *overrides: str, program: str = "wsss"
 
 
 def head_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
-    """The head loses its power: `ray up` again, the job submitted again; it resumes, and no shard is made twice."""
+    """The head loses its power and its disk: `ray up` again, the job submitted again; no shard is made twice."""
     work = bench.start("head_killed", CAMS, *overrides, program=program)
     actor, _ = frozen_actor(bench.hosts, work.runs, CAMS, work.job)
     work.note_done()
@@ -76,6 +77,7 @@ def restart_head(bench: Bench, frozen: Worker) -> None:
     """Power off and on, and what a user does then."""
     head: Host = bench.cluster.head
     head.power_off()
+    shutil.rmtree(head.home / ".wsss", ignore_errors=True)  # the machine in its place has no MLflow database
     frozen.resume()
     head.start()
     bench.cluster.up()

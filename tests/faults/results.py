@@ -56,10 +56,9 @@ def commit() -> str:
     git = [program("git"), "-C", str(PROJECT)]
     name = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True).stdout
     kept = [":!tests/faults/README.md", ":!tests/faults/results.json"]
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", ".", *kept], capture_output=True, text=True, check=True
-    )
-    return name.strip() + ("-dirty" if changed.stdout else "")
+    command = [*git, "status", "--porcelain", "--", ".", *kept]
+    changed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return name.strip() + ("-dirty" if changed else "")
 
 
 def write_page() -> None:
@@ -70,28 +69,25 @@ def write_page() -> None:
 
 
 def table() -> str:
-    known, lines = (
-        read(),
-        [
-            "| fault | outcome | seconds | resumed after | its control | date | commit |",
-            "|---|---|---|---|---|---|---|",
-        ],
-    )
+    known = read()
+    heads = ("fault", "outcome", "seconds", "resumed after", "its control", "date", "commit")
+    rows: list[tuple[str, ...]] = [heads, ("---",) * len(heads)]
     for fault in FAULTS:
         result, control = known.get(fault.name), known.get(f"{fault.name} (control)")
-        if fault.no_control:
-            shown = f"none: {fault.no_control}"
-        else:
-            shown = (
-                "not run" if control is None else "fails as it must" if control.outcome == "passed" else control.outcome
-            )
+        checked = f"none: {fault.no_control}" if fault.no_control else _control(control)
         if result is None:
-            lines.append(f"| {fault.name} | not run | | | {shown} | | |")
+            rows.append((fault.name, "not run", "", "", checked, "", ""))
             continue
         resumed = f"{result.resumed:.0f} s" if result.resumed else ""
-        row = [fault.name, result.outcome, f"{result.seconds:.0f}", resumed, shown, result.date, result.commit]
-        lines.append("| " + " | ".join(one.replace("|", "/") for one in row) + " |")
-    return "\n".join(lines) + "\n"
+        seconds = f"{result.seconds:.0f}"
+        rows.append((fault.name, result.outcome, seconds, resumed, checked, result.date, result.commit))
+    return "".join("| " + " | ".join(one.replace("|", "/") for one in row) + " |\n" for row in rows)
+
+
+def _control(result: Result | None) -> str:
+    if result is None:
+        return "not run"
+    return "fails as it must" if result.outcome == "passed" else result.outcome
 
 
 if __name__ == "__main__":

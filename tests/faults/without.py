@@ -19,7 +19,7 @@ def replacement() -> None:
     def raised(self: object, slot: object, run: object, error: BaseException) -> None:
         raise error
 
-    pool.ActorPool._replace = raised  # type: ignore[assignment, method-assign]
+    pool.ActorPool._replace = raised  # type: ignore[method-assign]
 
 
 def resuming() -> None:
@@ -30,7 +30,7 @@ def resuming() -> None:
         shards = list(stage.shards(instance))
         return shards, len(shards)
 
-    ray_runtime.pending_shards = all_of_them
+    vars(ray_runtime)["pending_shards"] = all_of_them
 
 
 def checkpoints() -> None:
@@ -50,7 +50,7 @@ def code_check() -> None:
     """Workers with other code are taken."""
     from cluster import pool
 
-    pool.require_same = lambda *arguments, **options: None
+    vars(pool)["require_same"] = lambda *arguments, **options: None
 
 
 def lock() -> None:
@@ -61,7 +61,7 @@ def lock() -> None:
     def unlocked(*arguments: object, **options: object) -> Iterator[None]:
         yield
 
-    run.locked = unlocked  # type: ignore[assignment]
+    vars(run)["locked"] = unlocked
 
 
 def outbox() -> None:

@@ -82,7 +82,9 @@ class Host:
             while self.processes() and time.monotonic() < end:
                 time.sleep(0.02)
         self._outer, self._pid = None, 0
-        shutil.rmtree(self.folder / "tmp" / "ray", ignore_errors=True)  # a boot empties /tmp
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)  # a boot empties /tmp
+        (self.folder / "tmp").mkdir(mode=0o1777, exist_ok=True)
+        (self.folder / "tmp").chmod(0o1777)
 
     @property
     def pid(self) -> int:

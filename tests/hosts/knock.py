@@ -92,7 +92,7 @@ def _http(host: str, port: int, path: str, token: str) -> str:
 
 
 def _rpc(channel: Any, method: str, token: str) -> str:
-    import grpc  # type: ignore[import-untyped]
+    import grpc
 
     call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
     metadata = [("authorization", f"Bearer {token}")] if token else []

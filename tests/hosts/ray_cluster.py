@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from tests.hosts.cluster_file import filled_in
 from tests.hosts.dashboard import Dashboard, Job
@@ -14,7 +13,6 @@ from tests.hosts.host import Host
 from tests.hosts.lab import PROJECT, Lab
 
 SHIPPED = PROJECT / "cluster" / "onprem.yaml"
-OWN = Path(__file__).with_name("onprem.yaml")
 FILE = "cluster.yaml"
 TOKEN = "export RAY_AUTH_MODE=token"
 
@@ -48,22 +46,24 @@ class RayCluster:
     def up(self) -> str:
         """`ray up`, then wait for all workers and open the tunnel."""
         begun = time.monotonic()
-        file = SHIPPED if SHIPPED.exists() else OWN
         addresses = [worker.address for worker in self.workers]
-        text = filled_in(file, head=self.head.address, workers=addresses, options=self.options)
+        text = filled_in(SHIPPED, head=self.head.address, workers=addresses, options=self.options)
         (self.laptop.home / "wsss" / FILE).write_text(text)
         if not (self.laptop.home / ".ray" / "auth_token").exists():
-            self.on_laptop("ray get-auth-token --generate")
-        printed = self.on_laptop(f"RAY_UP_enable_autoscaler_v2=0 ray up --yes {FILE} < /dev/null", timeout=600)
+            self.on_laptop("ray get-auth-token --generate; chmod 600 ~/.ray/auth_token")
+        if "wsss" not in self.on_laptop("command -v wsss", check=False):
+            self.on_laptop("pip install --quiet --no-deps --editable .")
+        self.on_laptop(f"wsss cluster check {FILE}")
+        printed = self.on_laptop(f"ray up --yes {FILE} < /dev/null", timeout=600)
         self.open_tunnel()
         self.wait_for_nodes(1 + len(self.workers))
         self.up_seconds = time.monotonic() - begun
         return printed
 
     def down(self) -> str:
-        """`ray down`; what it printed."""
+        """The end that the README has for own machines; what it printed."""
         self.close_tunnel()
-        return self.on_laptop(f"ray down --yes {FILE} < /dev/null", timeout=300)
+        return self.on_laptop(f"wsss cluster down {FILE}", timeout=300)
 
     def open_tunnel(self) -> None:
         """`ray dashboard` in the background, until the dashboard answers."""
