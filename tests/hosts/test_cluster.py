@@ -67,7 +67,9 @@ def test_mlflow_is_restarted(bench: Bench) -> None:
     head = bench.cluster.head
     with mlflow_tunnel(bench.cluster) as mlflow:
         before = len(mlflow.runs())
-        for process in head.find("mlflow", "server"):
+        killed = [*head.find("-m mlflow server"), *head.find("uvicorn", "mlflow")]
+        assert len(killed) == 2, "the process that starts it, and the one that answers"
+        for process in killed:
             head.kill(process)
         wait_until(lambda: bool(mlflow.answers()), "MLflow again", timeout=120, pause=0.5)
         assert len(mlflow.runs()) == before
