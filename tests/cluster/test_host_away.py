@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.local import LocalRuntime
 from cluster.ray_runtime import RayRuntime
+from tests.cluster.driver import start, wait_for
 from tests.cluster.small_cluster import patiently, small_cluster
 from tests.cluster.tiny import TinyFit, instance_of
 from wsss.contract.fit import WEIGHTS
@@ -57,3 +61,22 @@ def test_ranks_wait_for_a_second_host_and_say_so(cluster: Cluster, tmp_path: Pat
     )
     assert any(state.startswith(waited) for state in states), states
     assert (there.path / WEIGHTS).read_bytes() == (here.path / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_driver_that_waits_for_a_host_can_be_stopped(
+    number: signal.Signals, status: int, cluster: Cluster, tmp_path: Path
+) -> None:
+    placed = {"placement": "STRICT_SPREAD"}
+    process = start(tmp_path, "fit", place=cluster.address, stage=FIT, runtime=placed)
+    wait_for(tmp_path / "ray_train", process)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("ray_train/attempt-*")) and time.monotonic() < until:
+        time.sleep(0.2)  # until Ray Train's controller waits for the second node
+    time.sleep(3)
+    begun = time.monotonic()
+    os.kill(process.pid, number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == status, printed
+    assert printed.strip().splitlines()[-1] == "stopped; the same command resumes from here"
+    assert time.monotonic() - begun < 45, "it does not wait for the node"
