@@ -48,8 +48,8 @@ def stop_on_sigterm() -> Iterator[None]:
 @contextmanager
 def asked_first(ask: Callable[[], bool], *, seconds: float) -> Iterator[None]:
     """Inside the block SIGTERM calls `ask`. If that returns True the work will end by itself: `TerminatedError` is
-    raised only after these seconds, or by `raise_if_stopped` after the block. Otherwise, or with 0 seconds, it is raised
-    at once.
+    raised only after these seconds, or by `raise_if_stopped` after the block. Otherwise, or with 0 seconds, it is
+    raised at once.
     """
     global _ask, _seconds, _deadline
     if not seconds or threading.current_thread() is not threading.main_thread():
