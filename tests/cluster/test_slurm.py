@@ -144,7 +144,9 @@ def test_one_node_needs_no_worker_step(tmp_path: Path) -> None:
 
 
 def test_slurms_signal_stops_the_run_and_queues_the_job_again(tmp_path: Path) -> None:
-    driver = "trap 'sleep 1; echo saved >> HERE/calls; exit 143' TERM; sleep 60 > /dev/null 2>&1 & wait".replace("HERE", str(tmp_path))
+    driver = "trap 'sleep 1; echo saved >> HERE/calls; exit 143' TERM; sleep 60 > /dev/null 2>&1 & wait".replace(
+        "HERE", str(tmp_path)
+    )
     job = Job(tmp_path, nodes="node1 node2", driver=driver)
     job.wait_for("wsss run")
     time.sleep(0.5)
