@@ -53,7 +53,7 @@ def _check(file: ClusterFile) -> None:
     if file.docker.get("container_name"):
         raise ValueError(
             f"{file.path}: `ray down` stops the containers on all machines; remove the folder "
-            f"/tmp/ray_tmp_mount/{file.config['cluster_name']} on each of them, which holds the token"
+            f"ray_tmp_mount/{file.config['cluster_name']} below /tmp on each of them, which holds the token"
         )
     provider = file.config["provider"]
     if not provider.get("head_ip") or provider.get("worker_ips") is None:

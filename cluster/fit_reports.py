@@ -72,8 +72,10 @@ class FitReports:
         except (OSError, ValueError):
             self._polls += 1
             if self._polls % max(1, round(AWAITED_SECONDS / POLL_SECONDS)) == 0:
+                state = "waiting for the ranks"
                 with suppress(Exception):  # an error of a look-up for a message must not end the thread
-                    self._progress(self._seen["step"], self._seen["num_steps"], self._awaited())
+                    state = self._awaited()
+                self._progress(self._seen["step"], self._seen["num_steps"], state)
             return
         self._progress(self._seen["step"], self._seen["num_steps"], self._seen["state"])
 

@@ -38,10 +38,12 @@ class HandedOver:
     reason: str
 
 
-def ask(folder: Path, reason: str) -> None:
-    """Ask the training in an instance's folder to hand over. Does nothing if the file cannot be written."""
+def ask(folder: Path, reason: str) -> bool:
+    """Ask the training in an instance's folder to hand over. False if the file cannot be written."""
     with suppress(OSError, FileSystemError):
         write_bytes(folder / _ASKED, json.dumps({"reason": reason}).encode())
+        return True
+    return False
 
 
 def withdraw(folder: Path) -> None:

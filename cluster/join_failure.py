@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import AuthenticationError
 
 _SECONDS = 5.0
 _CLUSTER, _CLIENT = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
@@ -19,9 +20,18 @@ _CLUSTER, _CLIENT = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDr
 
 
 def check_token(address: str) -> None:
-    """Raise ValueError if the cluster at `address` refuses the token of this process; silent if it is not known."""
-    if not _refuses(address):
-        return
+    """Raise ValueError if this process has no token, or one that the cluster at `address` refuses.
+
+    Silent if that cannot be found out.
+    """
+    try:
+        if not _refuses(address):
+            return
+    except AuthenticationError as error:
+        raise ValueError(
+            f"the Ray cluster at {address} needs a token, and this process has none: copy ~/.ray/auth_token of the "
+            "machine that started the cluster to ~/.ray/auth_token here, and chmod 600 it"
+        ) from error
     raise ValueError(
         f"the Ray cluster at {address} refuses {_own_token()}; compare it with that of the head "
         "(sha256sum ~/.ray/auth_token there), and copy the right one into ~/.ray/auth_token here"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from shards.file_system_errors import disk_of
@@ -23,7 +24,7 @@ def put(value: Any) -> Any:
 
 def full_message(error: BaseException) -> str:
     """Which store is full, and what to do."""
-    memory, spill = disk_of("/dev/shm").describe(), disk_of(ray._private.utils.get_ray_temp_dir()).describe()
+    memory, spill = disk_of("/dev/shm").describe(), disk_of(get_default_ray_temp_dir()).describe()
     return (
         f"Ray's object store is full ({type(error).__name__}); its memory is {memory}, the disk to which it spills is "
         f"{spill}. This program stores little there: end other drivers of the cluster, free the disk, or start Ray "

@@ -7,11 +7,7 @@ then resumes from its own checkpoint in the instance's folder. Ray Train's own f
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,10 +66,14 @@ def fit_with_ray_train(
         checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
         awaited=lambda: _awaited(folder, stage, settings, here),
     )
-    asked = asked_first(
-        lambda: hand_over.ask(instance.path, "the driver was asked to stop (SIGTERM)"), seconds=settings.stop_seconds
-    )
-    with reports.watching(), _own_interrupt_handler(), asked:
+
+    def ask() -> bool:
+        if not started_ranks(folder):
+            return False  # there is nothing to save yet
+        return hand_over.ask(instance.path, "the driver was asked to stop (SIGTERM)")
+
+    asked = asked_first(ask, seconds=settings.stop_seconds)
+    with reports.watching(), asked:
         while True:
             hand_over.withdraw(instance.path)
             _train_once(instance, stage, settings, folder, here=here, restarts=reports.restarts)
@@ -88,13 +88,21 @@ def fit_with_ray_train(
     return outcome
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to Python. Ray Train's own handler waits for its controller, which may be waiting for a node, and
+    is not removed afterwards."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Does nothing: KeyboardInterrupt ends the call of `fit`, and the controller ends with its last reference."""
+
+
 def _train_once(
     instance: Instance, stage: Fit, settings: RuntimeSettings, folder: Path, *, here: bool, restarts: list[Failure]
 ) -> None:
     """Train until the end or until the training is handed over; `restarts`: those before this call."""
     path, retries = instance.path.absolute(), settings.rank_retries
     watch = RankWatch(path, folder, instance=instance.name, retries=retries, restarts=restarts)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _train_rank,
         train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
         torch_config=NodeTorchConfig(
@@ -168,16 +176,3 @@ def _train_rank(config: dict[str, object]) -> None:
         except Exception as error:
             failure = rank_failure(error, rank=rank)
     raise WorkFailedError(failure)
-
-
-@contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Restore the handler of Ctrl-C after the block: Ray Train does not remove its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

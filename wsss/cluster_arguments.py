@@ -30,8 +30,8 @@ def _add_check(actions: argparse._SubParsersAction[Parser], add: Add) -> None:
         "Check a cluster file, in the folder where `ray up` will be called; or all nodes\n"
         "of a running cluster; or this machine. Status 1 if anything is wrong.",
         "wsss cluster check ray_cluster.yaml",
-        "wsss cluster check --running auto --runs /mnt/shared/runs",
-        "wsss cluster check --here --runs /mnt/shared/runs",
+        "wsss cluster check --running auto --runs runs",
+        "wsss cluster check --here --runs runs",
     )
     check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a cluster file of `ray up`")
     check.add_argument(

@@ -77,5 +77,5 @@ def test_what_the_page_makes_is_what_the_file_names() -> None:
     file = (ROOT / "ray_cluster.yaml").read_text()
     for name in ("wsss-head", "wsss-worker"):
         assert f"--instance-profile-name {name}" in PAGE and f"Name: {name}" in file
-    (lookup,) = {match for match in re.findall(r"/aws/service/deeplearning\S+ami-id", PAGE)}
+    (lookup,) = set(re.findall(r"/aws/service/deeplearning\S+ami-id", PAGE))
     assert f"resolve:ssm:{lookup}" in file

@@ -42,7 +42,7 @@ def test_sigterm_asks_first_and_raises_when_the_time_is_over() -> None:
     with (
         stop_on_sigterm(),
         pytest.raises(TerminatedError),
-        asked_first(lambda: asked.append(time.monotonic()), seconds=0.5),
+        asked_first(lambda: asked.append(time.monotonic()) is None, seconds=0.5),
     ):
         os.kill(os.getpid(), signal.SIGTERM)
         assert len(asked) == 1
@@ -54,14 +54,15 @@ def test_sigterm_asks_first_and_raises_when_the_time_is_over() -> None:
 
 def test_work_that_ends_in_time_is_stopped_after_the_block() -> None:
     with stop_on_sigterm():
-        with asked_first(lambda: None, seconds=60):
+        with asked_first(lambda: True, seconds=60):
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(TerminatedError):
             raise_if_stopped()
 
 
-def test_without_time_sigterm_raises_at_once() -> None:
-    with stop_on_sigterm(), pytest.raises(TerminatedError), asked_first(lambda: None, seconds=0):
+@pytest.mark.parametrize(("answers", "seconds"), [(True, 0), (False, 60)])
+def test_without_time_or_an_answer_sigterm_raises_at_once(answers: bool, seconds: float) -> None:
+    with stop_on_sigterm(), pytest.raises(TerminatedError), asked_first(lambda: answers, seconds=seconds):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
 

@@ -86,6 +86,15 @@ def test_another_token_is_refused_before_ray_starts(
     assert connect(address) and joined == [address]
 
 
+def test_a_missing_token_is_named(
+    port: int, joined: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_token(RIGHT, tmp_path, monkeypatch).unlink()
+    with pytest.raises(ValueError, match="needs a token, and this process has none: copy"):
+        connect(f"127.0.0.1:{port}")
+    assert joined == []
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -54,7 +54,7 @@ def test_work_continues_with_the_same_bytes_while_others_fill_the_store(address:
         assert sum(array.nbytes for array in held) > STORE, "the store is full"
         there = instance_of(TinyMap(), tmp_path / "ray")
         runtime.map(there, TinyMap(), lambda *_: None)
-        counts = runtime.reduce(there, TinyReduce(), lambda *_: None)
+        counts = runtime.reduce(instance_of(TinyReduce(), tmp_path / "counts"), TinyReduce(), lambda *_: None)
         assert [int(array[0]) for array in held] == list(range(6))
     finally:
         held = []

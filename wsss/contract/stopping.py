@@ -16,7 +16,7 @@ _AGAIN_SECONDS = 0.05
 
 _installed = False
 _arrived = False
-_ask: Callable[[], None] | None = None
+_ask: Callable[[], bool] | None = None
 _seconds = 0.0
 _deadline: float | None = None
 """Until when the work may end by itself (`time.monotonic`), after SIGTERM arrived in a block `asked_first`."""
@@ -46,9 +46,10 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def asked_first(ask: Callable[[], None], *, seconds: float) -> Iterator[None]:
-    """Inside the block SIGTERM calls `ask`, so that the work ends by itself, and raises `TerminatedError` only after
-    these seconds. At the end of a block in which it arrived, `raise_if_stopped` raises it. 0 seconds: raise at once.
+def asked_first(ask: Callable[[], bool], *, seconds: float) -> Iterator[None]:
+    """Inside the block SIGTERM calls `ask`. If that returns True the work will end by itself: `TerminatedError` is
+    raised only after these seconds, or by `raise_if_stopped` after the block. Otherwise, or with 0 seconds, it is
+    raised at once.
     """
     global _ask, _seconds, _deadline
     if not seconds or threading.current_thread() is not threading.main_thread():
@@ -94,14 +95,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     global _arrived, _deadline
     if _arrived and (_deadline is None or _may_continue()):
         return
-    if not _arrived and _ask is not None:
-        _arrived, _deadline = True, time.monotonic() + _seconds
+    first, _arrived = not _arrived, True
+    if first and _ask is not None and _ask():
+        _deadline = time.monotonic() + _seconds
         timer = threading.Timer(_seconds + _AGAIN_SECONDS, _send_if_due, (_deadline,))
         timer.daemon = True
         timer.start()
-        _ask()
         return
-    _arrived, _deadline = True, None
+    _deadline = None
     raise TerminatedError
 
 

@@ -15,7 +15,7 @@ def count_losses(restarts: Sequence[Failure]) -> dict[str, float]:
     found = {
         "actors": sum(one.who.startswith("actor") for one in restarts),
         "ranks": sum(one.who.startswith("rank") for one in restarts),
-        "nodes": len({one.host or one.message for one in restarts if "node" in one.cause}),
+        "nodes": len({one.host or one.message for one in restarts if "node died" in one.cause}),
         "preemptions": sum("preempted" in one.cause for one in restarts),
         "shards_redone": sum(bool(one.shard) and one.redone[:7] not in ("", "nothing") for one in restarts),
         "steps_redone": sum(one.steps_redone for one in restarts),
