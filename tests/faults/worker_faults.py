@@ -42,7 +42,7 @@ def rank_killed_in_a_checkpoint(bench: Bench, *overrides: str, program: str = "w
 
 
 def first_new_step(bench: Bench, work: Work, *, timeout: float = 240.0) -> int:
-    """The first step that a rank notes that was not there at the fault. Raises AssertionError if the job ends before."""
+    """The first step of a rank that was not there at the fault. Raises AssertionError if the job ends before."""
     for _ in while_running(work.job, timeout=timeout):
         for rank in workers(bench.hosts, RANK):
             folder = work.runs.instance(work.kind)
