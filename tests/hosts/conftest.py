@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.bench import Bench
+from tests.hosts.host import Host
 from tests.hosts.lab import Lab, lab
 from tests.hosts.ray_cluster import RayCluster
 from tests.hosts.requirements import NOT_RUN, missing
@@ -40,7 +40,6 @@ STARTED = time.monotonic()
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Processor time beside the time by the clock, which is longer on a machine that is shared."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if seconds := round(used.ru_utime + used.ru_stime):
+    if seconds := round(sum(Host.used_seconds)):
         elapsed = round(time.monotonic() - STARTED)
-        terminalreporter.write_line(f"separate hosts: {elapsed} s, {seconds} s of processor time")
+        terminalreporter.write_line(f"separate hosts: {elapsed} s, {seconds} s of processor time on the hosts")

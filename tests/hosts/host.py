@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from tests.hosts.machine_files import hosts_file, make_files
 from tests.hosts.network import Switch, wait_for_child
-from tests.hosts.processes import Process, namespace_of, processes_in, start_bound
+from tests.hosts.processes import Process, namespace_of, processes_in, processor_seconds, start_bound
 from tests.hosts.requirements import program
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,8 @@ class Host:
     hosts_style: str = "debian"
     """What /etc/hosts says of the host's own name; see `machine_files.hosts_file`."""
     nice: int = 5
+    used_seconds: ClassVar[list[float]] = []
+    """Processor time of hosts, added whenever one is switched off."""
     _outer: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _pid: int = 0
 
@@ -73,10 +75,8 @@ class Host:
     def power_off(self) -> None:
         """Everything on it ends at once, without a signal that a process could catch."""
         if self._outer is not None:
-            with suppress(ProcessLookupError):
-                # Process 1, with which the kernel ends all others: their processor time then counts as that of our
-                # children, which a kill of `unshare` would lose.
-                os.kill(self._pid or self._outer.pid, signal.SIGKILL)
+            self.used_seconds.append(processor_seconds(self.processes()))
+            self._outer.kill()
             self._outer.wait()
             end = time.monotonic() + 20
             while self.processes() and time.monotonic() < end:
@@ -129,6 +129,8 @@ class Host:
         return [one for one in self.processes() if all(title in one.command for title in titles)]
 
     def kill(self, process: Process, number: int = signal.SIGKILL) -> None:
-        """Send a signal to a process, which must be one of this host."""
-        assert namespace_of(process.pid) == namespace_of(self.pid), f"{process} does not run on {self.name}"
+        """Send a signal to a process, which must be one of this host. Raises ProcessLookupError if it has ended."""
+        if not (namespace := namespace_of(process.pid)):
+            raise ProcessLookupError(f"{process} has ended")
+        assert namespace == namespace_of(self.pid), f"{process} does not run on {self.name}"
         process.signal(number)

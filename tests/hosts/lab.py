@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ LAPTOP, HEAD = "out", "head"
 SMALL, SMALL_MEGABYTES = "small", 300
 """A folder in the shared one that is a disk of its own, to be filled up."""
 _CLONE_NEWNS = 0x00020000
+_NUMBERS = itertools.count(1)
 _FOLDER, _OWNER = "wsss-hosts", "owner.json"
 
 
@@ -112,9 +114,9 @@ def lab(workers: int = 2, *, hosts_style: str = "debian") -> Iterator[Lab]:
     """Hosts that run until the block ends. SIGTERM ends the block as Ctrl-C does; SIGKILL ends the hosts as well,
     and the next call removes their folder."""
     remove_leftovers()
-    folder = base_folder() / f"{os.getpid()}"
+    folder = base_folder() / f"{os.getpid()}-{next(_NUMBERS)}"
     with ExitStack() as stack:
-        stack.enter_context(_sigterm_interrupts())
+        stack.enter_context(_signals_interrupt())
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         (folder / "shared").mkdir(parents=True)
         (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid())}))
@@ -159,12 +161,15 @@ def _started(pid: int) -> str:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM, and SIGINT also where the process was started with SIGINT ignored, as in the background of a script."""
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(f"signal {number}")
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -63,6 +63,18 @@ class Process:
         return _command(self.pid)
 
 
+def processor_seconds(processes: Sequence[Process]) -> float:
+    """The processor time of these processes, and of their children that have ended."""
+    ticks = 0
+    for process in processes:
+        try:
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def processes_in(namespace: str) -> list[Process]:
     """All processes of a process namespace (`readlink /proc/PID/ns/pid`)."""
     found = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from shards.work_notes import unpack
 from tests.hosts.dashboard import ENDED, Job
 from tests.hosts.host import Host
-from tests.hosts.processes import Process, namespace_of
+from tests.hosts.processes import Process
 from tests.hosts.runs import Runs
 
 MAKING = "ray::ShardActor.make"
@@ -42,8 +42,7 @@ class Worker:
     def resume(self) -> None:
         """Let it continue, unless it has ended."""
         with suppress(ProcessLookupError):
-            if namespace_of(self.process.pid) == namespace_of(self.host.pid):
-                self.host.kill(self.process, signal.SIGCONT)
+            self.host.kill(self.process, signal.SIGCONT)
 
     def notes(self, folder: Path) -> dict[str, str]:
         """What it noted that it works on; see `cluster.crash_files`."""
@@ -118,10 +117,11 @@ def rank_in_checkpoint(
         for worker in workers(hosts, RANK):
             if worker.notes(folder).get("rank") != "0":
                 continue
-            worker.freeze()
-            if runs.step(kind) == saved and _newer_files(folder / "checkpoints", saved):
-                return worker, saved
-            worker.resume()
+            with suppress(ProcessLookupError):
+                worker.freeze()
+                if runs.step(kind) == saved and _newer_files(folder / "checkpoints", saved):
+                    return worker, saved
+                worker.resume()
     raise AssertionError(f"no checkpoint was seen while it was written:\n{job.logs()[-3000:]}")
 
 
