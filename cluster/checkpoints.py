@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 
+from cluster.checkpoint_space import checkpoint_bytes, explain_failed_save
 from cluster.ema import MovingAverage
-from shards.file_system_errors import FileSystemError, why_not_writable, writing
+from shards.file_system_errors import writing
 from shards.files import write_bytes
 from wsss.contract.stage import Outcome
 
@@ -89,8 +90,8 @@ def _save_engine(engine: Any, folder: Path, tag: str) -> None:
         with writing(folder / tag, what=what):
             engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
     except Exception as error:
-        # torch only says "file write failed".
-        explained = error if isinstance(error, FileSystemError) else why_not_writable(folder, what=what)
+        needed = checkpoint_bytes(engine, ranks=dist.get_world_size())
+        explained = explain_failed_save(error, folder, what=what, needed=needed)
         shutil.rmtree(folder / tag, ignore_errors=True)
         if explained is None or explained is error:
             raise

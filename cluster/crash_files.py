@@ -95,18 +95,6 @@ def read_crash(folder: Path, *, host: str, pid: int) -> CrashReport:
     return found
 
 
-def find_process(folder: Path, **work: str) -> tuple[str, int]:
-    """Host and id of the process that noted this work last; an empty host if there is none."""
-    newest = ("", 0, 0.0)
-    for path in folder.glob(".*.notes.tmp"):
-        with suppress(OSError, ValueError):
-            host, _, pid = path.name.removeprefix(".").removesuffix(".notes.tmp").rpartition("-")
-            when, notes = path.stat().st_mtime, unpack(path.read_bytes())
-            if all(notes.get(name) == text for name, text in work.items()) and when > newest[2]:
-                newest = (host, int(pid), when)
-    return newest[:2]
-
-
 def remove_crash_files(folder: Path, *, host: str, pid: int) -> None:
     """Remove a process's crash files from the folder."""
     for path in _paths(folder, host, pid):

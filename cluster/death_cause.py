@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from cluster.crash_files import KILLED, KILLED_FOR_MEMORY, CrashReport
+from cluster.crash_files import KILLED, KILLED_FOR_MEMORY, CrashReport, kernel_kills
+from cluster.object_store import FULL, full_message
+from wsss.contract.failure import Failure, carried_failure
 
+NODE_DIED = "its node died"
 PREEMPTED = "its node was preempted"
 _RAY_FREED_MEMORY = "out of memory: killed by Ray, because its node was low on memory"
 
@@ -25,7 +29,7 @@ def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool
     if any(isinstance(one, RayActorError) and one.preempted for one in _chain(error)):
         return PREEMPTED
     if re.search(r"\bnode (has )?died\b|node was (terminated|drained)|node is dead", text, re.IGNORECASE):
-        return "its node died"
+        return NODE_DIED
     if "SIGTERM" in text:
         return "terminated by SIGTERM"
     if found := re.search(r"exit code (\d+)", text):
@@ -35,6 +39,45 @@ def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool
     if "connection error code 2" in text:
         return KILLED
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def actor_death(
+    error: BaseException,
+    *,
+    cause: str,
+    crash: CrashReport,
+    who: str,
+    shard: str,
+    host: str,
+    pid: int,
+    kernel_kills_before: int,
+) -> Failure:
+    """The failure for an actor that died or was killed; `cause`: why, if it is known."""
+    is_local = host == socket.gethostname()
+    cause = cause or death_cause(error, crash=crash, kernel_killed=is_local and kernel_kills() > kernel_kills_before)
+    failure = Failure(
+        message=cause,
+        who=who,
+        shard=shard,
+        host=host,
+        pid=pid,
+        cause=cause,
+        traceback=crash.stacks or str(error),
+        final=False,
+    )
+    return failure.about(crash.work)
+
+
+def raised_failure(error: RayTaskError, *, shard: str, host: str, pid: int) -> Failure:
+    """The failure for an exception that an actor raised."""
+    cause = error.cause
+    if isinstance(cause, FULL):
+        return Failure(message=full_message(cause), shard=shard, host=host, pid=pid, traceback=str(error))
+    if isinstance(cause, Exception) and (carried := carried_failure(cause)) is not None:
+        return carried
+    # The exception as the actor raised it, without Ray's wrapper.
+    message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    return Failure(message=message, shard=shard, host=host, pid=pid, traceback=str(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

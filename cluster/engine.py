@@ -24,6 +24,7 @@ from cluster.deepspeed_config import deepspeed_config
 from cluster.ema import make_average
 from cluster.faults import FaultLog, stop_for_faults
 from cluster.fit_files import has_outcome, write_outcome, write_progress
+from cluster.hand_over import HandOver
 from cluster.loader_server import start_loader_server
 from cluster.optimizer import lr_multiplier, make_optimizer
 from cluster.rank_process import RankPlace, import_deepspeed, prepare_process
@@ -91,6 +92,8 @@ class _Trainer:
         self.state = checkpoints.restore(self.engine, self.folder, self.average)
         self.faults = FaultLog.of(instance.path, rank=place.rank)
         self.last_progress = 0.0
+        self.hand_over = HandOver(instance.path, rank=place.rank, notice=place.notice)
+        self.asked = False
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
         """Synchronise norms if the task asks for it. Returns the layers that need `present` to be set."""
@@ -118,6 +121,7 @@ class _Trainer:
             note(step=str(state.step + 1), sample="")
             terms = self._step(next(remaining_steps), epoch)
             state.step += 1
+            self.asked = terms.pop("asked") > 0
             state.faults += round(terms.pop("faults"))
             if state.faults > (allowed := self.batches.allowed_faults(epoch)):
                 stop_for_faults(self.faults, name=self.instance.name, count=state.faults, allowed=allowed, epoch=epoch)
@@ -126,8 +130,10 @@ class _Trainer:
             state.sums = {name: state.sums.get(name, 0.0) + value for name, value in terms.items()}
             self._report(epoch, terms["loss"])
             every = self.stage.checkpoint_every
-            if every and state.step % every == 0 and state.step < end:
+            if state.step < end and (self.asked or (every and state.step % every == 0)):
                 self._save()
+            if self.asked and state.step < end:
+                raise self.hand_over.done(state.step)
         steps = self.batches.steps[epoch]
         images_per_second = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
@@ -139,10 +145,12 @@ class _Trainer:
         state.history.append(row)
         state.sums, state.faults = {}, 0
         self._save()
+        if self.asked and state.step < self.epoch_ends[-1]:
+            raise self.hand_over.done(state.step)
 
     def _step(self, micro_batches: list[MicroBatch], epoch: int) -> dict[str, float]:
-        """One optimisation step; returns the loss, its terms and the number of unreadable examples, summed over
-        ranks and micro-batches."""
+        """One optimisation step; returns the loss, its terms, the number of unreadable examples and of ranks that are
+        asked to hand over, summed over ranks and micro-batches."""
         note(sample=", ".join(_keys(micro_batches)[:_NUM_NAMED_KEYS]))
         faults = [fault for each in micro_batches if each.present for fault in each.faults]
         self.faults.add(faults, epoch=epoch, step=self.state.step)
@@ -163,12 +171,12 @@ class _Trainer:
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
             values = values.to(loss.device) + torch.stack([loss, *terms]).detach()
-        values = torch.cat([values, values.new_tensor([len(faults)])])
+        values = torch.cat([values, values.new_tensor([len(faults), self.hand_over.is_asked()])])
         if self.place.world_size > 1:
             dist.all_reduce(values)
         if not torch.isfinite(values[0]):
             self._stop(float(values[0]), prepared, epoch)
-        return dict(zip(["loss", *names, "faults"], values.tolist(), strict=True))
+        return dict(zip(["loss", *names, "faults", "asked"], values.tolist(), strict=True))
 
     def _prepare(self, micro_batch: MicroBatch, number: int) -> Batch:
         self._seed(2 * number)

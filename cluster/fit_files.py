@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from shards.files import write_bytes
-from wsss.contract.failure import Failure, OnRestart, WorkFailedError
+from wsss.contract.failure import Failure, WorkFailedError
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Outcome
 
@@ -83,30 +83,6 @@ class RankError(WorkFailedError):
         return f"{name}: training failed: {self.failure.line()}" if name else self.failure.line()
 
 
-def write_restart(folder: Path, failure: Failure, *, number: int) -> None:
+def write_restart(folder: Path, failure: Failure, *, number: int, kind: str = "rank") -> None:
     """Write a file that reports to the driver why the training was restarted."""
-    write_bytes(folder / f"restart-{number:03d}.json", json.dumps(asdict(failure)).encode())
-
-
-@contextmanager
-def watch_restarts(folder: Path, on_restart: OnRestart) -> Iterator[None]:
-    """Report the restarts that `write_restart` wrote into `folder`, each once, for as long as the block runs."""
-    stop, seen = threading.Event(), set[Path]()
-
-    def report_new() -> None:
-        for path in sorted(set(folder.glob("restart-*.json")) - seen):
-            seen.add(path)
-            on_restart(Failure(**json.loads(path.read_bytes())))
-
-    def watch() -> None:
-        while not stop.wait(POLL_SECONDS):
-            report_new()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        report_new()
+    write_bytes(folder / f"restart-{number:03d}-{kind}.json", json.dumps(asdict(failure)).encode())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from cluster import hand_over
 from cluster.crash_files import crash_files, kernel_kills
 from cluster.engine import run_rank
 from cluster.fit_files import RankError, read_outcome, watch_progress
@@ -31,7 +32,7 @@ from wsss.contract.failure import Failure, OnRestart, ignore_restart
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
-from wsss.contract.stopping import raise_if_stopped
+from wsss.contract.stopping import asked_first, raise_if_stopped
 
 if TYPE_CHECKING:
     from wsss.contract.runtime import RuntimeSettings
@@ -83,7 +84,10 @@ class LocalRuntime:
         """Every rank is a separate process, even a single one: DeepSpeed's state must not outlive a training."""
         address = f"127.0.0.1:{free_port()}"
         ranks: list[_Rank] = []
-        with watch_progress(instance.path, progress):
+        hand_over.withdraw(instance.path)
+        reason = "the driver was asked to stop (SIGTERM)"
+        asked = asked_first(lambda: hand_over.ask(instance.path, reason), seconds=self._settings.stop_seconds)
+        with watch_progress(instance.path, progress), asked:
             for rank in range(stage.world_size):
                 place = RankPlace(
                     rank, stage.world_size, rank, self._settings.threads, self._settings.rank_gpus, address
@@ -95,7 +99,14 @@ class LocalRuntime:
                 remove_leftovers(instance.path)  # of ranks and loader processes that were killed
         if failures:
             raise RankError(cause_of(failures, instance=instance.name))
+        if (handed := hand_over.handed_over(instance.path)) is not None:
+            raise_if_stopped()
+            message = f"handed over after step {handed.step}: {handed.reason}; the same command resumes from there"
+            raise RankError(Failure(message=message, instance=instance.name, final=False))
         return read_outcome(instance.path)
+
+    def release(self) -> None:
+        """Does nothing: this runtime keeps no idle processes."""
 
     def close(self) -> None:
         self._executor = None
@@ -202,9 +213,13 @@ def _rank_process(instance: Instance, place: RankPlace, sender: Connection) -> N
     _end_with_parent(os.getppid())
     # Ctrl-C reaches every process of a terminal, but ranks leave it to the driver to end them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # So does SIGTERM where a batch system sends it to every process of a job.
+    signal.signal(signal.SIGTERM, lambda *_: hand_over.ask(instance.path, f"rank {place.rank} got SIGTERM"))
     try:
         with crash_files(instance.path, own_process=True):
             run_rank(instance, place)
+    except hand_over.HandedOverError:
+        pass
     except Exception as error:
         sender.send_bytes(json.dumps(asdict(rank_failure(error, rank=place.rank))).encode())
         os._exit(1)  # the driver reports the failure; no traceback per rank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +30,13 @@ class Outbox:
         self.folder = folder
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Store an event until it is delivered, even if this process dies."""
-        name = f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
+        """Store an event until it is delivered, even if this process dies.
+
+        It comes after every event that is waiting now, also after those of a host whose clock is ahead.
+        """
+        waiting = self.waiting()
+        newest = int(found.group()) if waiting and (found := re.match(r"\d+", waiting[-1].name)) else 0
+        name = f"{max(time.time_ns(), newest + 1):020d}-{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
         write_bytes(self.folder / name, json.dumps(event).encode())
 
     def waiting(self) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cluster.hand_over import Notice
 from cluster.memory import keep_freed_memory
 
 COLLECTIVE_SECONDS = 7200
@@ -28,6 +29,8 @@ class RankPlace:
     gpus: int
     address: str | None
     """HOST:PORT of the process group's store; None if a process group exists already (Ray Train creates one)."""
+    notice: Notice | None = None
+    """Tells this rank that its process will end soon."""
 
 
 def prepare_process(place: RankPlace) -> torch.device:

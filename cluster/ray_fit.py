@@ -7,32 +7,37 @@ then resumes from its own checkpoint in the instance's folder. Ray Train's own f
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from cluster import checkpoints, hand_over
 from cluster.crash_files import crash_files
+from cluster.drain_notice import drain_notice
 from cluster.engine import run_rank
-from cluster.fit_files import RankError, read_outcome, watch_progress, watch_restarts
+from cluster.fit_files import RankError, read_outcome
+from cluster.fit_reports import FitReports
+from cluster.rank_demand import RankDemand
 from cluster.rank_failures import rank_failure
 from cluster.rank_process import COLLECTIVE_SECONDS, RankPlace
-from cluster.rank_watch import RankWatch
+from cluster.rank_watch import RankWatch, StartWatch
+from cluster.ray_backend import NodeTorchConfig, started_ranks
 from cluster.ray_session import thread_environment
+from cluster.same_code import own_identity
 from shards.file_system_errors import writing
 from shards.files import remove_leftovers
-from wsss.contract.failure import OnRestart, WorkFailedError
+from shards.wording import counted
+from wsss.contract.failure import Failure, OnRestart, WorkFailedError
 from wsss.contract.fit import Fit
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Outcome
+from wsss.contract.stopping import asked_first, is_stopping, raise_if_stopped
 
 if TYPE_CHECKING:
     from wsss.contract.runtime import RuntimeSettings
@@ -45,52 +50,112 @@ def fit_with_ray_train(
 ) -> Outcome:
     """Train with `stage.world_size` Ray Train workers; `here`: all of them run on this machine.
 
+    If a node is about to be taken away, the ranks save a checkpoint and end, and are started again elsewhere. After
+    SIGTERM they do the same and are not started again.
     Raises `RankError` with the failure of the rank that caused it. A full disk and the like are not retried.
     """
     folder = instance.path.absolute() / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder):
         folder.mkdir(parents=True)
-    watch = RankWatch(instance.path.absolute(), folder, instance=instance.name, retries=settings.rank_retries)
-    trainer = TorchTrainer(
-        _train_rank,
-        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
-        torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
-        scaling_config=_scaling(stage, settings, here),
-        run_config=RunConfig(
-            # With a name that was used before, Ray Train would silently resume that run's state.
-            name=f"attempt-{uuid.uuid4().hex[:12]}",
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=settings.rank_retries),
-            worker_runtime_env=thread_environment(settings.threads),
-            logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[watch],
-        ),
+    reports = FitReports(
+        instance.path,
+        folder,
+        progress=progress,
+        on_restart=on_restart,
+        checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
+        awaited=lambda: _awaited(folder, stage, settings, here),
     )
-    with watch_progress(instance.path, progress), watch_restarts(folder, on_restart), _own_interrupt_handler():
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise RankError(watch.failure_in(error)) from error
-        finally:
-            remove_leftovers(instance.path)
+
+    def ask() -> bool:
+        if not started_ranks(folder):
+            return False  # there is nothing to save yet
+        return hand_over.ask(instance.path, "the driver was asked to stop (SIGTERM)")
+
+    asked = asked_first(ask, seconds=settings.stop_seconds)
+    with reports.watching(), asked:
+        while True:
+            hand_over.withdraw(instance.path)
+            _train_once(instance, stage, settings, folder, here=here, restarts=reports.restarts)
+            handed = hand_over.handed_over(instance.path)
+            if handed is None or is_stopping():
+                break
+            reports.handed_over(handed)
+    if handed is not None:
+        raise_if_stopped()
     outcome = read_outcome(instance.path)
     shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to Python. Ray Train's own handler waits for its controller, which may be waiting for a node, and
+    is not removed afterwards."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Does nothing: KeyboardInterrupt ends the call of `fit`, and the controller ends with its last reference."""
+
+
+def _train_once(
+    instance: Instance, stage: Fit, settings: RuntimeSettings, folder: Path, *, here: bool, restarts: list[Failure]
+) -> None:
+    """Train until the end or until the training is handed over; `restarts`: those before this call."""
+    path, retries = instance.path.absolute(), settings.rank_retries
+    watch = RankWatch(path, folder, instance=instance.name, retries=retries, restarts=restarts)
+    trainer = _Trainer(
+        _train_rank,
+        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
+        torch_config=NodeTorchConfig(
+            backend="nccl" if settings.rank_gpus else "gloo",
+            timeout_s=COLLECTIVE_SECONDS,
+            driver=own_identity(),
+            folder=str(folder),
+            instance=instance.name,
+        ),
+        scaling_config=_scaling(stage, settings, here),
+        run_config=RunConfig(
+            # With a name that was used before, Ray Train would silently resume that run's state.
+            name=f"attempt-{uuid.uuid4().hex[:12]}",
+            storage_path=str(folder),
+            # Preemptions have no limit of Ray's: RankWatch ends a training that makes no progress between them.
+            failure_config=FailureConfig(max_failures=retries, max_preemption_failures=-1),
+            worker_runtime_env=thread_environment(settings.threads),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[watch, StartWatch(folder, instance=instance.name, retries=retries, number=len(restarts))],
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise RankError(watch.failure_in(error)) from error
+    finally:
+        remove_leftovers(instance.path)
+
+
 def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
+    return ScalingConfig(
+        num_workers=stage.world_size,
+        use_gpu=bool(settings.rank_gpus),
+        resources_per_worker=_resources(stage, settings, here),
+        placement_strategy=settings.placement,
+    )
+
+
+def _resources(stage: Fit, settings: RuntimeSettings, here: bool) -> dict[str, float]:
     # On one machine with fewer CPUs than ranks, each rank reserves a fraction: Ray would wait forever for more.
     cpus_per_rank = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
     resources = {"CPU": min(1.0, cpus_per_rank) if here else 1.0}
     if settings.rank_gpus:
         resources["GPU"] = float(settings.rank_gpus)
-    return ScalingConfig(
-        num_workers=stage.world_size,
-        use_gpu=bool(settings.rank_gpus),
-        resources_per_worker=resources,
-        placement_strategy=settings.placement,
-    )
+    return resources
+
+
+def _awaited(folder: Path, stage: Fit, settings: RuntimeSettings, here: bool) -> str:
+    """What is waited for before the first step."""
+    if ranks := started_ranks(folder):
+        hosts = ", ".join(sorted({rank.host for rank in ranks}))
+        return f"{counted(len(ranks), 'rank')} loading on {hosts}"
+    return RankDemand(stage.world_size, _resources(stage, settings, here), settings.placement).awaited()
 
 
 def _train_rank(config: dict[str, object]) -> None:
@@ -103,21 +168,11 @@ def _train_rank(config: dict[str, object]) -> None:
     local_rank = get_device().index if gpus else context.get_local_rank()
     with crash_files(instance.path.absolute(), own_process=True):
         try:
-            run_rank(instance, RankPlace(rank, context.get_world_size(), local_rank, threads, gpus, address=None))
+            size = context.get_world_size()
+            run_rank(instance, RankPlace(rank, size, local_rank, threads, gpus, address=None, notice=drain_notice))
+            return
+        except hand_over.HandedOverError:
             return
         except Exception as error:
             failure = rank_failure(error, rank=rank)
     raise WorkFailedError(failure)
-
-
-@contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Restore the handler of Ctrl-C after the block: Ray Train does not remove its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

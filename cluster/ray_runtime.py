@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from cluster.object_store import put
 from cluster.pool import ActorPool
 from cluster.ray_processes import end_session
 from cluster.ray_session import connect, thread_environment
+from cluster.same_code import own_identity
 from cluster.shard_actor import ShardActor
-from cluster.shard_work import pending_shards
+from cluster.shard_work import pending_shards, publish_copy, remove_copies
 from wsss.contract.counts import Counts
 from wsss.contract.failure import OnRestart, ignore_restart
 from wsss.contract.fit import Fit
@@ -32,6 +34,7 @@ class RayRuntime:
         """Connect as `cluster.ray_session.connect` does. On several nodes `settings.runs` must be shared by all."""
         self._settings = settings
         self._address = address
+        own_identity()  # before the files can change: workers are compared with it
         self._owns_session = connect(address)
         self._pool: ActorPool | None = None
 
@@ -48,14 +51,20 @@ class RayRuntime:
 
         if pending:
             progress(finished, total, f"{finished} of {total} shards")
-            known = [ray.put(instance)]
-            self._actors().run(
-                pending,
-                submit=lambda actor, shard: actor.make.remote(known, shard),
-                done=done,
-                folder=instance.path,
-                on_restart=on_restart,
-            )
+            known = [put(instance)]
+            try:
+                self._actors().run(
+                    pending,
+                    submit=lambda actor, task: actor.make.remote(known, task),
+                    done=done,
+                    folder=instance.path,
+                    on_restart=on_restart,
+                    on_state=lambda state: progress(finished, total, _joined(f"{finished} of {total} shards", state)),
+                    publish=lambda shard: publish_copy(instance, shard),
+                    may_set_aside=True,
+                )
+            finally:
+                remove_copies(instance)
 
     def reduce(
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -71,13 +80,16 @@ class RayRuntime:
             progress(finished, len(shards), f"{finished} of {len(shards)} shards")
 
         progress(0, len(shards), f"0 of {len(shards)} shards")
-        known = [ray.put(instance)]
+        known = [put(instance)]
         self._actors().run(
             shards,
-            submit=lambda actor, shard: actor.count.remote(known, shard),
+            submit=lambda actor, task: actor.count.remote(known, task.shard),
             done=done,
             folder=instance.path,
             on_restart=on_restart,
+            on_state=lambda state: progress(
+                finished, len(shards), _joined(f"{finished} of {len(shards)} shards", state)
+            ),
         )
         return counts
 
@@ -96,6 +108,9 @@ class RayRuntime:
             )
         here = self._address is None
         return fit_with_ray_train(instance, stage, self._settings, progress, here=here, on_restart=on_restart)
+
+    def release(self) -> None:
+        self._release_actors()
 
     def close(self) -> None:
         self._release_actors()
@@ -116,6 +131,7 @@ class RayRuntime:
                 size=self._num_actors(),
                 start_seconds=START_SECONDS_HERE if here else START_SECONDS_CLUSTER,
                 shard_seconds=self._settings.shard_seconds,
+                needs={"CPU": 1.0, "GPU": self._settings.actor_gpus},
             )
         return self._pool
 
@@ -146,3 +162,7 @@ class RayRuntime:
                 own_process=True,
             )
         )
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)

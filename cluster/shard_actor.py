@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from cluster.pool_work import Task
 from cluster.shard_work import ShardExecutor
 from wsss.contract.counts import Counts
 from wsss.contract.failure import WorkFailedError, failure_of
@@ -23,9 +24,10 @@ class ShardActor(ShardExecutor):
 
     _known: tuple[Any, Instance] | None = None
 
-    def make(self, known: list[Any], shard: str) -> None:
+    def make(self, known: list[Any], task: Task) -> None:
         """Raises `WorkFailedError` for every exception."""
-        self._with_failure(lambda: self.make_shard(self._instance_of(known[0]), shard))
+        instance, aside = self._instance_of(known[0]), dict(task.set_aside)
+        self._with_failure(lambda: self.make_shard(instance, task.shard, mode=task.mode, set_aside=aside))
 
     def count(self, known: list[Any], shard: str) -> Counts:
         """Raises `WorkFailedError` for every exception."""

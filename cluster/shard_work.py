@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal
 
 from cluster.crash_files import crash_files
+from shards.file_system_errors import writing
+from shards.files import sync_folder
+from shards.layer import Layer
+from shards.set_aside import setting_aside, with_set_aside
 from shards.work_notes import note
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
 from wsss.contract.device import choose_device, computed_on
 from wsss.contract.shard_times import note_seconds
 from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
+
+COPIES = ".copies"
 
 
 class StuckError(RuntimeError):
@@ -42,10 +50,21 @@ class ShardExecutor:
         self._instance: Instance | None = None
         self._worker: ShardWorker | ShardCounter | None = None
 
-    def make_shard(self, instance: Instance, shard: str) -> None:
-        """Make one shard of a `Map` instance's layer."""
+    def make_shard(
+        self,
+        instance: Instance,
+        shard: str,
+        *,
+        mode: Literal["final", "copy", "probe"] = "final",
+        set_aside: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make one shard of a `Map` instance's layer, without the records to `set_aside` (key -> reason).
+
+        `copy`: into a folder of its own, from which `publish_copy` moves it. `probe`: one record at a time, for nothing
+        but to see which one ends this process.
+        """
         assert isinstance(instance.stage, Map)
-        with self._at_work(instance, shard):
+        with self._at_work(instance, shard), setting_aside(set_aside or {}, alone=mode == "probe"):
             if instance.stage.take(instance, shard):
                 return
             if not self._is_ready(instance):
@@ -54,8 +73,11 @@ class ShardExecutor:
                 self._worker = instance.stage.worker(instance)
             made_on = computed_on() if instance.stage.uses_torch else ""
             begun = time.monotonic()
-            write_shard(instance.layer, shard, self._worker(shard), made_on=made_on)  # type: ignore[misc, arg-type]
-            note_seconds(instance.path, shard, time.monotonic() - begun)
+            records = with_set_aside(self._worker(shard))  # type: ignore[misc, arg-type]
+            layer = instance.layer if mode == "final" else _copies(instance, mode)
+            write_shard(layer, shard, records, made_on=made_on)
+            if mode != "probe":
+                note_seconds(instance.path, shard, time.monotonic() - begun)
 
     def count_shard(self, instance: Instance, shard: str) -> Counts:
         """The counts of one shard for a `Reduce` instance."""
@@ -123,8 +145,36 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _copies(instance: Instance, mode: str) -> Layer:
+    """Where shards are written that do not count, or not yet."""
+    return Layer(instance.path / COPIES / mode, instance.layer.kind)
+
+
+def publish_copy(instance: Instance, shard: str) -> None:
+    """Make the copy of a shard the shard itself. No other process may be writing it any more.
+
+    A shard that is finished is kept as it is: tar and manifest entry must come from one process, since on GPUs two
+    processes may differ in the last bits.
+    """
+    layer, copy = instance.layer, _copies(instance, "copy")
+    if layer.is_finished(shard):
+        return
+    copy.manifest_entry(shard)  # raises if the copy is not complete
+    with writing(layer.tar_path(shard), what=f"shard {shard}"):
+        copy.tar_path(shard).replace(layer.tar_path(shard))
+        sync_folder(layer.path)
+        copy.manifest_path(shard).replace(layer.manifest_path(shard))
+        sync_folder(layer.path)
+
+
+def remove_copies(instance: Instance) -> None:
+    """Remove the copies that were not needed."""
+    shutil.rmtree(instance.path / COPIES, ignore_errors=True)
+
+
 def pending_shards(instance: Instance, stage: Map) -> tuple[list[str], int]:
     """The unfinished shards, and the total number of shards; called once, before any worker starts."""
+    remove_copies(instance)  # of a driver that was killed
     stage.prepare(instance)
     shards = stage.shards(instance)
     return [shard for shard in shards if not instance.layer.is_finished(shard)], len(shards)

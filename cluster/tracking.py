@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "wsss"
 KIND, RECIPE, PIPELINE, SWEEP = "wsss.kind", "wsss.recipe", "wsss.pipeline", "wsss.sweep"
 INSTANCE, FINGERPRINT, COMMIT, UPSTREAM = "wsss.instance", "wsss.fingerprint", "wsss.git_commit", "wsss.upstream"
-SUPERVISION = "wsss.supervision"
+SUPERVISION, LOST = "wsss.supervision", "wsss.lost"
 PARENT_RUN = "mlflow.parentRunId"
 PARAMS_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
@@ -259,7 +259,7 @@ class _Writer:
         run = found[0] if found else self._create(record.instance, identity | tags, start=finished - record.seconds)
         run_id = run.info.run_id
         self._log_params(run_id, record.settings)
-        self._log_metrics(run_id, record.metrics | {"restarts": float(record.restarts)}, when=finished)
+        self._log_metrics(run_id, record.metrics | record.loss_metrics(), when=finished)
         for name, rows in record.tables.items():
             self._client.log_dict(run_id, _as_table(rows), f"{name}.json")
         if record.tables:
@@ -310,8 +310,8 @@ class _Writer:
 
 def _stage_tags(record: RunRecord) -> dict[str, str]:
     tags = {KIND: record.kind, RECIPE: record.recipe, COMMIT: record.git_commit}
-    if record.supervision:
-        tags[SUPERVISION] = record.supervision
+    optional = {SUPERVISION: record.supervision, LOST: "\n".join(record.lost)[:LONGEST_PARAM]}
+    tags |= {name: text for name, text in optional.items() if text}
     if re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", record.git_commit):
         tags["mlflow.source.git.commit"] = record.git_commit.removesuffix("-dirty")
     return tags | {_key(f"{UPSTREAM}.{name}"): fingerprint for name, fingerprint in record.upstream.items()}

@@ -14,14 +14,15 @@ from shards.file_system_errors import writing
 
 
 @contextmanager
-def replacing(path: Path, *, what: str = "") -> Iterator[BinaryIO]:
+def replacing(path: Path, *, what: str = "", needed: int | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file next to `path` for writing; it replaces `path` only if the block succeeds.
 
-    `what`: description of the file, for errors. Raises `FileSystemError` if the disk is full or similar.
+    `what`: description of the file, and `needed`: its bytes if known, for errors. Raises `FileSystemError` if the disk
+    is full or similar.
     """
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
     try:
-        with writing(path, what=what):
+        with writing(path, what=what, needed=needed):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 yield file
@@ -46,7 +47,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes, *, what: str = "") -> None:
     """Write a whole file atomically. `what`: description of the file, for errors."""
-    with replacing(path, what=what) as file:
+    with replacing(path, what=what, needed=len(data)) as file:
         file.write(data)
 
 

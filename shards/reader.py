@@ -13,6 +13,7 @@ from shards.file_system_errors import reading
 from shards.layer import Layer, ShardError
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.records import Missing, Record
+from shards.set_aside import why_set_aside
 from shards.work_notes import note
 
 
@@ -36,8 +37,9 @@ def read_tar(stream: BinaryIO, layer: Layer, manifest: ManifestEntry) -> Iterato
         for sample in wds.tariterators.group_by_keys(files, lcase=False):
             key = key_of(sample["__key__"])
             members = {name: data for name, data in sample.items() if not name.startswith("__")}
-            note(sample=key)
-            yield decode(layer.kind, key, members)
+            if why_set_aside(key) is None:
+                note(sample=key)
+                yield decode(layer.kind, key, members)
             count += 1
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ShardError(

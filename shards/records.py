@@ -242,3 +242,12 @@ class RunRecord:
     Empty in old records."""
     restarts: int = 0
     """Workers (actors or training ranks) that died or were stuck and were replaced during the run."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Counts of what was lost and done again: `actors`, `ranks`, `nodes`, `preemptions`, `shards_redone`,
+    `steps_redone`, `records_set_aside`; a name that is absent counts 0."""
+    lost: list[str] = field(default_factory=list)
+    """A line for each lost worker: which, on which host, at what, why, and what was done again."""
+
+    def loss_metrics(self) -> dict[str, float]:
+        """The counts of losses as metrics: `restarts`, and `losses.NAME`."""
+        return {"restarts": float(self.restarts)} | {f"losses.{name}": count for name, count in self.losses.items()}

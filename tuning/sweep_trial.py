@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from shards.files import write_bytes
 from wsss.contract.failure import ignore_restart
 
@@ -60,10 +61,10 @@ def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[st
     # Other nodes have neither the files nor the environment of this one; they share only the folder of runs.
     copy = sweep.folder / "recipe.toml"
     write_bytes(copy, sweep.recipe_path.read_bytes())
-    known, environment = ray.put(replace(sweep, recipe_path=copy)), sweep.environment
+    known, environment, driver = ray.put(replace(sweep, recipe_path=copy)), sweep.environment, own_identity()
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
-        report: dict[str, Any] = ray.get(task.remote(known, suggestion_of(config), place, environment))
+        report: dict[str, Any] = ray.get(task.remote(known, suggestion_of(config), place, environment, driver))
         return report
 
     return trial
@@ -76,9 +77,20 @@ def suggestion_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def run_trial(
-    sweep: Sweep, suggestion: Mapping[str, Any], place: str, environment: Mapping[str, str]
+    sweep: Sweep,
+    suggestion: Mapping[str, Any],
+    place: str,
+    environment: Mapping[str, str],
+    driver: CodeIdentity | None = None,
 ) -> dict[str, Any]:
-    """Run the recipe with the suggested values; results that exist are reused."""
+    """Run the recipe with the suggested values; results that exist are reused.
+
+    `driver`: the code of the sweep's own process, which this process must run too.
+    """
+    try:
+        require_same(own_identity(), who="a trial", driver=driver)
+    except OtherCodeError as error:
+        return _report(TrialResult(state="failed", reason=str(error)))
     from wsss.pipeline.error_file import error_line
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.recipe import RecipeError
@@ -180,6 +192,10 @@ class SharingRuntime:
             return self._runtime.reduce(instance, stage, progress, on_restart=on_restart)
         finally:
             self.close()
+
+    def release(self) -> None:
+        """Release idle processes."""
+        self._runtime.release()
 
     def close(self) -> None:
         """Release all processes."""

@@ -98,7 +98,7 @@ def _open(settings: RuntimeSettings, place: str) -> Runtime:
     (settings.runs / "started").touch()
     from cluster.ray_runtime import RayRuntime
 
-    return RayRuntime(settings, address=None)
+    return RayRuntime(settings, address=None if place == "ray" else place)
 
 
 def main(words: Iterable[str]) -> int:

@@ -57,7 +57,7 @@ def pool_of(
 
 def run(pool: ActorPool, shards: list[str]) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    pool.run(shards, submit=lambda actor, shard: actor.work.remote(shard), done=results.__setitem__)
+    pool.run(shards, submit=lambda actor, task: actor.work.remote(task.shard), done=results.__setitem__)
     return results
 
 

@@ -106,6 +106,7 @@ class TinySet:
 
     def example(self, draw: Draw) -> dict[str, Any]:
         index, epoch = draw.index, draw.epoch
+        time.sleep(self._stage.slow)
         if index in self._stage.torn:
             raise (BadSampleError if index % 2 else ShardError)(f"it is torn at {index % 2}")
         if index == self._stage.break_at:
@@ -156,6 +157,8 @@ class TinyFit(Fit):
     """Reading this example raises an error other than an unreadable image."""
     crash: bool = False
     """Like `die`, by a segmentation fault."""
+    slow: float = 0.0
+    """Seconds that reading an example takes."""
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))

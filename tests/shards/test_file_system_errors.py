@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shards.file_system_errors import FileSystemError, lasting_error, why_not_writable, writing
+from shards.file_system_errors import FileSystemError, disk_of, lasting_error, why_not_writable, writing
 from shards.files import write_bytes
 from shards.records import BadSampleError
 from shards.sources.disk import read_image
@@ -55,8 +55,8 @@ def test_full_disk_names_path_and_content_and_leaves_what_was_there(tmp_path: Pa
         with pytest.raises(FileSystemError) as caught:
             write_bytes(path, bytes(100_000), what="the record")
         assert str(caught.value) == (
-            f"cannot write {path} (the record): no space is left on its disk; free some space, or move the folder "
-            f"of runs to a larger disk; {RESUMES}"
+            f"cannot write {path} (the record): no space is left on its disk {disk.path} (0 bytes free, about 100 kB "
+            f"needed); free some space, or move the folder of runs to a larger disk; {RESUMES}"
         )
         assert path.read_bytes() == b"before" and os.listdir(path.parent) == ["run.json"]
         error = why_not_writable(disk.path, what="the checkpoint")
@@ -110,3 +110,17 @@ def test_other_errors_pass_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), writing(tmp_path):
         (tmp_path / "none").read_bytes()
     assert lasting_error(OSError(errno.EIO, "i/o"), "a") is None
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+def test_permission_is_lasting_for_writing_only(code: int, tmp_path: Path) -> None:
+    error = lasting_error(OSError(code, "x"), tmp_path / "a")
+    assert error is not None and " user " in str(error) and f"cannot write {tmp_path / 'a'}: " in str(error)
+    assert lasting_error(OSError(code, "x"), tmp_path / "a", verb="read") is None, "other files can be read"
+
+
+def test_disk_of_a_path_that_does_not_exist_yet(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="1m") as disk:
+        found = disk_of(disk.path / "a" / "b.tar")
+        assert found.mount == disk.path and 900_000 < found.free <= 1_048_576
+        assert found.describe(needed=2_500_000) == f"{disk.path} (1.05 MB free, about 2.5 MB needed)"

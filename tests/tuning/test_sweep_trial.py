@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.same_code import own_identity
 from shards.work_notes import note
 from tuning.search_space import load_sweep
 from tuning.sweep_trial import RESULT, SCORE, WORST, SharingRuntime, run_trial
@@ -91,3 +93,14 @@ def test_the_environment_of_the_driver_reaches_the_trial(tmp_path: Path, monkeyp
     monkeypatch.setenv("WSSS_TEST_TITLE", "pseudo labels")
     sweep = load_sweep(tmp_path / "search.toml")
     assert sweep.environment == {"WSSS_TEST_TITLE": "pseudo labels"}
+
+
+def test_a_trial_on_a_node_with_other_code_does_not_run(tmp_path: Path) -> None:
+    other = replace(own_identity(), host="head", values=own_identity().values | {"source digest": "aa"})
+    (tmp_path / "base.toml").write_text(RECIPE)
+    (tmp_path / "search.toml").write_text(SWEEP)
+    sweep = load_sweep(tmp_path / "search.toml", [f"runtime.runs={tmp_path / 'runs'}"])
+    report = run_trial(sweep, {"make_seeds.foreground_threshold": 0.2}, "local", {}, other)
+    assert report[RESULT]["state"] == "failed"
+    assert "a trial on " in report[RESULT]["reason"] and "source digest aa (driver)" in report[RESULT]["reason"]
+    assert not (tmp_path / "runs" / "store").exists()

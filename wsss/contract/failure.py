@@ -34,6 +34,14 @@ class Failure:
     traceback: str = ""
     final: bool = True
     """False if a retry may succeed: errors that the death of another process or a lost connection can cause."""
+    redone: str = ""
+    """What is done again because of it."""
+    awaited: str = ""
+    """What is waited for because of it."""
+    set_aside: str = ""
+    """Key of the record that is left out because of it."""
+    steps_redone: int = 0
+    """Steps of a training that are done again."""
 
     def about(self, work: Mapping[str, str]) -> Failure:
         """A copy whose unknown shard, sample and step are filled in from a process's notes."""

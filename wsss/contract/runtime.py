@@ -39,7 +39,11 @@ class RuntimeSettings:
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of a layer's records that may be missing before the run stops."""
     rank_retries: Annotated[int, Field(ge=0)] = 3
-    """How often a training resumes from its last checkpoint after a rank died."""
+    """How often a training resumes from its last checkpoint after a rank died or could not be started. A preemption (a
+    spot instance that is taken away) counts only if no checkpoint has been saved since the one before."""
+    stop_seconds: Annotated[float, Field(ge=0)] = 20.0
+    """Seconds after SIGTERM in which a training may save a checkpoint before it is ended; 0 ends it at once, and the
+    next run resumes from its last checkpoint. Set it below the time that the batch system gives before SIGKILL."""
     tracking_uri: str = ""
     """MLflow tracking URI; if empty, `MLFLOW_TRACKING_URI`, and if that is not set, SQLite in `runs`."""
 
@@ -83,6 +87,10 @@ class Runtime(Protocol):
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Counts:
         """Count every shard and sum the counts."""
+        ...
+
+    def release(self) -> None:
+        """Release idle processes, before waiting for another run: they would hold CPUs that it needs."""
         ...
 
     def close(self) -> None:

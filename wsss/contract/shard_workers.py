@@ -14,6 +14,7 @@ import numpy as np
 from shards.layer import Layer
 from shards.reader import join_shard
 from shards.records import BadSampleError, Missing, Record, Sample
+from shards.set_aside import one_at_a_time
 from shards.work_notes import note
 from wsss.contract.stage import ShardWorker
 
@@ -69,8 +70,9 @@ def work_per_group(
 
     def work(shard: str) -> Iterator[Record | Missing]:
         joined = join_shard(layers, shard, how="inner")
-        for window in _batched(joined, batch_images if batch_images == 1 else _WINDOW * batch_images):
-            yield from _records(window, make, shard, batch_images, leave_out)
+        size = 1 if one_at_a_time() else batch_images
+        for window in _batched(joined, size if size == 1 else _WINDOW * size):
+            yield from _records(window, make, shard, size, leave_out)
 
     return work
 

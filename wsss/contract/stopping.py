@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +16,10 @@ _AGAIN_SECONDS = 0.05
 
 _installed = False
 _arrived = False
+_ask: Callable[[], bool] | None = None
+_seconds = 0.0
+_deadline: float | None = None
+"""Until when the work may end by itself (`time.monotonic`), after SIGTERM arrived in a block `asked_first`."""
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -40,6 +45,23 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def asked_first(ask: Callable[[], bool], *, seconds: float) -> Iterator[None]:
+    """Inside the block SIGTERM calls `ask`. If that returns True the work will end by itself: `TerminatedError` is
+    raised only after these seconds, or by `raise_if_stopped` after the block. Otherwise, or with 0 seconds, it is
+    raised at once.
+    """
+    global _ask, _seconds, _deadline
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _ask, _seconds = ask, seconds
+    try:
+        yield
+    finally:
+        _ask = _deadline = None
+
+
 def catch_sigterm() -> bool:
     """Install the handler again after a library replaced it. Does nothing and returns False outside `stop_on_sigterm`
     or outside the main thread."""
@@ -54,24 +76,46 @@ def exit_status() -> int:
     return 128 + (signal.SIGTERM if _arrived else signal.SIGINT)
 
 
+def is_stopping() -> bool:
+    """True if SIGTERM has arrived, even if work may still end by itself."""
+    return _installed and _arrived
+
+
 def raise_if_stopped() -> None:
     """For loops that wait: a library's callback may have swallowed the exception raised by a signal."""
-    if _installed and _arrived:
+    if _installed and _arrived and not _may_continue():
         raise TerminatedError
 
 
+def _may_continue() -> bool:
+    return _ask is not None and _deadline is not None and time.monotonic() < _deadline
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _arrived
-    if _arrived:
+    global _arrived, _deadline
+    if _arrived and (_deadline is None or _may_continue()):
         return
-    _arrived = True
+    first, _arrived = not _arrived, True
+    if first and _ask is not None and _ask():
+        _deadline = time.monotonic() + _seconds
+        timer = threading.Timer(_seconds + _AGAIN_SECONDS, _send_if_due, (_deadline,))
+        timer.daemon = True
+        timer.start()
+        return
+    _deadline = None
     raise TerminatedError
+
+
+def _send_if_due(deadline: float) -> None:
+    """Send SIGTERM again if the block that had until `deadline` is still running."""
+    if _deadline == deadline:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _raise_again() -> None:
     """Send SIGTERM again: Python discards exceptions raised in a destructor or while forking, where it arrived."""
-    global _arrived
-    _arrived = False
+    global _arrived, _ask
+    _arrived, _ask = False, None
     timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()

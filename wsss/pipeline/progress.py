@@ -32,6 +32,9 @@ class Reporter:
         self._name = ""
         self._began = 0.0
         self._last_line = 0.0
+        self._share = 0.0
+        self._lost_since: float | None = None
+        self._waited = 0.0
         self._bars: Progress | None = None
         self._bar: TaskID | None = None
 
@@ -52,6 +55,7 @@ class Reporter:
     def begin(self, name: str) -> None:
         """An instance starts."""
         self._name, self._began, self._last_line = name, time.monotonic(), time.monotonic()
+        self._share, self._lost_since, self._waited = 0.0, None, 0.0
         if self._bars is not None:
             self._bar = self._bars.add_task(name, total=1.0, state="starting")
         else:
@@ -60,7 +64,12 @@ class Reporter:
     def progress(self, done: float, total: float, state: str) -> None:
         """The running instance has completed `done` of `total`."""
         share = done / total if total else 1.0
-        text = f"{state}, {_clock(self._left(share))} left in total"
+        if share != self._share and self._lost_since is not None:
+            self._waited += time.monotonic() - self._lost_since
+            self._lost_since = None
+        self._share = share
+        after = " after the recovery" if self._lost_since is not None else ""
+        text = f"{state}, {_clock(self._left(share))} left in total{after}"
         if self._bars is not None and self._bar is not None:
             self._bars.update(self._bar, completed=share, state=text)
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
@@ -94,6 +103,10 @@ class Reporter:
         place = f" at {place}" if (place := replace(failure, who="").place()) else ""
         process = f" (process {failure.pid} on {failure.host})" if failure.pid else ""
         self.note(f"{name}: {failure.who}{process} was replaced{place}: {' '.join(failure.message.split())}")
+        if consequence := "; ".join(part for part in (failure.redone, failure.awaited) if part):
+            self.note(f"{name}: {consequence}")
+        if self._lost_since is None:
+            self._lost_since = time.monotonic()
 
     def waiting(self, name: str, holder: str) -> None:
         """Another process is running the instance."""
@@ -128,7 +141,9 @@ class Reporter:
         )
         spent, expected = self._spent, self._spent_expected
         if self._name in self._waiting and share > 0.05:
-            spent += time.monotonic() - self._began
+            # The time since a loss says nothing about the speed of the work.
+            until = time.monotonic() if self._lost_since is None else self._lost_since
+            spent += until - self._began - self._waited
             expected += share * self._expected[self._name]
         return max(expected_left, 0.0) * (spent / expected if expected > 1 else 1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -21,6 +21,7 @@ from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.contract.stopping import raise_if_stopped
 from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
 from wsss.pipeline.instance_lock import locked
+from wsss.pipeline.lost_workers import count_losses, loss_lines
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import source_commit
@@ -146,7 +147,11 @@ def run_instance(
         restarts.append(failure)
         reporter.restarted(instance.name, failure)
 
-    with locked(instance.path, waiting=lambda holder: reporter.waiting(instance.name, holder)):
+    def waiting(holder: str) -> None:
+        runtime.release()
+        reporter.waiting(instance.name, holder)
+
+    with locked(instance.path, waiting=waiting):
         record = instance.run_record()
         if record is not None and instance.is_done():
             summary.reused.append(instance.name)
@@ -156,17 +161,17 @@ def run_instance(
         reporter.begin(instance.name)
         for caution in instance.stage.cautions(instance):
             reporter.note(f"note   {caution}")
-        started = returned = time.time()
+        started = returned = time.monotonic()
 
         def worked() -> None:
             nonlocal returned
-            returned = time.time()
+            returned = time.monotonic()
 
         try:
             outcome = _execute(recipe, instance, runtime, reporter, summary, worked=worked, on_restart=restarted)
-            seconds = time.time() - started
-            work = work_of(instance, recipe.runtime, driver_seconds=time.time() - returned)
-            record = _record_of(recipe, instance, outcome, seconds, work=work, restarts=len(restarts))
+            seconds = time.monotonic() - started
+            work = work_of(instance, recipe.runtime, driver_seconds=time.monotonic() - returned)
+            record = _record_of(recipe, instance, outcome, seconds, work=work, restarts=restarts)
             instance.write_run_record(record)
         except TooManyMissingError:
             raise  # its message gives the reasons; there is no traceback worth keeping
@@ -282,7 +287,7 @@ def _record_of(
     seconds: float,
     *,
     work: dict[str, float],
-    restarts: int,
+    restarts: Sequence[Failure],
 ) -> RunRecord:
     return RunRecord(
         recipe=recipe.settings.name,
@@ -299,5 +304,7 @@ def _record_of(
         finished=round(time.time(), 2),
         supervision=supervision_behind(instance),
         work=work,
-        restarts=restarts,
+        restarts=len(restarts),
+        losses=count_losses(restarts),
+        lost=loss_lines(restarts),
     )

@@ -16,6 +16,7 @@ from shards.opened import opened
 from shards.read_ahead import read_ahead
 from shards.records import BadSampleError, Missing, Record
 from shards.remote_tars import RemoteTars
+from shards.set_aside import one_at_a_time, why_set_aside
 from shards.shard_boundaries import (
     Boundaries,
     boundaries_by_bytes,
@@ -28,7 +29,7 @@ from shards.sources.folder import FolderSource
 from shards.sources.source import Listed, Source
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
-from shards.work_notes import name_work
+from shards.work_notes import name_work, note
 from wsss.contract.cost import ExpectedData, Load, PlanContext, ShardWork, Storage
 from wsss.contract.settings import ActiveIf, active_unless, settings
 from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker
@@ -187,6 +188,8 @@ class BuildShards(DataSettings, DataStage):
         boundaries = self._boundaries(instance)
 
         def read(listed: Listed) -> Record | Missing:
+            if (reason := why_set_aside(listed.key)) is not None:
+                return Missing(key=listed.key, reason=reason)
             try:
                 return data.read(listed)
             except BadSampleError as error:
@@ -197,9 +200,13 @@ class BuildShards(DataSettings, DataStage):
 
         def build(shard: str) -> Iterator[Record | Missing]:
             split, number = split_of(shard), int(shard.rpartition("-")[2])
-            yield from read_ahead(
-                read, data.list_split(split)[boundaries[split][number] : boundaries[split][number + 1]]
-            )
+            chosen = data.list_split(split)[boundaries[split][number] : boundaries[split][number + 1]]
+            if one_at_a_time():
+                for listed in chosen:
+                    note(sample=listed.key)
+                    yield read(listed)
+                return
+            yield from read_ahead(read, chosen)
 
         return build
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from wsss.contract.failure import Failure
 from wsss.pipeline import progress
 from wsss.pipeline.progress import Reporter
 
@@ -85,3 +87,30 @@ def test_notes_are_printed_as_they_are_written() -> None:
     out = io.StringIO()
     Reporter(Console(file=out, width=20)).notes("build", ["class [red] of 3 [/] words and more", "b"])
     assert lines(out) == ["note   build: class [red] of 3 [/] words and more", "note   build: b"]
+
+
+def test_a_loss_is_said_and_the_estimate_does_not_grow_while_it_is_made_up_for(clock: Clock) -> None:
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=300))
+    reporter.start(["a"], {"a": 100})
+    reporter.begin("a")
+    clock.now += 50
+    reporter.progress(1, 4, "1 of 4 shards")
+    failure = Failure(message="killed", who="actor 2", shard="s-1", host="w2", pid=7, redone="shard s-1 is done again")
+    reporter.restarted("a", replace(failure, awaited="1 of 2 actors are ready, the others are starting"))
+    for _ in range(2):
+        clock.now += 300
+        reporter.progress(1, 4, "1 of 4 shards; waiting for 1 of 2 actors to start, for 300 s")
+    clock.now += 21
+    reporter.progress(2, 4, "2 of 4 shards")
+    waiting = (
+        "a: 25%, 1 of 4 shards; waiting for 1 of 2 actors to start, for 300 s, 2:30 left in total after the recovery"
+    )
+    assert lines(out)[1:] == [
+        "a: 25%, 1 of 4 shards, 2:30 left in total",
+        "a: actor 2 (process 7 on w2) was replaced at shard s-1: killed",
+        "a: shard s-1 is done again; 1 of 2 actors are ready, the others are starting",
+        waiting,
+        waiting,
+        "a: 50%, 2 of 4 shards, 0:50 left in total",
+    ]
