@@ -31,6 +31,7 @@ from shards.file_system_errors import writing
 from shards.files import remove_leftovers
 from wsss.contract.failure import OnRestart, WorkFailedError
 from wsss.contract.fit import Fit
+from wsss.contract.resources import Resources
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Outcome
 
@@ -47,16 +48,16 @@ def fit_with_ray_train(
 
     Raises `RankError` with the failure of the rank that caused it. A full disk and the like are not retried.
     """
-    folder = instance.path.absolute() / FOLDER
+    folder, resources = instance.path.absolute() / FOLDER, settings.resources_of(instance)
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder):
         folder.mkdir(parents=True)
     watch = RankWatch(instance.path.absolute(), folder, instance=instance.name, retries=settings.rank_retries)
     trainer = TorchTrainer(
         _train_rank,
-        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
-        torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
-        scaling_config=_scaling(stage, settings, here),
+        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": resources.rank_gpus},
+        torch_config=TorchConfig(backend="nccl" if resources.rank_gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        scaling_config=_scaling(stage, resources, here, placement=settings.placement),
         run_config=RunConfig(
             # With a name that was used before, Ray Train would silently resume that run's state.
             name=f"attempt-{uuid.uuid4().hex[:12]}",
@@ -79,17 +80,17 @@ def fit_with_ray_train(
     return outcome
 
 
-def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
+def _scaling(stage: Fit, given: Resources, here: bool, *, placement: str) -> ScalingConfig:
     # On one machine with fewer CPUs than ranks, each rank reserves a fraction: Ray would wait forever for more.
     cpus_per_rank = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
-    resources = {"CPU": min(1.0, cpus_per_rank) if here else 1.0}
-    if settings.rank_gpus:
-        resources["GPU"] = float(settings.rank_gpus)
+    resources = {"CPU": min(given.rank_cpus, cpus_per_rank) if here else given.rank_cpus}
+    if given.rank_gpus:
+        resources["GPU"] = float(given.rank_gpus)
     return ScalingConfig(
         num_workers=stage.world_size,
-        use_gpu=bool(settings.rank_gpus),
+        use_gpu=bool(given.rank_gpus),
         resources_per_worker=resources,
-        placement_strategy=settings.placement,
+        placement_strategy=placement,
     )
 
 

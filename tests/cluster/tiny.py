@@ -251,6 +251,14 @@ class TinyMap(Map):
         return work
 
 
+@settings
+class TorchMap(TinyMap):
+    """The same, with a worker that could use a GPU."""
+
+    kind: ClassVar[str] = "torch_map"
+    uses_torch: ClassVar[bool] = True
+
+
 def _all_files() -> list[IO[bytes]]:
     """Open files until the limit of the process is reached."""
     held: list[IO[bytes]] = []
