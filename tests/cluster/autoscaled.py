@@ -3,8 +3,8 @@
     unshare --net --pid --fork --mount-proc --kill-child python -m tests.cluster.autoscaled FOLDER [held]
 
 It must have namespaces of its own: its ports are Ray's usual ones, and its processes end with it. The head has no GPU;
-a type of worker has one. Fake nodes only claim to have GPUs, so actors hold them without computing on them. With `held`,
-the stage on CPUs holds GPUs too: the control.
+a type of worker has one. Fake nodes only claim to have GPUs, so actors hold them without computing on them. With
+`held`, the stage on CPUs holds GPUs too: the control.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Ray's own autoscaler reports while stages with and without GPUs run: demand for GPUs, and nodes that have one."""
+"""What Ray's own autoscaler reports while stages with and without GPUs run: demand for GPUs, and nodes with one."""
 
 from __future__ import annotations
 
