@@ -10,8 +10,10 @@ from typing import Any
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
 
 from cluster.address import check_address
+from cluster.join_failure import check_token, not_joined
 from cluster.ray_start import quiet_start
 from cluster.shadowing import check_working_folder
 from cluster.socket_folders import ray_folder
@@ -54,8 +56,9 @@ def connect(address: str | None) -> bool:
     import the same modules as the driver.
 
     Returns False if a session is open already: it is used as it is, and left open.
-    Raises ValueError if `address` does not have one of these forms, if no cluster answers there, or if workers would
-    import modules of the working folder instead of this package.
+    Raises ValueError if `address` does not have one of these forms, if no cluster answers there, if it refuses this
+    process (another token, another version, too busy to start a process for it), or if workers would import modules of
+    the working folder instead of this package.
     """
     if ray.is_initialized():
         return False
@@ -68,14 +71,24 @@ def connect(address: str | None) -> bool:
     check_address(address)
     try:
         _check_reachable(address)
+    except OSError as error:
+        raise ValueError(_no_answer(address, error)) from error
+    check_token(address)
+    try:
         with quiet_start():
             ray.init(address=address, **quiet)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"no Ray cluster answers at {address} ({error}); "
-            "use auto on one of its nodes, HOST:PORT or ray://HOST:10001; --on ray uses this machine only"
-        ) from error
+    except (OSError, RuntimeError, AuthenticationError) as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ValueError(_no_answer(address, error)) from error
+        raise not_joined(address, error) from error
     return True
+
+
+def _no_answer(address: str, error: Exception) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({error}); "
+        "use auto on one of its nodes, HOST:PORT or ray://HOST:10001; --on ray uses this machine only"
+    )
 
 
 def _start_session(**options: Any) -> None:

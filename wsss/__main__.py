@@ -234,6 +234,12 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cluster(options: argparse.Namespace) -> int:
+    from cluster.command import run
+
+    return run(options)
+
+
 def _completion(options: argparse.Namespace) -> int:
     from wsss.completion import script
 
@@ -268,6 +274,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "leaderboard": _leaderboard,
     "compare": _compare,
     "check-submission": _check_submission,
+    "cluster": _cluster,
     "completion": _completion,
 }
 """Command -> its function; the commands of all stages use `_stage`."""
@@ -280,8 +287,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace | None:
     if options.command is None:
         top.print_help()
         return None
-    if options.command == "shards" and options.action is None:
-        top.subparsers()["shards"].print_help()
+    if options.command in ("shards", "cluster") and options.action is None:
+        top.subparsers()[options.command].print_help()
         return None
     return options
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wsss.argument_parser import Parser
+from wsss.cluster_arguments import add_cluster
 from wsss.stages.registry import STAGES
 
 _ABOUT = """\
@@ -44,6 +45,7 @@ def parser() -> Parser:
     _add_plan(commands)
     _add_shards(commands)
     _add_comparing(commands)
+    add_cluster(commands, _add)
     _add_completion(commands)
     for name, kind in stage_commands().items():
         stage = _add(

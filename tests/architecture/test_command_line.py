@@ -62,6 +62,9 @@ FROZEN = {
     "leaderboard": ["--all", "--runs", "--tracking-uri", *ONE_FORM],
     "compare": ["first", "second", "--runs", "--tracking-uri", *ONE_FORM],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],
+    "cluster check": ["file", "--running", "--here", "--runs"],
+    "cluster down": ["file", "--keep-files"],
+    "cluster certificates": ["--node", "--days"],
     "completion": ["shell"],
 }
 
@@ -122,7 +125,7 @@ def test_plan_loads_neither_ray_nor_deepspeed_nor_mlflow() -> None:
     assert "train_segmenter" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["", *FROZEN, "shards"])
+@pytest.mark.parametrize("name", ["", *FROZEN, "shards", "cluster"])
 def test_help_fits_80_columns_and_gives_an_example(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +135,7 @@ def test_help_fits_80_columns_and_gives_an_example(
     text = capsys.readouterr().out
     assert ended.value.code == 0
     assert max(map(len, text.splitlines())) <= 80
-    if name not in ("", "shards"):
+    if name not in ("", "shards", "cluster"):
         assert "\nexample:\n  " in text
         assert text.partition("\nexample:\n")[2].lstrip().startswith(("wsss", "eval")), "an example is a command"
 
@@ -154,6 +157,8 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
     assert text.startswith("usage: wsss ") and "make-cams" in text and "leaderboard" in text
     assert main(["shards"]) == 0
     assert "preview" in capsys.readouterr().out
+    assert main(["cluster"]) == 0
+    assert "certificates" in capsys.readouterr().out
 
 
 def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ ORDER = (
     ("tasks",),
     ("stages",),
     ("pipeline",),
-    ("plan", "report"),
+    ("plan", "report", "cluster_arguments"),
     ("arguments",),
     ("completion",),
     ("__main__",),

@@ -1,8 +1,11 @@
+"""The cluster files as text: schema, pinned versions, token, ports, no secrets. test_launching.py runs Ray on them."""
+
 from __future__ import annotations
 
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,20 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "ray_cluster.yaml"
+FILES = {"aws": ROOT / "ray_cluster.yaml", "onprem": ROOT / "cluster" / "onprem.yaml"}
+AWS = FILES["aws"]
+PAGE = (ROOT / "cluster" / "README.md").read_text()
+
+
+@pytest.fixture(scope="module", params=FILES)
+def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(FILES[request.param].read_text())
+    return loaded
 
 
 @pytest.fixture(scope="module")
-def cluster() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(FILE.read_text())
+def aws() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(AWS.read_text())
     return loaded
 
 
@@ -26,48 +37,68 @@ def pinned(package: str) -> str:
     return found[1]
 
 
+def start(cluster: dict[str, Any], node: str) -> dict[str, str]:
+    """Option -> value of the node's `ray start`."""
+    (command,) = [command for command in cluster[f"{node}_start_ray_commands"] if "ray start" in command]
+    words = shlex.split(command.partition("ray start")[2].partition("&&")[0])
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
 def test_matches_the_schema_of_the_installed_ray(cluster: dict[str, Any]) -> None:
     spec = importlib.util.find_spec("ray")
     assert spec is not None and spec.origin is not None
     schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(cluster, schema)
-    assert cluster["head_node_type"] in cluster["available_node_types"]
 
 
-def test_every_node_runs_the_pinned_ray(cluster: dict[str, Any]) -> None:
+def test_every_node_runs_the_pinned_ray(cluster: dict[str, Any], aws: dict[str, Any]) -> None:
     version = pinned("ray")
-    docker = [cluster["docker"], *(kind.get("docker", {}) for kind in cluster["available_node_types"].values())]
-    images = [value for part in docker for name, value in part.items() if name.endswith("image")]
-    assert len(images) == 3
-    assert {image.rpartition(":")[2].partition("-")[0] for image in images} == {version}
-    installs = [command for command in cluster["setup_commands"] if "pip install" in command]
+    assert aws["docker"]["image"] == f"rayproject/ray:{version}-py311-cpu"
+    installs = [command for command in cluster["setup_commands"] if "--editable" in command]
     assert len(installs) == 1
     assert f"=={version}'" in installs[0] and "--constraint ~/wsss/constraints.txt" in installs[0]
 
 
-@pytest.mark.parametrize("node", ["head", "worker"])
-def test_token_reaches_every_node_and_is_required(cluster: dict[str, Any], node: str) -> None:
-    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    starts = [command for command in cluster[f"{node}_start_ray_commands"] if "ray start" in command]
-    assert len(starts) == 1
-    assert starts[0].index("export RAY_AUTH_MODE=token;") < starts[0].index("ray start")
+def test_one_line_selects_another_image(aws: dict[str, Any]) -> None:
+    """Then all nodes use it: no node type names an image of its own."""
+    assert AWS.read_text().count("rayproject/") == 1
+    assert all("image" not in json.dumps(kind.get("docker", {})) for kind in aws["available_node_types"].values())
+
+
+def test_the_token_reaches_every_node_in_a_folder(cluster: dict[str, Any]) -> None:
+    assert cluster["file_mounts"] == {"~/.ray": "~/.ray", "~/wsss": "."}
+    assert "chmod -R go= ~/.ray" in cluster["setup_commands"]
 
 
 def test_dashboard_listens_on_the_head_only(cluster: dict[str, Any]) -> None:
-    start = cluster["head_start_ray_commands"][-1]
-    assert re.findall(r"--dashboard-host[= ](\S+)", start) == ["127.0.0.1"]
+    assert start(cluster, "head")["--dashboard-host"] == "127.0.0.1"
 
 
-def test_cluster_shrinks_and_is_bounded(cluster: dict[str, Any]) -> None:
-    workers = [kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]]
+@pytest.mark.parametrize("node", ["head", "worker"])
+def test_the_ports_are_those_of_the_page(cluster: dict[str, Any], node: str) -> None:
+    """Every port is fixed, the same in both files and on all nodes, and in the table of the page on firewalls."""
+    ports = {name: value for name, value in start(cluster, node).items() if name.endswith("port")}
+    both = {name: value for name, value in start(cluster, "head").items() if name in ports}
+    assert ports == both and len(set(ports.values())) == len(ports)
+    assert ports == {
+        name: value for name, value in start(yaml.safe_load(AWS.read_text()), node).items() if name in ports
+    }
+    table = PAGE.partition("## Ports")[2].partition("\n## ")[0]
+    for name, value in ports.items():
+        assert re.search(rf"^\| [^|]*\b{value}\b[^|]*\|", table, re.MULTILINE), f"{name}={value}"
+
+
+def test_cluster_shrinks_and_is_bounded(aws: dict[str, Any]) -> None:
+    workers = [kind for name, kind in aws["available_node_types"].items() if name != aws["head_node_type"]]
     assert {"CPU", "GPU"} == {resource for kind in workers for resource in kind["resources"]}
     assert all(kind["min_workers"] == 0 for kind in workers)
-    assert cluster["max_workers"] >= sum(kind["max_workers"] for kind in workers)
-    assert cluster["idle_timeout_minutes"] > 5, "CPU workers must not be removed during a short pause"
+    assert aws["max_workers"] >= sum(kind["max_workers"] for kind in workers)
+    assert aws["idle_timeout_minutes"] > 5, "CPU workers must not be removed during a short pause"
 
 
-def test_holds_no_secret_and_runs_no_pipe() -> None:
-    text = FILE.read_text()
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
+def test_holds_no_secret_and_runs_no_pipe(path: Path) -> None:
+    text = path.read_text()
     for pattern in (
         r"AKIA[0-9A-Z]{16}",
         r"(?i)secret",

@@ -1,0 +1,89 @@
+"""Checks of `file_mounts`: the token, the folder of the project, single files in containers."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.check.cluster_file import ClusterFile
+from cluster.check.findings import Finding
+
+TOKEN = Path("~/.ray/auth_token")
+_MAKE_TOKEN = "ray get-auth-token --generate; chmod 600 ~/.ray/auth_token"
+_KNOWN = {"auth_token", "tls"}
+"""What the folder ~/.ray may hold, since it is copied to all nodes."""
+
+
+def check(file: ClusterFile) -> Iterator[Finding]:
+    """All mounts of the file."""
+    mounts = file.config.get("file_mounts") or {}
+    if not any(_clean(remote) in ("~/.ray", "~/.ray/auth_token") for remote in mounts):
+        yield Finding(
+            file.where("file_mounts"), "the token is not copied to the nodes; add ~/.ray: ~/.ray", refused=True
+        )
+    for remote, local in mounts.items():
+        where = file.where("file_mounts", remote)
+        source = Path(str(local)).expanduser()
+        if _clean(remote) == "~/.ray/auth_token" and file.docker:
+            yield Finding(
+                where,
+                "is a single file: a container keeps the version that it was started with, so that a new token never "
+                "arrives. Copy the folder: ~/.ray: ~/.ray",
+            )
+        elif source.is_file() and file.docker:
+            yield Finding(
+                where, f"{local} is a single file, whose changes a running container does not see; mount its folder"
+            )
+        if _clean(remote).startswith("~/.ray"):
+            yield from _token(where)
+        elif not source.exists():
+            yield Finding(where, f"there is no {local}" + _from_here(str(local)))
+        elif _clean(remote) == "~/wsss":
+            yield from _project(where, str(local))
+
+
+def _clean(remote: str) -> str:
+    return str(remote).rstrip("/")
+
+
+def _from_here(local: str) -> str:
+    return "" if local.startswith(("/", "~")) else f" in {Path.cwd()}; call `ray up` in the folder of the project"
+
+
+def _token(where: str) -> Iterator[Finding]:
+    token = TOKEN.expanduser()
+    if not token.is_file():
+        yield Finding(where, f"there is no token {TOKEN}; make it once: {_MAKE_TOKEN}")
+        return
+    if len(token.read_text(errors="replace").strip()) < 32:
+        yield Finding(where, f"{TOKEN} is empty or short; delete it and make it anew: {_MAKE_TOKEN}")
+    if token.stat().st_mode & 0o077:
+        yield Finding(where, f"others on this machine may read the token; chmod 600 {TOKEN}")
+    others = sorted(path.name for path in token.parent.iterdir() if path.name not in _KNOWN)
+    if others:
+        yield Finding(
+            where,
+            f"~/.ray is copied to every node, and holds more than the token: {', '.join(others[:5])}; move what the "
+            "nodes must not have",
+            refused=False,
+        )
+
+
+def _project(where: str, local: str) -> Iterator[Finding]:
+    """A relative path is taken from the folder in which `ray up` is called, not from that of the file."""
+    folder = Path(local).expanduser()
+    try:
+        name = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"]
+    except (OSError, KeyError, ValueError):
+        name = None
+    if name != "wsss":
+        yield Finding(
+            where,
+            f"{local} is {folder.resolve()} here, which is not the project (no pyproject.toml of wsss): all of it "
+            "would be copied to every node. Call `ray up` and this check in the folder of the project",
+        )
+        return
+    for needed in ("constraints.txt", "cluster/node_environment.sh"):
+        if not (folder / needed).is_file():
+            yield Finding(where, f"{folder.resolve()} has no {needed}, which the setup commands need")

@@ -1,0 +1,118 @@
+"""Checks of a cluster file for own machines (provider `local`): addresses, key, autoscaler."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cluster.check.cluster_file import ClusterFile
+from cluster.check.findings import Finding
+
+_SECONDS = 5.0
+"""For a machine to accept a connection at its SSH port."""
+_SSH = 22
+_PERSONAL_KEYS = {"id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", "id_ecdsa_sk", "id_ed25519_sk", "identity"}
+
+
+def check(file: ClusterFile) -> Iterator[Finding]:
+    """Nothing for another provider."""
+    if file.provider != "local":
+        return
+    provider = file.config["provider"]
+    for old in ("head_node", "worker_nodes", "available_node_types"):
+        if file.config.get(old):
+            yield Finding(file.where(old), "Ray does not accept it for the provider local; remove it")
+    if "coordinator_address" not in provider:
+        yield from _addresses(file)
+    yield from _key(file)
+    yield from _autoscaler(file)
+
+
+def _addresses(file: ClusterFile) -> Iterator[Finding]:
+    provider = file.config["provider"]
+    head, workers = str(provider.get("head_ip") or ""), [str(worker) for worker in provider.get("worker_ips") or []]
+    if not head or not workers:
+        missing = "worker_ips" if head else "head_ip"
+        yield Finding(file.where("provider", missing), "is missing; name the addresses of the machines")
+        return
+    for number, worker in enumerate(workers):
+        if worker == head:
+            yield Finding(
+                file.where("provider", "worker_ips", number),
+                f"{worker} is the head already; to let it compute too, remove --num-cpus=0 from its start command",
+            )
+        elif worker in workers[:number]:
+            yield Finding(file.where("provider", "worker_ips", number), f"{worker} is named twice; remove one")
+    places: list[tuple[str | int, ...]] = [
+        ("provider", "head_ip"),
+        *(("provider", "worker_ips", number) for number in range(len(workers))),
+    ]
+    named = list(zip(places, [head, *workers], strict=True))
+    if outside := provider.get("external_head_ip"):
+        # `ray up` is called from another network: only this address can be reached from here.
+        named = [(("provider", "external_head_ip"), str(outside))]
+    yield from _answers(file, [(keys, address) for keys, address in named if not _is_placeholder(address)])
+
+
+def _is_placeholder(address: str) -> bool:
+    return re.fullmatch(r"[A-Z_]+_ADDRESS|@.*@|<.*>", address) is not None
+
+
+def _answers(file: ClusterFile, named: Sequence[tuple[tuple[str | int, ...], str]]) -> Iterator[Finding]:
+    """Each address must be one that other machines can use, and accept connections at its SSH port."""
+    with ThreadPoolExecutor(32) as threads:
+        causes = threads.map(lambda part: _why_unreachable(part[1]), named)
+        for (keys, address), cause in zip(named, causes, strict=True):
+            if cause:
+                yield Finding(file.where(*keys), f"{address} {cause}")
+
+
+def _why_unreachable(address: str) -> str:
+    try:
+        number = ipaddress.ip_address(socket.gethostbyname(address))
+    except OSError:
+        return "has no address: the name is not known here; write the machine's address"
+    if number.is_loopback:
+        return "is this machine's own loopback, which the other machines cannot reach; write its address in the network"
+    try:
+        socket.create_connection((str(number), _SSH), timeout=_SECONDS).close()
+    except OSError as error:
+        cause = error.strerror or str(error)
+        return f"does not answer at port {_SSH} ({cause}); are the address, the machine and its SSH server all right?"
+    return ""
+
+
+def _key(file: ClusterFile) -> Iterator[Finding]:
+    where, given = file.where("auth", "ssh_private_key"), str(file.config["auth"].get("ssh_private_key") or "")
+    if not given:
+        yield Finding(where, "is missing: the head could not start the workers; name the private key")
+        return
+    key = Path(given).expanduser()
+    if not key.is_file():
+        yield Finding(where, f"there is no file {given}; make it: ssh-keygen -t ed25519 -N '' -f {given}")
+        return
+    if key.stat().st_mode & 0o077:
+        yield Finding(where, f"others may read {given}, so that ssh refuses it; chmod 600 {given}")
+    if "ENCRYPTED" in key.read_text(errors="replace").partition("\n\n")[0]:
+        yield Finding(where, f"{given} has a passphrase, which nobody enters on the head; make a key without one")
+    if key.name in _PERSONAL_KEYS:
+        yield Finding(
+            where,
+            f"{given} is copied to the head (~/ray_bootstrap_key.pem) and stays there: whoever controls the head can "
+            "use it wherever you can. A key of the cluster's own: ssh-keygen -t ed25519 -N '' -f ~/.ssh/wsss_cluster",
+            refused=False,
+        )
+
+
+def _autoscaler(file: ClusterFile) -> Iterator[Finding]:
+    starts = [command for command in file.commands("head_start_ray_commands") if "ray start" in command]
+    if not any(re.search(r"RAY_enable_autoscaler_v2=0", command.partition("ray start")[0]) for command in starts):
+        yield Finding(
+            file.where("head_start_ray_commands"),
+            "`ray up` selects the autoscaler v2, which counts the head as one of the workers and starts one machine "
+            "too few. Put `export RAY_enable_autoscaler_v2=0;` before `ray start`",
+        )
