@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
@@ -96,8 +96,10 @@ class VocSource:
 
     def _labels(self, key: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids of the present and of the unknown classes, ascending."""
+        present: list[str]
+        unknown: list[str] = []
         if self.labels is None:
-            present, unknown = [name for name, _ in self._annotation(key).objects], []
+            present = [name for name, _ in self._annotation(key).objects]
         elif key in self._label_file:
             present, unknown = self._label_file[key]
         else:
@@ -126,14 +128,14 @@ class VocSource:
 
     def _label_entry(self, key: str, value: object) -> tuple[list[str], list[str]]:
         entry = value if isinstance(value, dict) else {"present": value}
-        lists = [entry.get(name, []) for name in ("present", "unknown")]
-        named = set(entry) <= {"present", "unknown"} and "present" in entry
-        if not named or not all(_is_list_of_names(names) for names in lists):
+        present, unknown = entry.get("present"), entry.get("unknown", [])
+        others = set(entry) - {"present", "unknown"}
+        if others or not _is_list_of_names(present) or not _is_list_of_names(unknown):
             raise ValueError(
                 f"{self.labels}: the labels of {key!r} are {value!r}; write a list of class names, or "
                 '{"present": [names], "unknown": [names]}'
             )
-        return lists[0], lists[1]
+        return present, unknown
 
     def _annotation(self, key: str) -> Annotation:
         name = f"Annotations/{key}.xml"
@@ -189,5 +191,5 @@ class VocSource:
         return digest.hexdigest()
 
 
-def _is_list_of_names(value: object) -> bool:
+def _is_list_of_names(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
