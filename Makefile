@@ -7,11 +7,12 @@ TOOLS := .tools
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 export DS_BUILD_OPS := 0
 # Marks of the tests that the quicker tiers leave out; tests/conftest.py says what the marks mean.
-DEFAULT := not extended and not gpu
+HOSTS := hosts or faults
+DEFAULT := not extended and not gpu and not ($(HOSTS))
 QUICK := $(DEFAULT) and not ray and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tables check test test-extended test-all lint bench clean
+.PHONY: help demo tables check test test-extended test-cluster test-faults test-all lint bench clean separate-hosts
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -43,10 +44,19 @@ test: $(VENV)/.installed  ## The tests that CI runs: 15 minutes on 2 cores
 	$(BIN)/python -m pytest -m "$(DEFAULT)"
 
 test-extended: $(VENV)/.installed  ## The tests that `make test` leaves out: long runs, other environments, GPUs
-	$(BIN)/python -m pytest -m "not ($(DEFAULT))"
+	$(BIN)/python -m pytest -m "not ($(DEFAULT)) and not ($(HOSTS))"
 
-test-all: $(VENV)/.installed  ## Every test; what this machine cannot run is named at the end as NOT RUN
-	$(BIN)/python -m pytest
+separate-hosts: $(VENV)/.installed
+	@$(BIN)/python -m tests.hosts.requirements
+
+test-cluster: separate-hosts  ## A Ray cluster on separate hosts (namespaces of this machine, as root): 15 minutes on 2 cores
+	$(BIN)/python -m pytest -m hosts tests/hosts
+
+test-faults: separate-hosts  ## Every fault on separate hosts, one after the other; resumes, and writes the table in tests/faults/README.md
+	$(BIN)/python -m pytest -m faults tests/faults
+
+test-all: $(VENV)/.installed  ## Every test but test-faults; what this machine cannot run is named at the end as NOT RUN
+	$(BIN)/python -m pytest -m "not faults"
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -29,8 +29,23 @@ def _certificates(options: argparse.Namespace) -> int:
     return certificates(options.node, days=options.days)
 
 
+def _mlflow(options: argparse.Namespace) -> int:
+    if options.serve is None and not options.stop:
+        from cluster.mlflow_tunnel import open_tunnel
+
+        return open_tunnel(options.file, port=options.port)
+    from cluster.mlflow_server import serve, stop
+
+    if options.stop:
+        print("".join(f"{line}\n" for line in stop()), end="")
+    else:
+        print(serve(options.serve))
+    return 0
+
+
 _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "down": _down,
     "certificates": _certificates,
+    "mlflow": _mlflow,
 }

@@ -20,6 +20,11 @@ export RAY_enable_metrics_collection=0 # nodes
 export AUTOSCALER_METRIC_PORT=-1 # autoscaler: not a port, so that its server does not start; its log says so
 export DASHBOARD_METRIC_PORT=-1  # dashboard: the same
 
+# The MLflow server of the head, for its jobs and shells; MLFLOW_TRACKING_URI in a job's environment names another one.
+if [ -s "$RAY_TMPDIR/mlflow_address" ]; then
+  export MLFLOW_TRACKING_URI="$(cat "$RAY_TMPDIR/mlflow_address")"
+fi
+
 # The packages, where setup_commands made an environment of its own.
 if [ -d "$HOME/wsss-env/bin" ]; then
   case ":$PATH:" in *":$HOME/wsss-env/bin:"*) ;; *) export PATH="$HOME/wsss-env/bin:$PATH" ;; esac

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cluster.mlflow_folder import back_up_after_run
 from cluster.moved_database import ARTIFACTS, follow_moved_runs
 from cluster.new_database import create_atomically
 from cluster.outbox import Event, Outbox, RejectedError
@@ -113,7 +114,7 @@ class MlflowTracker:
 
     def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
         runs = runs.absolute()
-        self._uri = tracking_uri(uri, runs=runs)
+        self._uri = tracking_uri(uri, runs=runs, writing=True)
         self._runs = runs
         self._console = console
         self._opened = time.time()
@@ -135,7 +136,8 @@ class MlflowTracker:
         """Report the end of a pipeline, with the metrics and artifacts of the whole pipeline."""
         plain = {name: float(value) for name, value in metrics.items()}
         self._report(pipeline, {"metrics": plain, "artifacts": relative_files(artifacts, folder=self._runs)})
-        self.flush()
+        if self.flush():
+            back_up_after_run(self._uri, say=self._say)
 
     def flush(self) -> bool:
         """Try to deliver all waiting records; True if none is left."""
@@ -239,12 +241,7 @@ class _Writer:
 
     def _pipeline_run(self, pipeline: PipelineRecord, *, opened: float) -> Run:
         """The pipeline's run, nested in its sweep's run if it has one."""
-        identity = {
-            KIND: "pipeline",
-            RECIPE: pipeline.recipe,
-            PIPELINE: pipeline.fingerprint,
-            SWEEP: pipeline.parent,
-        }
+        identity = {KIND: "pipeline", RECIPE: pipeline.recipe, PIPELINE: pipeline.fingerprint, SWEEP: pipeline.parent}
         if found := self._find(identity):
             return found[0]
         if pipeline.parent:

@@ -12,14 +12,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
+from cluster.mlflow_folder import ADDRESS, read_state
+from cluster.network_folders import network_mount
+
 SQLITE = "sqlite:///"
 _READ_AS_ADDRESS = re.compile(r"\?|%(?=[0-9A-Fa-f]{2})")
 """Parts of a path that a URI would interpret: the start of a query, and a percent-encoded character."""
 
 
-def tracking_uri(uri: str, *, runs: Path) -> str:
-    """The tracking URI: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_address(runs / "mlflow.db")
+def tracking_uri(uri: str, *, runs: Path, writing: bool = False) -> str:
+    """The tracking URI: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`.
+
+    `writing`: raise ValueError if it is a SQLite file on a network file system, where two drivers could damage it.
+    """
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_address(runs / "mlflow.db")
+    file = sqlite_file(chosen) if writing else None
+    if file is not None and (mount := network_mount(file)) is not None:
+        raise ValueError(
+            f"MLflow's database {file} would be on a network file system ({mount.kind} at {mount.folder}), where "
+            "SQLite's locks are not reliable; set runtime.tracking_uri or MLFLOW_TRACKING_URI to a server (the head of "
+            f"a cluster runs one at {ADDRESS}), or to a file on a local disk: {SQLITE}{Path.home() / 'mlflow.db'}"
+        )
+    return chosen
 
 
 def sqlite_address(file: Path) -> str:
@@ -37,6 +51,8 @@ def sqlite_file(uri: str) -> Path | None:
 def open_command(uri: str, *, runs: Path) -> str:
     """The shell command that shows the runs in a browser; a server that it starts listens on this machine only."""
     address = tracking_uri(uri, runs=runs)
+    if (server := read_state()) is not None and server.address == address:
+        return "wsss cluster mlflow FILE"  # on the user's machine, with the cluster file
     if address.startswith(("http://", "https://")):
         return f"python -m webbrowser -t {shlex.quote(address)}"
     return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"

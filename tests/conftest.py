@@ -1,8 +1,10 @@
-"""The three tiers of tests, and what could not run.
+"""The tiers of tests, and what could not run.
 
-`make check`     everything but the marks `ray`, `slow`, `extended` and `gpu`: three minutes, after every change
-`make test`      everything but the marks `extended` and `gpu`: fifteen minutes, what CI runs
-`make test-all`  everything; a part that this machine cannot run is named at the end as NOT RUN, with the reason
+`make check`        everything but the marks `ray`, `slow`, `extended`, `gpu`, `hosts` and `faults`: three minutes
+`make test`         everything but the marks `extended`, `gpu`, `hosts` and `faults`: fifteen minutes, what CI runs
+`make test-cluster` the mark `hosts`: a Ray cluster on separate hosts, fifteen minutes
+`make test-faults`  the mark `faults`: everything that can happen to such a cluster; see tests/faults/README.md
+`make test-all`     everything but `faults`; what this machine cannot run is named at the end as NOT RUN
 """
 
 from __future__ import annotations

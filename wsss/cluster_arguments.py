@@ -19,6 +19,7 @@ def add_cluster(commands: argparse._SubParsersAction[Parser], add: Add) -> None:
     _add_check(actions, add)
     _add_down(actions, add)
     _add_certificates(actions, add)
+    _add_mlflow(actions, add)
 
 
 def _add_check(actions: argparse._SubParsersAction[Parser], add: Add) -> None:
@@ -68,3 +69,25 @@ def _add_certificates(actions: argparse._SubParsersAction[Parser], add: Add) -> 
     )
     certificates.add_argument("--node", type=Path, metavar="FOLDER", help="where the certificate of this machine goes")
     certificates.add_argument("--days", type=int, default=365, metavar="N", help="how long it is valid (default: 365)")
+
+
+def _add_mlflow(actions: argparse._SubParsersAction[Parser], add: Add) -> None:
+    mlflow = add(
+        actions,
+        "mlflow",
+        "the MLflow of a cluster's head",
+        "Keep a tunnel to the MLflow server on the head of a cluster open, until Ctrl-C.\n"
+        "The cluster files start that server with --serve.",
+        "wsss cluster mlflow ray_cluster.yaml",
+    )
+    what = mlflow.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the cluster file of `ray up`")
+    what.add_argument(
+        "--serve",
+        type=Path,
+        metavar="FOLDER",
+        help="on the head: start the server in the background and print its address; artifacts and copies of its "
+        "database go to this folder, which all nodes share",
+    )
+    what.add_argument("--stop", action="store_true", help="on the head: end the server, after a last copy")
+    mlflow.add_argument("--port", type=int, default=5000, metavar="N", help="port on this machine (default: 5000)")

@@ -65,6 +65,7 @@ FROZEN = {
     "cluster check": ["file", "--running", "--here", "--runs"],
     "cluster down": ["file", "--keep-files"],
     "cluster certificates": ["--node", "--days"],
+    "cluster mlflow": ["file", "--serve", "--stop", "--port"],
     "completion": ["shell"],
 }
 

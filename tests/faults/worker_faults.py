@@ -1,0 +1,56 @@
+"""Processes that die: an actor at work, a rank between two checkpoints."""
+
+from __future__ import annotations
+
+import time
+
+from tests.faults.bench import CAMS, TRAINING, Bench, Work
+from tests.hosts.work import RANK, frozen_actor, rank_in_checkpoint, rank_past_checkpoint, workers
+
+
+def actor_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
+    """SIGKILL to an actor in the middle of a shard: another one makes that shard."""
+    work = bench.start("actor_killed", CAMS, *overrides, program=program)
+    actor, shard = frozen_actor(bench.hosts, work.runs, CAMS, work.job)
+    work.note_done()
+    actor.kill()
+    log = work.ends_like_the_reference()
+    assert shard in log and "replaced" in log, f"the log does not name {shard}:\n{log[-2000:]}"
+    return work
+
+
+def rank_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
+    """SIGKILL to a rank in the middle of a step past the last checkpoint: the training resumes from that checkpoint."""
+    work = bench.start("rank_killed", TRAINING, *overrides, program=program)
+    rank, saved, _ = rank_past_checkpoint(bench.hosts, work.runs, work.job)
+    work.note_done()
+    rank.kill()
+    first = first_new_step(bench, work, rank.process.pid)
+    assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
+    work.ends_like_the_reference()
+    return work
+
+
+def rank_killed_in_a_checkpoint(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
+    """SIGKILL to rank 0 while it writes a checkpoint: the training resumes from the last whole one."""
+    work = bench.start("rank_killed_in_a_checkpoint", TRAINING, *overrides, program=program)
+    rank, saved = rank_in_checkpoint(bench.hosts, work.runs, work.job)
+    work.note_done()
+    rank.kill()
+    first = first_new_step(bench, work, rank.process.pid)
+    assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
+    work.ends_like_the_reference()
+    return work
+
+
+def first_new_step(bench: Bench, work: Work, *dead: int, timeout: float = 240.0) -> int:
+    """The first step that a rank notes after the fault."""
+    begun, known = time.monotonic(), {rank.process.pid for rank in workers(bench.hosts, RANK)} | set(dead)
+    while time.monotonic() - begun < timeout:
+        for rank in workers(bench.hosts, RANK):
+            folder = work.runs.instance(work.kind)
+            if rank.process.pid not in known and folder is not None and (step := rank.notes(folder).get("step")):
+                work.resumed = work.seconds()
+                return int(step)
+        time.sleep(0.02)
+    raise AssertionError(f"no rank at work again within {timeout:.0f} s:\n{work.job.logs()[-2000:]}")
