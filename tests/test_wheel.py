@@ -27,11 +27,11 @@ DATA = [
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tuning").rglob("*.toml"))),
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tuning").rglob("*.txt"))),
     *(
-        f"cluster/{name}"
-        for name in ("node_environment.sh", "stop_node.sh", "onprem.yaml", "aws.md", "elsewhere.md", "Dockerfile")
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "cluster").rglob("*"))
+        if path.is_file() and path.suffix not in (".py", ".pyc")
     ),
-    *("cluster/aws/head_policy.json", "cluster/slurm/wsss.sbatch", "cluster/kubernetes/rayjob.yaml"),
-    *(f"{name}/README.md" for name in sorted(PACKAGES) if (ROOT / name / "README.md").is_file()),
+    *(f"{name}/README.md" for name in sorted(PACKAGES - {"cluster"}) if (ROOT / name / "README.md").is_file()),
 ]
 """Files that are not Python: an installed package does not work without them, or refers to pages it does not have."""
 
