@@ -1,8 +1,10 @@
 """One rank's share of every training batch, read through torch's DataLoader.
 
 A step's batch is split over ranks, and a rank's share is split into `gradient_accumulation_steps` micro-batches that
-are computed one after the other. The last batch of an epoch may have too few examples for all ranks. A rank without
-examples runs a dummy forward pass on the batch's first example, so that collectives match; its loss is multiplied by 0.
+are computed one after the other. If the batch does not divide, the first ranks have one example more, and the last
+micro-batch is smaller; losses and norms weight every example equally. The last batch of an epoch may have too few
+examples for all ranks. A rank without examples runs a dummy forward pass on the batch's first example, so that
+collectives match; its loss is multiplied by 0.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from cluster.loader_server import START_METHOD
 from cluster.shared_memory import is_about_room, out_of_room, require_room
 from cluster.socket_folders import use_short_folder_for_multiprocessing
 from shards.lanes import lane_share, num_batches, occurrences
-from wsss.contract.fit import Draw, Fit, TrainingSet
+from wsss.contract.fit import Draw, Fit, TrainingSet, largest_micro_batch
 
 _Share = tuple[list[Draw], bool]
 """A micro-batch's draws, and False if it is the dummy of a rank without examples."""
@@ -70,13 +72,16 @@ class RankBatches:
 
     @property
     def are_full(self) -> bool:
-        """True if no epoch ends with a short batch: every rank then has its own examples in every step."""
-        return all(number % self._stage.batch_size == 0 for number in self.num_draws)
+        """True if every rank has its own examples in every micro-batch: then no epoch ends with a short batch."""
+        smallest, over = divmod(self._stage.batch_size, self._world_size)
+        largest = smallest + (over > 0)
+        last = (largest - 1) // self._micro_batch_size * self._micro_batch_size
+        return smallest > last and all(number % self._stage.batch_size == 0 for number in self.num_draws)
 
     @property
     def _micro_batch_size(self) -> int:
         """The largest number of examples in a micro-batch of this rank."""
-        return self._stage.batch_size // (self._world_size * self._stage.gradient_accumulation_steps)
+        return largest_micro_batch(self._stage, world_size=self._world_size)
 
     def after(self, first: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of every step after step `first`.

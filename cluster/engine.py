@@ -1,8 +1,10 @@
 """The one training loop: DeepSpeed around a task, for one rank or many.
 
 Determinism on CPUs: the order of examples is a function of (seed, epoch), an example of (seed, epoch, key), and
-the random generator of the network is seeded at every step. A training that was killed and resumes from its last
-checkpoint therefore ends with the same weights as one that was never interrupted.
+the random generator of the network is seeded at every step and rank. A training that was killed and resumes from its
+last checkpoint therefore ends with the same weights as one that was never interrupted. With another number of ranks it
+sees the same examples in the same steps, and the loss is the same mean over the whole batch; sums are rounded
+differently, and what the network draws (dropout, mixing) are other draws.
 """
 
 from __future__ import annotations
@@ -84,12 +86,13 @@ class _Trainer:
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: lr_multiplier(stage, step, epoch_ends=self.epoch_ends)
             ),
-            config=deepspeed_config(stage),
+            config=deepspeed_config(stage, world_size=place.world_size),
             dist_init_required=False,
         )
         self.folder = instance.path / "checkpoints"
         self.average = make_average(task.network, stage, rank=place.rank)
         self.state = checkpoints.restore(self.engine, self.folder, self.average)
+        self.state.begin_part(place.world_size)
         self.faults = FaultLog.of(instance.path, rank=place.rank)
         self.last_progress = 0.0
         self.hand_over = HandOver(instance.path, rank=place.rank, notice=place.notice)
@@ -106,6 +109,8 @@ class _Trainer:
 
     def run(self) -> None:
         if self.place.rank == 0:
+            if self.state.step or self.state.notes:
+                self._write_progress("; ".join([f"resumed from step {self.state.step}", *self.state.notes]))
             self.stage.begin(self.instance)
         self.engine.train()
         steps = self.batches.after(self.state.step)
@@ -120,7 +125,7 @@ class _Trainer:
         while state.step < end:
             note(step=str(state.step + 1), sample="")
             terms = self._step(next(remaining_steps), epoch)
-            state.step += 1
+            state.count_step()
             self.asked = terms.pop("asked") > 0
             state.faults += round(terms.pop("faults"))
             if state.faults > (allowed := self.batches.allowed_faults(epoch)):
@@ -240,8 +245,10 @@ class _Trainer:
         now = time.monotonic()
         if self.place.rank == 0 and now - self.last_progress > PROGRESS_INTERVAL:
             self.last_progress = now
-            state = f"epoch {epoch + 1} of {self.stage.num_epochs}, loss {loss:.4f}"
-            write_progress(self.instance.path, step=self.state.step, num_steps=self.epoch_ends[-1], state=state)
+            self._write_progress(f"epoch {epoch + 1} of {self.stage.num_epochs}, loss {loss:.4f}")
+
+    def _write_progress(self, state: str) -> None:
+        write_progress(self.instance.path, step=self.state.step, num_steps=self.epoch_ends[-1], state=state)
 
     def _save(self) -> None:
         note(sample="")

@@ -6,11 +6,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from shards.files import write_bytes
 from wsss.contract.failure import Failure, WorkFailedError
+from wsss.contract.kept_files import found_files, relative_files
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Outcome
 
@@ -55,14 +56,16 @@ def watch_progress(folder: Path, progress: Progress) -> Iterator[None]:
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Called by rank 0 after the weights are written: the presence of this file means that the training is finished."""
-    write_bytes(folder / OUTCOME, json.dumps(asdict(outcome)).encode(), what="the outcome of a training")
+    written = asdict(outcome) | {"artifacts": relative_files(outcome.artifacts, folder=folder)}
+    write_bytes(folder / OUTCOME, json.dumps(written).encode(), what="the outcome of a training")
 
 
 def read_outcome(folder: Path) -> Outcome:
     """The outcome of a finished training. Raises RuntimeError if it did not finish."""
     try:
-        return Outcome(**json.loads((folder / OUTCOME).read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+        outcome = Outcome(**json.loads((folder / OUTCOME).read_bytes()))
+        return replace(outcome, artifacts=found_files(outcome.artifacts, folder=folder), notes=tuple(outcome.notes))
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         raise RuntimeError(f"the training in {folder} ended without a result") from None
 
 

@@ -35,6 +35,7 @@ from shards.files import remove_leftovers
 from shards.wording import counted
 from wsss.contract.failure import Failure, OnRestart, WorkFailedError
 from wsss.contract.fit import Fit
+from wsss.contract.resources import Resources
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Outcome
 from wsss.contract.stopping import asked_first, is_stopping, raise_if_stopped
@@ -54,7 +55,7 @@ def fit_with_ray_train(
     SIGTERM they do the same and are not started again.
     Raises `RankError` with the failure of the rank that caused it. A full disk and the like are not retried.
     """
-    folder = instance.path.absolute() / FOLDER
+    folder, resources = instance.path.absolute() / FOLDER, settings.resources_of(instance)
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder):
         folder.mkdir(parents=True)
@@ -64,7 +65,7 @@ def fit_with_ray_train(
         progress=progress,
         on_restart=on_restart,
         checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
-        awaited=lambda: _awaited(folder, stage, settings, here),
+        awaited=lambda: _awaited(folder, stage, resources, here, placement=settings.placement),
     )
 
     def ask() -> bool:
@@ -100,19 +101,19 @@ def _train_once(
     instance: Instance, stage: Fit, settings: RuntimeSettings, folder: Path, *, here: bool, restarts: list[Failure]
 ) -> None:
     """Train until the end or until the training is handed over; `restarts`: those before this call."""
-    path, retries = instance.path.absolute(), settings.rank_retries
+    path, retries, resources = instance.path.absolute(), settings.rank_retries, settings.resources_of(instance)
     watch = RankWatch(path, folder, instance=instance.name, retries=retries, restarts=restarts)
     trainer = _Trainer(
         _train_rank,
-        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": settings.rank_gpus},
+        train_loop_config={"instance": instance, "threads": settings.threads, "gpus": resources.rank_gpus},
         torch_config=NodeTorchConfig(
-            backend="nccl" if settings.rank_gpus else "gloo",
+            backend="nccl" if resources.rank_gpus else "gloo",
             timeout_s=COLLECTIVE_SECONDS,
             driver=own_identity(),
             folder=str(folder),
             instance=instance.name,
         ),
-        scaling_config=_scaling(stage, settings, here),
+        scaling_config=_scaling(stage, resources, here, placement=settings.placement),
         run_config=RunConfig(
             # With a name that was used before, Ray Train would silently resume that run's state.
             name=f"attempt-{uuid.uuid4().hex[:12]}",
@@ -132,30 +133,30 @@ def _train_once(
         remove_leftovers(instance.path)
 
 
-def _scaling(stage: Fit, settings: RuntimeSettings, here: bool) -> ScalingConfig:
+def _scaling(stage: Fit, given: Resources, here: bool, *, placement: str) -> ScalingConfig:
     return ScalingConfig(
         num_workers=stage.world_size,
-        use_gpu=bool(settings.rank_gpus),
-        resources_per_worker=_resources(stage, settings, here),
-        placement_strategy=settings.placement,
+        use_gpu=bool(given.rank_gpus),
+        resources_per_worker=_needs(stage, given, here),
+        placement_strategy=placement,
     )
 
 
-def _resources(stage: Fit, settings: RuntimeSettings, here: bool) -> dict[str, float]:
+def _needs(stage: Fit, given: Resources, here: bool) -> dict[str, float]:
     # On one machine with fewer CPUs than ranks, each rank reserves a fraction: Ray would wait forever for more.
     cpus_per_rank = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
-    resources = {"CPU": min(1.0, cpus_per_rank) if here else 1.0}
-    if settings.rank_gpus:
-        resources["GPU"] = float(settings.rank_gpus)
-    return resources
+    needs = {"CPU": min(given.rank_cpus, cpus_per_rank) if here else given.rank_cpus}
+    if given.rank_gpus:
+        needs["GPU"] = float(given.rank_gpus)
+    return needs
 
 
-def _awaited(folder: Path, stage: Fit, settings: RuntimeSettings, here: bool) -> str:
+def _awaited(folder: Path, stage: Fit, given: Resources, here: bool, *, placement: str) -> str:
     """What is waited for before the first step."""
     if ranks := started_ranks(folder):
         hosts = ", ".join(sorted({rank.host for rank in ranks}))
         return f"{counted(len(ranks), 'rank')} loading on {hosts}"
-    return RankDemand(stage.world_size, _resources(stage, settings, here), settings.placement).awaited()
+    return RankDemand(stage.world_size, _needs(stage, given, here), placement).awaited()
 
 
 def _train_rank(config: dict[str, object]) -> None:

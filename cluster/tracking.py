@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cluster.moved_database import ARTIFACTS, follow_moved_runs
 from cluster.new_database import create_atomically
 from cluster.outbox import Event, Outbox, RejectedError
 from cluster.tracking_address import restore_command, tracking_uri, without_stray_folders
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
+from wsss.contract.kept_files import found_files, relative_files
 from wsss.contract.runtime import PipelineRecord
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def connect(uri: str) -> MlflowClient:
         # MLflow offers no setting for this: its ten attempts at an unreachable database would delay a stage by 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
         create_atomically(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
+        follow_moved_runs(uri)
     with without_stray_folders(uri):
         return MlflowClient(tracking_uri=uri)
 
@@ -111,7 +114,7 @@ class MlflowTracker:
     def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
         runs = runs.absolute()
         self._uri = tracking_uri(uri, runs=runs)
-        self._artifacts = runs / "mlartifacts"
+        self._runs = runs
         self._console = console
         self._opened = time.time()
         self._outbox = Outbox(runs / "outbox")
@@ -123,7 +126,7 @@ class MlflowTracker:
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
         """Report one stage instance. If MLflow already has its finished run, nothing is changed."""
-        artifacts = _absolute(record.artifacts)
+        artifacts = relative_files(record.artifacts, folder=self._runs)
         self._report(pipeline, {"record": asdict(record) | {"artifacts": artifacts}})
         if time.monotonic() >= self._paused_until:
             self.flush()
@@ -131,7 +134,7 @@ class MlflowTracker:
     def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
         """Report the end of a pipeline, with the metrics and artifacts of the whole pipeline."""
         plain = {name: float(value) for name, value in metrics.items()}
-        self._report(pipeline, {"metrics": plain, "artifacts": _absolute(artifacts)})
+        self._report(pipeline, {"metrics": plain, "artifacts": relative_files(artifacts, folder=self._runs)})
         self.flush()
 
     def flush(self) -> bool:
@@ -140,7 +143,7 @@ class MlflowTracker:
             return True
         try:
             if self._writer is None:
-                self._writer = _Writer(connect(self._uri), artifacts=self._artifacts, console=self._console)
+                self._writer = _Writer(connect(self._uri), runs=self._runs, console=self._console)
             delivered, rejected = self._outbox.deliver(self._writer.deliver)
         except Exception as error:  # no error of the tracking may stop the pipeline
             self._wait(error)
@@ -181,10 +184,11 @@ class MlflowTracker:
 class _Writer:
     """Turns events into runs. An event may come again after it was written partly, so each step checks what exists."""
 
-    def __init__(self, client: MlflowClient, *, artifacts: Path, console: Console) -> None:
+    def __init__(self, client: MlflowClient, *, runs: Path, console: Console) -> None:
         self._client = client
         self._console = console
-        self._experiment = self._find_experiment(artifacts)
+        self._runs = runs
+        self._experiment = self._find_experiment(runs / ARTIFACTS)
 
     def deliver(self, event: Event) -> None:
         """Raises `RejectedError` if MLflow can never accept the event."""
@@ -297,7 +301,7 @@ class _Writer:
             self._client.log_batch(run_id, metrics=batch)
 
     def _log_artifacts(self, run_id: str, artifacts: Mapping[str, str]) -> None:
-        for name, path in artifacts.items():
+        for name, path in found_files(artifacts, folder=self._runs).items():
             try:
                 if not Path(path).exists():
                     raise FileNotFoundError("the file no longer exists")
@@ -315,11 +319,6 @@ def _stage_tags(record: RunRecord) -> dict[str, str]:
     if re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", record.git_commit):
         tags["mlflow.source.git.commit"] = record.git_commit.removesuffix("-dirty")
     return tags | {_key(f"{UPSTREAM}.{name}"): fingerprint for name, fingerprint in record.upstream.items()}
-
-
-def _absolute(artifacts: Mapping[str, str]) -> dict[str, str]:
-    """Absolute paths, because another process in another working folder may deliver the event."""
-    return {name: str(Path(path).absolute()) for name, path in artifacts.items()}
 
 
 def _as_table(rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:

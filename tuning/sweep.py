@@ -130,7 +130,10 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
         ),
     )
     results = tuner.fit()
-    return [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
+    trials = [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
+    if all(trial.state != "failed" for trial in trials):  # of a failed one, it has what its process printed
+        shutil.rmtree(storage, ignore_errors=True)
+    return trials
 
 
 def _suggestions(sweep: Sweep) -> tuple[dict[str, Any] | None, tune.TuneConfig]:

@@ -158,6 +158,7 @@ def _plan(options: argparse.Namespace) -> int:
     from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.plan.hardware import cluster_of
     from wsss.plan.plan import make_plan
+    from wsss.plan.prices import read_prices
     from wsss.plan.render import plan_page
 
     cluster = cluster_of(
@@ -169,8 +170,9 @@ def _plan(options: argparse.Namespace) -> int:
         storage_gbps=options.storage_gbps,
     )
     path = find_file(options.recipe, shipped=RECIPES)
+    prices = read_prices(options.prices) if options.prices is not None else None
     plan = make_plan(path, options.overrides, cluster=cluster, images=options.images, measured=options.measured)
-    _print(plan_page(plan), options)
+    _print(plan_page(plan, prices), options)
     return 0
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +157,49 @@ def test_tables_and_files_become_artifacts_under_runs(runs: Path, tmp_path: Path
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "per_class.json", "type": "table"}]
     assert (folder / "sheet.png").read_bytes() == b"not really a picture"
     assert "the artifact gone (" in output.getvalue()
+
+
+def test_a_moved_folder_of_runs_keeps_its_artifacts(runs: Path, tmp_path: Path) -> None:
+    """Waiting records and MLflow's database are found at the new path, and nothing is recorded twice."""
+    picture = runs / "store" / "evaluate" / "sheet.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"picture")
+    scored = replace(SCORED, artifacts={"sheet": str(picture)})
+    tracker, _ = make_tracker(runs)
+    tracker.stage_finished(PIPELINE, scored)
+    tracker._paused_until = time.monotonic() + 60
+    tracker.stage_finished(PIPELINE, replace(scored, instance="later", fingerprint="f" * 64))
+    (waiting,) = Outbox(runs / "outbox").waiting()
+    assert str(tmp_path) not in waiting.read_text()
+    moved = tmp_path / "moved %41 folder"
+    runs.rename(moved)
+    tracker, output = make_tracker(moved)
+    found = {run.info.run_name: run for run in all_runs(tracking_uri("", runs=moved))}
+    assert set(found) == {"toy ffffffff", "evaluate", "later"} and "not stored" not in output.getvalue()
+    client = connect(tracking_uri("", runs=moved))
+    for name in ("evaluate", "later"):
+        assert {file.path for file in client.list_artifacts(found[name].info.run_id)} == {"per_class.json", "sheet.png"}
+        folder = Path(client.download_artifacts(found[name].info.run_id, ""))
+        assert folder.is_relative_to(moved) and (folder / "sheet.png").read_bytes() == b"picture"
+
+
+def test_artifacts_of_other_databases_are_left_alone(runs: Path, tmp_path: Path) -> None:
+    """A database that is no folder of runs', and a folder that was copied before it had artifacts."""
+    make_tracker(runs)[0].stage_finished(PIPELINE, SCORED)
+    before = stored(runs)["evaluate"].info.artifact_uri
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(runs / "mlflow.db", elsewhere / "mlflow.db")
+    uri = tracking_uri("", runs=elsewhere)
+    connect(uri)
+    with closing(sqlite3.connect(elsewhere / "mlflow.db")) as database:
+        assert (before,) in database.execute("SELECT artifact_uri FROM runs").fetchall()
+        (elsewhere / "mlartifacts").mkdir()
+        connect(uri)
+        assert (before,) in database.execute("SELECT artifact_uri FROM runs").fetchall(), "the original still exists"
+        shutil.rmtree(runs)
+        connect(uri)
+        assert (before,) not in database.execute("SELECT artifact_uri FROM runs").fetchall()
 
 
 def test_the_end_of_a_pipeline_is_recorded_on_its_run(runs: Path, tmp_path: Path) -> None:
