@@ -68,7 +68,9 @@ def test_a_driver_that_waits_for_a_host_can_be_stopped(
     number: signal.Signals, status: int, cluster: Cluster, tmp_path: Path
 ) -> None:
     placed = {"placement": "STRICT_SPREAD"}
-    process = start(tmp_path, "fit", place=cluster.address, stage=FIT, runtime=placed)
+    # A shell that starts the tests in the background has its children ignore SIGINT.
+    before = ("env", "--default-signal=INT")
+    process = start(tmp_path, "fit", place=cluster.address, stage=FIT, runtime=placed, before=before)
     wait_for(tmp_path / "ray_train", process)
     until = time.monotonic() + 120
     while not list(tmp_path.glob("ray_train/attempt-*")) and time.monotonic() < until:
