@@ -92,11 +92,21 @@ class _Trainer:
         self.folder = instance.path / "checkpoints"
         self.average = make_average(task.network, stage, rank=place.rank)
         self.state = checkpoints.restore(self.engine, self.folder, self.average)
-        self.state.begin_part(place.world_size)
+        self._begin_part()
         self.faults = FaultLog.of(instance.path, rank=place.rank)
         self.last_progress = 0.0
         self.hand_over = HandOver(instance.path, rank=place.rank, notice=place.notice)
         self.asked = False
+
+    def _begin_part(self) -> None:
+        """Note that these ranks compute the following steps, and what that changes besides rounding."""
+        self.state.begin_part(self.place.world_size)
+        own = [one for one in self.task.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+        trained = any(isinstance(one.weight, torch.nn.Parameter) for one in own)
+        if len(self.state.parts) > 1 and trained and not getattr(self.task, "synchronise_norms", False):
+            note = "norms are not synchronised: their statistics are of the examples of a rank, of which there are now "
+            note += "more or fewer; norm = 'synchronised' does not depend on the number of ranks"
+            self.state.notes = [*dict.fromkeys([*self.state.notes, note])]
 
     def _synchronise_norms(self) -> list[SynchronisedBatchNorm]:
         """Synchronise norms if the task asks for it. Returns the layers that need `present` to be set."""

@@ -113,6 +113,8 @@ def _print(page: Page, options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from wsss.pipeline.dry_recipe import dry_recipe
+    from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.report.show_recipe import instance_page, recipe_page
 
     if (cls := _settings_class(options)) is not None:
@@ -120,11 +122,11 @@ def _show(options: argparse.Namespace) -> int:
 
         _print(kind_page(options.recipe.name.replace("-", "_"), cls), options)
         return 0
-    recipe = _load(options)
+    recipe, absent = dry_recipe(find_file(options.recipe, shipped=RECIPES), options.overrides)
     if options.instance is not None:
-        _print(instance_page(recipe, options.instance, changed=options.changed), options)
+        _print(instance_page(recipe, options.instance, changed=options.changed, absent=absent), options)
     else:
-        _print(recipe_page(recipe, changed=options.changed), options)
+        _print(recipe_page(recipe, changed=options.changed, absent=absent), options)
     return 0
 
 

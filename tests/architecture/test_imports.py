@@ -32,7 +32,7 @@ ALLOWED = {
         "cluster/engine.py",
         "cluster/rank_process.py",
         "cluster/deepspeed_config.py",
-        "cluster/checkpoints.py",
+        "cluster/gathered_state.py",
     ),
     "mlflow": ("cluster/tracking.py", "tuning/leaderboard.py"),
 }

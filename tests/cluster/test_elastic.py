@@ -276,3 +276,12 @@ def test_every_rank_has_examples_in_every_micro_batch(
     )
     dealt = [part for rank in range(ranks) for step in batches(stage, rank, ranks).after(0) for part in step]
     assert all(part.present for part in dealt) == batches(stage, 0, ranks).are_full == full
+
+
+@pytest.mark.parametrize("synchronise", [False, True])
+def test_norms_that_depend_on_the_ranks_are_named(synchronise: bool, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "watched": False, "synchronise": synchronise}
+    assert train_forked(tmp_path, TinyFit(**settings, world_size=2, die_after=3)) is None
+    outcome = finished(tmp_path, TinyFit(**settings))
+    assert any("norms are not synchronised" in note for note in outcome.notes) == (not synchronise)
+    assert "steps 1 to 3 by 2, steps 4 to 8 by 1" in outcome.notes[-1]

@@ -12,10 +12,11 @@ from pathlib import Path
 from wsss.contract.cost import FitWork, Work
 from wsss.contract.fit import Fit
 from wsss.contract.stage import DataStage, Instance
+from wsss.pipeline.dry_recipe import dry_recipe
 from wsss.pipeline.recipe import Recipe
 from wsss.plan.context import Context
 from wsss.plan.costs import Costs, PlanError, load_costs
-from wsss.plan.dataset_stats import PlannedData, dry_recipe, planned_data
+from wsss.plan.dataset_stats import PlannedData, planned_data
 from wsss.plan.hardware import Cluster, Limits, Usage, time_of
 from wsss.plan.layers import TRAIN, stats_of
 from wsss.plan.measured import MeasuredRun, read_run
