@@ -137,18 +137,18 @@ def _scaling(stage: Fit, given: Resources, here: bool, *, placement: str) -> Sca
     return ScalingConfig(
         num_workers=stage.world_size,
         use_gpu=bool(given.rank_gpus),
-        resources_per_worker=_resources(stage, given, here),
+        resources_per_worker=_needs(stage, given, here),
         placement_strategy=placement,
     )
 
 
-def _resources(stage: Fit, given: Resources, here: bool) -> dict[str, float]:
+def _needs(stage: Fit, given: Resources, here: bool) -> dict[str, float]:
     # On one machine with fewer CPUs than ranks, each rank reserves a fraction: Ray would wait forever for more.
     cpus_per_rank = ray.cluster_resources().get("CPU", 0.0) / stage.world_size
-    resources = {"CPU": min(given.rank_cpus, cpus_per_rank) if here else given.rank_cpus}
+    needs = {"CPU": min(given.rank_cpus, cpus_per_rank) if here else given.rank_cpus}
     if given.rank_gpus:
-        resources["GPU"] = float(given.rank_gpus)
-    return resources
+        needs["GPU"] = float(given.rank_gpus)
+    return needs
 
 
 def _awaited(folder: Path, stage: Fit, given: Resources, here: bool, *, placement: str) -> str:
@@ -156,7 +156,7 @@ def _awaited(folder: Path, stage: Fit, given: Resources, here: bool, *, placemen
     if ranks := started_ranks(folder):
         hosts = ", ".join(sorted({rank.host for rank in ranks}))
         return f"{counted(len(ranks), 'rank')} loading on {hosts}"
-    return RankDemand(stage.world_size, _resources(stage, given, here), placement).awaited()
+    return RankDemand(stage.world_size, _needs(stage, given, here), placement).awaited()
 
 
 def _train_rank(config: dict[str, object]) -> None:

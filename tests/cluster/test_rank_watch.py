@@ -24,7 +24,7 @@ KILLED = {0: actor_error("Worker exits unexpectedly: connection error code 2")}
 
 def at_step(folder: Path, step: int) -> None:
     (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints" / "latest.json").write_text(json.dumps({"step": step}))
+    (folder / "checkpoints" / "latest.json").write_text(json.dumps({"step": step, "files": {}}))
 
 
 def causes(folder: Path) -> list[str]:
