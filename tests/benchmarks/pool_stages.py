@@ -59,6 +59,17 @@ class Sleeping(Map):
 
 
 @settings
+class MarkedSleep(Sleeping):
+    """Notes when work on a shard begins."""
+
+    kind: ClassVar[str] = "marked_sleep"
+
+    def take(self, instance: Instance, shard: str) -> bool:
+        mark(instance, shard, "begun")
+        return super().take(instance, shard)
+
+
+@settings
 class MarkedCams(MakeCams):
     """make_cams, which notes when work on a shard begins, and when its last record is made."""
 
