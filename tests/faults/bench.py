@@ -15,6 +15,7 @@ from tests.hosts.dashboard import Job
 from tests.hosts.host import Host
 from tests.hosts.ray_cluster import RayCluster
 from tests.hosts.runs import RECIPE, Reference, Runs, differences
+from tests.hosts.work import RANK, workers
 
 TRAINING = "train_classifier"
 CAMS = "make_cams"
@@ -41,11 +42,14 @@ class Work:
     command: str
     since: float = field(default_factory=time.monotonic)
     stamps: dict[str, int] = field(default_factory=dict)
+    ranks: set[int] = field(default_factory=set)
+    """Processes of the ranks at the fault."""
     resumed: float = 0.0
     """Seconds from the fault to the first new step; 0 if that was not measured."""
 
     def note_done(self) -> None:
-        """Remember which shards are done, and the time: the fault comes now."""
+        """Remember which shards are done, the ranks, and the time: the fault comes now."""
+        self.ranks = {rank.process.pid for rank in workers(self.bench.hosts, RANK)}
         self.stamps = self._stamps()
         self.since = time.monotonic()
 

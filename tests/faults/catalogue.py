@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.faults import code_faults, driver_faults, host_faults, storage_faults, worker_faults
+from tests.faults import code_faults, driver_faults, host_faults, spot_faults, storage_faults, worker_faults
 from tests.faults.bench import Bench, Work
 
 NO_RETRIES = ("runtime.rank_retries=0",)
@@ -62,6 +62,7 @@ FAULTS = (
     Fault(storage_faults.disk_full_in_a_checkpoint, "resumed with step 1", without="checkpoints"),
     Fault(storage_faults.object_store_full, no_control=RAYS_OWN),
     Fault(storage_faults.half_written_checkpoint, "resumed with step 1", without="checkpoints"),
+    Fault(spot_faults.spot_notice, no_control="host_loses_power without retries fails"),
     Fault(code_faults.clock_skew, no_control="no step compares clocks, so there is no repair to switch off"),
     Fault(code_faults.other_code_on_a_worker, "SUCCEEDED: .*differs", without="code_check"),
     Fault(code_faults.poison_sample, "FAILED", without="setting_aside"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.faults.bench import CAMS, TRAINING, Bench, Work
-from tests.hosts.work import RANK, frozen_actor, rank_in_checkpoint, rank_past_checkpoint, workers
+from tests.hosts.work import RANK, frozen_actor, rank_in_checkpoint, rank_past_checkpoint, while_running, workers
 
 
 def actor_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
@@ -25,7 +23,7 @@ def rank_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     rank, saved, _ = rank_past_checkpoint(bench.hosts, work.runs, work.job)
     work.note_done()
     rank.kill()
-    first = first_new_step(bench, work, rank.process.pid)
+    first = first_new_step(bench, work)
     assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
     work.ends_like_the_reference()
     return work
@@ -37,20 +35,18 @@ def rank_killed_in_a_checkpoint(bench: Bench, *overrides: str, program: str = "w
     rank, saved = rank_in_checkpoint(bench.hosts, work.runs, work.job)
     work.note_done()
     rank.kill()
-    first = first_new_step(bench, work, rank.process.pid)
+    first = first_new_step(bench, work)
     assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
     work.ends_like_the_reference()
     return work
 
 
-def first_new_step(bench: Bench, work: Work, *dead: int, timeout: float = 240.0) -> int:
-    """The first step that a rank notes after the fault."""
-    begun, known = time.monotonic(), {rank.process.pid for rank in workers(bench.hosts, RANK)} | set(dead)
-    while time.monotonic() - begun < timeout:
+def first_new_step(bench: Bench, work: Work, *, timeout: float = 240.0) -> int:
+    """The first step of a rank that was not there at the fault. Raises AssertionError if the job ends before."""
+    for _ in while_running(work.job, timeout=timeout):
         for rank in workers(bench.hosts, RANK):
             folder = work.runs.instance(work.kind)
-            if rank.process.pid not in known and folder is not None and (step := rank.notes(folder).get("step")):
+            if rank.process.pid not in work.ranks and folder is not None and (step := rank.notes(folder).get("step")):
                 work.resumed = work.seconds()
                 return int(step)
-        time.sleep(0.02)
-    raise AssertionError(f"no rank at work again within {timeout:.0f} s:\n{work.job.logs()[-2000:]}")
+    raise AssertionError(f"{work.job.status()}: no rank was at work again:\n{work.job.logs()[-3000:]}")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -31,3 +33,14 @@ def bench(hosts: Lab) -> Iterator[Bench]:
     finally:
         cluster.close()
         reference.end()
+
+
+STARTED = time.monotonic()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Processor time beside the time by the clock, which is longer on a machine that is shared."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if seconds := round(used.ru_utime + used.ru_stime):
+        elapsed = round(time.monotonic() - STARTED)
+        terminalreporter.write_line(f"separate hosts: {elapsed} s, {seconds} s of processor time")

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +30,10 @@ class Dashboard:
     def close(self) -> None:
         self._thread.shutdown()
 
-    def submit(self, entrypoint: str, *, name: str) -> Job:
+    def submit(self, entrypoint: str, *, name: str, variables: Mapping[str, str] | None = None) -> Job:
         """As `ray job submit` does without a working directory: the code installed on the nodes is run."""
-        body = {"entrypoint": entrypoint, "submission_id": name, "runtime_env": {}}
+        environment = {"env_vars": dict(variables)} if variables else {}
+        body = {"entrypoint": entrypoint, "submission_id": name, "runtime_env": environment}
         status, text = self.request("POST", "/api/jobs/", body)
         assert status == 200, (status, text)
         return Job(self, name)

@@ -60,7 +60,7 @@ def workers(hosts: Sequence[Host], title: str) -> list[Worker]:
 def frozen_actor(hosts: Sequence[Host], runs: Runs, kind: str, job: Job) -> tuple[Worker, str]:
     """An actor that is frozen in the middle of a shard, while at least one other shard is done and one is not begun;
     and that shard. Raises AssertionError if the job ends first."""
-    for _ in _while_running(job):
+    for _ in while_running(job):
         for worker in workers(hosts, MAKING):
             with suppress(ProcessLookupError):
                 worker.freeze()
@@ -78,7 +78,7 @@ def rank_past_checkpoint(
 ) -> tuple[Worker, int, int]:
     """A rank that is frozen at least one whole step past its last checkpoint; with the checkpoint's step and its own.
     Raises AssertionError if the job ends first."""
-    for _ in _while_running(job):
+    for _ in while_running(job):
         step = runs.step(kind)
         for worker in workers(hosts, RANK) if step >= least else []:
             with suppress(ProcessLookupError):
@@ -93,7 +93,7 @@ def rank_past_checkpoint(
 
 def frozen_counter(hosts: Sequence[Host], runs: Runs, kind: str, job: Job) -> Worker:
     """An actor that is frozen while it counts a shard, whose counts are in no file before all are added up."""
-    for _ in _while_running(job):
+    for _ in while_running(job):
         for worker in workers(hosts, COUNTING):
             with suppress(ProcessLookupError):
                 worker.freeze()
@@ -110,7 +110,7 @@ def rank_in_checkpoint(
 ) -> tuple[Worker, int]:
     """Rank 0, frozen while it writes a checkpoint after the one of step `least` or later; with the step of the last
     whole one. Its files are there, under their own or a temporary name, and the pointer does not name them yet."""
-    for _ in _while_running(job, pause=0.001):
+    for _ in while_running(job, pause=0.001):
         folder, saved = runs.instance(kind), runs.step(kind)
         if folder is None or saved < least or not _newer_files(folder / "checkpoints", saved):
             continue
@@ -132,7 +132,7 @@ def _newer_files(folder: Path, step: int) -> list[str]:
     return []
 
 
-def _while_running(job: Job, *, timeout: float = 240.0, pause: float = 0.02) -> Iterator[None]:
+def while_running(job: Job, *, timeout: float = 240.0, pause: float = 0.02) -> Iterator[None]:
     """Often, until the job has ended or the time is over."""
     end = asked = time.monotonic()
     end += timeout
