@@ -35,6 +35,9 @@ class Switch:
         """Connect the network namespace of a process: its interface is eth0, ours is called after the host."""
         self._ip("link", "add", f"v-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         self._ip("link", "set", f"v-{name}", "master", "br0", "up")
+        # A machine keeps its hardware address when it starts again; the others know it for half a minute.
+        numbers = ":".join(f"{int(part):02x}" for part in address.split("."))
+        run_ip("link", "set", "eth0", "address", f"02:00:{numbers}", namespace=pid)
         run_ip("link", "set", "lo", "up", namespace=pid)
         run_ip("address", "add", f"{address}/24", "dev", "eth0", namespace=pid)
         run_ip("link", "set", "eth0", "up", namespace=pid)

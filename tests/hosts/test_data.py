@@ -65,6 +65,7 @@ def test_photographs_go_into_the_shared_folder_and_become_shards(bench: Bench) -
     (laptop.home / "photographs.py").write_text(PHOTOGRAPHS)
     laptop.run("python ~/photographs.py")
     (laptop.home / "wsss" / "photographs.toml").write_text(FROM_FOLDER)
+    bench.cluster.on_laptop(f"ray exec {FILE} 'mkdir -p /mnt/shared/data' < /dev/null")
     bench.cluster.on_laptop(f"ray rsync-up {FILE} ~/photographs/ /mnt/shared/data/photographs/")
     runs = Runs(bench.cluster.lab.shared, "photographs")
     settings = f"--set runtime.runs={runs.inside} --set runtime.num_actors=2"

@@ -99,6 +99,7 @@ def test_cable_power_and_disk() -> None:
         assert head.run(knock, check=False) == ""
         worker.start()
         assert worker.run("ls ~/mine /tmp", check=False).split() == [f"{Path.home()}/mine", "/tmp:"]
+        assert head.run(knock, check=False) == "open\n"
         with made.small_disk_full():
             full = worker.run(f"echo more > /mnt/shared/{SMALL}/file", check=False)
             assert "No space left on device" in full
