@@ -40,7 +40,7 @@ def test_commands_options_and_choices(here: Path) -> None:
     assert candidates(["run", "--on", ""]) == ["auto", "local", "ray"]
     assert candidates(["show", "toy", "--table", ""]) == ["instances", "settings"]
     assert candidates(["show", "toy", "--csv", "--"]) == ["--changed", "--help", "--set", "--table"]
-    assert candidates(["cluster", ""]) == ["certificates", "check", "down"]
+    assert candidates(["cluster", ""]) == ["certificates", "check", "down", "mlflow"]
     assert candidates(["cluster", "check", "--running", "a"]) == ["auto"]
     assert candidates(["cluster", "down", "no"]) == ["notes.txt"]
     assert "A100" in candidates(["plan", "lid", "--gpu", ""])
