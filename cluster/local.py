@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from cluster import hand_over
-from cluster.crash_files import crash_files, kernel_kills
-from cluster.engine import run_rank
-from cluster.fit_files import RankError, read_outcome, watch_progress
-from cluster.rank_failures import cause_of, dead_rank, rank_failure
-from cluster.rank_process import RankPlace
+from cluster.failures.crash_files import crash_files, kernel_kills
+from cluster.failures.rank_failures import cause_of, dead_rank, rank_failure
 from cluster.shard_work import ShardExecutor, pending_shards
+from cluster.training import hand_over
+from cluster.training.engine import run_rank
+from cluster.training.fit_files import RankError, read_outcome, watch_progress
+from cluster.training.rank_process import RankPlace
 from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
 from wsss.contract.failure import Failure, OnRestart, ignore_restart

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from cluster.object_store import put
-from cluster.pool import ActorPool
-from cluster.ray_processes import end_session
-from cluster.ray_session import connect, thread_environment
-from cluster.same_code import own_identity
-from cluster.shard_actor import ShardActor
+from cluster.actors.pool import ActorPool
+from cluster.actors.shard_actor import ShardActor
+from cluster.failures.object_store import put
+from cluster.session.ray_processes import end_session
+from cluster.session.ray_session import connect, thread_environment
+from cluster.session.same_code import own_identity
 from cluster.shard_work import pending_shards, publish_copy, remove_copies
 from wsss.contract.counts import Counts
 from wsss.contract.failure import OnRestart, ignore_restart
@@ -33,7 +33,7 @@ class RayRuntime:
     """Implements `wsss.contract.runtime.Runtime`. Actors stay alive from one shard stage to the next."""
 
     def __init__(self, settings: RuntimeSettings, *, address: str | None) -> None:
-        """Connect as `cluster.ray_session.connect` does. On several nodes `settings.runs` must be shared by all."""
+        """Connect as `cluster.session.ray_session.connect` does. Several nodes must share `settings.runs`."""
         self._settings = settings
         self._address = address
         own_identity()  # before the files can change: workers are compared with it
@@ -99,7 +99,7 @@ class RayRuntime:
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
-        from cluster.ray_fit import fit_with_ray_train  # Ray Train imports pandas and pyarrow
+        from cluster.ranks.ray_fit import fit_with_ray_train  # Ray Train imports pandas and pyarrow
 
         # Idle actors would hold the CPUs that the ranks need.
         self._release_actors()

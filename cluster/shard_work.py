@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
-from cluster.crash_files import crash_files
+from cluster.failures.crash_files import crash_files
 from shards.file_system_errors import writing
 from shards.files import sync_folder
 from shards.layer import Layer

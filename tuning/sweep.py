@@ -20,10 +20,10 @@ from ray import tune
 from rich.console import Console
 from rich.text import Text
 
-from cluster.ray_processes import end_session
-from cluster.ray_session import connect
-from cluster.tracking import MlflowTracker
-from cluster.tracking_address import open_command
+from cluster.session.ray_processes import end_session
+from cluster.session.ray_session import connect
+from cluster.tracking.tracker import MlflowTracker
+from cluster.tracking.tracking_address import open_command
 from tuning.counted_threshold import THRESHOLD
 from tuning.distinct_search import DistinctSearch
 from tuning.search_space import Sweep

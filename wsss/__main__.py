@@ -44,7 +44,7 @@ def _runtime(recipe: Recipe, place: str, console: Console) -> Runtime:
         from cluster.local import LocalRuntime
 
         return LocalRuntime(recipe.runtime)
-    from cluster.address import connecting_line
+    from cluster.session.address import connecting_line
 
     console.print(connecting_line(place), markup=False)
     from cluster.ray_runtime import RayRuntime
@@ -75,13 +75,13 @@ def _stage(options: argparse.Namespace) -> int:
 
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
     """Run spans of instances one after the other, each given as (first, last), in one session."""
-    from cluster.address import check_place
+    from cluster.session.address import check_place
 
     check_place(options.on)
     recipe, console = _load(options), _console()
     # Slow imports come after the recipe is checked, so that its errors are reported immediately.
-    from cluster.tracking import MlflowTracker
-    from cluster.tracking_address import open_command
+    from cluster.tracking.tracker import MlflowTracker
+    from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, ready_to_run, run_recipe
     from wsss.report.run_results import show_results
@@ -204,7 +204,7 @@ def _shards(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from cluster.address import check_place, connecting_line
+    from cluster.session.address import check_place, connecting_line
     from tuning.search_space import load_sweep
     from wsss.pipeline.recipe_files import SWEEPS, find_file
 

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from cluster.ray_runtime import RayRuntime
-from cluster.ray_session import prepare_environment
+from cluster.session.ray_session import prepare_environment
 from shards.records import Sample
 from tests.benchmarks.pool_stages import MarkedCams, Sleeping, read_marks
 from tests.shards.sources.photographs import photograph

@@ -97,9 +97,9 @@ def main(folder: Path, *, held: bool) -> None:
     start(folder)
     import ray
 
+    from cluster.actors.shard_actor import ShardActor
     from cluster.ray_runtime import RayRuntime
-    from cluster.ray_session import thread_environment
-    from cluster.shard_actor import ShardActor
+    from cluster.session.ray_session import thread_environment
     from tests.cluster.tiny import TinyMap, TorchMap, instance_of
     from wsss.contract.resources import Resources
     from wsss.contract.runtime import RuntimeSettings

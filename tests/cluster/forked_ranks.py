@@ -7,10 +7,10 @@ import os
 import traceback
 from pathlib import Path
 
-from cluster.engine import run_rank
-from cluster.fit_files import has_outcome, read_outcome
 from cluster.local import free_port
-from cluster.rank_process import RankPlace
+from cluster.training.engine import run_rank
+from cluster.training.fit_files import has_outcome, read_outcome
+from cluster.training.rank_process import RankPlace
 from tests.cluster.tiny import TinyFit, instance_of
 from wsss.contract.stage import Outcome
 

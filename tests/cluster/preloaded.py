@@ -6,8 +6,8 @@ import os
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from cluster import engine
-from cluster.rank_process import import_deepspeed
+from cluster.training import engine
+from cluster.training.rank_process import import_deepspeed
 from tests.cluster import tiny
 
 deepspeed = import_deepspeed()

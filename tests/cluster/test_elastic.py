@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.batches import RankBatches
-from cluster.checkpoints import TrainingState, state_path
-from cluster.optimizer import lr_multiplier
+from cluster.training.batches import RankBatches
+from cluster.training.checkpoints import TrainingState, state_path
+from cluster.training.optimizer import lr_multiplier
 from tests.cluster.forked_ranks import errors, train_forked
 from tests.cluster.tiny import TinyFit, TinySet
 from wsss.contract.fit import WEIGHTS

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.fit_files import RankError
+from cluster.actors.pool import PoolError
 from cluster.local import LocalRuntime
-from cluster.pool import PoolError
 from cluster.ray_runtime import RayRuntime
+from cluster.training.fit_files import RankError
 from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, TorchMap, instance_of
 from wsss.contract.fit import WEIGHTS
 from wsss.contract.resources import StageResources
@@ -94,7 +94,7 @@ def test_fit_does_not_retry_a_final_error_and_reports_it(runtime: RayRuntime, tm
 
 
 def test_cluster_that_cannot_be_reached() -> None:
-    code = "from cluster.ray_session import connect; connect('127.0.0.1:9')"
+    code = "from cluster.session.ray_session import connect; connect('127.0.0.1:9')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "ValueError: no Ray cluster answers at 127.0.0.1:9" in ended.stderr
 

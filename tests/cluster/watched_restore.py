@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from cluster import checkpoints
-from cluster.batches import RankBatches
-from cluster.gathered_state import OPTIMIZER, gather, scatter
+from cluster.training import checkpoints
+from cluster.training.batches import RankBatches
+from cluster.training.gathered_state import OPTIMIZER, gather, scatter
 from wsss.contract.stage import Instance
 
 if TYPE_CHECKING:

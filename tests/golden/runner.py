@@ -49,8 +49,10 @@ class Silent:
 def make_runtime(settings: Any) -> Any:
     """A `LocalRuntime` whose trainings of one rank run in this process."""
     local_runtime = first_of("cluster.local:LocalRuntime")
-    run_rank, place_of_rank = first_of("cluster.engine:run_rank"), first_of("cluster.rank_process:RankPlace")
-    read_outcome, free_port = first_of("cluster.fit_files:read_outcome"), first_of("cluster.local:free_port")
+    run_rank = first_of("cluster.training.engine:run_rank", "cluster.engine:run_rank")
+    place_of_rank = first_of("cluster.training.rank_process:RankPlace", "cluster.rank_process:RankPlace")
+    read_outcome = first_of("cluster.training.fit_files:read_outcome", "cluster.fit_files:read_outcome")
+    free_port = first_of("cluster.local:free_port")
     address = f"127.0.0.1:{free_port()}"
 
     class OneProcess(local_runtime):  # type: ignore[misc, valid-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.tracking import MlflowTracker
+from cluster.tracking.tracker import MlflowTracker
 from shards.records import RunRecord
 from tests.cluster.driver import run
 from tests.cluster.tiny import SHARDS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkpoints import RANKS
+from cluster.training.checkpoints import RANKS
 from tests.pipeline.chain import TINY, tiny
 from tests.pipeline.test_tiny import wait_until_gone
 from wsss.contract.fit import Fit

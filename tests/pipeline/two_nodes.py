@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster import ray_session
+from cluster.session import ray_session
 from tests.pipeline.chain import NoTracker, tiny
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.run import run_recipe
@@ -26,7 +26,7 @@ def main(runs: Path) -> None:
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     recipe = tiny(runs, *OVERRIDES, *PLACEMENT)
-    runtime = RayRuntime(recipe.runtime, address=cluster.address)
+    runtime = RayRuntime(recipe.runtime, address=cluster.session.address)
     try:
         summary = run_recipe(recipe, runtime=runtime, tracker=NoTracker(), reporter=Reporter(quiet=True))
         print(json.dumps({"executed": summary.executed, "cpus": [node["Resources"]["CPU"] for node in ray.nodes()]}))
