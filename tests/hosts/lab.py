@@ -66,10 +66,11 @@ class Lab:
     def small_disk_full(self) -> Iterator[None]:
         """Inside the block, the disk `small` in the shared folder has no room left."""
         filler = self.shared / SMALL / "filler"
-        status = os.statvfs(filler.parent)
-        with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize)
         try:
+            for size in (1_000_000, 4096):
+                with suppress(OSError), filler.open("ab", buffering=0) as file:
+                    while file.write(bytes(size)) == size:
+                        pass
             yield
         finally:
             filler.unlink()
