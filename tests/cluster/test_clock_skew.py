@@ -11,8 +11,8 @@ import pytest
 
 from cluster.ranks.rank_watch import RankWatch
 from cluster.ranks.ray_backend import RankProcess
+from cluster.tracking import outbox
 from cluster.tracking.outbox import Event, Outbox
-from cluster.tracking.tracker import outbox
 from wsss.pipeline import instance_lock
 from wsss.pipeline.instance_lock import HOLDER, locked
 

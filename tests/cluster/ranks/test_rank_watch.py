@@ -11,11 +11,11 @@ import pytest
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError
 from ray.train.v2.api.preemption import PreemptionInfo
-from tests.cluster.test_death_cause import actor_error
 
 from cluster.failures.death_cause import PREEMPTED
 from cluster.ranks.rank_watch import RankWatch, StartWatch
 from cluster.training.fit_files import RankError
+from tests.cluster.failures.test_death_cause import actor_error
 from wsss.contract.failure import Failure
 
 GONE = {0: actor_error("The actor died because its node has died", preempted=True)}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.tracking import mlflow_folder
 from cluster.tracking.mlflow_folder import (
     ServerState,
     back_up,
@@ -15,7 +16,6 @@ from cluster.tracking.mlflow_folder import (
     restore,
     write_state,
 )
-from cluster.tracking.tracker import mlflow_folder
 
 
 @pytest.fixture
