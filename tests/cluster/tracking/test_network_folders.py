@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cluster.tracking import network_folders, tracking_address
 from cluster.tracking.network_folders import NetworkMount, network_mount
-from cluster.tracking.tracker import MlflowTracker, network_folders, tracking_address
+from cluster.tracking.tracker import MlflowTracker
 
 MOUNTS = """\
 overlay / overlay rw 0 0
