@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from cluster.failures.crash_files import crash_files
 from cluster.failures.rank_failures import rank_failure
 from cluster.ranks.drain_notice import drain_notice
 from cluster.ranks.fit_reports import FitReports
-from cluster.ranks.rank_demand import RankDemand
+from cluster.ranks.rank_demand import RankDemand, placement_groups
 from cluster.ranks.rank_watch import RankWatch, StartWatch
 from cluster.ranks.ray_backend import NodeTorchConfig, started_ranks
 from cluster.session.ray_session import thread_environment
@@ -59,13 +60,14 @@ def fit_with_ray_train(
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder):
         folder.mkdir(parents=True)
+    others = frozenset(placement_groups())
     reports = FitReports(
         instance.path,
         folder,
         progress=progress,
         on_restart=on_restart,
         checkpoint_step=lambda: checkpoints.last_step(instance.path / "checkpoints"),
-        awaited=lambda: _awaited(folder, stage, resources, here, placement=settings.placement),
+        awaited=lambda: _awaited(folder, stage, resources, here, placement=settings.placement, others=others),
     )
 
     def ask() -> bool:
@@ -151,12 +153,12 @@ def _needs(stage: Fit, given: Resources, here: bool) -> dict[str, float]:
     return needs
 
 
-def _awaited(folder: Path, stage: Fit, given: Resources, here: bool, *, placement: str) -> str:
-    """What is waited for before the first step."""
+def _awaited(folder: Path, stage: Fit, given: Resources, here: bool, *, placement: str, others: Collection[str]) -> str:
+    """What is waited for before the first step. `others`: placement groups that were there before."""
     if ranks := started_ranks(folder):
         hosts = ", ".join(sorted({rank.host for rank in ranks}))
         return f"{counted(len(ranks), 'rank')} loading on {hosts}"
-    return RankDemand(stage.world_size, _needs(stage, given, here), placement).awaited()
+    return RankDemand(stage.world_size, _needs(stage, given, here), placement).awaited(others=others)
 
 
 def _train_rank(config: dict[str, object]) -> None:

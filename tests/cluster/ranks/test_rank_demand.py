@@ -25,6 +25,16 @@ def test_a_node_that_is_away_is_named() -> None:
     assert STRICT.awaited_of(back, free=FREE) == "starting 2 ranks of 1 CPU each"
 
 
+def test_ranks_that_hold_what_they_need_are_starting() -> None:
+    nodes = [node("a", CPU=2.0)]
+    demand = RankDemand(2, {"CPU": 1.0}, "PACK")
+    group = {"state": "CREATED", "bundles": {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}}
+    waits = "waiting for 2 ranks of 1 CPU each: others use the cluster, 0 CPU are free"
+    assert demand.awaited_of(nodes, free={}, groups=[group]) == "starting 2 ranks of 1 CPU each"
+    for other in ({**group, "state": "PENDING"}, {**group, "bundles": {0: {"CPU": 2.0}}}):
+        assert demand.awaited_of(nodes, free={}, groups=[other]) == waits
+
+
 def test_too_little_room_and_others_at_work_are_told_apart() -> None:
     demand = RankDemand(4, {"CPU": 1.0, "GPU": 1.0}, "PACK")
     nodes = [node("a", CPU=8.0, GPU=2.0), node("b", CPU=8.0)]
