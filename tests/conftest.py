@@ -13,6 +13,9 @@ from collections import Counter
 
 import pytest
 
+# Their assertions are explained as those of tests are.
+pytest.register_assert_rewrite("tests.faults", "tests.hosts")
+
 NOT_RUN = "NOT RUN: "
 """How a reason for skipping begins where a machine lacks what a test needs."""
 

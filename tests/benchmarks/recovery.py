@@ -117,7 +117,7 @@ def measured(folder: Path) -> dict[str, Any]:
         def lose_node() -> None:
             cluster.remove_node(workers.pop(), allow_graceful=False)
 
-        runtime = RayRuntime(RuntimeSettings(runs=folder, num_actors=3), address=cluster.session.address)
+        runtime = RayRuntime(RuntimeSettings(runs=folder, num_actors=3), address=cluster.address)
         try:
             by_rank = train(folder / "rank", runtime, kill_rank)
             by_host = train(folder / "host", runtime, lose_node_of_rank)

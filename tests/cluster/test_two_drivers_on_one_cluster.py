@@ -28,7 +28,7 @@ BLOCKED_SECONDS = 8.0
 @pytest.fixture
 def address() -> Iterator[str]:
     with small_cluster(2) as cluster:
-        yield cluster.session.address
+        yield cluster.address
 
 
 def test_a_driver_that_waits_for_another_releases_its_actors_and_says_for_whom(address: str, tmp_path: Path) -> None:

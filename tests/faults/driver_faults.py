@@ -7,7 +7,7 @@ import signal
 from tests.faults.bench import CAMS, LIMIT, TRAINING, Bench, Work
 from tests.faults.worker_faults import first_new_step
 from tests.hosts.runs import differences, metrics, wait_until
-from tests.hosts.work import DRIVER, RANK, frozen_actor, frozen_counter, rank_past_checkpoint, workers
+from tests.hosts.work import RANK, frozen_actor, frozen_counter, rank_past_checkpoint, workers
 
 NOWHERE = "http://127.0.0.1:5999"
 """No MLflow server listens there."""
@@ -20,7 +20,8 @@ def driver_killed_in_a_training(bench: Bench, *overrides: str, program: str = "w
     kill_driver(bench, work)
     rank.resume()
     work.submit_again()
-    assert first_new_step(bench, work) >= saved + 1
+    first = first_new_step(bench, work)
+    assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
     work.ends_like_the_reference()
     return work
 
@@ -50,7 +51,7 @@ def driver_killed_while_counting(bench: Bench, *overrides: str, program: str = "
 def kill_driver(bench: Bench, work: Work) -> None:
     """And wait until Ray has ended its workers."""
     work.note_done()
-    drivers = bench.cluster.head.find(DRIVER, work.runs.inside)
+    drivers = bench.cluster.head.find(f"runtime.runs={work.runs.inside} ")
     assert drivers, "the driver runs on the head"
     for driver in drivers:
         bench.cluster.head.kill(driver, signal.SIGKILL)
@@ -81,9 +82,9 @@ def mlflow_down(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     actor.resume()
     work.note_done()
     log = work.ends_like_the_reference()
-    assert "cannot be written to" in log and "the run continues" in log
     waiting = list((work.runs.folder / "outbox").glob("[!.]*.json"))
     assert waiting, "the record of the stage waits"
+    assert "cannot be written to" in log and "the run continues" in log, log[-2000:]
     command = work.command.replace(NOWHERE, f"sqlite:///{work.runs.inside}/mlflow.db")
     again = bench.cluster.submit(command, name="mlflow_up")
     assert "records of earlier runs are now in MLflow" in again.succeeds(timeout=LIMIT)
@@ -103,6 +104,7 @@ def sigterm_with_grace(bench: Bench, *overrides: str, program: str = "wsss") -> 
     stopped = work.runs.step()
     assert stopped >= at_work > saved, f"stopped at step {at_work}, and the checkpoint is of step {stopped}"
     work.submit_again()
-    assert first_new_step(bench, work) == stopped + 1
+    first = first_new_step(bench, work)
+    assert first == stopped + 1, f"resumed with step {first} after the checkpoint of step {stopped}"
     work.ends_like_the_reference()
     return work

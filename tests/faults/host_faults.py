@@ -8,6 +8,7 @@ import time
 from tests.faults.bench import CAMS, TRAINING, Bench, Work
 from tests.faults.worker_faults import first_new_step
 from tests.hosts.host import Host
+from tests.hosts.runs import wait_until
 from tests.hosts.work import Worker, frozen_actor, rank_past_checkpoint
 
 NOTICED = 150.0
@@ -92,6 +93,7 @@ def raylet_killed(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     actor.host.kill(raylet)
     actor.resume()
     work.ends_like_the_reference()
+    wait_until(lambda: bool(actor.host.find("/raylet/raylet ")), "a raylet again", timeout=420, pause=1.0)
     bench.comes_back()
     return work
 

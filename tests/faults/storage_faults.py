@@ -58,7 +58,8 @@ def disk_full_in_a_checkpoint(bench: Bench, *overrides: str, program: str = "wss
     _names_the_disk(log, "checkpoint")
     assert work.runs.step() == saved
     work.submit_again()
-    assert first_new_step(bench, work) == saved + 1
+    first = first_new_step(bench, work)
+    assert first == saved + 1, f"resumed with step {first} after the checkpoint of step {saved}"
     work.ends_like_the_reference()
     return work
 
@@ -99,7 +100,7 @@ def half_written_checkpoint(bench: Bench, *overrides: str, program: str = "wsss"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     work.submit_again()
     first = first_new_step(bench, work)
-    assert first == saved - 3 + 1, f"resumed with step {first}; the checkpoint of step {saved} is damaged"
+    assert first == saved - 3 + 1, f"resumed with step {first} although the checkpoint of step {saved} is damaged"
     log = work.ends_like_the_reference()
     assert file.name in log, f"the log does not name {file.name}"
     return work

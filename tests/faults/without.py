@@ -13,12 +13,13 @@ from typing import Any
 
 
 def replacement() -> None:
-    """The pool does not replace an actor that died: the run ends."""
-    from cluster.actors import pool
+    """The pool does not replace an actor that died: the run ends. Nor does it start slow shards twice."""
+    from cluster.actors import pool, pool_work
 
     def raised(self: object, slot: object, run: object, error: BaseException) -> None:
         raise error
 
+    pool_work.COPY_AFTER = float("inf")
     pool.ActorPool._replace = raised  # type: ignore[method-assign]
 
 

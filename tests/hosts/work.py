@@ -18,13 +18,12 @@ from pathlib import Path
 from shards.work_notes import unpack
 from tests.hosts.dashboard import ENDED, Job
 from tests.hosts.host import Host
-from tests.hosts.processes import Process
+from tests.hosts.processes import Process, namespace_of
 from tests.hosts.runs import Runs
 
 MAKING = "ray::ShardActor.make"
 COUNTING = "ray::ShardActor.count"
 RANK = "ray::RayTrainWorker"
-DRIVER = "bin/wsss run"
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,10 @@ class Worker:
         self.host.kill(self.process, signal.SIGSTOP)
 
     def resume(self) -> None:
+        """Let it continue, unless it has ended."""
         with suppress(ProcessLookupError):
-            self.host.kill(self.process, signal.SIGCONT)
+            if namespace_of(self.process.pid) == namespace_of(self.host.pid):
+                self.host.kill(self.process, signal.SIGCONT)
 
     def notes(self, folder: Path) -> dict[str, str]:
         """What it noted that it works on; see `cluster.failures.crash_files`."""

@@ -26,7 +26,7 @@ def main(runs: Path) -> None:
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     recipe = tiny(runs, *OVERRIDES, *PLACEMENT)
-    runtime = RayRuntime(recipe.runtime, address=cluster.session.address)
+    runtime = RayRuntime(recipe.runtime, address=cluster.address)
     try:
         summary = run_recipe(recipe, runtime=runtime, tracker=NoTracker(), reporter=Reporter(quiet=True))
         print(json.dumps({"executed": summary.executed, "cpus": [node["Resources"]["CPU"] for node in ray.nodes()]}))

@@ -39,7 +39,7 @@ def test_a_store_that_takes_nothing_is_named_with_its_disks(
 @pytest.fixture
 def address() -> Iterator[str]:
     with small_cluster(2, object_store_memory=STORE) as cluster:
-        yield cluster.session.address
+        yield cluster.address
 
 
 @pytest.mark.ray

@@ -87,7 +87,7 @@ def test_training_hands_over_with_a_checkpoint_and_ends_with_the_same_bytes(clus
     there.path.mkdir()
     lost: list[Failure] = []
     nodes: list[str] = []
-    runtime = RayRuntime(RuntimeSettings(), address=cluster.session.address)
+    runtime = RayRuntime(RuntimeSettings(), address=cluster.address)
     try:
         with fake_imds() as imds:
 
