@@ -97,7 +97,7 @@ def test_training_hands_over_with_a_checkpoint_and_ends_with_the_same_bytes(clus
                     nodes.extend(node for node in _busy() if node not in nodes)
                 if done >= 2 and nodes and imds.announced is None:
                     imds.announce(when=SOON)
-                    words = ["--address", cluster.session.address, "--endpoint", imds.url, "--node-id", nodes[0]]
+                    words = ["--address", cluster.address, "--endpoint", imds.url, "--node-id", nodes[0]]
                     command = [sys.executable, "-m", "cluster.nodes.spot_notice", *words, "--interval", "0.2"]
                     environment = os.environ | {"PYTHONPATH": str(ROOT)}
                     watcher = subprocess.run(
