@@ -45,7 +45,7 @@ def test_ranks_wait_for_a_second_host_and_say_so(cluster: Cluster, tmp_path: Pat
         if "waiting for 1 more node" in state:
             waits.set()
 
-    runtime = RayRuntime(RuntimeSettings(placement="STRICT_SPREAD"), address=cluster.session.address)
+    runtime = RayRuntime(RuntimeSettings(placement="STRICT_SPREAD"), address=cluster.address)
     try:
         # A node can only be added in the main thread.
         training = threading.Thread(target=runtime.fit, args=(there, there.stage, progress), daemon=True)
@@ -70,7 +70,7 @@ def test_a_driver_that_waits_for_a_host_can_be_stopped(
     placed = {"placement": "STRICT_SPREAD"}
     # A shell that starts the tests in the background has its children ignore SIGINT.
     before = ("env", "--default-signal=INT")
-    process = start(tmp_path, "fit", place=cluster.session.address, stage=FIT, runtime=placed, before=before)
+    process = start(tmp_path, "fit", place=cluster.address, stage=FIT, runtime=placed, before=before)
     wait_for(tmp_path / "ray_train", process)
     until = time.monotonic() + 120
     while not list(tmp_path.glob("ray_train/attempt-*")) and time.monotonic() < until:
