@@ -8,7 +8,7 @@
 
 The training waits while rank 0 writes. A thread would save about 1 s per checkpoint, for the 189 MB of a ResNet-50 with
 momentum on a local disk, where a step of 16 images takes 19 s (a busy machine with 2 cores, 2026-11,
-`findings/checkpoints_in_the_background.py`), but it would need a second copy of all tensors in memory, and a disk that
+`tests/benchmarks/checkpoints.py`), but it would need a second copy of all tensors in memory, and a disk that
 is full would be noticed only after further steps.
 """
 
