@@ -18,23 +18,23 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _down(options: argparse.Namespace) -> int:
-    from cluster.down import down
+    from cluster.nodes.down import down
 
     return down(options.file, keep_files=options.keep_files)
 
 
 def _certificates(options: argparse.Namespace) -> int:
-    from cluster.certificates import certificates
+    from cluster.nodes.certificates import certificates
 
     return certificates(options.node, days=options.days)
 
 
 def _mlflow(options: argparse.Namespace) -> int:
     if options.serve is None and not options.stop:
-        from cluster.mlflow_tunnel import open_tunnel
+        from cluster.tracking.mlflow_tunnel import open_tunnel
 
         return open_tunnel(options.file, port=options.port)
-    from cluster.mlflow_server import serve, stop
+    from cluster.tracking.mlflow_server import serve, stop
 
     if options.stop:
         print("".join(f"{line}\n" for line in stop()), end="")

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from cluster import hand_over
-from cluster.crash_files import crash_files, kernel_kills
-from cluster.engine import run_rank
-from cluster.fit_files import RankError, read_outcome, watch_progress
-from cluster.rank_failures import cause_of, dead_rank, rank_failure
-from cluster.rank_process import RankPlace
+from cluster.failures.crash_files import crash_files, kernel_kills
+from cluster.failures.rank_failures import cause_of, dead_rank, rank_failure
 from cluster.shard_work import ShardExecutor, pending_shards
+from cluster.training import hand_over
+from cluster.training.engine import run_rank
+from cluster.training.fit_files import RankError, read_outcome, watch_progress
+from cluster.training.rank_process import RankPlace
 from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
 from wsss.contract.failure import Failure, OnRestart, ignore_restart
@@ -49,12 +49,10 @@ class LocalRuntime:
         self._settings = settings
         self._executor: ShardExecutor | None = None
 
-    def _shard_executor(self) -> ShardExecutor:
-        if self._executor is None:
-            settings = self._settings
-            self._executor = ShardExecutor(
-                threads=settings.threads, gpu=settings.actor_gpus > 0, shard_seconds=settings.shard_seconds
-            )
+    def _shard_executor(self, instance: Instance) -> ShardExecutor:
+        settings, gpu = self._settings, self._settings.resources_of(instance).actor_gpus > 0
+        if self._executor is None or self._executor.gpu != gpu:
+            self._executor = ShardExecutor(threads=settings.threads, gpu=gpu, shard_seconds=settings.shard_seconds)
         return self._executor
 
     def map(
@@ -65,7 +63,7 @@ class LocalRuntime:
         for number, shard in enumerate(pending):
             raise_if_stopped()
             progress(total - len(pending) + number, total, f"{total - len(pending) + number} of {total} shards")
-            self._shard_executor().make_shard(instance, shard)
+            self._shard_executor(instance).make_shard(instance, shard)
 
     def reduce(
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -75,7 +73,7 @@ class LocalRuntime:
         for number, shard in enumerate(shards):
             raise_if_stopped()
             progress(number, len(shards), f"{number} of {len(shards)} shards")
-            counts += self._shard_executor().count_shard(instance, shard)
+            counts += self._shard_executor(instance).count_shard(instance, shard)
         return counts
 
     def fit(
@@ -84,14 +82,13 @@ class LocalRuntime:
         """Every rank is a separate process, even a single one: DeepSpeed's state must not outlive a training."""
         address = f"127.0.0.1:{free_port()}"
         ranks: list[_Rank] = []
+        gpus = self._settings.resources_of(instance).rank_gpus
         hand_over.withdraw(instance.path)
         reason = "the driver was asked to stop (SIGTERM)"
         asked = asked_first(lambda: hand_over.ask(instance.path, reason), seconds=self._settings.stop_seconds)
         with watch_progress(instance.path, progress), asked:
             for rank in range(stage.world_size):
-                place = RankPlace(
-                    rank, stage.world_size, rank, self._settings.threads, self._settings.rank_gpus, address
-                )
+                place = RankPlace(rank, stage.world_size, rank, self._settings.threads, gpus, address)
                 ranks.append(_Rank.of(instance, place))
             try:
                 failures = _run_all(ranks, instance.path)

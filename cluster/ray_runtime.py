@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from cluster.object_store import put
-from cluster.pool import ActorPool
-from cluster.ray_processes import end_session
-from cluster.ray_session import connect, thread_environment
-from cluster.same_code import own_identity
-from cluster.shard_actor import ShardActor
+from cluster.actors.pool import ActorPool
+from cluster.actors.shard_actor import ShardActor
+from cluster.failures.object_store import put
+from cluster.session.ray_processes import end_session
+from cluster.session.ray_session import connect, thread_environment
+from cluster.session.same_code import own_identity
 from cluster.shard_work import pending_shards, publish_copy, remove_copies
 from wsss.contract.counts import Counts
 from wsss.contract.failure import OnRestart, ignore_restart
 from wsss.contract.fit import Fit
+from wsss.contract.resources import Resources
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 
@@ -31,12 +33,13 @@ class RayRuntime:
     """Implements `wsss.contract.runtime.Runtime`. Actors stay alive from one shard stage to the next."""
 
     def __init__(self, settings: RuntimeSettings, *, address: str | None) -> None:
-        """Connect as `cluster.ray_session.connect` does. On several nodes `settings.runs` must be shared by all."""
+        """Connect as `cluster.session.ray_session.connect` does. Several nodes must share `settings.runs`."""
         self._settings = settings
         self._address = address
         own_identity()  # before the files can change: workers are compared with it
         self._owns_session = connect(address)
         self._pool: ActorPool | None = None
+        self._resources: Resources | None = None
 
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -53,7 +56,7 @@ class RayRuntime:
             progress(finished, total, f"{finished} of {total} shards")
             known = [put(instance)]
             try:
-                self._actors().run(
+                self._actors(instance).run(
                     pending,
                     submit=lambda actor, task: actor.make.remote(known, task),
                     done=done,
@@ -81,7 +84,7 @@ class RayRuntime:
 
         progress(0, len(shards), f"0 of {len(shards)} shards")
         known = [put(instance)]
-        self._actors().run(
+        self._actors(instance).run(
             shards,
             submit=lambda actor, task: actor.count.remote(known, task.shard),
             done=done,
@@ -96,15 +99,15 @@ class RayRuntime:
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
-        from cluster.ray_fit import fit_with_ray_train  # Ray Train imports pandas and pyarrow
+        from cluster.ranks.ray_fit import fit_with_ray_train  # Ray Train imports pandas and pyarrow
 
         # Idle actors would hold the CPUs that the ranks need.
         self._release_actors()
-        num_gpus = ray.cluster_resources().get("GPU", 0.0)
-        if self._address is None and self._settings.rank_gpus * stage.world_size > num_gpus:
+        num_gpus, rank_gpus = ray.cluster_resources().get("GPU", 0.0), self._settings.resources_of(instance).rank_gpus
+        if self._address is None and rank_gpus * stage.world_size > num_gpus:
             raise ValueError(
-                f"runtime.rank_gpus = {self._settings.rank_gpus} for {stage.world_size} ranks, but this machine has "
-                f"{num_gpus:.0f} GPUs; set it to 0 to train on CPUs"
+                f"{self._settings.name_of('rank_gpus', instance)} = {rank_gpus} for {stage.world_size} ranks, but this "
+                f"machine has {num_gpus:.0f} GPUs; set it to 0 to train on CPUs, or world_size to at most the GPUs"
             )
         here = self._address is None
         return fit_with_ray_train(instance, stage, self._settings, progress, here=here, on_restart=on_restart)
@@ -123,41 +126,49 @@ class RayRuntime:
             self._pool.close()
             self._pool = None
 
-    def _actors(self) -> ActorPool:
+    def _actors(self, instance: Instance) -> ActorPool:
+        """The pool of actors with the resources of an instance. Others are released: idle ones would hold GPUs."""
+        resources = self._settings.resources_of(instance)
+        if resources != self._resources:
+            self._release_actors()
+        self._resources = resources
         if self._pool is None:
             here = self._owns_session and self._address is None
             self._pool = ActorPool(
-                self._make_actor,
-                size=self._num_actors(),
+                partial(self._make_actor, resources),
+                size=self._num_actors(instance, resources),
                 start_seconds=START_SECONDS_HERE if here else START_SECONDS_CLUSTER,
                 shard_seconds=self._settings.shard_seconds,
-                needs={"CPU": 1.0, "GPU": self._settings.actor_gpus},
+                needs={"CPU": resources.actor_cpus, "GPU": resources.actor_gpus},
             )
         return self._pool
 
-    def _num_actors(self) -> int:
+    def _num_actors(self, instance: Instance, resources: Resources) -> int:
         """The setting, or as many as fit into the cluster now; at least one, so that an autoscaler sees a demand."""
-        settings, found = self._settings, ray.cluster_resources()
-        if settings.actor_gpus and self._address is None and settings.actor_gpus > found.get("GPU", 0.0):
-            raise ValueError(
-                f"runtime.actor_gpus = {settings.actor_gpus}, but this machine has {found.get('GPU', 0.0):.0f} GPUs; "
-                "set it to 0 to work on CPUs"
-            )
-        if settings.num_actors:
-            return settings.num_actors
-        num_fitting = found.get("GPU", 0.0) / settings.actor_gpus if settings.actor_gpus else found.get("CPU", 0.0)
+        found = ray.cluster_resources()
+        for setting, what in (("actor_gpus", "GPU"), ("actor_cpus", "CPU")):
+            wanted, there = getattr(resources, setting), found.get(what, 0.0)
+            if self._address is None and wanted > there:
+                cure = "set it to 0 to work on CPUs" if what == "GPU" else "set it to at most that"
+                name = self._settings.name_of(setting, instance)
+                raise ValueError(f"{name} = {wanted}, but this machine has {there:.0f} {what}s; {cure}")
+        if resources.num_actors:
+            return resources.num_actors
+        num_fitting = found.get("CPU", 0.0) / resources.actor_cpus
+        if resources.actor_gpus:
+            num_fitting = min(num_fitting, found.get("GPU", 0.0) / resources.actor_gpus)
         return max(1, math.floor(num_fitting))
 
-    def _make_actor(self) -> Any:
+    def _make_actor(self, resources: Resources) -> Any:
         settings, threads = self._settings, self._settings.threads
-        options = {"num_cpus": 1, "num_gpus": settings.actor_gpus, "max_restarts": 0}
+        options = {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus, "max_restarts": 0}
         environment = thread_environment(threads)
         return (
             ray.remote(ShardActor)
             .options(**options, runtime_env=environment)
             .remote(
                 threads=threads,
-                gpu=settings.actor_gpus > 0,
+                gpu=resources.actor_gpus > 0,
                 shard_seconds=settings.shard_seconds,
                 own_process=True,
             )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
-from cluster.crash_files import crash_files
+from cluster.failures.crash_files import crash_files
 from shards.file_system_errors import writing
 from shards.files import sync_folder
 from shards.layer import Layer
@@ -41,7 +41,7 @@ class ShardExecutor:
 
         Otherwise work that exceeds `shard_seconds` is interrupted by `StuckError`.
         """
-        self._threads, self._gpu, self._has_torch = threads, gpu, False
+        self._threads, self.gpu, self._has_torch = threads, gpu, False
         self._shard_seconds, self._own_process = shard_seconds, own_process
         if gpu:
             self._prepare_torch()  # raises if there is no GPU, so that the actor does not start
@@ -110,7 +110,7 @@ class ShardExecutor:
             return
         import torch
 
-        choose_device(gpu=self._gpu)
+        choose_device(gpu=self.gpu)
         # Equal bytes need an equal number of threads, because sums of floats are grouped by thread.
         torch.set_num_threads(self._threads)
         self._has_torch = True

@@ -7,7 +7,7 @@ import os
 import pwd
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,6 @@ _WRITE_ONLY = {
 }
 """Also for writing; a file that may not be read is a matter of that file alone."""
 RESUMES = "the same command resumes from what is finished"
-_PROBE_BYTES = 65_536
 
 
 class FileSystemError(RuntimeError):
@@ -125,28 +124,6 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def why_not_writable(folder: Path, *, what: str = "", needed: int | None = None) -> FileSystemError | None:
-    """Why a library could not write files into `folder`, found by writing a trial file; None if that works.
-
-    torch reports a full disk as a RuntimeError without a reason. The trial file is a sparse file as long as the longest
-    file in the folder, so that a limit on the file size is detected too.
-    """
-    trial = folder / f".trial.{os.uname().nodename}-{os.getpid()}.tmp"
-    try:
-        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-        with trial.open("wb") as file:
-            file.seek(max(sizes, default=0))
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return lasting_error(error, folder, what=what, needed=needed)
-    finally:
-        with suppress(OSError):  # of a folder that may not be written to
-            trial.unlink(missing_ok=True)
-    return None
 
 
 def _limit(kind: int) -> str:

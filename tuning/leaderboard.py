@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.tracking import (
+from cluster.tracking.tracker import (
     EXPERIMENT,
     FINGERPRINT,
     INSTANCE,
@@ -24,7 +24,7 @@ from cluster.tracking import (
     connect,
     find_runs,
 )
-from cluster.tracking_address import sqlite_file, tracking_uri
+from cluster.tracking.tracking_address import sqlite_file, tracking_uri
 from wsss.report.tables import Cell, Column, Shown, Table, percent, table_of
 
 if TYPE_CHECKING:

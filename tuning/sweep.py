@@ -20,10 +20,10 @@ from ray import tune
 from rich.console import Console
 from rich.text import Text
 
-from cluster.ray_processes import end_session
-from cluster.ray_session import connect
-from cluster.tracking import MlflowTracker
-from cluster.tracking_address import open_command
+from cluster.session.ray_processes import end_session
+from cluster.session.ray_session import connect
+from cluster.tracking.tracker import MlflowTracker
+from cluster.tracking.tracking_address import open_command
 from tuning.counted_threshold import THRESHOLD
 from tuning.distinct_search import DistinctSearch
 from tuning.search_space import Sweep
@@ -130,7 +130,10 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
         ),
     )
     results = tuner.fit()
-    return [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
+    trials = [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
+    if all(trial.state != "failed" for trial in trials):  # of a failed one, it has what its process printed
+        shutil.rmtree(storage, ignore_errors=True)
+    return trials
 
 
 def _suggestions(sweep: Sweep) -> tuple[dict[str, Any] | None, tune.TuneConfig]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
+from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from shards.files import write_bytes
 from wsss.contract.failure import ignore_restart
 

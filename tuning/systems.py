@@ -5,8 +5,9 @@
 
 The first command is resumed by giving it again: `wsss run` resumes where it stopped, and what is done is reused. No
 system is started after `--hours`. All twins see the same images with the same weights for about the same number of
-steps (tuning/twins.py). The second writes tuning/tables/declared/systems.toml with the rows of the systems whose
-results are all in RUNS; `make tables RUNS=RUNS WEIGHTS=FOLDER` then fills <!-- table: systems --> in tuning/README.md.
+steps (tuning/twins.py); the ceiling learns the masks of all these images until it has converged. The second command
+writes tuning/tables/declared/systems.toml with the rows of the systems whose results are all in RUNS, and a second seed
+where there is one; `make tables RUNS=RUNS WEIGHTS=FOLDER` then fills <!-- table: systems --> in tuning/README.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,15 @@ from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.stages.evaluate import Evaluate
 
 WEIGHTS = "mobilenetv2_100.safetensors"
+CEILING = "ceiling"
+"""The recipe that learns from all masks, beside the twins; it is trained once."""
+NAMES = (*SYSTEMS, CEILING)
 ARGUMENTS = ("defaults.pad_type=same", "defaults.mean=[0.5,0.5,0.5]", "defaults.std=[0.5,0.5,0.5]")
 """What the weights need, for every twin."""
 _LABELS = ("evaluate_labels_crf", "evaluate_first")
 """Instances that measure the labels a segmenter is trained on, or could be."""
+_SECOND = {"labels": "second_labels", "segmentation": "second"}
+"""Source -> the same of the second seed."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,9 @@ ROWS = (
     Row("self_correcting", "self-correcting: linear", "81.35", "evaluate_linear"),
     Row("self_correcting", "self-correcting: convolutional", "82.33", "evaluate_conv"),
     Row("self_correcting", "self-correcting: EM-fixed", "not in the slides", "evaluate_em_fixed"),
+    Row(CEILING, "masks of all images, to convergence (long)", "", "evaluate"),
 )
-"""Weak systems in the published order, then those with masks."""
+"""Weak systems in the published order, then those with masks, and the ceiling."""
 
 
 def overrides(weights: Path, runs: Path, seed: int) -> list[str]:
@@ -69,8 +76,10 @@ def overrides(weights: Path, runs: Path, seed: int) -> list[str]:
 def run_all(systems: Sequence[str], *, weights: Path, runs: Path, seeds: Sequence[int], hours: float) -> list[str]:
     """Run the twins, every system once before any second seed; returns what failed or was not started."""
     started, left = time.monotonic(), []
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         for system in systems:
+            if number and system == CEILING:
+                continue
             what = f"{system}, seed {seed}"
             if time.monotonic() - started > hours * 3600:
                 left.append(f"{what}: not started, {hours:g} hours have passed")
@@ -83,17 +92,18 @@ def run_all(systems: Sequence[str], *, weights: Path, runs: Path, seeds: Sequenc
     return left
 
 
-def measured(system: str, *, weights: Path, runs: Path) -> bool:
-    """True if all evaluations of a twin with the first seed are in the folder of runs."""
+def measured(system: str, *, weights: Path, runs: Path, seed: int = 1) -> bool:
+    """True if all evaluations of a twin with this seed are in the folder of runs."""
     try:
-        recipe = load_recipe(shipped_recipe(f"voc_animals_{system}"), overrides(weights, runs, 1))
+        recipe = load_recipe(shipped_recipe(f"voc_animals_{system}"), overrides(weights, runs, seed))
     except RecipeError as error:
         raise SystemExit(f"systems: {error}") from None
     return all(i.run_record() is not None for i in recipe.instances if isinstance(i.stage, Evaluate))
 
 
-def declaration(rows: Sequence[Row]) -> str:
-    """The file tuning/tables/declared/systems.toml with these rows."""
+def declaration(rows: Sequence[Row], *, twice: Collection[str] = ()) -> str:
+    """The file tuning/tables/declared/systems.toml with these rows. `twice`: the systems that have a second seed."""
+    whole = next((row.title for row in rows if row.system == CEILING), "")
     columns = [
         '{ title = "system" }',
         '{ title = "published, full system, val" }',
@@ -104,8 +114,12 @@ def declaration(rows: Sequence[Row]) -> str:
                 ("maps, val", "maps", "val", "mean_iou", "percent"),
                 ("labels, train", "labels", "train", "mean_iou", "percent"),
                 ("labels, val", "labels", "val", "mean_iou", "percent"),
+                ("labels, val, second seed", "second_labels", "val", "mean_iou", "percent"),
                 ("segmentation, val, no labels", "segmentation", "val", "mean_iou", "interval"),
+                ("second seed", "second", "val", "mean_iou", "percent"),
+                ("of the ceiling", "segmentation", "val", "mean_iou", "share"),
             )
+            if not (title.endswith("second seed") and not twice) and (show != "share" or whole)
         ),
     ]
     lines = [
@@ -122,7 +136,13 @@ def declaration(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         lines += ["", "[[rows]]", f"text = {json.dumps([row.title, row.published])}"]
-        lines += [f'sources.{name} = "voc_animals_{row.system}:{instance}"' for name, instance in sources(row)]
+        if whole and row.system != CEILING:
+            lines.append(f"of = {json.dumps(whole)}")
+        for name, instance in sources(row):
+            lines.append(f'sources.{name} = "voc_animals_{row.system}:{instance}"')
+            if row.system in twice and name in _SECOND:
+                measurement = f'instance = "voc_animals_{row.system}:{instance}", set = ["recipe.seed=2"]'
+                lines.append(f"sources.{_SECOND[name]} = {{ {measurement} }}")
     return "\n".join(lines) + "\n"
 
 
@@ -143,7 +163,7 @@ def main(arguments: Sequence[str] | None = None, *, declared: Path = DECLARED) -
     parser.add_argument("--weights", type=Path, required=True, help=f"folder with {WEIGHTS}")
     parser.add_argument("--hours", type=float, default=12.0, help="start no system after this many hours (default: 12)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds, the first for all systems first")
-    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="only these systems")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="only these systems")
     parser.add_argument("--declare", action="store_true", help="write the declaration of the table, run nothing")
     given = parser.parse_args(arguments)
     if not (given.weights / WEIGHTS).is_file():
@@ -155,7 +175,10 @@ def main(arguments: Sequence[str] | None = None, *, declared: Path = DECLARED) -
         complete = {system for system in given.only if measured(system, weights=weights, runs=runs)}
         left = [f"{system}: not measured in {runs}" for system in given.only if system not in complete]
         if complete:
-            text = declaration([row for row in ROWS if row.system in complete])
+            twice = {
+                name for name in complete if name != CEILING and measured(name, weights=weights, runs=runs, seed=2)
+            }
+            text = declaration([row for row in ROWS if row.system in complete], twice=twice)
             write_bytes(declared / "systems.toml", text.encode())
             print(f"written: {declared / 'systems.toml'}; next: make tables RUNS={runs} WEIGHTS={weights}")
     for line in left:

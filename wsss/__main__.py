@@ -44,7 +44,7 @@ def _runtime(recipe: Recipe, place: str, console: Console) -> Runtime:
         from cluster.local import LocalRuntime
 
         return LocalRuntime(recipe.runtime)
-    from cluster.address import connecting_line
+    from cluster.session.address import connecting_line
 
     console.print(connecting_line(place), markup=False)
     from cluster.ray_runtime import RayRuntime
@@ -75,13 +75,13 @@ def _stage(options: argparse.Namespace) -> int:
 
 def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, str | None]]) -> int:
     """Run spans of instances one after the other, each given as (first, last), in one session."""
-    from cluster.address import check_place
+    from cluster.session.address import check_place
 
     check_place(options.on)
     recipe, console = _load(options), _console()
     # Slow imports come after the recipe is checked, so that its errors are reported immediately.
-    from cluster.tracking import MlflowTracker
-    from cluster.tracking_address import open_command
+    from cluster.tracking.tracker import MlflowTracker
+    from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, ready_to_run, run_recipe
     from wsss.report.run_results import show_results
@@ -113,6 +113,8 @@ def _print(page: Page, options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from wsss.pipeline.dry_recipe import dry_recipe
+    from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.report.show_recipe import instance_page, recipe_page
 
     if (cls := _settings_class(options)) is not None:
@@ -120,11 +122,11 @@ def _show(options: argparse.Namespace) -> int:
 
         _print(kind_page(options.recipe.name.replace("-", "_"), cls), options)
         return 0
-    recipe = _load(options)
+    recipe, absent = dry_recipe(find_file(options.recipe, shipped=RECIPES), options.overrides)
     if options.instance is not None:
-        _print(instance_page(recipe, options.instance, changed=options.changed), options)
+        _print(instance_page(recipe, options.instance, changed=options.changed, absent=absent), options)
     else:
-        _print(recipe_page(recipe, changed=options.changed), options)
+        _print(recipe_page(recipe, changed=options.changed, absent=absent), options)
     return 0
 
 
@@ -158,6 +160,7 @@ def _plan(options: argparse.Namespace) -> int:
     from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.plan.hardware import cluster_of
     from wsss.plan.plan import make_plan
+    from wsss.plan.prices import read_prices
     from wsss.plan.render import plan_page
 
     cluster = cluster_of(
@@ -169,8 +172,9 @@ def _plan(options: argparse.Namespace) -> int:
         storage_gbps=options.storage_gbps,
     )
     path = find_file(options.recipe, shipped=RECIPES)
+    prices = read_prices(options.prices) if options.prices is not None else None
     plan = make_plan(path, options.overrides, cluster=cluster, images=options.images, measured=options.measured)
-    _print(plan_page(plan), options)
+    _print(plan_page(plan, prices), options)
     return 0
 
 
@@ -200,7 +204,7 @@ def _shards(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from cluster.address import check_place, connecting_line
+    from cluster.session.address import check_place, connecting_line
     from tuning.search_space import load_sweep
     from wsss.pipeline.recipe_files import SWEEPS, find_file
 

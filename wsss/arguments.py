@@ -173,7 +173,13 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan.add_argument(
         "--storage-gbps", type=float, default=20.0, metavar="B", help="Gbit/s of the shared folder (default: 20)"
     )
-    _add_form(plan, tables=("stages", "bottlenecks", "figures"), main="stages")
+    plan.add_argument(
+        "--prices",
+        type=Path,
+        metavar="FILE",
+        help="prices of nodes, a TOML file with [nodes.NAME] price, cores, gpus: adds what each stage costs",
+    )
+    _add_form(plan, tables=("stages", "prices", "bottlenecks", "figures"), main="stages")
 
 
 def _add_shards(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -190,6 +190,9 @@ def _settings(prefix: str, given: Mapping[str, str]) -> Iterator[str]:
     if (cls := _settings_class(group, kinds)) is None:
         return
     infos = settings_of(cls)
+    if group == "runtime":
+        del infos["stages"]
+        yield from _resources(rest, kinds)
     name, equals, _ = rest.partition("=")
     if not equals:
         yield from (f"{group}.{name}=" for name in infos)
@@ -198,6 +201,19 @@ def _settings(prefix: str, given: Mapping[str, str]) -> Iterator[str]:
             f"{group}.{name}={str(choice).lower() if isinstance(choice, bool) else choice}"
             for choice in infos[name].choices
         )
+
+
+def _resources(rest: str, kinds: Mapping[str, str]) -> Iterator[str]:
+    """`runtime.KIND.` and `runtime.INSTANCE.`, then the resources that these stages have."""
+    from wsss.contract.fit import Fit
+    from wsss.contract.resources import StageResources
+
+    name, dot, _ = rest.partition(".")
+    if not dot:
+        yield from (f"runtime.{one}." for one in dict.fromkeys([*kinds, *kinds.values()]))
+    elif (stage := STAGES.get(kinds.get(name, name))) is not None:
+        own = StageResources.of_ranks if issubclass(stage, Fit) else StageResources.of_actors
+        yield from (f"runtime.{name}.{setting}=" for setting in own)
 
 
 def _settings_class(group: str, kinds: Mapping[str, str]) -> type | None:

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.check.findings import Finding
 from cluster.check.node import facts, node_faults
-from cluster.ray_session import connect
+from cluster.session.ray_session import connect
 
 _SECONDS = 120.0
 """For all nodes to answer a question; the first one on a node starts a Python process there."""

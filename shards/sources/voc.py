@@ -1,7 +1,8 @@
 """The layout of PASCAL VOC's devkit: JPEGImages, SegmentationClassAug or SegmentationClass, Annotations, ImageSets.
 
-Image-level labels come from a JSON file `{key: [names]}` if one is given, else from the objects in the XML annotations
-(including difficult ones, since they are visible in the image). Masks are never used as image-level labels.
+Image-level labels come from a JSON file if one is given, else from the objects in the XML annotations (including
+difficult ones, since they are visible in the image). Masks are never used as image-level labels. The JSON file is
+`{key: [names]}`, or `{key: {"present": [names], "unknown": [names]}}` for images with unchecked classes.
 Masks are index PNGs; if a copy of SBD is given, masks missing from the mask folder are read from it.
 """
 
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
@@ -78,11 +80,13 @@ class VocSource:
         key, image = listed.key, read_image(self.root, f"JPEGImages/{listed.key}.jpg")
         mask = self._mask(key, image) if listed.split in self.masked_splits else None
         saliency = read_saliency(self.root, f"{self.saliency}/{key}.png", image=image) if self.saliency else None
+        present, unknown = self._labels(key)
         return Sample(
             key=key,
             encoded=image.encoded,
             size=image.size,
-            classes=self._labels(key),
+            classes=present,
+            unknown=unknown,
             mask=mask,
             boxes=self._boxes(key, mask, image),
             saliency=saliency,
@@ -90,19 +94,27 @@ class VocSource:
             source=image.name,
         )
 
-    def _labels(self, key: str) -> tuple[int, ...]:
+    def _labels(self, key: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of the present and of the unknown classes, ascending."""
+        present: list[str]
+        unknown: list[str] = []
         if self.labels is None:
-            names = [name for name, _ in self._annotation(key).objects]
+            present = [name for name, _ in self._annotation(key).objects]
         elif key in self._label_file:
-            names = self._label_file[key]
+            present, unknown = self._label_file[key]
         else:
             raise BadSampleError(f"no image-level labels for {key!r} in {self.labels.name}")
-        if unknown := sorted(set(names) - set(VOC_20.names)):
-            raise BadSampleError(f"label {unknown[0]!r} is not in the class list")
+        if others := sorted({*present, *unknown} - set(VOC_20.names)):
+            raise BadSampleError(f"label {others[0]!r} is not in the class list")
+        if both := sorted(set(present) & set(unknown)):
+            raise BadSampleError(f"{both[0]!r} is both present and unknown")
+        return self._ids(present), self._ids(unknown)
+
+    def _ids(self, names: Iterable[str]) -> tuple[int, ...]:
         return self._classes.ids(VOC_20.id_of(name) for name in names)
 
     @cached_property
-    def _label_file(self) -> dict[str, list[str]]:
+    def _label_file(self) -> dict[str, tuple[list[str], list[str]]]:
         assert self.labels is not None
         if not self.labels.exists():
             raise ValueError(f"the file of image-level labels does not exist: {self.labels}")
@@ -112,10 +124,18 @@ class VocSource:
             raise ValueError(f"the file of image-level labels is not valid JSON: {self.labels}: {error}") from error
         if not isinstance(found, dict):
             raise ValueError(f"the file of image-level labels must have the form {{key: [names]}}: {self.labels}")
-        for key, names in found.items():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{self.labels}: the labels of {key!r} are {names!r}; write a list of class names")
-        return found
+        return {key: self._label_entry(key, value) for key, value in found.items()}
+
+    def _label_entry(self, key: str, value: object) -> tuple[list[str], list[str]]:
+        entry = value if isinstance(value, dict) else {"present": value}
+        present, unknown = entry.get("present"), entry.get("unknown", [])
+        others = set(entry) - {"present", "unknown"}
+        if others or not _is_list_of_names(present) or not _is_list_of_names(unknown):
+            raise ValueError(
+                f"{self.labels}: the labels of {key!r} are {value!r}; write a list of class names, or "
+                '{"present": [names], "unknown": [names]}'
+            )
+        return present, unknown
 
     def _annotation(self, key: str) -> Annotation:
         name = f"Annotations/{key}.xml"
@@ -169,3 +189,7 @@ class VocSource:
             _ = self._label_file  # raises if it has another format
             digest.update(self.labels.read_bytes())
         return digest.hexdigest()
+
+
+def _is_list_of_names(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

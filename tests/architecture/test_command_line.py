@@ -36,6 +36,7 @@ FROZEN = {
         "--cores-per-node",
         "--network-gbps",
         "--storage-gbps",
+        "--prices",
         *FORM,
     ],
     "demo": ["--set", *PLACE],

@@ -29,12 +29,12 @@ ALLOWED = {
     "albumentations": ("wsss/data/augment.py",),
     "ray": ("cluster/", "tuning/"),
     "deepspeed": (
-        "cluster/engine.py",
-        "cluster/rank_process.py",
-        "cluster/deepspeed_config.py",
-        "cluster/checkpoints.py",
+        "cluster/training/engine.py",
+        "cluster/training/rank_process.py",
+        "cluster/training/deepspeed_config.py",
+        "cluster/training/gathered_state.py",
     ),
-    "mlflow": ("cluster/tracking.py", "tuning/leaderboard.py"),
+    "mlflow": ("cluster/tracking/tracker.py", "tuning/leaderboard.py"),
 }
 """Third party -> the files and folders that may import it."""
 
@@ -50,7 +50,16 @@ ORDER = (
     ("__main__",),
 )
 """Parts of wsss: a part imports only from its own row and from rows above it."""
-RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
+CLUSTER_ORDER = (
+    ("session", "failures", "tracking", "slurm"),
+    ("training", "shard_work"),
+    ("actors", "ranks", "check"),
+    ("nodes", "local", "ray_runtime"),
+    ("command",),
+)
+"""Parts of cluster, in the same way."""
+ORDERS = {"wsss": ORDER, "cluster": CLUSTER_ORDER}
+RANK = {f"{folder}.{part}": rank for folder, order in ORDERS.items() for rank, row in enumerate(order) for part in row}
 
 
 def top(module: str) -> str:
@@ -77,15 +86,25 @@ def test_ops_and_losses_import_torch_alone(path: str) -> None:
     assert not [n for n in names if top(n) != "torch" and not n.startswith(("wsss.ops", "wsss.losses"))]
 
 
-def test_no_part_of_wsss_is_without_a_rank() -> None:
-    parts = {path.split("/")[1].removesuffix(".py") for path in trees() if path.startswith("wsss/")} - {"__init__"}
-    assert parts == set(RANK), "a new part of wsss needs its place in ORDER, and a removed one leaves it"
+def part_of(path: str) -> str:
+    """wsss/stages/x.py -> wsss.stages"""
+    folder, part = path.split("/")[:2]
+    return f"{folder}.{part.removesuffix('.py')}"
 
 
-@pytest.mark.parametrize("path", [path for path in trees() if path.startswith("wsss/") and path != "wsss/__init__.py"])
-def test_order_inside_wsss(path: str) -> None:
-    own = RANK[path.split("/")[1].removesuffix(".py")]
-    read = {name.split(".")[1] for name in imported(trees()[path]) if name.startswith("wsss.")}
+def ordered() -> list[str]:
+    return [path for path in trees() if path.split("/")[0] in ORDERS and path.split("/")[1] != "__init__.py"]
+
+
+def test_no_part_is_without_a_rank() -> None:
+    assert {part_of(path) for path in ordered()} == set(RANK), "a new part needs its row, and a removed one leaves it"
+
+
+@pytest.mark.parametrize("path", ordered())
+def test_order_inside_a_folder(path: str) -> None:
+    own, folder = RANK[part_of(path)], path.split("/")[0]
+    names = {name for name in imported(trees()[path]) if name.startswith(f"{folder}.")}
+    read = {".".join(name.split(".")[:2]) for name in names}
     later = sorted(part for part in read if RANK[part] > own)
     assert not later, f"{path} imports {later}, which are in later rows"
 

@@ -303,7 +303,10 @@ def starts() -> Found:
     found = {}
     for name, modules in (
         ("start_actor", "ray, cluster.shard_work, wsss.stages.registry, timm, wsss.models.segmenter"),
-        ("start_rank", "ray.train, cluster.engine, deepspeed, wsss.stages.registry, timm, wsss.models.segmenter"),
+        (
+            "start_rank",
+            "ray.train, cluster.training.engine, deepspeed, wsss.stages.registry, timm, wsss.models.segmenter",
+        ),
     ):
         spent = []
         for _ in range(3):

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cluster.engine import run_rank
 from cluster.local import free_port
-from cluster.rank_process import RankPlace
+from cluster.training.engine import run_rank
+from cluster.training.rank_process import RankPlace
 from tests.cluster.in_memory import InMemory
 from wsss.contract.fit import Draw, Fit, weights_path
 from wsss.contract.settings import settings

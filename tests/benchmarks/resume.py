@@ -7,7 +7,7 @@ All tars are links to one file (different ones would take 50 GB); each shard has
 classes.
 Timed in a fresh process, from the settings to the first batch after the step: opening the layer, the classes of all
 samples, the plan of the epochs, the start of the loader's processes, by the code that training runs (train_classifier's
-training set, cluster/batches.py). The start of Python, torch and DeepSpeed is reported separately; the
+training set, cluster/training/batches.py). The start of Python, torch and DeepSpeed is reported separately; the
 loader's server starts at the same time, as in a training. Nothing is read or decoded for the earlier steps: the
 script counts the examples that are made until the first batch.
 """
@@ -29,10 +29,10 @@ import numpy as np
 import psutil
 import torch
 
-from cluster.batches import RankBatches
-from cluster.loader_server import start_loader_server
 from cluster.local import free_port
-from cluster.rank_process import RankPlace, prepare_process
+from cluster.training.batches import RankBatches
+from cluster.training.loader_server import start_loader_server
+from cluster.training.rank_process import RankPlace, prepare_process
 from shards.files import write_bytes
 from shards.manifest_entry import RecordEntries
 from shards.records import Sample

@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cluster.engine import run_rank
 from cluster.local import LocalRuntime, free_port
-from cluster.rank_process import RankPlace
 from cluster.ray_runtime import RayRuntime
+from cluster.training.engine import run_rank
+from cluster.training.rank_process import RankPlace
 from shards.images import encode_png
 from shards.records import Sample
 from tests.benchmarks.pseudo_labels import NICENESS, SIZE, layer_bytes, picture, rate

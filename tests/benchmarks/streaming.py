@@ -5,7 +5,8 @@
 2,000 drawn JPEGs of 500 x 375 pixels and 110 KB, crops of 352 pixels, one process per core on every side:
 
 - pure: decode_image, the augmentation and to_tensor over bytes in memory; no loader, results are not passed on;
-- ours: the batches of a rank of train_classifier (cluster/batches.py) from built shards, loader_workers = cores;
+- ours: the batches of a rank of train_classifier (cluster/training/batches.py) from built shards, loader_workers =
+  cores;
 - torch: ImageFolder and DataLoader over the same files, the same augmentation as its transform;
 - webdataset: tars of jpg and cls, shuffle, decode, map, batched, as in its documentation, the same transform.
 
@@ -40,9 +41,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from cluster.batches import RankBatches
-from cluster.memory import keep_freed_memory
 from cluster.shard_work import ShardExecutor
+from cluster.training.batches import RankBatches
+from cluster.training.memory import keep_freed_memory
 from shards.images import decode_image
 from tests.shards.sources.photographs import photograph, photographs
 from tests.wsss.layers import instance_of

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from cluster.node_interface import use_interface_of
+from cluster.ranks.node_interface import use_interface_of
 
 
 def main(rank: str, address: str, master: str, prepared: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ray.cluster_utils import Cluster
 
-from cluster.ray_session import prepare_environment
+from cluster.session.ray_session import prepare_environment
 
 _T = TypeVar("_T")
 _TRIES = 3

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import outbox
-from cluster.outbox import Event, Outbox
-from cluster.rank_watch import RankWatch
-from cluster.ray_backend import RankProcess
+from cluster.ranks.rank_watch import RankWatch
+from cluster.ranks.ray_backend import RankProcess
+from cluster.tracking import outbox
+from cluster.tracking.outbox import Event, Outbox
 from wsss.pipeline import instance_lock
 from wsss.pipeline.instance_lock import HOLDER, locked
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import pool_work
-from cluster.crash_files import KILLED
+from cluster.actors import pool_work
+from cluster.failures.crash_files import KILLED
 from cluster.local import LocalRuntime
 from cluster.ray_runtime import RayRuntime
 from cluster.shard_work import COPIES

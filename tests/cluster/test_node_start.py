@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.certificates import make_authority
+from cluster.nodes.certificates import make_authority
 from tests.conftest import NOT_RUN
 
 ROOT = Path(__file__).parents[2]

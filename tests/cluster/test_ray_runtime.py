@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.fit_files import RankError
+from cluster.actors.pool import PoolError
 from cluster.local import LocalRuntime
-from cluster.pool import PoolError
 from cluster.ray_runtime import RayRuntime
-from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, instance_of
+from cluster.training.fit_files import RankError
+from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, TorchMap, instance_of
 from wsss.contract.fit import WEIGHTS
+from wsss.contract.resources import StageResources
 from wsss.contract.runtime import RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ def test_fit_does_not_retry_a_final_error_and_reports_it(runtime: RayRuntime, tm
 
 
 def test_cluster_that_cannot_be_reached() -> None:
-    code = "from cluster.ray_session import connect; connect('127.0.0.1:9')"
+    code = "from cluster.session.ray_session import connect; connect('127.0.0.1:9')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "ValueError: no Ray cluster answers at 127.0.0.1:9" in ended.stderr
 
@@ -108,7 +109,14 @@ def test_more_gpus_than_there_are(tmp_path: Path, runtime: RayRuntime) -> None:
     if ray.cluster_resources().get("GPU"):
         pytest.skip("this machine has a GPU")
     greedy = RayRuntime(RuntimeSettings(actor_gpus=1, rank_gpus=1), address=None)
+    maps = TorchMap()
     with pytest.raises(ValueError, match=r"runtime\.actor_gpus = 1.0, but this machine has 0 GPUs"):
-        greedy.reduce(instance_of(TinyReduce(), tmp_path), TinyReduce(), ignore)
+        greedy.map(instance_of(maps, tmp_path), maps, ignore)
+    own = {"torch_map": StageResources(actor_gpus=2), "tiny": StageResources(actor_cpus=1000)}
+    special = RayRuntime(RuntimeSettings(stages=own), address=None)
+    with pytest.raises(ValueError, match=r"runtime\.torch_map\.actor_gpus = 2.0, but this machine has 0 GPUs"):
+        special.map(instance_of(maps, tmp_path), maps, ignore)
+    with pytest.raises(ValueError, match=r"runtime\.tiny\.actor_cpus = 1000.0, but this machine has \d+ CPUs"):
+        special.reduce(instance_of(TinyReduce(), tmp_path), TinyReduce(), ignore)
     with pytest.raises(ValueError, match=r"runtime\.rank_gpus = 1 .* this machine has 0 GPUs"):
         greedy.fit(instance_of(TinyFit(), tmp_path), TinyFit(), ignore)

@@ -11,7 +11,7 @@ from tests.architecture.sources import ROOT
 BUILD = """
 import sys
 from pathlib import Path
-import cluster.shard_actor
+import cluster.actors.shard_actor
 from cluster.shard_work import ShardExecutor
 from wsss.stages.build_shards import BuildShards
 from wsss.contract.stage import Instance

@@ -19,6 +19,7 @@ from torch import nn
 from shards.layer import ShardError
 from shards.records import BadSampleError, Missing, Record, SeedRecord
 from shards.work_notes import note
+from tests.cluster.watched_restore import change_checkpoints
 from wsss.contract.counts import Counts
 from wsss.contract.fit import Draw, Fit, Validation
 from wsss.contract.settings import settings
@@ -93,10 +94,10 @@ class TinySet:
         self._stage, self._marker = stage, marker
 
     def __len__(self) -> int:
-        return 9
+        return self._stage.num_examples
 
     def order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(epoch).permutation(9)
+        return np.random.default_rng(epoch).permutation(len(self))
 
     def num_draws(self, epoch: int) -> int:
         return len(self.order(epoch))
@@ -120,7 +121,7 @@ class TinySet:
                 hang(self._marker)
         generator = torch.Generator().manual_seed(100 * epoch + index)
         image = torch.randn(3, 5, 7, generator=generator)
-        valid = (torch.rand(1, 5, 7, generator=generator) < (index + 1) / 10).float()
+        valid = (torch.rand(1, 5, 7, generator=generator) < (index % 9 + 1) / 10).float()
         if index == self._stage.poison:
             image = image * float("nan")
         return {"key": f"k{index}", "image": image, "target": image.sum(0, keepdim=True), "valid": valid}
@@ -159,6 +160,16 @@ class TinyFit(Fit):
     """Like `die`, by a segmentation fault."""
     slow: float = 0.0
     """Seconds that reading an example takes."""
+    num_examples: int = 9
+    """Size of the training set."""
+    die_after: int = 0
+    """The first rank dies after the checkpoint of this step; 0 for never."""
+    die_while_saving: int = 0
+    """The first rank dies in the middle of writing the checkpoint of this step, once; 0 for never."""
+    watched: bool = False
+    """The state after a checkpoint was loaded is written to files: see `tests.cluster.watched_restore`."""
+    forget: bool = False
+    """The optimizer's moments are not loaded with a checkpoint."""
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
@@ -173,6 +184,7 @@ class TinyFit(Fit):
             file.write("start\n")
         if self.refuse:
             raise ValueError("these settings cannot be trained with")
+        change_checkpoints(self, instance)
         return TinyTask(self.model(instance, pretrained=True), self, instance.path)
 
     def training_set(self, instance: Instance) -> TinySet:
@@ -240,6 +252,14 @@ class TinyMap(Map):
                 (instance.path / "one more").touch()
 
         return work
+
+
+@settings
+class TorchMap(TinyMap):
+    """The same, with a worker that could use a GPU."""
+
+    kind: ClassVar[str] = "torch_map"
+    uses_torch: ClassVar[bool] = True
 
 
 def _all_files() -> list[IO[bytes]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     done = [
         item
         for item in items
-        if (name := name_of(item)) in known and known[name].outcome == "passed" and known[name].digest == now
+        if item.path.parent == Path(__file__).parent  # this hook sees the tests of all folders
+        and (name := name_of(item)) in known
+        and known[name].outcome == "passed"
+        and known[name].digest == now
     ]
     if done:
         config.hook.pytest_deselected(items=done)
@@ -28,8 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Nothing left to run is a success here."""
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and results.read():
+    """Nothing left to run is a success, if the faults were asked for."""
+    asked = any("faults" in one for one in session.config.args)
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and asked and results.read():
         session.exitstatus = pytest.ExitCode.OK
 
 

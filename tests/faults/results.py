@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.same_code import source_digest
+from cluster.session.same_code import source_digest
 from tests.faults.catalogue import FAULTS
 from tests.hosts.lab import PROJECT
 from tests.hosts.requirements import program

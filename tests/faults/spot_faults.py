@@ -41,7 +41,7 @@ def spot_notice(bench: Bench, *overrides: str, program: str = "wsss") -> Work:
     log = bench.cluster.lab.folder / "spot_notice.log"
     host.background("exec python ~/metadata.py", log=log)
     environment = ". ~/wsss/cluster/node_environment.sh"
-    watch = f"python -m cluster.spot_notice --address {head.address}:6379 --endpoint http://127.0.0.1:{PORT}"
+    watch = f"python -m cluster.nodes.spot_notice --address {head.address}:6379 --endpoint http://127.0.0.1:{PORT}"
     rank.resume()
     try:
         host.background(f"{environment}; sleep 1; exec {watch} --interval 1", log=log)

@@ -14,7 +14,7 @@ from typing import Any
 
 def replacement() -> None:
     """The pool does not replace an actor that died: the run ends. Nor does it start slow shards twice."""
-    from cluster import pool, pool_work
+    from cluster.actors import pool, pool_work
 
     def raised(self: object, slot: object, run: object, error: BaseException) -> None:
         raise error
@@ -49,7 +49,7 @@ def checkpoints() -> None:
 
 def code_check() -> None:
     """Workers with other code are taken."""
-    from cluster import pool
+    from cluster.actors import pool
 
     vars(pool)["require_same"] = lambda *arguments, **options: None
 
@@ -67,14 +67,14 @@ def lock() -> None:
 
 def outbox() -> None:
     """Records that cannot be delivered are dropped."""
-    from cluster.outbox import Outbox
+    from cluster.tracking.outbox import Outbox
 
     Outbox.put = lambda self, event: None  # type: ignore[method-assign]
 
 
 def setting_aside() -> None:
     """A record that ends its process every time ends the run."""
-    from cluster import pool_work
+    from cluster.actors import pool_work
 
     made = pool_work.PoolRun.__init__
 

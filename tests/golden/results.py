@@ -54,7 +54,7 @@ def result_of(folder: Path, tars: Mapping[str, str]) -> Result:
     members = dict(_members_of_tars(tars))
     for path in record.get("artifacts", {}).values():
         if str(path).endswith(".zip"):
-            members |= _members_of_zip(Path(path))
+            members |= _members_of_zip(folder / path)
     unpacked = {name: array for key, data in members.items() for name, array in _unpacked(key, data)}
     raw, pieces = _Digest(), _Digest()
     for name, data in members.items():

@@ -34,6 +34,11 @@ def first_of(*names: str) -> Any:
     raise ImportError(f"none of {', '.join(names)} is in this package; add where it stands now to {__file__}")
 
 
+def num_ranks(stage: Any) -> int:
+    """How many processes train together."""
+    return max(getattr(stage, name, 1) for name in NAMES_OF_RANKS)
+
+
 class Silent:
     """Stands in for a reporter and for a tracker: takes every call and says nothing."""
 
@@ -44,13 +49,15 @@ class Silent:
 def make_runtime(settings: Any) -> Any:
     """A `LocalRuntime` whose trainings of one rank run in this process."""
     local_runtime = first_of("cluster.local:LocalRuntime")
-    run_rank, place_of_rank = first_of("cluster.engine:run_rank"), first_of("cluster.rank_process:RankPlace")
-    read_outcome, free_port = first_of("cluster.fit_files:read_outcome"), first_of("cluster.local:free_port")
+    run_rank = first_of("cluster.training.engine:run_rank", "cluster.engine:run_rank")
+    place_of_rank = first_of("cluster.training.rank_process:RankPlace", "cluster.rank_process:RankPlace")
+    read_outcome = first_of("cluster.training.fit_files:read_outcome", "cluster.fit_files:read_outcome")
+    free_port = first_of("cluster.local:free_port")
     address = f"127.0.0.1:{free_port()}"
 
     class OneProcess(local_runtime):  # type: ignore[misc, valid-type]
         def fit(self, instance: Any, stage: Any, *others: Any, **named: Any) -> Any:
-            if max(getattr(stage, name, 1) for name in NAMES_OF_RANKS) > 1:
+            if num_ranks(stage) > 1:
                 return super().fit(instance, stage, *others, **named)
             run_rank(instance, place_of_rank(0, 1, 0, settings.threads, 0, address))
             return read_outcome(instance.path)
@@ -167,10 +174,15 @@ def main(path: Path, runs: Path, report: Path, names: list[str]) -> None:
         raise RuntimeError("".join(failed.values()))
     os.environ["GOLDEN_FINISHED"] = str(finished.instances[0].path)
     recipe = load_recipe(path, [f"runtime.runs={runs}"])
+    # The number of ranks is not part of a fingerprint: in one folder, they would find what one rank has trained.
+    of_many = load_recipe(path, [f"runtime.runs={runs / 'of_many_ranks'}"])
     chosen = [recipe.instance(name) for name in names] or list(recipe.instances)
-    wanted = {one.name for instance in chosen for one in lineage(instance)}
-    failed = run_instances(recipe, wanted)
-    cases = {i.name: facts_of(i, failed) for i in recipe.instances if i.name in wanted}
+    many = {instance.name for instance in chosen if num_ranks(instance.stage) > 1}
+    cases: dict[str, Facts] = {}
+    for here, of_here in ((recipe, {i.name for i in chosen} - many), (of_many, many)):
+        wanted = {one.name for name in of_here for one in lineage(here.instance(name))}
+        failed = run_instances(here, wanted)
+        cases = {i.name: facts_of(i, failed) for i in here.instances if i.name in wanted} | cases
     package = str(Path(importlib.import_module("wsss").__path__[0]).parent)
     details = {"package": package, "versions": versions(), "choices": choices(), "cases": cases}
     report.write_text(json.dumps(details, default=str))

@@ -45,7 +45,7 @@ class Worker:
             self.host.kill(self.process, signal.SIGCONT)
 
     def notes(self, folder: Path) -> dict[str, str]:
-        """What it noted that it works on; see `cluster.crash_files`."""
+        """What it noted that it works on; see `cluster.failures.crash_files`."""
         path = folder / f".{self.host.name}-{_inner_pid(self.process)}.notes.tmp"
         return unpack(path.read_bytes()) if path.exists() else {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.tracking import MlflowTracker
+from cluster.tracking.tracker import MlflowTracker
 from shards.records import RunRecord
 from tests.cluster.driver import run
 from tests.cluster.tiny import SHARDS
@@ -52,14 +52,15 @@ def test_shard(place: str, tmp_path: Path) -> None:
 @pytest.mark.extended
 @pytest.mark.parametrize("place", ["local", RAY])
 def test_checkpoint(place: str, tmp_path: Path) -> None:
-    """torch says no more than "file write failed" of it."""
+    """The message names the disk, and no attempt is made that would meet the same."""
     assert run(tmp_path / "whole", "fit", stage=FIT)[0] == 0
     with small_disk(tmp_path / "disk", size="3m") as disk:
         folder = disk.path / "trained"
         status, printed = run(folder, "fit", place=place, stage=FIT)
         assert status == 1
         line = last_line(printed)
-        assert f"cannot write {folder}/checkpoints (the checkpoint step-00000001): no space is left on its disk" in line
+        path = f"{folder}/checkpoints/step-00000001.safetensors"
+        assert f"cannot write {path} (the checkpoint of step 1): no space is left on its disk" in line
         assert "rank 0, step 1: " in line
         assert (folder / "starts.txt").read_text().count("start") == 1, "another attempt would meet the same"
         disk.remount("size=60m")

@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster import ray_session
+from cluster.session import ray_session
 from tests.pipeline.chain import NoTracker, tiny
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.run import run_recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.tracking import MlflowTracker, connect
+from cluster.tracking.tracker import MlflowTracker, connect
 
 
 def empty_store(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:

@@ -11,9 +11,9 @@ import pytest
 import ray
 from rich.console import Console
 
-from cluster.ray_session import connect as connect_ray
-from cluster.tracking import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connect, find_runs
-from cluster.tracking_address import tracking_uri
+from cluster.session.ray_session import connect as connect_ray
+from cluster.tracking.tracker import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connect, find_runs
+from cluster.tracking.tracking_address import tracking_uri
 from tuning.search_space import load_sweep
 from tuning.sweep import run_sweep
 

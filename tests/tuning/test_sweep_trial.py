@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.same_code import own_identity
+from cluster.session.same_code import own_identity
 from shards.work_notes import note
 from tuning.search_space import load_sweep
 from tuning.sweep_trial import RESULT, SCORE, WORST, SharingRuntime, run_trial

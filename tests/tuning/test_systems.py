@@ -30,7 +30,7 @@ def test_the_declared_table_names_instances_that_there_are(tmp_path: Path) -> No
     (tmp_path / "systems.toml").write_text(declaration(ROWS))
     table = read_declarations(tmp_path)["systems"]
     found = wanted("systems", table)
-    assert {row.system for row in ROWS} == set(SYSTEMS)
+    assert {row.system for row in ROWS} == {*SYSTEMS, systems.CEILING}
     assert ("voc_animals_irnet:evaluate_labels_crf", systems.ARGUMENTS) in found
     assert ("voc_animals_dsrg:evaluate_first", systems.ARGUMENTS) in found
     by_split = {key[0]: instance.stage.splits for key, instance in found.items()}  # type: ignore[attr-defined]
@@ -52,6 +52,32 @@ def test_every_system_is_run_once_before_a_second_seed(weights: Path, monkeypatc
     assert main(given) == 1, "a system that failed is reported"
     names = ["voc_animals_sec", "voc_animals_dsrg"]
     assert ran == [(name, f"recipe.seed={seed}") for seed in (1, 2) for name in names]
+
+
+def test_second_seeds_and_shares_of_the_ceiling_are_declared_where_they_are_measured(tmp_path: Path) -> None:
+    (tmp_path / "systems.toml").write_text(declaration(ROWS, twice={"sec"}))
+    table = read_declarations(tmp_path)["systems"]
+    assert ("voc_animals_sec:evaluate", (*systems.ARGUMENTS, "recipe.seed=2")) in wanted("systems", table)
+    assert [row.text[0] for row in table.rows if "second" in row.sources] == ["SEC"]
+    assert {row.of for row in table.rows[:-1]} == {table.rows[-1].text[0]} and table.rows[-1].of == ""
+    assert "second seed" in [column.title for column in table.columns]
+    (tmp_path / "systems.toml").write_text(declaration(ROWS[:2]))
+    columns = [column.title for column in read_declarations(tmp_path)["systems"].columns]
+    assert "of the ceiling" not in columns and "second seed" not in columns
+
+
+def test_the_ceiling_is_trained_once(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
+        ran.append(f"{Path(command[4]).stem} {command[-1]}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(systems.subprocess, "run", run)
+    given = ["--runs", str(weights), "--weights", str(weights), "--seeds", "1", "2", "--only", "sec", "ceiling"]
+    assert main(given) == 0
+    of = ["sec recipe.seed=1", "ceiling recipe.seed=1", "sec recipe.seed=2"]
+    assert ran == [f"voc_animals_{one}" for one in of]
 
 
 def test_no_system_is_started_after_the_hours(

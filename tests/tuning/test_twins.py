@@ -9,9 +9,9 @@ import pytest
 from tuning.twins import SYSTEMS, main, name_of_full, text_of
 from wsss.contract.fit import Fit
 from wsss.contract.settings import resolved
+from wsss.pipeline.dry_recipe import without_data
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.recipe_files import RECIPES
-from wsss.plan.dataset_stats import without_data
 from wsss.stages.segmenter.boxed_training import BoxedTraining
 from wsss.stages.segmenter.mask_supervision import MixedBatches
 

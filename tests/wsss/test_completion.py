@@ -40,7 +40,7 @@ def test_commands_options_and_choices(here: Path) -> None:
     assert candidates(["run", "--on", ""]) == ["auto", "local", "ray"]
     assert candidates(["show", "toy", "--table", ""]) == ["instances", "settings"]
     assert candidates(["show", "toy", "--csv", "--"]) == ["--changed", "--help", "--set", "--table"]
-    assert candidates(["cluster", ""]) == ["certificates", "check", "down"]
+    assert candidates(["cluster", ""]) == ["certificates", "check", "down", "mlflow"]
     assert candidates(["cluster", "check", "--running", "a"]) == ["auto"]
     assert candidates(["cluster", "down", "no"]) == ["notes.txt"]
     assert "A100" in candidates(["plan", "lid", "--gpu", ""])
@@ -64,7 +64,15 @@ def test_instances_and_settings_of_the_recipe(here: Path) -> None:
     assert candidates(["run", "flowers.toml", "--set", "seeds.refine="]) == ["seeds.refine=crf", "seeds.refine=none"]
     assert candidates(["run", "flowers.toml", "--set=seeds.ru"]) == ["--set=seeds.rule="]
     assert candidates(["run", "toy", "--set", "make_cams.flip="]) == ["make_cams.flip=false", "make_cams.flip=true"]
-    assert candidates(["run", "toy", "--set", "runtime.tra"]) == ["runtime.tracking_uri="]
+    assert candidates(["run", "toy", "--set", "runtime.trac"]) == ["runtime.tracking_uri="]
+    assert "runtime.stages=" not in candidates(["run", "toy", "--set", "runtime."])
+    assert candidates(["run", "flowers.toml", "--set", "runtime.seeds"]) == ["runtime.seeds."]
+    assert candidates(["run", "flowers.toml", "--set", "runtime.make_s"]) == ["runtime.make_seeds."]
+    actors = [f"runtime.seeds.{name}=" for name in ("actor_cpus", "actor_gpus", "num_actors")]
+    assert candidates(["run", "flowers.toml", "--set", "runtime.seeds."]) == actors
+    assert candidates(["run", "toy", "--set", "runtime.train_segmenter.rank_g"]) == [
+        "runtime.train_segmenter.rank_gpus="
+    ]
     assert candidates(["demo", "--set", "make_se"]) == ["make_seeds."], "the demo runs the toy recipe"
     assert candidates(["run", "none.toml", "--set", "seeds."]) == []
 

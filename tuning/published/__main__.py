@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from tuning.published.table import Compared, Published, PublishedError, compared, names, read_table
+from wsss.pipeline.dry_recipe import without_data
 from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.pipeline.recipe_files import RECIPES
-from wsss.plan.dataset_stats import without_data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,9 +16,9 @@ from shards.codec import to_json
 from shards.files import sha256_of
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
+from wsss.pipeline.dry_recipe import without_data
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.recipe_files import RECIPES
-from wsss.plan.dataset_stats import without_data
 from wsss.stages.data_sets.shared import LISTS
 
 _DIGITS = 12

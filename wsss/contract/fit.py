@@ -74,16 +74,18 @@ _WEIGHT_DECAY = {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-4}
 
 @settings
 class Fit(Stage):
-    """A stage that trains one task. The world size and the global batch size are part of the fingerprint."""
+    """A stage that trains one task. The global batch size is part of the fingerprint, the number of ranks is not: a
+    training may be resumed with another one."""
 
     seed_shift: Annotated[int, Field(ge=0), active_unless("seed_shift", 0)] = 0
     """Added to the recipe's seed: repeats the same training with other random draws, to measure how much results
     vary."""
-    world_size: Annotated[int, Field(ge=1)] = 1
-    """Number of training processes; each is one DeepSpeed rank."""
+    world_size: Annotated[int, Field(ge=1), PerformanceOnly()] = 1
+    """Number of training processes; each is one DeepSpeed rank. A training may be resumed with another number: results
+    are the same up to rounding, other random draws inside the network, and norms that are not synchronised."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Examples per optimisation step over all ranks; must be a multiple of `world_size` times
-    `gradient_accumulation_steps`."""
+    """Examples per optimisation step over all ranks, at least `world_size` times `gradient_accumulation_steps`. If it
+    does not divide, some ranks have one example more; every example has the same weight."""
     num_epochs: Annotated[int, Field(ge=1)] = 5
     """Passes over the training set."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -115,7 +117,8 @@ class Fit(Stage):
     """Maximum norm of the gradient; 0 does not clip."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Number of micro-batches that each rank processes per optimisation step, one after the other. The loss is that of
-    the whole batch; BatchNorm statistics that are not frozen are those of one micro-batch."""
+    the whole batch; BatchNorm statistics that are not frozen are those of one micro-batch. If a rank's examples do not
+    divide, the last micro-batch is smaller."""
     ema_decay: Annotated[float, Field(ge=0, lt=1), active_unless("ema_decay", 0.0)] = 0.0
     """Decay per step of an exponential moving average of the weights, which is validated and saved instead of the
     weights themselves; 0 turns it off."""
@@ -137,14 +140,14 @@ class Fit(Stage):
 
     def check(self, instance: Instance) -> None:
         parts = self.world_size * self.gradient_accumulation_steps
-        if self.batch_size % parts:
-            below = self.batch_size // parts * parts
-            valid = " or ".join(str(n) for n in (below, below + parts) if n > 0)
-            factors = f"world_size = {self.world_size}"
+        if self.batch_size < parts:
+            factors, cure = f"world_size = {self.world_size}", f"set world_size to at most {self.batch_size}"
             if self.gradient_accumulation_steps > 1:
                 factors += f" times gradient_accumulation_steps = {self.gradient_accumulation_steps}"
+                cure = f"set one of them so that the product is at most {self.batch_size}"
             raise ValueError(
-                f"{instance.name}.batch_size = {self.batch_size} is not a multiple of {factors}; use {valid}"
+                f"{instance.name}.batch_size = {self.batch_size} is less than {factors}: ranks would have no examples; "
+                f"{cure}, or raise batch_size"
             )
         if self.ema_decay and self.zero_stage == 3:
             raise ValueError(
@@ -202,6 +205,12 @@ class Fit(Stage):
     def finish(self, network: Any, instance: Instance) -> Outcome:
         """Called after the last step, on one rank: final changes to the network's buffers, and its validation."""
         return Outcome()
+
+
+def largest_micro_batch(stage: Fit, *, world_size: int) -> int:
+    """The number of examples in the largest micro-batch of any rank."""
+    of_rank = -(-stage.batch_size // world_size)
+    return -(-of_rank // stage.gradient_accumulation_steps)
 
 
 def spare_path(instance: Instance) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from shards.records import RunRecord
 from wsss.contract.counts import Counts
 from wsss.contract.failure import OnRestart, ignore_restart
 from wsss.contract.fit import Fit
+from wsss.contract.resources import PositiveShare, Resources, Share, StageResources, can_use_gpus
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 
@@ -24,11 +25,18 @@ class RuntimeSettings:
     runs: Path = Path("runs")
     """Folder to which everything is written; on a cluster, all nodes must share it."""
     num_actors: Annotated[int, Field(ge=0)] = 0
-    """Number of actors that process shards; 0 uses one per CPU of the cluster (per GPU if `actor_gpus` is set)."""
-    actor_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per actor."""
+    """Number of actors that process shards; 0 uses as many as fit into the cluster."""
+    actor_cpus: PositiveShare = 1.0
+    """CPUs that an actor holds; it computes with `threads` threads."""
+    actor_gpus: Share = 0.0
+    """GPUs that an actor holds, in stages that can use one: building shards and measuring hold none."""
+    rank_cpus: PositiveShare = 1.0
+    """CPUs that a training rank holds, together with its `loader_workers`."""
     rank_gpus: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs per training rank: 0 or 1."""
+    stages: dict[str, StageResources] = Field(default_factory=dict)
+    """Resources of single stages, written as tables: `[runtime.KIND]` or `[runtime.INSTANCE]` with some of
+    `num_actors`, `actor_cpus`, `actor_gpus`, `rank_cpus` and `rank_gpus`."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads of every worker and rank; results are only bit-identical with the same number of threads."""
     placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
@@ -46,6 +54,28 @@ class RuntimeSettings:
     next run resumes from its last checkpoint. Set it below the time that the batch system gives before SIGKILL."""
     tracking_uri: str = ""
     """MLflow tracking URI; if empty, `MLFLOW_TRACKING_URI`, and if that is not set, SQLite in `runs`."""
+
+    def resources_of(self, instance: Instance) -> Resources:
+        """What the workers of an instance hold: as in its own table, else that of its kind, else in general."""
+        given = [self.stages[name] for name in (instance.name, instance.stage.kind) if name in self.stages]
+
+        def chosen(name: str) -> Any:
+            own = (value for one in given if (value := getattr(one, name)) is not None)
+            return next(own, getattr(self, name))
+
+        return Resources(
+            num_actors=chosen("num_actors"),
+            actor_cpus=chosen("actor_cpus"),
+            actor_gpus=chosen("actor_gpus") if can_use_gpus(type(instance.stage)) else 0.0,
+            rank_cpus=chosen("rank_cpus"),
+            rank_gpus=chosen("rank_gpus"),
+        )
+
+    def name_of(self, setting: str, instance: Instance) -> str:
+        """The dotted name under which an instance's value of a resource was given, for messages."""
+        given = [name for name in (instance.name, instance.stage.kind) if name in self.stages]
+        own = (f"runtime.{name}.{setting}" for name in given if getattr(self.stages[name], setting) is not None)
+        return next(own, f"runtime.{setting}")
 
 
 Progress = Callable[[float, float, str], None]

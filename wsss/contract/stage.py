@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -31,6 +31,7 @@ from shards.remote_tars import RemoteTars
 from shards.taxonomy import Taxonomy
 from wsss.contract.cost import DatasetStats, ExpectedData, PlanContext, Work
 from wsss.contract.counts import Counts
+from wsss.contract.kept_files import found_files, relative_files
 from wsss.contract.settings import settings
 from wsss.contract.slots import Slot
 
@@ -303,9 +304,9 @@ class Instance:
         """The run record of the finished stage, or None if it is not finished."""
         try:
             record = RunRecord(**json.loads((self.path / RUN_RECORD).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError):
+            return replace(record, artifacts=found_files(record.artifacts, folder=self.path))
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return None
-        return record if isinstance(record.artifacts, dict) else None
 
     def is_done(self) -> bool:
         """True if the stage finished and its output still exists."""
@@ -316,5 +317,6 @@ class Instance:
 
     def write_run_record(self, record: RunRecord) -> None:
         """Mark the stage as finished."""
-        data = json.dumps(record.__dict__, indent=1, sort_keys=True).encode()
+        written = record.__dict__ | {"artifacts": relative_files(record.artifacts, folder=self.path)}
+        data = json.dumps(written, indent=1, sort_keys=True).encode()
         write_bytes(self.path / RUN_RECORD, data, what="the record of a finished stage")

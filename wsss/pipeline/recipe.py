@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from shards.codec import to_json
+from wsss.contract.resources import StageResources
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import hashed_values, resolved_values, settings
 from wsss.contract.stage import DataStage, Instance, Map, Stage
@@ -34,6 +35,7 @@ from wsss.pipeline.recipe_tables import (
     unknown_setting,
     with_defaults,
 )
+from wsss.pipeline.runtime_tables import check_resources, split_runtime
 from wsss.pipeline.wrong_values import first_complaint
 from wsss.stages.registry import STAGES, producers
 
@@ -116,7 +118,9 @@ def load_recipe(
         raise RecipeError(f"{path}: unknown table [{unknown[0]}]; a recipe has {TABLES}")
     stages = with_defaults(tables, origins)
     recipe = _build(RecipeSettings, tables.get("recipe", {}), prefix="recipe")
-    runtime = _build(RuntimeSettings, tables.get("runtime", {}), prefix="runtime")
+    runtime = _runtime(
+        tables.get("runtime", {}), {name: str(table.get("kind", name)) for name, table in stages.items()}
+    )
     instances: list[Instance] = []
     for name, table in stages.items():
         placed = _resolve(
@@ -189,6 +193,14 @@ def _build(cls: type[T], table: Mapping[str, Any], *, prefix: str) -> T:
         return cls(**table)
     except ValidationError as error:
         raise RecipeError(first_complaint(error, prefix)) from None
+
+
+def _runtime(table: Mapping[str, Any], kinds: Mapping[str, str]) -> RuntimeSettings:
+    """The runtime's settings; `kinds`: instance -> its kind."""
+    own, of_stages = split_runtime(table, kinds)
+    built = {name: _build(StageResources, values, prefix=f"runtime.{name}") for name, values in of_stages.items()}
+    check_resources(built, kinds)
+    return replace(_build(RuntimeSettings, own, prefix="runtime"), stages=built)
 
 
 def _resolve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 import tomllib
 from collections.abc import Iterator
@@ -45,10 +46,18 @@ def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def apply_override(tables: dict[str, Any], origins: dict[str, str], override: str) -> None:
+    """Apply `INSTANCE.SETTING=VALUE`; a pattern such as `train_*` stands for all instances with such names."""
     name, equals, text = override.partition("=")
     group, dot, setting = name.strip().partition(".")
     if not equals or not dot:
         raise RecipeError(f"--set {override}: write --set INSTANCE.SETTING=VALUE, e.g. --set recipe.seed=3")
+    if any(sign in group for sign in "*?["):
+        stages = tables.get("stages", {})
+        if not (matching := fnmatch.filter(stages, group)):
+            raise RecipeError(f"--set {override}: no instance has such a name; there are {', '.join(stages)}")
+        for one in matching:
+            apply_override(tables, origins, f"{one}.{setting}={text}")
+        return
     if group in ("recipe", "runtime", "defaults"):
         target = tables.setdefault(group, {})
     elif group in tables.get("stages", {}):

@@ -68,7 +68,9 @@ def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Insta
 
 
 def ready_to_run(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
-    """The instances from `first` to `last`. Raises `RecipeError` if one that they read is not done."""
+    """The instances from `first` to `last`. Raises `RecipeError` if one that they read is not done, and ValueError if
+    the environment names a commit that is none."""
+    source_commit()
     chosen = selected(recipe, first, last)
     for instance in _upstream(chosen):
         if not instance.is_done():

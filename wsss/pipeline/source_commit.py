@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
+VARIABLE = "WSSS_GIT_COMMIT"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def source_commit(package: Path = _PACKAGE) -> str:
     """The git commit of the code in the folder `package`, if it is known.
 
-    A checkout: its commit, with `-dirty` appended if tracked files have changed. Installed from a git address: the
-    commit that the installer recorded. Installed otherwise: `version X`. None of these: `unknown`.
+    A checkout: its commit, with `-dirty` appended if tracked files have changed. A copy without git's folder, such as
+    the working directory of a Ray job: the commit in the environment variable WSSS_GIT_COMMIT. Installed from a git
+    address: the commit that the installer recorded. Installed otherwise: `version X`. None of these: `unknown`.
     """
-    return _checked_out(package) or _installed(package) or "unknown"
+    return _checked_out(package) or _given() or _installed(package) or "unknown"
+
+
+def _given() -> str:
+    """Raises ValueError if the variable is set to something that is no commit."""
+    given = os.environ.get(VARIABLE, "")
+    if given and not re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", given):
+        raise ValueError(
+            f"{VARIABLE} is {given!r}; allowed: the 7 to 40 hexadecimal digits of a commit, and -dirty if files were "
+            "changed, as `git describe --always --dirty --abbrev=40 --exclude='*'` prints"
+        )
+    return given
 
 
 def _checked_out(package: Path) -> str:

@@ -17,13 +17,13 @@ def work_of(instance: Instance, settings: RuntimeSettings, *, driver_seconds: fl
     stage = instance.stage
     found = {"threads": float(settings.threads), "driver_seconds": driver_seconds}
     if isinstance(stage, Fit):
-        return found | {"workers": float(stage.world_size), "gpus": float(settings.rank_gpus)}
+        return found | {"workers": float(stage.world_size), "gpus": float(settings.resources_of(instance).rank_gpus)}
     times = read_times(instance.path)
     images = {shard: _images(instance, shard) for shard in times.seconds}
     later = times.seconds.keys() - times.first
     return found | {
         "workers": float(times.workers),
-        "gpus": settings.actor_gpus,
+        "gpus": settings.resources_of(instance).actor_gpus,
         "images": float(sum(images.values())),
         "seconds": sum(times.seconds.values()),
         "later_images": float(sum(images[shard] for shard in later)),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from shards.layer import ShardError
 from wsss.contract.cost import DatasetStats, ExpectedData
-from wsss.contract.stage import DataStage, Instance, Stage
-from wsss.pipeline.recipe import Recipe, load_recipe
-from wsss.pipeline.recipe_tables import RecipeError, unknown_name
+from wsss.contract.stage import DataStage, Instance
+from wsss.pipeline.recipe import Recipe
+from wsss.pipeline.recipe_tables import unknown_name
 from wsss.plan.costs import Costs, PlanError
 from wsss.plan.layers import TRAIN
 
@@ -32,23 +31,6 @@ class PlannedData:
     """Origin of the numbers of images, as text."""
     figures: tuple[str, ...]
     """Names of the cost figures that the label statistics are taken from."""
-
-
-def dry_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, str]:
-    """A recipe whose data need not be available, and the reason they are not used ("" if they are available).
-
-    Raises: `RecipeError` for any other error in the recipe.
-    """
-    try:
-        return load_recipe(path, overrides), ""
-    except RecipeError as error:
-        # Errors that are not due to missing data are raised again here.
-        return load_recipe(path, overrides, stand_in=without_data), str(error)
-
-
-def without_data(stage: Stage) -> Stage:
-    """A stand-in of `load_recipe`: a stage that makes samples, without reading its data."""
-    return stage.without_data() if isinstance(stage, DataStage) else stage
 
 
 def planned_data(recipe: Recipe, instance: Instance, *, images: str | None, costs: Costs) -> PlannedData:
@@ -99,13 +81,19 @@ def _counts(
         if known:
             return known, f"of {instance.name}'s layer" if finished else "as the recipe's settings say"
         raise PlanError(
-            f"how many images? {instance.name} is not done, and recipe.rules names no challenge; give --images N "
-            f"(training images), or --images {TRAIN}=N,val=M"
+            f"how many images? {instance.name} is not done, and recipe.rules names no challenge; give --images "
+            + ",".join(f"{split}=N" for split in stage.splits)
         )
     given = parse_images(images)
     if strange := sorted(set(given) - set(splits)):
         raise PlanError(f"--images {images}: " + unknown_name("split", strange[0], sorted(splits)))
-    others = {split: count for split, count in (known or LID_IMAGES).items() if split != TRAIN}
+    assumed = LID_IMAGES if of_lid and not known else known
+    others = {split: count for split, count in assumed.items() if split != TRAIN}
+    if lacking := [split for split in stage.splits if split not in {**others, **given}]:
+        raise PlanError(
+            f"--images {images}: the number of images of {', '.join(lacking)} is not known; give --images "
+            + ",".join(f"{split}={given.get(split) or others.get(split) or 'N'}" for split in stage.splits)
+        )
     whose = "the recipe's" if known else "LID's"
     filled = [split for split in stage.splits if split not in given and split in others]
     return others | given, "--images" + (f"; {', '.join(filled)}: {whose}" if filled else "")

@@ -90,6 +90,8 @@ class Limits:
 
     actor_gpus: float = 1.0
     """GPUs of an actor of a stage with a network."""
+    actor_cpus: float = 1.0
+    """Cores of an actor."""
     num_actors: int = 0
     """0: one per GPU share, or per core."""
     ranks_of_recipe: bool = True
@@ -109,6 +111,8 @@ class Usage:
     """Ranks or actors that the cluster has capacity for."""
     gpus: float = 0.0
     """GPUs that it holds."""
+    cores: float = 0.0
+    """Cores that it holds."""
     core_seconds: float = 0.0
     """Busy core seconds."""
     read: float = 0.0
@@ -161,8 +165,9 @@ def _shard_time(
     work: ShardWork, cluster: Cluster, costs: Costs, limits: Limits, measured: Measured | None, *, stated: bool
 ) -> Usage:
     on_gpu = work.has_network and cluster.gpus > 0
-    room = math.floor(cluster.gpus / limits.actor_gpus) if on_gpu else cluster.cores
-    actors = max(1, min(room, cluster.cores, limits.num_actors or room))
+    on_cores = math.floor(cluster.cores / limits.actor_cpus)
+    room = math.floor(cluster.gpus / limits.actor_gpus) if on_gpu else on_cores
+    actors = max(1, min(room, on_cores, limits.num_actors or room))
     host = core_seconds(work.load.core, costs)
     device = device_seconds(work.load, costs, cluster.gpu if on_gpu else None) if work.has_network else 0.0
     start, driver = costs["start_actor"], core_seconds(work.driver, costs)
@@ -188,6 +193,7 @@ def _shard_time(
         used=min(actors, work.shards),
         held=room,
         gpus=min(actors * limits.actor_gpus, cluster.gpus) if on_gpu else 0.0,
+        cores=actors * limits.actor_cpus,
         core_seconds=work.images * (host + (0.0 if on_gpu else device)) + parts[DRIVER],
         read=storage.read,
         written=storage.written,
@@ -235,6 +241,7 @@ def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, mea
         used=ranks,
         held=cluster.places,
         gpus=float(ranks) if on_gpu else 0.0,
+        cores=float(ranks * max(1, work.loader_workers)),
         core_seconds=(0.0 if measured else work.steps * work.batch_size * core_seconds(work.load.core, costs))
         + ranks * parts[START]
         + (0.0 if on_gpu else work.steps * ranks * compute),

@@ -12,10 +12,11 @@ from pathlib import Path
 from wsss.contract.cost import FitWork, Work
 from wsss.contract.fit import Fit
 from wsss.contract.stage import DataStage, Instance
+from wsss.pipeline.dry_recipe import dry_recipe
 from wsss.pipeline.recipe import Recipe
 from wsss.plan.context import Context
 from wsss.plan.costs import Costs, PlanError, load_costs
-from wsss.plan.dataset_stats import PlannedData, dry_recipe, planned_data
+from wsss.plan.dataset_stats import PlannedData, planned_data
 from wsss.plan.hardware import Cluster, Limits, Usage, time_of
 from wsss.plan.layers import TRAIN, stats_of
 from wsss.plan.measured import MeasuredRun, read_run
@@ -87,8 +88,15 @@ class _Planner:
     networks: Networks
     run: MeasuredRun | None
 
-    def plan(self, data: Mapping[str, PlannedData], cluster: Cluster, limits: Limits) -> tuple[Planned, ...]:
-        return tuple(self._one(i, data[i.samples.fingerprint], cluster, limits) for i in self.recipe.instances)
+    def plan(self, data: Mapping[str, PlannedData], cluster: Cluster, *, freed: bool = False) -> tuple[Planned, ...]:
+        """`freed`: as many ranks and actors as there are devices, whatever the recipe says."""
+        return tuple(
+            self._one(i, data[i.samples.fingerprint], cluster, self._limits(i, freed)) for i in self.recipe.instances
+        )
+
+    def _limits(self, instance: Instance, freed: bool) -> Limits:
+        limits = _limits(self.recipe, instance)
+        return replace(limits, num_actors=0, ranks_of_recipe=False) if freed else limits
 
     def _one(self, instance: Instance, data: PlannedData, cluster: Cluster, limits: Limits) -> Planned:
         context = Context(instance, stats_of(instance, data.stats), self.costs, self.networks)
@@ -145,28 +153,26 @@ def make_plan(
     _check_ranks(recipe, cluster)
     run = read_run(measured, recipe.instances) if measured is not None else None
     planner = _Planner(recipe=recipe, costs=costs, networks=Networks(), run=run)
-    limits = _limits(recipe)
-    stages = planner.plan(data, cluster, limits)
-    freed = replace(limits, num_actors=0, ranks_of_recipe=False)
+    stages = planner.plan(data, cluster)
     first = next(iter(data.values()))
     scaled = [
         found
         for count in sorted({first.stats.images.get(TRAIN, 0), MANY_IMAGES})
         for gpus in SCALES
-        if (found := _scaled(planner, data, cluster, freed, gpus=gpus, count=count)) is not None
+        if (found := _scaled(planner, data, cluster, gpus=gpus, count=count)) is not None
     ]
     return Plan(recipe, first, cluster, costs, stages, tuple(scaled), absent, run)
 
 
 def _scaled(
-    planner: _Planner, data: Mapping[str, PlannedData], cluster: Cluster, limits: Limits, *, gpus: int, count: int
+    planner: _Planner, data: Mapping[str, PlannedData], cluster: Cluster, *, gpus: int, count: int
 ) -> Scaled | None:
     """The whole recipe on a number of GPUs with a number of training images; None if no stage's cost is known."""
     grown = {
         name: replace(one, stats=replace(one.stats, images={**one.stats.images, TRAIN: count}))
         for name, one in data.items()
     }
-    found = planner.plan(grown, cluster.scaled_to(gpus), limits)
+    found = planner.plan(grown, cluster.scaled_to(gpus), freed=True)
     known = [(planned, planned.usage) for planned in found if planned.usage is not None]
     if not known:
         return None
@@ -178,9 +184,10 @@ def _images(work: Work) -> int:
     return work.examples * work.epochs if isinstance(work, FitWork) else work.images
 
 
-def _limits(recipe: Recipe) -> Limits:
-    """An actor uses a whole GPU unless runtime.actor_gpus is set."""
-    return Limits(actor_gpus=recipe.runtime.actor_gpus or 1.0, num_actors=recipe.runtime.num_actors)
+def _limits(recipe: Recipe, instance: Instance) -> Limits:
+    """An actor uses a whole GPU unless its actor_gpus is set."""
+    given = recipe.runtime.resources_of(instance)
+    return Limits(actor_gpus=given.actor_gpus or 1.0, actor_cpus=given.actor_cpus, num_actors=given.num_actors)
 
 
 def _check_ranks(recipe: Recipe, cluster: Cluster) -> None:

@@ -9,6 +9,8 @@ from wsss.plan.costs import BASES
 from wsss.plan.hardware import DECODE, GPU, NETWORK, STORAGE, Usage, basis_of
 from wsss.plan.measured import measured_lines
 from wsss.plan.plan import NOT_STATED, Plan, Scaled
+from wsss.plan.price_table import price_table
+from wsss.plan.prices import Prices
 from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
 
 _BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
@@ -20,9 +22,12 @@ _BY_RANKS = (GPU, DECODE)
 """Resources that scale with the number of ranks."""
 
 
-def plan_page(plan: Plan) -> Page:
-    """The plan as tables: the stages, the bottleneck at other sizes, and the figures used."""
-    tables = {"stages": _stages(plan), "bottlenecks": _bottlenecks(plan), "figures": _figures(plan)}
+def plan_page(plan: Plan, prices: Prices | None = None) -> Page:
+    """The plan as tables: the stages, what they cost, the bottleneck at other sizes, and the figures used."""
+    tables = {"stages": _stages(plan)}
+    if prices is not None:
+        tables["prices"] = price_table(plan, prices)
+    tables |= {"bottlenecks": _bottlenecks(plan), "figures": _figures(plan)}
     return Page(heading=tuple(_heading(plan)), tables=tables, main="stages")
 
 

@@ -13,10 +13,18 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
+from wsss.contract.resources import StageResources
 from wsss.contract.settings import ActiveIf, resolved_values, setting_docs, setting_values
 from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
 
-_WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
+_WORDS = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    Path: "path",
+    StageResources: "resources",
+}
 _BOUNDS = {
     "ge": "at least {}",
     "gt": "above {}",

@@ -18,21 +18,27 @@ _INSTANCES = (
 )
 
 
-def recipe_page(recipe: Recipe, *, changed: bool = False) -> Page:
-    """The recipe's state and settings, or only those settings that differ from their default; nothing is run."""
+def recipe_page(recipe: Recipe, *, changed: bool = False, absent: str = "") -> Page:
+    """The recipe's state and settings, or only those settings that differ from their default; nothing is run.
+
+    `absent`: why the data are not available ("" if they are); states and fingerprints depend on them.
+    """
     rows = [
         (
             instance.name,
             instance.stage.kind,
             _reads(instance),
-            state_of(instance),
-            instance.fingerprint[:16],
+            None if absent else state_of(instance),
+            None if absent else instance.fingerprint[:16],
         )
         for instance in recipe.instances
     ]
-    previews = [f"{instance.name}: {line}" for instance in recipe.instances for line in _preview(instance)]
-    cautions = [line for instance in recipe.instances for line in instance.stage.cautions(instance)]
-    chain = table_of(f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=(*previews, *cautions))
+    shown = () if absent else recipe.instances
+    previews = [f"{instance.name}: {line}" for instance in shown for line in _preview(instance)]
+    cautions = [line for instance in shown for line in instance.stage.cautions(instance)]
+    chain = table_of(
+        f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=(*_absence(absent), *previews, *cautions)
+    )
     settings: list[tuple[Cell, ...]] = []
     for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
         settings += setting_rows(group, prefix, recipe.origins, unread={}, changed=changed)
@@ -44,19 +50,29 @@ def recipe_page(recipe: Recipe, *, changed: bool = False) -> Page:
     )
 
 
-def instance_page(recipe: Recipe, name: str, *, changed: bool = False) -> Page:
-    """The settings of one instance, of `recipe` or of `runtime`, each with its meaning. Raises `RecipeError`."""
+def instance_page(recipe: Recipe, name: str, *, changed: bool = False, absent: str = "") -> Page:
+    """The settings of one instance, of `recipe` or of `runtime`, each with its meaning. Raises `RecipeError`.
+
+    `absent`: as in `recipe_page`.
+    """
     groups = {"recipe": recipe.settings, "runtime": recipe.runtime}
     if name in groups:
         rows = list(setting_rows(groups[name], name, recipe.origins, unread={}, changed=changed))
         return Page(tables={"settings": settings_table(f"[{name}] of {recipe.path}", rows, explain=True)})
     instance = recipe.instance(name)
     rows = list(_instance_rows(recipe, instance, changed=changed))
-    state = f"{instance.name} ({instance.stage.kind}): {state_of(instance)}; fingerprint {instance.fingerprint[:16]}"
-    return Page(
-        heading=(state, *_preview(instance), *instance.stage.cautions(instance)),
-        tables={"settings": settings_table(f"settings of {name}", rows, explain=True)},
-    )
+    title = f"{instance.name} ({instance.stage.kind})"
+    heading: tuple[str, ...] = (title, *_absence(absent))
+    if not absent:
+        state = f"{title}: {state_of(instance)}; fingerprint {instance.fingerprint[:16]}"
+        heading = (state, *_preview(instance), *instance.stage.cautions(instance))
+    return Page(heading=heading, tables={"settings": settings_table(f"settings of {name}", rows, explain=True)})
+
+
+def _absence(absent: str) -> tuple[str, ...]:
+    if not absent:
+        return ()
+    return (f"the data are not available, so what is done and the fingerprints are not known: {absent}",)
 
 
 def _reads(instance: Instance) -> Shown:

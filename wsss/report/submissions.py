@@ -175,7 +175,7 @@ def _points(mean_iou: float) -> str:
 
 def _as_settings(predictions: str, subset: str) -> str:
     """What to set so that the views of a subset are predicted and submitted."""
-    scales, flip = f"--set {predictions}.scales=[1.0]", f"--set {predictions}.flip="
+    scales, flip = f"--set '{predictions}.scales=[1.0]'", f"--set {predictions}.flip="
     given = {"none": f"{scales} {flip}false", "flip": f"{scales} {flip}true", "scales": f"{flip}false"}
     return f"{given.get(subset, f'{flip}true')} submits that"
 

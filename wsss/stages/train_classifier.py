@@ -10,7 +10,6 @@ from pydantic import Field
 
 from shards.balance import balance_factors, class_counts, expected_counts, positive_weights
 from shards.files import write_bytes
-from shards.layer import split_of
 from shards.records import Sample
 from wsss.contract.cost import FitWork, Load, PlanContext
 from wsss.contract.fit import TrainingSet, Validation
@@ -18,8 +17,9 @@ from wsss.contract.settings import ActiveIf, PerformanceOnly, active_unless, act
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.data.joined_records import JoinedRecords
-from wsss.stages.classifier.hold_out import training_records, validation_classes, validation_samples
+from wsss.stages.classifier.hold_out import training_records
 from wsss.stages.classifier.training import HELD_OUT, ClassifierTraining
+from wsss.stages.classifier.validated_images import has_validation, validation_counts, validation_shows
 
 if TYPE_CHECKING:
     import torch
@@ -229,7 +229,7 @@ class TrainClassifier(ClassifierTraining):
                 "one image, so add this class to dropped_classes or remove it from the class list"
                 + (", or set a smaller hold_out" if self.hold_out else "")
             )
-        if self._has_validation(instance) and not self._validation_shows(instance, learned):
+        if has_validation(self, instance) and not validation_shows(self, instance, learned):
             raise ValueError(
                 f"{instance.name}.validation_split = {self.validation_split!r} shows none of the learned classes; "
                 'name another split, or set validation_split = "" to skip validation'
@@ -256,68 +256,20 @@ class TrainClassifier(ClassifierTraining):
             counts_C.tolist(),
             drawn_C=drawn_C.tolist(),
             names=instance.taxonomy.names,
-            validation_C=self._validation_counts(instance),
+            validation_C=validation_counts(self, instance),
         )
         write_bytes(instance.path / HISTOGRAM, picture)
 
     def validate(self, network: Classifier, instance: Instance) -> Validation:
         """F1 and average precision of every learned class on the validation split, and their means."""
-        from wsss.stages.classifier.classification_metrics import classification_metrics
-        from wsss.stages.classifier.labelled_images import predicted_labels
+        from wsss.stages.classifier.validation import measured
 
-        taxonomy, learned = instance.taxonomy, self.learned(instance)
-        scores_NC, truth_NC, known_NC = predicted_labels(
-            network,
-            self,
-            validation_samples(self, instance),
-            num_classes=len(taxonomy),
-            device=network.cam_weights.device,
-        )
-        if len(scores_NC) == 0:
-            raise ValueError(f"{instance.name}.validation_split = {self.validation_split!r} has no readable image")
-        columns = [c - 1 for c in learned]
-        precision_C, f1_C, micro = classification_metrics(
-            scores_NC[:, columns], truth_NC=truth_NC[:, columns], known_NC=known_NC[:, columns]
-        )
-        highest_C = scores_NC[:, columns].max(axis=0, where=known_NC[:, columns], initial=0.0)
-        rows: list[dict[str, object]] = [
-            {
-                "class": taxonomy.name_of(c),
-                "average_precision": _number(ap),
-                "f1": _number(f1),
-                "images": int(truth_NC[:, c - 1].sum()),
-                "highest_probability": float(highest),
-            }
-            for c, highest, ap, f1 in zip(learned, highest_C, precision_C, f1_C, strict=True)
-        ]
-        metrics = {
-            "val.mean_average_precision": float(np.nanmean(precision_C)),
-            "val.f1_macro": float(np.nanmean(f1_C)),
-            "val.f1_micro": micro,
-        }
-        return Validation(metrics["val.mean_average_precision"], Outcome(metrics=metrics, tables={"per_class": rows}))
+        return measured(network, self, instance)
 
     def finish(self, network: Classifier, instance: Instance) -> Outcome:
         """The last validation, and the picture that was written before the first step."""
-        found = self.validate(network, instance).outcome if self._has_validation(instance) else Outcome()
+        found = self.validate(network, instance).outcome if has_validation(self, instance) else Outcome()
         return replace(found, artifacts={HISTOGRAM: str(instance.path / HISTOGRAM)})
-
-    def _validation_shows(self, instance: Instance, learned: list[int]) -> bool:
-        return any(set(present) & set(learned) for present in validation_classes(self, instance))
-
-    def _validation_counts(self, instance: Instance) -> list[int] | None:
-        """Number of images of each class in the validation split; None if there is no such split."""
-        if not self._has_validation(instance):
-            return None
-        learned = set(self.learned(instance))
-        classes = [sorted(learned.intersection(present)) for present in validation_classes(self, instance)]
-        return class_counts(classes, num_classes=len(instance.taxonomy)).tolist()
-
-    def _has_validation(self, instance: Instance) -> bool:
-        if self.validation_split == HELD_OUT:
-            return bool(validation_classes(self, instance))
-        shards = instance.inputs["samples"].layer.shards()
-        return any(split_of(shard) == self.validation_split for shard in shards)
 
     def preview(self, instance: Instance) -> list[str]:
         """Number of images of each class, and how many of them an epoch draws."""
@@ -343,7 +295,3 @@ class TrainClassifier(ClassifierTraining):
 
 def _arrow(count: int, drawn: float) -> str:
     return "" if round(drawn) == count else f" -> {drawn:.0f}"
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -12,7 +12,7 @@ import ray
 from cluster.check import node, running
 from cluster.check.findings import Finding
 from cluster.check.running import check_running
-from cluster.ray_session import connect
+from cluster.session.ray_session import connect
 
 NODES = {
     name: {"NodeID": name, "NodeManagerHostname": name, "NodeManagerAddress": f"10.0.0.{number}", "Resources": {}}

@@ -114,6 +114,19 @@ def test_missing_and_unreadable_files_are_bad_samples(
     assert read(source(root), 1).key == "2007_2"
 
 
+def test_classes_that_an_image_was_not_checked_for(root: Path) -> None:
+    labels = {**LABELS, "2007_1": {"present": ["person"], "unknown": ["dog", "cat"]}}
+    (root / "labels.json").write_text(json.dumps(labels))
+    first, second = read(source(root), 0), read(source(root), 1)
+    assert (first.classes, first.unknown) == ((15,), (8, 12))
+    assert second.unknown == ()
+    chosen = read(source(root, class_names=("person", "cat")), 0)
+    assert (chosen.classes, chosen.unknown) == ((1,), (2,)), "classes outside the subset are not unknown but not there"
+    (root / "labels.json").write_text(json.dumps({**LABELS, "2007_1": {"present": ["cat"], "unknown": ["cat"]}}))
+    with pytest.raises(BadSampleError, match="'cat' is both present and unknown"):
+        read(source(root), 0)
+
+
 def test_missing_labels_of_one_image(root: Path) -> None:
     (root / "labels.json").write_text(json.dumps({"2007_2": ["dog"]}))
     with pytest.raises(BadSampleError, match="no image-level labels for '2007_1'"):
@@ -171,6 +184,8 @@ def test_lists_of_other_systems(root: Path) -> None:
         ('["2007_1"]', r"must have the form \{key: \[names\]\}"),
         ('{"2007_1": 3}', "the labels of '2007_1' are 3; write a list of class names"),
         ('{"2007_1": "cat"}', "the labels of '2007_1' are 'cat'; write a list"),
+        ('{"2007_1": {"unknown": ["cat"]}}', "the labels of '2007_1' are .*; write a list of class names, or"),
+        ('{"2007_1": {"present": [], "unkown": ["cat"]}}', "the labels of '2007_1' are .*; write a list"),
         ('{"2007_1": [["cat"]]}', "write a list of class names"),
     ],
 )

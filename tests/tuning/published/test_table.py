@@ -9,9 +9,9 @@ import pytest
 
 from tuning.published.__main__ import main
 from tuning.published.table import PublishedError, compared, names, read_table, rows
+from wsss.pipeline.dry_recipe import without_data
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.recipe_files import RECIPES
-from wsss.plan.dataset_stats import without_data
 from wsss.stages.evaluate import Evaluate
 
 SYSTEMS = names()

@@ -24,9 +24,9 @@ from tests.tuning.recipes.lid_data import CLASSES, SIZES, TEST, TRAIN, VAL, draw
 from wsss.__main__ import main
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance, Map
+from wsss.pipeline.dry_recipe import without_data
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.plan.costs import PlanError
-from wsss.plan.dataset_stats import without_data
 from wsss.plan.hardware import cluster_of
 from wsss.plan.plan import Plan, make_plan
 from wsss.stages.classifier.training import ClassifierTraining

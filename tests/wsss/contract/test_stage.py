@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from shards.records import RunRecord, SeedRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.contract.kept_files import found_files, relative_files
 from wsss.contract.stage import Instance
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_seeds import MakeSeeds
@@ -69,3 +73,40 @@ def test_done_means_record_files_and_every_shard(samples: Instance, tmp_path: Pa
     assert not instance.is_done(), "nobody can tell which shards it ought to have"
     (instance.path / "run.json").write_text('{"cut')
     assert instance.run_record() is None
+
+
+def test_a_moved_folder_stays_done(samples: Instance, tmp_path: Path) -> None:
+    """Records hold paths relative to their folder; those of earlier versions held absolute ones."""
+    seeds = records_of(MakeSeeds(splits=("train",), max_shards=1), tmp_path / "before" / "store", samples, {})
+    cams = instance_of(MakeCams(), tmp_path / "cams", samples=samples)
+    before = Instance(**{**vars(seeds), "inputs": {"samples": samples, "cams": cams}})
+    picture = before.path / "pictures" / "one.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"picture")
+    written = record(before, picture=str(picture))
+    for absolute in (False, True):
+        before.write_run_record(written)
+        file = before.path / "run.json"
+        assert str(tmp_path) not in file.read_text()
+        if absolute:
+            file.write_text(json.dumps(vars(written)))
+        moved = tmp_path / f"moved-{absolute}"
+        shutil.copytree(tmp_path / "before", moved)
+        picture.unlink()
+        after = replace(before, path=moved / "store" / before.path.name)
+        found = after.run_record()
+        assert found is not None and found.artifacts == {"picture": str(after.path / "pictures" / "one.png")}
+        assert before.run_record() is not None and not before.is_done(), "its file is gone"
+        picture.write_bytes(b"picture")
+
+
+def test_files_outside_the_folder_keep_their_path(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "folder" / "a" / "x.png", tmp_path / "y.png"
+    files = {"inside": str(inside), "outside": str(outside)}
+    written = relative_files(files, folder=tmp_path / "folder")
+    assert written == {"inside": "a/x.png", "outside": str(outside)}
+    assert found_files(written, folder=tmp_path / "folder") == files, "even if they do not exist"
+    inside.parent.mkdir(parents=True)
+    inside.touch()
+    other = {"inside": "/elsewhere/folder/a/x.png", "gone": "/elsewhere/folder/a/z.png"}
+    assert found_files(other, folder=tmp_path / "folder") == {"inside": str(inside), "gone": other["gone"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.death_cause import NODE_DIED, PREEMPTED
+from cluster.failures.death_cause import NODE_DIED, PREEMPTED
 from wsss.contract.failure import Failure
 from wsss.pipeline.lost_workers import MAX_LINES, count_losses, loss_lines
 

@@ -10,6 +10,7 @@ import pytest
 
 from shards.images import encode_png
 from tests.shards.sources.voc_folder import make_voc
+from wsss.contract.fit import Fit
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, load_recipe
 from wsss.pipeline.recipe_tables import RENAMED
 from wsss.stages.registry import STAGES
@@ -145,8 +146,10 @@ def test_variable_may_begin_a_path(load: Load, monkeypatch: pytest.MonkeyPatch) 
         ("make_seeds.rule=ficklenet", "make_seeds.rule = 'ficklenet' needs the maximum of stochastic maps, "
          "which make_cams does not store"),
         ("make_cams.method=stochastic", "method = 'stochastic' needs a classifier with head = 'stochastic'"),
-        ("train_classifier.world_size=3", "train_classifier.batch_size = 16 is not a multiple of world_size = 3; "
-         "use 15 or 18"),
+        ("train_classifier.world_size=17", "train_classifier.batch_size = 16 is less than world_size = 17: ranks would "
+         "have no examples; set world_size to at most 16, or raise batch_size"),
+        ("trane_*.world_size=2", "--set trane_*.world_size=2: no instance has such a name; there are build_shards, "
+         "train_classifier"),
         ("train_classifier.stochastic_kernel=4", "train_classifier.stochastic_kernel is 4; it must be odd"),
         ("evaluate.splits=[\"train\"]", "evaluate.splits names 'train', but predict makes only val"),
         ("evaluate.inputs.record=predict", "evaluate.inputs.record: unknown input 'record'; did you mean records"),
@@ -326,12 +329,21 @@ def test_equal_recipes_have_equal_fingerprints(load: Load) -> None:
         ("make_pseudo_labels.background_threshold=0.3", "make_pseudo_labels"),
         ("make_pseudo_labels.crf_iterations=3", "make_pseudo_labels"),
         ("predict.flip=false", "predict"),
-        ("train_segmenter.world_size=2", "train_segmenter"),
         ("build_shards.shard_size=3", "build_shards"),
     ],
 )
 def test_a_changed_setting_changes_only_what_stands_after_it(load: Load, override: str, from_here_on: str) -> None:
     assert changed(load, override) == ORDER[ORDER.index(from_here_on) :]
+
+
+def test_the_number_of_ranks_changes_no_fingerprint(load: Load) -> None:
+    """A training is resumed by another number of ranks; the batch over all of them is part of the fingerprint."""
+    assert changed(load, "train_*.world_size=3") == []
+    recipe = load(CHAIN, "train_*.world_size=3")
+    trained = {i.name: i.stage.world_size for i in recipe.instances if isinstance(i.stage, Fit)}
+    assert len(trained) > 1 and set(trained.values()) == {3}
+    assert {recipe.origins[f"{name}.world_size"] for name in trained} == {"--set"}
+    assert changed(load, "train_segmenter.batch_size=3") == ORDER[ORDER.index("train_segmenter") :]
 
 
 def test_a_new_seed_changes_only_what_draws(load: Load) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wsss.pipeline.source_commit import source_commit
+from wsss.pipeline.source_commit import VARIABLE, source_commit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -45,6 +45,20 @@ def repository(tmp_path: Path) -> Path:
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "first")
     return tmp_path
+
+
+def test_a_copy_without_git_takes_the_commit_from_the_environment(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path_factory.mktemp("job") / "wsss"
+    shutil.copytree(repository / "wsss", copy)
+    monkeypatch.setenv(VARIABLE, f"{COMMIT}-dirty")
+    assert source_commit(copy) == f"{COMMIT}-dirty"
+    assert source_commit(installed(copy.parent / "site", {"url": "file:///x"})) == f"{COMMIT}-dirty"
+    assert source_commit(repository / "wsss") == git(repository, "rev-parse", "HEAD"), "git itself knows better"
+    monkeypatch.setenv(VARIABLE, "main")
+    with pytest.raises(ValueError, match=r"WSSS_GIT_COMMIT is 'main'; allowed: the 7 to 40 hexadecimal digits"):
+        source_commit(copy)
 
 
 def test_a_checkout_gives_its_commit(repository: Path) -> None:

@@ -14,11 +14,12 @@ from torch import nn
 from wsss.__main__ import main
 from wsss.contract.cost import DatasetStats, FitWork, ShardWork
 from wsss.ops.random_walk import chebyshev_power
+from wsss.pipeline.dry_recipe import dry_recipe
 from wsss.pipeline.recipe import RecipeError
 from wsss.plan import networks
 from wsss.plan.context import Context
 from wsss.plan.costs import PlanError, load_costs
-from wsss.plan.dataset_stats import dry_recipe, parse_images
+from wsss.plan.dataset_stats import parse_images
 from wsss.plan.hardware import DECODE, GPU, STORAGE, Cluster, Usage, cluster_of
 from wsss.plan.networks import Networks, _counted
 from wsss.plan.plan import MANY_IMAGES, SCALES, Plan, Planned, make_plan
@@ -286,8 +287,11 @@ def test_images(small: Path) -> None:
     with pytest.raises(PlanError, match=r"--images train=5,vall=3: unknown split 'vall'; did you mean val\?"):
         plan(small, images="train=5,vall=3")
     voc = ROOT / "tuning" / "recipes" / "voc_animals.toml"
-    with pytest.raises(PlanError, match=r"how many images\? build_shards is not done.*give --images N"):
+    with pytest.raises(PlanError, match=r"how many images\? build_shards is not done.*give --images train=N,val=N"):
         make_plan(voc, [f"runtime.runs={small.parent}/runs"], cluster=cluster(), images=None)
+    message = r"--images train=9: the number of images of val is not known; give --images train=9,val=N"
+    with pytest.raises(PlanError, match=message):
+        make_plan(voc, [f"runtime.runs={small.parent}/runs"], cluster=cluster(), images="train=9")
 
 
 def test_more_ranks_than_gpus_are_refused(small: Path) -> None:

@@ -158,8 +158,8 @@ def test_a_prediction_that_scores_higher_is_named(finished: tuple[Recipe, RunSum
 @pytest.mark.parametrize(
     ("subset", "in_words", "settings"),
     [
-        ("none", "one view", "--set predict_views.scales=[1.0] --set predict_views.flip=false"),
-        ("flip", "one scale, mirrored too", "--set predict_views.scales=[1.0] --set predict_views.flip=true"),
+        ("none", "one view", "--set 'predict_views.scales=[1.0]' --set predict_views.flip=false"),
+        ("flip", "one scale, mirrored too", "--set 'predict_views.scales=[1.0]' --set predict_views.flip=true"),
         ("scales", "all scales", "--set predict_views.flip=false"),
     ],
 )

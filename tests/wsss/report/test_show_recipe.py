@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import wsss
+from wsss.pipeline.dry_recipe import dry_recipe
 from wsss.pipeline.recipe import load_recipe
-from wsss.report.show_recipe import inactive_given
+from wsss.report.show_recipe import inactive_given, instance_page, recipe_page
 
 TOY = Path(wsss.__file__).parents[1] / "tuning" / "recipes" / "toy.toml"
 SEGMENTER = "[stages.train_segmenter]\n"
@@ -29,3 +32,17 @@ def test_what_is_given_and_not_read_is_reported_with_what_would_read_it(tmp_path
 def test_what_is_read_off_by_its_own_value_or_a_default_of_many_is_not_reported(tmp_path: Path) -> None:
     given = 'schedule = "step"\nstep_epochs = 2\nema_decay = 0.0'
     assert _reported(tmp_path, given, "defaults.step_factor=0.5") == []
+
+
+def test_without_the_data_the_settings_are_shown_and_what_needs_the_data_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VOC_ROOT", raising=False)
+    recipe, absent = dry_recipe(TOY.parent / "voc_animals.toml", [f"runtime.runs={tmp_path}"])
+    assert "VOC_ROOT, which is not set" in absent
+    chain = recipe_page(recipe, absent=absent).tables["instances"]
+    assert [row[3:] for row in chain.rows] == [(None, None)] * len(recipe.instances)
+    assert chain.notes[0].startswith("the data are not available, so what is done")
+    page = instance_page(recipe, "make_seeds", absent=absent)
+    assert page.heading[0] == "make_seeds (make_seeds)" and absent in page.heading[1]
+    assert "make_seeds.foreground_threshold" in [row[0] for row in page.tables["settings"].rows]

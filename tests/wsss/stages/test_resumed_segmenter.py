@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cluster.fit_files import RankError
 from cluster.local import LocalRuntime
+from cluster.training.fit_files import RankError
 from tests.cluster.tiny import die_once
 from tests.wsss.layers import instance_of
 from tests.wsss.stages.segmenter.test_mask_supervision import SETTINGS, data

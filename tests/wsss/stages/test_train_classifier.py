@@ -163,8 +163,8 @@ def test_a_class_without_an_image_is_named_before_training(samples: Instance) ->
         ),
         ({"stochastic_units": "units"}, r"stochastic_units is only for head = 'stochastic'; head is 'linear'"),
         (
-            {"gradient_accumulation_steps": 3},
-            r"batch_size = 16 is not a multiple of world_size = 1 times gradient_accumulation_steps = 3; use 15 ",
+            {"gradient_accumulation_steps": 9, "world_size": 2},
+            r"batch_size = 16 is less than world_size = 2 times gradient_accumulation_steps = 9: .* at most 16, or",
         ),
     ],
 )

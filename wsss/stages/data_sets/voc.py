@@ -17,7 +17,8 @@ class VocSettings(SharedSettings):
     """Additional settings for VOC's layout."""
 
     labels: Annotated[str, NotHashedPath()] = ""
-    """voc: JSON file of image-level labels, relative to the root; empty reads the XML annotations."""
+    """voc: JSON file of image-level labels, `{key: [names]}` or `{key: {"present": [names], "unknown": [names]}}`,
+    relative to the root; empty reads the XML annotations."""
     masks: Annotated[str, MeasuringOnly()] = "SegmentationClassAug"
     """voc: folder of masks, relative to the root."""
     sbd: Annotated[str, NotHashedPath()] = ""

@@ -1,0 +1,1 @@
+"""The pool of Ray actors that work on shards."""

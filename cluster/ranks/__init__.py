@@ -1,0 +1,1 @@
+"""The ranks of a training under Ray Train: where they start, what is lost, what is reported."""

@@ -1,0 +1,1 @@
+"""The connection to Ray on this machine or on a cluster."""

@@ -1,0 +1,1 @@
+"""What is recorded in MLflow, and the server of a cluster."""

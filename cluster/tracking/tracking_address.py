@@ -1,0 +1,85 @@
+"""MLflow tracking URIs, including SQLite files in folders of any name, and shell commands printed for the user."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+from cluster.tracking.mlflow_folder import ADDRESS, read_state
+from cluster.tracking.network_folders import network_mount
+
+SQLITE = "sqlite:///"
+_READ_AS_ADDRESS = re.compile(r"\?|%(?=[0-9A-Fa-f]{2})")
+"""Parts of a path that a URI would interpret: the start of a query, and a percent-encoded character."""
+
+
+def tracking_uri(uri: str, *, runs: Path, writing: bool = False) -> str:
+    """The tracking URI: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`.
+
+    `writing`: raise ValueError if it is a SQLite file on a network file system, where two drivers could damage it.
+    """
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_address(runs / "mlflow.db")
+    file = sqlite_file(chosen) if writing else None
+    if file is not None and (mount := network_mount(file)) is not None:
+        raise ValueError(
+            f"MLflow's database {file} would be on a network file system ({mount.kind} at {mount.folder}), where "
+            "SQLite's locks are not reliable; set runtime.tracking_uri or MLFLOW_TRACKING_URI to a server (the head of "
+            f"a cluster runs one at {ADDRESS}), or to a file on a local disk: {SQLITE}{Path.home() / 'mlflow.db'}"
+        )
+    return chosen
+
+
+def sqlite_address(file: Path) -> str:
+    """The URI of a SQLite file: its unchanged path, except that `?` and the `%` of `%41` are percent-encoded."""
+    return SQLITE + _READ_AS_ADDRESS.sub(lambda found: f"%{ord(found[0]):02X}", str(file))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for any other store."""
+    if not uri.startswith(SQLITE) or uri.startswith(SQLITE + "file:"):
+        return None
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+
+
+def open_command(uri: str, *, runs: Path) -> str:
+    """The shell command that shows the runs in a browser; a server that it starts listens on this machine only."""
+    address = tracking_uri(uri, runs=runs)
+    if (server := read_state()) is not None and server.address == address:
+        return "wsss cluster mlflow FILE"  # on the user's machine, with the cluster file
+    if address.startswith(("http://", "https://")):
+        return f"python -m webbrowser -t {shlex.quote(address)}"
+    return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
+
+
+def restore_command(uri: str, *, experiment: str) -> str:
+    """The shell command that restores a deleted experiment."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {_mlflow()} experiments restore --experiment-id {experiment}"
+
+
+def _mlflow() -> str:
+    """The command `mlflow`, with the path next to the interpreter if the environment is not activated."""
+    beside = Path(sys.executable).with_name("mlflow")
+    if shutil.which("mlflow") or not beside.exists():
+        return "mlflow"
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
+
+
+@contextmanager
+def without_stray_folders(uri: str) -> Iterator[None]:
+    """Remove empty folders that MLflow creates if a URI has `%3F` for a `?`, because it does not decode the path."""
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    file = sqlite_file(uri)
+    strays = []
+    if file is not None and file.parent != folder:
+        strays = [one for one in (folder, *folder.parents) if not one.exists()]
+    yield
+    for stray in strays:
+        with suppress(OSError):
+            stray.rmdir()

@@ -1,0 +1,1 @@
+"""One training rank: DeepSpeed around a task, its batches and its checkpoints."""

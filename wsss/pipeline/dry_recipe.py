@@ -1,0 +1,26 @@
+"""Recipes read for a look or a plan on a machine that does not have their data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsss.contract.stage import DataStage, Stage
+from wsss.pipeline.recipe import Recipe, load_recipe
+from wsss.pipeline.recipe_tables import RecipeError
+
+
+def dry_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, str]:
+    """A recipe whose data need not be available, and the reason they are not used ("" if they are available).
+
+    Raises: `RecipeError` for any other error in the recipe.
+    """
+    try:
+        return load_recipe(path, overrides), ""
+    except RecipeError as error:
+        # Errors that are not due to missing data are raised again here.
+        return load_recipe(path, overrides, stand_in=without_data), str(error)
+
+
+def without_data(stage: Stage) -> Stage:
+    """A stand-in of `load_recipe`: a stage that makes samples, without reading its data."""
+    return stage.without_data() if isinstance(stage, DataStage) else stage
