@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -222,6 +223,10 @@ def _rank_process(instance: Instance, place: RankPlace, sender: Connection) -> N
         os._exit(1)  # the driver reports the failure; no traceback per rank
     if dist.is_initialized():  # false if the training had already finished
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All files are written. The clean-up at the end of a process aborts it if a thread of gloo still runs, seldom.
+    os._exit(0)
 
 
 def _end_with_parent(parent: int) -> None:
