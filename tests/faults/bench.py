@@ -41,6 +41,8 @@ class Work:
     job: Job
     command: str
     since: float = field(default_factory=time.monotonic)
+    reference: Reference | None = None
+    """What it must give, if not the bench's reference."""
     stamps: dict[str, int] = field(default_factory=dict)
     ranks: set[int] = field(default_factory=set)
     """Processes of the ranks at the fault."""
@@ -60,7 +62,8 @@ class Work:
     def ends_like_the_reference(self, job: Job | None = None, *, limit: float = LIMIT) -> str:
         """Its log, after the job succeeded with the bytes of the reference, and no finished shard was made again."""
         log = (job or self.job).succeeds(timeout=limit)
-        wrong = differences(self.runs.folder, self.bench.reference.wait(), kinds=[self.kind])
+        reference = self.reference or self.bench.reference
+        wrong = differences(self.runs.folder, reference.wait(), kinds=[self.kind])
         assert not wrong, "; ".join(wrong)
         now = self._stamps()
         again = [shard for shard, stamp in self.stamps.items() if now[shard] != stamp]

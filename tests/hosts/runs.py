@@ -22,12 +22,14 @@ RECIPE = "tests/recipes/hosts.toml"
 class Reference:
     """A run of the recipe in processes of this machine, without Ray; it starts at once and is waited for on use."""
 
-    def __init__(self, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, *overrides: str, last: str = "submit") -> None:
+        """`last`: the last instance to run."""
         self.folder = folder
         folder.mkdir(parents=True)
         self.began = time.monotonic()
         settings = [word for override in overrides for word in ("--set", override)]
-        command = [sys.executable, "-m", "wsss", "run", RECIPE, "--on", "local", "--set", f"runtime.runs={folder}"]
+        command = [sys.executable, "-m", "wsss", "run", RECIPE, "--on", "local", "--to", last]
+        command += ["--set", f"runtime.runs={folder}"]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
         self._log = folder / "log.txt"
         with self._log.open("wb") as log:
