@@ -7,8 +7,8 @@ A Ray cluster of several raylets on this machine, one CPU each. A small training
 In a second training a raylet is killed with the rank on it; its start, from the call to its first step, is what a fresh
 start takes on a cluster that has trained before. A map of 24 shards loses a raylet with one actor: shards begun twice.
 
-The ratio is the time of a fresh start ÷ the time of a recovery. Both include the start of processes, torch and
-DeepSpeed.
+Agreement: both trainings, of the same settings, end with the same weights. The ratio is the time of a fresh start ÷ the
+time of a recovery. Both include the start of processes, torch and DeepSpeed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tests.cluster.tiny import TinyFit
 from tests.cluster.tiny import instance_of as tiny_instance
 from tests.wsss.layers import instance_of
 from wsss.contract.failure import Failure
+from wsss.contract.fit import weights_path
 from wsss.contract.runtime import RuntimeSettings
 
 CHECKPOINT_EVERY = 50
@@ -128,7 +129,9 @@ def measured(folder: Path) -> dict[str, Any]:
             runtime.close()
             ray.shutdown()
     start = by_host.first_step - by_host.begun
+    weights = [weights_path(tiny_instance(TinyFit(), folder / name)).read_bytes() for name in ("rank", "host")]
     return {
+        "same weights": weights[0] == weights[1],
         "start": start,
         "detected": by_rank.detected - by_rank.killed,
         "next step": by_rank.next_step - by_rank.detected,
@@ -152,7 +155,7 @@ def main() -> None:
     report = {
         "name": "recovery",
         "ratio": found["start"] / found["next step"],
-        "agreement": True,
+        "agreement": found.pop("same weights"),
         "error": 0.0,
         "checks": {what: {"value": value, "bar": bar, "ok": value <= bar} for what, (value, bar) in checks.items()},
         "seconds": found,
