@@ -50,6 +50,8 @@ def _is_ray_process(process: psutil.Process) -> bool:
         words = process.cmdline()
     except psutil.Error:
         return False
+    # What follows -c is code: that of multiprocessing's servers quotes sys.path, which has Ray's folders in it.
+    words = words[: words.index("-c")] if "-c" in words else words
     return any("/ray/" in word or word.startswith("ray::") for word in words)
 
 

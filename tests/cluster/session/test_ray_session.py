@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import ray
 
+from cluster.session.ray_processes import end_session
 from cluster.session.ray_session import connect
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -51,3 +54,18 @@ def test_other_failures_of_the_start_are_not_retried(monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="no space left"):
         connect(None)
     assert len(calls) == 1
+
+
+def test_the_end_of_a_session_spares_processes_whose_code_only_mentions_ray() -> None:
+    """multiprocessing starts its servers with code that quotes sys.path; a Ray worker's has folders of Ray in it."""
+    code = "import time; path = ['/venv/ray/thirdparty_files']; time.sleep(60)"
+    server = subprocess.Popen([sys.executable, "-c", code])
+    of_ray = subprocess.Popen(["ray::IDLE", "60"], executable="/bin/sleep")
+    try:
+        end_session()
+        assert server.poll() is None
+        assert of_ray.poll() is not None
+    finally:
+        for process in (server, of_ray):
+            process.kill()
+            process.wait()
