@@ -51,7 +51,9 @@ def test_killed_with_two_ranks_and_resumed_with_one(tmp_path: Path) -> None:
     assert step < STEPS, "it was killed at work"
     first.rename(second)
     printed = run_to_cams(second, "train_*.world_size=1")
-    assert f"computed by different numbers of ranks: steps 1 to {step} by 2, steps {step + 1} to {STEPS} by 1" in printed
+    assert (
+        f"computed by different numbers of ranks: steps 1 to {step} by 2, steps {step + 1} to {STEPS} by 1" in printed
+    )
     now = tiny(second, *SHORT)
     assert [i.fingerprint for i in now.instances] == [i.fingerprint for i in tiny(first, *SHORT).instances]
     record = now.instance("train_classifier").run_record()
