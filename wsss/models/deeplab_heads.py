@@ -14,7 +14,7 @@ from wsss.models.encoder import Encoder, EncoderSpec, build_encoder
 LARGE_FOV_RATES = (12,)
 ASPP_RATES = (6, 12, 18, 24)
 HEAD_STRIDE = 8
-_HIDDEN = 1024
+HIDDEN = 1024
 _LAST_DEVIATION = 0.01
 
 
@@ -35,7 +35,7 @@ class DeepLabHead(nn.Module):
         *,
         num_classes: int,
         rates: tuple[int, ...],
-        hidden: int = _HIDDEN,
+        hidden: int = HIDDEN,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class DeepLabHead(nn.Module):
             )
             for rate in rates
         )
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
+        for branch in self.branches:
+            *hidden_layers, last = (layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
+            for layer in hidden_layers:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(torch.as_tensor(layer.bias))
-                if layer.out_channels == hidden:
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                else:
-                    nn.init.normal_(layer.weight, std=_LAST_DEVIATION)
+            nn.init.normal_(last.weight, std=_LAST_DEVIATION)
+            nn.init.zeros_(torch.as_tensor(last.bias))
 
     def forward(self, features_BDhw: torch.Tensor) -> torch.Tensor:
         pooled_BDhw = self.pools(features_BDhw)
@@ -119,9 +119,12 @@ def build_deeplab(
     num_classes: int,
     rates: tuple[int, ...],
     encoder: Encoder | None = None,
+    hidden: int = HIDDEN,
     dropout: float = 0.5,
 ) -> DeepLab:
     """Make a network of `num_classes` (including the background) on the encoder of `spec`, or on the one given.
+
+    `hidden`: channels of the two hidden layers of every branch, published as 1024.
 
     Raises: ValueError for another output stride than 8, for fewer than two classes, and as `build_encoder` does.
     """
@@ -130,5 +133,5 @@ def build_deeplab(
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
     encoder = build_encoder(spec) if encoder is None else encoder
-    head = DeepLabHead(encoder.num_features, num_classes=num_classes, rates=rates, dropout=dropout)
+    head = DeepLabHead(encoder.num_features, num_classes=num_classes, rates=rates, hidden=hidden, dropout=dropout)
     return DeepLab(encoder, head)

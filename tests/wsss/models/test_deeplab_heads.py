@@ -36,6 +36,15 @@ def test_published_shapes(rates: tuple[int, ...], wanted: tuple[int, ...]) -> No
 
 
 @HEADS
+def test_hidden_channels_are_a_setting_and_never_taken_for_classes(rates: tuple[int, ...]) -> None:
+    """Also where there are as many of them as classes: only the last layer starts small."""
+    made = build_deeplab(SPEC, num_classes=32, rates=rates, hidden=32).head
+    for branch in made.branches:
+        deviations = [float(layer.weight.detach().std()) for layer in branch.modules() if isinstance(layer, nn.Conv2d)]
+        assert min(deviations[:2]) > 0.02 > 0.015 > deviations[2] > 0.005
+
+
+@HEADS
 def test_a_pixel_sees_the_dilated_windows_around_it(rates: tuple[int, ...]) -> None:
     """Both poolings widen each of the nine places of a branch to 5x5."""
     features = torch.rand(1, 5, 67, 71, requires_grad=True)

@@ -288,6 +288,11 @@ def test_earlier_heads_are_a_setting(tmp_path: Path) -> None:
     plain, aspp = hashed_values(TrainSegmenter(**SETTINGS)), hashed_values(stage)
     assert "network" not in plain and "decoder_channels" in plain
     assert aspp["network"] == "aspp" and "decoder_channels" not in aspp
+    assert "head_channels" not in aspp, "its default enters no fingerprint: it was published"
+    narrow = TrainSegmenter(**settings, head_channels=16)
+    assert hashed_values(narrow)["head_channels"] == 16
+    made: Any = narrow.model(instance_of(narrow, tmp_path, samples=of), pretrained=False)
+    assert made.head.branches[0][0].out_channels == 16
 
 
 def test_rates_of_the_aspp_depend_on_the_output_stride(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
 
-_DECODER = ("network", "decoder_channels", "aspp_rates")
+_DECODER = ("network", "decoder_channels", "head_channels", "aspp_rates")
 ARCHITECTURE = ("encoder", *_DECODER, "output_stride", "dilated", "pad_type", "reparameterised")
 """Settings that must be equal in two stages for the weights of one to fit the other."""
 _ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
@@ -36,6 +36,10 @@ class SegmenterTraining(EncoderSource):
     `largefov`, `aspp`."""
     decoder_channels: Annotated[int, Field(ge=8), active_with("network", "deeplabv3plus")] = 256
     """deeplabv3plus: channels of the ASPP branches and the decoder."""
+    head_channels: Annotated[
+        int, Field(ge=8), active_with("network", "largefov", "aspp"), active_unless("head_channels", 1024)
+    ] = 1024
+    """largefov, aspp: channels of the two hidden layers of every branch; 1024 as published."""
     aspp_rates: Annotated[
         tuple[_Rate, _Rate, _Rate] | None,
         active_with("network", "deeplabv3plus"),
@@ -85,7 +89,14 @@ class SegmenterTraining(EncoderSource):
             )
         else:
             rates = LARGE_FOV_RATES if self.network == "largefov" else ASPP_RATES
-            network = build_deeplab(spec, encoder=encoder, num_classes=num_classes, rates=rates, dropout=self.dropout)
+            network = build_deeplab(
+                spec,
+                encoder=encoder,
+                num_classes=num_classes,
+                rates=rates,
+                hidden=self.head_channels,
+                dropout=self.dropout,
+            )
         if self.norm == "frozen":
             freeze_batch_norm(network.encoder)
         return network
