@@ -66,7 +66,7 @@ def test_a_pixel_sees_the_dilated_windows_around_it(rates: tuple[int, ...]) -> N
 def test_branches_are_added() -> None:
     whole, features = head(ASPP_RATES).eval(), torch.randn(2, 5, 13, 17)
     pooled = whole.pools(features)
-    torch.testing.assert_close(whole(features), sum(branch(pooled) for branch in whole.branches))  # type: ignore[arg-type]
+    torch.testing.assert_close(whole(features), sum(branch(pooled) for branch in whole.branches))
 
 
 @HEADS
