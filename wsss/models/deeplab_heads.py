@@ -1,4 +1,4 @@
-"""The heads of DeepLab without a decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8.
+"""The heads of DeepLab without a decoder: LargeFOV and the ASPP of version 2, on any encoder at output stride 8 or 16.
 
 Shape letters: B batch, C classes with background, D channels, H W pixels, h w strided pixels.
 """
@@ -13,7 +13,8 @@ from wsss.models.encoder import Encoder, EncoderSpec, build_encoder
 
 LARGE_FOV_RATES = (12,)
 ASPP_RATES = (6, 12, 18, 24)
-HEAD_STRIDE = 8
+HEAD_STRIDES = (8, 16)
+"""Output strides of the encoder; published is 8, and at 16 the rates are halved: the same distances in the image."""
 HIDDEN = 1024
 _LAST_DEVIATION = 0.01
 
@@ -68,12 +69,15 @@ class DeepLabHead(nn.Module):
 class DeepLab(nn.Module):
     """An encoder and a `DeepLabHead`: logits [B,C,H,W] at the size of the image [B,3,H,W], resized bilinearly."""
 
-    def __init__(self, encoder: Encoder, head: DeepLabHead, *, corner_to_corner: bool = False) -> None:
-        """`corner_to_corner`: how the head's grid spans the image. If true, as in the public code, its pixels are 8
-        image pixels apart, from corner to corner of the image, which is padded to sides of 8 n + 1 pixels. If
-        false, its cells tile the image."""
+    def __init__(
+        self, encoder: Encoder, head: DeepLabHead, *, output_stride: int = 8, corner_to_corner: bool = False
+    ) -> None:
+        """`corner_to_corner`: how the head's grid spans the image. If true, as in the public code, its pixels are
+        `output_stride` S image pixels apart, from corner to corner of the image, which is padded to sides of S n + 1
+        pixels. If false, its cells tile the image."""
         super().__init__()
         self.encoder, self.head, self.corner_to_corner = encoder, head, corner_to_corner
+        self.output_stride = output_stride
 
     @property
     def decoder_parts(self) -> tuple[nn.Module, ...]:
@@ -90,26 +94,26 @@ class DeepLab(nn.Module):
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The logits on the head's grid, [B,C,h,w], and the size (H, W) of the image that it spans.
 
-        `forward` is these, resized bilinearly and cropped; they need a sixty-fourth of its memory.
+        `forward` is these, resized bilinearly and cropped; at stride 8 they need a sixty-fourth of its memory.
 
         Raises: ValueError if the grid is to span the image corner to corner, and the encoder's does not.
         """
         if self.corner_to_corner:
-            image_B3HW = _padded(image_B3HW)
+            image_B3HW = _padded(image_B3HW, stride=self.output_stride)
         height, width = image_B3HW.shape[-2:]
         logits_BChw = self.head(self.encoder(image_B3HW))
-        wanted = [(side - 1) // HEAD_STRIDE + 1 for side in (height, width)]
+        wanted = [(side - 1) // self.output_stride + 1 for side in (height, width)]
         if self.corner_to_corner and list(logits_BChw.shape[-2:]) != wanted:
             raise ValueError(
                 f"of an image of {height}x{width} pixels this encoder makes {list(logits_BChw.shape[-2:])} features, "
-                f"not {wanted} from corner to corner; use a crop_size that is a multiple of {HEAD_STRIDE}"
+                f"not {wanted} from corner to corner; use a crop_size that is a multiple of {self.output_stride}"
             )
         return logits_BChw, (height, width)
 
 
-def _padded(image_B3HW: torch.Tensor) -> torch.Tensor:
-    """The image with its last row and column repeated, up to sides of 8 n + 1 pixels."""
-    rows, columns = ((1 - side) % HEAD_STRIDE for side in image_B3HW.shape[-2:])
+def _padded(image_B3HW: torch.Tensor, *, stride: int) -> torch.Tensor:
+    """The image with its last row and column repeated, up to sides of `stride` n + 1 pixels."""
+    rows, columns = ((1 - side) % stride for side in image_B3HW.shape[-2:])
     return F.pad(image_B3HW, (0, columns, 0, rows), mode="replicate") if rows or columns else image_B3HW
 
 
@@ -124,14 +128,17 @@ def build_deeplab(
 ) -> DeepLab:
     """Make a network of `num_classes` (including the background) on the encoder of `spec`, or on the one given.
 
-    `hidden`: channels of the two hidden layers of every branch, published as 1024.
+    `rates`: dilations in pixels at stride 8. `hidden`: channels of the two hidden layers of every branch, published
+    as 1024.
 
-    Raises: ValueError for another output stride than 8, for fewer than two classes, and as `build_encoder` does.
+    Raises: ValueError for another output stride than 8 or 16, for fewer than two classes, and as `build_encoder` does.
+    Differs: output stride 16, with half the rates, is not published.
     """
-    if spec.output_stride != HEAD_STRIDE:
-        raise ValueError(f"output_stride is {spec.output_stride}; LargeFOV and ASPP allow {HEAD_STRIDE}")
+    if spec.output_stride not in HEAD_STRIDES:
+        raise ValueError(f"output_stride is {spec.output_stride}; LargeFOV and ASPP allow 8 or 16")
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; at least 2, background and one class")
     encoder = build_encoder(spec) if encoder is None else encoder
+    rates = tuple(rate * HEAD_STRIDES[0] // spec.output_stride for rate in rates)
     head = DeepLabHead(encoder.num_features, num_classes=num_classes, rates=rates, hidden=hidden, dropout=dropout)
-    return DeepLab(encoder, head)
+    return DeepLab(encoder, head, output_stride=spec.output_stride)

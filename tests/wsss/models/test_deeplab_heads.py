@@ -95,8 +95,8 @@ def test_new_convolutions_of_the_encoder_are_new_parameters() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="output_stride is 16; LargeFOV and ASPP allow 8"):
-        build_deeplab(replace(SPEC, output_stride=16), num_classes=3, rates=ASPP_RATES)
+    with pytest.raises(ValueError, match="output_stride is 32; LargeFOV and ASPP allow 8 or 16"):
+        build_deeplab(replace(SPEC, output_stride=32), num_classes=3, rates=ASPP_RATES)
     with pytest.raises(ValueError, match="num_classes is 1; at least 2"):
         build_deeplab(SPEC, num_classes=1, rates=ASPP_RATES)
 
@@ -127,3 +127,17 @@ def test_vgg_of_ficklenet_has_a_grid_of_41_and_the_entrys_has_none() -> None:
                 continue
             with pytest.raises(ValueError, match=r"makes \[40, 40\] features, not \[41, 41\] from corner to corner"):
                 network.strided_logits(image.to("meta"))
+
+
+@pytest.mark.parametrize("side", [64, 65, 71])
+@pytest.mark.parametrize("corners", [False, True])
+def test_at_stride_16_the_rates_are_halved_and_the_grid_spans_the_image(side: int, corners: bool) -> None:
+    spec = replace(SPEC, output_stride=16)
+    network = build_deeplab(spec, num_classes=3, rates=ASPP_RATES, hidden=8).eval()
+    assert [branch[0].dilation[0] for branch in network.head.branches] == [3, 6, 9, 12]  # type: ignore[index]
+    network.corner_to_corner = corners
+    image = torch.randn(1, 3, side, side)
+    grid, spanned = network.strided_logits(image)
+    if corners:
+        assert spanned == ((side - 2) // 16 * 16 + 17,) * 2 and grid.shape[-1] == (spanned[0] - 1) // 16 + 1
+    assert network(image).shape == (1, 3, side, side)

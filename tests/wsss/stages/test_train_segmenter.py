@@ -132,7 +132,7 @@ def test_without_validation_its_settings_enter_no_fingerprint(tmp_path: Path) ->
             {"validate_every": 1, "validation_split": "test"},
             r"validation_split = 'test', but build_shards has only train, val",
         ),
-        ({"network": "aspp"}, r"output_stride = 16: network = 'aspp' .* set output_stride = 8"),
+        ({"network": "aspp", "output_stride": 32}, r"output_stride = 32: network = 'aspp' .* 8 or 16"),
         ({"objective": "dsrg", "crop_size": 44}, r"crop_size = 44: objective = 'dsrg' .* set 40, 41 or 48"),
         ({"keep": "best"}, r"keep = 'best' needs validate_every = 1 or more"),
     ],

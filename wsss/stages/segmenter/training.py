@@ -32,8 +32,8 @@ class SegmenterTraining(EncoderSource):
     network: Annotated[Literal["deeplabv3plus", "largefov", "aspp"], active_unless("network", "deeplabv3plus")] = (
         "deeplabv3plus"
     )
-    """`deeplabv3plus`, or one of DeepLab's earlier heads at output stride 8, as DSRG and FickleNet use on VGG16:
-    `largefov`, `aspp`."""
+    """`deeplabv3plus`, or one of DeepLab's earlier heads, as DSRG and FickleNet use on VGG16 at output stride 8:
+    `largefov`, `aspp`. At output stride 16 they have half the dilations: the same distances in the image."""
     decoder_channels: Annotated[int, Field(ge=8), active_with("network", "deeplabv3plus")] = 256
     """deeplabv3plus: channels of the ASPP branches and the decoder."""
     head_channels: Annotated[
@@ -63,10 +63,10 @@ class SegmenterTraining(EncoderSource):
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
-        if self.network != "deeplabv3plus" and self.output_stride != 8:
+        if self.output_stride == 32:
             raise ValueError(
-                f"{instance.name}.output_stride = {self.output_stride}: network = {self.network!r} is made for "
-                "features of stride 8; set output_stride = 8"
+                f"{instance.name}.output_stride = 32: network = {self.network!r} needs features of stride 8 or 16; set "
+                "output_stride = 8 or 16"
             )
 
     def segmenter(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
