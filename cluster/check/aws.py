@@ -13,6 +13,14 @@ _LOOKUP = "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driv
 _EFS = re.compile(r"\bfs-[0-9a-f]+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 _MOUNT = re.compile(r"\bmount\b[^;|&]*\bnfs4?\b")
 
+_SHAPES = {
+    "IamInstanceProfile": "a table with Name or Arn",
+    "MetadataOptions": "a table such as {HttpTokens: required}",
+    "SecurityGroupIds": "a list of ids",
+    "BlockDeviceMappings": "a list of devices, each with Ebs: {VolumeSize: GIGABYTES}, a whole number",
+}
+"""Settings of EC2 that Ray's schema does not describe -> what they must be."""
+
 
 def check(file: ClusterFile) -> Iterator[Finding]:
     """Nothing for another provider."""
@@ -26,6 +34,10 @@ def check(file: ClusterFile) -> Iterator[Finding]:
 
 def _node_type(file: ClusterFile, name: str, kind: Mapping[str, Any]) -> Iterator[Finding]:
     node, keys = kind.get("node_config") or {}, ("available_node_types", name, "node_config")
+    if wrong := [(setting, what) for setting, what in _SHAPES.items() if not _has_shape(setting, node.get(setting))]:
+        for setting, what in wrong:
+            yield Finding(file.where(*keys, setting), f"is not {what}; write it as ray_cluster.yaml does")
+        return  # the checks below rely on these shapes
     image = str(node.get("ImageId", ""))
     if image.lower() in ("", "latest_dlami"):
         yield Finding(
@@ -51,6 +63,24 @@ def _node_type(file: ClusterFile, name: str, kind: Mapping[str, Any]) -> Iterato
                 file.where(*keys, "BlockDeviceMappings"),
                 "VolumeSize is below 60 GB; the machine image, the container and its packages need about 50",
             )
+
+
+def _has_shape(setting: str, value: Any) -> bool:
+    """Whether a setting of `_SHAPES` has its shape; True if it is not given."""
+    if value is None:
+        return True
+    if setting == "IamInstanceProfile":
+        return isinstance(value, dict) and any(isinstance(value.get(name), str) for name in ("Name", "Arn"))
+    if setting == "MetadataOptions":
+        return isinstance(value, dict)
+    if setting == "SecurityGroupIds":
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(device, dict) and _has_size(device) for device in value)
+
+
+def _has_size(device: dict[str, Any]) -> bool:
+    ebs = device.get("Ebs", {})
+    return isinstance(ebs, dict) and type(ebs.get("VolumeSize", 0)) is int
 
 
 def _no_profile(*, head: bool) -> str:

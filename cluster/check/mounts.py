@@ -11,6 +11,8 @@ from cluster.check.findings import Finding
 
 TOKEN = Path("~/.ray/auth_token")
 _MAKE_TOKEN = "ray get-auth-token --generate; chmod 600 ~/.ray/auth_token"
+_REMOTE_TOKENS = {"~/.ray": "/auth_token", "~/.ray/auth_token": ""}
+"""Where nodes look for the token -> the token's place in what is copied there."""
 _KNOWN = {"auth_token", "tls"}
 """What the folder ~/.ray may hold, since it is copied to all nodes."""
 
@@ -18,7 +20,7 @@ _KNOWN = {"auth_token", "tls"}
 def check(file: ClusterFile) -> Iterator[Finding]:
     """All mounts of the file."""
     mounts = file.config.get("file_mounts") or {}
-    if not any(_clean(remote) in ("~/.ray", "~/.ray/auth_token") for remote in mounts):
+    if not any(_clean(remote) in _REMOTE_TOKENS for remote in mounts):
         yield Finding(
             file.where("file_mounts"), "the token is not copied to the nodes; add ~/.ray: ~/.ray", refused=True
         )
@@ -35,8 +37,9 @@ def check(file: ClusterFile) -> Iterator[Finding]:
             yield Finding(
                 where, f"{local} is a single file, whose changes a running container does not see; mount its folder"
             )
-        if _clean(remote).startswith("~/.ray"):
-            yield from _token(where)
+        if _clean(remote) in _REMOTE_TOKENS:
+            yield from _token(where, _clean(local) + _REMOTE_TOKENS[_clean(remote)])
+            yield from _besides_the_token(where, source)
         elif not source.exists():
             yield Finding(where, f"there is no {local}" + _from_here(str(local)))
         elif _clean(remote) == "~/wsss":
@@ -51,16 +54,23 @@ def _from_here(local: str) -> str:
     return "" if local.startswith(("/", "~")) else f" in {Path.cwd()}; call `ray up` in the folder of the project"
 
 
-def _token(where: str) -> Iterator[Finding]:
-    token = TOKEN.expanduser()
+def _token(where: str, given: str) -> Iterator[Finding]:
+    """`given`: the token on this machine, as the file names it."""
+    token = Path(given).expanduser()
     if not token.is_file():
-        yield Finding(where, f"there is no token {TOKEN}; make it once: {_MAKE_TOKEN}")
+        if token != TOKEN.expanduser() and TOKEN.expanduser().is_file():
+            yield Finding(where, f"there is no token {given}, but {TOKEN}: write ~/.ray: ~/.ray")
+        else:
+            yield Finding(where, f"there is no token {given}; make it once: {_MAKE_TOKEN}")
         return
     if len(token.read_text(errors="replace").strip()) < 32:
-        yield Finding(where, f"{TOKEN} is empty or short; delete it and make it anew: {_MAKE_TOKEN}")
+        yield Finding(where, f"{given} is empty or short; delete it and make it anew: {_MAKE_TOKEN}")
     if token.stat().st_mode & 0o077:
-        yield Finding(where, f"others on this machine may read the token; chmod 600 {TOKEN}")
-    others = sorted(path.name for path in token.parent.iterdir() if path.name not in _KNOWN)
+        yield Finding(where, f"others on this machine may read the token; chmod 600 {given}")
+
+
+def _besides_the_token(where: str, folder: Path) -> Iterator[Finding]:
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _KNOWN) if folder.is_dir() else []
     if others:
         yield Finding(
             where,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import socket
@@ -16,6 +17,9 @@ _SECONDS = 5.0
 """For a machine to accept a connection at its SSH port."""
 _SSH = 22
 _PERSONAL_KEYS = {"id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", "id_ecdsa_sk", "id_ed25519_sk", "identity"}
+_PUBLIC_KEYS = ("ssh-", "ecdsa-", "sk-")
+_OPENSSH = b"openssh-key-v1\0"
+"""The start of a private key in OpenSSH's format; the name of its cipher follows, with its length before it."""
 
 
 def check(file: ClusterFile) -> Iterator[Finding]:
@@ -52,6 +56,8 @@ def _addresses(file: ClusterFile) -> Iterator[Finding]:
         *(("provider", "worker_ips", number) for number in range(len(workers))),
     ]
     named = list(zip(places, [head, *workers], strict=True))
+    if (file.config.get("auth") or {}).get("ssh_proxy_command"):
+        return  # the machines are reached through another one, whose address is in that command
     if outside := provider.get("external_head_ip"):
         # `ray up` is called from another network: only this address can be reached from here.
         named = [(("provider", "external_head_ip"), str(outside))]
@@ -87,7 +93,8 @@ def _why_unreachable(address: str) -> str:
 
 
 def _key(file: ClusterFile) -> Iterator[Finding]:
-    where, given = file.where("auth", "ssh_private_key"), str(file.config["auth"].get("ssh_private_key") or "")
+    where = file.where("auth", "ssh_private_key")
+    given = str((file.config.get("auth") or {}).get("ssh_private_key") or "")
     if not given:
         yield Finding(where, "is missing: the head could not start the workers; name the private key")
         return
@@ -97,7 +104,10 @@ def _key(file: ClusterFile) -> Iterator[Finding]:
         return
     if key.stat().st_mode & 0o077:
         yield Finding(where, f"others may read {given}, so that ssh refuses it; chmod 600 {given}")
-    if "ENCRYPTED" in key.read_text(errors="replace").partition("\n\n")[0]:
+    text = key.read_text(errors="replace")
+    if text.startswith(_PUBLIC_KEYS):
+        yield Finding(where, f"{given} is a public key; name the private one, usually the same without .pub")
+    elif _has_passphrase(text):
         yield Finding(where, f"{given} has a passphrase, which nobody enters on the head; make a key without one")
     if key.name in _PERSONAL_KEYS:
         yield Finding(
@@ -106,6 +116,18 @@ def _key(file: ClusterFile) -> Iterator[Finding]:
             "use it wherever you can. A key of the cluster's own: ssh-keygen -t ed25519 -N '' -f ~/.ssh/wsss_cluster",
             refused=False,
         )
+
+
+def _has_passphrase(key: str) -> bool:
+    """Whether a private key is encrypted; OpenSSH's own format says so inside its base64."""
+    if "ENCRYPTED" in key.partition("\n\n")[0]:
+        return True
+    body = "".join(line for line in key.splitlines() if not line.startswith("-----"))
+    try:
+        content = base64.b64decode(body)
+    except ValueError:
+        return False
+    return content.startswith(_OPENSSH) and not content.startswith(_OPENSSH + b"\0\0\0\4none")
 
 
 def _autoscaler(file: ClusterFile) -> Iterator[Finding]:

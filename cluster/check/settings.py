@@ -27,6 +27,18 @@ _PLACEHOLDERS = {
 _IMAGES = ("image", "head_image", "worker_image")
 _PUBLIC_IMAGE = re.compile(r"(?:docker\.io/)?rayproject/ray(?:-ml)?:(\d+\.\d+\.\d+)(?:\.[0-9a-f]+)?-py(\d)(\d+)")
 _RAY_PIN = re.compile(r"\bray(?:\[[^\]]*\])?==([\w.]+)")
+_PROVIDERS = (
+    "aws",
+    "azure",
+    "gcp",
+    "local",
+    "aliyun",
+    "vsphere",
+    "external",
+    "fake_multinode",
+    "fake_multinode_docker",
+)
+"""Providers with which `ray up` starts machines."""
 _PYTHONS = ("3.11", "3.12")
 
 
@@ -44,6 +56,10 @@ def schema_faults(file: ClusterFile) -> Iterator[Finding]:
 def check(file: ClusterFile) -> Iterator[Finding]:
     """Placeholders, node types, images and versions."""
     yield from _placeholders(file)
+    if file.provider not in _PROVIDERS:
+        yield Finding(
+            file.where("provider", "type"), f"{file.provider!r} is no provider; allowed are {', '.join(_PROVIDERS[:4])}"
+        )
     yield from _node_types(file)
     yield from _images(file)
     yield from _versions(file)

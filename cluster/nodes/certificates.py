@@ -21,13 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 AUTHORITY = Path("~/.ray/tls")
+_MOST_DAYS = 36500
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def certificates(node: Path | None, *, days: int) -> int:
     """Make the authority, or with a folder the certificate of this machine; prints what was written."""
-    if days < 1:
-        raise ValueError(f"--days {days}: at least 1 is needed")
+    if not 1 <= days <= _MOST_DAYS:
+        raise ValueError(f"--days {days}: allowed are 1 to {_MOST_DAYS}")
     folder = AUTHORITY.expanduser()
     if node is not None:
         addresses = make_node_certificate(folder, node, days=days)

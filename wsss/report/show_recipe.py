@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shards.layer import ShardError
 from wsss.contract.settings import inactive_settings, setting_values
 from wsss.contract.stage import Instance, Map
@@ -40,8 +42,8 @@ def recipe_page(recipe: Recipe, *, changed: bool = False, absent: str = "") -> P
         f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=(*_absence(absent), *previews, *cautions)
     )
     settings: list[tuple[Cell, ...]] = []
-    for prefix, group in (("recipe", recipe.settings), ("runtime", recipe.runtime)):
-        settings += setting_rows(group, prefix, recipe.origins, unread={}, changed=changed)
+    for prefix in ("recipe", "runtime"):
+        settings += _group_rows(recipe, prefix, changed=changed)
     for instance in recipe.instances:
         settings += _instance_rows(recipe, instance, changed=changed)
     title = "settings that differ from their default" if changed else "settings"
@@ -55,9 +57,8 @@ def instance_page(recipe: Recipe, name: str, *, changed: bool = False, absent: s
 
     `absent`: as in `recipe_page`.
     """
-    groups = {"recipe": recipe.settings, "runtime": recipe.runtime}
-    if name in groups:
-        rows = list(setting_rows(groups[name], name, recipe.origins, unread={}, changed=changed))
+    if name in ("recipe", "runtime"):
+        rows = _group_rows(recipe, name, changed=changed)
         return Page(tables={"settings": settings_table(f"[{name}] of {recipe.path}", rows, explain=True)})
     instance = recipe.instance(name)
     rows = list(_instance_rows(recipe, instance, changed=changed))
@@ -67,6 +68,22 @@ def instance_page(recipe: Recipe, name: str, *, changed: bool = False, absent: s
         state = f"{title}: {state_of(instance)}; fingerprint {instance.fingerprint[:16]}"
         heading = (state, *_preview(instance), *instance.stage.cautions(instance))
     return Page(heading=heading, tables={"settings": settings_table(f"settings of {name}", rows, explain=True)})
+
+
+def _group_rows(recipe: Recipe, name: str, *, changed: bool) -> list[tuple[Cell, ...]]:
+    """The settings of [recipe], or of [runtime] and what is given in its tables of single stages."""
+    if name == "recipe":
+        return list(setting_rows(recipe.settings, name, recipe.origins, unread={}, changed=changed))
+    # `stages` holds these tables; it is no setting by itself.
+    general = replace(recipe.runtime, stages={})
+    rows = list(setting_rows(general, name, recipe.origins, unread={}, changed=changed))
+    rows = [row for row in rows if row[0] != f"{name}.stages"]
+    for stage, given in recipe.runtime.stages.items():
+        table = f"{name}.{stage}"
+        origin = recipe.origins.get(table, "default")
+        origins = {f"{table}.{setting}": origin for setting in setting_values(given)}
+        rows += setting_rows(given, table, origins, unread={}, changed=True)
+    return rows
 
 
 def _absence(absent: str) -> tuple[str, ...]:

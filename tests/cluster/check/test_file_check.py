@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,6 +166,26 @@ AWS_FAULTS: dict[str, tuple[Edit, str]] = {
         lambda c: head(c).update(BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 30}}]),
         "VolumeSize is below 60 GB",
     ),
+    "a size in quotes": (
+        lambda c: head(c).update(BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": "200"}}]),
+        "head.node_config.BlockDeviceMappings is not a list of devices",
+    ),
+    "one device without a list": (
+        lambda c: worker(c).update(BlockDeviceMappings={"DeviceName": "/dev/sda1"}),
+        "gpu_worker.node_config.BlockDeviceMappings is not a list of devices",
+    ),
+    "a role as text": (
+        lambda c: worker(c).update(IamInstanceProfile="wsss-worker"),
+        "gpu_worker.node_config.IamInstanceProfile is not a table with Name or Arn",
+    ),
+    "a group without a list": (
+        lambda c: worker(c).update(SecurityGroupIds="sg-1a"),
+        "gpu_worker.node_config.SecurityGroupIds is not a list of ids",
+    ),
+    "the metadata service as text": (
+        lambda c: worker(c).update(MetadataOptions="required"),
+        "gpu_worker.node_config.MetadataOptions is not a table",
+    ),
     "runs inside the container": (
         lambda c: c["docker"].update(run_options=["--ulimit nofile=65536:65536"]),
         "which the container does not share with its machine",
@@ -182,6 +203,11 @@ AWS_FAULTS: dict[str, tuple[Edit, str]] = {
         "file_mounts.~/recipe.toml pyproject.toml is a single file",
     ),
     "no token": (lambda c: c["file_mounts"].pop("~/.ray"), "the token is not copied to the nodes"),
+    "token in another folder": (
+        lambda c: c["file_mounts"].update({"~/.ray": "~/.rays"}),
+        "there is no token ~/.rays/auth_token, but ~/.ray/auth_token: write ~/.ray: ~/.ray",
+    ),
+    "unknown provider": (lambda c: c["provider"].update(type="awss"), "'awss' is no provider; allowed are aws,"),
     "missing folder": (lambda c: c["file_mounts"].update({"~/x": "./nothing"}), "there is no ./nothing in "),
     "token not asked for": (
         replaced("worker_start_ray_commands", ". ~/wsss/cluster/node_environment.sh;", ""),
@@ -238,6 +264,7 @@ ONPREM_FAULTS: dict[str, tuple[Edit, str]] = {
         lambda c: c.update(available_node_types={"a": {"node_config": {}, "resources": {}}}),
         "Ray does not accept it for the provider local",
     ),
+    "no auth": (lambda c: c.pop("auth"), "auth.ssh_private_key is missing"),
     "no key": (lambda c: c["auth"].update(ssh_private_key="~/.ssh/none"), "there is no file ~/.ssh/none"),
 }
 
@@ -249,6 +276,11 @@ def test_a_fault_of_the_file_for_own_machines_is_refused(
     edit, message = ONPREM_FAULTS[name]
     found = refused(check_file(onprem(tmp_path, edit)))
     assert len([text for text in found if message in text]) == 1, found
+
+
+def test_machines_behind_another_one_are_not_asked(tmp_path: Path, answering: list[tuple[str, int]]) -> None:
+    edit: Edit = lambda c: c["auth"].update(ssh_proxy_command="ssh -W %h:%p gate")  # noqa: E731
+    assert check_file(onprem(tmp_path, edit)) == [] and answering == []
 
 
 @pytest.fixture
@@ -302,6 +334,14 @@ def test_a_key_that_is_open_protected_or_personal(tmp_path: Path, home: Path, an
     key.write_text("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nabc")
     (found,) = refused(check_file(onprem(tmp_path)))
     assert "has a passphrase" in found
+    for passphrase, count in (("secret", 1), ("", 0)):
+        key.unlink()
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(key)], check=True)
+        found = refused(check_file(onprem(tmp_path)))
+        assert len(found) == count and all("has a passphrase" in text for text in found)
+    key.write_text(key.with_suffix(".pub").read_text())
+    (found,) = refused(check_file(onprem(tmp_path)))
+    assert "is a public key" in found
     key.write_text("key")
     key.rename(home / ".ssh/id_ed25519")
     edit: Edit = lambda c: c["auth"].update(ssh_private_key="~/.ssh/id_ed25519")  # noqa: E731

@@ -46,3 +46,19 @@ def test_without_the_data_the_settings_are_shown_and_what_needs_the_data_is_not(
     page = instance_page(recipe, "make_seeds", absent=absent)
     assert page.heading[0] == "make_seeds (make_seeds)" and absent in page.heading[1]
     assert "make_seeds.foreground_threshold" in [row[0] for row in page.tables["settings"].rows]
+
+
+def test_the_resources_of_single_stages_are_shown_as_they_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(f"{TOY.read_text()}\n[runtime.train_segmenter]\nrank_cpus = 2\n")
+    given = ["runtime.make_cams.num_actors=3", "runtime.make_cams.actor_gpus=0.5"]
+    recipe = load_recipe(path, [f"runtime.runs={tmp_path}", *given])
+    for page in (recipe_page(recipe), recipe_page(recipe, changed=True), instance_page(recipe, "runtime")):
+        rows = {str(row[0]): (getattr(row[1], "text", ""), row[2]) for row in page.tables["settings"].rows}
+        found = {name: row for name, row in rows.items() if name.startswith("runtime.") and name.count(".") == 2}
+        assert found == {
+            "runtime.train_segmenter.rank_cpus": ("2.0", "own.toml"),
+            "runtime.make_cams.num_actors": ("3", "--set"),
+            "runtime.make_cams.actor_gpus": ("0.5", "--set"),
+        }
+        assert "runtime.stages" not in rows
