@@ -20,7 +20,7 @@ from tests.cluster.tiny import TinyFit, instance_of
 from wsss.contract.fit import WEIGHTS
 from wsss.contract.runtime import RuntimeSettings
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.extended]
 FIT = {"batch_size": 4, "num_epochs": 1, "learning_rate": 0.05, "world_size": 2}
 
 

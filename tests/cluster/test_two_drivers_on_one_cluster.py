@@ -21,7 +21,7 @@ from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary, run_instance
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.extended]
 BLOCKED_SECONDS = 8.0
 
 

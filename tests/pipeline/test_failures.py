@@ -136,7 +136,10 @@ def test_rank_that_dies_says_how(how: str, cause: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "cause"),
-    [("die_once_in", "killed, probably by SIGKILL"), ("crash_once_in", "segmentation fault (SIGSEGV)")],
+    [
+        ("die_once_in", "killed, probably by SIGKILL"),
+        pytest.param("crash_once_in", "segmentation fault (SIGSEGV)", marks=pytest.mark.extended),
+    ],
 )
 def test_replaced_actor_is_reported_and_counted(how: str, cause: str, tmp_path: Path) -> None:
     status, printed = run(tmp_path, "map", place="ray", stage={how: SHARD})

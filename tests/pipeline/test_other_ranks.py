@@ -15,7 +15,7 @@ from tests.pipeline.chain import TINY, tiny
 from tests.pipeline.test_tiny import wait_until_gone
 from wsss.contract.fit import Fit
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extended
 
 SHORT = ("train_classifier.num_epochs=16",)
 STEPS = 32

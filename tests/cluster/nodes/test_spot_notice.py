@@ -77,7 +77,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.extended
 def test_training_hands_over_with_a_checkpoint_and_ends_with_the_same_bytes(cluster: Cluster, tmp_path: Path) -> None:
     here = instance_of(TinyFit(**FIT), tmp_path / "local")
     here.path.mkdir()

@@ -92,7 +92,7 @@ def ranks(folder: Path, *, prepared: bool) -> list[str]:
     return [process.communicate(timeout=120)[0] for process in started]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.usefixtures("two_hosts")
 def test_ranks_on_two_hosts_meet_where_their_names_mean_127_0_1_1(tmp_path: Path) -> None:
     control = ranks(tmp_path, prepared=False)

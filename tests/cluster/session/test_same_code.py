@@ -77,7 +77,7 @@ class OnOtherCode:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.extended
 def test_map_actors_reduce_workers_and_ranks_with_other_code_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_two_ranks_average_as_one_does(two_ranks: Path, tmp_path: Path) -> None:
     assert one["1.num_batches_tracked"] == 6
 
 
+@pytest.mark.extended
 def test_killed_and_resumed_gives_the_same_bytes(two_ranks: Path, tmp_path: Path) -> None:
     stage = TinyFit(**AVERAGED, world_size=2, die=True)
     with pytest.raises(RankError):

@@ -64,6 +64,7 @@ def test_killed_and_resumed_gives_the_same_bytes(two_ranks: tuple[Path, Outcome]
     assert (tmp_path / WEIGHTS).read_bytes() == (two_ranks[0] / WEIGHTS).read_bytes()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_another_world_size_resumes_a_checkpoint(
     before: int, after: int, two_ranks: tuple[Path, Outcome], tmp_path: Path
