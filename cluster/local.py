@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from cluster.failures.crash_files import crash_files, kernel_kills
 from cluster.failures.rank_failures import cause_of, dead_rank, rank_failure
+from cluster.session.room import CPU, GPU, demand_of, require_room_here
 from cluster.shard_work import ShardExecutor, pending_shards
 from cluster.training import hand_over
 from cluster.training.engine import run_rank
@@ -55,6 +58,13 @@ class LocalRuntime:
         if self._executor is None or self._executor.gpu != gpu:
             self._executor = ShardExecutor(threads=settings.threads, gpu=gpu, shard_seconds=settings.shard_seconds)
         return self._executor
+
+    def check(self, instances: Sequence[Instance]) -> None:
+        """Raises ValueError if stages are to use more GPUs than this machine has; shards need one at a time."""
+        demands = [demand_of(instance, self._settings) for instance in instances]
+        demands = [replace(one, number=1) if one.worker == "actor" else one for one in demands]
+        if any(one.needs[GPU] for one in demands):
+            require_room_here(demands, {CPU: math.inf, GPU: float(torch.cuda.device_count())})
 
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,12 @@ import ray
 from cluster.actors.pool import ActorPool
 from cluster.actors.shard_actor import ShardActor
 from cluster.failures.object_store import put
+from cluster.session.node_types import node_types
 from cluster.session.ray_processes import end_session
 from cluster.session.ray_session import connect, thread_environment
+from cluster.session.room import demand_of, out_of_place, require_room_here, require_room_on
 from cluster.session.same_code import own_identity
+from cluster.session.shared_folder import SharedFolder, require_visible
 from cluster.shard_work import pending_shards, publish_copy, remove_copies
 from wsss.contract.counts import Counts
 from wsss.contract.failure import OnRestart, ignore_restart
@@ -40,6 +45,17 @@ class RayRuntime:
         self._owns_session = connect(address)
         self._pool: ActorPool | None = None
         self._resources: Resources | None = None
+        self._shared: SharedFolder | None = None
+
+    def check(self, instances: Sequence[Instance]) -> None:
+        """Raises ValueError for resources that are not here, and `NotSharedError` if nodes do not share the runs."""
+        if not instances:
+            return
+        for line in self._require_room(instances):
+            print(line, file=sys.stderr)
+        if self._address is not None:
+            self._shared = self._shared or SharedFolder(self._settings.runs)
+            self._shared.require_on_nodes()
 
     def map(
         self, instance: Instance, stage: Map, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -47,9 +63,13 @@ class RayRuntime:
         pending, total = pending_shards(instance, stage)
         finished = total - len(pending)
 
-        def done(shard: str, result: Any) -> None:
+        made_on: dict[str, str] = {}
+
+        def done(shard: str, host: str | None) -> None:
             nonlocal finished
             finished += 1
+            if host is not None:  # None: this process has moved a copy to its place
+                made_on[shard] = host
             progress(finished, total, f"{finished} of {total} shards")
 
         if pending:
@@ -68,6 +88,8 @@ class RayRuntime:
                 )
             finally:
                 remove_copies(instance)
+            if self._address is not None:
+                require_visible(instance.layer, made_on, self._settings.runs)
 
     def reduce(
         self, instance: Instance, stage: Reduce, progress: Progress, *, on_restart: OnRestart = ignore_restart
@@ -103,20 +125,20 @@ class RayRuntime:
 
         # Idle actors would hold the CPUs that the ranks need.
         self._release_actors()
-        num_gpus, rank_gpus = ray.cluster_resources().get("GPU", 0.0), self._settings.resources_of(instance).rank_gpus
-        if self._address is None and rank_gpus * stage.world_size > num_gpus:
-            raise ValueError(
-                f"{self._settings.name_of('rank_gpus', instance)} = {rank_gpus} for {stage.world_size} ranks, but this "
-                f"machine has {num_gpus:.0f} GPUs; set it to 0 to train on CPUs, or world_size to at most the GPUs"
-            )
         here = self._address is None
-        return fit_with_ray_train(instance, stage, self._settings, progress, here=here, on_restart=on_restart)
+        self._require_room([instance])
+        return fit_with_ray_train(
+            instance, stage, self._settings, progress, here=here, on_restart=on_restart, shared=self._shared
+        )
 
     def release(self) -> None:
         self._release_actors()
 
     def close(self) -> None:
         self._release_actors()
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         if self._owns_session:
             end_session()
             self._owns_session = False
@@ -129,6 +151,7 @@ class RayRuntime:
     def _actors(self, instance: Instance) -> ActorPool:
         """The pool of actors with the resources of an instance. Others are released: idle ones would hold GPUs."""
         resources = self._settings.resources_of(instance)
+        self._require_room([instance])
         if resources != self._resources:
             self._release_actors()
         self._resources = resources
@@ -136,22 +159,29 @@ class RayRuntime:
             here = self._owns_session and self._address is None
             self._pool = ActorPool(
                 partial(self._make_actor, resources),
-                size=self._num_actors(instance, resources),
+                size=self._num_actors(resources),
                 start_seconds=START_SECONDS_HERE if here else START_SECONDS_CLUSTER,
                 shard_seconds=self._settings.shard_seconds,
                 needs={"CPU": resources.actor_cpus, "GPU": resources.actor_gpus},
+                shared=self._shared,
             )
         return self._pool
 
-    def _num_actors(self, instance: Instance, resources: Resources) -> int:
+    def _require_room(self, instances: Sequence[Instance]) -> list[str]:
+        """Refuse instances whose workers will never fit; returns what is waited for, in words."""
+        demands = [demand_of(instance, self._settings) for instance in instances]
+        if self._address is None:
+            require_room_here(demands, ray.cluster_resources())
+            return []
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        there = [node["Resources"] for node in nodes]
+        if not out_of_place(demands, there):
+            return []
+        return require_room_on(demands, there, node_types(nodes))
+
+    def _num_actors(self, resources: Resources) -> int:
         """The setting, or as many as fit into the cluster now; at least one, so that an autoscaler sees a demand."""
         found = ray.cluster_resources()
-        for setting, what in (("actor_gpus", "GPU"), ("actor_cpus", "CPU")):
-            wanted, there = getattr(resources, setting), found.get(what, 0.0)
-            if self._address is None and wanted > there:
-                cure = "set it to 0 to work on CPUs" if what == "GPU" else "set it to at most that"
-                name = self._settings.name_of(setting, instance)
-                raise ValueError(f"{name} = {wanted}, but this machine has {there:.0f} {what}s; {cure}")
         if resources.num_actors:
             return resources.num_actors
         num_fitting = found.get("CPU", 0.0) / resources.actor_cpus

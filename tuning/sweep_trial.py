@@ -8,7 +8,7 @@ waits for the actors and training ranks that it starts, and these need the CPUs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,10 @@ class SharingRuntime:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+
+    def check(self, instances: Sequence[Instance]) -> None:
+        """Refuse what cannot run here."""
+        self._runtime.check(instances)
 
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart

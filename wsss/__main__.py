@@ -83,7 +83,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from cluster.tracking.tracker import MlflowTracker
     from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
-    from wsss.pipeline.run import RunSummary, ready_to_run, run_recipe
+    from wsss.pipeline.run import RunSummary, check_spans, ready_to_run, run_recipe
     from wsss.report.run_results import show_results
     from wsss.report.show_recipe import inactive_given
 
@@ -95,6 +95,8 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
     runtime, summary = _runtime(recipe, options.on, console), RunSummary()
     try:
+        if len(spans) > 1:  # all of them before the first one runs; a single one is checked by run_recipe
+            check_spans(recipe, spans, runtime=runtime)
         for first, last in spans:
             summary.add(
                 run_recipe(recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -42,6 +43,12 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(
                 None if what == "command" else action, f"unknown {what} {value!r}{suggestion(value, action.choices)}"
             )
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Refuse an empty path: `Path("")` is the current folder, and a variable of the shell may not be set."""
+        if action.type is Path and not arg_string.strip():
+            raise argparse.ArgumentError(action, "it is empty; name a file or folder (. is this folder)")
+        return super()._get_value(action, arg_string)
 
     def _left_over(self, word: str) -> str:
         if not word.startswith("-"):

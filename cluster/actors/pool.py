@@ -31,6 +31,7 @@ from cluster.actors.pool_work import MAX_ATTEMPTS, STUCK, Done, PoolRun, Publish
 from cluster.failures.crash_files import kernel_kills
 from cluster.failures.death_cause import NODE_DIED, PREEMPTED, actor_death, raised_failure
 from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
+from cluster.session.shared_folder import SharedFolder, sees
 from wsss.contract.failure import Failure, OnRestart, WorkFailedError, ignore_restart
 from wsss.contract.stopping import raise_if_stopped
 
@@ -67,18 +68,21 @@ class ActorPool:
         start_seconds: float,
         shard_seconds: float = 0.0,
         needs: Mapping[str, float] | None = None,
+        shared: SharedFolder | None = None,
     ) -> None:
         """`make_actor` must create an actor without Ray's own restarts and retries.
 
         `start_seconds`: how long to wait for the first actor; on a cluster, a machine may have to be started for it.
         `shard_seconds`: how long an actor may work on one shard; 0 for no limit. `needs`: Ray's resources of one actor;
-        while others use these, the first actor is waited for without limit.
+        while others use these, the first actor is waited for without limit. `shared`: the folder that every actor must
+        see.
         """
         self._make_actor = make_actor
         self._size = size
         self._start_seconds = start_seconds
         self._shard_seconds = shard_seconds
         self._needs = needs or {}
+        self._shared = shared
         self._slots: list[Slot] = []
 
     def run(
@@ -123,7 +127,7 @@ class ActorPool:
 
     def _start(self, number: int, restarts: int = 0) -> Slot:
         actor, kills = self._make_actor(), kernel_kills()
-        call = actor.__ray_call__.remote(_introduce)
+        call = actor.__ray_call__.remote(_introduce, str(self._shared.probe) if self._shared else "")
         return Slot(number, actor, call, since=time.monotonic(), restarts=restarts, kernel_kills=kills)
 
     def _end(self, slots: Iterable[Slot]) -> None:
@@ -236,12 +240,15 @@ class ActorPool:
         if shard in run.staged:
             self._publish(shard, run)
 
-    def _introduced(self, slot: Slot, host: str, pid: int, identity: CodeIdentity) -> None:
+    def _introduced(self, slot: Slot, host: str, pid: int, identity: CodeIdentity, sees_folder: bool) -> None:
         slot.host, slot.pid = host, pid
         try:
             require_same(identity, who=f"actor {slot.number}")
         except OtherCodeError as error:
             raise PoolError(Failure(message=str(error), who=f"actor {slot.number}", host=host, pid=pid)) from error
+        if self._shared is not None and not sees_folder:
+            fault = Failure(message=self._shared.fault(host), who=f"actor {slot.number}", host=host, pid=pid)
+            raise PoolError(fault)
         slot.ready = True
 
     def _replace_stuck(self, run: PoolRun) -> None:
@@ -325,6 +332,6 @@ class ActorPool:
         return f"waiting for the end of the actor whose copy of shard {ending[0]} finished first" if ending else ""
 
 
-def _introduce(actor: object) -> tuple[str, int, CodeIdentity]:
-    """Called in an actor; returns when the actor is ready."""
-    return socket.gethostname(), os.getpid(), own_identity()
+def _introduce(actor: object, probe: str) -> tuple[str, int, CodeIdentity, bool]:
+    """Called in an actor; returns when the actor is ready. `probe`: a file that it must see; empty for none."""
+    return socket.gethostname(), os.getpid(), own_identity(), sees(probe)

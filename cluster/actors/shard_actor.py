@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,10 +25,11 @@ class ShardActor(ShardExecutor):
 
     _known: tuple[Any, Instance] | None = None
 
-    def make(self, known: list[Any], task: Task) -> None:
-        """Raises `WorkFailedError` for every exception."""
+    def make(self, known: list[Any], task: Task) -> str:
+        """Returns the host. Raises `WorkFailedError` for every exception."""
         instance, aside = self._instance_of(known[0]), dict(task.set_aside)
         self._with_failure(lambda: self.make_shard(instance, task.shard, mode=task.mode, set_aside=aside))
+        return socket.gethostname()
 
     def count(self, known: list[Any], shard: str) -> Counts:
         """Raises `WorkFailedError` for every exception."""

@@ -134,15 +134,34 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def _folder(runs: Path) -> Iterator[Finding]:
-    """`runs` must exist or be possible to make, and be writable."""
+    """`runs` must exist and be writable. It is not made here: on a node without its mount it would be a folder of the
+    node's own."""
     try:
-        runs.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=runs, prefix=".probe-") as file:
             file.write(b"probe")
             file.flush()
             os.fsync(file.fileno())
+        own_disk = on_own_disk(runs)
     except OSError as error:
+        yield Finding(socket.gethostname(), not_writable(runs, error.strerror or str(error)))
+        return
+    if own_disk:
         yield Finding(
             socket.gethostname(),
-            f"cannot write into {runs} ({error.strerror}); mount the shared file system there, and let this user write",
+            f"{runs} is on the same file system as /; unless this machine serves it to the others, the shared file "
+            "system is not mounted here",
+            refused=False,
         )
+
+
+def on_own_disk(folder: Path) -> bool:
+    """True if a folder is on the file system of the root folder, so that nothing is mounted there."""
+    return folder.stat().st_dev == Path("/").stat().st_dev
+
+
+def not_writable(runs: Path, error: str) -> str:
+    """What is wrong with a folder of runs into which a node cannot write, and what to do."""
+    return (
+        f"cannot write into {runs} ({error}); mount the shared file system there, make the folder in it once "
+        f"(mkdir {runs}, as the head's setup does), and let this user write"
+    )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.check.findings import Finding
-from cluster.check.node import facts, node_faults
+from cluster.check.node import facts, node_faults, not_writable
+from cluster.session.ask_nodes import ask_nodes, node_name
 from cluster.session.ray_session import connect
 
 _SECONDS = 120.0
@@ -29,7 +29,7 @@ def check_running(address: str, *, runs: Path | None) -> list[Finding]:
         found = list(_silence(nodes, silent))
         for node, answer in known.items():
             found += node_faults(_named(answer, nodes[node]), gpus=nodes[node]["Resources"].get("GPU", 0.0))
-        found += _differences({_name(nodes[node]): answer for node, answer in known.items()}, here=facts())
+        found += _differences({node_name(nodes[node]): answer for node, answer in known.items()}, here=facts())
         if runs is not None:
             found += _shared(list(known), nodes, runs)
         return found
@@ -38,38 +38,19 @@ def check_running(address: str, *, runs: Path | None) -> list[Finding]:
             ray.shutdown()
 
 
-def _ask(
-    nodes: Sequence[str] | Mapping[str, Any], question: Callable[..., Any], *arguments: Any
-) -> tuple[dict[str, Any], list[str]]:
-    """Node -> its answer, and the nodes that did not answer in time. The question needs no free CPU."""
-    asked: dict[ray.ObjectRef, str] = {}
-    for node in nodes:
-        place = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        task = ray.remote(question).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-        asked[task.remote(*arguments)] = node
-    ready, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=_SECONDS)
-    answers: dict[str, Any] = {}
-    silent = [asked[reference] for reference in waiting]
-    for reference in ready:
-        try:
-            answers[asked[reference]] = ray.get(reference)
-        except ray.exceptions.RayError:
-            silent.append(asked[reference])
-    return answers, silent
-
-
-def _name(node: Mapping[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+def _ask(nodes: Iterable[str], question: Callable[..., Any], *arguments: Any) -> tuple[dict[str, Any], list[str]]:
+    """Node -> its answer, and the nodes that did not answer in time."""
+    return ask_nodes(nodes, question, *arguments, seconds=_SECONDS)
 
 
 def _named(answer: dict[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
-    return {**answer, "host": _name(node)}
+    return {**answer, "host": node_name(node)}
 
 
 def _silence(nodes: Mapping[str, Any], silent: Sequence[str]) -> Iterator[Finding]:
     for node in silent:
         yield Finding(
-            _name(nodes[node]),
+            node_name(nodes[node]),
             f"does not run a task within {_SECONDS:g} s: its disk or memory may be full, the package may be missing "
             "there, or its ports closed (cluster/README.md); its log is in session_latest/logs/raylet.out",
         )
@@ -92,23 +73,28 @@ def _differences(answers: Mapping[str, Mapping[str, Any]], *, here: Mapping[str,
 
 
 def _shared(nodes: Sequence[str], every: Mapping[str, Any], runs: Path) -> Iterator[Finding]:
-    """Every node writes a file into one folder below `runs`, then every node reads all of them."""
+    """Every node writes a file into one folder below `runs`, which must exist; then every node reads all of them."""
     probe = runs.absolute() / f".probe-{uuid.uuid4().hex}"
     written: dict[str, Any] = {}
     try:
-        for node in nodes:  # the first node makes the folder, the others must find it
-            answers, silent = _ask([node], _write_probe, str(probe), node, not written)
+        for node in nodes:  # the first one that answers makes the folder, the others must find it
+            first = next(iter(written), node)
+            answers, silent = _ask([node], _write_probe, str(probe), node, first == node)
             written |= answers
             yield from _silence(every, silent)
-            if answers.get(node):
-                yield Finding(_name(every[node]), _not_shared(runs, answers[node], _name(every[nodes[0]])))
+            if error := answers.get(node):
+                alone = first == node
+                text = not_writable(runs, error) if alone else _not_shared(runs, error, node_name(every[first]))
+                yield Finding(node_name(every[node]), text)
+                if alone:
+                    return
         wrote = [node for node, error in written.items() if not error]
         seen, _ = _ask(wrote, _read_probe, str(probe))
         for node, files in seen.items():
-            missing = [_name(every[other]) for other in wrote if other not in files]
+            missing = [node_name(every[other]) for other in wrote if other not in files]
             if missing:
                 yield Finding(
-                    _name(every[node]),
+                    node_name(every[node]),
                     f"does not see in {runs} what these nodes wrote: {', '.join(missing)}. The file system may show "
                     "new files late: mount it without attribute caching (NFS: actimeo=1 or less)",
                 )
@@ -127,7 +113,7 @@ def _write_probe(folder: str, node: str, first: bool) -> str:
     """Write this node's file; an error in words, or nothing."""
     try:
         if first:
-            Path(folder).mkdir(parents=True)
+            Path(folder).mkdir()  # not its parents: that would hide a missing mount
         elif not Path(folder).is_dir():
             return "the folder that another node has made is not there"
         (Path(folder) / node).write_text(json.dumps(facts()["host"]))

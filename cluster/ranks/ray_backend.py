@@ -17,6 +17,7 @@ from ray.train.torch.config import _TorchBackend
 
 from cluster.ranks.node_interface import NoInterfaceError, use_interface_of
 from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
+from cluster.session.shared_folder import SharedFolder, sees
 from cluster.training.fit_files import RankError
 from shards.file_system_errors import FileSystemError
 from shards.files import write_bytes
@@ -43,6 +44,8 @@ class NodeTorchConfig(TorchConfig):
     folder: str = ""
     """Where the started ranks are listed (`started_ranks`)."""
     instance: str = ""
+    shared: SharedFolder | None = None
+    """The folder that every rank must see."""
 
     @property
     def backend_cls(self) -> type[Any]:
@@ -62,7 +65,7 @@ class _NodeBackend(_TorchBackend):
                 require_same(identity, who=f"rank {rank}", driver=backend_config.driver)
             except OtherCodeError as error:
                 raise _refused(backend_config, rank, str(error)) from error
-        prepared = worker_group.execute(_prepare_rank)
+        prepared = worker_group.execute(_prepare_rank, backend_config.shared)
         for rank, (process, fault) in enumerate(prepared):
             if fault:
                 raise _refused(backend_config, rank, fault, process)
@@ -76,7 +79,7 @@ class _NodeBackend(_TorchBackend):
         super().on_shutdown(worker_group, backend_config)
 
 
-def _prepare_rank() -> tuple[RankProcess, str]:
+def _prepare_rank(shared: SharedFolder | None) -> tuple[RankProcess, str]:
     """Called in each rank's process. Returns where it runs, and what is wrong there, if anything."""
     address = ray.util.get_node_ip_address()
     process = RankProcess(socket.gethostname(), os.getpid(), address)
@@ -84,7 +87,7 @@ def _prepare_rank() -> tuple[RankProcess, str]:
         use_interface_of(address)
     except NoInterfaceError as error:
         return process, str(error)
-    return process, ""
+    return process, "" if shared is None or sees(str(shared.probe)) else shared.fault(process.host)
 
 
 def _refused(config: NodeTorchConfig, rank: int, message: str, process: RankProcess | None = None) -> RankError:

@@ -27,6 +27,7 @@ from cluster.ranks.rank_watch import RankWatch, StartWatch
 from cluster.ranks.ray_backend import NodeTorchConfig, started_ranks
 from cluster.session.ray_session import thread_environment
 from cluster.session.same_code import own_identity
+from cluster.session.shared_folder import SharedFolder
 from cluster.training import checkpoints, hand_over
 from cluster.training.engine import run_rank
 from cluster.training.fit_files import RankError, read_outcome
@@ -48,9 +49,16 @@ FOLDER = "ray_train"
 
 
 def fit_with_ray_train(
-    instance: Instance, stage: Fit, settings: RuntimeSettings, progress: Progress, *, here: bool, on_restart: OnRestart
+    instance: Instance,
+    stage: Fit,
+    settings: RuntimeSettings,
+    progress: Progress,
+    *,
+    here: bool,
+    on_restart: OnRestart,
+    shared: SharedFolder | None = None,
 ) -> Outcome:
-    """Train with `stage.world_size` Ray Train workers; `here`: all of them run on this machine.
+    """Train with `stage.world_size` Ray Train workers; `here`: all on this machine; `shared`: what each must see.
 
     If a node is about to be taken away, the ranks save a checkpoint and end, and are started again elsewhere. After
     SIGTERM they do the same and are not started again.
@@ -79,7 +87,7 @@ def fit_with_ray_train(
     with reports.watching(), asked:
         while True:
             hand_over.withdraw(instance.path)
-            _train_once(instance, stage, settings, folder, here=here, restarts=reports.restarts)
+            _train_once(instance, stage, settings, folder, here=here, restarts=reports.restarts, shared=shared)
             handed = hand_over.handed_over(instance.path)
             if handed is None or is_stopping():
                 break
@@ -100,7 +108,14 @@ class _Trainer(TorchTrainer):
 
 
 def _train_once(
-    instance: Instance, stage: Fit, settings: RuntimeSettings, folder: Path, *, here: bool, restarts: list[Failure]
+    instance: Instance,
+    stage: Fit,
+    settings: RuntimeSettings,
+    folder: Path,
+    *,
+    here: bool,
+    restarts: list[Failure],
+    shared: SharedFolder | None,
 ) -> None:
     """Train until the end or until the training is handed over; `restarts`: those before this call."""
     path, retries, resources = instance.path.absolute(), settings.rank_retries, settings.resources_of(instance)
@@ -114,6 +129,7 @@ def _train_once(
             driver=own_identity(),
             folder=str(folder),
             instance=instance.name,
+            shared=shared,
         ),
         scaling_config=_scaling(stage, resources, here, placement=settings.placement),
         run_config=RunConfig(

@@ -235,3 +235,13 @@ def test_an_unknown_encoder_is_reported_at_once(tmp_path: Path, capsys: pytest.C
     assert main(["run", recipe, *overrides, "--on", "local"]) == 1
     assert "train_classifier.encoder: unknown encoder 'resnet_50'; did you mean" in capsys.readouterr().err
     assert not list(runs.glob("store/*/run.json"))
+
+
+@pytest.mark.parametrize(
+    "words", [["leaderboard", "--runs", ""], ["cluster", "check", "--here", "--runs", " "], ["run", ""]]
+)
+def test_an_empty_path_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As from a variable of the shell that is not set; it would be the current folder."""
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(words)
+    assert caught.value.code == 2 and "it is empty; name a file or folder" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,23 @@ def test_cluster_shrinks_and_is_bounded(aws: dict[str, Any]) -> None:
     assert all(kind["min_workers"] == 0 for kind in workers)
     assert aws["max_workers"] >= sum(kind["max_workers"] for kind in workers)
     assert aws["idle_timeout_minutes"] > 5, "CPU workers must not be removed during a short pause"
+
+
+def test_the_folder_of_runs_is_made_in_the_mounted_file_system_by_the_setup_alone(
+    tmp_path: Path, aws: dict[str, Any]
+) -> None:
+    """The check of every node does not make it, so that a missing mount is noticed."""
+    mounts, make = aws["initialization_commands"][-2:]
+    assert "mountpoint -q /mnt/shared || sudo mount" in mounts and "/mnt/shared/runs" in make
+    own = yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text())
+    (command,) = own["head_setup_commands"]
+    shared = tmp_path / "shared"
+    words = ["sh", "-c", command.replace("/mnt/shared", str(shared))]
+    assert subprocess.run(words, check=False, capture_output=True).returncode != 0 and not shared.exists()
+    shared.mkdir()
+    for _ in range(2):
+        subprocess.run(words, check=True)
+        assert (shared / "runs").is_dir()
 
 
 @pytest.mark.parametrize("path", FILES.values(), ids=FILES)

@@ -64,6 +64,7 @@ def looked(folder: Path) -> dict[str, Any]:
     home, programs = folder / "home", folder / "bin"
     for made in (home, programs):
         made.mkdir(exist_ok=True)
+    (folder / "runs").mkdir()  # by head_setup_commands
     (home / "wsss").symlink_to(ROOT)
     (home / ".ray").mkdir(exist_ok=True)
     (home / ".ray" / "auth_token").write_text("ab" * 32)

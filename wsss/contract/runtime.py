@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shards.records import RunRecord
 from wsss.contract.counts import Counts
@@ -18,11 +18,17 @@ from wsss.contract.settings import settings
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 
 
+def _not_empty(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("it is empty, as from a variable of the shell that is not set; name a folder (. is this one)")
+    return value
+
+
 @settings
 class RuntimeSettings:
     """The table `[runtime]`: where and how stages run. On CPUs it does not change results."""
 
-    runs: Path = Path("runs")
+    runs: Annotated[Path, BeforeValidator(_not_empty)] = Path("runs")
     """Folder to which everything is written; on a cluster, all nodes must share it."""
     num_actors: Annotated[int, Field(ge=0)] = 0
     """Number of actors that process shards; 0 uses as many as fit into the cluster."""
@@ -95,11 +101,16 @@ class PipelineRecord:
 
 
 class Runtime(Protocol):
-    """Three methods, one per kind of stage. Each resumes by itself: finished work is not repeated.
+    """Three methods, one per kind of stage. Each resumes by itself: finished work is not repeated. `check` comes first.
 
     `on_restart` is called as soon as a worker has been replaced. Errors from workers name the shard, the sample or the
     step; see `wsss.contract.failure`.
     """
+
+    def check(self, instances: Sequence[Instance]) -> None:
+        """Raise ValueError or RuntimeError, before any of these instances runs, if one of them cannot run here: the
+        folder of runs is not shared by all nodes, or the resources of a stage will never be there."""
+        ...
 
     def fit(
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart

@@ -24,7 +24,7 @@ from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.lost_workers import count_losses, loss_lines
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
-from wsss.pipeline.source_commit import source_commit
+from wsss.pipeline.source_commit import check_commit, source_commit
 from wsss.pipeline.work_measurements import work_of
 
 
@@ -60,8 +60,8 @@ class RunSummary:
 def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
     """The instances from `first` to `last`, both included; if not given, the first and last of the recipe."""
     names = [instance.name for instance in recipe.instances]
-    start = names.index(recipe.instance(first).name) if first else 0
-    stop = names.index(recipe.instance(last).name) + 1 if last else len(names)
+    start = names.index(recipe.instance(first).name) if first is not None else 0
+    stop = names.index(recipe.instance(last).name) + 1 if last is not None else len(names)
     if start >= stop:
         raise RecipeError(f"--from {first} comes after --to {last}; the order is {', '.join(names)}")
     return recipe.instances[start:stop]
@@ -69,8 +69,8 @@ def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Insta
 
 def ready_to_run(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
     """The instances from `first` to `last`. Raises `RecipeError` if one that they read is not done, and ValueError if
-    the environment names a commit that is none."""
-    source_commit()
+    the environment names a commit that is none, or not that of the checkout."""
+    check_commit()
     chosen = selected(recipe, first, last)
     for instance in _upstream(chosen):
         if not instance.is_done():
@@ -96,6 +96,7 @@ def run_recipe(
     _make_runs_folder(recipe)
     for instance in chosen:
         _check_environment(instance)
+    runtime.check([instance for instance in chosen if not instance.is_done()])
     summary = RunSummary()
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
@@ -111,6 +112,12 @@ def run_recipe(
     finally:
         reporter.stop()
     return summary
+
+
+def check_spans(recipe: Recipe, spans: Sequence[tuple[str | None, str | None]], *, runtime: Runtime) -> None:
+    """Let the runtime refuse what it cannot run of several spans of instances, each given as (first, last)."""
+    _make_runs_folder(recipe)
+    runtime.check([one for first, last in spans for one in selected(recipe, first, last) if not one.is_done()])
 
 
 def _upstream(chosen: tuple[Instance, ...]) -> list[Instance]:

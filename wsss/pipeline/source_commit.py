@@ -17,10 +17,28 @@ def source_commit(package: Path = _PACKAGE) -> str:
     """The git commit of the code in the folder `package`, if it is known.
 
     A checkout: its commit, with `-dirty` appended if tracked files have changed. A copy without git's folder, such as
-    the working directory of a Ray job: the commit in the environment variable WSSS_GIT_COMMIT. Installed from a git
+    the working directory of a Ray job: the commit in the environment variable WSSS_GIT_COMMIT
+    (`check_commit`). Installed from a git
     address: the commit that the installer recorded. Installed otherwise: `version X`. None of these: `unknown`.
     """
     return _checked_out(package) or _given() or _installed(package) or "unknown"
+
+
+def check_commit(package: Path = _PACKAGE) -> None:
+    """Raise ValueError, before any work, if the variable names no commit, or another one than the checkout's.
+
+    Later a difference is no error: files may be changed during a run, and the checkout's own commit is recorded.
+    """
+    given, found = _given(), _checked_out(package)
+    if not given or not found:
+        return
+    commit, _, dirty = given.partition("-")
+    found_commit, _, found_dirty = found.partition("-")
+    if not found_commit.startswith(commit) or dirty != found_dirty:
+        raise ValueError(
+            f"{VARIABLE} is {given!r}, but the code that runs is a git checkout at {found!r} ({package.parent}); the "
+            "variable is for copies without git: unset it here"
+        )
 
 
 def _given() -> str:

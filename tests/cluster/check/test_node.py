@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.check import node, versions
-from cluster.check.node import check_here, facts, node_faults
+from cluster.check.node import check_here, facts, node_faults, on_own_disk
 
 HEALTHY: dict[str, Any] = {
     "host": "w1",
@@ -56,6 +56,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(node, "OPEN_FILES", 1)
     monkeypatch.setattr(node, "_SMALL_SHM", 0)
+    monkeypatch.setattr(node, "on_own_disk", lambda folder: False)
     for name in ("RAY_OVERRIDE_RESOURCES", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -68,7 +69,7 @@ def nvidia_smi(folder: Path, script: str) -> None:
 
 
 def test_a_gpu_node_is_recognised_by_what_ray_passes_on(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_here(runs=machine / "runs") == []
+    assert check_here(runs=machine) == []
     monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 8, "GPU": 1}')
     (found,) = check_here(runs=None)
     assert found.refused and "is to offer 1 GPUs, but nvidia-smi finds none" in found.text
@@ -83,10 +84,25 @@ def test_a_gpu_node_is_recognised_by_what_ray_passes_on(machine: Path, monkeypat
 
 
 def test_the_folder_of_runs_must_be_writable(machine: Path) -> None:
-    assert check_here(runs=machine / "new" / "runs") == [] and not list((machine / "new" / "runs").iterdir())
+    (machine / "runs").mkdir()
+    assert check_here(runs=machine / "runs") == [] and not list((machine / "runs").iterdir())
     (machine / "file").write_text("")
     (found,) = check_here(runs=machine / "file" / "runs")
     assert found.refused and f"cannot write into {machine}/file/runs (Not a directory)" in found.text
+
+
+def test_a_folder_of_runs_that_is_not_there_is_refused_and_not_made(machine: Path) -> None:
+    """On a node that lacks the mount it would be a folder of the node's own."""
+    (found,) = check_here(runs=machine / "mnt" / "runs")
+    assert found.refused and f"cannot write into {machine}/mnt/runs (No such file or directory); mount" in found.text
+    assert not (machine / "mnt").exists()
+
+
+def test_a_folder_on_the_machines_own_disk_is_noted(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "on_own_disk", lambda folder: True)
+    (found,) = check_here(runs=machine)
+    assert not found.refused and "is on the same file system as /" in found.text
+    assert on_own_disk(Path("/")) and not on_own_disk(Path("/proc"))
 
 
 def test_the_token_must_be_there_and_secret(machine: Path) -> None:

@@ -32,10 +32,14 @@ def session() -> Iterator[None]:
 @pytest.mark.usefixtures("session")
 def test_a_session_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "node_faults", lambda known, *, gpus: iter(()))  # this machine's own limits
+    (found,) = check_running("auto", runs=tmp_path / "runs")
+    assert found.refused and f"cannot write into {tmp_path}/runs (No such file or directory)" in found.text
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs").mkdir()
     assert check_running("auto", runs=tmp_path / "runs") == []
     assert list((tmp_path / "runs").iterdir()) == [], "the probe is removed"
     (found,) = check_running("auto", runs=Path("/proc/nothing"))
-    assert found.refused and "does not share /proc/nothing" in found.text
+    assert found.refused and "cannot write into /proc/nothing" in found.text
 
 
 Answer = Mapping[str, Any]
@@ -69,8 +73,10 @@ class Disks:
 
 
 def probed(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+    for disk in disks.disks.values():
+        (disk / "mnt" / "runs").mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(running, "_ask", disks)
-    return list(running._shared(list(NODES), NODES, Path("/mnt/runs")))  # type: ignore[arg-type]
+    return list(running._shared(list(NODES), NODES, Path("/mnt/runs")))
 
 
 def test_a_shared_folder_is_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

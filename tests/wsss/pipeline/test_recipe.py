@@ -13,6 +13,7 @@ from tests.shards.sources.voc_folder import make_voc
 from wsss.contract.fit import Fit
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, load_recipe
 from wsss.pipeline.recipe_tables import RENAMED
+from wsss.pipeline.run import selected
 from wsss.stages.registry import STAGES
 
 CHAIN = """
@@ -371,6 +372,20 @@ def test_runtime_never_enters(load: Load, tmp_path: Path) -> None:
     overrides = ["threads=3", "num_actors=5", "max_missing=0.5", "placement=SPREAD", f"runs={tmp_path}", "rank_gpus=1"]
     assert changed(load, *(f"runtime.{override}" for override in overrides)) == []
     assert load(CHAIN, f"runtime.runs={tmp_path}").instance("make_cams").path.parent == tmp_path / "store"
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_folder_of_runs_is_refused(empty: str, load: Load) -> None:
+    """As from a variable of the shell that is not set; it would be the current folder."""
+    with pytest.raises(RecipeError, match=r"runtime\.runs: it is empty, .* name a folder"):
+        load(CHAIN, f"runtime.runs={empty}")
+    assert load(CHAIN, "runtime.runs=.").instance("make_cams").path.parent == Path.cwd() / "store"
+
+
+def test_an_empty_first_or_last_instance_is_refused(load: Load) -> None:
+    for first, last in (("", None), (None, "")):
+        with pytest.raises(RecipeError):
+            selected(load(), first, last)
 
 
 def test_recipes_name_does_not_enter_an_instance(load: Load) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wsss.pipeline.source_commit import VARIABLE, source_commit
+from wsss.pipeline.source_commit import VARIABLE, check_commit, source_commit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -59,6 +59,25 @@ def test_a_copy_without_git_takes_the_commit_from_the_environment(
     monkeypatch.setenv(VARIABLE, "main")
     with pytest.raises(ValueError, match=r"WSSS_GIT_COMMIT is 'main'; allowed: the 7 to 40 hexadecimal digits"):
         source_commit(copy)
+
+
+def test_a_given_commit_that_is_not_the_checkouts_is_refused(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, commit = repository / "wsss", git(repository, "rev-parse", "HEAD")
+    for given in ("", commit, commit[:7]):
+        monkeypatch.setenv(VARIABLE, given)
+        check_commit(code)
+    for given in (COMMIT, f"{commit}-dirty"):
+        monkeypatch.setenv(VARIABLE, given)
+        with pytest.raises(ValueError, match=rf"WSSS_GIT_COMMIT is '{given}', but the code .* checkout at '{commit}'"):
+            check_commit(code)
+    copy = tmp_path_factory.mktemp("job") / "wsss"
+    shutil.copytree(code, copy)
+    check_commit(copy)
+    monkeypatch.setenv(VARIABLE, "main")
+    with pytest.raises(ValueError, match="WSSS_GIT_COMMIT is 'main'; allowed"):
+        check_commit(code)
 
 
 def test_a_checkout_gives_its_commit(repository: Path) -> None:
