@@ -55,7 +55,7 @@ def schema_faults(file: ClusterFile) -> Iterator[Finding]:
 
 def check(file: ClusterFile) -> Iterator[Finding]:
     """Placeholders, node types, images and versions."""
-    yield from _placeholders(file)
+    yield from placeholders(file)
     if file.provider not in _PROVIDERS:
         yield Finding(
             file.where("provider", "type"), f"{file.provider!r} is no provider; allowed are {', '.join(_PROVIDERS[:4])}"
@@ -65,7 +65,8 @@ def check(file: ClusterFile) -> Iterator[Finding]:
     yield from _versions(file)
 
 
-def _placeholders(file: ClusterFile) -> Iterator[Finding]:
+def placeholders(file: ClusterFile) -> Iterator[Finding]:
+    """Texts that stand for a value of the user."""
     seen: set[tuple[str, str]] = set()
     for keys, text in file.texts():
         for pattern, what in _PLACEHOLDERS.items():
