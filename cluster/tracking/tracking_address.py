@@ -31,7 +31,8 @@ def tracking_uri(uri: str, *, runs: Path, writing: bool = False) -> str:
         raise ValueError(
             f"MLflow's database {file} would be on a network file system ({mount.kind} at {mount.folder}), where "
             "SQLite's locks are not reliable; set runtime.tracking_uri or MLFLOW_TRACKING_URI to a server (the head of "
-            f"a cluster runs one at {server_address()}), or to a file on a local disk: {SQLITE}{Path.home() / 'mlflow.db'}"
+            f"a cluster runs one at {server_address()}), or to a file on a local disk: "
+            f"{SQLITE}{Path.home() / 'mlflow.db'}"
         )
     return chosen
 

@@ -14,7 +14,7 @@ SERVER = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print
 
 @pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "", "5 000", "٥"])
 def test_what_is_no_port(text: str) -> None:
-    with pytest.raises(ValueError, match="WSSS_X = .* is no port; allowed are whole numbers from 1 to 65535"):
+    with pytest.raises(ValueError, match=r"WSSS_X = .* is no port; allowed are whole numbers from 1 to 65535"):
         checked_port(text, name="WSSS_X")
 
 
