@@ -110,7 +110,7 @@ def test_a_program_that_is_not_mlflow_is_not_announced(
 def test_a_port_that_is_taken_or_none_is_refused_before_ray_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow_tunnel.subprocess, "Popen", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     file = tmp_path / "cluster.yaml"
     with pytest.raises(ValueError, match=r"--port = '70000' is no port; allowed are whole numbers from 1 to 65535"):
         open_tunnel(file, port=70000)
