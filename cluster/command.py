@@ -31,9 +31,10 @@ def _certificates(options: argparse.Namespace) -> int:
 
 def _mlflow(options: argparse.Namespace) -> int:
     if options.serve is None and not options.stop:
+        from cluster.check.usable import usable_cluster_file
         from cluster.tracking.mlflow_tunnel import open_tunnel
 
-        return open_tunnel(options.file, port=options.port)
+        return open_tunnel(usable_cluster_file(options.file).path, port=options.port)
     from cluster.tracking.mlflow_server import serve, stop
 
     if options.stop:

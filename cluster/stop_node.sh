@@ -13,7 +13,7 @@ if command -v ray > /dev/null; then
 else
   echo "FAILED: there is no command ray; processes of Ray may still run"
 fi
-command -v wsss > /dev/null && wsss cluster mlflow --stop
+command -v wsss > /dev/null && wsss cluster mlflow --stop | grep -v '^no MLflow server'
 [ "$KEEP" = 1 ] && exit 0
 
 if [ -e "$MARK" ]; then

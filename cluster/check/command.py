@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.check.findings import Finding, counted, shown
+from cluster.session.address import check_address
 
 
 def check(file: Path | None, *, running: str | None, here: bool, runs: Path | None) -> int:
@@ -30,6 +31,7 @@ def _findings(file: Path | None, *, running: str | None, runs: Path | None) -> l
 
         return check_file(file)
     if running is not None:
+        check_address(running, option="--running")
         from cluster.check.running import check_running
 
         return check_running(running, runs=runs)

@@ -10,6 +10,10 @@ from cluster.check.cluster_file import ClusterFile
 from cluster.check.findings import Finding
 
 TOKEN = Path("~/.ray/auth_token")
+_CODE = "~/wsss"
+"""Where the commands of the cluster files expect the folder of the project."""
+_LARGE = (".git", ".venv", "runs")
+"""What the folder of the project holds that no node needs."""
 _MAKE_TOKEN = "ray get-auth-token --generate; chmod 600 ~/.ray/auth_token"
 _REMOTE_TOKENS = {"~/.ray": "/auth_token", "~/.ray/auth_token": ""}
 """Where nodes look for the token -> the token's place in what is copied there."""
@@ -42,8 +46,27 @@ def check(file: ClusterFile) -> Iterator[Finding]:
             yield from _besides_the_token(where, source)
         elif not source.exists():
             yield Finding(where, f"there is no {local}" + _from_here(str(local)))
-        elif _clean(remote) == "~/wsss":
+        elif _clean(remote) == _CODE:
             yield from _project(where, str(local))
+            yield from _excluded(file)
+    if _CODE not in (_clean(remote) for remote in mounts) and any(
+        f"{_CODE}/" in text for keys, text in file.texts() if keys[0] != "file_mounts"
+    ):
+        yield Finding(
+            file.where("file_mounts"), f"the folder of the project is not copied to the nodes; add {_CODE}: ."
+        )
+
+
+def _excluded(file: ClusterFile) -> Iterator[Finding]:
+    patterns = {str(pattern).strip("/*") for pattern in file.config.get("rsync_exclude") or []}
+    if ".gitignore" in (file.config.get("rsync_filter") or []):
+        patterns |= {".venv", "runs"}  # .gitignore names both
+    if missing := [name for name in _LARGE if name not in patterns]:
+        yield Finding(
+            file.where("rsync_exclude"),
+            f"does not name {', '.join(missing)}: {'they' if len(missing) > 1 else 'it'} would be copied to every node "
+            "with the folder of the project. Write rsync_exclude: [.git, .venv, .tools, runs, __pycache__]",
+        )
 
 
 def _clean(remote: str) -> str:

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.check.cluster_file import ClusterFile
@@ -16,6 +17,7 @@ from cluster.check.findings import Finding
 _SECONDS = 5.0
 """For a machine to accept a connection at its SSH port."""
 _SSH = 22
+_LINES = 20
 _PERSONAL_KEYS = {"id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", "id_ecdsa_sk", "id_ed25519_sk", "identity"}
 _PUBLIC_KEYS = ("ssh-", "ecdsa-", "sk-")
 _OPENSSH = b"openssh-key-v1\0"
@@ -43,6 +45,12 @@ def _addresses(file: ClusterFile) -> Iterator[Finding]:
         missing = "worker_ips" if head else "head_ip"
         yield Finding(file.where("provider", missing), "is missing; name the addresses of the machines")
         return
+    most = file.config.get("max_workers")
+    if most is not None and most < len(workers):
+        yield Finding(
+            file.where("max_workers"),
+            f"max_workers = {most}, but worker_ips names {len(workers)} machines; remove max_workers to use all",
+        )
     for number, worker in enumerate(workers):
         if worker == head:
             yield Finding(
@@ -77,19 +85,37 @@ def _answers(file: ClusterFile, named: Sequence[tuple[tuple[str | int, ...], str
                 yield Finding(file.where(*keys), f"{address} {cause}")
 
 
-def _why_unreachable(address: str) -> str:
+def _why_unreachable(name: str) -> str:
     try:
-        number = ipaddress.ip_address(socket.gethostbyname(address))
-    except OSError:
+        found = socket.getaddrinfo(name.strip("[]"), _SSH, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
         return "has no address: the name is not known here; write the machine's address"
-    if number.is_loopback:
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if all(ipaddress.ip_address(address).is_loopback for address in addresses):
         return "is this machine's own loopback, which the other machines cannot reach; write its address in the network"
+    causes = []
+    for address in addresses:  # a name may have several, of which one answers
+        if not (cause := _no_ssh(address)):
+            return ""
+        causes.append(cause)
+    return causes[0]
+
+
+def _no_ssh(address: str) -> str:
+    """Why this is no SSH server: it must accept a connection and begin with `SSH-` (RFC 4253, section 4.2)."""
     try:
-        socket.create_connection((str(number), _SSH), timeout=_SECONDS).close()
+        connection = socket.create_connection((address, _SSH), timeout=_SECONDS)
     except OSError as error:
         cause = error.strerror or str(error)
         return f"does not answer at port {_SSH} ({cause}); are the address, the machine and its SSH server all right?"
-    return ""
+    with connection, suppress(OSError), connection.makefile("rb") as lines:
+        for _ in range(_LINES):  # other lines may come before it
+            line = lines.readline(256)
+            if line.startswith(b"SSH-"):
+                return ""
+            if not line:
+                break
+    return f"accepts connections at port {_SSH}, but no SSH server answers there; name a machine with one"
 
 
 def _key(file: ClusterFile) -> Iterator[Finding]:

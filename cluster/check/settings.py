@@ -48,6 +48,10 @@ def schema_faults(file: ClusterFile) -> Iterator[Finding]:
     if spec is None or spec.origin is None:
         yield Finding("ray", "is not installed here: install this package, whose command `ray up` is used")
         return
+    if others := list(file.other_keys()):
+        for keys, key in others:
+            yield Finding(file.where(*keys), f"the key {key!r} is no text; write it in quotes: '{key}'")
+        return  # the schema compares texts
     schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
     for error in jsonschema.Draft7Validator(schema).iter_errors(file.config):
         yield Finding(file.where(*error.absolute_path), f"Ray does not accept it: {error.message}")
@@ -55,17 +59,23 @@ def schema_faults(file: ClusterFile) -> Iterator[Finding]:
 
 def check(file: ClusterFile) -> Iterator[Finding]:
     """Placeholders, node types, images and versions."""
-    yield from _placeholders(file)
+    yield from placeholders(file)
     if file.provider not in _PROVIDERS:
         yield Finding(
             file.where("provider", "type"), f"{file.provider!r} is no provider; allowed are {', '.join(_PROVIDERS[:4])}"
         )
+    for name, first, second in file.repeated_keys():
+        yield Finding(
+            f"line {second}: {name}", f"stands in line {first} already, whose value is not used; keep one of them"
+        )
+    yield from _setup(file)
     yield from _node_types(file)
     yield from _images(file)
     yield from _versions(file)
 
 
-def _placeholders(file: ClusterFile) -> Iterator[Finding]:
+def placeholders(file: ClusterFile) -> Iterator[Finding]:
+    """Texts that stand for a value of the user."""
     seen: set[tuple[str, str]] = set()
     for keys, text in file.texts():
         for pattern, what in _PLACEHOLDERS.items():
@@ -89,11 +99,30 @@ def _node_types(file: ClusterFile) -> Iterator[Finding]:
             f"there is no node type {head!r}; allowed are {', '.join(file.node_types)}",
         )
     most = file.config.get("max_workers")
+    limits = [kind.get("max_workers", most) for name, kind in file.node_types.items() if name != head]
+    if most == 0 or (limits and all(limit == 0 for limit in limits)):
+        yield Finding(file.where("max_workers"), "no worker may start: max_workers is 0; write how many may at most")
+        return
     wanted = sum(kind.get("min_workers", 0) for name, kind in file.node_types.items() if name != head)
     if most is not None and wanted > most:
         yield Finding(
             file.where("max_workers"), f"max_workers = {most}, but min_workers of the node types add up to {wanted}"
         )
+
+
+def _setup(file: ClusterFile) -> Iterator[Finding]:
+    """The packages are installed by the setup commands, or are in an image of the user's own."""
+    if file.commands("setup_commands"):
+        return
+    if file.commands("head_setup_commands") and file.commands("worker_setup_commands"):
+        return
+    image = str(file.docker.get("image") or "")
+    yield Finding(
+        file.where("setup_commands"),
+        "is missing: nothing installs the package and its libraries on the nodes. Write them as "
+        f"{'cluster/onprem.yaml' if file.provider == 'local' else 'ray_cluster.yaml'} does",
+        refused=not image or "rayproject/" in image,
+    )
 
 
 def _images(file: ClusterFile) -> Iterator[Finding]:

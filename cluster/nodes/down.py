@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.check.cluster_file import ClusterFile, read_cluster_file
+from cluster.check.cluster_file import ClusterFile
 from cluster.check.mounts import TOKEN
+from cluster.check.usable import usable_cluster_file
 
 _SECONDS = 180
 """For one machine to stop Ray, which may take 30 s, and to remove files."""
@@ -24,10 +25,10 @@ _SCRIPT = Path(__file__).parents[1] / "stop_node.sh"
 def down(path: Path, *, keep_files: bool) -> int:
     """Stop Ray on the head and on all workers and remove token, key and session folders there; prints what stays.
 
-    Returns 1 if a machine was not reached or something failed there. Raises ValueError for a cluster file that does
-    not name its machines.
+    Returns 1 if a machine was not reached or something failed there. Raises ValueError, before any machine is asked,
+    for a cluster file that does not name its machines and their user, or that still has placeholders.
     """
-    file = read_cluster_file(path)
+    file = usable_cluster_file(path)
     _check(file)
     _ray_down(path)
     provider = file.config["provider"]
@@ -58,6 +59,10 @@ def _check(file: ClusterFile) -> None:
     provider = file.config["provider"]
     if not provider.get("head_ip") or provider.get("worker_ips") is None:
         raise ValueError(f"{file.path}: provider.head_ip and provider.worker_ips must name the machines")
+    if not (file.config.get("auth") or {}).get("ssh_user"):
+        raise ValueError(
+            f"{file.path}: auth.ssh_user is missing; name the user of the machines, as in ssh USER@ADDRESS"
+        )
 
 
 def _ray_down(path: Path) -> None:

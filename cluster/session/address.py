@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 
-_CLUSTER = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
+_CLUSTER = re.compile(r"auto|(?:ray://)?(?:[^\s/:]+|\[[0-9a-fA-F:]+\]):(\d+)")
+_ALLOWED = "auto (on a node of a cluster), HOST:PORT and ray://HOST:PORT"
 
 
-def check_address(address: str) -> None:
-    """Raise ValueError if `address` does not have the form of a Ray cluster's address."""
-    if not _CLUSTER.fullmatch(address):
-        raise ValueError(
-            f"--on {address}: allowed are ray (this machine), local (without Ray), auto (on a node of a cluster), "
-            "HOST:PORT and ray://HOST:PORT"
-        )
+def check_address(address: str, *, option: str = "--on") -> None:
+    """Raise ValueError if `address`, the value of an option, does not have the form of a Ray cluster's address."""
+    found = _CLUSTER.fullmatch(address)
+    if found is None:
+        here = "ray (this machine), local (without Ray), " if option == "--on" else ""
+        raise ValueError(f"{option} {address}: allowed are {here}{_ALLOWED}")
+    if found[1] and not 1 <= int(found[1]) <= 65535:
+        raise ValueError(f"{option} {address}: {found[1]} is no port; allowed are 1 to 65535 (the head's is 6379)")
 
 
 def check_place(place: str) -> None:

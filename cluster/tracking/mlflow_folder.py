@@ -19,14 +19,24 @@ from pathlib import Path
 from filelock import FileLock
 
 from cluster.tracking.network_folders import network_mount
+from cluster.tracking.ports import HOST, checked_port, listens
 from shards.file_system_errors import FileSystemError
 from shards.files import write_bytes
 
-HOST, PORT = "127.0.0.1", int(os.environ.get("WSSS_MLFLOW_PORT", "5000"))
-ADDRESS = f"http://{HOST}:{PORT}"
-"""The address of the server, for jobs on the head and through the tunnel. It is not reachable over the network.
+PORT_VARIABLE = "WSSS_MLFLOW_PORT"
 
-Where port 5000 is taken, set `WSSS_MLFLOW_PORT` on the head and on the user's machine."""
+
+def server_port() -> int:
+    """The port of the server on the head: 5000, or `WSSS_MLFLOW_PORT`, which is to be the same on the user's machine.
+
+    Raises ValueError if the variable does not name a port.
+    """
+    return checked_port(os.environ.get(PORT_VARIABLE) or "5000", name=PORT_VARIABLE)
+
+
+def server_address() -> str:
+    """The address of the server for jobs on the head. It is not reachable over the network."""
+    return f"http://{HOST}:{server_port()}"
 
 
 def own_folder() -> Path:
@@ -47,6 +57,17 @@ class ServerState:
     """The folder that all nodes share: artifacts, and the copy of the database."""
     pid: int
     """The process that restarts the server."""
+    server: int = 0
+    """The process group of the server itself; 0 before its first start."""
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def listens(self) -> bool:
+        """Whether the program that listens at the address is this server: another one may have taken its port."""
+        return self.server > 0 and listens(self.port, group=self.server)
 
     @property
     def artifacts(self) -> Path:
@@ -75,6 +96,16 @@ def forget_state() -> None:
 
 def write_state(state: ServerState) -> None:
     write_bytes(own_folder() / "server.json", json.dumps(asdict(state)).encode())
+
+
+def refuse_stranger(address: str) -> None:
+    """Raise ConnectionError if this is the address of this machine's server, but the server does not listen there.
+
+    While it is away, for instance between a crash and its next start, another program may have taken its port.
+    """
+    state = read_state()
+    if state is not None and state.address == address.rstrip("/") and not state.listens:
+        raise ConnectionError(f"this machine's MLflow server does not run; its log is {own_folder() / 'log.txt'}")
 
 
 def back_up(state: ServerState) -> bool:

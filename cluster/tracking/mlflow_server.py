@@ -16,14 +16,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cluster.tracking.mlflow_folder import (
-    ADDRESS,
-    HOST,
-    PORT,
+    PORT_VARIABLE,
     ServerState,
     back_up,
     database,
@@ -32,37 +31,76 @@ from cluster.tracking.mlflow_folder import (
     read_state,
     restore,
     seconds_since_change,
+    server_address,
+    server_port,
     write_state,
 )
 from cluster.tracking.network_folders import network_mount
+from cluster.tracking.ports import HOST, accepts, why_not_free
 from shards.file_system_errors import FileSystemError
 
 START_SECONDS = 180.0
 COPY_SECONDS = 60.0
 """A copy is made when the database has changed and this time has passed since the last copy."""
 _QUIET_SECONDS = 5.0
+_STRANGER_SECONDS = 10.0
+"""After this time another program that answers at the port is reported; our own server may need longer to start."""
 _LONGEST_PAUSE = 60.0
 
 
 def serve(shared: Path) -> str:
     """Start the server in the background, unless it runs already, and wait until it answers; returns its address.
 
-    Raises ValueError if a folder cannot be used or if the server does not answer.
+    Raises ValueError if a folder or the port cannot be used, or if the server does not answer.
     """
+    address = server_address()
     _make_folders(shared)
     log = own_folder() / "log.txt"
-    if not _is_running():
+    if _is_running():
+        _refuse_other_address(address)
+    else:
+        _end_orphan()
+        _refuse_taken_port()
         words = [sys.executable, "-m", "cluster.tracking.mlflow_server", str(shared.absolute())]
         with log.open("ab") as output:
             subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=own_folder()
             )
-    end = time.monotonic() + START_SECONDS
-    while not _answers():
-        if time.monotonic() > end:
-            raise ValueError(f"MLflow does not answer at {ADDRESS} after {START_SECONDS:.0f} s: {_last_lines(log)}")
+    begun = time.monotonic()
+    while not _answers(address):
+        if time.monotonic() > begun + _STRANGER_SECONDS and accepts(server_port()):
+            _refuse_taken_port()
+        if time.monotonic() > begun + START_SECONDS:
+            _refuse_taken_port()
+            raise ValueError(f"MLflow does not answer at {address} after {START_SECONDS:.0f} s: {_last_lines(log)}")
         time.sleep(0.5)
-    return ADDRESS
+    return address
+
+
+def _refuse_other_address(address: str) -> None:
+    state = read_state()
+    if state is not None and state.address != address:
+        raise ValueError(
+            f"MLflow runs at {state.address} already, not at {address} ({PORT_VARIABLE}); "
+            "end it with `wsss cluster mlflow --stop` first"
+        )
+
+
+def _end_orphan() -> None:
+    """End a server whose supervisor was killed; it would keep the port."""
+    state = read_state()
+    if state is not None and state.listens:
+        _signal_group(state.server, signal.SIGKILL)
+        end = time.monotonic() + 10
+        while state.listens and time.monotonic() < end:
+            time.sleep(0.1)
+    forget_state()
+
+
+def _refuse_taken_port() -> None:
+    state = read_state()
+    if (state is None or not state.listens) and (cause := why_not_free(server_port())):
+        raise ValueError(f"{cause}; set {PORT_VARIABLE} to another port, on the head and on the user's machine")
 
 
 def _make_folders(shared: Path) -> None:
@@ -90,15 +128,22 @@ def _make_folders(shared: Path) -> None:
 
 
 def stop() -> list[str]:
-    """End the server of this machine, after a last copy of its database; lines that say what was done, if anything."""
+    """End the server of this machine, after a last copy of its database; lines that say what was done."""
     state = read_state()
+    _forget_address()
     if state is None or not _is_running():
-        return []
+        return [f"no MLflow server of {own_folder()} runs on this machine"]
     os.kill(state.pid, signal.SIGTERM)
     end = time.monotonic() + 60
     while _is_running() and time.monotonic() < end:
         time.sleep(0.2)
     return [f"stopped MLflow; a copy of its database is {state.copy}", f"stays: {own_folder()}"]
+
+
+def _forget_address() -> None:
+    """Shells and jobs of this machine no longer get the address (cluster/node_environment.sh)."""
+    if folder := os.environ.get("RAY_TMPDIR"):
+        (Path(folder) / "mlflow_address").unlink(missing_ok=True)
 
 
 def supervise(shared: Path) -> None:
@@ -108,7 +153,7 @@ def supervise(shared: Path) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         return
-    state = ServerState(ADDRESS, str(shared), os.getpid())
+    state = ServerState(server_address(), str(shared), os.getpid())
     write_state(state)
     restore(state)
     stopped = False
@@ -132,6 +177,7 @@ def _keep_running(state: ServerState, stopped: Callable[[], bool]) -> None:
     while not stopped():
         begun = time.monotonic()
         server = _start(state)
+        write_state(replace(state, server=server.pid))
         while server.poll() is None and not stopped():
             time.sleep(0.5)
             if time.monotonic() - copied > COPY_SECONDS and seconds_since_change() > _QUIET_SECONDS:
@@ -151,7 +197,7 @@ def _keep_running(state: ServerState, stopped: Callable[[], bool]) -> None:
 def _start(state: ServerState) -> subprocess.Popen[bytes]:
     options = {
         "--host": HOST,
-        "--port": str(PORT),
+        "--port": str(state.port),
         "--workers": "1",
         "--backend-store-uri": f"sqlite:///{database()}",
         "--artifacts-destination": state.artifacts.as_uri(),
@@ -167,11 +213,15 @@ def _start(state: ServerState) -> subprocess.Popen[bytes]:
 def _end_group(server: subprocess.Popen[bytes]) -> None:
     """End the server and its workers, which listen on even if the process that started them is gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
+        _signal_group(server.pid, number)
         with suppress(subprocess.TimeoutExpired):
             server.wait(timeout=10)
             time.sleep(0.2)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _wait(seconds: float, stopped: Callable[[], bool]) -> None:
@@ -191,9 +241,13 @@ def _is_running() -> bool:
         return True
 
 
-def _answers() -> bool:
+def _answers(address: str) -> bool:
+    """Whether the server answers: the one of this machine's supervisor, not any program that listens there."""
+    state = read_state()
+    if state is None or not state.listens:
+        return False
     try:
-        with urllib.request.urlopen(f"{ADDRESS}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False

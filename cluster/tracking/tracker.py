@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cluster.tracking.mlflow_folder import back_up_after_run
+from cluster.tracking.mlflow_folder import back_up_after_run, refuse_stranger
 from cluster.tracking.moved_database import ARTIFACTS, follow_moved_runs
 from cluster.tracking.new_database import create_atomically
 from cluster.tracking.outbox import Event, Outbox, RejectedError
@@ -144,6 +144,7 @@ class MlflowTracker:
         if not self._outbox.waiting():
             return True
         try:
+            refuse_stranger(self._uri)
             if self._writer is None:
                 self._writer = _Writer(connect(self._uri), runs=self._runs, console=self._console)
             delivered, rejected = self._outbox.deliver(self._writer.deliver)

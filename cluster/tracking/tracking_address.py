@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from cluster.tracking.mlflow_folder import ADDRESS, read_state
+from cluster.tracking.mlflow_folder import read_state, server_address
 from cluster.tracking.network_folders import network_mount
 
 SQLITE = "sqlite:///"
@@ -31,7 +31,8 @@ def tracking_uri(uri: str, *, runs: Path, writing: bool = False) -> str:
         raise ValueError(
             f"MLflow's database {file} would be on a network file system ({mount.kind} at {mount.folder}), where "
             "SQLite's locks are not reliable; set runtime.tracking_uri or MLFLOW_TRACKING_URI to a server (the head of "
-            f"a cluster runs one at {ADDRESS}), or to a file on a local disk: {SQLITE}{Path.home() / 'mlflow.db'}"
+            f"a cluster runs one at {server_address()}), or to a file on a local disk: "
+            f"{SQLITE}{Path.home() / 'mlflow.db'}"
         )
     return chosen
 

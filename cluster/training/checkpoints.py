@@ -6,10 +6,10 @@
     checkpoints/latest.json        the step, the history so far, and size and SHA-256 of the files; written after them
     checkpoints/previous.json      the same of the checkpoint before, which is used if a file of the latest is damaged
 
-The training waits while rank 0 writes. A thread would save about 1 s per checkpoint, for the 189 MB of a ResNet-50 with
-momentum on a local disk, where a step of 16 images takes 19 s (a busy machine with 2 cores, 2026-11,
-`tests/benchmarks/checkpoints.py`), but it would need a second copy of all tensors in memory, and a disk that
-is full would be noticed only after further steps.
+The training waits while rank 0 writes: 1.8 s for the 189 MB of a ResNet-50 with momentum on a local disk, where a step
+of 16 images takes 44 s (a busy machine with 2 cores, 2026-11-29, `tests/benchmarks/checkpoints.py`). A thread would
+save 1.6 s of that, but it would need a second copy of all tensors in memory, and a disk that is full would be noticed
+only after further steps.
 """
 
 from __future__ import annotations

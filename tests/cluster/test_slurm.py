@@ -47,6 +47,14 @@ esac
     "wsss": """\
 #!/bin/bash
 echo "wsss $*" >> HERE/calls
+case "$1 $2" in
+  "show mistyped") echo "wsss: there is no recipe mistyped" >&2; exit 2 ;;
+  "show toy")
+    SHOW
+    [ "$3" = nowhere ] && { echo "wsss: there is no instance nowhere" >&2; exit 2; }
+    printf 'setting,value,from,note\nruntime.runs,/x y,--set,-\n' ;;
+  "cluster check") CHECK ;;
+esac
 [ "$1" = run ] || exit 0
 DRIVER
 """,
@@ -56,7 +64,16 @@ DRIVER
 class Job:
     """The script as Slurm would start it, with programs of its own in the PATH."""
 
-    def __init__(self, folder: Path, *, nodes: str, driver: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: str,
+        driver: str,
+        show: str = "",
+        check: str = "",
+        words: tuple[str, ...] = ("toy", "--set", "runtime.runs=/x y"),
+    ) -> None:
         self.folder = folder
         with socket.socket() as free:
             free.bind(("", 0))
@@ -65,12 +82,16 @@ class Job:
         programs.mkdir()
         for name, text in {**PROGRAMS, **STUBS}.items():
             text = text.replace("HERE", str(folder)).replace("PORT", str(port))
-            (programs / name).write_text(text.replace("NODES", nodes).replace("DRIVER", driver))
+            text = text.replace("NODES", nodes).replace("DRIVER", driver).replace("SHOW", show)
+            (programs / name).write_text(text.replace("CHECK", check).replace("HERE", str(folder)))
             (programs / name).chmod(0o755)
         self.environment = slurm_environment(folder, port=port) | {"PATH": f"{programs}:/usr/bin:/bin"}
-        words = ["bash", str(SCRIPT), "toy", "--set", "runtime.runs=/x y"]
         self.process = subprocess.Popen(
-            words, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["bash", str(SCRIPT), *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def calls(self) -> list[str]:
@@ -122,7 +143,7 @@ def test_the_order_of_the_steps(tmp_path: Path) -> None:
     workers = [line for line in calls if line.startswith("srun") and "--address=" in line]
     assert len(heads) == len(workers) == 1
     assert "--overlap --nodes=1 --ntasks=1 --nodelist=node1 ::" in heads[0]
-    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=node1 ::" in workers[0]
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=node1 --kill-on-bad-exit=0 ::" in workers[0]
     (run,) = [line for line in calls if line.startswith("wsss run")]
     assert run.startswith("wsss run toy --set runtime.runs=/x y --on ")
     assert calls.index(heads[0]) < calls.index(run)
@@ -133,6 +154,7 @@ def test_the_order_of_the_steps(tmp_path: Path) -> None:
     )
     for port in ("--object-manager-port=8076", "--node-manager-port=8077", "--min-worker-port=10100", "--num-cpus=2"):
         assert port in started
+    assert calls.count("wsss cluster check --here --runs /x y") == 2, "on the head and on the others"
     assert not any("requeue" in line for line in calls)
     assert not (tmp_path / "session").exists(), "the session folder is removed"
 
@@ -172,11 +194,69 @@ def test_a_run_that_fails_ends_the_job_with_its_status(tmp_path: Path) -> None:
     assert not any("requeue" in line for line in job.calls())
 
 
+@pytest.mark.parametrize("when", ["while the recipe is read", "while Ray starts"])
+def test_a_signal_before_the_driver_queues_the_job_again(when: str, tmp_path: Path) -> None:
+    """The head never answers in the second case: its check takes seconds."""
+    show, check = ("sleep 1", "") if when == "while the recipe is read" else ("", "sleep 3")
+    job = Job(tmp_path, nodes="node1 node2", driver="exit 0", show=show, check=check)
+    job.wait_for("wsss show" if show else "wsss cluster check")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ends_with() == 143
+    calls = job.calls()
+    assert calls[-1] == "scontrol requeue 7" and not any(line.startswith("wsss run") for line in calls)
+    assert any("--head" in line for line in calls) == (when == "while Ray starts")
+    assert "stopped by Slurm; the job is queued again" in job.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("mistyped",), "there is no recipe mistyped"),
+        (("--set", "a=b", "toy", "--from=build_shards", "--to", "nowhere"), "there is no instance nowhere"),
+        (("toy", "--on", "local"), "leave out --on"),
+        (("--set", "a=b"), "name a recipe: sbatch cluster/slurm/wsss.sbatch RECIPE"),
+        (("--set",), "name a recipe"),
+    ],
+)
+def test_what_wsss_run_would_refuse_is_refused_before_ray_starts(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, nodes="node1", driver="exit 0", words=words)
+    assert job.ends_with() == 2 and message in job.output, job.output
+    assert not [line for line in job.calls() if line.startswith(("srun", "ray", "wsss run"))]
+
+
+def test_a_node_that_fails_its_check_is_named(tmp_path: Path) -> None:
+    """The head's check passes; that of the other node does not."""
+    check = "[ -e HERE/checked ] && { echo 'refused: no folder'; exit 1; }; touch HERE/checked"
+    job = Job(tmp_path, nodes="node1 node2", driver="sleep 1; exit 0", check=check)
+    assert job.ends_with() == 0, job.output
+    assert f"{socket.gethostname()} is left out, because of the faults above" in job.output
+    assert "refused: no folder" in job.output and sum(line.startswith("ray start") for line in job.calls()) == 1
+
+
+def test_a_head_that_fails_its_check_ends_the_job(tmp_path: Path) -> None:
+    job = Job(tmp_path, nodes="node1 node2", driver="exit 0", check="exit 1")
+    assert job.ends_with() == 1
+    assert "is left out, because of the faults above" in job.output
+    assert "Ray did not start on node1, the head; nothing was run" in job.output
+
+
+def test_outside_slurm_or_the_project_nothing_is_started(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    words = ["bash", str(SCRIPT), "toy"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("wsss: this is a batch script of Slurm; start it with sbatch cluster/slurm/")
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path), "WSSS_RAY_FOLDER": str(tmp_path / "r")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{tmp_path} is not the folder of the project; call sbatch there" in done.stderr
+
+
 def test_without_a_recipe_nothing_is_started(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["bash", str(SCRIPT)], env=slurm_environment(tmp_path, port=1), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and "name a recipe" in done.stderr
+    job = Job(tmp_path, nodes="node1", driver="exit 0", words=())
+    assert job.ends_with() == 2 and "name a recipe" in job.output and job.calls() == []
 
 
 def test_slurm_reads_the_options_before_the_first_command() -> None:

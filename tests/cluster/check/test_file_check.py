@@ -19,7 +19,7 @@ from cluster.check.findings import Finding
 
 ROOT = Path(__file__).parents[3]
 AWS, ONPREM = ROOT / "ray_cluster.yaml", ROOT / "cluster" / "onprem.yaml"
-Edit = Callable[[dict[str, Any]], None]
+Edit = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,10 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def connection(address: tuple[str, int], timeout: float) -> socket.socket:
         asked.append(address)
-        return socket.socket()
+        ours, theirs = socket.socketpair()
+        theirs.sendall(b"SSH-2.0-test\r\n")
+        theirs.close()
+        return ours
 
     monkeypatch.setattr(socket, "create_connection", connection)
     return asked
@@ -235,6 +238,56 @@ AWS_FAULTS: dict[str, tuple[Edit, str]] = {
         lambda c: c["available_node_types"]["cpu_worker"].update(min_workers=11, max_workers=11),
         "max_workers = 10, but min_workers of the node types add up to 11",
     ),
+    "no workers": (lambda c: c.update(max_workers=0), "max_workers no worker may start: max_workers is 0"),
+    "no workers of any type": (
+        lambda c: [c["available_node_types"][name].update(max_workers=0) for name in ("cpu_worker", "gpu_worker")],
+        "no worker may start",
+    ),
+    "everything is copied": (
+        lambda c: c.pop("rsync_exclude"),
+        "rsync_exclude does not name .git, .venv, runs: they would be copied to every node",
+    ),
+    "the runs are copied": (
+        lambda c: c.update(rsync_exclude=[".git/", "**/.venv"]),
+        "rsync_exclude does not name runs: it would be copied to every node",
+    ),
+    "the project is not copied": (lambda c: c["file_mounts"].pop("~/wsss"), "add ~/wsss: ."),
+    "no setup": (
+        lambda c: [c.pop(name) for name in ("setup_commands", "head_setup_commands")],
+        "setup_commands is missing: nothing installs the package",
+    ),
+    "a port of zero": (
+        replaced("worker_start_ray_commands", "--node-manager-port=8077", "--node-manager-port=0"),
+        "these ports are random, so that no firewall can admit them: --node-manager-port;",
+    ),
+    "a port twice": (
+        replaced("head_start_ray_commands", "--node-manager-port=8077", "--node-manager-port=8076"),
+        "--object-manager-port and --node-manager-port have the same port 8076",
+    ),
+    "a port of the workers": (
+        replaced("worker_start_ray_commands", "--node-manager-port=8077", "--node-manager-port=10500"),
+        "--node-manager-port=10500 is one of the workers' ports, 10100 to 10999",
+    ),
+    "no port": (
+        replaced("worker_start_ray_commands", "--node-manager-port=8077", "--node-manager-port=80777"),
+        "--node-manager-port=80777 is no port",
+    ),
+    "workers' ports upside down": (
+        replaced("worker_start_ray_commands", "--max-worker-port=10999", "--max-worker-port=10099"),
+        "--min-worker-port=10100 is above --max-worker-port=10099",
+    ),
+    "another port of the head": (
+        replaced("head_start_ray_commands", "--port=6379", "--port=6380"),
+        "--address=$RAY_HEAD_IP:6379, but the head listens at port 6380",
+    ),
+    "no address of the head": (
+        replaced("worker_start_ray_commands", "ray start --address=$RAY_HEAD_IP:6379", "ray start"),
+        "write ray start --address=$RAY_HEAD_IP:6379",
+    ),
+    "other runs": (
+        replaced("worker_start_ray_commands", "--runs /mnt/shared/runs", "--runs /mnt/shared/other"),
+        "the workers check --runs /mnt/shared/other, the head --runs /mnt/shared/runs",
+    ),
     "unknown key": (lambda c: c.update(max_worker=3), "Ray does not accept it"),
 }
 
@@ -258,6 +311,13 @@ ONPREM_FAULTS: dict[str, tuple[Edit, str]] = {
     ),
     "a worker twice": (lambda c: c["provider"].update(worker_ips=["10.0.0.2", "10.0.0.2"]), "is named twice"),
     "no worker": (lambda c: c["provider"].update(worker_ips=[]), "provider.worker_ips is missing"),
+    "too few workers": (
+        lambda c: c.update(max_workers=1),
+        "max_workers = 1, but worker_ips names 2 machines; remove max_workers",
+    ),
+    "no workers at all": (lambda c: c.update(max_workers=0), "max_workers = 0, but worker_ips names 2 machines"),
+    "no setup": (lambda c: c.pop("setup_commands"), "Write them as cluster/onprem.yaml does"),
+    "loopback of version 6": (lambda c: c["provider"].update(head_ip="::1"), "::1 is this machine's own loopback"),
     "loopback": (lambda c: c["provider"].update(head_ip="127.0.1.1"), "127.0.1.1 is this machine's own loopback"),
     "an unknown name": (lambda c: c["provider"].update(head_ip="head.invalid"), "head.invalid has no address"),
     "node types": (
@@ -283,11 +343,55 @@ def test_machines_behind_another_one_are_not_asked(tmp_path: Path, answering: li
     assert check_file(onprem(tmp_path, edit)) == [] and answering == []
 
 
+@pytest.mark.parametrize("before", ["does not call it", "without the folder"])
+def test_a_node_that_is_not_checked_is_remarked(before: str, tmp_path: Path) -> None:
+    call = "wsss cluster check --here --runs /mnt/shared/runs &&"
+    other = "" if before == "does not call it" else "wsss cluster check --here &&"
+    (note,) = check_file(aws(tmp_path, replaced("worker_start_ray_commands", call, other)))
+    assert not note.refused and note.where.endswith("worker_start_ray_commands[1]")
+    assert ("does not check the node" in note.text) == (not other) and "--here --runs FOLDER" in note.text
+
+
+def test_what_gitignore_names_is_not_copied_either(tmp_path: Path) -> None:
+    edit: Edit = lambda c: c.update(rsync_exclude=[".git"], rsync_filter=[".gitignore"])  # noqa: E731
+    assert check_file(aws(tmp_path, edit)) == []
+
+
+def test_an_image_of_ones_own_may_need_no_setup(tmp_path: Path) -> None:
+    def edit(config: dict[str, Any]) -> None:
+        config["docker"].update(image="lab/wsss:1")
+        del config["setup_commands"]
+
+    (note,) = check_file(aws(tmp_path, edit))
+    assert not note.refused and note.where.endswith("setup_commands") and "is missing: nothing" in note.text
+
+
+def test_machines_with_addresses_of_version_6(tmp_path: Path, answering: list[tuple[str, int]]) -> None:
+    edit: Edit = lambda c: c["provider"].update(head_ip="fd00::1", worker_ips=["[fd00::2]"])  # noqa: E731
+    assert check_file(onprem(tmp_path, edit)) == []
+    assert sorted(answering) == [("fd00::1", 22), ("fd00::2", 22)]
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = aws(tmp_path)
+    text = path.read_text()
+    first = next(number for number, line in enumerate(text.splitlines(), 1) if line.startswith("max_workers:"))
+    path.write_text(text + "max_workers: 4\n")
+    (found,) = refused(check_file(path))
+    last = len(text.splitlines()) + 1
+    assert found.startswith(f"line {last}: max_workers stands in line {first} already, whose value is not used")
+
+
 @pytest.fixture
 def ssh_server() -> Iterator[int]:
-    """Something that accepts connections."""
+    """Something that begins as an SSH server does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=server.accept, daemon=True).start()
+
+        def accept() -> None:
+            with server.accept()[0] as caller:
+                caller.sendall(b"SSH-2.0-test\r\n")
+
+        threading.Thread(target=accept, daemon=True).start()
         yield server.getsockname()[1]
 
 
@@ -297,7 +401,7 @@ def test_an_address_that_does_not_answer_is_refused(
     """Real connections: on loopback, whose refusal is lifted here, with one port that answers and one that does not."""
     from cluster.check import own_machines
 
-    monkeypatch.setattr(own_machines.ipaddress.IPv4Address, "is_loopback", False)
+    monkeypatch.setattr("ipaddress.IPv4Address.is_loopback", False)
     monkeypatch.setattr(own_machines, "_SSH", ssh_server)
     monkeypatch.setattr(own_machines, "_SECONDS", 1.0)
     edit: Edit = lambda c: c["provider"].update(head_ip="127.0.0.1", worker_ips=["127.0.0.2"])  # noqa: E731
@@ -337,8 +441,8 @@ def test_a_key_that_is_open_protected_or_personal(tmp_path: Path, home: Path, an
     for passphrase, count in (("secret", 1), ("", 0)):
         key.unlink()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(key)], check=True)
-        found = refused(check_file(onprem(tmp_path)))
-        assert len(found) == count and all("has a passphrase" in text for text in found)
+        several = refused(check_file(onprem(tmp_path)))
+        assert len(several) == count and all("has a passphrase" in text for text in several)
     key.write_text(key.with_suffix(".pub").read_text())
     (found,) = refused(check_file(onprem(tmp_path)))
     assert "is a public key" in found
@@ -375,6 +479,14 @@ def test_what_is_no_cluster_file(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     with pytest.raises(ValueError, match=r"cannot be read: .*No such file"):
         check_file(path)
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"no text in UTF-8: .*x\.yaml"):
+        check_file(path)
+    path.write_text("a: &a {b: *a}")
+    with pytest.raises(ValueError, match=r"holds a part that contains itself .*x\.yaml"):
+        check_file(path)
+    with pytest.raises(ValueError, match=r"is a Kubernetes manifest.*use `kubectl apply --filename"):
+        check_file(ROOT / "cluster" / "kubernetes" / "rayjob.yaml")
     path.write_text("a: [1")
     with pytest.raises(ValueError, match="is no YAML"):
         check_file(path)
@@ -385,3 +497,17 @@ def test_what_is_no_cluster_file(tmp_path: Path) -> None:
         check(None, running=None, here=False, runs=None)
     with pytest.raises(ValueError, match="--runs belongs to --running and --here"):
         check(AWS, running=None, here=False, runs=Path(os.sep))
+    for place in ("ray", "local", "host", "host:99999", "host:0", "[fd00::1]"):
+        with pytest.raises(
+            ValueError, match=r"--running .*: (allowed are auto|\d+ is no port; allowed are 1 to 65535)"
+        ):
+            check(None, running=place, here=False, runs=None)
+
+
+def test_keys_that_are_no_texts_are_named(tmp_path: Path) -> None:
+    def edit(config: dict[str, Any]) -> None:
+        config["available_node_types"][7] = {"resources": {1: 2}, "node_config": {}}
+
+    found = refused(check_file(aws(tmp_path, edit)))
+    assert ["the key 7 is no text; write it in quotes: '7'" in text for text in found] == [True, False]
+    assert "available_node_types.7.resources the key 1 is no text" in found[1]

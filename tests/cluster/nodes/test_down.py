@@ -138,10 +138,26 @@ def test_a_failing_ray_stop_is_an_error(machines: Path, capsys: pytest.CaptureFi
     assert "FAILED: ray stop" in capsys.readouterr().out
 
 
+def test_a_file_that_is_not_filled_in_is_refused_before_a_machine_is_asked(
+    machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_ray_down", lambda path: pytest.fail("ray down was called"))
+    with pytest.raises(ValueError, match=r"provider\.head_ip: HEAD_ADDRESS is a placeholder"):
+        down(ROOT / "cluster" / "onprem.yaml", keep_files=False)
+    path = machines / "cluster.yaml"
+    for text in (FILE.replace("auth: {ssh_user: somebody}\n", ""), FILE.replace("{ssh_user: somebody}", "")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"auth\.ssh_user is missing; name the user|auth: Ray does not accept it"):
+            down(path, keep_files=False)
+    assert not (machines / "calls").exists(), "no ssh"
+
+
 def test_machines_of_a_cloud_are_not_ended_here(tmp_path: Path) -> None:
+    cloud = tmp_path / "cloud.yaml"
+    cloud.write_text("cluster_name: test\nprovider: {type: aws, region: us-west-2}\n")
     with pytest.raises(ValueError, match="is for own machines") as raised:
-        down(ROOT / "ray_cluster.yaml", keep_files=False)
-    assert f"`ray down {ROOT}/ray_cluster.yaml` ends the machines of a cloud" in str(raised.value)
+        down(cloud, keep_files=False)
+    assert f"`ray down {cloud}` ends the machines of a cloud" in str(raised.value)
     path = tmp_path / "containers.yaml"
     path.write_text(FILE + "docker: {image: x:1, container_name: wsss}\n")
     with pytest.raises(ValueError, match="stops the containers on all machines"):
