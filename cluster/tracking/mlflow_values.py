@@ -12,8 +12,6 @@ from cluster.tracking.mlflow_store import LONGEST_PARAM
 
 _SHOWN_SETTINGS = 3
 """Settings in a run's name: with more, it would be cut in MLflow's pages."""
-LID_METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
-"""The three numbers of the LID challenge's board; MLflow sorts by name, and capitals come first."""
 
 
 def key(name: str) -> str:
@@ -65,7 +63,7 @@ def run_name(recipe: str, changed: Mapping[str, object]) -> str:
 
 
 def _shown_value(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 

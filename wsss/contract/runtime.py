@@ -193,10 +193,10 @@ class SubmissionRecord:
     data: Sequence[Mapping[str, str]] = ()
 
 
-class Tracker(Protocol):
+class Tracker:
     """Receives reports of a pipeline. Never stops the work: undelivered reports are kept for later.
 
-    The methods do nothing; a tracker overrides what it records.
+    This one records nothing; others override what they record.
     """
 
     def pipeline_started(self, pipeline: PipelineRecord, start: PipelineStart) -> None:
