@@ -44,7 +44,7 @@ ORDER = (
     ("tasks",),
     ("stages",),
     ("pipeline",),
-    ("plan", "report", "cluster_arguments"),
+    ("plan", "report", "use", "cluster_arguments", "use_arguments"),
     ("arguments",),
     ("completion",),
     ("__main__",),
