@@ -10,7 +10,7 @@ Shape letters: `B` pictures, `C` classes with the background first, `H W` pixels
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ _EXTRA = "install them with: pip install 'wsss[onnx]'"
 class _FromPixels(nn.Module):
     """The network with its normalisation."""
 
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
     def __init__(self, network: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.network = network
@@ -49,11 +52,11 @@ def export_onnx(model: ModelFile, path: Path) -> float:
 
     Raises ValueError without the packages for it, and if the results differ by more than `TOLERANCE`.
     """
-    onnx, runtime = _packages()
+    runtime = _runtime()
     stage: Any = model.stage
     network = model.network().to(memory_format=torch.contiguous_format)
     whole = _FromPixels(network, mean=stage.mean, std=stage.std).eval()
-    described = onnx.load_from_string(_traced(whole))
+    described = _traced(whole)
     names = "\n".join(("background", *model.taxonomy.names))
     for key, value in {"class_names": names, **model.metadata.header()}.items():
         entry = described.metadata_props.add()
@@ -66,32 +69,35 @@ def export_onnx(model: ModelFile, path: Path) -> float:
     return error
 
 
-def _packages() -> tuple[Any, Any]:
+def _runtime() -> Any:
+    """The package onnxruntime; onnx must be there too."""
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxruntime
     except ImportError as error:
         raise ValueError(f"--onnx needs the packages onnx and onnxruntime ({error}); {_EXTRA}") from None
-    return onnx, onnxruntime
+    return onnxruntime
 
 
-def _traced(network: nn.Module) -> bytes:
-    file = io.BytesIO()
+def _traced(network: nn.Module) -> Any:
+    """The network as a model of the package onnx."""
+    import onnx
+
     axes = {0: "B", 2: "H", 3: "W"}
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # torch's newer exporter does not trace the padding to multiples of the stride: it takes the example's.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
             (torch.rand(1, 3, *_EXAMPLE) * 255,),
-            file,
+            f"{folder}/model.onnx",
             input_names=["image"],
             output_names=["logits"],
             dynamic_axes={"image": axes, "logits": axes},
             opset_version=OPSET,
             dynamo=False,
         )
-    return file.getvalue()
+        return onnx.load(f"{folder}/model.onnx")
 
 
 @torch.inference_mode()

@@ -166,7 +166,10 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
     """
     fixed: dict[str, Any] = {"splits": (split,), "max_shards": None}
     walk = {"propagation": "walk" if walks else "none"}
-    own = {"make_cams": {"second_classifier": False, "train_images": "all"}, "make_scores": walk}
+    own: dict[str, dict[str, Any]] = {
+        "make_cams": {"second_classifier": False, "train_images": "all"},
+        "make_scores": walk,
+    }
     if recipe is not None:
         given = _of_recipe(recipe, overrides)
         return {name: replace(stage, **fixed | own.get(name, {})) for name, stage in given.items()}

@@ -102,10 +102,12 @@ def read_model(path: Path, *, wanted: type[Fit], use: str) -> ModelFile:
     metadata = read_metadata(file) or _from_run(file)
     stage = _stage(metadata, file)
     if not isinstance(stage, wanted):
-        raise ValueError(
-            f"{file} holds a {getattr(stage, 'trains', 'network')} ({metadata.kind}); {use} needs a {wanted.trains}"  # type: ignore[attr-defined]
-        )
+        raise ValueError(f"{file} holds {_an(type(stage).trains)} ({metadata.kind}); {use} needs {_an(wanted.trains)}")
     return ModelFile(path=file.absolute(), metadata=metadata, stage=stage)
+
+
+def _an(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def learned_side(model: ModelFile) -> int:
