@@ -234,20 +234,22 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(options: argparse.Namespace) -> int:
-    from cluster.session.address import check_place
+def _use(options: argparse.Namespace) -> int:
+    """Commands that use a trained network."""
+    from wsss.use.command import run
 
-    check_place(options.on)
-    from wsss.use.command import run_folder
+    if options.command != "export":
+        from cluster.session.address import check_place
 
+        check_place(options.on)
     console = _console()
-    return run_folder(options, make_runtime=lambda settings: _runtime(settings, options.on, console), console=console)
+    return run(options, make_runtime=lambda settings: _runtime(settings, options.on, console), console=console)
 
 
-def _export(options: argparse.Namespace) -> int:
-    from wsss.use.command import run_export
+def _doctor(options: argparse.Namespace) -> int:
+    from cluster.doctor.command import doctor
 
-    return run_export(options)
+    return doctor(options.runs, start=options.start, as_json=options.as_json)
 
 
 def _cluster(options: argparse.Namespace) -> int:
@@ -290,9 +292,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "leaderboard": _leaderboard,
     "compare": _compare,
     "check-submission": _check_submission,
-    "predict-folder": _folder,
-    "label-folder": _folder,
-    "export": _export,
+    "predict-folder": _use,
+    "label-folder": _use,
+    "export": _use,
+    "doctor": _doctor,
     "cluster": _cluster,
     "completion": _completion,
 }

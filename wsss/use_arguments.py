@@ -1,4 +1,4 @@
-"""The arguments of the commands that use trained networks: predict-folder, label-folder and export."""
+"""The arguments of the commands that use trained networks, and of doctor."""
 
 from __future__ import annotations
 
@@ -76,6 +76,19 @@ def add_use(
     export.add_argument("--smp", type=Path, metavar="FOLDER", help="config, weights and model card, for smp")
     export.add_argument("--pictures", type=Path, metavar="FOLDER", help="--smp: pictures on which one layer is fitted")
     export.add_argument("--weights", type=Path, metavar="FILE", help="the weights once more, with metadata")
+
+    doctor = add(
+        commands,
+        "doctor",
+        "what this machine lacks",
+        "Examine packages, devices, disk, ports, the folder of runs, Ray, MLflow and\n"
+        "DeepSpeed, and print the commands that mend what is wrong; status 1 if\n"
+        "something is.",
+        "wsss doctor",
+    )
+    doctor.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
+    doctor.add_argument("--start", action="store_true", help="also start Ray, for some seconds")
+    doctor.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
 
 
 def _add_folders(command: Parser, *, labels: bool = False) -> None:

@@ -54,7 +54,7 @@ CLUSTER_ORDER = (
     ("session", "failures", "tracking", "slurm"),
     ("training", "shard_work"),
     ("actors", "ranks", "check"),
-    ("nodes", "local", "ray_runtime"),
+    ("nodes", "local", "ray_runtime", "doctor"),
     ("command",),
 )
 """Parts of cluster, in the same way."""

@@ -12,8 +12,14 @@ from wsss.use.export import export
 from wsss.use.folders import Folders, MakeRuntime, label_folder, predict_folder, summary_lines
 
 
-def run_folder(options: argparse.Namespace, *, make_runtime: MakeRuntime, console: Console) -> int:
-    """predict-folder and label-folder; returns the exit status."""
+def run(options: argparse.Namespace, *, make_runtime: MakeRuntime, console: Console) -> int:
+    """Run the command that was parsed; returns the exit status."""
+    if options.command == "export":
+        return _export(options)
+    return _folder(options, make_runtime=make_runtime, console=console)
+
+
+def _folder(options: argparse.Namespace, *, make_runtime: MakeRuntime, console: Console) -> int:
     given = Folders(
         root=options.folder,
         out=options.out,
@@ -38,8 +44,7 @@ def run_folder(options: argparse.Namespace, *, make_runtime: MakeRuntime, consol
     return 0
 
 
-def run_export(options: argparse.Namespace) -> int:
-    """export; returns the exit status."""
+def _export(options: argparse.Namespace) -> int:
     for line in export(
         options.model, onnx=options.onnx, smp=options.smp, pictures=options.pictures, weights=options.weights
     ):

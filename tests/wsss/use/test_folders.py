@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -256,3 +257,26 @@ def test_ray_gives_the_same_bytes(model: Path, photos: Path, tmp_path: Path, mon
     predict(photos, tmp_path / "here", model)
     predict(photos, tmp_path / "ray", model, "runtime.num_actors=2", make_runtime=on_ray)
     assert files(tmp_path / "ray") == files(tmp_path / "here")
+
+
+def test_other_programs_read_the_masks_as_class_ids(photos: Path, tmp_path: Path) -> None:
+    """Pillow, OpenCV, and the data set of segmentation_models_pytorch, which also reads photographs by their names."""
+    from segmentation_models_pytorch.datasets import OxfordPetDataset
+
+    trained = classifier(tmp_path / "c.safetensors")
+    table = labels(tmp_path / "l.csv", "b.png,dog\ng.png,cat|sheep\n")
+    label(photos, tmp_path / "out", table, trained, "make_cams.scales=[1.0]")
+    path = tmp_path / "out" / "masks" / "g.png"
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), mask(tmp_path / "out", "g"))
+    for how in (cv2.IMREAD_GRAYSCALE, cv2.IMREAD_UNCHANGED):
+        np.testing.assert_array_equal(cv2.imread(str(path), how), mask(tmp_path / "out", "g"))
+    pets = tmp_path / "pets"
+    (pets / "images").mkdir(parents=True)
+    for name in ("b", "g"):
+        Image.open(photos / f"{name}.png").save(pets / "images" / f"{name}.jpg")
+    shutil.copytree(tmp_path / "out" / "masks", pets / "annotations" / "trimaps")
+    (pets / "annotations" / "test.txt").write_text("b\ng\n")
+    read = OxfordPetDataset(str(pets), mode="test")
+    for number, name in enumerate(("b", "g")):
+        np.testing.assert_array_equal(read[number]["trimap"], mask(tmp_path / "out", name))
