@@ -9,18 +9,22 @@ from pathlib import Path
 from wsss.argument_parser import Parser
 
 AddCommand = Callable[..., Parser]
-AddOptions = Callable[[Parser], None]
+AddOptions = Callable[..., None]
 _MODEL = "weights.safetensors of a training, or the folder that it is in"
 
 
 def add_use(
-    commands: argparse._SubParsersAction[Parser],
-    add: AddCommand,
-    *,
-    add_place: Callable[..., None],
-    add_overrides: AddOptions,
+    commands: argparse._SubParsersAction[Parser], add: AddCommand, *, add_place: AddOptions, add_overrides: AddOptions
 ) -> None:
     """Add the commands; `add`, `add_place` and `add_overrides` as in `wsss.arguments`."""
+    for command in (_add_predict(commands, add), _add_label(commands, add)):
+        add_overrides(command)
+        add_place(command, default="local")
+    _add_export(commands, add)
+    _add_doctor(commands, add)
+
+
+def _add_predict(commands: argparse._SubParsersAction[Parser], add: AddCommand) -> Parser:
     predict = add(
         commands,
         "predict-folder",
@@ -39,8 +43,10 @@ def add_use(
     )
     predict.add_argument("--flip", action="store_true", help="also views of the mirror image")
     predict.add_argument("--crf", action="store_true", help="refine with the dense CRF")
-    _add_rest(predict, add_place, add_overrides)
+    return predict
 
+
+def _add_label(commands: argparse._SubParsersAction[Parser], add: AddCommand) -> Parser:
     label = add(
         commands,
         "label-folder",
@@ -60,8 +66,18 @@ def add_use(
         "--recipe", type=Path, metavar="RECIPE", help="take settings from its make_cams, make_scores, ..."
     )
     label.add_argument("--split", default="pictures", metavar="SPLIT", help="rows to read, if there is a column split")
-    _add_rest(label, add_place, add_overrides)
+    return label
 
+
+def _add_folders(command: Parser, *, labels: bool = False) -> None:
+    command.add_argument("folder", type=Path, metavar="IN", help="folder of pictures; folders inside it are read too")
+    if labels:
+        command.add_argument("labels", type=Path, metavar="LABELS", help="CSV file of the pictures' classes")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder of the results, made if it does not exist")
+    command.add_argument("--overlay", action="store_true", help="also draw the masks over the pictures")
+
+
+def _add_export(commands: argparse._SubParsersAction[Parser], add: AddCommand) -> None:
     export = add(
         commands,
         "export",
@@ -77,6 +93,8 @@ def add_use(
     export.add_argument("--pictures", type=Path, metavar="FOLDER", help="--smp: pictures on which one layer is fitted")
     export.add_argument("--weights", type=Path, metavar="FILE", help="the weights once more, with metadata")
 
+
+def _add_doctor(commands: argparse._SubParsersAction[Parser], add: AddCommand) -> None:
     doctor = add(
         commands,
         "doctor",
@@ -89,16 +107,3 @@ def add_use(
     doctor.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
     doctor.add_argument("--start", action="store_true", help="also start Ray, for some seconds")
     doctor.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
-
-
-def _add_folders(command: Parser, *, labels: bool = False) -> None:
-    command.add_argument("folder", type=Path, metavar="IN", help="folder of pictures; folders inside it are read too")
-    if labels:
-        command.add_argument("labels", type=Path, metavar="LABELS", help="CSV file of the pictures' classes")
-    command.add_argument("out", type=Path, metavar="OUT", help="folder of the results, made if it does not exist")
-    command.add_argument("--overlay", action="store_true", help="also draw the masks over the pictures")
-
-
-def _add_rest(command: Parser, add_place: Callable[..., None], add_overrides: AddOptions) -> None:
-    add_overrides(command)
-    add_place(command, default="local")

@@ -39,6 +39,6 @@ def _started() -> Examined:
 
     problem = start_and_end()
     if problem:
-        cure = "see the newest folder in /tmp/ray, session_.../logs"
+        cure = "see the logs of the newest session in Ray's folder (RAY_TMPDIR)"
         return Examined("fault", "Ray", f"does not start: {problem}", cure)
     return Examined("ok", "Ray", "started, ran a task, and ended")

@@ -17,7 +17,8 @@ COMMAND_LINE = "wsss/__main__.py"
 ALLOWED = {
     "webdataset": ("shards/",),
     # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is only in shards/images.py.
-    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py"),
+    # wsss/use/loaded.py only names the type of an image that it is given.
+    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py", "wsss/use/loaded.py"),
     "cv2": ("wsss/data/images.py",),  # only a table lookup; it decodes nothing
     "imageio": (),
     "pycocotools": ("shards/sources/coco_masks.py",),  # C code: its input is checked there
