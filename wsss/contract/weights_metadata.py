@@ -1,7 +1,7 @@
 """What a file of trained weights says about itself: its classes, its stage and the settings that shape the network.
 
-It stands in the header of the .safetensors file, as one JSON text under one key: the order of several keys in that
-header is not defined, and equal trainings are to give equal bytes. For the same reason it holds nothing that depends on
+It stands in the header of the .safetensors file, as one JSON text under one key: several keys are written in random
+order (safetensors issue 584), and equal trainings are to give equal bytes. So it also holds nothing that depends on
 the machine: no path, no time, no commit; a file named by a setting is replaced by its SHA-256.
 """
 
