@@ -36,6 +36,7 @@ from shards.files import write_bytes
 from shards.work_notes import note
 from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
 from wsss.contract.stage import Instance
+from wsss.contract.weights_metadata import metadata_of
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
@@ -302,7 +303,7 @@ class _Trainer:
                 )
             if self.state.best_score is None or found.score > self.state.best_score:
                 self.state.best_score, self.state.best_step = found.score, self.state.step
-                write_bytes(checkpoints.best_path(self.folder, self.state), checkpoints.weights_of(network))
+                write_bytes(checkpoints.best_path(self.folder, self.state), self._weights_of(network))
         dist.barrier()
         return metrics
 
@@ -328,6 +329,10 @@ class _Trainer:
         network.load_state_dict(state)
         return network.to(self.device)
 
+    def _weights_of(self, network: torch.nn.Module) -> bytes:
+        """A weight file that says what it holds, so that the network can be used without its run."""
+        return checkpoints.weights_of(network, metadata_of(self.instance).header())
+
     def _finish(self) -> None:
         note(sample="")
         self._require_finite()
@@ -341,10 +346,10 @@ class _Trainer:
     def _write_results(self, network: torch.nn.Module) -> None:
         """Write the training's results: the weights (last and best, if it validates) and the outcome."""
         if self.stage.validate_every:
-            last, best = checkpoints.weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
+            last, best = self._weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
             if self.stage.keep == "best":
                 network.load_state_dict(load(best))
             write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
         outcome = self.stage.finish(network, self.instance)
-        write_bytes(weights_path(self.instance), checkpoints.weights_of(network))
+        write_bytes(weights_path(self.instance), self._weights_of(network))
         write_outcome(self.instance.path, checkpoints.with_history(outcome, self.state))
