@@ -33,7 +33,7 @@ LONGEST_PARAM = 6000
 """MLflow's limits."""
 DATABASE_ATTEMPTS = 4
 """Attempts at opening a database, about a second in all."""
-_SERVED = ("http://", "https://", "databricks")
+SERVED = ("http://", "https://", "databricks")
 """URIs of servers, which define where artifacts are stored; other URIs are databases that this process opens."""
 
 _EXPERIMENT_TAGS = {
@@ -66,9 +66,9 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc", "mlflow.utils.environment"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    if not uri.startswith(_SERVED):
+    if not uri.startswith(SERVED):
         from mlflow.store.db import utils as database
 
         # MLflow offers no setting for this: its ten attempts at an unreachable database would delay a stage by 100 s.
@@ -111,7 +111,7 @@ def find_experiment(client: MlflowClient, artifacts: Path) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         # As a URI, because MLflow would decode `%41` and the like in a path.
-        location = None if client.tracking_uri.startswith(_SERVED) else artifacts.as_uri()
+        location = None if client.tracking_uri.startswith(SERVED) else artifacts.as_uri()
         try:
             return str(client.create_experiment(EXPERIMENT, location, tags=_EXPERIMENT_TAGS))
         except MlflowException as error:

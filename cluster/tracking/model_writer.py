@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.tracking.mlflow_store import FINGERPRINT, INSTANCE, RECIPE
+from cluster.tracking.mlflow_store import FINGERPRINT, INSTANCE, RECIPE, SERVED
 from cluster.tracking.mlflow_values import key, param_value
 from cluster.tracking.run_content import RunContent
+from cluster.tracking.served_segmenter import save_served
 from shards.records import RunRecord
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT, FOLDER = "wsss.checkpoint", "wsss.folder"
 """Tags of a model: `last` or `best`, and the folder of the training."""
+SEGMENTER = "segmenter"
+"""`RunRecord.trains` of the trainings whose network segments a picture alone."""
 READ = "wsss.read_by_later_stages"
 """A tag of the one model of a training whose weights later stages read."""
 
@@ -45,10 +49,10 @@ class ModelWriter:
 
     def _model(self, run: Run, record: RunRecord, *, name: str, file: str, read: bool) -> LoggedModel:
         identity = {FINGERPRINT: record.fingerprint, CHECKPOINT: name}
+        folder = self._runs / "store" / f"{record.kind}-{record.fingerprint[:16]}"
         if found := self._search(identity):
             model = found[0]
         else:
-            folder = self._runs / "store" / f"{record.kind}-{record.fingerprint[:16]}"
             tags = {INSTANCE: record.instance, RECIPE: record.recipe, FOLDER: str(folder / file)}
             settings = {key(setting): param_value(value) for setting, value in record.settings.items()}
             model = self._client.create_logged_model(
@@ -61,8 +65,33 @@ class ModelWriter:
             )
         self._produced_by(run, model)
         if str(model.status) != "READY":
+            if read and record.trains == SEGMENTER:
+                self._store_served(run, record, model, folder / file)
             model = self._client.finalize_logged_model(model.model_id, "READY")
         return model
+
+    def _store_served(self, run: Run, record: RunRecord, model: LoggedModel, weights: Path) -> None:
+        """Store a segmenter in the form that MLflow loads and serves, and register it under its recipe's name."""
+        if not weights.is_file():
+            self._content.say(f"the model {model.name} is not stored in MLflow: there is no file {weights}")
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            files = Path(temporary) / "model"
+            save_served(weights, files, model_id=model.model_id)
+            self._client.log_model_artifacts(model.model_id, str(files))
+        name = f"{record.recipe}-{record.instance}".replace("/", "_").replace(":", "_")
+        if name not in {one.name for one in self._client.search_registered_models(f"name = '{name}'")}:
+            about = f"The segmenter {record.instance} of recipe {record.recipe}; a version for each training."
+            self._client.create_registered_model(name, description=about)
+        # A server finds a model by its id; with a database MLflow would look for the id in another store.
+        served = self._client.tracking_uri.startswith(SERVED)
+        source = f"models:/{model.model_id}" if served else model.artifact_location
+        own = {FINGERPRINT: record.fingerprint}
+        known = self._client.search_model_versions(f"name = '{name}'")
+        if record.fingerprint not in {one.tags.get(FINGERPRINT) for one in known}:
+            self._client.create_model_version(
+                name, source, run.info.run_id, tags=own, await_creation_for=0, model_id=model.model_id
+            )
 
     def _produced_by(self, run: Run, model: LoggedModel) -> None:
         """Show the model on the page of its run."""

@@ -7,7 +7,7 @@ submission is a run of its own:
 |---|---|---|
 | sweep | `sweep` | `wsss.sweep` |
 | pipeline | `pipeline` | `wsss.recipe`, `wsss.pipeline` (the fingerprint), `wsss.sweep` |
-| stage instance | the stage's kind | `wsss.kind`, `wsss.fingerprint` |
+| stage instance | the stage's kind | `wsss.instance`, `wsss.fingerprint` |
 | submission | `submission` | `wsss.recipe`, `wsss.fingerprint` |
 
 A stage instance has one run, whoever resumes it. It is nested in the pipeline that computed it; other pipelines have a
@@ -119,7 +119,10 @@ class RunWriter:
         if pipeline.parent:
             identity[PARENT_RUN] = self._sweep_run(pipeline.parent, opened).info.run_id
         changed = PipelineStart(**start).changed if start is not None else pipeline.settings  # type: ignore[arg-type]
-        return self._create(run_name(pipeline.recipe, changed), identity, start=opened)
+        name = run_name(pipeline.recipe, changed)
+        if any(run.info.run_name == name for run in self._find({KIND: "pipeline", RECIPE: pipeline.recipe})):
+            name = f"{name} ({pipeline.fingerprint[:8]})"  # another file of the same recipe, or other data
+        return self._create(name, identity, start=opened)
 
     def _sweep_run(self, name: str, opened: float) -> Run:
         tags = {KIND: "sweep", SWEEP: name}
@@ -132,13 +135,13 @@ class RunWriter:
             return
         self._terminate(run, status, reason, when=event["time"])
 
-    def _stage_run(self, kind: str, fingerprint: str) -> Run | None:
+    def _stage_run(self, instance: str, fingerprint: str) -> Run | None:
         """The run of an instance, whichever pipeline computed it: the finished one if there are several."""
-        found = self._find({KIND: kind, FINGERPRINT: fingerprint})
+        found = self._find({INSTANCE: instance, FINGERPRINT: fingerprint})
         return next((run for run in found if run.info.status == "FINISHED"), found[0] if found else None)
 
     def _start_stage(self, parent: Run, stage: StageStart) -> None:
-        run = self._stage_run(stage.kind, stage.fingerprint)
+        run = self._stage_run(stage.instance, stage.fingerprint)
         if run is None:
             tags = {PARENT_RUN: parent.info.run_id, INSTANCE: stage.instance, FINGERPRINT: stage.fingerprint}
             tags |= {KIND: stage.kind, RECIPE: parent.data.tags.get(RECIPE, "")}
@@ -155,12 +158,12 @@ class RunWriter:
             self._client.set_tag(parent.info.run_id, tag, run.info.run_id)
 
     def _write_curve(self, stage: StageStart) -> None:
-        run = self._stage_run(stage.kind, stage.fingerprint)
+        run = self._stage_run(stage.instance, stage.fingerprint)
         if run is not None:
             write_curves(self._content, run, self._runs / stage.path)
 
     def _write_stage(self, parent: Run, record: RunRecord, *, reported: float) -> None:
-        run = self._stage_run(record.kind, record.fingerprint)
+        run = self._stage_run(record.instance, record.fingerprint)
         if run is None or run.info.status != "FINISHED":
             run = self._fill_stage(parent, run, record, finished=record.finished or reported)
         self._link(parent, record.instance, run)
@@ -201,7 +204,7 @@ class RunWriter:
             self._terminate(parent, end.status, end.reason, when=when)
             return
         stage = StageStart(**end.stage)  # type: ignore[arg-type]
-        run = self._stage_run(stage.kind, stage.fingerprint)
+        run = self._stage_run(stage.instance, stage.fingerprint)
         if run is not None and run.info.status != "FINISHED":
             write_curves(self._content, run, self._runs / stage.path)
             self._terminate(run, end.status, end.reason, when=when)

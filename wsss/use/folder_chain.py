@@ -14,7 +14,7 @@ from pathlib import Path
 from shards.files import replacing
 from shards.records import RunRecord
 from wsss.contract.fit import WEIGHTS
-from wsss.contract.runtime import PipelineRecord, Runtime, RuntimeSettings
+from wsss.contract.runtime import Runtime, RuntimeSettings, Tracker
 from wsss.contract.stage import Instance, Map, Stage
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeSettings, placed_instance
@@ -28,16 +28,6 @@ CLASSES, TABLE = "classes.txt", "pictures.csv"
 SAMPLES = "pictures"
 _SHARD_SIZE = 32
 """Pictures that a worker processes at a time; what is lost if it is killed."""
-
-
-class _NoTracker:
-    """Work on a folder is not an experiment: MLflow hears nothing of it."""
-
-    def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None: ...
-
-    def pipeline_finished(
-        self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]
-    ) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +52,8 @@ class FolderChain:
         settings = RecipeSettings(name="folder")
         recipe = Recipe(self.root, settings, self.runtime, self.instances, {})
         try:
-            run_recipe(recipe, runtime=runtime, tracker=_NoTracker(), reporter=reporter)
+            # Work on a folder is not an experiment: MLflow hears nothing of it.
+            run_recipe(recipe, runtime=runtime, tracker=Tracker(), reporter=reporter)
         except TooManyMissingError as error:
             reasons = str(error).partition("allows:")[2].partition("\nAll reasons")[0]
             raise ValueError(f"none of the pictures in {self.root} can be used:{reasons or f' {error}'}") from None
