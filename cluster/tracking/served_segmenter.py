@@ -10,12 +10,9 @@ import base64
 import binascii
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from wsss.use.loaded import LoadedSegmenter
 
 CODE = '''"""Made by wsss: mlflow models serve runs it."""
 
@@ -31,9 +28,9 @@ IMAGE, MASK = "image", "mask"
 """Columns of a request and of its answer."""
 
 
-def mask_of(segmenter: LoadedSegmenter, picture: str) -> str:
+def mask_of(segmenter: Any, picture: str) -> str:
     """A picture file (JPEG, PNG, …) in base64 -> its mask in base64: a PNG of one channel and of the picture's size,
-    in which 0 is background and other values are class ids."""
+    in which 0 is background and other values are class ids. `segmenter`: what `wsss.load` returns."""
     from shards.images import encode_png
 
     try:
@@ -48,7 +45,7 @@ def served() -> Any:
     from mlflow.pyfunc import PythonModel
 
     # MLflow would derive the signature from types of Python; ours is written by `save_served`.
-    warnings.filterwarnings("ignore", message="Failed to infer signature from type hint")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.pyfunc")
 
     class ServedSegmenter(PythonModel):  # type: ignore[misc]
         """Loads the weights once, and answers each picture of a request."""
