@@ -20,6 +20,10 @@ def in_words(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, DeletedExperimentError):
         return text
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"its database needs the Python package {error.name}; install it (PostgreSQL: pip install psycopg[binary])"
+        )
     if any(mark in text for mark in ("error code 401", "error code 403", "401 !=", "Unauthorized")) or (
         getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
     ):
