@@ -64,9 +64,9 @@ class RunWriter:
 
     def __init__(self, client: MlflowClient, *, runs: Path, console: Console) -> None:
         self._client, self._runs = client, runs
-        self._experiment = find_experiment(client, runs / ARTIFACTS)
+        self.experiment = find_experiment(client, runs / ARTIFACTS)
         self._content = RunContent(client, runs=runs, console=console)
-        self._models = ModelWriter(client, experiment=self._experiment, runs=runs, content=self._content)
+        self._models = ModelWriter(client, experiment=self.experiment, runs=runs, content=self._content)
 
     def deliver(self, event: Event) -> None:
         """Raises `RejectedError` if MLflow can never accept the event."""
@@ -78,7 +78,7 @@ class RunWriter:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             # MLflow also returns this code for deleted objects, which can be restored or are created again next time.
-            require_active(self._client, self._client.get_experiment(self._experiment))
+            require_active(self._client, self._client.get_experiment(self.experiment))
             if "must be in the 'active' state" in str(error):
                 raise
             raise RejectedError(str(error)) from error
@@ -105,11 +105,11 @@ class RunWriter:
             self._finish_pipeline(parent, event)
 
     def _find(self, tags: Mapping[str, str]) -> list[Run]:
-        return find_runs(self._client, experiment=self._experiment, tags=tags)
+        return find_runs(self._client, experiment=self.experiment, tags=tags)
 
     def _create(self, name: str, tags: Mapping[str, str], *, start: float) -> Run:
         tags = {tag: value for tag, value in tags.items() if value}
-        return self._client.create_run(self._experiment, start_time=milliseconds(start), tags=tags, run_name=name)
+        return self._client.create_run(self.experiment, start_time=milliseconds(start), tags=tags, run_name=name)
 
     def _pipeline_run(self, pipeline: PipelineRecord, *, opened: float, start: Mapping[str, object] | None) -> Run:
         """The pipeline's run, nested in its sweep's run if it has one."""

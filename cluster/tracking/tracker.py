@@ -81,6 +81,11 @@ class MlflowTracker(Tracker):
         if (left := len(self._outbox.waiting())) and self.flush():
             self._say(f"{left} records of earlier runs are now in MLflow")
 
+    @property
+    def experiment(self) -> str:
+        """The id of the experiment; empty if nothing could be delivered yet."""
+        return self._writer.experiment if self._writer is not None else ""
+
     def pipeline_started(self, pipeline: PipelineRecord, start: PipelineStart) -> None:
         """Report the start of a pipeline, with its settings."""
         self._report_soon(pipeline, {"start": asdict(start)})
