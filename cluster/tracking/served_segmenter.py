@@ -47,7 +47,7 @@ def served() -> Any:
     # MLflow would derive the signature from types of Python; ours is written by `save_served`.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.pyfunc")
 
-    class ServedSegmenter(PythonModel):  # type: ignore[misc]
+    class ServedSegmenter(PythonModel):
         """Loads the weights once, and answers each picture of a request."""
 
         def load_context(self, context: Any) -> None:
