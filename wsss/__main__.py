@@ -81,7 +81,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     recipe, console = _load(options), _console()
     # Slow imports come after the recipe is checked, so that its errors are reported immediately.
     from cluster.tracking.tracker import MlflowTracker
-    from cluster.tracking.tracking_address import open_command, runs_page, server_of
+    from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, ready_to_run, run_recipe
     from wsss.report.run_results import show_results
@@ -101,10 +101,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
             )
         command = open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)
         show_results(recipe, summary, tracker=tracker, console=console, open_command=command)
-        if page := runs_page(
-            tracker.experiment, server=server_of(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)
-        ):
-            console.print(f"runs         {page}", markup=False, highlight=False, soft_wrap=True)
+        tracker.name_page()
     finally:
         runtime.close()
     return 0

@@ -31,7 +31,7 @@ from cluster.tracking.mlflow_store import (
 from cluster.tracking.outbox import Event, Outbox
 from cluster.tracking.run_writer import RunWriter
 from cluster.tracking.store_errors import in_words
-from cluster.tracking.tracking_address import tracking_uri
+from cluster.tracking.tracking_address import runs_page, server_of, tracking_uri
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
 from wsss.contract.kept_files import relative_files
@@ -81,10 +81,11 @@ class MlflowTracker(Tracker):
         if (left := len(self._outbox.waiting())) and self.flush():
             self._say(f"{left} records of earlier runs are now in MLflow")
 
-    @property
-    def experiment(self) -> str:
-        """The id of the experiment; empty if nothing could be delivered yet."""
-        return self._writer.experiment if self._writer is not None else ""
+    def name_page(self) -> None:
+        """Print the address of the page with the runs, unless nothing could be delivered yet."""
+        if self._writer is not None:
+            page = runs_page(self._writer.experiment, server=server_of(self._uri, runs=self._runs))
+            self._say(f"runs         {page}")
 
     def pipeline_started(self, pipeline: PipelineRecord, start: PipelineStart) -> None:
         """Report the start of a pipeline, with its settings."""

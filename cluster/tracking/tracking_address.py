@@ -65,12 +65,12 @@ def server_of(uri: str, *, runs: Path) -> str:
 
 
 def runs_page(experiment: str, *, server: str) -> str:
-    """The address of the page with the runs of an experiment; empty if its id is not known yet.
+    """The address of the page with the runs of an experiment.
 
     MLflow's pages remember whether their reader works on language models or on training. The address chooses the
     latter: only in an older version of the pages does the experiment's own tag decide that.
     """
-    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 def restore_command(uri: str, *, experiment: str) -> str:

@@ -18,16 +18,17 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from cluster.training.rank_process import RankPlace
 from wsss.contract.curve import CURVE, append_point, remove_points_after
+from wsss.contract.stage import Instance
 
+T = TypeVar("T")
 LONGEST = 500
 """Points of a whole training: with more steps, a point is the mean of several."""
 
@@ -35,9 +36,13 @@ LONGEST = 500
 class CurveMeter:
     """Measures one rank's training. Rank 0 writes the curve, and the first rank of every node the node's state."""
 
-    def __init__(self, folder: Path, place: RankPlace, *, step: int, num_steps: int) -> None:
+    def __init__(self, instance: Instance, place: RankPlace, *, step: int, num_steps: int) -> None:
         """`step`: the step that the training resumes from."""
+        folder = instance.path
         self._folder, self._place = folder, place
+        # DeepSpeed's ZeRO splits gradients over the ranks, and adds up their norm by itself.
+        self._whole_gradients = getattr(instance.stage, "zero_stage", 0) == 0
+        self._norm: float | None = None
         self._every = -(-num_steps // LONGEST)
         self._num_steps = num_steps
         host = re.sub(r"[^\w.-]", "_", os.uname().nodename)
@@ -53,19 +58,24 @@ class CurveMeter:
         self._sums: dict[str, float] = {}
         self._steps, self._images, self._waited, self._since = 0, 0.0, 0.0, time.monotonic()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Inside the block the rank waits for its examples."""
+    def awaited(self, steps: Iterator[T]) -> T:
+        """The examples of the next step; the time until they are there is time spent waiting."""
         begun = time.monotonic()
-        yield
+        found = next(steps)
         self._waited += time.monotonic() - begun
+        return found
+
+    def see_gradient(self, task: torch.nn.Module, *, step: int, last: bool) -> None:
+        """Called after every backward pass of a step, before the optimizer; `last`: the gradient is now complete."""
+        if last and self._whole_gradients and self._place.rank == 0 and self.is_due(step):
+            self._norm = gradient_norm(task.parameters())
 
     def is_due(self, step: int) -> bool:
         """True if step number `step`, once computed, ends an interval."""
         return step % self._every == 0 or step == self._num_steps
 
-    def add(self, step: int, terms: Mapping[str, float], *, images: float, engine: Any, norm: float | None) -> None:
-        """One more step was computed. `norm`: of the gradient, if it was measured; else DeepSpeed's own is taken."""
+    def add(self, step: int, terms: Mapping[str, float], *, images: float, engine: Any) -> None:
+        """One more step was computed, of so many images over all ranks."""
         self._steps, self._images = self._steps + 1, self._images + images
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in terms.items()}
         if not self.is_due(step):
@@ -76,8 +86,9 @@ class CurveMeter:
             values["train/learning_rate"] = float(engine.get_lr()[0])
             values["train/images_per_second"] = self._images / seconds
             values["train/data_wait_share"] = min(self._waited / seconds, 1.0)
-            if (found := norm if norm is not None else engine.get_global_grad_norm()) is not None:
-                values["train/gradient_norm"] = float(found)
+            norm = self._norm if self._whole_gradients else engine.get_global_grad_norm()
+            if norm is not None:
+                values["train/gradient_norm"] = float(norm)
             append_point(self._folder / CURVE, step=step, values=values)
         if self._place.local_rank == 0:
             state = {f"system/{self._host}/{name}": value for name, value in _machine(self._folder).items()}

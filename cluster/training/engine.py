@@ -22,7 +22,7 @@ from safetensors.torch import load
 
 from cluster.training import checkpoints
 from cluster.training.batches import MicroBatch, RankBatches
-from cluster.training.curve_meter import CurveMeter, gradient_norm
+from cluster.training.curve_meter import CurveMeter
 from cluster.training.deepspeed_config import deepspeed_config
 from cluster.training.ema import make_average
 from cluster.training.faults import FaultLog, stop_for_faults
@@ -98,8 +98,7 @@ class _Trainer:
         self.faults = FaultLog.of(instance.path, rank=place.rank)
         self.last_progress = 0.0
         self.hand_over = HandOver(instance.path, rank=place.rank, notice=place.notice)
-        self.curve = CurveMeter(instance.path, place, step=self.state.step, num_steps=self.epoch_ends[-1])
-        self.norm: float | None = None
+        self.curve = CurveMeter(instance, place, step=self.state.step, num_steps=self.epoch_ends[-1])
         self.asked = False
 
     def _begin_part(self) -> None:
@@ -138,14 +137,11 @@ class _Trainer:
         state = self.state
         while state.step < end:
             note(step=str(state.step + 1), sample="")
-            with self.curve.waiting():
-                micro_batches = next(remaining_steps)
-            terms = self._step(micro_batches, epoch)
+            terms = self._step(self.curve.awaited(remaining_steps), epoch)
             state.count_step()
             self.asked = terms.pop("asked") > 0
             state.faults += round(terms.pop("faults"))
-            images = self.batches.num_draws[epoch] / self.batches.steps[epoch]
-            self.curve.add(state.step, terms, images=images, engine=self.engine, norm=self.norm)
+            self.curve.add(state.step, terms, images=self.batches.images_per_step(epoch), engine=self.engine)
             if state.faults > (allowed := self.batches.allowed_faults(epoch)):
                 stop_for_faults(self.faults, name=self.instance.name, count=state.faults, allowed=allowed, epoch=epoch)
             if self.average is not None:
@@ -192,8 +188,7 @@ class _Trainer:
             self.engine.set_gradient_accumulation_boundary(number == len(prepared) - 1)
             # DeepSpeed averages over ranks and micro-batches, but the terms are already divided by the global counts.
             self.engine.backward(loss * self.place.world_size * self.stage.gradient_accumulation_steps)
-            if self.stage.zero_stage == 0 and number == len(prepared) - 1 and self.curve.is_due(self.state.step + 1):
-                self.norm = gradient_norm(self.task.parameters())
+            self.curve.see_gradient(self.task, step=self.state.step + 1, last=number == len(prepared) - 1)
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
             values = values.to(loss.device) + torch.stack([loss, *terms]).detach()

@@ -38,6 +38,7 @@ from wsss.ops.multi_scale import resize_bilinear
 from wsss.stages.train_segmenter import TrainSegmenter
 
 SIZE, NUM_CLASSES, REPEATS, REQUESTS, BAR = (375, 500), 20, 3, 3, 0.7
+STAGE = TrainSegmenter(encoder="resnet50", pretrained="none")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -53,7 +54,7 @@ def picture() -> bytes:
 def plain(model: Any, jpeg: bytes) -> np.ndarray:
     """Decoding, network and argmax."""
     image = decode_image(jpeg)
-    x_13HW = to_tensor(image, mean=model.metadata.mean, std=model.metadata.std)[None]
+    x_13HW = to_tensor(image, mean=STAGE.mean, std=STAGE.std)[None]
     x_13HW = resize_image(x_13HW, size=long_side_size(SIZE, long_side=model.learned_side))
     with torch.inference_mode():
         logits_1CHW = model.network(x_13HW)
@@ -109,9 +110,8 @@ def main() -> None:
     torch.set_num_threads(1)
     jpeg, port = picture(), free_port()
     with tempfile.TemporaryDirectory() as temporary:
-        stage = TrainSegmenter(encoder="resnet50", pretrained="none")
         classes = tuple(f"class_{number}" for number in range(NUM_CLASSES))
-        weights = write_model(Path(temporary) / "weights.safetensors", stage, classes=classes)
+        weights = write_model(Path(temporary) / "weights.safetensors", STAGE, classes=classes)
         save_served(weights, Path(temporary) / "model", model_id="m-benchmark")
         model, address = wsss.load(weights), f"http://127.0.0.1:{port}"
         server = serve(Path(temporary) / "model", port)
