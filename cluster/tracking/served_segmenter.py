@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 CODE = '''"""Made by wsss: mlflow models serve runs it."""
 
@@ -40,12 +42,15 @@ def mask_of(segmenter: Any, picture: str) -> str:
     return base64.b64encode(encode_png(segmenter(data).mask)).decode()
 
 
+def _without_types(method: F) -> F:
+    """MLflow would derive the signature from annotations, and warn of some; `save_served` gives it instead."""
+    method.__annotations__ = {}
+    return method
+
+
 def served() -> Any:
     """The model that MLflow calls."""
     from mlflow.pyfunc import PythonModel
-
-    # MLflow would derive the signature from types of Python; ours is written by `save_served`.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.pyfunc")
 
     class ServedSegmenter(PythonModel):
         """Loads the weights once, and answers each picture of a request."""
@@ -56,6 +61,7 @@ def served() -> Any:
 
             self._segmenter = wsss.load(context.artifacts[WEIGHTS])
 
+        @_without_types
         def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
             """A table with a column `image`; returns one with a column `mask`, row by row."""
             import pandas
