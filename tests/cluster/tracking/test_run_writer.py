@@ -77,7 +77,9 @@ def history(runs: Path, run: Run, name: str) -> list[tuple[int, float]]:
 
 def test_the_experiment_opens_on_its_runs_and_says_where_to_look(runs: Path) -> None:
     client, own = client_of(runs), "mlflow.note.content"
-    client.create_experiment("wsss", tags={own: "ours"})  # of an older version, described by its user
+    client.create_experiment(
+        "wsss", (runs / "mlartifacts").as_uri(), tags={own: "ours"}
+    )  # of an older version, described by its user
     tracker_of(runs).pipeline_started(FIRST, START)
     experiment = client.get_experiment_by_name("wsss")
     assert experiment is not None and experiment.tags[own] == "ours"
