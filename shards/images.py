@@ -92,7 +92,11 @@ def image_mode(data: bytes) -> str:
 
 def decode_image(data: bytes) -> np.ndarray:
     """Decode the bytes of an image file to u8[H, W, 3] RGB, upright. Raises ValueError with the reason."""
-    image = _open(data)
+    return pixels_of(_open(data))
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """The pixels of an opened image as `decode_image` returns them. Raises ValueError with the reason."""
     try:
         _refuse_unknown_white(image)
         upright = image

@@ -247,6 +247,15 @@ class RunRecord:
     `steps_redone`, `records_set_aside`; a name that is absent counts 0."""
     lost: list[str] = field(default_factory=list)
     """A line for each lost worker: which, on which host, at what, why, and what was done again."""
+    data: list[dict[str, str]] = field(default_factory=list)
+    """The layers it read: `name`, `digest` (a fingerprint), `source` (a folder) and `context`: `training`,
+    `evaluation`, or `inference` where records are made of them. Empty in old records."""
+    model: str = ""
+    """Fingerprint of the training whose network made what is measured here; empty if there is none."""
+    weights: dict[str, str] = field(default_factory=dict)
+    """Name -> path of the weights that a training kept: `last` or `best`, and the other one if it validated."""
+    trains: str = ""
+    """What a training produces: classifier, segmenter, …; empty for other stages."""
 
     def loss_metrics(self) -> dict[str, float]:
         """The counts of losses as metrics: `restarts`, and `losses.NAME`."""

@@ -18,7 +18,14 @@ from wsss.pipeline.recipe_files import RECIPES, find_file
 from wsss.stages.train_affinity import TrainAffinity
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "shards/README.md", "wsss/README.md", "cluster/README.md", "tuning/README.md")
+PAGES = (
+    "README.md",
+    "shards/README.md",
+    "wsss/README.md",
+    "wsss/use/README.md",
+    "cluster/README.md",
+    "tuning/README.md",
+)
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 README = TEXTS["README.md"]
 BLOCKS = "\n".join(

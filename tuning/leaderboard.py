@@ -14,6 +14,7 @@ from cluster.tracking.tracker import (
     EXPERIMENT,
     FINGERPRINT,
     INSTANCE,
+    KEPT,
     KIND,
     PARENT_RUN,
     PIPELINE,
@@ -171,14 +172,18 @@ class _Store:
             return []
         pipelines = {run.info.run_id: run.data.tags for run in self._find({KIND: "pipeline"})}
         latest: dict[tuple[str, str, str], Row] = {}
-        order = {run_id: place for place, run_id in enumerate(pipelines)}
-        evaluations = self._find({KIND: "evaluate"})
-        for run in sorted(evaluations, key=lambda run: order.get(run.data.tags.get(PARENT_RUN, ""), -1)):
-            pipeline = pipelines.get(run.data.tags.get(PARENT_RUN, ""))
-            # A run that is still being written, or whose pipeline was deleted by hand, is not a result.
-            if pipeline is not None and run.info.status == "FINISHED" and "mean_iou" in run.data.metrics:
-                row = _row(run, pipeline)
-                latest[row.recipe, row.instance, row.fingerprint] = row
+        evaluations = {run.info.run_id: run for run in self._find({KIND: "evaluate"})}
+        own: dict[str, list[str]] = {}
+        for run_id, run in evaluations.items():
+            own.setdefault(run.data.tags.get(PARENT_RUN, ""), []).append(run_id)
+        for pipeline_id, pipeline in pipelines.items():  # the earliest first
+            kept = [run_id for tag, run_id in pipeline.items() if tag.startswith(f"{KEPT}.")]
+            for run_id in (*own.get(pipeline_id, []), *kept):
+                run = evaluations.get(run_id)
+                # A run that is still being written, or whose pipeline was deleted by hand, is not a result.
+                if run is not None and run.info.status == "FINISHED" and "mean_iou" in run.data.metrics:
+                    row = _row(run, pipeline)
+                    latest[row.recipe, row.instance, row.fingerprint] = row
         return list(latest.values())
 
     def table(self, run_id: str, name: str) -> list[dict[str, Any]] | None:
@@ -205,13 +210,13 @@ def _row(run: Run, pipeline: Mapping[str, str]) -> Row:
     instance = tags[INSTANCE]
     return Row(
         run_id=run.info.run_id,
-        recipe=tags[RECIPE],
+        recipe=pipeline.get(RECIPE, tags[RECIPE]),
         instance=instance,
         pipeline=pipeline[PIPELINE],
         fingerprint=tags[FINGERPRINT],
         sweep=pipeline.get(SWEEP, ""),
         metrics={name: run.data.metrics[name] for name in METRICS if name in run.data.metrics},
-        image_set=json.loads(params.get(f"{instance}.splits", '[""]'))[-1],
+        image_set=json.loads(params.get("splits") or params.get(f"{instance}.splits", '[""]'))[-1],
         labels_given=bool(run.data.metrics.get("labels_given", 0.0)),
         supervision=tags.get(SUPERVISION, ""),
         finished=(run.info.end_time or run.info.start_time) / 1000,

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from cluster.session.ray_processes import end_session
 from cluster.session.ray_session import connect
+from cluster.tracking.sweep_run import tracked_sweep
 from cluster.tracking.tracker import MlflowTracker
 from cluster.tracking.tracking_address import open_command
 from tuning.counted_threshold import THRESHOLD
@@ -63,9 +64,15 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     Raises RuntimeError if no trial has a result.
     """
     runtime = sweep.base.runtime
+    tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
+    with tracked_sweep(tracker, sweep.settings.name):
+        return _run_tracked(sweep, place=place, tracker=tracker, console=console)
+
+
+def _run_tracked(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> int:
+    runtime = sweep.base.runtime
     owns_session = connect(None if place in ("ray", "local") else place)
     try:
-        tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
         base = _run_unchanged(sweep, place=place, tracker=tracker, console=console)
         _check_metric(sweep)
         trials = _run_trials(sweep, place=place, tracker=tracker, console=console)

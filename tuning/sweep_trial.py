@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from shards.files import write_bytes
 from wsss.contract.failure import ignore_restart
+from wsss.contract.runtime import Tracker
 
 if TYPE_CHECKING:
     # Imported where it is used below: the actor that only waits needs no torch.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from wsss.contract.counts import Counts
     from wsss.contract.failure import OnRestart
     from wsss.contract.fit import Fit
-    from wsss.contract.runtime import PipelineRecord, Progress, Runtime, RuntimeSettings
+    from wsss.contract.runtime import Progress, Runtime, RuntimeSettings
     from wsss.contract.stage import Instance, Map, Outcome, Reduce
     from wsss.pipeline.recipe import Recipe
 
@@ -206,11 +207,5 @@ class SharingRuntime:
         self._runtime.close()
 
 
-class Unrecorded:
+class Unrecorded(Tracker):
     """A tracker that records nothing: trials run in many processes, and only the sweep's process writes to MLflow."""
-
-    def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
-        """Record nothing."""
-
-    def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
-        """Record nothing."""

@@ -14,7 +14,7 @@ from wsss.contract.stopping import STOPPED, exit_status, stop_on_sigterm
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from wsss.contract.runtime import Runtime
+    from wsss.contract.runtime import Runtime, RuntimeSettings
     from wsss.pipeline.recipe import Recipe
     from wsss.report.tables import Page
 
@@ -36,20 +36,20 @@ def _load(options: argparse.Namespace) -> Recipe:
     return load_recipe(path, options.overrides)
 
 
-def _runtime(recipe: Recipe, place: str, console: Console) -> Runtime:
+def _runtime(settings: RuntimeSettings, place: str, console: Console) -> Runtime:
     """The runtime for `--on`; slow imports are announced first."""
     if place == "local":
         if "torch" not in sys.modules:
             console.print("loading torch …")
         from cluster.local import LocalRuntime
 
-        return LocalRuntime(recipe.runtime)
+        return LocalRuntime(settings)
     from cluster.session.address import connecting_line
 
     console.print(connecting_line(place), markup=False)
     from cluster.ray_runtime import RayRuntime
 
-    return RayRuntime(recipe.runtime, address=None if place == "ray" else place)
+    return RayRuntime(settings, address=None if place == "ray" else place)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     for line in inactive_given(recipe):
         console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
-    runtime, summary = _runtime(recipe, options.on, console), RunSummary()
+    runtime, summary = _runtime(recipe.runtime, options.on, console), RunSummary()
     try:
         if len(spans) > 1:  # all of them before the first one runs; a single one is checked by run_recipe
             check_spans(recipe, spans, runtime=runtime)
@@ -103,6 +103,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
             )
         command = open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)
         show_results(recipe, summary, tracker=tracker, console=console, open_command=command)
+        tracker.name_page()
     finally:
         runtime.close()
     return 0
@@ -236,6 +237,24 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _use(options: argparse.Namespace) -> int:
+    """Commands that use a trained network."""
+    from wsss.use.command import run
+
+    if options.command != "export":
+        from cluster.session.address import check_place
+
+        check_place(options.on)
+    console = _console()
+    return run(options, make_runtime=lambda settings: _runtime(settings, options.on, console), console=console)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from cluster.doctor.command import doctor
+
+    return doctor(options.runs, start=options.start, as_json=options.as_json)
+
+
 def _cluster(options: argparse.Namespace) -> int:
     from cluster.command import run
 
@@ -276,6 +295,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "leaderboard": _leaderboard,
     "compare": _compare,
     "check-submission": _check_submission,
+    "predict-folder": _use,
+    "label-folder": _use,
+    "export": _use,
+    "doctor": _doctor,
     "cluster": _cluster,
     "completion": _completion,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from wsss.argument_parser import Parser
 from wsss.cluster_arguments import add_cluster
 from wsss.stages.registry import STAGES
+from wsss.use_arguments import add_use
 
 _ABOUT = """\
 Weakly supervised segmentation: train with image-level labels, predict masks.
@@ -45,6 +46,7 @@ def parser() -> Parser:
     _add_plan(commands)
     _add_shards(commands)
     _add_comparing(commands)
+    add_use(commands, _add, add_place=_add_place, add_overrides=_add_overrides)
     add_cluster(commands, _add)
     _add_completion(commands)
     for name, kind in stage_commands().items():
@@ -275,13 +277,15 @@ def _add_overrides(command: Parser) -> None:
     )
 
 
-def _add_place(command: Parser) -> None:
+def _add_place(command: Parser, *, default: str = "ray") -> None:
+    texts = {"ray": "this machine", "local": "this process, no Ray"}
+    texts[default] += ", the default"
+    ray, local = texts["ray"], texts["local"]
     command.add_argument(
         "--on",
-        default="ray",
+        default=default,
         metavar="PLACE",
-        help="ray (this machine, the default), local (this process, no Ray), auto (on a node of a cluster), HOST:PORT "
-        "or ray://HOST:PORT",
+        help=f"ray ({ray}), local ({local}), auto (on a node of a cluster), HOST:PORT or ray://HOST:PORT",
     )
     command.add_argument("--debug", action="store_true", help="on failure, print the whole traceback")
 

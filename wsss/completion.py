@@ -260,6 +260,10 @@ _BY_METAVAR: dict[str, Callable[[str, Mapping[str, str]], Iterator[str]]] = {
     "PATH": _any_file,
     "FOLDER": _any_file,
     "FILE": _any_file,
+    "MODEL": _any_file,
+    "IN": _any_file,
+    "LABELS": _any_file,
+    "OUT": _any_file,
 }
 
 

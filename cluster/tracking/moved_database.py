@@ -13,6 +13,13 @@ ARTIFACTS = "mlartifacts"
 DATABASE = "mlflow.db"
 _STORE = "store"
 _BUSY_SECONDS = 20.0
+_LOCATIONS = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns with addresses of artifacts."""
 
 
 def follow_moved_runs(uri: str) -> None:
@@ -61,7 +68,8 @@ def _path_of(location: str) -> Path | None:
 
 def _replace(database: sqlite3.Connection, before: str, now: str) -> None:
     database.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (now, before))
-    database.execute(
-        "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
-        (now, len(before) + 1, len(before) + 1, f"{before}/"),
-    )
+    for table, column in _LOCATIONS:
+        database.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+            (now, len(before) + 1, len(before) + 1, f"{before}/"),
+        )

@@ -59,6 +59,21 @@ def open_command(uri: str, *, runs: Path) -> str:
     return f"{_mlflow()} ui --backend-store-uri {shlex.quote(address)} --host 127.0.0.1 --port 5000"
 
 
+def server_of(uri: str, *, runs: Path) -> str:
+    """The server whose pages show the runs: the one they are sent to, or the one that `open_command` starts."""
+    address = tracking_uri(uri, runs=runs)
+    return address if address.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+
+
+def runs_page(experiment: str, *, server: str) -> str:
+    """The address of the page with the runs of an experiment.
+
+    MLflow's pages remember whether their reader works on language models or on training. The address chooses the
+    latter: only in an older version of the pages does the experiment's own tag decide that.
+    """
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
 def restore_command(uri: str, *, experiment: str) -> str:
     """The shell command that restores a deleted experiment."""
     return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {_mlflow()} experiments restore --experiment-id {experiment}"

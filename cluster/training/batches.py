@@ -65,6 +65,10 @@ class RankBatches:
         self.steps = [num_batches(number, global_batch=stage.batch_size) for number in self.num_draws]
         self._planned: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
+    def images_per_step(self, epoch: int) -> float:
+        """Examples per step of an epoch, on average over its steps and of all ranks together."""
+        return self.num_draws[epoch] / self.steps[epoch]
+
     @property
     def epoch_ends(self) -> list[int]:
         """Steps done at the end of every epoch."""

@@ -85,10 +85,11 @@ def state_path(folder: Path, state: TrainingState) -> Path:
     return folder / f"step-{state.step:08d}.safetensors"
 
 
-def weights_of(network: torch.nn.Module) -> bytes:
-    """A network's weights as the bytes of a .safetensors file."""
+def weights_of(network: torch.nn.Module, header: Mapping[str, str]) -> bytes:
+    """A network's weights as the bytes of a .safetensors file, with the entries of its header that describe it."""
     state = network.state_dict()
-    return to_safetensors({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    return to_safetensors(tensors, metadata=dict(header))
 
 
 def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage | None = None) -> None:

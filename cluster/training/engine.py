@@ -22,6 +22,7 @@ from safetensors.torch import load
 
 from cluster.training import checkpoints
 from cluster.training.batches import MicroBatch, RankBatches
+from cluster.training.curve_meter import CurveMeter
 from cluster.training.deepspeed_config import deepspeed_config
 from cluster.training.ema import make_average
 from cluster.training.faults import FaultLog, stop_for_faults
@@ -35,6 +36,7 @@ from shards.files import write_bytes
 from shards.work_notes import note
 from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
 from wsss.contract.stage import Instance
+from wsss.contract.weights_metadata import metadata_of
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
@@ -96,6 +98,7 @@ class _Trainer:
         self.faults = FaultLog.of(instance.path, rank=place.rank)
         self.last_progress = 0.0
         self.hand_over = HandOver(instance.path, rank=place.rank, notice=place.notice)
+        self.curve = CurveMeter(instance, place, step=self.state.step, num_steps=self.epoch_ends[-1])
         self.asked = False
 
     def _begin_part(self) -> None:
@@ -134,10 +137,11 @@ class _Trainer:
         state = self.state
         while state.step < end:
             note(step=str(state.step + 1), sample="")
-            terms = self._step(next(remaining_steps), epoch)
+            terms = self._step(self.curve.awaited(remaining_steps), epoch)
             state.count_step()
             self.asked = terms.pop("asked") > 0
             state.faults += round(terms.pop("faults"))
+            self.curve.add(state.step, terms, images=self.batches.images_per_step(epoch), engine=self.engine)
             if state.faults > (allowed := self.batches.allowed_faults(epoch)):
                 stop_for_faults(self.faults, name=self.instance.name, count=state.faults, allowed=allowed, epoch=epoch)
             if self.average is not None:
@@ -156,7 +160,8 @@ class _Trainer:
         if state.faults:
             row["unreadable"] = state.faults
         if self.stage.validate_every and (epoch + 1) % self.stage.validate_every == 0:
-            row.update(self._validate())
+            row.update(metrics := self._validate())
+            self.curve.add_validation(state.step, metrics)
         state.history.append(row)
         state.sums, state.faults = {}, 0
         self._save()
@@ -183,6 +188,7 @@ class _Trainer:
             self.engine.set_gradient_accumulation_boundary(number == len(prepared) - 1)
             # DeepSpeed averages over ranks and micro-batches, but the terms are already divided by the global counts.
             self.engine.backward(loss * self.place.world_size * self.stage.gradient_accumulation_steps)
+            self.curve.see_gradient(self.task, step=self.state.step + 1, last=number == len(prepared) - 1)
             self.engine.step()
             terms = [combine({n: output.terms[n]}, by_name, {n: 1.0}, output.eps) * share for n in names]
             values = values.to(loss.device) + torch.stack([loss, *terms]).detach()
@@ -292,7 +298,7 @@ class _Trainer:
                 )
             if self.state.best_score is None or found.score > self.state.best_score:
                 self.state.best_score, self.state.best_step = found.score, self.state.step
-                write_bytes(checkpoints.best_path(self.folder, self.state), checkpoints.weights_of(network))
+                write_bytes(checkpoints.best_path(self.folder, self.state), self._weights_of(network))
         dist.barrier()
         return metrics
 
@@ -318,6 +324,10 @@ class _Trainer:
         network.load_state_dict(state)
         return network.to(self.device)
 
+    def _weights_of(self, network: torch.nn.Module) -> bytes:
+        """A weight file that says what it holds, so that the network can be used without its run."""
+        return checkpoints.weights_of(network, metadata_of(self.instance).header())
+
     def _finish(self) -> None:
         note(sample="")
         self._require_finite()
@@ -331,10 +341,10 @@ class _Trainer:
     def _write_results(self, network: torch.nn.Module) -> None:
         """Write the training's results: the weights (last and best, if it validates) and the outcome."""
         if self.stage.validate_every:
-            last, best = checkpoints.weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
+            last, best = self._weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
             if self.stage.keep == "best":
                 network.load_state_dict(load(best))
             write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
         outcome = self.stage.finish(network, self.instance)
-        write_bytes(weights_path(self.instance), checkpoints.weights_of(network))
+        write_bytes(weights_path(self.instance), self._weights_of(network))
         write_outcome(self.instance.path, checkpoints.with_history(outcome, self.state))

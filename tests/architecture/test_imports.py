@@ -17,7 +17,8 @@ COMMAND_LINE = "wsss/__main__.py"
 ALLOWED = {
     "webdataset": ("shards/",),
     # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is only in shards/images.py.
-    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py"),
+    # wsss/use/loaded.py only names the type of an image that it is given.
+    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py", "wsss/use/loaded.py"),
     "cv2": ("wsss/data/images.py",),  # only a table lookup; it decodes nothing
     "imageio": (),
     "pycocotools": ("shards/sources/coco_masks.py",),  # C code: its input is checked there
@@ -34,7 +35,7 @@ ALLOWED = {
         "cluster/training/deepspeed_config.py",
         "cluster/training/gathered_state.py",
     ),
-    "mlflow": ("cluster/tracking/tracker.py", "tuning/leaderboard.py"),
+    "mlflow": ("cluster/tracking/", "tuning/leaderboard.py"),
 }
 """Third party -> the files and folders that may import it."""
 
@@ -44,7 +45,7 @@ ORDER = (
     ("tasks",),
     ("stages",),
     ("pipeline",),
-    ("plan", "report", "cluster_arguments"),
+    ("plan", "report", "use", "cluster_arguments", "use_arguments"),
     ("arguments",),
     ("completion",),
     ("__main__",),
@@ -54,7 +55,7 @@ CLUSTER_ORDER = (
     ("session", "failures", "tracking", "slurm"),
     ("training", "shard_work"),
     ("actors", "ranks", "check"),
-    ("nodes", "local", "ray_runtime"),
+    ("nodes", "local", "ray_runtime", "doctor"),
     ("command",),
 )
 """Parts of cluster, in the same way."""

@@ -17,7 +17,7 @@ from shards.layer import Layer, ManifestEntry
 from shards.records import Missing, Record, RunRecord
 from shards.writer import write_shard
 from wsss.contract.fit import Fit, weights_path
-from wsss.contract.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord, Tracker
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, load_recipe
@@ -27,7 +27,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TINY = RECIPES / "tiny.toml"
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Delivers nothing, and remembers which instances were reported."""
 
     def __init__(self) -> None:
@@ -35,10 +35,6 @@ class NoTracker:
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
         self.reported.append(record.instance)
-
-    def pipeline_finished(
-        self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]
-    ) -> None: ...
 
 
 def tiny(runs: Path, *overrides: str, path: Path = TINY) -> Recipe:

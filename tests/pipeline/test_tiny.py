@@ -10,21 +10,27 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+import wsss
 from cluster import shard_work
+from shards.reader import read_shard
+from shards.records import Prediction, Sample
 from tests.pipeline.chain import TINY, breaking, copy_upstream, files, layers, run, tiny
 from tests.pipeline.conftest import Finished
 from wsss.__main__ import main
-from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.fit import Fit, load_trained, weights_path
 from wsss.contract.stage import Map
+from wsss.contract.weights_metadata import metadata_of, read_metadata
 from wsss.pipeline.recipe import RecipeError
 from wsss.report.contact_sheet import contact_sheet
 from wsss.report.results_table import result_rows
 from wsss.report.show_recipe import state_of
 from wsss.stages.evaluation.check_submission import check_submission, expected_images
+from wsss.stages.predict import Predict
 
 pytestmark = pytest.mark.slow
 
@@ -276,6 +282,26 @@ def test_lineage_stands_beside_every_result(finished: Finished) -> None:
 def test_networks_are_saved_whole(finished: Finished) -> None:
     weights = load_file(weights_path(finished.recipe.instance("train_affinity")))
     assert weights["mean_shift"].abs().sum() > 0, "the mean of the displacement field is filled in after training"
+
+
+def test_weights_say_what_they_hold(finished: Finished, tmp_path: Path) -> None:
+    trainings = [instance for instance in finished.recipe.instances if isinstance(instance.stage, Fit)]
+    for instance in trainings:
+        assert read_metadata(weights_path(instance)) == metadata_of(instance)
+    # A copy without its run is enough, and gives what the stage predict gave.
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(weights_path(finished.recipe.instance("train_segmenter")), copy)
+    predict = finished.recipe.instance("predict")
+    assert isinstance(predict.stage, Predict)
+    shard = predict.layer.shards()[0]
+    samples = {record.key: record for record in read_shard(predict.inputs["samples"].layer, shard)}
+    model, settings = wsss.load(copy), predict.stage
+    for record in read_shard(predict.layer, shard):
+        assert isinstance(record, Prediction)
+        sample = samples[record.key]
+        assert isinstance(sample, Sample)
+        found = model(sample.encoded, scales=settings.scales, flip=settings.flip, merge=settings.merge, long_side=0)
+        np.testing.assert_array_equal(found.mask, record.mask)
 
 
 def test_every_picture_of_a_run_opens(finished: Finished) -> None:

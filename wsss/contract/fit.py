@@ -241,20 +241,23 @@ def load_trained(instance: Instance, *, device: torch.device | str = "cpu") -> A
 
     Raises ValueError if the file is damaged, or if it holds the weights of another architecture.
     """
+    return load_weights(instance, weights_path(instance), device=device)
+
+
+def load_weights(instance: Instance, path: Path, *, device: torch.device | str = "cpu") -> Any:
+    """As `load_trained`, from a weight file at any place."""
     import torch
     from safetensors.torch import load_file
 
     assert isinstance(instance.stage, Fit)
     model = instance.stage.model(instance, pretrained=False)
 
-    if not is_whole(weights_path(instance)):
-        raise ValueError(f"{weights_path(instance)} is damaged; delete it, so that {instance.name} trains again")
-    state = load_file(weights_path(instance))
+    if not is_whole(path):
+        raise ValueError(f"{path} is damaged; delete it, so that {instance.name} trains again")
+    state = load_file(path)
     missing, unexpected = _difference(state, model.state_dict())
     if missing or unexpected:
-        raise ValueError(
-            f"{weights_path(instance)} does not fit {instance.name}: it lacks {missing[:3]} and has {unexpected[:3]}"
-        )
+        raise ValueError(f"{path} does not fit {instance.name}: it lacks {missing[:3]} and has {unexpected[:3]}")
     model.load_state_dict(state)
     return model.to(device).to(memory_format=torch.channels_last).eval()
 

@@ -139,11 +139,94 @@ class Runtime(Protocol):
         ...
 
 
-class Tracker(Protocol):
-    """Receives reports of finished stages. Never stops the work: undelivered reports are kept for later."""
+@dataclass(frozen=True)
+class PipelineStart:
+    """What is recorded of a pipeline when it starts."""
 
-    def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None: ...
+    changed: Mapping[str, object]
+    """The settings that differ from the recipe's file: dotted name -> value."""
+    resolved: Mapping[str, object]
+    """All settings that can change the results: dotted name -> value."""
+    command: str
+    """The command that started it, as typed in a shell."""
+    user: str
+    git_commit: str
+    files: Mapping[str, str]
+    """Name -> text: the recipe's file, and the recipe with all settings resolved."""
+    data: Sequence[Mapping[str, str]] = ()
+    """The data set: as `RunRecord.data`."""
 
-    def pipeline_finished(
-        self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]
-    ) -> None: ...
+
+@dataclass(frozen=True)
+class StageStart:
+    """What is recorded of a stage instance when it starts."""
+
+    instance: str
+    kind: str
+    fingerprint: str
+    started: float
+    """Unix time in seconds."""
+    path: str
+    """Its folder, in which a training writes its curve."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a stage instance, a pipeline or a sweep ended before it was finished."""
+
+    status: Literal["KILLED", "FAILED"]
+    reason: str
+    stage: StageStart | None = None
+    """None: the whole pipeline."""
+
+
+@dataclass(frozen=True)
+class SubmissionRecord:
+    """A finished submission, with everything that led to it."""
+
+    instance: str
+    fingerprint: str
+    settings: Mapping[str, object]
+    """All settings behind it: dotted name -> value."""
+    changed: Mapping[str, object]
+    """Those of them that differ from the recipe's file."""
+    lineage: Mapping[str, str]
+    """Every instance behind it -> its fingerprint."""
+    metrics: Mapping[str, float]
+    """Score of the predictions, and IoU of every class, where a split with masks was measured."""
+    score: str
+    """In words: on which split, and by which instance."""
+    verdict: str
+    """What the check of the archive found: `in order`, or the faults."""
+    git_commit: str
+    files: Mapping[str, str]
+    """Name -> path: the archive and its description."""
+    data: Sequence[Mapping[str, str]] = ()
+
+
+class Tracker:
+    """Receives reports of a pipeline. Never stops the work: undelivered reports are kept for later.
+
+    This one records nothing; others override what they record.
+    """
+
+    def pipeline_started(self, pipeline: PipelineRecord, start: PipelineStart) -> None:
+        """A pipeline starts, or continues."""
+
+    def stage_started(self, pipeline: PipelineRecord, stage: StageStart) -> None:
+        """A stage instance starts, or continues."""
+
+    def curve_grew(self, pipeline: PipelineRecord, stage: StageStart) -> None:
+        """A training in progress may have written more points of its curve."""
+
+    def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
+        """A stage instance is finished, now or earlier."""
+
+    def ended(self, pipeline: PipelineRecord, ending: Ending) -> None:
+        """A stage instance or a pipeline was stopped or failed."""
+
+    def submission_made(self, pipeline: PipelineRecord, submission: SubmissionRecord) -> None:
+        """A submission is finished, now or earlier."""
+
+    def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
+        """A pipeline is finished."""

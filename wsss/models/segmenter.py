@@ -113,7 +113,25 @@ def build_segmenter(
         )
     # First, for its error messages: it checks that the network accepts the settings and that the file fits.
     encoder = build_encoder(spec) if encoder is None else encoder
-    network = smp.DeepLabV3Plus(
+    network = plain_deeplabv3plus(
+        spec, num_classes=num_classes, atrous_rates=atrous_rates, decoder_channels=decoder_channels, dropout=dropout
+    )
+    network.encoder.model = settle_network(network.encoder.model, spec=spec, features_only=True)
+    _copy_weights(encoder, into=network.encoder.model, name=spec.name)
+    _replace_pooling_norm(network.decoder)
+    return Segmenter(network, output_stride=spec.output_stride)
+
+
+def plain_deeplabv3plus(
+    spec: EncoderSpec,
+    *,
+    num_classes: int,
+    atrous_rates: tuple[int, int, int],
+    decoder_channels: int,
+    dropout: float,
+) -> Any:
+    """The DeepLabv3+ of segmentation_models_pytorch as it is, randomly initialised."""
+    return smp.DeepLabV3Plus(
         encoder_name=f"tu-{spec.name}",
         encoder_depth=_NUM_LEVELS,
         encoder_weights=None,
@@ -124,10 +142,6 @@ def build_segmenter(
         classes=num_classes,
         **{key: value for key, value in spec.timm_arguments.items() if key != "output_stride"},
     )
-    network.encoder.model = settle_network(network.encoder.model, spec=spec, features_only=True)
-    _copy_weights(encoder, into=network.encoder.model, name=spec.name)
-    _replace_pooling_norm(network.decoder)
-    return Segmenter(network, output_stride=spec.output_stride)
 
 
 def _copy_weights(encoder: Encoder, *, into: nn.Module, name: str) -> None:

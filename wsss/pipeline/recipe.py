@@ -229,17 +229,25 @@ def _resolve(
             )
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_setting(extra[0], list(stage.slots), what="input"))
     present = {slot: instance for slot, instance in inputs.items() if instance is not None}
+    return placed_instance(name, stage, present, seed=recipe.seed, runs=runtime.runs)
+
+
+def placed_instance(name: str, stage: Stage, inputs: Mapping[str, Instance], *, seed: int, runs: Path) -> Instance:
+    """A stage with its inputs as an instance, fingerprinted, in the folder `runs`.
+
+    Raises `RecipeError` if settings and inputs do not fit together.
+    """
     try:
-        digest = _fingerprint(stage, present, seed=recipe.seed)
+        digest = _fingerprint(stage, inputs, seed=seed)
         separable = isinstance(stage, DataStage) and stage.masks_only_measure()
         instance = Instance(
             name=name,
             stage=stage,
-            seed=recipe.seed + getattr(stage, "seed_shift", 0),
-            inputs=present,
+            seed=seed + getattr(stage, "seed_shift", 0),
+            inputs=inputs,
             fingerprint=digest,
-            path=runtime.runs.absolute() / "store" / f"{kind}-{digest[:16]}",
-            fingerprint_without_masks=_fingerprint(stage, present, seed=recipe.seed, masks=False) if separable else "",
+            path=runs.absolute() / "store" / f"{stage.kind}-{digest[:16]}",
+            fingerprint_without_masks=_fingerprint(stage, inputs, seed=seed, masks=False) if separable else "",
         )
         _check_sources(instance)
         stage.check(instance)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -25,6 +26,7 @@ from wsss.pipeline.lost_workers import count_losses, loss_lines
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import check_commit, source_commit
+from wsss.pipeline.tracked_run import TrackedRun, kept_weights, layers_read, network_behind
 from wsss.pipeline.work_measurements import work_of
 
 
@@ -97,18 +99,21 @@ def run_recipe(
     for instance in chosen:
         _check_environment(instance)
     runtime.check([instance for instance in chosen if not instance.is_done()])
-    summary = RunSummary()
+    summary, tracked = RunSummary(), TrackedRun(tracker, recipe, pipeline)
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
-        for instance in chosen:
-            if reason := instance.stage.skip_reason(instance):
-                summary.skipped[instance.name] = reason
-                reporter.skipped(instance.name, reason)
-                continue
-            raise_if_stopped()
-            record = run_instance(recipe, instance, runtime=runtime, reporter=reporter, summary=summary)
-            summary.records[instance.name] = record
-            tracker.stage_finished(pipeline, record)
+        with tracked.reported():
+            for instance in chosen:
+                if reason := instance.stage.skip_reason(instance):
+                    summary.skipped[instance.name] = reason
+                    reporter.skipped(instance.name, reason)
+                    continue
+                raise_if_stopped()
+                record = run_instance(
+                    recipe, instance, runtime=runtime, reporter=reporter, summary=summary, tracked=tracked
+                )
+                summary.records[instance.name] = record
+                tracked.finished(record)
     finally:
         reporter.stop()
     return summary
@@ -147,7 +152,13 @@ def _check_environment(instance: Instance) -> None:
 
 
 def run_instance(
-    recipe: Recipe, instance: Instance, *, runtime: Runtime, reporter: Reporter, summary: RunSummary
+    recipe: Recipe,
+    instance: Instance,
+    *,
+    runtime: Runtime,
+    reporter: Reporter,
+    summary: RunSummary,
+    tracked: TrackedRun | None = None,
 ) -> RunRecord:
     """Run one instance unless it is done, and return its record."""
     restarts: list[Failure] = []
@@ -176,23 +187,29 @@ def run_instance(
             nonlocal returned
             returned = time.monotonic()
 
-        try:
+        with tracked.working(instance) if tracked else nullcontext(), _keeping_errors(instance, restarts):
             outcome = _execute(recipe, instance, runtime, reporter, summary, worked=worked, on_restart=restarted)
             seconds = time.monotonic() - started
             work = work_of(instance, recipe.runtime, driver_seconds=time.monotonic() - returned)
             record = _record_of(recipe, instance, outcome, seconds, work=work, restarts=restarts)
             instance.write_run_record(record)
-        except TooManyMissingError:
-            raise  # its message gives the reasons; there is no traceback worth keeping
-        except Exception as error:
-            keep_error(error, instance, restarts=restarts)
-            raise
         remove_times(instance.path)
         remove_error(instance)
     summary.executed.append(instance.name)
     reporter.end(instance.name, seconds)
     reporter.notes(instance.name, outcome.notes)
     return record
+
+
+@contextmanager
+def _keeping_errors(instance: Instance, restarts: Sequence[Failure]) -> Iterator[None]:
+    try:
+        yield
+    except TooManyMissingError:
+        raise  # its message gives the reasons; there is no traceback worth keeping
+    except Exception as error:
+        keep_error(error, instance, restarts=restarts)
+        raise
 
 
 def _execute(
@@ -316,4 +333,8 @@ def _record_of(
         restarts=len(restarts),
         losses=count_losses(restarts),
         lost=loss_lines(restarts),
+        data=layers_read(instance),
+        model=network_behind(instance),
+        weights=kept_weights(instance),
+        trains=instance.stage.trains if isinstance(instance.stage, Fit) else "",
     )

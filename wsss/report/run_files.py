@@ -16,7 +16,8 @@ from typing import Any
 
 from shards.files import replacing, sha256_of, write_bytes
 from wsss.contract.stage import Instance
-from wsss.pipeline.recipe import Recipe, dotted_settings
+from wsss.pipeline.changed_settings import changed_settings
+from wsss.pipeline.recipe import Recipe
 
 DIGITS = 8
 """Number of digits of a fingerprint in a file's name, as in the names of MLflow runs."""
@@ -33,27 +34,6 @@ class FileName:
     def stem(self) -> str:
         """The name as a valid file name: an instance name may contain characters that file names must not."""
         return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name).lstrip('.') or '_'}-{self.fingerprint[:DIGITS]}"
-
-
-def changed_settings(recipe: Recipe, behind: Instance | None = None) -> dict[str, object]:
-    """Dotted name -> value of the settings changed by `--set`, except `[runtime]`, which does not change results.
-
-    `behind`: only settings of this instance and of everything upstream of it.
-    """
-    values: dict[str, object] = {"recipe.seed": recipe.settings.seed, "recipe.name": recipe.settings.name}
-    names = {instance.name for instance in recipe.instances} if behind is None else _lineage(behind)
-    for instance in recipe.instances:
-        if instance.name in names:
-            values |= dotted_settings(instance)
-    return {name: value for name, value in values.items() if _origin(recipe, name) == "--set"}
-
-
-def _lineage(instance: Instance) -> set[str]:
-    return {instance.name}.union(*(_lineage(upstream) for upstream in instance.inputs.values()))
-
-
-def _origin(recipe: Recipe, dotted: str) -> str:
-    return recipe.origins.get(".".join(dotted.split(".")[:2]), "default")
 
 
 def in_words(changed: Mapping[str, object]) -> str:

@@ -30,6 +30,7 @@ from wsss.report.run_files import (
 )
 from wsss.report.submissions import ZIP, deliver_submission
 from wsss.report.tables import Page, Table, markdown, markdown_text
+from wsss.report.tracked_submissions import board_scores, submission_records
 
 RESULTS, CLASSIFIERS, SHEET = "results.md", "classifiers.md", "contact_sheet.png"
 DESCRIPTION = "results.json"
@@ -75,8 +76,10 @@ def show_results(
     _show_submissions(recipe, summary, known, say)
     for word, text in _left_out(summary):
         say(word, text)
-    metrics = {f"{row.title}.{row.split}.mean_iou": row.mean_iou for row in rows if row.mean_iou is not None}
-    tracker.pipeline_finished(PipelineRecord(recipe.settings.name, recipe.fingerprint), metrics, written)
+    pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint)
+    for submission in submission_records(recipe, summary, known):
+        tracker.submission_made(pipeline, submission)
+    tracker.pipeline_finished(pipeline, board_scores(recipe, known), written)
     say("browse", open_command)
 
 

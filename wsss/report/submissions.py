@@ -12,11 +12,11 @@ from shards.files import sha256_of
 from shards.records import RunRecord
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
+from wsss.pipeline.changed_settings import changed_settings
 from wsss.pipeline.recipe import Recipe
 from wsss.report.results_table import SUBSETS
 from wsss.report.run_files import (
     FileName,
-    changed_settings,
     copy_file,
     described,
     in_words,

@@ -59,6 +59,33 @@ class Predictor:
             ablation={name: labels[subset].mask.cpu().numpy() for name, subset in indices.items()},
         )
 
+    @torch.inference_mode()
+    def probabilities(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mask u8[H, W] that `prediction` gives, and f32[C, H, W], the probabilities of all classes.
+
+        After the CRF, classes that it did not get have probability 0. Raises `BadSampleError` if the image cannot be
+        decoded.
+        """
+        image_13HW = self._settings.image(sample, self._network, self._trained)
+        views = [
+            _view_logits(image_13HW, self._network, size=size, mirrored=mirrored)
+            for size, mirrored in self._view_sets((image_13HW.shape[-2], image_13HW.shape[-1]))[""]
+        ]
+        subset = tuple(range(len(views)))
+        mask_HW = torch.zeros(sample.size, dtype=torch.uint8, device=image_13HW.device)
+        probability_CHW = torch.zeros(len(views[0].logits), *sample.size, device=image_13HW.device)
+        for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
+            mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
+            probability_CHW[:, rows] = self._probability(merged_CRW)
+        if self._settings.refine == "none":
+            return mask_HW, probability_CHW
+        possible_C = probability_CHW.amax((1, 2)) >= self._settings.crf_class_threshold
+        possible_C[mask_HW.unique().long()] = True
+        ids_K = possible_C.nonzero()[:, 0]
+        refined_KHW = self._after_crf(sample, probability_CHW[ids_K])
+        probability_CHW.zero_()[ids_K] = refined_KHW
+        return ids_K.to(torch.uint8)[refined_KHW.argmax(0)], probability_CHW
+
     def _view_sets(self, size: tuple[int, int]) -> dict[str, list[_View]]:
         """The views of the prediction (under "") and of every subset in `ablation`."""
         chosen: dict[str, tuple[tuple[float, ...], bool]] = {"": (self._settings.scales, self._settings.flip)}
@@ -125,10 +152,12 @@ class Predictor:
         share_KHW = torch.zeros(len(ids_K), *sample.size, device=ids_K.device)
         for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
             share_KHW[:, rows] = self._probability(merged_CRW)[ids_K]
-        share_KHW /= share_KHW.sum(0).clamp_min(torch.finfo(share_KHW.dtype).tiny)
-        refined_KHW = self._settings.refine_energy(unary_from_probabilities(share_KHW), sample.image)
-        confidence_HW, index_HW = refined_KHW.max(0)
+        confidence_HW, index_HW = self._after_crf(sample, share_KHW).max(0)
         return _Labels(ids_K.to(torch.uint8)[index_HW], confidence_HW)
+
+    def _after_crf(self, sample: Sample, share_KHW: torch.Tensor) -> torch.Tensor:
+        share_KHW /= share_KHW.sum(0).clamp_min(torch.finfo(share_KHW.dtype).tiny)
+        return self._settings.refine_energy(unary_from_probabilities(share_KHW), sample.image)
 
 
 def _view_logits(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirrored: bool) -> ViewLogits:
