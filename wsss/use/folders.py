@@ -25,6 +25,7 @@ from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.predict import Predict
+from wsss.use.coco_file import write_coco
 from wsss.use.folder_chain import TABLE, FolderChain, make_chain, work_folder
 from wsss.use.folder_results import (
     MASKS,
@@ -67,6 +68,8 @@ class Folders:
     overrides: Sequence[str]
     """`NAME=VALUE`: settings of the stages, and of `runtime`."""
     overlays: bool
+    coco: bool
+    """Also write coco.json."""
     make_runtime: MakeRuntime
     console: Console
 
@@ -264,6 +267,8 @@ def _run(
             left_out=left_out,
             others=found.others if found else 0,
         )
+    if given.coco:
+        write_coco(given.out, taxonomy=next(iter(models.values())).taxonomy)
     finish(given.out, summary)
     return summary
 
