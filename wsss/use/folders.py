@@ -46,6 +46,7 @@ from wsss.use.picture_folder import (
     key_of_picture,
     labelled_pictures,
     refuse_inside,
+    with_state_of_files,
     write_table,
 )
 
@@ -68,6 +69,7 @@ class Folders:
     overrides: Sequence[str]
     """`NAME=VALUE`: settings of the stages, and of `runtime`."""
     overlays: bool
+    """Also draw the masks over the pictures."""
     coco: bool
     """Also write coco.json."""
     make_runtime: MakeRuntime
@@ -237,7 +239,7 @@ def _run(
     found: PictureFolder | None,
 ) -> FolderSummary:
     """`found`: what else was seen in the folder, if the command works on all of it."""
-    fingerprint = chain.masks.fingerprint
+    fingerprint = with_state_of_files(chain.masks.fingerprint, given.root, pictures)
     before = kept_summary(given.out)
     if before is not None and is_finished(given.out, fingerprint=fingerprint):
         summary = FolderSummary(**before)

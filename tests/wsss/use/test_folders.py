@@ -166,6 +166,9 @@ def test_more_pictures_are_taken_in_and_removed_ones_go(model: Path, photos: Pat
     assert predict(photos, out, model).masks == 5
     assert set(rows(out)) == (set(SIZES) - {"b.png"}) | {"new.png"}
     assert not (out / "masks" / "b.png").exists() and (out / "masks" / "new.png").exists()
+    shutil.copy(photos / "f.png", photos / "new.png")  # another picture of the same name
+    predict(photos, out, model)
+    np.testing.assert_array_equal(mask(out, "new"), mask(out, "f"))
 
 
 def test_results_of_other_settings_or_models_are_not_mixed(model: Path, photos: Path, tmp_path: Path) -> None:
