@@ -75,6 +75,7 @@ def _add_folders(command: Parser, *, labels: bool = False) -> None:
         command.add_argument("labels", type=Path, metavar="LABELS", help="CSV file of the pictures' classes")
     command.add_argument("out", type=Path, metavar="OUT", help="folder of the results, made if it does not exist")
     command.add_argument("--overlay", action="store_true", help="also draw the masks over the pictures")
+    command.add_argument("--coco", action="store_true", help="also write the masks as COCO annotations, coco.json")
 
 
 def _add_export(commands: argparse._SubParsersAction[Parser], add: AddCommand) -> None:

@@ -89,7 +89,7 @@ def weights_of(network: torch.nn.Module, header: Mapping[str, str]) -> bytes:
     """A network's weights as the bytes of a .safetensors file, with the entries of its header that describe it."""
     state = network.state_dict()
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    return to_safetensors(tensors, metadata=dict(header))
+    return to_safetensors(tensors, metadata=dict(header) or None)
 
 
 def save(engine: Any, folder: Path, state: TrainingState, average: MovingAverage | None = None) -> None:

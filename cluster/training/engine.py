@@ -36,7 +36,7 @@ from shards.files import write_bytes
 from shards.work_notes import note
 from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
 from wsss.contract.stage import Instance
-from wsss.contract.weights_metadata import metadata_of
+from wsss.contract.weights_metadata import weights_header
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
 PROGRESS_INTERVAL = 1.0
@@ -326,7 +326,7 @@ class _Trainer:
 
     def _weights_of(self, network: torch.nn.Module) -> bytes:
         """A weight file that says what it holds, so that the network can be used without its run."""
-        return checkpoints.weights_of(network, metadata_of(self.instance).header())
+        return checkpoints.weights_of(network, weights_header(self.instance))
 
     def _finish(self) -> None:
         note(sample="")

@@ -142,6 +142,12 @@ def uncompressed_counts(text: str) -> list[int]:
     return counts
 
 
+def compressed_counts(mask_HW: np.ndarray) -> dict[str, Any]:
+    """The True pixels of bool[H, W] as COCO's compressed run lengths: `size` and `counts`, which JSON can hold."""
+    encoded = mask_api.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
 def whole_box(box: Sequence[float]) -> tuple[int, int, int, int]:
     """Convert COCO's [x, y, width, height] to the pixels it touches: top, left, bottom, right, half-open.
 

@@ -73,6 +73,16 @@ def stage_folders(folder: Path) -> dict[str, Path]:
     return {path.name.rpartition("-")[0]: path for path in sorted((folder / "runs" / "store").glob("*-*"))}
 
 
+def content(path: Path) -> bytes:
+    """A file's bytes; of weights without their description, which has the fingerprint, and so where data are from."""
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = {name: entry for name, entry in json.loads(data[8:end]).items() if name != "__metadata__"}
+    return json.dumps(header, sort_keys=True).encode() + data[end:]
+
+
 def compared(here: Path, there: Path) -> dict[str, int]:
     """Which tars and weights are the same bytes; names that only one of them has count as others."""
     found = {"same": 0, "other": 0}
@@ -84,7 +94,7 @@ def compared(here: Path, there: Path) -> dict[str, int]:
     }
     for name in names:
         pair = [root / name for root in (here, there)]
-        same = all(path.exists() for path in pair) and pair[0].read_bytes() == pair[1].read_bytes()
+        same = all(path.exists() for path in pair) and content(pair[0]) == content(pair[1])
         found["same" if same else "other"] += 1
     return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss.contract.settings import hashed_values
-from wsss.contract.stage import Instance
+from wsss.contract.stage import DataStage, Instance
 
 KEY = "wsss"
 FORMAT = 1
@@ -32,7 +32,7 @@ class WeightsMetadata:
     fingerprint: str
     """Fingerprint of the training: its settings and everything that it read."""
     classes: tuple[str, ...]
-    """Names of the foreground classes, in the order of their ids; the background is 0."""
+    """Names of the foreground classes, in the order of their ids; 0 is the background."""
     settings: Mapping[str, Any]
     """The settings that the fingerprint contains: encoder, head, stride, mean, std, padding, pretraining, …"""
 
@@ -41,15 +41,33 @@ class WeightsMetadata:
         return {KEY: json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)}
 
 
-def metadata_of(instance: Instance) -> WeightsMetadata:
-    """The description of the network that a training makes."""
+def metadata_of(instance: Instance) -> WeightsMetadata | None:
+    """The description of the network that a training makes; None if the training reads no data set, which alone says
+    what the network's outputs mean."""
+    if (classes := _classes(instance)) is None:
+        return None
     return WeightsMetadata(
         kind=instance.stage.kind,
         revision=instance.stage.revision,
         fingerprint=instance.fingerprint,
-        classes=instance.taxonomy.names,
+        classes=classes,
         settings=hashed_values(instance.stage),
     )
+
+
+def weights_header(instance: Instance) -> dict[str, str]:
+    """The entries of the header of the weights that a training writes."""
+    described = metadata_of(instance)
+    return {} if described is None else described.header()
+
+
+def _classes(instance: Instance) -> tuple[str, ...] | None:
+    """The class list behind a training; None if there is none."""
+    while not isinstance(instance.stage, DataStage):
+        if not instance.inputs:
+            return None
+        instance = next(iter(instance.inputs.values()))
+    return instance.taxonomy.names
 
 
 def read_metadata(path: Path) -> WeightsMetadata | None:

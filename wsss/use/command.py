@@ -25,6 +25,7 @@ def _folder(options: argparse.Namespace, *, make_runtime: MakeRuntime, console: 
         out=options.out,
         overrides=options.overrides,
         overlays=options.overlay,
+        coco=options.coco,
         make_runtime=make_runtime,
         console=console,
     )

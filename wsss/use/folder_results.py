@@ -6,6 +6,7 @@
 | `overlays/KEY.png` | the picture in grey under the classes' colours, if asked for |
 | `pictures.csv` | every picture: its mask, size and classes, largest first, or why it could not be read |
 | `classes.csv` | id, name and colour of every class |
+| `coco.json` | the masks as COCO annotations, if asked for: one run-length mask per picture and class |
 | `summary.json` | the model, the settings and counts; written last, so that a folder with it is complete |
 
 Everything is written from the finished layers, so a folder is written again with the same bytes after a stop.
@@ -103,11 +104,15 @@ def is_finished(out: Path, *, fingerprint: str) -> bool:
     return sum(1 for _ in (out / MASKS).rglob("*.png")) == before.get("masks")
 
 
+def rows_with_masks(out: Path) -> list[dict[str, str]]:
+    """The rows of pictures.csv that name a mask."""
+    with (out / PICTURES).open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["mask"]]
+
+
 def draw_overlays(out: Path, root: Path) -> None:
     """Draw the overlays that are missing, from the masks of a finished folder and its pictures."""
-    with (out / PICTURES).open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["mask"]]
-    for row in rows:
+    for row in rows_with_masks(out):
         raise_if_stopped()
         path = out / OVERLAYS / Path(row["mask"]).relative_to(MASKS)
         if not path.exists():

@@ -25,6 +25,7 @@ from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.predict import Predict
+from wsss.use.coco_file import write_coco
 from wsss.use.folder_chain import TABLE, FolderChain, make_chain, work_folder
 from wsss.use.folder_results import (
     MASKS,
@@ -45,6 +46,7 @@ from wsss.use.picture_folder import (
     key_of_picture,
     labelled_pictures,
     refuse_inside,
+    with_state_of_files,
     write_table,
 )
 
@@ -67,6 +69,9 @@ class Folders:
     overrides: Sequence[str]
     """`NAME=VALUE`: settings of the stages, and of `runtime`."""
     overlays: bool
+    """Also draw the masks over the pictures."""
+    coco: bool
+    """Also write coco.json."""
     make_runtime: MakeRuntime
     console: Console
 
@@ -234,7 +239,7 @@ def _run(
     found: PictureFolder | None,
 ) -> FolderSummary:
     """`found`: what else was seen in the folder, if the command works on all of it."""
-    fingerprint = chain.masks.fingerprint
+    fingerprint = with_state_of_files(chain.masks.fingerprint, given.root, pictures)
     before = kept_summary(given.out)
     if before is not None and is_finished(given.out, fingerprint=fingerprint):
         summary = FolderSummary(**before)
@@ -264,6 +269,8 @@ def _run(
             left_out=left_out,
             others=found.others if found else 0,
         )
+    if given.coco:
+        write_coco(given.out, taxonomy=next(iter(models.values())).taxonomy)
     finish(given.out, summary)
     return summary
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping
@@ -76,6 +77,18 @@ def refuse_inside(out: Path, root: Path) -> None:
 def key_of_picture(path: str) -> str:
     """The name of a picture's mask: its path without the extension."""
     return path[: len(path) - len(PurePosixPath(path).suffix)]
+
+
+def with_state_of_files(fingerprint: str, root: Path, pictures: Iterable[str]) -> str:
+    """A fingerprint that also changes if a picture is replaced by another of the same name: by size and time."""
+    digest = hashlib.sha256(fingerprint.encode())
+    for picture in pictures:
+        try:
+            state = (root / picture).stat()
+            digest.update(f"{picture} {state.st_size} {state.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{picture} is gone\n".encode())
+    return digest.hexdigest()
 
 
 def write_table(pictures: Iterable[str], path: Path) -> None:

@@ -11,6 +11,7 @@ from shards.sources.coco_masks import (
     Outline,
     box_mask,
     box_of_mask,
+    compressed_counts,
     instances_values,
     segmentation_mask,
     uncompressed_counts,
@@ -129,3 +130,11 @@ def test_what_is_behind_and_small_before_large() -> None:
     expected = np.full(size, 2)
     expected[1:3, 1:3], expected[4], expected[:, 4], expected[4, 0] = 3, 0, 0, 255
     np.testing.assert_array_equal(instances_values(outlines, size=size), expected)
+
+
+def test_run_lengths_of_a_mask_go_down_its_columns() -> None:
+    mask = np.array([[False, True, False], [True, True, False]])
+    written = compressed_counts(mask)
+    assert written["size"] == [2, 3]
+    assert uncompressed_counts(written["counts"]) == [1, 3, 2]
+    np.testing.assert_array_equal(segmentation_mask(written, size=(2, 3)), mask)

@@ -13,7 +13,7 @@ from torch import nn
 
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance
-from wsss.contract.weights_metadata import metadata_of
+from wsss.contract.weights_metadata import weights_header
 from wsss.stages.train_affinity import TrainAffinity
 from wsss.stages.train_classifier import TrainClassifier
 from wsss.stages.train_segmenter import TrainSegmenter
@@ -47,7 +47,7 @@ def write_model(path: Path, stage: Fit, *, classes: tuple[str, ...] = CLASSES, h
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, path, metadata=metadata_of(instance).header() if header else None)
+    save_file(tensors, path, metadata=weights_header(instance) if header else None)
     return path
 
 

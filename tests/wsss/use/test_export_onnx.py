@@ -27,7 +27,11 @@ QUICK, *FURTHER = NETWORKS
 @pytest.mark.parametrize("name", [QUICK, *(pytest.param(name, marks=pytest.mark.extended) for name in FURTHER)])
 def test_onnxruntime_gives_the_same_probabilities_for_any_size(name: str, tmp_path: Path) -> None:
     path = segmenter(tmp_path / "s.safetensors", **NETWORKS[name])
-    export_onnx(read_segmenter(path, use="this test"), tmp_path / "s.onnx")
+    described = read_segmenter(path, use="this test")
+    export_onnx(described, tmp_path / "s.onnx")
+    entries = {entry.key: entry.value for entry in onnx.load(tmp_path / "s.onnx").metadata_props}
+    assert entries["class_names"].splitlines() == ["background", *CLASSES]
+    assert entries[KEY] == described.metadata.header()[KEY]
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx", providers=["CPUExecutionProvider"])
     model = wsss.load(path)
     for size in ((64, 96), (65, 97), (47, 113), (160, 31)):
@@ -38,14 +42,7 @@ def test_onnxruntime_gives_the_same_probabilities_for_any_size(name: str, tmp_pa
         np.testing.assert_allclose(found / found.sum(0), model(pixels, long_side=0).probabilities, atol=1e-4)
 
 
-def test_the_file_says_what_its_classes_are(tmp_path: Path) -> None:
-    model = read_segmenter(segmenter(tmp_path / "s.safetensors"), use="this test")
-    export_onnx(model, tmp_path / "s.onnx")
-    entries = {entry.key: entry.value for entry in onnx.load(tmp_path / "s.onnx").metadata_props}
-    assert entries["class_names"].splitlines() == ["background", *CLASSES]
-    assert entries[KEY] == model.metadata.header()[KEY]
-
-
+@pytest.mark.extended
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOLERANCE", -1.0)
     model = read_segmenter(segmenter(tmp_path / "s.safetensors"), use="this test")

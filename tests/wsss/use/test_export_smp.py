@@ -10,22 +10,29 @@ from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
 
 import wsss
 from tests.wsss.use.made_models import CLASSES, draw_folder, segmenter
-from wsss.use.export_smp import export_smp
+from wsss.use.export_smp import Agreement, export_smp
 from wsss.use.model_file import read_segmenter
 
 pytestmark = pytest.mark.slow
 USE = "this test"
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return draw_folder(tmp_path / "pictures", {f"{n}.png": (48 + n, 64 - n) for n in range(9)})
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("pictures"), {f"{n}.png": (48 + n, 64 - n) for n in range(9)})
 
 
-def test_smp_loads_the_folder_strictly_and_predicts_the_same(tmp_path: Path, pictures: Path) -> None:
-    path = segmenter(tmp_path / "s.safetensors", output_stride=8)
-    found = export_smp(read_segmenter(path, use=USE), tmp_path / "smp", pictures=pictures)
-    network = smp.from_pretrained(str(tmp_path / "smp"), strict=True).eval()
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, Path, Agreement]:
+    """The weights, the folder that was made of them, and what the export says about it."""
+    folder = tmp_path_factory.mktemp("exported")
+    path = segmenter(folder / "s.safetensors", output_stride=8)
+    return path, folder / "smp", export_smp(read_segmenter(path, use=USE), folder / "smp", pictures=pictures)
+
+
+def test_smp_loads_the_folder_strictly_and_predicts_the_same(exported: tuple[Path, Path, Agreement]) -> None:
+    path, folder, found = exported
+    network = smp.from_pretrained(str(folder), strict=True).eval()
     assert type(network).__name__ == "DeepLabV3Plus" and network.encoder.output_stride == 8
     ours = wsss.load(path).network
     torch.manual_seed(0)
@@ -35,16 +42,15 @@ def test_smp_loads_the_folder_strictly_and_predicts_the_same(tmp_path: Path, pic
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(features, ours.network.encoder(image), strict=True))
         same = (network(image).argmax(1) == ours(image).argmax(1)).float().mean()
     assert found.pictures == 9 and found.same_pixels > 0.95 and same > 0.9
-    config = json.loads((tmp_path / "smp" / "config.json").read_bytes())
+    config = json.loads((folder / "config.json").read_bytes())
     assert config["_wsss"]["class_names"] == ["background", *CLASSES]
-    card = (tmp_path / "smp" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert "| 3 | sheep |" in card and "with image-level labels only" in card
 
 
-def test_only_the_norm_of_the_image_pooling_differs(tmp_path: Path, pictures: Path) -> None:
-    path = segmenter(tmp_path / "s.safetensors")
-    export_smp(read_segmenter(path, use=USE), tmp_path / "smp", pictures=pictures)
-    theirs = smp.from_pretrained(str(tmp_path / "smp")).eval()
+def test_only_the_norm_of_the_image_pooling_differs(exported: tuple[Path, Path, Agreement]) -> None:
+    path, folder, _ = exported
+    theirs = smp.from_pretrained(str(folder)).eval()
     ours = wsss.load(path).network.network
     pooling = next(name for name, module in ours.named_modules() if isinstance(module, ASPPPooling))
     known = ours.state_dict()

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 from rich.console import Console
 
 import wsss
@@ -20,7 +21,7 @@ from cluster.ray_runtime import RayRuntime
 from shards.images import decode_index_png
 from shards.layer import Layer, ManifestEntry
 from shards.records import Missing, Record
-from tests.wsss.use.made_models import affinity, classifier, draw_folder, picture, segmenter, write_model
+from tests.wsss.use.made_models import CLASSES, affinity, classifier, draw_folder, picture, segmenter, write_model
 from wsss.contract.runtime import Runtime, RuntimeSettings
 from wsss.stages.train_affinity import TrainAffinity
 from wsss.use import folder_chain
@@ -41,11 +42,17 @@ def photos(tmp_path: Path) -> Path:
 
 
 def folders(
-    root: Path, out: Path, *overrides: str, overlays: bool = False, make_runtime: Any = LocalRuntime
+    root: Path, out: Path, *overrides: str, overlays: bool = False, coco: bool = False, make_runtime: Any = LocalRuntime
 ) -> Folders:
     console = Console(quiet=True)
     return Folders(
-        root=root, out=out, overrides=overrides, overlays=overlays, make_runtime=make_runtime, console=console
+        root=root,
+        out=out,
+        overrides=overrides,
+        overlays=overlays,
+        coco=coco,
+        make_runtime=make_runtime,
+        console=console,
     )
 
 
@@ -159,6 +166,9 @@ def test_more_pictures_are_taken_in_and_removed_ones_go(model: Path, photos: Pat
     assert predict(photos, out, model).masks == 5
     assert set(rows(out)) == (set(SIZES) - {"b.png"}) | {"new.png"}
     assert not (out / "masks" / "b.png").exists() and (out / "masks" / "new.png").exists()
+    shutil.copy(photos / "f.png", photos / "new.png")  # another picture of the same name
+    predict(photos, out, model)
+    np.testing.assert_array_equal(mask(out, "new"), mask(out, "f"))
 
 
 def test_results_of_other_settings_or_models_are_not_mixed(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -280,3 +290,25 @@ def test_other_programs_read_the_masks_as_class_ids(photos: Path, tmp_path: Path
     read = OxfordPetDataset(str(pets), mode="test")
     for number, name in enumerate(("b", "g")):
         np.testing.assert_array_equal(read[number]["trimap"], mask(tmp_path / "out", name))
+
+
+def test_coco_s_own_tools_read_the_annotations(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (photos / "text.jpg").write_text("no picture")
+    predict(photos, out, model, coco=True)
+    coco = COCO(str(out / "coco.json"))
+    assert {one["file_name"] for one in coco.dataset["images"]} == set(SIZES)
+    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == list(CLASSES)
+    for image in coco.dataset["images"]:
+        values = mask(out, image["file_name"].removesuffix(".png"))
+        assert (image["height"], image["width"]) == values.shape
+        drawn = np.zeros_like(values)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
+            pixels = coco.annToMask(annotation).astype(bool)
+            rows_of, columns_of = np.nonzero(pixels)
+            left, top, width, height = annotation["bbox"]
+            assert (left, top) == (columns_of.min(), rows_of.min())
+            assert (left + width, top + height) == (columns_of.max() + 1, rows_of.max() + 1)
+            assert annotation["area"] == pixels.sum() and not drawn[pixels].any()
+            drawn[pixels] = annotation["category_id"]
+        np.testing.assert_array_equal(drawn, values)

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.wsss.use.made_models import CLASSES, SEGMENTER, classifier, instance_of, segmenter, write_model
-from wsss.contract.weights_metadata import KEY, metadata_of, read_metadata
+from wsss.contract.stage import Instance
+from wsss.contract.weights_metadata import KEY, metadata_of, read_metadata, weights_header
 from wsss.pipeline.recipe import dotted_settings
 from wsss.stages.train_segmenter import TrainSegmenter
 from wsss.use.model_file import learned_side, read_segmenter, with_own_metadata
@@ -34,12 +35,12 @@ def test_the_header_names_no_place_and_is_the_same_every_time(tmp_path: Path) ->
     start = tmp_path / "encoder.safetensors"
     save_file({"x": torch.zeros(1)}, start)
     stage = TrainSegmenter(**SEGMENTER | {"pretrained": str(start)})
-    first, again = (metadata_of(instance_of(stage, tmp_path / name)).header() for name in ("a", "b"))
+    first, again = (weights_header(instance_of(stage, tmp_path / name)) for name in ("a", "b"))
     assert first == again
     assert str(tmp_path) not in first[KEY]
     assert json.loads(first[KEY])["settings"]["pretrained"].startswith("sha256:")
     other_ranks = TrainSegmenter(**SEGMENTER | {"pretrained": str(start), "world_size": 2, "loader_workers": 3})
-    assert metadata_of(instance_of(other_ranks, tmp_path)).header() == first, "what changes no result is not in it"
+    assert weights_header(instance_of(other_ranks, tmp_path)) == first, "what changes no result is not in it"
 
 
 def test_weights_without_a_header_are_read_in_the_folder_of_their_run(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_weights_without_a_header_are_read_in_the_folder_of_their_run(tmp_path: 
     found = read_segmenter(path, use=USE)
     assert found.taxonomy.names == ("x", "y", "z")
     assert with_own_metadata(found).metadata.header() == {
-        KEY: metadata_of(instance_of(stage, path.parent, ("x", "y", "z"))).header()[KEY]
+        KEY: weights_header(instance_of(stage, path.parent, ("x", "y", "z")))[KEY]
     }
     alone = tmp_path / "alone.safetensors"
     shutil.copy(path, alone)
@@ -103,6 +104,12 @@ def test_descriptions_that_do_not_fit(tmp_path: Path) -> None:
         read_segmenter(_rewritten(path, settings=settings, kind="train_nothing"), use=USE)
     with pytest.raises(ValueError, match="its metadata have format 99"):
         read_segmenter(_rewritten(path, kind="train_segmenter", format=99), use=USE)
+
+
+def test_a_training_without_a_data_set_has_no_description(tmp_path: Path) -> None:
+    stage = TrainSegmenter(**SEGMENTER)
+    alone = Instance(name="alone", stage=stage, seed=0, inputs={}, fingerprint="5e" * 32, path=tmp_path)
+    assert metadata_of(alone) is None and weights_header(alone) == {}
 
 
 def test_another_revision_is_a_warning(tmp_path: Path) -> None:
