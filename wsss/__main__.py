@@ -221,16 +221,35 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from wsss.report.tables import Page
 
     rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    _print(Page(tables={"leaderboard": leaderboard_table(rows)}), options)
+    table = leaderboard_table(rows, sort=options.sort, where=options.where, published=not options.no_published)
+    _print(Page(tables={"leaderboard": table}), options)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from tuning.compare import compare, comparison_table
     from wsss.report.tables import Page
 
-    result = compare(options.first, options.second, uri=options.tracking_uri, runs=options.runs)
-    _print(Page(tables={"classes": comparison_table(result)}), options)
+    if options.recorded:
+        from tuning.compare import compare, comparison_table
+
+        if len(options.others) > 1 or options.common or options.pictures is not None:
+            raise ValueError("--recorded compares two results from their tables; --common and --pictures need images")
+        result = compare(options.first, options.others[0], uri=options.tracking_uri, runs=options.runs)
+        options.table = ""
+        _print(Page(tables={"classes": comparison_table(result)}), options)
+        return 0
+    from tuning.comparison import compare_results
+    from tuning.comparison_page import comparison_page
+    from tuning.comparison_pictures import save_pictures
+    from wsss.pipeline.console import counting
+
+    names = [options.first, *options.others]
+    with counting("images", _console()) as count:
+        compared = compare_results(
+            names, runs=options.runs, uri=options.tracking_uri, common=options.common, on_progress=count
+        )
+    pictures = save_pictures(compared, options.pictures) if options.pictures is not None else []
+    _print(comparison_page(compared, pictures=pictures), options)
     return 0
 
 

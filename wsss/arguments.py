@@ -15,6 +15,8 @@ from wsss.argument_parser import Parser
 from wsss.cluster_arguments import add_cluster
 from wsss.stages.registry import STAGES
 
+COMPARED = ("overall", "classes", "tests", "agreement", "moved", "settings", "lineage", "images", "image_scores")
+"""The tables of `wsss compare`."""
 _ABOUT = """\
 Weakly supervised segmentation: train with image-level labels, predict masks.
 
@@ -212,25 +214,50 @@ def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "leaderboard",
         "all evaluated runs, best first",
-        "List every evaluation that MLflow holds, by mean IoU.",
+        "List every evaluation that MLflow holds, by mean IoU, and for reference the\n"
+        "official table of LID 2020 (instance: published).",
         "wsss leaderboard --all --csv",
+        "wsss leaderboard --where 'recipe=toy*' --sort finished",
     )
     board.add_argument("--all", action="store_true", help="also evaluations of images whose labels were given")
+    board.add_argument(
+        "--sort", default="mean_iou", metavar="COLUMN", help="order by a column of --csv; with --sort=-COLUMN reversed"
+    )
+    board.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only rows such as 'mean_iou>=0.5' or 'recipe=toy*'; may be repeated",
+    )
+    board.add_argument("--no-published", action="store_true", help="without the rows of LID 2020's official table")
     compare = _add(
         commands,
         "compare",
-        "two evaluations, class by class",
-        "Compare two evaluations class by class, largest differences first.",
+        "results over the same images, image by image",
+        "Compare results with the first one: scores and classes with intervals and tests\n"
+        "over the images, confusion that moved, settings that differ, lineage, and the\n"
+        "images that changed most. Without masks: how far they agree.",
         "wsss compare toy:evaluate_single_view toy:evaluate",
+        "wsss compare 1a2b3c4d 5e6f7a8b --pictures .",
+        "wsss compare old/results.zip new/results.zip",
     )
-    compare.add_argument("first", metavar="A", help="run id, recipe, or recipe:instance")
-    compare.add_argument("second", metavar="B", help="the other one")
+    compare.add_argument("first", metavar="A", help="recipe, recipe:instance, id of a pipeline or run, or a zip")
+    compare.add_argument("others", nargs="+", metavar="B", help="the results to compare with it")
+    compare.add_argument(
+        "--common", action="store_true", help="if the images differ, compare on those that all results have"
+    )
+    compare.add_argument(
+        "--recorded", action="store_true", help="only the tables that MLflow holds: no label maps are read"
+    )
+    compare.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the images that changed most")
     for command in (board, compare):
         command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
         command.add_argument(
             "--tracking-uri", default="", metavar="URI", help="MLflow's address (default: the database in --runs)"
         )
-        _add_form(command)
+    _add_form(board)
+    _add_form(compare, tables=COMPARED, main="classes")
     check = _add(
         commands,
         "check-submission",

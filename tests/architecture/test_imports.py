@@ -17,13 +17,13 @@ COMMAND_LINE = "wsss/__main__.py"
 ALLOWED = {
     "webdataset": ("shards/",),
     # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is only in shards/images.py.
-    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py"),
+    "PIL": ("shards/", "wsss/report/", "wsss/pictures/sheets.py", "tuning/comparison_pictures.py"),
     "cv2": ("wsss/data/images.py",),  # only a table lookup; it decodes nothing
     "imageio": (),
     "pycocotools": ("shards/sources/coco_masks.py",),  # C code: its input is checked there
     "skimage": (),
-    # The sweep adds confusion matrices, which wsss.ops takes as tensors.
-    "torch": ("wsss/", "cluster/", "tuning/sweep_result.py"),
+    # What the sweep and the comparison count goes to wsss.ops as tensors; label maps of scores are made by wsss.data.
+    "torch": ("wsss/", "cluster/", "tuning/sweep_result.py", "tuning/paired_comparison.py", "tuning/label_maps.py"),
     "timm": ("wsss/models/",),
     "segmentation_models_pytorch": ("wsss/models/",),
     "albumentations": ("wsss/data/augment.py",),
@@ -34,7 +34,7 @@ ALLOWED = {
         "cluster/training/deepspeed_config.py",
         "cluster/training/gathered_state.py",
     ),
-    "mlflow": ("cluster/tracking/tracker.py", "tuning/leaderboard.py"),
+    "mlflow": ("cluster/tracking/tracker.py", "tuning/tracked_runs.py"),
 }
 """Third party -> the files and folders that may import it."""
 

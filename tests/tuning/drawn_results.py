@@ -1,0 +1,121 @@
+"""A folder of runs with label maps drawn in code: samples, predictions, and the records of their evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.images import encode_png
+from shards.layer import Layer
+from shards.records import Prediction, Sample, grid_size
+from shards.writer import write_shard
+
+Draw = Callable[[int], np.ndarray]
+PER_SHARD = 64
+
+
+def node(
+    kind: str, digit: str, *, name: str = "", upstream: dict[str, Any] | None = None, **settings: object
+) -> dict[str, Any]:
+    """An instance of a lineage; its fingerprint begins with a digit."""
+    name = name or kind
+    dotted = {f"{name}.{key}": value for key, value in settings.items()}
+    dotted |= {f"{name}.inputs.{slot}": "any" for slot in upstream or {}}
+    fingerprint = digit + hashlib.sha256(f"{kind} {digit}".encode()).hexdigest()[1:]
+    return {"kind": kind, "fingerprint": fingerprint, "seed": 0, "settings": dotted, "upstream": upstream or {}}
+
+
+def folder_of(runs: Path, lineage: dict[str, Any]) -> Path:
+    return runs / "store" / f"{lineage['kind']}-{lineage['fingerprint'][:16]}"
+
+
+def write_node(runs: Path, lineage: dict[str, Any], *, recipe: str, **record: object) -> None:
+    """The run record and the lineage of a finished instance."""
+    folder = folder_of(runs, lineage)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = next(iter(lineage["settings"]), lineage["kind"]).split(".")[0]
+    found = {
+        "recipe": recipe,
+        "instance": name,
+        "kind": lineage["kind"],
+        "fingerprint": lineage["fingerprint"],
+        "settings": lineage["settings"],
+        "upstream": {},
+        "git_commit": "unknown",
+        "metrics": {"labels_given": 0.0},
+    }
+    (folder / "run.json").write_text(json.dumps(found | record))
+    (folder / "settings.json").write_text(json.dumps(lineage))
+
+
+def _write_layer(folder: Path, kind: str, records: Iterable[Any], *, classes: tuple[str, ...] | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    layer, shards, waiting = Layer(folder, kind), list[str](), list[Any]()
+
+    def flush() -> None:
+        shards.append(f"val-{len(shards):06d}")
+        write_shard(layer, shards[-1], waiting)
+        waiting.clear()
+
+    for record in records:
+        waiting.append(record)
+        if len(waiting) == PER_SHARD:
+            flush()
+    if waiting:
+        flush()
+    layer.complete(shards, classes=classes)
+
+
+def write_samples(
+    runs: Path, masks: Draw, *, keys: list[str], classes: tuple[str, ...], digit: str = "a", masked: bool = True
+) -> dict[str, Any]:
+    """A layer of samples whose images are drawn from their masks; returns its lineage."""
+    lineage = node("build_shards", digit, source="toy")
+
+    def drawn() -> Iterator[Sample]:
+        for position, key in enumerate(keys):
+            mask = masks(position)
+            image = np.stack([mask, mask * 3, 255 - mask], axis=-1).astype(np.uint8)
+            present = tuple(sorted(set(np.unique(mask).tolist()) - {0, 255}))
+            yield Sample(
+                key=key, encoded=encode_png(image), size=mask.shape, classes=present, mask=mask if masked else None,
+                position=position,
+            )  # fmt: skip
+
+    _write_layer(folder_of(runs, lineage), Sample.kind, drawn(), classes=classes)
+    write_node(runs, lineage, recipe="drawn")
+    return lineage
+
+
+def write_predictions(
+    runs: Path, labels: Draw, *, keys: list[str], samples: dict[str, Any], recipe: str, digit: str, **settings: object
+) -> dict[str, Any]:
+    """A layer of predictions; returns its lineage."""
+    trained = node("train_segmenter", digit, upstream={"samples": samples}, num_epochs=int(digit, 16))
+    upstream = {"samples": samples, "segmenter": trained}
+    lineage = node("predict", digit, upstream=upstream, splits=["val"], labels="none", **settings)
+
+    def drawn() -> Iterator[Prediction]:
+        for position, key in enumerate(keys):
+            label = labels(position)
+            confidence = np.zeros(grid_size((label.shape[0], label.shape[1])), dtype=np.uint8)
+            yield Prediction(key=key, mask=label, confidence=confidence)
+
+    _write_layer(folder_of(runs, lineage), Prediction.kind, drawn(), classes=None)
+    write_node(runs, lineage, recipe=recipe)
+    return lineage
+
+
+def write_evaluation(
+    runs: Path, predictions: dict[str, Any], *, recipe: str, digit: str, **record: object
+) -> dict[str, Any]:
+    """The record of an evaluation of predictions; returns its lineage."""
+    upstream = {"samples": predictions["upstream"]["samples"], "records": predictions}
+    lineage = node("evaluate", digit, upstream=upstream, splits=["val"], rule="threshold")
+    write_node(runs, lineage, recipe=recipe, **record)
+    return lineage
