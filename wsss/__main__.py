@@ -253,6 +253,18 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from tuning.html_report.page import write_report
+    from wsss.pipeline.console import counting
+
+    with counting("images", _console()) as count:
+        size = write_report(
+            options.names, options.output, runs=options.runs, uri=options.tracking_uri, on_progress=count
+        )
+    print(f"{options.output} ({size / 1e6:.1f} MB)")
+    return 0
+
+
 def _cluster(options: argparse.Namespace) -> int:
     from cluster.command import run
 
@@ -292,6 +304,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sweep": _sweep,
     "leaderboard": _leaderboard,
     "compare": _compare,
+    "report": _report,
     "check-submission": _check_submission,
     "cluster": _cluster,
     "completion": _completion,

@@ -251,7 +251,19 @@ def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
         "--recorded", action="store_true", help="only the tables that MLflow holds: no label maps are read"
     )
     compare.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the images that changed most")
-    for command in (board, compare):
+    report = _add(
+        commands,
+        "report",
+        "a page about some results, to send",
+        "Write one HTML file about evaluations, without network or other files: scores,\n"
+        "classes, curves, confusion, images with errors, settings and lineage; several\n"
+        "results are also compared.",
+        "wsss report toy",
+        "wsss report toy:evaluate_single_view toy:evaluate --output views.html",
+    )
+    report.add_argument("names", nargs="+", metavar="RUN", help="recipe, recipe:instance, id of a pipeline or run")
+    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    for command in (board, compare, report):
         command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
         command.add_argument(
             "--tracking-uri", default="", metavar="URI", help="MLflow's address (default: the database in --runs)"

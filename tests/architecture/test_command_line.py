@@ -61,6 +61,7 @@ FROZEN = {
     "sweep": ["sweep", "--set", *PLACE],
     "leaderboard": ["--all", "--sort", "--where", "--no-published", "--runs", "--tracking-uri", *ONE_FORM],
     "compare": ["first", "others", "--common", "--recorded", "--pictures", "--runs", "--tracking-uri", *FORM],
+    "report": ["names", "--output", "--runs", "--tracking-uri"],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],
     "cluster check": ["file", "--running", "--here", "--runs"],
     "cluster down": ["file", "--keep-files"],
