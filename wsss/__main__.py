@@ -156,6 +156,16 @@ def _results(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from wsss.report.explain import explain
+
+    path = options.output or Path(f"explain-{options.key.replace('/', '_')}.png")
+    for line in explain(_load(options), options.key, path):
+        print(line)
+    print(path)
+    return 0
+
+
 def _plan(options: argparse.Namespace) -> int:
     from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.plan.hardware import cluster_of
@@ -299,6 +309,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "show": _show,
     "results": _results,
+    "explain": _explain,
     "plan": _plan,
     "shards": _shards,
     "sweep": _sweep,

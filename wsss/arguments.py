@@ -143,6 +143,20 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_recipe(results)
     _add_form(results, tables=("results", "classifiers"), main="results")
 
+    explain = _add(
+        commands,
+        "explain",
+        "one image through every stage",
+        "Draw one image as every finished stage of a recipe left it, with the values that\n"
+        "made it, into one PNG: maps, seeds, boundary map, walk, scores, labels before and\n"
+        "after the CRF, predictions by view, truth and errors.",
+        "wsss explain toy val_00000 --output val_00000.png",
+    )
+    explain.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
+    explain.add_argument("key", metavar="KEY", help="the image's key, as wsss compare and the contact sheets show it")
+    _add_overrides(explain)
+    explain.add_argument("--output", type=Path, metavar="FILE", help="default: explain-KEY.png in the current folder")
+
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = _add(

@@ -26,6 +26,7 @@ FROZEN = {
     "run": [*RECIPE, "--from", "--to", *PLACE],
     "show": [*RECIPE, "instance", "--changed", *FORM],
     "results": [*RECIPE, *FORM],
+    "explain": [*RECIPE, "key", "--output"],
     "plan": [
         *RECIPE,
         "--nodes",

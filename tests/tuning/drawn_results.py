@@ -14,6 +14,7 @@ from shards.images import encode_png
 from shards.layer import Layer
 from shards.records import Prediction, Sample, grid_size
 from shards.writer import write_shard
+from tuning.leaderboard import Row
 
 Draw = Callable[[int], np.ndarray]
 PER_SHARD = 64
@@ -119,3 +120,62 @@ def write_evaluation(
     lineage = node("evaluate", digit, upstream=upstream, splits=["val"], rule="threshold")
     write_node(runs, lineage, recipe=recipe, **record)
     return lineage
+
+
+KEYS = [f"image_{number:02d}" for number in range(11)]
+CLASSES = ("cat", "dog", "cow")
+SHAPE = (13, 17)
+
+
+def mask(position: int) -> np.ndarray:
+    random = np.random.default_rng(position)
+    drawn = random.integers(0, 3, SHAPE, dtype=np.uint8)
+    drawn[:2] = 255
+    return drawn
+
+
+def noisy(share: float, seed: int) -> Draw:
+    """A function of the position: the mask with some pixels drawn again."""
+
+    def draw(position: int) -> np.ndarray:
+        random = np.random.default_rng(1000 * seed + position)
+        label = np.where(mask(position) == 255, 0, mask(position))
+        redrawn = random.random(SHAPE) < share
+        return np.where(redrawn, random.integers(0, 4, SHAPE), label).astype(np.uint8)
+
+    return draw
+
+
+GOOD, BAD, OTHER = noisy(0.1, 1), noisy(0.6, 2), noisy(0.3, 3)
+
+
+def fill(folder: Path) -> Path:
+    """Evaluations `bad`, `good`, `other` and `fewer` (of 7 images), predictions of unlabelled images `test_a` and
+    `test_b`, and predictions `gone`."""
+    samples = write_samples(folder, mask, keys=KEYS, classes=CLASSES)
+    for recipe, digit, draw in (("bad", "1", BAD), ("good", "2", GOOD), ("other", "3", OTHER)):
+        made = write_predictions(folder, draw, keys=KEYS, samples=samples, recipe=recipe, digit=digit, scale=int(digit))
+        write_evaluation(folder, made, recipe=recipe, digit=digit)
+    fewer = write_predictions(folder, GOOD, keys=KEYS[:7], samples=samples, recipe="fewer", digit="4")
+    write_evaluation(folder, fewer, recipe="fewer", digit="4")
+    test = write_samples(folder, mask, keys=KEYS, classes=CLASSES, digit="b", masked=False)
+    for recipe, digit, draw in (("test_a", "5", BAD), ("test_b", "6", GOOD)):
+        write_predictions(folder, draw, keys=KEYS, samples=test, recipe=recipe, digit=digit)
+    write_predictions(folder, BAD, keys=KEYS, samples=samples, recipe="gone", digit="7")
+    return folder
+
+
+def rows_of_drawn(runs: Path) -> list[Row]:
+    """The rows of the leaderboard that MLflow would give for the evaluations of `fill`."""
+    found = []
+    for path in sorted((runs / "store").glob("evaluate-*")):
+        fingerprint = json.loads((path / "run.json").read_bytes())["fingerprint"]
+        recipe = {"1": "bad", "2": "good", "3": "other", "4": "fewer"}[fingerprint[0]]
+        found.append(
+            Row(
+                run_id=fingerprint[0] * 32, recipe=recipe, instance="evaluate", pipeline=f"c{fingerprint[1:]}",
+                fingerprint=fingerprint, sweep="", metrics={"mean_iou": 0.5}, image_set="val", labels_given=False,
+                supervision="", finished=0.0,
+            )
+        )  # fmt: skip
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shards.images import encode_png
-from tests.tuning.drawn_results import write_evaluation, write_predictions, write_samples
+from tests.tuning.drawn_results import BAD, CLASSES, GOOD, KEYS, SHAPE, fill, mask, rows_of_drawn
 from tuning.comparison import Compared, compare_results
 from tuning.comparison_page import comparison_page
 from tuning.comparison_pictures import changes, save_pictures
@@ -17,63 +17,15 @@ from tuning.leaderboard import Row
 from tuning.named_results import CompareError
 from wsss.report.tables import records as values_of
 
-KEYS = [f"image_{number:02d}" for number in range(11)]
-CLASSES = ("cat", "dog", "cow")
-SHAPE = (13, 17)
-
-
-def mask(position: int) -> np.ndarray:
-    random = np.random.default_rng(position)
-    drawn = random.integers(0, 3, SHAPE, dtype=np.uint8)
-    drawn[:2] = 255
-    return drawn
-
-
-def noisy(share: float, seed: int) -> np.ndarray:
-    """A function of the position: the mask with some pixels drawn again."""
-
-    def draw(position: int) -> np.ndarray:
-        random = np.random.default_rng(1000 * seed + position)
-        label = np.where(mask(position) == 255, 0, mask(position))
-        redrawn = random.random(SHAPE) < share
-        return np.where(redrawn, random.integers(0, 4, SHAPE), label).astype(np.uint8)
-
-    return draw  # type: ignore[return-value]
-
-
-GOOD, BAD, OTHER = noisy(0.1, 1), noisy(0.6, 2), noisy(0.3, 3)
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    samples = write_samples(folder, mask, keys=KEYS, classes=CLASSES)
-    for recipe, digit, draw in (("bad", "1", BAD), ("good", "2", GOOD), ("other", "3", OTHER)):
-        made = write_predictions(folder, draw, keys=KEYS, samples=samples, recipe=recipe, digit=digit, scale=int(digit))
-        write_evaluation(folder, made, recipe=recipe, digit=digit)
-    fewer = write_predictions(folder, GOOD, keys=KEYS[:7], samples=samples, recipe="fewer", digit="4")
-    write_evaluation(folder, fewer, recipe="fewer", digit="4")
-    test = write_samples(folder, mask, keys=KEYS, classes=CLASSES, digit="b", masked=False)
-    for recipe, digit, draw in (("test_a", "5", BAD), ("test_b", "6", GOOD)):
-        write_predictions(folder, draw, keys=KEYS, samples=test, recipe=recipe, digit=digit)
-    write_predictions(folder, BAD, keys=KEYS, samples=samples, recipe="gone", digit="7")
-    return folder
+    return fill(tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(autouse=True)
 def rows(runs: Path, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
-    """The rows that MLflow would give for the evaluations."""
-    found = []
-    for path in sorted((runs / "store").glob("evaluate-*")):
-        fingerprint = path.name.removeprefix("evaluate-").ljust(64, "0")
-        recipe = {"1": "bad", "2": "good", "3": "other", "4": "fewer"}[fingerprint[0]]
-        found.append(
-            Row(
-                run_id=fingerprint[0] * 32, recipe=recipe, instance="evaluate", pipeline=f"c{fingerprint[1:]}",
-                fingerprint=fingerprint, sweep="", metrics={}, image_set="val", labels_given=False, supervision="",
-                finished=0.0,
-            )
-        )  # fmt: skip
+    found = rows_of_drawn(runs)
     monkeypatch.setattr("tuning.named_results.leaderboard", lambda *args, **options: found)
     return found
 
@@ -85,7 +37,7 @@ def compared(runs: Path, *names: str, common: bool = False) -> Compared:
 def iou_by_loop(draw: object, class_id: int, keys: int = len(KEYS)) -> float:
     hits = union = 0
     for position in range(keys):
-        truth, label = mask(position), draw(position)  # type: ignore[operator]
+        truth, label = mask(position), draw(position)
         for row in range(SHAPE[0]):
             for column in range(SHAPE[1]):
                 if truth[row, column] != 255:
@@ -129,7 +81,7 @@ def test_confusion_that_moved_is_the_difference_of_the_shares(runs: Path) -> Non
     for position in range(len(KEYS)):
         total += int((mask(position) == truth_id).sum())
         for side, draw in enumerate((BAD, GOOD)):
-            counts[side] += int(((mask(position) == truth_id) & (draw(position) == label_id)).sum())  # type: ignore[operator]
+            counts[side] += int(((mask(position) == truth_id) & (draw(position) == label_id)).sum())
     assert (first.a, first.b, first.pixels) == pytest.approx(
         (counts[0] / total, counts[1] / total, counts[1] - counts[0])
     )
@@ -160,9 +112,9 @@ def test_results_over_different_images_are_refused_unless_asked(runs: Path) -> N
 def test_without_masks_the_agreement_is_measured(runs: Path, tmp_path: Path) -> None:
     found = compared(runs, "test_a:predict", "test_b:predict")
     (one,) = found.comparisons
-    same = np.mean([(BAD(p) == GOOD(p)).mean() for p in range(len(KEYS))])  # type: ignore[operator]
+    same = np.mean([(BAD(p) == GOOD(p)).mean() for p in range(len(KEYS))])
     assert one.agreement.pixels == pytest.approx(same) and not one.has_truth and not one.classes
-    cat = [(BAD(p) == 1, GOOD(p) == 1) for p in range(len(KEYS))]  # type: ignore[operator]
+    cat = [(BAD(p) == 1, GOOD(p) == 1) for p in range(len(KEYS))]
     wanted = sum((a & b).sum() for a, b in cat) / sum((a | b).sum() for a, b in cat)
     assert one.agreement.class_iou[1] == pytest.approx(wanted)
     page = comparison_page(found)
@@ -172,7 +124,7 @@ def test_without_masks_the_agreement_is_measured(runs: Path, tmp_path: Path) -> 
         archives.append(str(tmp_path / name))
         with zipfile.ZipFile(archives[-1], "w") as archive:
             for position, key in enumerate(KEYS):
-                archive.writestr(f"{key}.png", encode_png(draw(position)))  # type: ignore[operator]
+                archive.writestr(f"{key}.png", encode_png(draw(position)))
     (zipped,) = compared(runs, *archives).comparisons
     assert zipped.agreement.pixels == one.agreement.pixels and zipped.agreement.kappa == one.agreement.kappa
     (mixed,) = compared(runs, "bad", archives[1]).comparisons

@@ -15,7 +15,7 @@ import numpy as np
 from shards.images import encode_jpeg
 from shards.layer import Layer, ShardError, split_of
 from shards.reader import read_entry
-from shards.records import IGNORE, BadSampleError, Sample
+from shards.records import BadSampleError, Sample
 from tuning.html_report.charts import Series
 from tuning.label_maps import LabelMaps, Truth, maps_of, truth_of
 from tuning.leaderboard import Row
@@ -23,7 +23,7 @@ from tuning.lineage import Ancestor
 from tuning.named_results import CompareError, Result, read_record
 from tuning.paired_comparison import class_intervals, confusion_of, image_scores_of, rows_of
 from tuning.pixel_counts import ImageCounts, count_images
-from wsss.pictures.sheets import fit, overlay
+from wsss.pictures.sheets import error_map, fit, overlay
 
 CURVE = "curve.jsonl"
 """The curve that a training writes: a line of JSON per point, with `step` and `values`."""
@@ -205,16 +205,6 @@ def contact_rows(run: MeasuredRun, *, num_images: int) -> Iterator[tuple[str, fl
             "errors": error_map(image, label, truth=sample.mask),
         }
         yield key, score, [_tile(picture, alt=f"{key}, {name}") for name, picture in pictures.items()]
-
-
-def error_map(image: np.ndarray, label: np.ndarray, *, truth: np.ndarray) -> np.ndarray:
-    """The image in grey; wrong pixels in red, missed objects in blue, objects in the background in amber. u8[H,W,3]."""
-    drawn = np.repeat(image.mean(axis=2, keepdims=True) * 0.6, 3, axis=2)
-    wrong = (label != truth) & (truth != IGNORE)
-    drawn[wrong] = (218, 54, 51)
-    drawn[wrong & (label == 0)] = (60, 120, 216)
-    drawn[wrong & (truth == 0)] = (227, 179, 65)
-    return drawn.astype(np.uint8)
 
 
 def _tile(picture: np.ndarray, *, alt: str) -> Tile:

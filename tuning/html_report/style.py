@@ -20,7 +20,9 @@ STYLE = """
   }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
+table { overflow-wrap: normal; }
 main, header, nav { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
@@ -30,7 +32,7 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px sol
 .skip { position: absolute; left: -999px; }
 .skip:focus { left: 1rem; top: 1rem; background: var(--page); padding: .5rem; }
 .note { color: var(--soft); font-size: .9rem; max-width: 48rem; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; }
+.scroll { position: relative; overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; }
 .tall { max-height: 32rem; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 caption { text-align: left; font-weight: 600; padding: .5rem .6rem; }
