@@ -226,53 +226,10 @@ def _sweep(options: argparse.Namespace) -> int:
     return run_sweep(sweep, place=options.on, console=console)
 
 
-def _leaderboard(options: argparse.Namespace) -> int:
-    from tuning.leaderboard import leaderboard, leaderboard_table
-    from wsss.report.tables import Page
-
-    rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    table = leaderboard_table(rows, sort=options.sort, where=options.where, published=not options.no_published)
-    _print(Page(tables={"leaderboard": table}), options)
-    return 0
-
-
 def _compare(options: argparse.Namespace) -> int:
-    from wsss.report.tables import Page
+    from tuning.command import run
 
-    if options.recorded:
-        from tuning.compare import compare, comparison_table
-
-        if len(options.others) > 1 or options.common or options.pictures is not None:
-            raise ValueError("--recorded compares two results from their tables; --common and --pictures need images")
-        result = compare(options.first, options.others[0], uri=options.tracking_uri, runs=options.runs)
-        options.table = ""
-        _print(Page(tables={"classes": comparison_table(result)}), options)
-        return 0
-    from tuning.comparison import compare_results
-    from tuning.comparison_page import comparison_page
-    from tuning.comparison_pictures import save_pictures
-    from wsss.pipeline.console import counting
-
-    names = [options.first, *options.others]
-    with counting("images", _console()) as count:
-        compared = compare_results(
-            names, runs=options.runs, uri=options.tracking_uri, common=options.common, on_progress=count
-        )
-    pictures = save_pictures(compared, options.pictures) if options.pictures is not None else []
-    _print(comparison_page(compared, pictures=pictures), options)
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from tuning.html_report.page import write_report
-    from wsss.pipeline.console import counting
-
-    with counting("images", _console()) as count:
-        size = write_report(
-            options.names, options.output, runs=options.runs, uri=options.tracking_uri, on_progress=count
-        )
-    print(f"{options.output} ({size / 1e6:.1f} MB)")
-    return 0
+    return run(options)
 
 
 def _cluster(options: argparse.Namespace) -> int:
@@ -313,9 +270,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _plan,
     "shards": _shards,
     "sweep": _sweep,
-    "leaderboard": _leaderboard,
+    "leaderboard": _compare,
     "compare": _compare,
-    "report": _report,
+    "report": _compare,
     "check-submission": _check_submission,
     "cluster": _cluster,
     "completion": _completion,

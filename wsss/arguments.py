@@ -13,10 +13,9 @@ from pathlib import Path
 
 from wsss.argument_parser import Parser
 from wsss.cluster_arguments import add_cluster
+from wsss.comparing_arguments import add_comparing
 from wsss.stages.registry import STAGES
 
-COMPARED = ("overall", "classes", "tests", "agreement", "moved", "settings", "lineage", "images", "image_scores")
-"""The tables of `wsss compare`."""
 _ABOUT = """\
 Weakly supervised segmentation: train with image-level labels, predict masks.
 
@@ -46,7 +45,8 @@ def parser() -> Parser:
     _add_showing(commands)
     _add_plan(commands)
     _add_shards(commands)
-    _add_comparing(commands)
+    add_comparing(commands, _add, _add_form)
+    _add_checking(commands)
     add_cluster(commands, _add)
     _add_completion(commands)
     for name, kind in stage_commands().items():
@@ -147,9 +147,9 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "explain",
         "one image through every stage",
-        "Draw one image as every finished stage of a recipe left it, with the values that\n"
-        "made it, into one PNG: maps, seeds, boundary map, walk, scores, labels before and\n"
-        "after the CRF, predictions by view, truth and errors.",
+        "Draw one image as every finished stage of a recipe left it, with the values\n"
+        "that made it, into one PNG: maps, seeds, boundary map, walk, scores, labels\n"
+        "before and after the CRF, predictions by view, truth and errors.",
         "wsss explain toy val_00000 --output val_00000.png",
     )
     explain.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
@@ -223,67 +223,7 @@ def _add_shards(commands: argparse._SubParsersAction[Parser]) -> None:
             )
 
 
-def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
-    board = _add(
-        commands,
-        "leaderboard",
-        "all evaluated runs, best first",
-        "List every evaluation that MLflow holds, by mean IoU, and for reference the\n"
-        "official table of LID 2020 (instance: published).",
-        "wsss leaderboard --all --csv",
-        "wsss leaderboard --where 'recipe=toy*' --sort finished",
-    )
-    board.add_argument("--all", action="store_true", help="also evaluations of images whose labels were given")
-    board.add_argument(
-        "--sort", default="mean_iou", metavar="COLUMN", help="order by a column of --csv; with --sort=-COLUMN reversed"
-    )
-    board.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="only rows such as 'mean_iou>=0.5' or 'recipe=toy*'; may be repeated",
-    )
-    board.add_argument("--no-published", action="store_true", help="without the rows of LID 2020's official table")
-    compare = _add(
-        commands,
-        "compare",
-        "results over the same images, image by image",
-        "Compare results with the first one: scores and classes with intervals and tests\n"
-        "over the images, confusion that moved, settings that differ, lineage, and the\n"
-        "images that changed most. Without masks: how far they agree.",
-        "wsss compare toy:evaluate_single_view toy:evaluate",
-        "wsss compare 1a2b3c4d 5e6f7a8b --pictures .",
-        "wsss compare old/results.zip new/results.zip",
-    )
-    compare.add_argument("first", metavar="A", help="recipe, recipe:instance, id of a pipeline or run, or a zip")
-    compare.add_argument("others", nargs="+", metavar="B", help="the results to compare with it")
-    compare.add_argument(
-        "--common", action="store_true", help="if the images differ, compare on those that all results have"
-    )
-    compare.add_argument(
-        "--recorded", action="store_true", help="only the tables that MLflow holds: no label maps are read"
-    )
-    compare.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the images that changed most")
-    report = _add(
-        commands,
-        "report",
-        "a page about some results, to send",
-        "Write one HTML file about evaluations, without network or other files: scores,\n"
-        "classes, curves, confusion, images with errors, settings and lineage; several\n"
-        "results are also compared.",
-        "wsss report toy",
-        "wsss report toy:evaluate_single_view toy:evaluate --output views.html",
-    )
-    report.add_argument("names", nargs="+", metavar="RUN", help="recipe, recipe:instance, id of a pipeline or run")
-    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
-    for command in (board, compare, report):
-        command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
-        command.add_argument(
-            "--tracking-uri", default="", metavar="URI", help="MLflow's address (default: the database in --runs)"
-        )
-    _add_form(board)
-    _add_form(compare, tables=COMPARED, main="classes")
+def _add_checking(commands: argparse._SubParsersAction[Parser]) -> None:
     check = _add(
         commands,
         "check-submission",

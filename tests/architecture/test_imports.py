@@ -44,7 +44,7 @@ ORDER = (
     ("tasks",),
     ("stages",),
     ("pipeline",),
-    ("plan", "report", "cluster_arguments"),
+    ("plan", "report", "cluster_arguments", "comparing_arguments"),
     ("arguments",),
     ("completion",),
     ("__main__",),
