@@ -67,6 +67,7 @@ def compare_results(
     found = list(count_images(keys, maps=maps, truths=masks, positions=positions, on_progress=on_progress))
     counts = _without_problems(found, common=common, notes=notes)
     classes = _class_names(results, truths, counts)
+    notes += _given_labels(results)
     comparisons = tuple(compare_counts(counts, place=place, names=classes) for place in range(1, len(results)))
     return Compared(
         results=tuple(results),
@@ -80,6 +81,14 @@ def compare_results(
 
 def _aligned(first: Result, other: Result) -> tuple[Aligned, ...]:
     return () if first.lineage is None or other.lineage is None else tuple(align(first.lineage, other.lineage))
+
+
+def _given_labels(results: Sequence[Result]) -> list[str]:
+    """A note if only some results were made with the labels of the images: these are no fair rivals of the others."""
+    given = [result.label for result in results if result.row is not None and result.row.labels_given]
+    if not given or len(given) == len(results):
+        return []
+    return [f"made with the labels of the images, which the others did not have: {', '.join(given)}"]
 
 
 def _by_file_name(values: Mapping[str, V]) -> dict[str, V]:

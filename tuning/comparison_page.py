@@ -17,7 +17,9 @@ from wsss.report.tables import Cell, Column, Page, Shown, Table, percent, table_
 
 NUM_IMAGES = 10
 """Images in the table `images`; `image_scores`, which is only for CSV and JSON, has all."""
-_WITH = Column("against", "against", role="name", wraps=True)
+_WITH = Column("result", "against", role="name", wraps=True)
+_OTHER = {"B": "other", "B %": "other %", "B says": "other says", "pixels B %": "pixels other %"}
+"""Titles of columns if several results are compared with the first."""
 
 
 def comparison_page(compared: Compared, *, pictures: Sequence[Path] = ()) -> Page:
@@ -44,8 +46,10 @@ def comparison_page(compared: Compared, *, pictures: Sequence[Path] = ()) -> Pag
 
 
 def _columns(pairs: Sequence[Any], *columns: Column) -> tuple[Column, ...]:
-    """With the compared result as the first column if there are several."""
-    return (_WITH if len(pairs) > 1 else Column("", "against", role="data"), *columns)
+    """With the compared result as the first column if there are several, each of which is then called `other`."""
+    if len(pairs) == 1:
+        return (Column("", "against", role="data"), *columns)
+    return (_WITH, *(replace(column, title=_OTHER.get(column.title, column.title)) for column in columns))
 
 
 _DIFFERENCE = (
@@ -98,8 +102,9 @@ def _classes(pairs: Sequence[tuple[str, Comparison]]) -> Table:
         for letter, comparison in pairs
         for one in comparison.classes
     ]
+    other = " (the other less A)" if len(pairs) > 1 else ""
     notes = (
-        f"differences are B - A; interval: paired bootstrap over the images; p: randomisation test over the images, "
+        f"differences: B - A{other}; interval: paired bootstrap over the images; p: randomisation test over the images, "
         f"corrected for the number of classes (Holm); better, worse: p at most {SIGNIFICANT}",
     )
     return table_of("IoU of the classes, in percent", columns, rows, notes=notes if rows else (), data_only=not rows)
