@@ -104,7 +104,7 @@ def _classes(pairs: Sequence[tuple[str, Comparison]]) -> Table:
     ]
     other = " (the other less A)" if len(pairs) > 1 else ""
     notes = (
-        f"differences: B - A{other}; interval: paired bootstrap over the images; p: randomisation test over the images, "
+        f"differences: B - A{other}; interval: paired bootstrap over the images; p: randomisation test over them, "
         f"corrected for the number of classes (Holm); better, worse: p at most {SIGNIFICANT}",
     )
     return table_of("IoU of the classes, in percent", columns, rows, notes=notes if rows else (), data_only=not rows)
