@@ -5,7 +5,8 @@ Shape letters: `C` classes with background, `P` rows of one image and class, `R`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,7 +137,24 @@ class Comparison:
 
 def compare_counts(counts: Sequence[ImageCounts], *, place: int, names: Sequence[str], seed: int = 0) -> Comparison:
     """Compare the first result with number `place` (from 1). `names`: of all classes, the background first."""
-    random = torch.Generator().manual_seed(seed)
+    with _one_thread():
+        return _compared(counts, place=place, names=names, random=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many small sums: torch's threads would wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compared(
+    counts: Sequence[ImageCounts], *, place: int, names: Sequence[str], random: torch.Generator
+) -> Comparison:
     agreement_rows = rows_of([(one.against_first[place - 1],) for one in counts])
     matrix_CC = confusion_of([one.against_first[place - 1] for one in counts], num_classes=len(names))
     agreement = _agreement(agreement_rows, matrix_CC, names=names, random=random)
@@ -224,7 +242,13 @@ def image_scores_of(rows_PV: torch.Tensor, *, system: int, num_images: int) -> l
 
 def class_intervals(rows_PV: torch.Tensor, *, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """IoU of every class of one result, float64 [C], and its interval, [2, C]."""
-    random = torch.Generator().manual_seed(seed)
+    with _one_thread():
+        return _class_intervals(rows_PV, num_classes=num_classes, random=torch.Generator().manual_seed(seed))
+
+
+def _class_intervals(
+    rows_PV: torch.Tensor, *, num_classes: int, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     sums = bootstrap_sums(rows_PV, num_classes=num_classes, num_replicates=INTERVAL_REPLICATES, generator=random)
     own = iou_of_sums(total_sums(rows_PV, num_classes=num_classes)[None])[0, 0]
     return own, percentile_interval(iou_of_sums(sums)[0], level=LEVEL)

@@ -74,10 +74,8 @@ def cells_of(first_HW: np.ndarray, second_HW: np.ndarray) -> np.ndarray:
 
 def _kept(counts: np.ndarray) -> Cells:
     """Without the cells of which one label is 255."""
-    counts = counts.reshape(_BYTES, _BYTES).copy()
-    counts[IGNORE] = counts[:, IGNORE] = 0
-    counts = counts.ravel()
     cells = np.flatnonzero(counts)
+    cells = cells[(cells >> 8 != IGNORE) & (cells & 255 != IGNORE)]
     return Cells(cells.astype(np.uint16), counts[cells].astype(np.int32))
 
 

@@ -73,18 +73,25 @@ def _write_layer(folder: Path, kind: str, records: Iterable[Any], *, classes: tu
 
 
 def write_samples(
-    runs: Path, masks: Draw, *, keys: list[str], classes: tuple[str, ...], digit: str = "a", masked: bool = True
+    runs: Path,
+    masks: Draw,
+    *,
+    keys: list[str],
+    classes: tuple[str, ...],
+    digit: str = "a",
+    masked: bool = True,
+    encoded: bytes = b"",
 ) -> dict[str, Any]:
-    """A layer of samples whose images are drawn from their masks; returns its lineage."""
+    """A layer of samples; returns its lineage. Images are drawn from their masks unless `encoded` is given."""
     lineage = node("build_shards", digit, source="toy")
 
     def drawn() -> Iterator[Sample]:
         for position, key in enumerate(keys):
             mask = masks(position)
-            image = np.stack([mask, mask * 3, 255 - mask], axis=-1).astype(np.uint8)
+            image = encoded or encode_png(np.stack([mask, mask * 3, 255 - mask], axis=-1).astype(np.uint8))
             present = tuple(sorted(set(np.unique(mask).tolist()) - {0, 255}))
             yield Sample(
-                key=key, encoded=encode_png(image), size=mask.shape, classes=present, mask=mask if masked else None,
+                key=key, encoded=image, size=mask.shape, classes=present, mask=mask if masked else None,
                 position=position,
             )  # fmt: skip
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 ROW_START = 3
 """Columns of a row before those of the systems."""
-_CELLS_AT_ONCE = 2**22
-"""Numbers held per array: 32 MB."""
+_CELLS_AT_ONCE = 2**20
+"""Numbers held per array: 8 MB."""
 
 
 def total_sums(rows_PV: Tensor, *, num_classes: int) -> Tensor:
@@ -59,7 +59,7 @@ def bootstrap_sums(rows_PV: Tensor, *, num_classes: int, num_replicates: int, ge
         return torch.bincount(drawn, minlength=data.num_images).double()
 
     sizes = _chunks(num_replicates, max(data.num_images, num_classes * data.num_columns))
-    return torch.cat([data.sums(torch.stack([draw() for _ in range(size)])) for size in sizes])
+    return torch.cat([data.sums(torch.stack([draw() for _ in range(size)], dim=1)) for size in sizes])
 
 
 def percentile_interval(values_RX: Tensor, *, level: float) -> Tensor:
@@ -86,8 +86,8 @@ def randomisation_test(
     wanted_C, wanted = _differences(iou_of_sums(total_CV[None]))
     at_least_C, at_least = torch.zeros(num_classes), 0
     for size in _chunks(num_replicates, max(data.num_images, num_classes * data.num_columns)):
-        swapped_RI = torch.randint(2, (size, data.num_images), generator=generator).double()
-        moved_RCV = data.sums(swapped_RI)[..., 1:]  # what the swapped images contribute to either system
+        swapped_IR = torch.randint(2, (data.num_images, size), generator=generator).double()
+        moved_RCV = data.sums(swapped_IR)[..., 1:]  # what the swapped images contribute to either system
         change_RCV = moved_RCV[..., 2:] - moved_RCV[..., :2]
         new_RCV = total_CV.expand(size, -1, -1).clone()
         new_RCV[..., 1:3] += change_RCV
@@ -148,12 +148,13 @@ class _ByClass:
         self._counts = torch.bincount(rows_PV[:, 1], minlength=num_classes).tolist()
         self._values_PV = rows_PV[:, 2:].double()
 
-    def sums(self, weights_RI: Tensor) -> Tensor:
+    def sums(self, weights_IR: Tensor) -> Tensor:
         """float64 [R,C,V]: whole numbers below 2^53, so exact in any order."""
-        sums_RCV, start = weights_RI.new_zeros(len(weights_RI), self._num_classes, self.num_columns), 0
+        sums_CVR = weights_IR.new_zeros((self._num_classes, self.num_columns, weights_IR.shape[1]))
+        start = 0
         for class_id, count in enumerate(self._counts):
             rows = slice(start, start + count)
-            if count:
-                sums_RCV[:, class_id] = weights_RI[:, self._place_P[rows]] @ self._values_PV[rows]
+            if count:  # the weights of an image are one row, which is copied as a whole
+                sums_CVR[class_id] = self._values_PV[rows].T @ weights_IR.index_select(0, self._place_P[rows])
             start += count
-        return sums_RCV
+        return sums_CVR.permute(2, 0, 1)
