@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.tracking.tracker import FINGERPRINT, INSTANCE, KIND, PARENT_RUN, PIPELINE, RECIPE, SUPERVISION, SWEEP
 from tuning.lid_2020 import BOARD, IMAGES
-from tuning.tracked_runs import SPLITS, StoredRun, UnreadableError, recorded_table, stored_runs
+from tuning.tracked_runs import CHANGED, KEPT, SPLITS, StoredRun, UnreadableError, recorded_table, stored_runs
 from wsss.argument_parser import suggestion
 from wsss.report.run_files import DIGITS, in_words, read_description
 from wsss.report.tables import Cell, Column, Shown, Table, percent, records, table_of
@@ -80,29 +80,33 @@ def leaderboard(runs: Path, *, uri: str = "", everything: bool = False) -> list[
 
 def _rows(stored: Sequence[StoredRun], runs: Path) -> list[Row]:
     """The evaluations, one per recipe, instance and fingerprint: the latest."""
-    pipelines = {run.run_id: run for run in stored if run.tags[KIND] == "pipeline"}
-    order = {run_id: place for place, run_id in enumerate(pipelines)}
-    evaluations = [run for run in stored if run.tags[KIND] == "evaluate"]
+    evaluations = {run.run_id: run for run in stored if run.tags[KIND] == "evaluate"}
+    own: dict[str, list[str]] = {}
+    for run in evaluations.values():
+        own.setdefault(run.tags.get(PARENT_RUN, ""), []).append(run.run_id)
     latest: dict[tuple[str, str, str], Row] = {}
-    changed: dict[str, Mapping[str, Any]] = {}
-    for run in sorted(evaluations, key=lambda run: order.get(run.tags.get(PARENT_RUN, ""), -1)):
-        pipeline = pipelines.get(run.tags.get(PARENT_RUN, ""))
-        # A run that is still being written, or whose pipeline was deleted by hand, is not a result.
-        if pipeline is not None and run.status == "FINISHED" and "mean_iou" in run.metrics:
-            if pipeline.run_id not in changed:
-                changed[pipeline.run_id] = _changed(pipeline, runs)
-            row = _row(run, pipeline, changed[pipeline.run_id])
+    for pipeline in (run for run in stored if run.tags[KIND] == "pipeline"):  # the earliest first
+        kept = [run_id for tag, run_id in pipeline.tags.items() if tag.startswith(f"{KEPT}.")]
+        found = [evaluations[one] for one in (*own.get(pipeline.run_id, ()), *kept) if one in evaluations]
+        # A run that is still being written is not a result.
+        finished = [run for run in found if run.status == "FINISHED" and "mean_iou" in run.metrics]
+        changed = _changed(pipeline, runs) if finished else {}
+        for run in finished:
+            row = _row(run, pipeline, changed)
             latest[row.recipe, row.instance, row.fingerprint] = row
     return list(latest.values())
 
 
 def _changed(pipeline: StoredRun, runs: Path) -> Mapping[str, Any]:
-    """The settings that differ from the recipe's file: from the folder of runs, or a sweep's from MLflow."""
+    """The settings that differ from the recipe's file: from the folder of runs, else from MLflow."""
     tags = pipeline.tags
     described = read_description(runs / tags[RECIPE] / f"results-{tags[PIPELINE][:DIGITS]}.json")
     found = described.get("changed_settings")
     if isinstance(found, dict):
         return found
+    if CHANGED in tags:
+        parts = re.split(r", (?=[^\s=]+ = )", tags[CHANGED])
+        return {name: _parsed(text) for name, mark, text in (part.partition(" = ") for part in parts) if mark}
     return {name: _parsed(text) for name, text in pipeline.params.items()} if SWEEP in tags else {}
 
 
@@ -118,13 +122,13 @@ def _row(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any]) -> Row
     instance = tags[INSTANCE]
     return Row(
         run_id=run.run_id,
-        recipe=tags[RECIPE],
+        recipe=pipeline.tags.get(RECIPE, tags[RECIPE]),
         instance=instance,
         pipeline=pipeline.tags[PIPELINE],
         fingerprint=tags[FINGERPRINT],
         sweep=pipeline.tags.get(SWEEP, ""),
         metrics={name: run.metrics[name] for name in METRICS if name in run.metrics},
-        image_set=json.loads(run.params.get(f"{instance}.{SPLITS}", '[""]'))[-1],
+        image_set=json.loads(run.params.get(SPLITS) or run.params.get(f"{instance}.{SPLITS}", '[""]'))[-1],
         labels_given=bool(run.metrics.get("labels_given", 0.0)),
         supervision=tags.get(SUPERVISION, ""),
         finished=run.ended,

@@ -25,7 +25,10 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _PAGE = 5000
 """Runs per request to a server; fewer requests than pages of MLflow's default, 1000."""
 SPLITS = "splits"
-"""The setting of an evaluation that names its splits; its parameter is `INSTANCE.splits`."""
+"""The setting of an evaluation that names its splits; its parameter is `splits`, in older runs `INSTANCE.splits`."""
+KEPT, CHANGED = "wsss.kept", "wsss.changed_settings"
+"""Tags of a pipeline's run: `wsss.kept.INSTANCE`, the run of a stage that an earlier pipeline computed; and the
+settings that differ from the recipe's file, in words."""
 
 
 class UnreadableError(RuntimeError):
@@ -45,7 +48,7 @@ class StoredRun:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
-    """`INSTANCE.splits` of an evaluation, and all parameters of a pipeline of a sweep."""
+    """The splits of an evaluation, and all parameters of a sweep's pipeline without the tag `CHANGED`."""
 
 
 def stored_runs(runs: Path, *, uri: str, kinds: Iterable[str], metrics: Iterable[str]) -> list[StoredRun]:
@@ -149,10 +152,12 @@ def _add_values(connection: Connection, found: Mapping[str, StoredRun], metrics:
         if run_id in found:
             found[run_id].metrics[key] = value
     wanted = text(
-        "SELECT run_uuid, key, value FROM params WHERE key LIKE :splits OR run_uuid IN "
-        "(SELECT run_uuid FROM tags WHERE key = :sweep)"
+        "SELECT run_uuid, key, value FROM params WHERE key = :own OR key LIKE :splits OR run_uuid IN "
+        "(SELECT run_uuid FROM tags WHERE key = :sweep) AND run_uuid NOT IN "
+        "(SELECT run_uuid FROM tags WHERE key = :changed)"
     )
-    for run_id, key, value in connection.execute(wanted, {"splits": f"%.{SPLITS}", "sweep": SWEEP}):
+    names = {"own": SPLITS, "splits": f"%.{SPLITS}", "sweep": SWEEP, "changed": CHANGED}
+    for run_id, key, value in connection.execute(wanted, names):
         if run_id in found:
             found[run_id].params[key] = value
 
@@ -186,9 +191,14 @@ def _search(client: MlflowClient, experiment: str, kind: str, metrics: tuple[str
                 ended=(run.info.end_time or run.info.start_time) / 1000,
                 tags=dict(tags),
                 metrics={name: run.data.metrics[name] for name in metrics if name in run.data.metrics},
-                params={key: value for key, value in params.items() if SWEEP in tags or key.endswith(f".{SPLITS}")},
+                params={key: value for key, value in params.items() if _is_read(key, tags)},
             )
         token = page.token or ""
+
+
+def _is_read(key: str, tags: Mapping[str, str]) -> bool:
+    """Whether a parameter of a run with these tags is in `StoredRun.params`."""
+    return key == SPLITS or key.endswith(f".{SPLITS}") or (SWEEP in tags and CHANGED not in tags)
 
 
 def _require_active(address: str, experiment: str, stage: str) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from shards.records import RunRecord
 from tests.tuning.mlflow_store import empty_store, tracker_of
-from tuning.leaderboard import UnreadableError, leaderboard, leaderboard_table, recorded_table
+from tuning.leaderboard import UnreadableError, _rows, leaderboard, leaderboard_table, recorded_table
+from tuning.tracked_runs import StoredRun
 from wsss.contract.runtime import PipelineRecord
 from wsss.report.layout import fit
 from wsss.report.tables import plain
@@ -150,6 +151,30 @@ def test_changed_settings_are_a_column(runs: Path, uri: str) -> None:
     assert "make_seeds.theta = 0.35" in plain(leaderboard_table([rows["fickle"]]))
     assert names(runs, uri, where=["changed_settings=*theta*"]) == ["fickle 0.6125"]
     described.unlink()
+
+
+def test_a_kept_evaluation_counts_for_the_latest_pipeline_that_names_it(tmp_path: Path) -> None:
+    def run(run_id: str, tags: dict[str, str], **values: Any) -> StoredRun:
+        return StoredRun(run_id=run_id, status="FINISHED", started=1.0, ended=2.0, tags=tags, **values)
+
+    def pipeline(run_id: str, **more: str) -> StoredRun:
+        return run(run_id, {"wsss.kind": "pipeline", "wsss.recipe": "toy", "wsss.pipeline": run_id * 32} | more)
+
+    measured = {
+        "wsss.kind": "evaluate",
+        "wsss.recipe": "toy",
+        "wsss.instance": "evaluate",
+        "wsss.fingerprint": "f" * 64,
+    }
+    changed = 'predict.scales = [1.0, 0.5], predict.merge = "max"'
+    stored = [
+        pipeline("p1"),
+        run("e1", measured | {"mlflow.parentRunId": "p1"}, metrics={"mean_iou": 0.5}, params={"splits": '["val"]'}),
+        pipeline("p2", **{"wsss.kept.evaluate": "e1", "wsss.kept.gone": "e9", "wsss.changed_settings": changed}),
+    ]
+    (row,) = _rows(stored, tmp_path)
+    assert (row.run_id, row.pipeline[:2], row.image_set) == ("e1", "p2", "val")
+    assert row.changed == {"predict.scales": [1.0, 0.5], "predict.merge": "max"}
 
 
 def rendered(runs: Path, uri: str) -> str:
