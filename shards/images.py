@@ -158,6 +158,13 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(array: np.ndarray, *, quality: int = 80) -> bytes:
+    """Encode u8[H, W, 3] as JPEG, for pages and previews; never for data."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def decode_index_png(data: bytes) -> np.ndarray:
     """Decode an index PNG (grey or palette, 1 to 16 bits) to its indices as stored, u8[H, W].
 

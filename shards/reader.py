@@ -57,6 +57,15 @@ def read_entry(layer: Layer, shard: str, entry: RecordEntry) -> Record:
 
     Raises: ShardError naming the file and the key.
     """
+    members = read_members(layer, shard, entry)
+    try:
+        return decode(layer.kind, entry.key, members)
+    except ValueError as error:
+        raise _damaged_at(layer, shard, entry, error) from error
+
+
+def read_members(layer: Layer, shard: str, entry: RecordEntry) -> dict[str, bytes]:
+    """The members of one record, extension -> bytes, not decoded; like `read_entry`."""
     path = layer.tar_name(shard)
     members: dict[str, bytes] = {}
     try:
@@ -69,9 +78,14 @@ def read_entry(layer: Layer, shard: str, entry: RecordEntry) -> Record:
                 content = tar.extractfile(info)
                 assert content is not None, "a shard contains only regular files"
                 members[info.name.partition(".")[2]] = content.read()
-        return decode(layer.kind, entry.key, members)
+        return members
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise ShardError(f"{path} is damaged at {entry.key!r}: {error}; delete it and run its stage again") from error
+        raise _damaged_at(layer, shard, entry, error) from error
+
+
+def _damaged_at(layer: Layer, shard: str, entry: RecordEntry, error: Exception) -> ShardError:
+    path = layer.tar_name(shard)
+    return ShardError(f"{path} is damaged at {entry.key!r}: {error}; delete it and run its stage again")
 
 
 Joined = Mapping[str, Record]

@@ -1,4 +1,4 @@
-"""Compares two evaluations class by class."""
+"""Compares two evaluations class by class from the tables that MLflow holds; no label maps are read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tuning.leaderboard import METRICS, Row, leaderboard, recorded_table
+from tuning.named_results import CompareError, choose_row, unknown_name
 from wsss.report.tables import Cell, Column, Table, percent, table_of
 
 PER_CLASS = "per_class"
 """The table that `evaluate` records: class, class_id, iou, recall, precision and, for label maps, boundary_iou."""
-
-
-class CompareError(ValueError):
-    """The two evaluations cannot be compared; the message says why and which evaluations exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +87,9 @@ def _cells(one: ClassDifference, *, of: str) -> tuple[Cell, ...]:
 
 def _choose(name: str, rows: list[Row], notes: list[str]) -> Row:
     """The row that a name means; adds a note if it fits several."""
-    fitting = [row for row in rows if name in (row.run_id, row.name, row.recipe)]
-    if not fitting and len(name) >= 6:
-        fitting = [row for row in rows if row.run_id.startswith(name)]
-    if not fitting:
-        known = ", ".join(sorted({row.name for row in rows})) or "none yet"
-        raise CompareError(
-            f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE or run id; there are: {known}"
-        )
-    without_labels = [row for row in fitting if not row.labels_given]
-    latest = max(without_labels or fitting, key=lambda row: row.finished)
-    if len(fitting) > 1:
-        notes.append(f"{name} fits {len(fitting)} evaluations; the latest is used, {_label(latest)}")
-    return latest
+    if (row := choose_row(name, rows, notes)) is None:
+        raise unknown_name(name, rows)
+    return row
 
 
 def _ious(row: Row, *, runs: Path, uri: str) -> dict[str, float | None]:

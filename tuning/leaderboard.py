@@ -1,36 +1,24 @@
-"""The leaderboard: the evaluated runs in MLflow, best first."""
+"""The leaderboard: the evaluated runs in MLflow and, for reference, the official table of LID 2020."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.tracking.tracker import (
-    EXPERIMENT,
-    FINGERPRINT,
-    INSTANCE,
-    KEPT,
-    KIND,
-    PARENT_RUN,
-    PIPELINE,
-    RECIPE,
-    SUPERVISION,
-    SWEEP,
-    DeletedExperimentError,
-    connect,
-    find_runs,
-)
-from cluster.tracking.tracking_address import sqlite_file, tracking_uri
-from wsss.report.tables import Cell, Column, Shown, Table, percent, table_of
+from cluster.tracking.tracker import FINGERPRINT, INSTANCE, KIND, PARENT_RUN, PIPELINE, RECIPE, SUPERVISION, SWEEP
+from tuning.lid_2020 import BOARD, IMAGES
+from tuning.tracked_runs import CHANGED, KEPT, SPLITS, StoredRun, UnreadableError, recorded_table, stored_runs
+from wsss.argument_parser import suggestion
+from wsss.report.run_files import DIGITS, in_words, read_description
+from wsss.report.tables import Cell, Column, Shown, Table, percent, records, table_of
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+__all__ = ["METRICS", "Row", "UnreadableError", "leaderboard", "leaderboard_table", "recorded_table"]
 
 METRICS = {
     "mean_iou": "mean IoU",
@@ -41,10 +29,10 @@ METRICS = {
 }
 """The three metrics of LID's leaderboard, of which the first one determines the order; then two other means, because
 LID's script is not public, so it is not known which classes its mean is taken over."""
-
-
-class UnreadableError(RuntimeError):
-    """The tracking store cannot be read; the message says which one and why."""
+SHOWN_SETTINGS = 6
+"""Changed settings of a row on a terminal; CSV and JSON have all."""
+PUBLISHED = "published"
+"""The mark of a row of LID 2020's official table, in the column `instance`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +59,8 @@ class Row:
     versions."""
     finished: float
     """Unix time in seconds."""
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the pipeline that differ from its recipe's file; empty also if they are not known."""
 
     @property
     def name(self) -> str:
@@ -83,51 +73,143 @@ def leaderboard(runs: Path, *, uri: str = "", everything: bool = False) -> list[
 
     A result that is part of several pipelines of a recipe is one row. Raises `UnreadableError`.
     """
-    with _Store(runs, uri=uri) as store:
-        rows = store.rows()
-    chosen = [row for row in rows if everything or not row.labels_given]
+    stored = stored_runs(runs, uri=uri, kinds=("pipeline", "evaluate"), metrics=(*METRICS, "labels_given"))
+    chosen = [row for row in _rows(stored, runs) if everything or not row.labels_given]
     return sorted(chosen, key=lambda row: (-row.metrics["mean_iou"], row.finished))
 
 
-def recorded_table(run_id: str, name: str, *, runs: Path, uri: str = "") -> list[dict[str, Any]] | None:
-    """The rows of a table that a stage recorded, or None if it recorded no table of that name."""
-    with _Store(runs, uri=uri) as store:
-        return store.table(run_id, name)
+def _rows(stored: Sequence[StoredRun], runs: Path) -> list[Row]:
+    """The evaluations, one per recipe, instance and fingerprint: the latest."""
+    evaluations = {run.run_id: run for run in stored if run.tags[KIND] == "evaluate"}
+    own: dict[str, list[str]] = {}
+    for run in evaluations.values():
+        own.setdefault(run.tags.get(PARENT_RUN, ""), []).append(run.run_id)
+    latest: dict[tuple[str, str, str], Row] = {}
+    for pipeline in (run for run in stored if run.tags[KIND] == "pipeline"):  # the earliest first
+        kept = [run_id for tag, run_id in pipeline.tags.items() if tag.startswith(f"{KEPT}.")]
+        found = [evaluations[one] for one in (*own.get(pipeline.run_id, ()), *kept) if one in evaluations]
+        # A run that is still being written is not a result.
+        finished = [run for run in found if run.status == "FINISHED" and "mean_iou" in run.metrics]
+        changed = _changed(pipeline, runs) if finished else {}
+        for run in finished:
+            row = _row(run, pipeline, changed)
+            latest[row.recipe, row.instance, row.fingerprint] = row
+    return list(latest.values())
 
 
-def leaderboard_table(rows: Sequence[Row]) -> Table:
-    """The leaderboard as a table; scores in percent."""
-    columns = (
-        Column("", "place", right=True, role="name"),
-        Column("recipe", "recipe", role="name"),
-        Column("instance", "instance"),
-        *(Column(f"{title} %", name, right=True) for name, title in METRICS.items()),
-        Column("images", "split"),
-        Column("sweep", "sweep", wraps=True),
-        Column("labels given", "labels_given"),
-        Column("trained with", "supervision", wraps=True),
-        Column("pipeline", "pipeline"),
-        Column("run", "run"),
-        Column("finished", "finished"),
+def _changed(pipeline: StoredRun, runs: Path) -> Mapping[str, Any]:
+    """The settings that differ from the recipe's file: from the folder of runs, else from MLflow."""
+    tags = pipeline.tags
+    described = read_description(runs / tags[RECIPE] / f"results-{tags[PIPELINE][:DIGITS]}.json")
+    found = described.get("changed_settings")
+    if isinstance(found, dict):
+        return found
+    if CHANGED in tags:
+        parts = re.split(r", (?=[^\s=]+ = )", tags[CHANGED])
+        return {name: _parsed(text) for name, mark, text in (part.partition(" = ") for part in parts) if mark}
+    return {name: _parsed(text) for name, text in pipeline.params.items()} if SWEEP in tags else {}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _row(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any]) -> Row:
+    tags = run.tags
+    instance = tags[INSTANCE]
+    return Row(
+        run_id=run.run_id,
+        recipe=pipeline.tags.get(RECIPE, tags[RECIPE]),
+        instance=instance,
+        pipeline=pipeline.tags[PIPELINE],
+        fingerprint=tags[FINGERPRINT],
+        sweep=pipeline.tags.get(SWEEP, ""),
+        metrics={name: run.metrics[name] for name in METRICS if name in run.metrics},
+        image_set=json.loads(run.params.get(SPLITS) or run.params.get(f"{instance}.{SPLITS}", '[""]'))[-1],
+        labels_given=bool(run.metrics.get("labels_given", 0.0)),
+        supervision=tags.get(SUPERVISION, ""),
+        finished=run.ended,
+        changed=changed,
     )
-    cells: list[tuple[Cell, ...]] = [
-        (
-            place,
-            row.recipe,
-            row.instance,
-            *(percent(row.metrics.get(name), digits=2) for name in METRICS),
-            row.image_set,
-            row.sweep,
-            row.labels_given,
-            row.supervision or None,
-            Shown(row.pipeline, row.pipeline[:8]),
-            Shown(row.run_id, row.run_id[:8]),
-            _minute(row.finished),
-        )
-        for place, row in enumerate(rows, start=1)
+
+
+_COLUMNS = (
+    Column("", "place", right=True, role="name"),
+    Column("recipe", "recipe", role="name"),
+    Column("instance", "instance"),
+    *(Column(f"{title} %", name, right=True) for name, title in METRICS.items()),
+    Column("images", "split"),
+    Column("sweep", "sweep", wraps=True),
+    Column("labels given", "labels_given"),
+    Column("trained with", "supervision", wraps=True),
+    Column("pipeline", "pipeline"),
+    Column("run", "run"),
+    Column("finished", "finished"),
+    Column("changed settings", "changed_settings", wraps=True, role="note"),
+)
+_KEYS = tuple(column.key for column in _COLUMNS)
+
+
+def leaderboard_table(
+    rows: Sequence[Row], *, sort: str = "mean_iou", where: Sequence[str] = (), published: bool = False
+) -> Table:
+    """The leaderboard as a table; scores in percent.
+
+    `sort`: a column's name in CSV, best or latest or first in the alphabet first; with `-` in front, reversed.
+    `where`: conditions such as `mean_iou>=0.5` or `recipe=toy*`, all of which hold for a row that is shown.
+    `published`: also the rows of LID 2020's official table. Raises ValueError for a column that does not exist.
+    """
+    cells = [(place, *_cells(row)) for place, row in enumerate(rows, start=1)]
+    cells += [(None, *_published_cells(place)) for place in range(len(BOARD))] if published else []
+    table = table_of("Leaderboard", _COLUMNS, cells)
+    tests = [_condition(text) for text in where]
+    reverse, sort = sort.startswith("-"), _known(sort.removeprefix("-"), option="--sort")
+    kept = [
+        (row, values)
+        for row, values in zip(table.rows, records(table), strict=True)
+        if all(test(values) for test in tests)
     ]
+    known = [one for one in kept if one[1][sort] not in (None, "")]
+    numbers = all(isinstance(values[sort], int | float) for _, values in known) or sort == "finished"
+    descending = numbers and sort != "place"
+    known.sort(key=lambda one: one[1][sort], reverse=descending != reverse)
+    kept = known + [one for one in kept if one[1][sort] in (None, "")]
     notes = () if rows else ("no evaluated runs yet: wsss run RECIPE makes one",)
-    return table_of("Leaderboard", columns, cells, notes=notes)
+    if rows and not kept:
+        notes = (f"no row fulfils {' and '.join(where)}",)
+    return table_of("Leaderboard", _COLUMNS, [row for row, _ in kept], notes=notes)
+
+
+def _cells(row: Row) -> tuple[Cell, ...]:
+    return (
+        row.recipe,
+        row.instance,
+        *(percent(row.metrics.get(name), digits=2) for name in METRICS),
+        row.image_set,
+        row.sweep,
+        row.labels_given,
+        row.supervision or None,
+        Shown(row.pipeline, row.pipeline[:8]),
+        Shown(row.run_id, row.run_id[:8]),
+        _minute(row.finished),
+        Shown(dict(row.changed), _some(row.changed)),
+    )
+
+
+def _some(changed: Mapping[str, Any]) -> str:
+    """The first of the changed settings as text, and the number of the others."""
+    shown, more = dict(list(changed.items())[:SHOWN_SETTINGS]), len(changed) - SHOWN_SETTINGS
+    return (in_words(shown) + (f" and {more} more" if more > 0 else "")) if changed else ""
+
+
+def _published_cells(place: int) -> tuple[Cell, ...]:
+    entry = BOARD[place]
+    scores = [percent(getattr(entry, name, None), digits=2) for name in METRICS]
+    about = Shown(None, f"place {place + 1} of LID 2020")
+    return (entry.team, PUBLISHED, *scores, IMAGES, "", False, "image", None, None, None, about)
 
 
 def _minute(seconds: float) -> Shown:
@@ -136,88 +218,54 @@ def _minute(seconds: float) -> Shown:
     return Shown(finished.isoformat(timespec="seconds"), f"{finished:%Y-%m-%d %H:%M}")
 
 
-class _Store:
-    """Reads MLflow. Every exception that MLflow raises becomes an `UnreadableError`."""
+_CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*", re.DOTALL)
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": lambda a, b: a >= b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    "<": lambda a, b: a < b,
+}
 
-    def __init__(self, runs: Path, *, uri: str) -> None:
-        self._uri = tracking_uri(uri, runs=runs)
-        self._client: MlflowClient | None = None
-        self._experiment = ""
 
-    def __enter__(self) -> _Store:
-        # Opening a SQLite file that does not exist would create it.
-        file = sqlite_file(self._uri)
-        if file is not None and not file.exists():
-            if not file.parent.exists():
-                raise UnreadableError(f"there is no folder {file.parent}; wsss run creates it, --runs names another")
-            return self
-        try:
-            client = connect(self._uri)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-        except Exception as error:  # every kind of store has its own errors
-            raise self._unreadable(error) from error
-        if experiment is not None and experiment.lifecycle_stage != "active":
-            raise UnreadableError(str(DeletedExperimentError(self._uri, experiment.experiment_id)))
-        if experiment is not None:
-            self._client, self._experiment = client, str(experiment.experiment_id)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UnreadableError):
-            raise self._unreadable(error) from error
-
-    def rows(self) -> list[Row]:
-        """The evaluations, one per recipe, instance and fingerprint: the latest."""
-        if self._client is None:
-            return []
-        pipelines = {run.info.run_id: run.data.tags for run in self._find({KIND: "pipeline"})}
-        latest: dict[tuple[str, str, str], Row] = {}
-        evaluations = {run.info.run_id: run for run in self._find({KIND: "evaluate"})}
-        own: dict[str, list[str]] = {}
-        for run_id, run in evaluations.items():
-            own.setdefault(run.data.tags.get(PARENT_RUN, ""), []).append(run_id)
-        for pipeline_id, pipeline in pipelines.items():  # the earliest first
-            kept = [run_id for tag, run_id in pipeline.items() if tag.startswith(f"{KEPT}.")]
-            for run_id in (*own.get(pipeline_id, []), *kept):
-                run = evaluations.get(run_id)
-                # A run that is still being written, or whose pipeline was deleted by hand, is not a result.
-                if run is not None and run.info.status == "FINISHED" and "mean_iou" in run.data.metrics:
-                    row = _row(run, pipeline)
-                    latest[row.recipe, row.instance, row.fingerprint] = row
-        return list(latest.values())
-
-    def table(self, run_id: str, name: str) -> list[dict[str, Any]] | None:
-        """A table artifact as rows."""
-        if self._client is None or f"{name}.json" not in {file.path for file in self._client.list_artifacts(run_id)}:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            content = json.loads(Path(self._client.download_artifacts(run_id, f"{name}.json", folder)).read_bytes())
-        return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
-
-    def _find(self, tags: Mapping[str, str]) -> list[Run]:
-        assert self._client is not None
-        return find_runs(self._client, experiment=self._experiment, tags=tags)
-
-    def _unreadable(self, error: Exception) -> UnreadableError:
-        return UnreadableError(
-            f"MLflow at {self._uri} cannot be read: {error}; start its server, or give another address with "
-            "runtime.tracking_uri or MLFLOW_TRACKING_URI"
+def _condition(text: str) -> Callable[[Mapping[str, Any]], bool]:
+    """The test that `--where TEXT` describes."""
+    if (found := _CONDITION.fullmatch(text)) is None:
+        raise ValueError(
+            f"--where {text!r} is not a condition; write COLUMN, then one of = != >= <= > <, then a value, "
+            "such as 'mean_iou>=0.5' or 'recipe=toy*'"
         )
+    key, operator, wanted = _known(found[1], option="--where"), found[2], found[3]
+
+    def holds(values: Mapping[str, Any]) -> bool:
+        value = values[key]
+        if operator in ("=", "!="):
+            return fnmatch.fnmatchcase(_words(value), wanted) == (operator == "=")
+        if value in (None, ""):
+            return False
+        return _COMPARED[operator](*_comparable(value, wanted, text))
+
+    return holds
 
 
-def _row(run: Run, pipeline: Mapping[str, str]) -> Row:
-    tags, params = run.data.tags, run.data.params
-    instance = tags[INSTANCE]
-    return Row(
-        run_id=run.info.run_id,
-        recipe=pipeline.get(RECIPE, tags[RECIPE]),
-        instance=instance,
-        pipeline=pipeline[PIPELINE],
-        fingerprint=tags[FINGERPRINT],
-        sweep=pipeline.get(SWEEP, ""),
-        metrics={name: run.data.metrics[name] for name in METRICS if name in run.data.metrics},
-        image_set=json.loads(params.get("splits") or params.get(f"{instance}.splits", '[""]'))[-1],
-        labels_given=bool(run.data.metrics.get("labels_given", 0.0)),
-        supervision=tags.get(SUPERVISION, ""),
-        finished=(run.info.end_time or run.info.start_time) / 1000,
-    )
+def _words(value: Any) -> str:
+    """A value as text to compare with: yes and no, and settings as `name = value`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return in_words(value) if value else ""
+    return "" if value is None else str(value)
+
+
+def _comparable(value: Any, wanted: str, text: str) -> tuple[Any, Any]:
+    if not isinstance(value, int | float):
+        return _words(value), wanted
+    try:
+        return float(value), float(wanted)
+    except ValueError:
+        raise ValueError(f"--where {text!r}: {wanted!r} is not a number; scores are between 0 and 1") from None
+
+
+def _known(key: str, *, option: str) -> str:
+    if key not in _KEYS:
+        raise ValueError(f"{option}: there is no column {key!r}{suggestion(key, _KEYS)}")
+    return key

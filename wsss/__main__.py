@@ -159,6 +159,16 @@ def _results(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from wsss.report.explain import explain
+
+    path = options.output or Path(f"explain-{options.key.replace('/', '_')}.png")
+    for line in explain(_load(options), options.key, path):
+        print(line)
+    print(path)
+    return 0
+
+
 def _plan(options: argparse.Namespace) -> int:
     from wsss.pipeline.recipe_files import RECIPES, find_file
     from wsss.plan.hardware import cluster_of
@@ -219,22 +229,10 @@ def _sweep(options: argparse.Namespace) -> int:
     return run_sweep(sweep, place=options.on, console=console)
 
 
-def _leaderboard(options: argparse.Namespace) -> int:
-    from tuning.leaderboard import leaderboard, leaderboard_table
-    from wsss.report.tables import Page
-
-    rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    _print(Page(tables={"leaderboard": leaderboard_table(rows)}), options)
-    return 0
-
-
 def _compare(options: argparse.Namespace) -> int:
-    from tuning.compare import compare, comparison_table
-    from wsss.report.tables import Page
+    from tuning.command import run
 
-    result = compare(options.first, options.second, uri=options.tracking_uri, runs=options.runs)
-    _print(Page(tables={"classes": comparison_table(result)}), options)
-    return 0
+    return run(options)
 
 
 def _use(options: argparse.Namespace) -> int:
@@ -289,11 +287,13 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "show": _show,
     "results": _results,
+    "explain": _explain,
     "plan": _plan,
     "shards": _shards,
     "sweep": _sweep,
-    "leaderboard": _leaderboard,
+    "leaderboard": _compare,
     "compare": _compare,
+    "report": _compare,
     "check-submission": _check_submission,
     "predict-folder": _use,
     "label-folder": _use,

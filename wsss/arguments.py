@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wsss.argument_parser import Parser
 from wsss.cluster_arguments import add_cluster
+from wsss.comparing_arguments import add_comparing
 from wsss.stages.registry import STAGES
 from wsss.use_arguments import add_use
 
@@ -45,7 +46,8 @@ def parser() -> Parser:
     _add_showing(commands)
     _add_plan(commands)
     _add_shards(commands)
-    _add_comparing(commands)
+    add_comparing(commands, _add, _add_form)
+    _add_checking(commands)
     add_use(commands, _add, add_place=_add_place, add_overrides=_add_overrides)
     add_cluster(commands, _add)
     _add_completion(commands)
@@ -143,6 +145,20 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_recipe(results)
     _add_form(results, tables=("results", "classifiers"), main="results")
 
+    explain = _add(
+        commands,
+        "explain",
+        "one image through every stage",
+        "Draw one image as every finished stage of a recipe left it, with the values\n"
+        "that made it, into one PNG: maps, seeds, boundary map, walk, scores, labels\n"
+        "before and after the CRF, predictions by view, truth and errors.",
+        "wsss explain toy val_00000 --output val_00000.png",
+    )
+    explain.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
+    explain.add_argument("key", metavar="KEY", help="the image's key, as wsss compare and the contact sheets show it")
+    _add_overrides(explain)
+    explain.add_argument("--output", type=Path, metavar="FILE", help="default: explain-KEY.png in the current folder")
+
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = _add(
@@ -209,30 +225,7 @@ def _add_shards(commands: argparse._SubParsersAction[Parser]) -> None:
             )
 
 
-def _add_comparing(commands: argparse._SubParsersAction[Parser]) -> None:
-    board = _add(
-        commands,
-        "leaderboard",
-        "all evaluated runs, best first",
-        "List every evaluation that MLflow holds, by mean IoU.",
-        "wsss leaderboard --all --csv",
-    )
-    board.add_argument("--all", action="store_true", help="also evaluations of images whose labels were given")
-    compare = _add(
-        commands,
-        "compare",
-        "two evaluations, class by class",
-        "Compare two evaluations class by class, largest differences first.",
-        "wsss compare toy:evaluate_single_view toy:evaluate",
-    )
-    compare.add_argument("first", metavar="A", help="run id, recipe, or recipe:instance")
-    compare.add_argument("second", metavar="B", help="the other one")
-    for command in (board, compare):
-        command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
-        command.add_argument(
-            "--tracking-uri", default="", metavar="URI", help="MLflow's address (default: the database in --runs)"
-        )
-        _add_form(command)
+def _add_checking(commands: argparse._SubParsersAction[Parser]) -> None:
     check = _add(
         commands,
         "check-submission",

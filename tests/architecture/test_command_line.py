@@ -26,6 +26,7 @@ FROZEN = {
     "run": [*RECIPE, "--from", "--to", *PLACE],
     "show": [*RECIPE, "instance", "--changed", *FORM],
     "results": [*RECIPE, *FORM],
+    "explain": [*RECIPE, "key", "--output"],
     "plan": [
         *RECIPE,
         "--nodes",
@@ -59,8 +60,9 @@ FROZEN = {
     "shards lint": ["paths"],
     "shards preview": ["paths", "--pictures"],
     "sweep": ["sweep", "--set", *PLACE],
-    "leaderboard": ["--all", "--runs", "--tracking-uri", *ONE_FORM],
-    "compare": ["first", "second", "--runs", "--tracking-uri", *ONE_FORM],
+    "leaderboard": ["--all", "--sort", "--where", "--no-published", "--runs", "--tracking-uri", *ONE_FORM],
+    "compare": ["first", "others", "--common", "--recorded", "--pictures", "--runs", "--tracking-uri", *FORM],
+    "report": ["names", "--output", "--runs", "--tracking-uri"],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],
     "predict-folder": ["model", "folder", "out", "--overlay", "--coco", "--scales", "--flip", "--crf", "--set", *PLACE],
     "label-folder": [

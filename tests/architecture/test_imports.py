@@ -18,13 +18,16 @@ ALLOWED = {
     "webdataset": ("shards/",),
     # contact_sheet.py, pictures.py and preview.py draw; encoding and decoding of images is only in shards/images.py.
     # wsss/use/loaded.py only names the type of an image that it is given.
-    "PIL": ("shards/", "wsss/report/contact_sheet.py", "wsss/pictures/sheets.py", "wsss/use/loaded.py"),
+    "PIL": (
+        *("shards/", "wsss/report/", "wsss/pictures/sheets.py", "tuning/comparison_pictures.py"),
+        "wsss/use/loaded.py",
+    ),
     "cv2": ("wsss/data/images.py",),  # only a table lookup; it decodes nothing
     "imageio": (),
     "pycocotools": ("shards/sources/coco_masks.py",),  # C code: its input is checked there
     "skimage": (),
-    # The sweep adds confusion matrices, which wsss.ops takes as tensors.
-    "torch": ("wsss/", "cluster/", "tuning/sweep_result.py"),
+    # What the sweep and the comparison count goes to wsss.ops as tensors; label maps of scores are made by wsss.data.
+    "torch": ("wsss/", "cluster/", "tuning/sweep_result.py", "tuning/paired_comparison.py", "tuning/label_maps.py"),
     "timm": ("wsss/models/",),
     "segmentation_models_pytorch": ("wsss/models/",),
     "albumentations": ("wsss/data/augment.py",),
@@ -35,7 +38,7 @@ ALLOWED = {
         "cluster/training/deepspeed_config.py",
         "cluster/training/gathered_state.py",
     ),
-    "mlflow": ("cluster/tracking/", "tuning/leaderboard.py"),
+    "mlflow": ("cluster/tracking/", "tuning/tracked_runs.py"),
 }
 """Third party -> the files and folders that may import it."""
 
@@ -45,7 +48,7 @@ ORDER = (
     ("tasks",),
     ("stages",),
     ("pipeline",),
-    ("plan", "report", "use", "cluster_arguments", "use_arguments"),
+    ("plan", "report", "use", "cluster_arguments", "comparing_arguments", "use_arguments"),
     ("arguments",),
     ("completion",),
     ("__main__",),

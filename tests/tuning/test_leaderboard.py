@@ -7,12 +7,14 @@ import socket
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shards.records import RunRecord
 from tests.tuning.mlflow_store import empty_store, tracker_of
-from tuning.leaderboard import UnreadableError, leaderboard, leaderboard_table, recorded_table
+from tuning.leaderboard import UnreadableError, _rows, leaderboard, leaderboard_table, recorded_table
+from tuning.tracked_runs import StoredRun
 from wsss.contract.runtime import PipelineRecord
 from wsss.report.layout import fit
 from wsss.report.tables import plain
@@ -104,6 +106,75 @@ def test_every_number_and_name_fits_80_columns(runs: Path, uri: str) -> None:
     assert max(map(len, shown)) <= 80
     words = " ".join(shown).split()
     assert {"evaluate_pseudo_labels", "thresholds", "61.25", "71.25", "81.25", "55555555"} <= set(words)
+
+
+def names(runs: Path, uri: str, **options: Any) -> list[str]:
+    table = leaderboard_table(leaderboard(runs, uri=uri, everything=True), **options)
+    return [f"{row['recipe']} {row['mean_iou']}" for row in values_of(table)]
+
+
+def test_rows_are_sorted_and_filtered_by_any_column(runs: Path, uri: str) -> None:
+    assert names(runs, uri, sort="mean_iou") == ["irn 0.9", "fickle 0.6125", "toy 0.4", "irn 0.3"]
+    assert names(runs, uri, sort="-mean_iou") == ["irn 0.3", "toy 0.4", "fickle 0.6125", "irn 0.9"]
+    assert [name.split()[0] for name in names(runs, uri, sort="recipe")] == ["fickle", "irn", "irn", "toy"]
+    assert names(runs, uri, sort="finished")[0] == "toy 0.4", "the latest first"
+    assert names(runs, uri, where=["mean_iou>=0.4", "labels_given=no"]) == ["fickle 0.6125", "toy 0.4"]
+    assert names(runs, uri, where=["recipe!=ir*", "sweep=threshold?"]) == ["toy 0.4"]
+    assert names(runs, uri, where=["mean_iou_foreground > 0.1"]) == [], "a score that is not known fulfils nothing"
+    for options, message in (
+        ({"sort": "men_iou"}, r"--sort: there is no column 'men_iou'; did you mean mean_iou"),
+        ({"where": ["colour=red"]}, r"--where: there is no column 'colour'"),
+        ({"where": ["recipe"]}, r"--where 'recipe' is not a condition; write COLUMN, then"),
+        ({"where": ["mean_iou>much"]}, r"'much' is not a number; scores are between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            names(runs, uri, **options)
+
+
+def test_the_official_table_is_marked_and_takes_its_place_by_score(runs: Path, uri: str) -> None:
+    found = names(runs, uri, published=True)
+    assert found[:5] == ["irn 0.9", "fickle 0.6125", "cvl 0.4518", "toy 0.4", "VL-task1 0.3773"]
+    assert len(found) == 4 + 10
+    rows = values_of(leaderboard_table([], published=True))
+    assert {(row["instance"], row["split"], row["run"]) for row in rows} == {("published", "LID test", None)}
+    official = "45.18/59.62/80.46 37.73/60.15/82.98 37.34/54.87/83.64 36.24/68.27/84.10 31.90/46.07/82.63"
+    scores = [[100 * row[name] for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")] for row in rows[:5]]
+    assert ["/".join(f"{score:.2f}" for score in three) for three in scores] == official.split()
+
+
+def test_changed_settings_are_a_column(runs: Path, uri: str) -> None:
+    described = runs / "fickle" / "results-55555555.json"
+    described.parent.mkdir()
+    described.write_text('{"changed_settings": {"make_seeds.theta": 0.35}}')
+    rows = {row.recipe: row for row in leaderboard(runs, uri=uri)}
+    assert (rows["fickle"].changed, rows["irn"].changed) == ({"make_seeds.theta": 0.35}, {})
+    assert "make_seeds.theta = 0.35" in plain(leaderboard_table([rows["fickle"]]))
+    assert names(runs, uri, where=["changed_settings=*theta*"]) == ["fickle 0.6125"]
+    described.unlink()
+
+
+def test_a_kept_evaluation_counts_for_the_latest_pipeline_that_names_it(tmp_path: Path) -> None:
+    def run(run_id: str, tags: dict[str, str], **values: Any) -> StoredRun:
+        return StoredRun(run_id=run_id, status="FINISHED", started=1.0, ended=2.0, tags=tags, **values)
+
+    def pipeline(run_id: str, **more: str) -> StoredRun:
+        return run(run_id, {"wsss.kind": "pipeline", "wsss.recipe": "toy", "wsss.pipeline": run_id * 32} | more)
+
+    measured = {
+        "wsss.kind": "evaluate",
+        "wsss.recipe": "toy",
+        "wsss.instance": "evaluate",
+        "wsss.fingerprint": "f" * 64,
+    }
+    changed = 'predict.scales = [1.0, 0.5], predict.merge = "max"'
+    stored = [
+        pipeline("p1"),
+        run("e1", measured | {"mlflow.parentRunId": "p1"}, metrics={"mean_iou": 0.5}, params={"splits": '["val"]'}),
+        pipeline("p2", **{"wsss.kept.evaluate": "e1", "wsss.kept.gone": "e9", "wsss.changed_settings": changed}),
+    ]
+    (row,) = _rows(stored, tmp_path)
+    assert (row.run_id, row.pipeline[:2], row.image_set) == ("e1", "p2", "val")
+    assert row.changed == {"predict.scales": [1.0, 0.5], "predict.merge": "max"}
 
 
 def rendered(runs: Path, uri: str) -> str:

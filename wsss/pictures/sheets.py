@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from shards.images import encode_png
+from shards.records import IGNORE
 from shards.taxonomy import Taxonomy, palette
 
 TILE = 160
@@ -23,6 +24,26 @@ def overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         return np.full_like(image, 235)
     grey = image.mean(axis=2, keepdims=True)
     return np.where(mask[..., None] == 0, 0.6 * grey, 0.25 * grey + 0.75 * palette()[mask]).astype(np.uint8)
+
+
+def heat(image: np.ndarray, map_hw: np.ndarray) -> np.ndarray:
+    """A map of values in [0, 1] on any grid, resized to the image and laid over it. u8[H,W,3]."""
+    from matplotlib import colormaps  # takes a second to import
+
+    values = (255 * np.clip(map_hw.astype(np.float32), 0, 1)).astype(np.uint8)
+    grid = Image.fromarray(values).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
+    colours = 255 * colormaps["inferno"](np.asarray(grid))[..., :3]
+    return (0.35 * image + 0.65 * colours).astype(np.uint8)
+
+
+def error_map(image: np.ndarray, label: np.ndarray, *, truth: np.ndarray) -> np.ndarray:
+    """The image in grey; wrong pixels in red, missed objects in blue, objects in the background in amber. u8[H,W,3]."""
+    drawn = np.repeat(image.mean(axis=2, keepdims=True) * 0.6, 3, axis=2)
+    wrong = (label != truth) & (truth != IGNORE)
+    drawn[wrong] = (218, 54, 51)
+    drawn[wrong & (label == 0)] = (60, 120, 216)
+    drawn[wrong & (truth == 0)] = (227, 179, 65)
+    return drawn.astype(np.uint8)
 
 
 def fit(picture: np.ndarray) -> Image.Image:

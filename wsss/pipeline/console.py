@@ -1,8 +1,10 @@
-"""Consoles that print text from the user without interpreting markup in it."""
+"""Consoles that print text from the user without interpreting markup in it, and a count of finished work."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
@@ -22,3 +24,13 @@ def plain_console(*, stderr: bool = False, width: int | None = None, file: IO[st
         markup=False,
         emoji=False,
     )
+
+
+@contextmanager
+def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with what is done and the total; a terminal shows them until the block ends."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with console.status(what) as status:
+        yield lambda done, total: status.update(f"{what}: {done} of {total}")

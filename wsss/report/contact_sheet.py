@@ -16,7 +16,7 @@ from shards.layer import Layer, split_of
 from shards.reader import read_shard
 from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Record, Sample
 from wsss.contract.stage import Instance
-from wsss.pictures.sheets import compose, fit, overlay
+from wsss.pictures.sheets import compose, fit, heat, overlay
 from wsss.pipeline.recipe import Recipe
 from wsss.stages.predict import Predict
 
@@ -112,10 +112,7 @@ def _row(records: Mapping[str, Record], *, predictions: Sequence[str]) -> dict[s
 def _heat(image: np.ndarray, cams: CamRecord | None) -> np.ndarray:
     if cams is None or len(cams.maps) == 0:
         return image
-    strongest = np.clip(cams.maps.astype(np.float32).max(axis=0), 0, 1)
-    grid = Image.fromarray((255 * strongest).astype(np.uint8)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
-    colours = 255 * colormaps["inferno"](np.asarray(grid))[..., :3]
-    return (0.35 * image + 0.65 * colours).astype(np.uint8)
+    return heat(image, cams.maps.astype(np.float32).max(axis=0))
 
 
 def _instances(tile: Image.Image, instances_HW: np.ndarray | None) -> Image.Image:

@@ -71,11 +71,12 @@ class MakePseudoLabels(CrfSettings, Map):
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
             with torch.inference_mode():
-                return self._pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
+                return self.pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
 
         return work_per_record(layers, make)
 
-    def _pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
+    def pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
+        """The pseudo label of one image with these settings."""
         import torch
 
         from wsss.data.images import magnify_scores

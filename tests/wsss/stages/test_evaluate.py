@@ -360,7 +360,7 @@ def test_labels_and_counts_agree_where_scores_lie_on_thresholds_and_on_each_othe
         counted = confusions_at(Path(outcome.artifacts["threshold_counts.val.npz"]), threshold=i / 256)
         for truth, record, matrix in zip(truths, records, counted, strict=True):
             assert truth.mask is not None
-            label = torch.from_numpy(stage._pseudo_label(truth, record).mask)
+            label = torch.from_numpy(stage.pseudo_label(truth, record).mask)
             made = confusion_matrix(torch.from_numpy(truth.mask), label, num_classes=6, ignore_index=255)
             assert torch.equal(matrix, made), f"at {i}/256"
 
