@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import optuna
 from ray import tune
 from rich.console import Console
 from rich.text import Text
@@ -112,7 +111,6 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Only Tune's own state of this start: finished results of earlier starts are stored by fingerprint.
     storage = sweep.folder / "tune"
     shutil.rmtree(storage, ignore_errors=True)
@@ -141,7 +139,7 @@ def _suggestions(sweep: Sweep) -> tuple[dict[str, Any] | None, tune.TuneConfig]:
     if sweep.settings.method == "grid":
         # A grid is one dimension of Tune, because Tune orders several dimensions by name.
         return {COMBINATION: tune.grid_search(sweep.space.combinations())}, tune.TuneConfig(num_samples=1)
-    search = DistinctSearch(sweep.space, metric=SCORE, seed=sweep.settings.seed, num_random=(sweep.num_trials + 1) // 2)
+    search = DistinctSearch.of(sweep)
     return None, tune.TuneConfig(search_alg=search, num_samples=sweep.num_trials)
 
 
