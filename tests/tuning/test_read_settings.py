@@ -20,8 +20,7 @@ def test_a_setting_that_another_one_makes_unused_is_refused(tmp_path: Path) -> N
 
 def test_it_is_allowed_if_one_of_the_searched_values_makes_it_used(tmp_path: Path) -> None:
     space = (
-        "[space]\nmake_seeds.crf_iterations = { low = 1, high = 9 }\n"
-    space += "make_seeds.refine = { choices = ['none', 'crf'] }"
+        "[space]\nmake_seeds.crf_iterations = { low = 1, high = 9 }\nmake_seeds.refine = { choices = ['none', 'crf'] }"
     )
     assert loaded(tmp_path, space).space.settings == ("make_seeds.crf_iterations", "make_seeds.refine")
 

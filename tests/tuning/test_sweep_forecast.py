@@ -19,9 +19,6 @@ make_seeds.foreground_threshold = {{ choices = [0.04, 0.2, 0.3] }}
 
 
 def sweep_of(folder: Path, space: str, *, sweep: str = SWEEP + 'method = "grid"\n') -> Sweep:
-    times = (
-        TIMES + "evaluate_pseudo_labels = 1, evaluate_walk = 1, train_classifier = 20, make_cams = 5, build_shards = 2}"
-    )
     return loaded(folder, space, sweep=sweep, overrides=(f"runtime.runs={folder / 'runs'}", TIMES))
 
 
