@@ -21,6 +21,7 @@ from typing import Any
 from shards.records import SeedRecord
 from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
 from tuning.dimensions import Cases, Dimension, Range
+from tuning.early_stopping import check_stop_by
 from tuning.read_settings import check_read
 from tuning.sweep_settings import SweepSettings
 from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
@@ -187,7 +188,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     _check_searched_once(space, shared)
     check_read(space.dimensions, whole)
     _check_method(space, chosen, sweep_table)
-    return Sweep(
+    sweep = Sweep(
         settings=chosen,
         space=space,
         recipe_path=recipe_path,
@@ -195,6 +196,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
         base=base,
         labels=labels,
     )
+    check_stop_by(sweep)
+    return sweep
 
 
 def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: SweepSettings) -> tuple[SearchSpace, str]:

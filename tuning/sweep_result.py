@@ -35,6 +35,8 @@ class Trial:
     """Stage instances that this trial ran."""
     reused: tuple[str, ...] = ()
     """Stage instances whose results were found."""
+    seconds: float = 0.0
+    """Seconds of the stages that depend on the searched settings, as recorded when they were executed."""
     folds: tuple[Tensor, ...] = ()
     """Confusion matrix of every fold, i64[C, C]; empty if the trial has no result."""
 

@@ -8,19 +8,25 @@ waits for the actors and training ranks that it starts, and these need the CPUs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray import tune
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from shards.files import write_bytes
+from tuning.early_stopping import POLL_SECONDS, report_validations
+from tuning.sweep_settings import MEAN_IOU, SECONDS
+from tuning.trial_journal import key_of
 from wsss.contract.failure import ignore_restart
 
 if TYPE_CHECKING:
     # Imported where it is used below: the actor that only waits needs no torch.
+    from pathlib import Path
+
     from shards.records import RunRecord
     from tuning.search_space import Sweep
     from wsss.contract.counts import Counts
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
 
 WORST = 0.0
 """Reported to the search for a trial without a result: the lowest possible mean IoU."""
-SCORE = "mean_iou"
+SCORE = MEAN_IOU
 RESULT = "result"
 """Keys of the report of a trial to Tune."""
 COMBINATION = "of the grid"
@@ -46,28 +52,76 @@ class TrialResult:
     """How a trial ended."""
 
     state: str
-    """`done`, `pruned` if its settings do not fit together, `failed` if a stage failed."""
+    """`done`, `pruned` if its settings do not fit together, `failed` if a stage failed, `stopped` if it was worse than
+    others after some epochs of a training."""
     reason: str = ""
     executed: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
     seconds: float = 0.0
+    """Seconds of the stages that depend on the searched settings, as recorded when they were executed."""
 
 
-def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function that Tune calls with a suggestion."""
-    task = ray.remote(run_trial).options(
-        num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
-    )
+def trainable(sweep: Sweep, *, place: str, stopped: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
+    """The function `trial` with what it needs, for Tune.
+
+    `stopped`: the last reports of trials that an earlier start of the sweep stopped early, by `key_of` a suggestion.
+    """
     # Other nodes have neither the files nor the environment of this one; they share only the folder of runs.
     copy = sweep.folder / "recipe.toml"
     write_bytes(copy, sweep.recipe_path.read_bytes())
-    known, environment, driver = ray.put(replace(sweep, recipe_path=copy)), sweep.environment, own_identity()
+    known = ray.put(replace(sweep, recipe_path=copy))
+    return tune.with_parameters(
+        trial,
+        # In a list, so that Tune passes the reference on instead of the sweep behind it.
+        known=[known],
+        place=place,
+        environment=sweep.environment,
+        driver=own_identity(),
+        stopped=dict(stopped or {}),
+    )
 
-    def trial(config: dict[str, Any]) -> dict[str, Any]:
-        report: dict[str, Any] = ray.get(task.remote(known, suggestion_of(config), place, environment, driver))
-        return report
 
-    return trial
+def trial(
+    config: dict[str, Any],
+    *,
+    known: list[Any],
+    place: str,
+    environment: Mapping[str, str],
+    driver: CodeIdentity,
+    stopped: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What Tune runs for a suggestion. Its name is part of Tune's folder: `Tuner.restore(FOLDER, trainable=trial)`."""
+    suggestion = suggestion_of(config)
+    if (before := stopped.get(key_of(suggestion))) is not None:
+        return dict(before)
+    task = ray.remote(run_trial).options(
+        num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
+    )
+    running = task.remote(known[0], suggestion, place, environment, driver)
+    sweep: Sweep = ray.get(known[0])
+    folder, reported = _watched_training(sweep, suggestion), 0
+    try:
+        while folder is not None and not ray.wait([running], timeout=POLL_SECONDS)[0]:
+            reported = report_validations(folder, reported=reported)
+        report: dict[str, Any] = ray.get(running)
+    finally:
+        ray.cancel(running, force=False)  # no effect on a task that is done
+    if folder is not None and report[RESULT]["state"] == "done":
+        reported = report_validations(folder, reported=reported)
+    return report
+
+
+def _watched_training(sweep: Sweep, suggestion: Mapping[str, Any]) -> Path | None:
+    """The folder of the training by which trials are stopped; None if there is none."""
+    from wsss.pipeline.recipe import RecipeError
+
+    if not sweep.settings.stop_by:
+        return None
+    try:
+        recipe = sweep.trial_recipe(sweep.trial_overrides(sweep.space.values(suggestion)))
+    except RecipeError:
+        return None  # it will be pruned
+    return recipe.instance(sweep.settings.stop_by).path
 
 
 def suggestion_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,7 +170,7 @@ def run_trial(
         state="done",
         executed=tuple(summary.executed),
         reused=tuple(summary.reused),
-        seconds=sum(summary.records[name].seconds for name in summary.executed),
+        seconds=round(sum(record.seconds for name, record in summary.records.items() if name in sweep.changed), 2),
     )
     return _report(result, score=_score(sweep, recipe, values, summary.records[metric]))
 
@@ -132,7 +186,7 @@ def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunR
 
 
 def _report(result: TrialResult, *, score: float = WORST) -> dict[str, Any]:
-    return {SCORE: score, RESULT: asdict(result)}
+    return {SCORE: score, SECONDS: result.seconds, RESULT: asdict(result)}
 
 
 def open_runtime(recipe: Recipe, *, place: str, max_concurrent: int = 1) -> Runtime:
