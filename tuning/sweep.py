@@ -24,7 +24,8 @@ from cluster.tracking.tracking_address import open_command
 from tuning.distinct_search import DistinctSearch
 from tuning.early_stopping import scheduler_of
 from tuning.search_space import Sweep
-from tuning.sweep_result import SweepResult, Trial, choose
+from tuning.sweep_outcome import BEST_RECIPE, further_files, result_of
+from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
 from tuning.sweep_watch import Watch, record, trial_of
 from tuning.trial_journal import TrialJournal
@@ -60,9 +61,9 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     finally:
         if owns_session:
             end_session()
-    result = _result(sweep, base, trials)
+    result = result_of(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
-    artifacts = result.write(sweep.folder)
+    artifacts = result.write(sweep.folder, further_files(sweep, result))
     print_table(replace(result.table(), notes=tuple(result.sentences())))
     if result.choice is None:
         raise RuntimeError(f"no trial of {sweep.settings.name} has a result; trial 1: {trials[0].reason}")
@@ -70,6 +71,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     if kept is not None:
         console.print(Text(f"kept         {kept}, of an earlier sweep with other settings or results"), soft_wrap=True)
     console.print(Text(f"results      {sweep.folder / 'sweep.md'}"), soft_wrap=True)
+    console.print(Text(f"best recipe  {sweep.folder / BEST_RECIPE}"), soft_wrap=True)
     command = open_command(runtime.tracking_uri, runs=runtime.runs)
     console.print(Text(f"runs         {command}"), soft_wrap=True)
     return 1 if any(trial.state == "failed" for trial in trials) else 0
@@ -135,20 +137,3 @@ def _suggestions(sweep: Sweep, journal: TrialJournal) -> tuple[dict[str, Any] | 
         return {COMBINATION: tune.grid_search(sweep.space.combinations())}, tune.TuneConfig(num_samples=1)
     search = DistinctSearch.of(sweep, earlier=journal.suggestions)
     return None, tune.TuneConfig(search_alg=search, num_samples=sweep.num_trials)
-
-
-def _result(sweep: Sweep, base: RunSummary, trials: list[Trial]) -> SweepResult:
-    choice = choose(trials)
-    return SweepResult(
-        name=sweep.settings.name,
-        recipe=sweep.base.settings.name,
-        metric=sweep.settings.metric,
-        split=sweep.settings.split,
-        trials=tuple(trials),
-        base_executed=tuple(base.executed),
-        base_reused=tuple(base.reused),
-        choice=choice,
-        best_overrides=tuple(sweep.space.apply(choice.best.values)) if choice else (),
-        labels=sweep.labels,
-        grid=sweep.settings.method == "grid",
-    )
