@@ -104,8 +104,9 @@ def trial(
         while folder is not None and not ray.wait([running], timeout=POLL_SECONDS)[0]:
             reported = report_validations(folder, reported=reported)
         report: dict[str, Any] = ray.get(running)
-    finally:
-        ray.cancel(running, force=False)  # no effect on a task that is done
+    except BaseException:
+        ray.cancel(running, force=False)  # Tune stopped this trial: its training must not go on
+        raise
     if folder is not None and report[RESULT]["state"] == "done":
         reported = report_validations(folder, reported=reported)
     return report

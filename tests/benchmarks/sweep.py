@@ -1,0 +1,218 @@
+"""Sweeps on the toy recipe: against the same trials as single runs, and against an earlier version, side by side.
+
+    .venv/bin/python -m tests.benchmarks.sweep [--runs FOLDER] [--only counted joint]
+
+- `counted`: all 48 trials of `background_thresholds`, after the stages that they share. The rival is commit ee5a0ff in
+  a git worktree, with its own folder of runs; both start with the shared stages done and without scores. Ours again,
+  with all results found, beside as many trials of Ray Tune whose function returns at once: the difference is what a
+  trial of a background threshold costs beyond Tune.
+- `joint`: the 30 trials of `irnet_thresholds`. The rival is 30 runs of the recipe up to the same metric, each of which
+  takes what the run records say. Every distinct stage instance must be executed exactly once.
+
+`--runs`: a folder of a finished `wsss demo`, which is copied; without it the stages are run first. The sweeps run in
+processes of their own, stages in the trial's process (`--on local`). One repetition of each: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.architecture.sources import ROOT
+from wsss.contract.stage import RUN_RECORD
+from wsss.pipeline.recipe import load_recipe
+
+OLD_COMMIT = "ee5a0ff"
+SWEEPS = ROOT / "tuning" / "sweeps"
+RATIO_BAR, TRIAL_MS_BAR, JOINT_BAR = 2.0, 50.0, 0.2
+NUM_TRIALS = 48
+
+
+def wsss(*words: str, tree: Path = ROOT) -> float:
+    """Seconds of a command line in a tree of the package."""
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    began = time.monotonic()
+    command = [sys.executable, "-m", "wsss", *words]
+    subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def sweep_words(name: str, runs: Path, *settings: str, tree: Path = ROOT) -> list[str]:
+    given = [word for setting in (f"runtime.runs={runs}", *settings) for word in ("--set", setting)]
+    return ["sweep", str(tree / "tuning" / "sweeps" / f"{name}.toml"), "--on", "local", *given]
+
+
+def without_scores(runs: Path) -> None:
+    """Remove what the trials of `background_thresholds` make."""
+    for pattern in ("make_scores-*", "evaluate-*"):
+        for folder in (runs / "store").glob(pattern):
+            shutil.rmtree(folder)
+    shutil.rmtree(runs / "background_thresholds", ignore_errors=True)
+
+
+def content_of(runs: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((runs / name / "sweep.json").read_bytes())
+    return content
+
+
+def old_seconds(folder: Path) -> float:
+    """Seconds of the 48 trials at the earlier commit, whose shared stages are done first."""
+    tree, runs = folder / "old", folder / "old_runs"
+    subprocess.run(["git", "worktree", "add", "--detach", str(tree), OLD_COMMIT], cwd=ROOT, check=True)
+    try:
+        wsss(*sweep_words("background_thresholds", runs, "sweep.num_trials=1", tree=tree), tree=tree)
+        without_scores(runs)
+        return wsss(*sweep_words("background_thresholds", runs, tree=tree), tree=tree)
+    finally:
+        subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
+
+
+def empty_trials(folder: Path) -> float:
+    """Seconds of a sweep's process with Tune alone: Optuna's suggestions, and a function that returns at once."""
+    script = f"""
+import optuna, ray, os
+os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
+from ray import tune
+from tuning.distinct_search import DistinctSearch
+from tuning.search_space import load_sweep
+from pathlib import Path
+from cluster.session.ray_session import connect
+from cluster.session.ray_processes import end_session
+sweep = load_sweep(Path({str(SWEEPS / "background_thresholds.toml")!r}), ["runtime.runs={folder}"])
+connect(None)
+def trial(config):
+    return {{"mean_iou": 0.5}}
+search = DistinctSearch.of(sweep)
+config = tune.TuneConfig(search_alg=search, num_samples={NUM_TRIALS}, max_concurrent_trials=1, reuse_actors=True)
+run = tune.RunConfig(name="empty", storage_path={str(folder)!r}, verbose=0)
+tune.Tuner(tune.with_resources(trial, {{"CPU": 0, "memory": 2**26}}), tune_config=config, run_config=run).fit()
+end_session()
+"""
+    began = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def equals_the_curve(runs: Path) -> float:
+    """The largest difference between a trial's mean IoU and the curve that `evaluate` wrote for the same scores."""
+    worst = 0.0
+    for trial in content_of(runs, "background_thresholds")["trials"]:
+        beta, threshold = (
+            trial["values"]["make_scores.beta"],
+            trial["values"]["make_pseudo_labels.background_threshold"],
+        )
+        settings = [f"make_scores.beta={beta}", 'make_scores.splits=["val"]', 'evaluate_walk.splits=["val"]']
+        settings += ['make_pseudo_labels.splits=["val"]', 'evaluate_pseudo_labels.splits=["val"]']
+        recipe = load_recipe(SWEEPS.parent / "recipes" / "toy.toml", [*settings, f"runtime.runs={runs}"])
+        lines = (recipe.instance("evaluate_walk").path / "threshold_curve.val.csv").read_text().splitlines()
+        columns = lines[0].split(",")
+        curve = {float(row[columns.index("threshold")]): float(row[columns.index("mean_iou")]) for row in _cells(lines)}
+        worst = max(worst, abs(curve[threshold] - trial["mean_iou"]))
+    return worst
+
+
+def _cells(lines: list[str]) -> list[list[str]]:
+    return [line.split(",") for line in lines[1:]]
+
+
+def counted(folder: Path, runs: Path) -> dict[str, Any]:
+    """The 48 trials of the background threshold."""
+    without_scores(runs)
+    ours = wsss(*sweep_words("background_thresholds", runs))
+    again = wsss(*sweep_words("background_thresholds", runs))
+    empty = empty_trials(folder / "empty")
+    old = old_seconds(folder)
+    per_trial = 1000 * (again - empty) / NUM_TRIALS
+    print(f"ours {ours:.1f} s, with all found {again:.1f} s, Tune alone {empty:.1f} s, {OLD_COMMIT} {old:.1f} s")
+    return {
+        "seconds_ratio": old / ours,
+        "error": equals_the_curve(runs),
+        "checks": {
+            f"48 trials, seconds of {OLD_COMMIT} / ours": _check(old / ours, RATIO_BAR, at_least=True),
+            "ms of a trial beyond Tune": _check(per_trial, TRIAL_MS_BAR),
+        },
+    }
+
+
+def joint(runs: Path) -> dict[str, Any]:
+    """The 30 trials around IRNet, against as many single runs."""
+    seconds = wsss(*sweep_words("irnet_thresholds", runs))
+    content = content_of(runs, "irnet_thresholds")
+    executed = [name for trial in content["trials"] for name in trial["executed"]]
+    recipe = load_recipe(SWEEPS.parent / "recipes" / "toy.toml", [f"runtime.runs={runs}"])
+    chain = recipe.instance("evaluate_pseudo_labels")
+    single = sum(_recorded_seconds(runs, instance) for instance in _behind(chain).values())
+    distinct = _made_since(runs, content)
+    print(f"{len(content['trials'])} trials in {seconds:.0f} s; a single run takes {single:.0f} s of stages")
+    return {
+        "joint_share": seconds / (len(content["trials"]) * single),
+        "checks": {
+            "30 trials, share of 30 runs": _check(seconds / (len(content["trials"]) * single), JOINT_BAR),
+            "executions per distinct upstream": _check(len(executed) / max(distinct, 1), 1.0),
+        },
+    }
+
+
+def _behind(instance: Any) -> dict[str, Any]:
+    found = {instance.fingerprint: instance}
+    for upstream in instance.inputs.values():
+        found |= _behind(upstream)
+    return found
+
+
+def _recorded_seconds(runs: Path, instance: Any) -> float:
+    record = json.loads((instance.path / RUN_RECORD).read_bytes())
+    return float(record["seconds"])
+
+
+def _made_since(runs: Path, content: Mapping[str, Any]) -> int:
+    """Distinct stage instances that the trials executed, by the folders that they left."""
+    from tuning.search_space import load_sweep
+
+    sweep = load_sweep(SWEEPS / "irnet_thresholds.toml", [f"runtime.runs={runs}"])
+    found = set()
+    for trial in content["trials"]:
+        recipe = sweep.trial_recipe(sweep.trial_overrides(trial["values"])) if trial["executed"] else None
+        if recipe is not None:
+            found |= {recipe.instance(name).fingerprint for name in trial["executed"]}
+    return len(found)
+
+
+def _check(value: float, bar: float, *, at_least: bool = False) -> dict[str, Any]:
+    return {"value": round(value, 4), "bar": bar, "ok": value >= bar if at_least else value <= bar}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=Path, help="the folder of runs of a finished `wsss demo`; it is copied")
+    parser.add_argument("--only", nargs="+", choices=("counted", "joint"), default=["counted", "joint"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = folder / "runs"
+        if options.runs is not None:
+            shutil.copytree(options.runs, runs)
+        else:
+            wsss("run", "toy", "--to", "evaluate_pseudo_labels", "--on", "local", "--set", f"runtime.runs={runs}")
+        parts = {"joint": joint(runs)} if "joint" in options.only else {}
+        if "counted" in options.only:
+            parts["counted"] = counted(folder, runs)
+    checks = {what: one for part in parts.values() for what, one in part["checks"].items()}
+    error = parts.get("counted", {}).get("error", 0.0)
+    ratio = parts["counted"]["seconds_ratio"] if "counted" in parts else 1 / parts["joint"]["joint_share"]
+    result = {"name": "sweep", "ratio": round(ratio, 2), "agreement": error < 1e-9, "error": error, "checks": checks}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
