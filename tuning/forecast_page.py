@@ -67,9 +67,10 @@ def _names(executes: tuple[Execution, ...], sweep: Sweep) -> str:
 
 
 def _about(executes: tuple[Execution, ...]) -> Cell:
-    if any(one.time.seconds is None for one in executes):
-        return Shown(None, "not known" if len(executes) == 1 else f"over {duration(total_seconds(executes))}")
-    return Shown(total_seconds(executes), duration(total_seconds(executes)))
+    seconds, unknown = total_seconds(executes), any(one.time.seconds is None for one in executes)
+    if unknown:
+        return Shown(None, f"over {duration(seconds)}" if seconds else "not known")
+    return Shown(seconds, duration(seconds))
 
 
 def duration(seconds: float) -> str:
@@ -82,9 +83,12 @@ def duration(seconds: float) -> str:
 def _notes(sweep: Sweep, plan: Forecast) -> list[str]:
     executions = plan.executions
     trained = sum(one.trains for one in executions)
+    about = _about(executions)
+    assert isinstance(about, Shown)
+    time = "a time that is not known" if about.text == "not known" else about.text
     lines = [
-        f"in all about {duration(total_seconds(executions))} of stages, {len(executions)} executions, {trained} of "
-        "them trainings; Ray Tune and MLflow add about a second a trial"
+        f"in all {'about ' if about.value is not None else ''}{time} of stages, {len(executions)} executions, "
+        f"{trained} of them trainings; Ray Tune and MLflow add about a second a trial"
     ]
     if sweep.settings.max_concurrent > 1:
         lines.append("trials at the same time share the machine: the time is that of one after the other")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +31,7 @@ from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
 from tuning.sweep_watch import Watch, record, trial_of
 from tuning.trial_journal import TrialJournal
+from wsss.contract.stopping import STOPPED
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, run_recipe
@@ -45,6 +48,10 @@ _ENVIRONMENT = {
 }
 
 
+RESTARTS = 3
+"""How often a trial begins again after its process was lost. A stage that fails ends its trial at once."""
+
+
 def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     """Run a sweep and print the best setting; returns 0, or 1 if a trial failed.
 
@@ -55,12 +62,34 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     owns_session = connect(None if place in ("ray", "local") else place)
     try:
         tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
-        base = _run_unchanged(sweep, place=place, tracker=tracker, console=console)
-        _check_metric(sweep)
-        trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
+        with _stated(sweep, tracker):
+            return _run(sweep, place=place, tracker=tracker, console=console)
     finally:
         if owns_session:
             end_session()
+
+
+@contextmanager
+def _stated(sweep: Sweep, tracker: object) -> Iterator[None]:
+    """Tell a tracker that knows sweeps that this one runs, and how it ended."""
+    tell: Callable[[str, str, str], None] = getattr(tracker, "sweep_state", lambda name, status, reason: None)
+    name = sweep.settings.name
+    tell(name, "RUNNING", "")
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(name, "KILLED", STOPPED)
+        raise
+    except Exception as error:
+        tell(name, "FAILED", str(error))
+        raise
+    tell(name, "FINISHED", "")
+
+
+def _run(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> int:
+    base = _run_unchanged(sweep, place=place, tracker=tracker, console=console)
+    _check_metric(sweep)
+    trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
     result = result_of(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder, further_files(sweep, result))
@@ -72,6 +101,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
         console.print(Text(f"kept         {kept}, of an earlier sweep with other settings or results"), soft_wrap=True)
     console.print(Text(f"results      {sweep.folder / 'sweep.md'}"), soft_wrap=True)
     console.print(Text(f"best recipe  {sweep.folder / BEST_RECIPE}"), soft_wrap=True)
+    runtime = sweep.base.runtime
     command = open_command(runtime.tracking_uri, runs=runtime.runs)
     console.print(Text(f"runs         {command}"), soft_wrap=True)
     return 1 if any(trial.state == "failed" for trial in trials) else 0
@@ -124,6 +154,8 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
             storage_path=str(storage),
             verbose=0,
             callbacks=[Watch(sweep, journal, tracker, console)],
+            # A trial whose process died, or whose host was lost, begins again; what it finished is found.
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     results = tuner.fit()

@@ -1,8 +1,9 @@
 """The code of one trial of a sweep that runs inside Ray.
 
 Tune starts a trial as an actor in a placement group without CPUs, and everything that the trial starts would be placed
-there too. So the trial passes its recipe to a task outside of that group. The task reserves no CPU itself: it only
-waits for the actors and training ranks that it starts, and these need the CPUs.
+there too. So the trial passes its recipe to a task outside of that group, on the nodes in turn. The task reserves no
+CPU itself: it only waits for the actors and training ranks that it starts, and these need the CPUs. If a node is lost,
+Tune begins its trials again, and they find what was finished.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from shards.files import write_bytes
@@ -94,9 +94,7 @@ def trial(
     suggestion = suggestion_of(config)
     if (before := stopped.get(key_of(suggestion))) is not None:
         return dict(before)
-    task = ray.remote(run_trial).options(
-        num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
-    )
+    task = ray.remote(run_trial).options(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
     running = task.remote(known[0], suggestion, place, environment, driver)
     sweep: Sweep = ray.get(known[0])
     folder, reported = _watched_training(sweep, suggestion), 0
