@@ -76,11 +76,15 @@ def further_files(sweep: Sweep, result: SweepResult) -> dict[str, bytes]:
         done = [trial for trial in result.trials if trial.mean_iou is not None]
         files[IMPORTANCE] = draw_importance(
             result.importance,
-            values={name: [json.dumps(trial.values[name]) for trial in done] for name in result.importance},
+            values={name: [_shown(trial.values[name]) for trial in done] for name in result.importance},
             mean_iou=[trial.mean_iou or 0.0 for trial in done],
             title=f"{result.name}: {result.metric} on {result.split}, {len(done)} trials",
         )
     return files
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _recipe_text(sweep: Sweep, result: SweepResult, choice: TwoFoldChoice) -> str:

@@ -24,7 +24,7 @@ def drawn(names: tuple[str, ...]) -> list[bytes]:
         draw_layer(summary, title=title),
         draw_importance(
             {name: 1 / len(names) for name in names},
-            values={name: names[:2] for name in names},
+            values=dict.fromkeys(names, names[:2]),
             mean_iou=[0.25, 0.5],
             title=title,
         ),
