@@ -49,7 +49,7 @@ def _trials_table(sweep: Sweep, plan: Forecast) -> Table:
         Column("about", "seconds", right=True),
         Column("executes", "executes", wraps=True, role="note"),
     ]
-    rows: list[list[Cell]] = [["before", *[None] * len(settings), _about(plan.shared), _names(plan.shared, sweep)]]
+    rows: list[list[Cell]] = [["before", *[None] * len(settings), _about(plan.shared), _names(plan.shared, None)]]
     for trial in plan.trials:
         values = [Shown(trial.values[name], json.dumps(trial.values[name])) for name in settings]
         rows.append([_number(trial), *values, _about(trial.executes), trial.pruned or _names(trial.executes, sweep)])
@@ -60,10 +60,13 @@ def _number(trial: PlannedTrial) -> Cell:
     return Shown(trial.number, f"{trial.number}{'' if trial.certain else '*'}")
 
 
-def _names(executes: tuple[Execution, ...], sweep: Sweep) -> str:
+def _names(executes: tuple[Execution, ...], sweep: Sweep | None) -> str:
+    """`sweep`: of a trial, which may only read counts."""
     if executes:
         return ", ".join(one.name for one in executes)
-    return f"nothing: the counts of {sweep.settings.metric} are read" if sweep.labels else "nothing: all is done"
+    if sweep is not None and sweep.labels:
+        return f"nothing: the counts of {sweep.settings.metric} are read"
+    return "nothing: all is done"
 
 
 def _about(executes: tuple[Execution, ...]) -> Cell:

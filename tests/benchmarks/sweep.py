@@ -1,16 +1,17 @@
 """Sweeps on the toy recipe: against the same trials as single runs, and against an earlier version, side by side.
 
-    .venv/bin/python -m tests.benchmarks.sweep [--runs FOLDER] [--only counted joint]
+    .venv/bin/python -m tests.benchmarks.sweep [--runs FOLDER] [--old-runs FOLDER] [--only counted joint]
 
 - `counted`: all 48 trials of `background_thresholds`, after the stages that they share. The rival is commit ee5a0ff in
   a git worktree, with its own folder of runs; both start with the shared stages done and without scores. Ours again,
-  with all results found, beside as many trials of Ray Tune whose function returns at once: the difference is what a
-  trial of a background threshold costs beyond Tune.
+  with all results found, beside as many trials of Ray Tune whose function returns at once: the difference of the median
+  times from one trial's end to the next is what a trial of a background threshold costs beyond Tune.
 - `joint`: the 30 trials of `irnet_thresholds`. The rival is 30 runs of the recipe up to the same metric, each of which
   takes what the run records say. Every distinct stage instance must be executed exactly once.
 
-`--runs`: a folder of a finished `wsss demo`, which is copied; without it the stages are run first. The sweeps run in
-processes of their own, stages in the trial's process (`--on local`). One repetition of each: it takes minutes.
+`--runs`: a folder of a finished `wsss demo`, which is copied; without it the stages are run first. `--old-runs`: the
+same for the earlier commit, with the shared stages finished. The sweeps run in processes of their own, stages in the
+trial's process (`--on local`). One repetition of each: it takes minutes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.architecture.sources import ROOT
@@ -37,13 +40,30 @@ RATIO_BAR, TRIAL_MS_BAR, JOINT_BAR = 2.0, 50.0, 0.2
 NUM_TRIALS = 48
 
 
+def lines_of(command: Sequence[str], *, tree: Path = ROOT) -> tuple[float, list[float]]:
+    """Seconds of a command in a tree of the package, and from one of its lines `trial …` to the next."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    times, said = list[float](), list[str]()
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("trial "):
+            times.append(time.monotonic())
+    assert process.wait() == 0, "".join(said)[-3000:]
+    return time.monotonic() - began, [later - earlier for earlier, later in pairwise(times)]
+
+
 def wsss(*words: str, tree: Path = ROOT) -> float:
     """Seconds of a command line in a tree of the package."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    began = time.monotonic()
-    command = [sys.executable, "-m", "wsss", *words]
-    subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began
+    return lines_of(["-m", "wsss", *words], tree=tree)[0]
 
 
 def sweep_words(name: str, runs: Path, *settings: str, tree: Path = ROOT) -> list[str]:
@@ -64,43 +84,59 @@ def content_of(runs: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def old_seconds(folder: Path) -> float:
+def old_seconds(folder: Path, done: Path | None, *, num_trials: int) -> float:
     """Seconds of the 48 trials at the earlier commit, whose shared stages are done first."""
     tree, runs = folder / "old", folder / "old_runs"
     subprocess.run(["git", "worktree", "add", "--detach", str(tree), OLD_COMMIT], cwd=ROOT, check=True)
     try:
-        wsss(*sweep_words("background_thresholds", runs, "sweep.num_trials=1", tree=tree), tree=tree)
+        if done is not None:
+            shutil.copytree(done, runs)
+        else:
+            wsss(*sweep_words("background_thresholds", runs, "sweep.num_trials=1", tree=tree), tree=tree)
         without_scores(runs)
-        return wsss(*sweep_words("background_thresholds", runs, tree=tree), tree=tree)
+        return wsss(*sweep_words("background_thresholds", runs, f"sweep.num_trials={num_trials}", tree=tree), tree=tree)
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
 
 
-def empty_trials(folder: Path) -> float:
-    """Seconds of a sweep's process with Tune alone: Optuna's suggestions, and a function that returns at once."""
-    script = f"""
-import optuna, ray, os
+EMPTY = """
+import os, sys
+from pathlib import Path
 os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
 from ray import tune
+from cluster.session.ray_processes import end_session
+from cluster.session.ray_session import connect
 from tuning.distinct_search import DistinctSearch
 from tuning.search_space import load_sweep
-from pathlib import Path
-from cluster.session.ray_session import connect
-from cluster.session.ray_processes import end_session
-sweep = load_sweep(Path({str(SWEEPS / "background_thresholds.toml")!r}), ["runtime.runs={folder}"])
+
+path, folder, number = sys.argv[1:]
+sweep = load_sweep(Path(path), ["runtime.runs=" + folder])
 connect(None)
+
+
 def trial(config):
-    return {{"mean_iou": 0.5}}
-search = DistinctSearch.of(sweep)
-config = tune.TuneConfig(search_alg=search, num_samples={NUM_TRIALS}, max_concurrent_trials=1, reuse_actors=True)
-run = tune.RunConfig(name="empty", storage_path={str(folder)!r}, verbose=0)
-tune.Tuner(tune.with_resources(trial, {{"CPU": 0, "memory": 2**26}}), tune_config=config, run_config=run).fit()
+    return {"mean_iou": 0.5}
+
+
+class Says(tune.Callback):
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        print("trial", trial, file=sys.stderr, flush=True)
+
+
+config = tune.TuneConfig(
+    search_alg=DistinctSearch.of(sweep), num_samples=int(number), max_concurrent_trials=1, reuse_actors=True
+)
+run = tune.RunConfig(name="empty", storage_path=folder, verbose=0, callbacks=[Says()])
+tune.Tuner(tune.with_resources(trial, {"CPU": 0, "memory": 2**26}), tune_config=config, run_config=run).fit()
 end_session()
 """
-    began = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began
+"""Tune alone: the same suggestions, and a function that returns at once."""
+
+
+def empty_trial(folder: Path, *, num_trials: int) -> float:
+    """Median seconds from one trial's end to the next, of Tune alone."""
+    sweep = SWEEPS / "background_thresholds.toml"
+    return median(lines_of(["-c", EMPTY, str(sweep), str(folder), str(num_trials)])[1])
 
 
 def equals_the_curve(runs: Path) -> float:
@@ -125,21 +161,23 @@ def _cells(lines: list[str]) -> list[list[str]]:
     return [line.split(",") for line in lines[1:]]
 
 
-def counted(folder: Path, runs: Path) -> dict[str, Any]:
+def counted(folder: Path, runs: Path, old_runs: Path | None, *, num_trials: int) -> dict[str, Any]:
     """The 48 trials of the background threshold."""
     without_scores(runs)
-    ours = wsss(*sweep_words("background_thresholds", runs))
-    again = wsss(*sweep_words("background_thresholds", runs))
-    empty = empty_trials(folder / "empty")
-    old = old_seconds(folder)
-    per_trial = 1000 * (again - empty) / NUM_TRIALS
-    print(f"ours {ours:.1f} s, with all found {again:.1f} s, Tune alone {empty:.1f} s, {OLD_COMMIT} {old:.1f} s")
+    words = sweep_words("background_thresholds", runs, f"sweep.num_trials={num_trials}")
+    ours = wsss(*words)
+    found = median(lines_of(["-m", "wsss", *words])[1])
+    empty = empty_trial(folder / "empty", num_trials=num_trials)
+    old = old_seconds(folder, old_runs, num_trials=num_trials)
+    print(
+        f"ours {ours:.1f} s, {OLD_COMMIT} {old:.1f} s; a trial {1000 * found:.0f} ms, of Tune alone {1000 * empty:.0f}"
+    )
     return {
         "seconds_ratio": old / ours,
         "error": equals_the_curve(runs),
         "checks": {
-            f"48 trials, seconds of {OLD_COMMIT} / ours": _check(old / ours, RATIO_BAR, at_least=True),
-            "ms of a trial beyond Tune": _check(per_trial, TRIAL_MS_BAR),
+            f"{num_trials} trials, seconds of {OLD_COMMIT} / ours": _check(old / ours, RATIO_BAR, at_least=True),
+            "ms of a trial beyond Tune": _check(1000 * (found - empty), TRIAL_MS_BAR),
         },
     }
 
@@ -196,6 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=Path, help="the folder of runs of a finished `wsss demo`; it is copied")
     parser.add_argument("--only", nargs="+", choices=("counted", "joint"), default=["counted", "joint"])
+    parser.add_argument("--old-runs", type=Path, help=f"the shared stages of commit {OLD_COMMIT}, finished; copied")
+    parser.add_argument("--trials", type=int, default=NUM_TRIALS, help="fewer than all, to try the script")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -206,7 +246,7 @@ def main() -> None:
             wsss("run", "toy", "--to", "evaluate_pseudo_labels", "--on", "local", "--set", f"runtime.runs={runs}")
         parts = {"joint": joint(runs)} if "joint" in options.only else {}
         if "counted" in options.only:
-            parts["counted"] = counted(folder, runs)
+            parts["counted"] = counted(folder, runs, options.old_runs, num_trials=options.trials)
     checks = {what: one for part in parts.values() for what, one in part["checks"].items()}
     error = parts.get("counted", {}).get("error", 0.0)
     ratio = parts["counted"]["seconds_ratio"] if "counted" in parts else 1 / parts["joint"]["joint_share"]
