@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 from rich.text import Text
 
@@ -153,7 +154,8 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
             name=sweep.settings.name,
             storage_path=str(storage),
             verbose=0,
-            callbacks=[Watch(sweep, journal, tracker, console)],
+            # Without Tune's result.json its own `get_dataframe` finds nothing.
+            callbacks=[Watch(sweep, journal, tracker, console), JsonLoggerCallback()],
             # A trial whose process died, or whose host was lost, begins again; what it finished is found.
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),

@@ -104,6 +104,7 @@ import os, sys
 from pathlib import Path
 os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
 from ray import tune
+from ray.tune.logger import JsonLoggerCallback
 from cluster.session.ray_processes import end_session
 from cluster.session.ray_session import connect
 from tuning.distinct_search import DistinctSearch
@@ -126,7 +127,7 @@ class Says(tune.Callback):
 config = tune.TuneConfig(
     search_alg=DistinctSearch.of(sweep), num_samples=int(number), max_concurrent_trials=1, reuse_actors=True
 )
-run = tune.RunConfig(name="empty", storage_path=folder, verbose=0, callbacks=[Says()])
+run = tune.RunConfig(name="empty", storage_path=folder, verbose=0, callbacks=[Says(), JsonLoggerCallback()])
 tune.Tuner(tune.with_resources(trial, {"CPU": 0, "memory": 2**26}), tune_config=config, run_config=run).fit()
 end_session()
 """
