@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from wsss.contract.fit import Fit
-from wsss.pipeline.recipe import RecipeError
 
 if TYPE_CHECKING:
     # A sweep file is read without Ray.
@@ -28,27 +27,6 @@ EPOCH, VALIDATION = "epoch", "validation"
 POLL_SECONDS = 1.0
 _SCORES = ("val.mean_iou", "val.mean_average_precision")
 """Validation scores in the history of a training; segmenters have the first one, classifiers the second."""
-
-
-def check_stop_by(sweep: Sweep) -> None:
-    """Raise `RecipeError` if `sweep.stop_by` is no training whose validation can tell trials apart."""
-    name = sweep.settings.stop_by
-    if not name:
-        return
-    trainings = [one.name for one in sweep.base.instances if isinstance(one.stage, Fit) and one.name in sweep.changed]
-    if name not in trainings:
-        raise RecipeError(
-            f"sweep.stop_by = {name!r} is no training that depends on the searched settings; there are "
-            f"{', '.join(trainings) or 'none'}"
-        )
-    stage = sweep.base.instance(name).stage
-    assert isinstance(stage, Fit)
-    if type(stage).validate is Fit.validate:
-        raise RecipeError(f"sweep.stop_by = {name!r} has no validation; name a classifier or a segmenter")
-    if not stage.validate_every:
-        raise RecipeError(
-            f"sweep.stop_by = {name!r} needs validations while it trains; set {name}.validate_every = 1 under [fixed]"
-        )
 
 
 def scheduler_of(sweep: Sweep) -> ASHAScheduler | None:

@@ -1,14 +1,16 @@
-"""Refuses a sweep over a setting that nothing reads: its trials would all give the same result."""
+"""Refuses a sweep over a setting that nothing reads, whose trials would all give the same result, and one that compares
+trials by a training that cannot tell them apart."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from pydantic import ValidationError
 
 from tuning.dimensions import Cases, Dimension
+from wsss.contract.fit import Fit
 from wsss.contract.settings import hashed_values, inactive_settings
 from wsss.contract.stage import Stage
 from wsss.pipeline.recipe import Recipe, RecipeError
@@ -54,3 +56,26 @@ def _why(stage: Stage, owner: str, setting: str) -> str:
             f"one of {allowed}"
         )
     return f"no result depends on it: it changes speed or places only; remove the line, or search one of {allowed}"
+
+
+def check_stop_by(name: str, base: Recipe, *, changed: Collection[str]) -> None:
+    """Raise `RecipeError` if `sweep.stop_by` is no training whose validation can tell trials apart.
+
+    `changed`: the instances that depend on the searched settings.
+    """
+    if not name:
+        return
+    trainings = [one.name for one in base.instances if isinstance(one.stage, Fit) and one.name in changed]
+    if name not in trainings:
+        raise RecipeError(
+            f"sweep.stop_by = {name!r} is no training that depends on the searched settings; there are "
+            f"{', '.join(trainings) or 'none'}"
+        )
+    stage = base.instance(name).stage
+    assert isinstance(stage, Fit)
+    if type(stage).validate is Fit.validate:
+        raise RecipeError(f"sweep.stop_by = {name!r} has no validation; name a classifier or a segmenter")
+    if not stage.validate_every:
+        raise RecipeError(
+            f"sweep.stop_by = {name!r} needs validations while it trains; set {name}.validate_every = 1 under [fixed]"
+        )

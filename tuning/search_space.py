@@ -21,8 +21,7 @@ from typing import Any
 from shards.records import SeedRecord
 from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
 from tuning.dimensions import Cases, Dimension, Range
-from tuning.early_stopping import check_stop_by
-from tuning.read_settings import check_read
+from tuning.read_settings import check_read, check_stop_by
 from tuning.sweep_settings import SweepSettings
 from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
 from wsss.contract.stage import Instance
@@ -196,7 +195,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
         base=base,
         labels=labels,
     )
-    check_stop_by(sweep)
+    check_stop_by(chosen.stop_by, base, changed=sweep.changed)
     return sweep
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tuning.best_recipe import best_recipe
@@ -52,17 +53,20 @@ def _interval(sweep: Sweep, choice: TwoFoldChoice) -> tuple[float, float]:
 
     scored_by = tuple(reversed(choice.chosen))
     return chosen_interval(
-        [_metric_of(sweep, trial) for trial in scored_by],
+        [_without_boundaries(_metric_of(sweep, trial)) for trial in scored_by],
         split=sweep.settings.split,
         thresholds=[sweep.threshold(trial.values) for trial in scored_by],
         seed=sweep.base.settings.seed,
     )
 
 
-def _label_free(sweep: Sweep, best: Trial) -> list[ThresholdScore]:
-    metric = _metric_of(sweep, best)
+def _without_boundaries(metric: Instance) -> Instance:
     assert isinstance(metric.stage, Evaluate)
-    return measure(metric, sweep.settings.split)
+    return replace(metric, stage=replace(metric.stage, boundary_width=0.0))
+
+
+def _label_free(sweep: Sweep, best: Trial) -> list[ThresholdScore]:
+    return measure(_metric_of(sweep, best), sweep.settings.split)
 
 
 def further_files(sweep: Sweep, result: SweepResult) -> dict[str, bytes]:

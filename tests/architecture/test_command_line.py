@@ -58,7 +58,7 @@ FROZEN = {
     "shards info": ["paths", "--pictures", *FORM],
     "shards lint": ["paths"],
     "shards preview": ["paths", "--pictures"],
-    "sweep": ["sweep", "--set", *PLACE],
+    "sweep": ["sweep", "--set", "--dry-run", *PLACE],
     "leaderboard": ["--all", "--runs", "--tracking-uri", *ONE_FORM],
     "compare": ["first", "second", "--runs", "--tracking-uri", *ONE_FORM],
     "check-submission": ["file", "--samples", "--split", "--num-classes"],

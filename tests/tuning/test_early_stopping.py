@@ -4,40 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.tuning.sweep_files import SWEEP, loaded
 from tuning.early_stopping import EPOCH, VALIDATION, scheduler_of, validations
-from wsss.pipeline.recipe import RecipeError
 
 SEARCHED = "[space]\ntrain_classifier.learning_rate = { low = 0.001, high = 0.1 }\n"
 SPACE = "[fixed]\ntrain_classifier.validate_every = 1\n" + SEARCHED
-
-
-@pytest.mark.parametrize(
-    ("stop_by", "space", "message"),
-    [
-        (
-            "train_clasifier",
-            SPACE,
-            "depends on the searched settings; there are train_classifier, ",
-        ),
-        ("make_cams", SPACE, "is no training that depends on the searched settings"),
-        ("train_segmenter", SPACE, "is no training that depends on the searched settings"),
-        ("train_affinity", SPACE, "sweep.stop_by = 'train_affinity' has no validation"),
-        (
-            "train_classifier",
-            SPACE.partition("\n[space]")[2].join(["[space]", ""]),
-            "set train_classifier.validate_every = 1",
-        ),
-    ],
-)
-def test_a_training_that_cannot_tell_trials_apart_is_refused(
-    tmp_path: Path, stop_by: str, space: str, message: str
-) -> None:
-    with pytest.raises(RecipeError) as told:
-        loaded(tmp_path, space, sweep=SWEEP + f'stop_by = "{stop_by}"\n')
-    assert message in str(told.value)
 
 
 def test_rungs_are_epochs_and_the_worst_of_a_rung_stop(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.sweep_files import loaded
+from tests.tuning.sweep_files import SWEEP, loaded
 from wsss.pipeline.recipe import RecipeError
 
 
@@ -40,3 +40,33 @@ many = { make_seeds.foreground_threshold = 0.2, make_seeds.crf_iterations = 4 }
 """
     with pytest.raises(RecipeError, match=r"cases.seeds: make_seeds.crf_iterations: nothing reads it"):
         loaded(tmp_path, space)
+
+
+SEARCHED = "[space]\ntrain_classifier.learning_rate = { low = 0.001, high = 0.1 }\n"
+SPACE = "[fixed]\ntrain_classifier.validate_every = 1\n" + SEARCHED
+
+
+@pytest.mark.parametrize(
+    ("stop_by", "space", "message"),
+    [
+        (
+            "train_clasifier",
+            SPACE,
+            "depends on the searched settings; there are train_classifier, ",
+        ),
+        ("make_cams", SPACE, "is no training that depends on the searched settings"),
+        ("train_segmenter", SPACE, "is no training that depends on the searched settings"),
+        ("train_affinity", SPACE, "sweep.stop_by = 'train_affinity' has no validation"),
+        (
+            "train_classifier",
+            SPACE.partition("\n[space]")[2].join(["[space]", ""]),
+            "set train_classifier.validate_every = 1",
+        ),
+    ],
+)
+def test_a_training_that_cannot_tell_trials_apart_is_refused(
+    tmp_path: Path, stop_by: str, space: str, message: str
+) -> None:
+    with pytest.raises(RecipeError) as told:
+        loaded(tmp_path, space, sweep=SWEEP + f'stop_by = "{stop_by}"\n')
+    assert message in str(told.value)

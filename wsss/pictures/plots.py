@@ -233,7 +233,7 @@ def draw_importance(
         bar.set_ylim(-0.6, 0.9)
         bar.set_yticks([])
         bar.set_title(name.replace(".", ".\n", 1), fontsize=8, loc="left", **_AS_WRITTEN)
-        bar.text(100 * share + 2, 0, f"{100 * share:.0f} %", va="center", fontsize=8)
+        bar.text(100 * share + 2, 0, f"{100 * share:.0f} %", va="center", fontsize=8, **_AS_WRITTEN)
         shown = _ordered(values[name])
         points.scatter([shown.index(one) for one in values[name]], [100 * one for one in mean_iou], s=12, alpha=0.7)
         every = max(1, -(-len(shown) // 10))

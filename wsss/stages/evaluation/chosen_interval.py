@@ -6,7 +6,6 @@ Shape letters: `C` classes with background, `I` images, `P` rows, `R` replicates
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 from wsss.contract.stage import Instance
 from wsss.ops.bootstrap import ROW_START
 from wsss.ops.threshold_curve import at_thresholds, bin_of, hits_and_union, mean_over_classes
-from wsss.stages.evaluate import Evaluate
 from wsss.stages.evaluation.counts import FOLDS
 from wsss.stages.evaluation.label_free import counted
 
@@ -34,9 +32,7 @@ def chosen_interval(
     rows = {}
     for instance in measured:
         if instance.fingerprint not in rows:
-            assert isinstance(instance.stage, Evaluate)
-            plain = replace(instance, stage=replace(instance.stage, boundary_width=0.0))
-            rows[instance.fingerprint] = torch.from_numpy(counted(plain, split).rows[split])
+            rows[instance.fingerprint] = torch.from_numpy(counted(instance, split).rows[split])
     num_classes = len(measured[0].taxonomy) + 1
     folds = []
     for fold, (instance, threshold) in enumerate(zip(measured, thresholds, strict=True)):
