@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,11 +26,11 @@ from tuning.distinct_search import DistinctSearch
 from tuning.early_stopping import scheduler_of
 from tuning.search_space import Sweep
 from tuning.sweep_outcome import BEST_RECIPE, further_files, result_of
+from tuning.sweep_records import Recorder, record
 from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
-from tuning.sweep_watch import Watch, record, trial_of
+from tuning.sweep_watch import Watch, trial_of
 from tuning.trial_journal import TrialJournal
-from wsss.contract.stopping import STOPPED
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, run_recipe
@@ -60,37 +58,20 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     Raises RuntimeError if no trial has a result.
     """
     runtime = sweep.base.runtime
+    tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
+    return _run_tracked(sweep, place=place, tracker=tracker, console=console)
+
+
+def _run_tracked(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> int:
+    runtime = sweep.base.runtime
     owns_session = connect(None if place in ("ray", "local") else place)
     try:
-        tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
-        with _stated(sweep, tracker):
-            return _run(sweep, place=place, tracker=tracker, console=console)
+        base = _run_unchanged(sweep, place=place, tracker=tracker, console=console)
+        _check_metric(sweep)
+        trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
     finally:
         if owns_session:
             end_session()
-
-
-@contextmanager
-def _stated(sweep: Sweep, tracker: object) -> Iterator[None]:
-    """Tell a tracker that knows sweeps that this one runs, and how it ended."""
-    tell: Callable[[str, str, str], None] = getattr(tracker, "sweep_state", lambda name, status, reason: None)
-    name = sweep.settings.name
-    tell(name, "RUNNING", "")
-    try:
-        yield
-    except KeyboardInterrupt:
-        tell(name, "KILLED", STOPPED)
-        raise
-    except Exception as error:
-        tell(name, "FAILED", str(error))
-        raise
-    tell(name, "FINISHED", "")
-
-
-def _run(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) -> int:
-    base = _run_unchanged(sweep, place=place, tracker=tracker, console=console)
-    _check_metric(sweep)
-    trials = _run_trials(sweep, place=place, tracker=tracker, console=console)
     result = result_of(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder, further_files(sweep, result))
@@ -102,7 +83,6 @@ def _run(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Console) 
         console.print(Text(f"kept         {kept}, of an earlier sweep with other settings or results"), soft_wrap=True)
     console.print(Text(f"results      {sweep.folder / 'sweep.md'}"), soft_wrap=True)
     console.print(Text(f"best recipe  {sweep.folder / BEST_RECIPE}"), soft_wrap=True)
-    runtime = sweep.base.runtime
     command = open_command(runtime.tracking_uri, runs=runtime.runs)
     console.print(Text(f"runs         {command}"), soft_wrap=True)
     return 1 if any(trial.state == "failed" for trial in trials) else 0
@@ -139,6 +119,7 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     space, config = _suggestions(sweep, journal)
+    recorder = Recorder(sweep, tracker)
     tuner = tune.Tuner(
         tune.with_resources(
             trainable(sweep, place=place, stopped=journal.stopped()), {"CPU": 0, "memory": DRIVER_MEMORY}
@@ -155,12 +136,13 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
             storage_path=str(storage),
             verbose=0,
             # Without Tune's result.json its own `get_dataframe` finds nothing.
-            callbacks=[Watch(sweep, journal, tracker, console), JsonLoggerCallback()],
+            callbacks=[Watch(sweep, journal, recorder, console), JsonLoggerCallback()],
             # A trial whose process died, or whose host was lost, begins again; what it finished is found.
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
-    results = tuner.fit()
+    with recorder:
+        results = tuner.fit()
     return [trial_of(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
 
 

@@ -155,6 +155,8 @@ def run_trial(
         recipe = sweep.trial_recipe(sweep.trial_overrides(values))
     except RecipeError as error:
         return _report(TrialResult(state="pruned", reason=str(error)))
+    if (found := _read_off(sweep, recipe, values)) is not None:
+        return found
     runtime = open_runtime(recipe, place=place, max_concurrent=sweep.settings.max_concurrent)
     try:
         summary = run_recipe(recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(quiet=True))
@@ -172,6 +174,19 @@ def run_trial(
         seconds=round(sum(record.seconds for name, record in summary.records.items() if name in sweep.changed), 2),
     )
     return _report(result, score=_score(sweep, recipe, values, summary.records[metric]))
+
+
+def _read_off(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report of a threshold whose counts are there: no stage has to be looked at. None for other trials."""
+    metric = recipe.instance(sweep.settings.metric)
+    if not sweep.labels or not metric.is_done() or (record := metric.run_record()) is None:
+        return None
+    done = {one.name: one.run_record() for one in recipe.instances if one.name in sweep.changed}
+    seconds = round(sum(one.seconds for one in done.values() if one is not None), 2)
+    reused = tuple(one.name for one in recipe.instances)
+    return _report(
+        TrialResult(state="done", reused=reused, seconds=seconds), score=_score(sweep, recipe, values, record)
+    )
 
 
 def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunRecord) -> float:

@@ -10,21 +10,19 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
-from cluster.tracking.tracker import MlflowTracker
-from tuning.counted_threshold import THRESHOLD
 from tuning.early_stopping import EPOCH, VALIDATION
 from tuning.search_space import Sweep
+from tuning.sweep_records import Recorder
 from tuning.sweep_result import Trial, read_folds
-from tuning.sweep_trial import RESULT, SCORE, WORST, TrialResult, suggestion_of
+from tuning.sweep_trial import RESULT, TrialResult, suggestion_of
 from tuning.trial_journal import TrialJournal
-from wsss.contract.runtime import PipelineRecord
 
 
 class Watch(tune.Callback):
     """Prints a line and writes a record for every trial that ends."""
 
-    def __init__(self, sweep: Sweep, journal: TrialJournal, tracker: MlflowTracker, console: Console) -> None:
-        self._sweep, self._journal, self._tracker, self._console = sweep, journal, tracker, console
+    def __init__(self, sweep: Sweep, journal: TrialJournal, recorder: Recorder, console: Console) -> None:
+        self._sweep, self._journal, self._recorder, self._console = sweep, journal, recorder, console
         self._began = time.monotonic()
         self._ended = 0
 
@@ -45,7 +43,7 @@ class Watch(tune.Callback):
             self._journal.stopped_early(ended.number, stopped_report(trial.last_result))
         self._say(ended)
         if ended.state == "done":
-            record(self._sweep, ended, self._tracker, {})
+            self._recorder.put(ended)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune."""
@@ -88,25 +86,6 @@ def trial_of(sweep: Sweep, number: int, config: Mapping[str, Any], report: Mappi
         seconds=result.seconds,
         folds=folds,
     )
-
-
-def record(sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[str, str]) -> None:
-    """Record a trial's own stages and its scores; the stages that all trials share have a run of their own."""
-    overrides = sweep.trial_overrides(trial.values)
-    recipe = sweep.trial_recipe(overrides)
-    pipeline = PipelineRecord(
-        recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name, settings=trial.values
-    )
-    # An instance that only some trials read is not part of the shared run.
-    shared = {instance.fingerprint for instance in sweep.unchanged().instances}
-    for instance in recipe.instances:
-        done = instance.run_record()
-        if instance.fingerprint not in shared and done is not None:
-            tracker.stage_finished(pipeline, done)
-    scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
-    if (threshold := sweep.threshold(trial.values)) is not None:  # no recorded stage has this setting
-        scores[THRESHOLD] = threshold
-    tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
 
 
 def stopped_report(last: Mapping[str, Any]) -> dict[str, Any]:
