@@ -72,7 +72,9 @@ def tune_frame(folder: Path) -> Any:
     return tune.Tuner.restore(str(path), trainable=trial).get_results().get_dataframe()
 
 
-@pytest.mark.parametrize(("number", "concurrent"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("number", "concurrent"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)], ids=["SIGKILL", "SIGTERM"]
+)
 def test_no_trial_stage_or_run_is_there_twice(tmp_path: Path, number: signal.Signals, concurrent: int) -> None:
     prepare(tmp_path, concurrent=concurrent)
     process = start(tmp_path)
