@@ -4,8 +4,8 @@
 
 - `counted`: all 48 trials of `background_thresholds`, after the stages that they share. The rival is commit ee5a0ff in
   a git worktree, with its own folder of runs; both start with the shared stages done and without scores.
-- `trial`: the same with all results found, beside as many trials of Ray Tune whose function returns at once: the difference of the median
-  times from one trial's end to the next is what a trial of a background threshold costs beyond Tune.
+- `trial`: the same with all results found, beside as many trials of Ray Tune whose function returns at once: the
+  difference of the median times from one trial's end to the next is what such a trial costs beyond Tune.
 - `joint`: the 30 trials of `irnet_thresholds`. The rival is 30 runs of the recipe up to the same metric, each of which
   takes what the run records say. Every distinct stage instance must be executed exactly once.
 
