@@ -42,6 +42,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # With Tune's own handler, Ctrl-C would wait for the running trial.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Seconds between two copies of Tune's state and results into its folder, which a killed sweep leaves behind.
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
     # The reports of a training that is watched have no mean IoU yet.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
