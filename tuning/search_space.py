@@ -1,6 +1,6 @@
 """Sweep files: a base recipe, a metric, and a search space of dotted settings.
 
-[sweep]       name, recipe, metric, split, method, num_trials, max_concurrent, seed, to
+[sweep]       name, recipe, metric, split, method, ...: see `tuning.sweep_settings`
 [fixed]       dotted setting = value, the same in every trial (for example to omit splits that the metric does not read)
 [space]       dotted setting = { low, high, step, log } or { choices }
 [cases.NAME]  case = { dotted setting = value, ... }: settings that change together; every case gives all of them
@@ -16,44 +16,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from shards.records import SeedRecord
 from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
 from tuning.dimensions import Cases, Dimension, Range
+from tuning.read_settings import check_read, check_stop_by
+from tuning.sweep_settings import SweepSettings
 from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
-from wsss.contract.settings import settings
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
 from wsss.stages.evaluate import Evaluate
-
-
-@settings
-class SweepSettings:
-    """The table `[sweep]`."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    """Names the run in MLflow and the folder of results."""
-    recipe: Path
-    """The recipe that the trials vary, relative to the sweep file."""
-    metric: str
-    """The `evaluate` instance whose mean IoU is maximised. It measures label maps, or score maps if the space names the
-    `background_threshold` to apply to them: then no trial makes labels, and a trial takes milliseconds."""
-    split: str = "val"
-    """Split on which the mean IoU is measured."""
-    method: Literal["search", "grid"] = "search"
-    """`search`: Optuna's search, which starts with random settings; `grid`: every combination of the values in [space]
-    and [cases], once."""
-    num_trials: Annotated[int, Field(ge=1)] = 12
-    """search: how many settings are tried. A grid has one trial per combination."""
-    max_concurrent: Annotated[int, Field(ge=1)] = 1
-    """Trials that run at the same time; with more than 1 the search depends on which trial ends first."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """search: the seed of the search; the seed of the recipe is separate."""
-    to: str = ""
-    """A further instance that every trial runs, with everything it reads; none if empty."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +122,24 @@ class Sweep:
         """The number of trials."""
         return self.space.num_combinations if self.settings.method == "grid" else self.settings.num_trials
 
+    @property
+    def num_random(self) -> int:
+        """search: how many of its trials are drawn at random, before it uses results."""
+        return (self.num_trials + 1) // 2
+
     @cached_property
     def changed(self) -> frozenset[str]:
         """The instances whose fingerprints depend on the trial."""
-        names = {name.partition(".")[0] for name in self.space.settings}
+        return self._reached(self.space.settings)
+
+    def changed_by(self, name: str) -> frozenset[str]:
+        """The instances whose fingerprints depend on one line of [space] or [cases]."""
+        one = self.space.dimensions[name]
+        return self._reached(one.settings if isinstance(one, Cases) else (name,))
+
+    def _reached(self, settings: Iterable[str]) -> frozenset[str]:
+        """The instances that have one of these settings, and those that read them."""
+        names = {name.partition(".")[0] for name in settings}
         for instance in self.base.instances:
             if any(up.name in names for up in instance.inputs.values()):
                 names.add(instance.name)
@@ -198,8 +185,9 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
             "make_seeds.foreground_threshold = { low = 0.2, high = 0.5 }"
         )
     _check_searched_once(space, shared)
+    check_read(space.dimensions, whole)
     _check_method(space, chosen, sweep_table)
-    return Sweep(
+    sweep = Sweep(
         settings=chosen,
         space=space,
         recipe_path=recipe_path,
@@ -207,6 +195,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
         base=base,
         labels=labels,
     )
+    check_stop_by(chosen.stop_by, base, changed=sweep.changed)
+    return sweep
 
 
 def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: SweepSettings) -> tuple[SearchSpace, str]:

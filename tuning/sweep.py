@@ -10,13 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import optuna
 from ray import tune
+from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 from rich.text import Text
 
@@ -25,22 +23,15 @@ from cluster.session.ray_session import connect
 from cluster.tracking.sweep_run import tracked_sweep
 from cluster.tracking.tracker import MlflowTracker
 from cluster.tracking.tracking_address import open_command
-from tuning.counted_threshold import THRESHOLD
 from tuning.distinct_search import DistinctSearch
+from tuning.early_stopping import scheduler_of
 from tuning.search_space import Sweep
-from tuning.sweep_result import SweepResult, Trial, choose, read_folds
-from tuning.sweep_trial import (
-    COMBINATION,
-    DRIVER_MEMORY,
-    RESULT,
-    SCORE,
-    WORST,
-    TrialResult,
-    open_runtime,
-    suggestion_of,
-    trainable,
-)
-from wsss.contract.runtime import PipelineRecord
+from tuning.sweep_outcome import BEST_RECIPE, further_files, result_of
+from tuning.sweep_records import Recorder, record
+from tuning.sweep_result import Trial
+from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
+from tuning.sweep_watch import Watch, trial_of
+from tuning.trial_journal import TrialJournal
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, run_recipe
@@ -52,9 +43,15 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # With Tune's own handler, Ctrl-C would wait for the running trial.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # We store the results ourselves; Tune's state is never restored, so it need not be saved often.
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",
+    # Seconds between two copies of Tune's state and results into its folder, which a killed sweep leaves behind.
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    # The reports of a training that is watched have no mean IoU yet.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
+
+
+RESTARTS = 3
+"""How often a trial begins again after its process was lost. A stage that fails ends its trial at once."""
 
 
 def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
@@ -79,16 +76,17 @@ def _run_tracked(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: C
     finally:
         if owns_session:
             end_session()
-    result = _result(sweep, base, trials)
+    result = result_of(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
-    artifacts = result.write(sweep.folder)
+    artifacts = result.write(sweep.folder, further_files(sweep, result))
     print_table(replace(result.table(), notes=tuple(result.sentences())))
     if result.choice is None:
         raise RuntimeError(f"no trial of {sweep.settings.name} has a result; trial 1: {trials[0].reason}")
-    _record(sweep, result.choice.best, tracker, artifacts)
+    record(sweep, result.choice.best, tracker, artifacts)
     if kept is not None:
         console.print(Text(f"kept         {kept}, of an earlier sweep with other settings or results"), soft_wrap=True)
     console.print(Text(f"results      {sweep.folder / 'sweep.md'}"), soft_wrap=True)
+    console.print(Text(f"best recipe  {sweep.folder / BEST_RECIPE}"), soft_wrap=True)
     command = open_command(runtime.tracking_uri, runs=runtime.runs)
     console.print(Text(f"runs         {command}"), soft_wrap=True)
     return 1 if any(trial.state == "failed" for trial in trials) else 0
@@ -119,131 +117,43 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Only Tune's own state of this start: finished results of earlier starts are stored by fingerprint.
-    storage = sweep.folder / "tune"
+    # Tune's state of this start. Finished results of earlier starts are found by fingerprint, their settings in the
+    # journal.
+    storage, journal = sweep.folder / "tune", TrialJournal(sweep)
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
-    space, config = _suggestions(sweep)
+    space, config = _suggestions(sweep, journal)
+    recorder = Recorder(sweep, tracker)
     tuner = tune.Tuner(
-        tune.with_resources(trainable(sweep, place=place), {"CPU": 0, "memory": DRIVER_MEMORY}),
+        tune.with_resources(
+            trainable(sweep, place=place, stopped=journal.stopped()), {"CPU": 0, "memory": DRIVER_MEMORY}
+        ),
         param_space=space,
-        tune_config=replace(config, max_concurrent_trials=sweep.settings.max_concurrent, reuse_actors=True),
+        tune_config=replace(
+            config,
+            max_concurrent_trials=sweep.settings.max_concurrent,
+            reuse_actors=True,
+            scheduler=scheduler_of(sweep),
+        ),
         run_config=tune.RunConfig(
             name=sweep.settings.name,
             storage_path=str(storage),
             verbose=0,
-            callbacks=[_Watch(sweep, tracker, console)],
+            # Without Tune's result.json its own `get_dataframe` finds nothing.
+            callbacks=[Watch(sweep, journal, recorder, console), JsonLoggerCallback()],
+            # A trial whose process died, or whose host was lost, begins again; what it finished is found.
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
-    results = tuner.fit()
-    trials = [_trial(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
-    if all(trial.state != "failed" for trial in trials):  # of a failed one, it has what its process printed
-        shutil.rmtree(storage, ignore_errors=True)
-    return trials
+    with recorder:
+        results = tuner.fit()
+    return [trial_of(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
 
 
-def _suggestions(sweep: Sweep) -> tuple[dict[str, Any] | None, tune.TuneConfig]:
+def _suggestions(sweep: Sweep, journal: TrialJournal) -> tuple[dict[str, Any] | None, tune.TuneConfig]:
     """The source of Tune's trials: Optuna, or the list of a grid's combinations."""
     if sweep.settings.method == "grid":
         # A grid is one dimension of Tune, because Tune orders several dimensions by name.
         return {COMBINATION: tune.grid_search(sweep.space.combinations())}, tune.TuneConfig(num_samples=1)
-    search = DistinctSearch(sweep.space, metric=SCORE, seed=sweep.settings.seed, num_random=(sweep.num_trials + 1) // 2)
+    search = DistinctSearch.of(sweep, earlier=journal.suggestions)
     return None, tune.TuneConfig(search_alg=search, num_samples=sweep.num_trials)
-
-
-class _Watch(tune.Callback):
-    """Prints a line and writes a record for every trial that ends."""
-
-    def __init__(self, sweep: Sweep, tracker: MlflowTracker, console: Console) -> None:
-        self._sweep, self._tracker, self._console = sweep, tracker, console
-        self._began = time.monotonic()
-        self._ended = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Tune pickles its callbacks to restore a search. We never restore one, and a console has locks, which cannot be
-        # pickled.
-        return tune.Callback, ()
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Tune."""
-        ended = _trial(self._sweep, trials.index(trial) + 1, trial.config, trial.last_result)
-        self._ended += 1
-        self._say(ended)
-        if ended.state == "done":
-            _record(self._sweep, ended, self._tracker, {})
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Tune."""
-        self._ended += 1
-        self._console.print(f"trial {trials.index(trial) + 1}: failed, its process ended", highlight=False)
-
-    def _say(self, trial: Trial) -> None:
-        total = self._sweep.num_trials
-        left = (time.monotonic() - self._began) / self._ended * (total - self._ended)
-        found = f"mean IoU {100 * (trial.mean_iou or 0.0):.2f}" if trial.folds else f"{trial.state}: {trial.reason}"
-        settings = " ".join(f"{name}={value}" for name, value in trial.values.items())
-        self._console.print(
-            f"trial {trial.number} of {total}: {found}, {len(trial.executed)} stages executed, {len(trial.reused)} "
-            f"reused, about {left:.0f} s left; {settings}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def _trial(sweep: Sweep, number: int, config: Mapping[str, Any], report: Mapping[str, Any] | None) -> Trial:
-    """A trial, from its report to Tune and the confusion matrices that evaluate wrote."""
-    values = sweep.space.values(suggestion_of(config))
-    if not report or RESULT not in report:
-        return Trial(number=number, values=values, state="failed", reason="its process ended")
-    result = TrialResult(**report[RESULT])
-    folds: tuple[Any, ...] = ()
-    if result.state == "done":
-        metric = sweep.trial_recipe(sweep.trial_overrides(values)).instance(sweep.settings.metric)
-        folds = read_folds(metric.path, split=sweep.settings.split, threshold=sweep.threshold(values))
-    return Trial(
-        number=number,
-        values=values,
-        state=result.state,
-        reason=result.reason,
-        executed=tuple(result.executed),
-        reused=tuple(result.reused),
-        folds=folds,
-    )
-
-
-def _record(sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[str, str]) -> None:
-    """Record a trial's own stages and its scores; the stages that all trials share have a run of their own."""
-    overrides = sweep.trial_overrides(trial.values)
-    recipe = sweep.trial_recipe(overrides)
-    pipeline = PipelineRecord(
-        recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name, settings=trial.values
-    )
-    # An instance that only some trials read is not part of the shared run.
-    shared = {instance.fingerprint for instance in sweep.unchanged().instances}
-    for instance in recipe.instances:
-        record = instance.run_record()
-        if instance.fingerprint not in shared and record is not None:
-            tracker.stage_finished(pipeline, record)
-    scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
-    if (threshold := sweep.threshold(trial.values)) is not None:  # no recorded stage has this setting
-        scores[THRESHOLD] = threshold
-    tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
-
-
-def _result(sweep: Sweep, base: RunSummary, trials: list[Trial]) -> SweepResult:
-    choice = choose(trials)
-    return SweepResult(
-        name=sweep.settings.name,
-        recipe=sweep.base.settings.name,
-        metric=sweep.settings.metric,
-        split=sweep.settings.split,
-        trials=tuple(trials),
-        base_executed=tuple(base.executed),
-        base_reused=tuple(base.reused),
-        choice=choice,
-        best_overrides=tuple(sweep.space.apply(choice.best.values)) if choice else (),
-        labels=sweep.labels,
-        grid=sweep.settings.method == "grid",
-    )

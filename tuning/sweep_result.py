@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from shards.files import write_bytes
+from tuning.sweep_settings import MEAN_IOU
 from wsss.ops.confusion import Scores
 from wsss.report.tables import Cell, Column, Shown, Table, markdown, percent, table_of
 from wsss.stages.evaluation.counts import FOLDS, confusions_at, counts_path
+from wsss.stages.evaluation.label_free import ThresholdScore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Trial:
     """Stage instances that this trial ran."""
     reused: tuple[str, ...] = ()
     """Stage instances whose results were found."""
+    seconds: float = 0.0
+    """Seconds of the stages that depend on the searched settings, as recorded when they were executed."""
     folds: tuple[Tensor, ...] = ()
     """Confusion matrix of every fold, i64[C, C]; empty if the trial has no result."""
 
@@ -83,6 +87,19 @@ def choose(trials: Sequence[Trial]) -> TwoFoldChoice | None:
     return TwoFoldChoice(best=best, chosen=chosen, mean_iou=Scores.from_confusion(crossed).mean_iou)
 
 
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with a result that no other one equals or beats in both mean IoU and seconds (the Pareto front).
+
+    Of trials that are equal in both, the earliest.
+    """
+    found: list[Trial] = []
+    finished = [trial for trial in trials if trial.mean_iou is not None]
+    for trial in sorted(finished, key=lambda one: (-(one.mean_iou or 0.0), one.seconds, one.number)):
+        if not found or trial.seconds < found[-1].seconds:
+            found.append(trial)
+    return found
+
+
 def read_folds(folder: Path, *, split: str, threshold: float | None = None) -> tuple[Tensor, ...]:
     """The confusion matrices that an evaluate instance wrote, one per fold, i64[C, C].
 
@@ -116,6 +133,14 @@ class SweepResult:
     """The make_pseudo_labels instance whose threshold was searched without making its labels; none if empty."""
     grid: bool = False
     """True if every combination was tried: rows are in the order of the grid, not best first."""
+    objectives: tuple[str, ...] = (MEAN_IOU,)
+    """What the search looked for."""
+    interval: tuple[float, float] | None = None
+    """The 95 % interval of the two-fold mean IoU over images."""
+    importance: Mapping[str, float] = field(default_factory=dict)
+    """Setting, or name of cases -> its share of the differences between trials, largest first."""
+    label_free: tuple[ThresholdScore, ...] = ()
+    """Of a sweep that reads thresholds off counts: thresholds chosen without masks, for the best trial's maps."""
 
     @property
     def executed(self) -> int:
@@ -148,12 +173,30 @@ class SweepResult:
             lines.append(f"trials without a result: {listed}; reason of the first: {without[0].reason}")
         if self.choice is not None:
             a, b = self.choice.chosen
+            within = (
+                ""
+                if self.interval is None
+                else ", 95 % interval {:.2f} to {:.2f}".format(*(100 * end for end in self.interval))
+            )
             used = "every combination was tried" if self.grid else "the search used both folds"
             lines += [
-                f"two-fold mean IoU: {100 * self.choice.mean_iou:.2f} (trial {a.number} was chosen on fold 0 and "
-                f"scored on fold 1, trial {b.number} the reverse; {used})",
+                f"two-fold mean IoU: {100 * self.choice.mean_iou:.2f}{within} (trial {a.number} was chosen on fold 0 "
+                f"and scored on fold 1, trial {b.number} the reverse; {used})",
                 f"best: trial {self.choice.best.number}, {self.best_command}",
             ]
+        return lines + self._further_sentences()
+
+    def _further_sentences(self) -> list[str]:
+        lines = []
+        if len(self.objectives) > 1:
+            listed = ", ".join(str(trial.number) for trial in front(self.trials))
+            lines.append(f"no other trial is at least as good in both mean IoU and seconds: trials {listed}")
+        if self.importance:
+            listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.importance.items())
+            lines.append(f"share of the differences between trials that a setting explains: {listed}")
+        if without := [one for one in self.label_free if not one.masks]:
+            listed = ", ".join(f"{one.method} by {one.scope} {100 * one.mean_iou:.2f}" for one in without)
+            lines.append(f"thresholds chosen without masks, on the best trial's maps: {listed}")
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -169,9 +212,12 @@ class SweepResult:
             "trials": [_trial_json(trial) for trial in self.trials],
         }
         if self.choice is not None:
+            content["importance"] = dict(self.importance)
+            content["label_free"] = [asdict(one) for one in self.label_free]
             content["best"] = {"trial": self.choice.best.number, "set": self.best_overrides}
             content["two_fold"] = {
                 "mean_iou": self.choice.mean_iou,
+                "interval": self.interval,
                 "chosen_on_fold": [trial.number for trial in self.choice.chosen],
             }
         return content
@@ -179,11 +225,13 @@ class SweepResult:
     def table(self) -> Table:
         """The trials, best first; for a grid, in its order."""
         settings = list(self.trials[0].values) if self.trials else []
+        both, best = len(self.objectives) > 1, {trial.number for trial in front(self.trials)}
         columns = [
             Column("trial", "trial", right=True, role="name"),
             *(Column(name, name, right=True, wraps=True) for name in settings),
             Column("mean IoU %", "mean_iou", right=True),
             *(Column(f"fold {fold} %", f"fold_{fold}", right=True) for fold in range(FOLDS)),
+            *([Column("seconds", "seconds", right=True), Column("front", "front")] if both else []),
             Column("executed", "executed", right=True),
             Column("reused", "reused", right=True),
         ]
@@ -194,7 +242,8 @@ class SweepResult:
             if trial.folds:
                 scores = [percent(share, digits=2) for share in (trial.mean_iou, *trial.fold_iou)]
             values = [Shown(trial.values[name], json.dumps(trial.values[name])) for name in settings]
-            rows.append([trial.number, *values, *scores, len(trial.executed), len(trial.reused)])
+            cost: list[Cell] = [Shown(trial.seconds, f"{trial.seconds:.1f}"), trial.number in best] if both else []
+            rows.append([trial.number, *values, *scores, *cost, len(trial.executed), len(trial.reused)])
         return table_of(f"{self.name}: {self.metric} on {self.split}", columns, rows)
 
     def keep_earlier(self, folder: Path) -> Path | None:
@@ -221,14 +270,15 @@ class SweepResult:
             content.rename(content.with_name(f"sweep-{written}.json"))
         return kept
 
-    def write(self, folder: Path) -> dict[str, str]:
-        """Write `sweep.md` and `sweep.json`; file name -> path."""
+    def write(self, folder: Path, further: Mapping[str, bytes] | None = None) -> dict[str, str]:
+        """Write `sweep.md`, `sweep.json` and further files; file name -> path."""
         notes = "".join(f"- {line}\n" for line in self.sentences())
         title = f"# {self.name}\n\n{self.metric} on {self.split}, recipe {self.recipe}"
         text = "\n\n".join([title, markdown(self.table()).rstrip(), notes])
-        contents = {"sweep.md": text, "sweep.json": json.dumps(self.as_json(), indent=1)}
+        contents = {"sweep.md": text.encode(), "sweep.json": json.dumps(self.as_json(), indent=1).encode()}
+        contents |= further or {}
         for name, content in contents.items():
-            write_bytes(folder / name, content.encode())
+            write_bytes(folder / name, content)
         return {name: str(folder / name) for name in contents}
 
 

@@ -1,27 +1,33 @@
 """The code of one trial of a sweep that runs inside Ray.
 
 Tune starts a trial as an actor in a placement group without CPUs, and everything that the trial starts would be placed
-there too. So the trial passes its recipe to a task outside of that group. The task reserves no CPU itself: it only
-waits for the actors and training ranks that it starts, and these need the CPUs.
+there too. So the trial passes its recipe to a task outside of that group, on the nodes in turn. The task reserves no
+CPU itself: it only waits for the actors and training ranks that it starts, and these need the CPUs. If a node is lost,
+Tune begins its trials again, and they find what was finished.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray import tune
 
 from cluster.session.same_code import CodeIdentity, OtherCodeError, own_identity, require_same
 from shards.files import write_bytes
+from tuning.early_stopping import POLL_SECONDS, report_validations
+from tuning.sweep_settings import MEAN_IOU, SECONDS
+from tuning.trial_journal import key_of
 from wsss.contract.failure import ignore_restart
 from wsss.contract.runtime import Tracker
 
 if TYPE_CHECKING:
     # Imported where it is used below: the actor that only waits needs no torch.
+    from pathlib import Path
+
     from shards.records import RunRecord
     from tuning.search_space import Sweep
     from wsss.contract.counts import Counts
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
 
 WORST = 0.0
 """Reported to the search for a trial without a result: the lowest possible mean IoU."""
-SCORE = "mean_iou"
+SCORE = MEAN_IOU
 RESULT = "result"
 """Keys of the report of a trial to Tune."""
 COMBINATION = "of the grid"
@@ -47,28 +53,75 @@ class TrialResult:
     """How a trial ended."""
 
     state: str
-    """`done`, `pruned` if its settings do not fit together, `failed` if a stage failed."""
+    """`done`, `pruned` if its settings do not fit together, `failed` if a stage failed, `stopped` if it was worse than
+    others after some epochs of a training."""
     reason: str = ""
     executed: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
     seconds: float = 0.0
+    """Seconds of the stages that depend on the searched settings, as recorded when they were executed."""
 
 
-def trainable(sweep: Sweep, *, place: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function that Tune calls with a suggestion."""
-    task = ray.remote(run_trial).options(
-        num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)
-    )
+def trainable(sweep: Sweep, *, place: str, stopped: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
+    """The function `trial` with what it needs, for Tune.
+
+    `stopped`: the last reports of trials that an earlier start of the sweep stopped early, by `key_of` a suggestion.
+    """
     # Other nodes have neither the files nor the environment of this one; they share only the folder of runs.
     copy = sweep.folder / "recipe.toml"
     write_bytes(copy, sweep.recipe_path.read_bytes())
-    known, environment, driver = ray.put(replace(sweep, recipe_path=copy)), sweep.environment, own_identity()
+    known = ray.put(replace(sweep, recipe_path=copy))
+    return tune.with_parameters(
+        trial,
+        # In a list, so that Tune passes the reference on instead of the sweep behind it.
+        known=[known],
+        place=place,
+        environment=sweep.environment,
+        driver=own_identity(),
+        stopped=dict(stopped or {}),
+    )
 
-    def trial(config: dict[str, Any]) -> dict[str, Any]:
-        report: dict[str, Any] = ray.get(task.remote(known, suggestion_of(config), place, environment, driver))
-        return report
 
-    return trial
+def trial(
+    config: dict[str, Any],
+    *,
+    known: list[Any],
+    place: str,
+    environment: Mapping[str, str],
+    driver: CodeIdentity,
+    stopped: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What Tune runs for a suggestion. Its name is part of Tune's folder: `Tuner.restore(FOLDER, trainable=trial)`."""
+    suggestion = suggestion_of(config)
+    if (before := stopped.get(key_of(suggestion))) is not None:
+        return dict(before)
+    task = ray.remote(run_trial).options(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
+    running = task.remote(known[0], suggestion, place, environment, driver)
+    sweep: Sweep = ray.get(known[0])
+    folder, reported = _watched_training(sweep, suggestion), 0
+    try:
+        while folder is not None and not ray.wait([running], timeout=POLL_SECONDS)[0]:
+            reported = report_validations(folder, reported=reported)
+        report: dict[str, Any] = ray.get(running)
+    except BaseException:
+        ray.cancel(running, force=False)  # Tune stopped this trial: its training must not go on
+        raise
+    if folder is not None and report[RESULT]["state"] == "done":
+        reported = report_validations(folder, reported=reported)
+    return report
+
+
+def _watched_training(sweep: Sweep, suggestion: Mapping[str, Any]) -> Path | None:
+    """The folder of the training by which trials are stopped; None if there is none."""
+    from wsss.pipeline.recipe import RecipeError
+
+    if not sweep.settings.stop_by:
+        return None
+    try:
+        recipe = sweep.trial_recipe(sweep.trial_overrides(sweep.space.values(suggestion)))
+    except RecipeError:
+        return None  # it will be pruned
+    return recipe.instance(sweep.settings.stop_by).path
 
 
 def suggestion_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -103,6 +156,8 @@ def run_trial(
         recipe = sweep.trial_recipe(sweep.trial_overrides(values))
     except RecipeError as error:
         return _report(TrialResult(state="pruned", reason=str(error)))
+    if (found := _read_off(sweep, recipe, values)) is not None:
+        return found
     runtime = open_runtime(recipe, place=place, max_concurrent=sweep.settings.max_concurrent)
     try:
         summary = run_recipe(recipe, runtime=runtime, tracker=Unrecorded(), reporter=Reporter(quiet=True))
@@ -117,9 +172,22 @@ def run_trial(
         state="done",
         executed=tuple(summary.executed),
         reused=tuple(summary.reused),
-        seconds=sum(summary.records[name].seconds for name in summary.executed),
+        seconds=round(sum(record.seconds for name, record in summary.records.items() if name in sweep.changed), 2),
     )
     return _report(result, score=_score(sweep, recipe, values, summary.records[metric]))
+
+
+def _read_off(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report of a threshold whose counts are there: no stage has to be looked at. None for other trials."""
+    metric = recipe.instance(sweep.settings.metric)
+    if not sweep.labels or not metric.is_done() or (record := metric.run_record()) is None:
+        return None
+    done = {one.name: one.run_record() for one in recipe.instances if one.name in sweep.changed}
+    seconds = round(sum(one.seconds for one in done.values() if one is not None), 2)
+    reused = tuple(one.name for one in recipe.instances)
+    return _report(
+        TrialResult(state="done", reused=reused, seconds=seconds), score=_score(sweep, recipe, values, record)
+    )
 
 
 def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunRecord) -> float:
@@ -133,7 +201,7 @@ def _score(sweep: Sweep, recipe: Recipe, values: Mapping[str, Any], record: RunR
 
 
 def _report(result: TrialResult, *, score: float = WORST) -> dict[str, Any]:
-    return {SCORE: score, RESULT: asdict(result)}
+    return {SCORE: score, SECONDS: result.seconds, RESULT: asdict(result)}
 
 
 def open_runtime(recipe: Recipe, *, place: str, max_concurrent: int = 1) -> Runtime:

@@ -22,13 +22,13 @@ settings of the full recipe but these, which the rule gives all twins alike:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuning.toml_text import toml_lines
 from wsss.pipeline.recipe_files import RECIPES
 
 SYSTEMS = ("irnet", "ficklenet", "ficklenet_semi", "affinitynet", "dsrg", "sec", "self_correcting")
@@ -155,21 +155,10 @@ def text_of(system: str, recipes: Path = RECIPES) -> str:
         notes.append("Without saliency maps: the background's seeds are taken from the maps.")
     lines = [f"# {note}" for note in notes]
     for section in ("recipe", "defaults"):
-        lines += ["", f"[{section}]", *_settings(tables[section])]
+        lines += ["", f"[{section}]", *toml_lines(tables[section])]
     for name, table in tables["stages"].items():
-        lines += ["", f"[stages.{name}]", *_settings(table)]
+        lines += ["", f"[stages.{name}]", *toml_lines(table)]
     return "\n".join(lines) + "\n"
-
-
-def _settings(table: Mapping[str, Any]) -> list[str]:
-    return [f"{name} = {_toml(value)}" for name, value in table.items()]
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML, which is JSON's form for all but tables."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + " }"
-    return json.dumps(value)
 
 
 def main(arguments: Sequence[str] | None = None, *, recipes: Path = RECIPES) -> int:

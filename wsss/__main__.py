@@ -223,6 +223,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
     check_place(options.on)
     sweep, console = load_sweep(find_file(options.sweep, shipped=SWEEPS), options.overrides), _console()
+    if options.dry_run:
+        from tuning.forecast_page import forecast_page
+        from tuning.sweep_forecast import forecast
+        from wsss.report.printing import print_page
+
+        print_page(forecast_page(sweep, forecast(sweep)))
+        return 0
     console.print(connecting_line(options.on), markup=False)
     from tuning.sweep import run_sweep
 

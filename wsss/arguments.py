@@ -109,9 +109,11 @@ def _add_running(commands: argparse._SubParsersAction[Parser]) -> None:
         "search settings with Ray Tune",
         "Try settings of a recipe, or every combination of some, and report the best.",
         "wsss sweep irnet_thresholds",
+        "wsss sweep irnet_thresholds --dry-run     what each trial would execute",
     )
     sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep's TOML file, or the name of a shipped one")
     _add_overrides(sweep)
+    sweep.add_argument("--dry-run", action="store_true", help="print what each trial would execute, and how long")
     _add_place(sweep)
 
 

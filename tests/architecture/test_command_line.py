@@ -59,7 +59,7 @@ FROZEN = {
     "shards info": ["paths", "--pictures", *FORM],
     "shards lint": ["paths"],
     "shards preview": ["paths", "--pictures"],
-    "sweep": ["sweep", "--set", *PLACE],
+    "sweep": ["sweep", "--set", "--dry-run", *PLACE],
     "leaderboard": ["--all", "--sort", "--where", "--no-published", "--runs", "--tracking-uri", *ONE_FORM],
     "compare": ["first", "others", "--common", "--recorded", "--pictures", "--runs", "--tracking-uri", *FORM],
     "report": ["names", "--output", "--runs", "--tracking-uri"],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,3 +235,48 @@ def test_a_grid_tries_every_combination_once_and_resumes(tmp_path: Path, capsys:
         if "walk" in run.data.params
     }
     assert rows == set(order) and len(pipelines) == 1 + 4, "a run for each trial, and one for the shared stages"
+
+
+RATES = """
+[sweep]
+name = "rates"
+recipe = "tiny.toml"
+metric = "evaluate"
+method = "grid"
+stop_by = "train_classifier"
+grace_epochs = 6
+reduction_factor = 2
+objectives = ["mean_iou", "seconds"]
+[fixed]
+train_classifier.validate_every = 1
+train_classifier.num_epochs = 6
+make_seeds.foreground_threshold = 0.3
+[space]
+train_classifier.learning_rate = { choices = [0.01, 1e-6, 2e-6] }
+"""
+
+
+@pytest.mark.extended
+def test_bad_trainings_are_stopped_and_stay_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the only rung, its last epoch, the first training is better than chance, and those of tiny rates are not."""
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
+    (tmp_path / "rates.toml").write_text(RATES)
+
+    def run() -> dict[str, Any]:
+        assert run_sweep(load_sweep(tmp_path / "rates.toml"), place="local", console=Console(quiet=True)) == 0
+        found: dict[str, Any] = json.loads((tmp_path / "runs" / "rates" / "sweep.json").read_text())
+        return found
+
+    content = run()
+    states = [trial["state"] for trial in content["trials"]]
+    assert states == ["done", "stopped", "stopped"]
+    stopped = [trial for trial in content["trials"] if trial["state"] == "stopped"]
+    assert all(re.match(r"stopped after epoch \d: its validation score", trial["reason"]) for trial in stopped)
+    assert not any(trial["fold_iou"] for trial in stopped)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "store").glob("*/run.json")}
+    assert "in both mean IoU and seconds: trials" in capsys.readouterr().out
+
+    again = run()
+    assert [trial["state"] for trial in again["trials"]] == states
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert again["executed"] == 0, "a trial that was stopped does not run again"

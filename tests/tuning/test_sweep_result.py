@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tuning.sweep_result import SweepResult, Trial, choose, mean_iou, read_folds
+from tuning.sweep_result import SweepResult, Trial, choose, front, mean_iou, read_folds
+from wsss.report.tables import records
 from wsss.stages.evaluation.counts import counts_path, save_threshold_counts
 
 
@@ -78,6 +80,8 @@ def test_files_have_the_content_of_the_table(tmp_path: Path) -> None:
         base_reused=(),
         choice=choose(trials),
         best_overrides=("a.b=0.2", 'a.c="none"'),
+        interval=(0.3, 0.45),
+        importance={"a.b": 0.75, "a.c": 0.25},
     )
     assert result.executed == 2 + 4
     assert result.best_command == "--set a.b=0.2 --set 'a.c=\"none\"'"
@@ -88,7 +92,13 @@ def test_files_have_the_content_of_the_table(tmp_path: Path) -> None:
     assert "| pruned | – | – |" in rows[-1]
     assert "trial 1 was chosen on fold 0 and scored on fold 1, trial 2 the reverse" in text
     content = json.loads(Path(files["sweep.json"]).read_text())
-    assert content["two_fold"] == {"mean_iou": pytest.approx(11 / 29), "chosen_on_fold": [1, 2]}
+    assert content["two_fold"] == {
+        "mean_iou": pytest.approx(11 / 29),
+        "interval": [0.3, 0.45],
+        "chosen_on_fold": [1, 2],
+    }
+    assert ", 95 % interval 30.00 to 45.00 (trial 1" in text
+    assert "a setting explains: a.b 75 %, a.c 25 %" in text
     assert content["best"] == {"trial": 3, "set": ["a.b=0.2", 'a.c="none"']}
     assert content["trials"][3]["mean_iou"] is None
 
@@ -109,3 +119,31 @@ def test_a_grid_keeps_its_order_and_its_text_says_that_it_is_a_grid() -> None:
     assert [row[0] for row in result.table().rows] == [1, 2, 3], "in the order of the grid"
     assert any("every combination was tried" in line for line in result.sentences())
     assert not any("the search was led" in line for line in result.sentences())
+
+
+def test_the_front_has_the_trials_that_none_beats_in_both() -> None:
+    def costing(trial: Trial, number: int, seconds: float) -> Trial:
+        return replace(trial, number=number, seconds=seconds)
+
+    best = max((GOOD_ON_0, GOOD_ON_1, EVEN), key=lambda one: one.mean_iou or 0.0)
+    worst = min((GOOD_ON_0, GOOD_ON_1, EVEN), key=lambda one: one.mean_iou or 0.0)
+    assert (best.mean_iou or 0.0) > (worst.mean_iou or 0.0)
+    slow, fast = costing(best, 1, 30.0), costing(worst, 2, 10.0)
+    beaten, equal = costing(worst, 3, 20.0), costing(best, 4, 30.0)
+    trials = (beaten, equal, fast, slow, PRUNED)
+    assert [trial.number for trial in front(trials)] == [1, 2]
+    result = SweepResult(
+        name="search",
+        recipe="base",
+        metric="evaluate",
+        split="val",
+        trials=trials,
+        base_executed=(),
+        base_reused=(),
+        choice=choose(trials),
+        best_overrides=(),
+        objectives=("mean_iou", "seconds"),
+    )
+    rows = {row["trial"]: (row["seconds"], row["front"]) for row in records(result.table())}
+    assert rows[1] == (30.0, True) and rows[2] == (10.0, True) and rows[3] == (20.0, False)
+    assert any(line.endswith("in both mean IoU and seconds: trials 1, 2") for line in result.sentences())

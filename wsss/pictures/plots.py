@@ -211,6 +211,51 @@ def draw_confusion(
     return _png(figure)
 
 
+def draw_importance(
+    shares: Mapping[str, float], *, values: Mapping[str, Sequence[str]], mean_iou: Sequence[float], title: str
+) -> bytes:
+    """A PNG: a bar for every setting, and beside it the mean IoU of every trial at each value of the setting.
+
+    `shares`: setting -> share, in the order of the rows. `values`: setting -> its value in every trial, as text, and
+    `mean_iou` of these trials, as fractions. Numbers are in their order, other values in that of the trials.
+    """
+    from matplotlib.figure import Figure  # takes seconds to import
+
+    rows = len(shares)
+    figure = Figure(figsize=(8, 1.0 + 1.5 * rows), dpi=110, layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False, width_ratios=(2, 3))
+    figure.suptitle(title, fontsize=9, **_AS_WRITTEN)
+    for (name, share), (bar, points) in zip(shares.items(), panels, strict=True):
+        bar.barh([0], [100 * share], height=0.5, color="#20639b")
+        bar.set_xlim(0, 118)
+        bar.set_xticks([0, 50, 100])
+        bar.tick_params(axis="x", labelsize=7)
+        bar.set_ylim(-0.6, 0.9)
+        bar.set_yticks([])
+        bar.set_title(name.replace(".", ".\n", 1), fontsize=8, loc="left", **_AS_WRITTEN)
+        bar.text(100 * share + 2, 0, f"{100 * share:.0f} %", va="center", fontsize=8, **_AS_WRITTEN)
+        shown = _ordered(values[name])
+        points.scatter([shown.index(one) for one in values[name]], [100 * one for one in mean_iou], s=12, alpha=0.7)
+        every = max(1, -(-len(shown) // 10))
+        places = range(0, len(shown), every)
+        points.set_xticks(list(places), [shown[at] for at in places], fontsize=7, **_AS_WRITTEN)
+        points.set_xlim(-0.5, len(shown) - 0.5)
+        points.tick_params(axis="y", labelsize=7)
+        points.grid(alpha=0.3)
+        points.set_ylabel("mean IoU, %", fontsize=7)
+    panels[-1][0].set_xlabel("share of the differences that it explains, %", fontsize=8)
+    panels[-1][1].set_xlabel("a point for every trial, by value", fontsize=8)
+    return _png(figure)
+
+
+def _ordered(values: Sequence[str]) -> list[str]:
+    different = list(dict.fromkeys(values))
+    try:
+        return sorted(different, key=float)
+    except ValueError:
+        return different
+
+
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Without date and version in the file, the same data give the same bytes.

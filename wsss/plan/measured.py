@@ -79,7 +79,7 @@ def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
     `PlanError` if the folder holds no run record.
     """
     paths = sorted({*folder.glob(f"store/*/{RUN_RECORD}"), *folder.glob(f"*/{RUN_RECORD}")})
-    records = [record for path in paths if (record := _read(path)) is not None]
+    records = [record for path in paths if (record := read_record(path)) is not None]
     if not records:
         raise PlanError(
             f"--measured {folder}: it contains no store/*/{RUN_RECORD}; give the folder that the small run wrote "
@@ -92,7 +92,7 @@ def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
         if not own:
             lacking[instance.name] = "it is not in the run"
             continue
-        record = min(own, key=lambda r: (len(_differing(r, instance)), -r.finished))
+        record = min(own, key=lambda r: (len(differing_settings(r, instance)), -r.finished))
         measured = _measured(record, instance)
         if isinstance(measured, str):
             lacking[instance.name] = measured
@@ -101,14 +101,15 @@ def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
     return MeasuredRun(folder=folder, found=found, lacking=lacking)
 
 
-def _read(path: Path) -> RunRecord | None:
+def read_record(path: Path) -> RunRecord | None:
+    """The run record in a file; None if it is not one."""
     try:
         return RunRecord(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _differing(record: RunRecord, instance: Instance) -> tuple[str, ...]:
+def differing_settings(record: RunRecord, instance: Instance) -> tuple[str, ...]:
     """Settings that change results and differ from those of the run."""
     planned = dotted_settings(instance)
     counted = {f"{instance.name}.{name}" for name in hashed_values(instance.stage)}
@@ -148,7 +149,7 @@ def _measured(record: RunRecord, instance: Instance) -> Measured | str:
         workers=workers,
         cores=threads,
         on_gpu=on_gpu,
-        differing=_differing(record, instance),
+        differing=differing_settings(record, instance),
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 from shards.summary import LayerSummary
-from wsss.pictures.plots import draw_class_histogram, draw_confusion, draw_curve, draw_layer
+from wsss.pictures.plots import draw_class_histogram, draw_confusion, draw_curve, draw_importance, draw_layer
 
 NAMES = ("Ba$$in", r"$\undefined{$", "x_1^2", r"\alpha", "50%", "[red]x[/]")
 """Matplotlib raises an error where it reads one of the first two as mathematics."""
@@ -22,6 +22,12 @@ def drawn(names: tuple[str, ...]) -> list[bytes]:
         draw_confusion(shares, truth=names, prediction=names, title=title),
         draw_curve(**curves, chosen=[0.5], title=title),
         draw_layer(summary, title=title),
+        draw_importance(
+            {name: 1 / len(names) for name in names},
+            values=dict.fromkeys(names, names[:2]),
+            mean_iou=[0.25, 0.5],
+            title=title,
+        ),
     ]
 
 

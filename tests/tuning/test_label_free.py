@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.sweep_files import RECIPE
+from tuning.label_free import main, threshold_table
+from wsss.report.tables import records
+from wsss.stages.evaluation.label_free import ThresholdScore
+
+
+def run(folder: Path, *words: str) -> int:
+    (folder / "base.toml").write_text(RECIPE)
+    return main([str(folder / "base.toml"), *words, "--set", f"runtime.runs={folder / 'runs'}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate_pseudo_labels"], "evaluate_pseudo_labels is not an evaluate of score maps"),
+        (["evaluate_walk", "--split", "train"], "--split train: evaluate_walk.splits measures val"),
+        (["evaluate_walk"], "is not done yet; run the recipe up to it first"),
+        (["evaluate_wlak"], "did you mean evaluate_walk"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(tmp_path, *words) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_table_tells_apart_what_used_masks() -> None:
+    scores = [
+        ThresholdScore(method="two-fold", scope="fold", masks=True, thresholds=(0.25, 0.5), mean_iou=0.625),
+        ThresholdScore(method="otsu", scope="image", masks=False, thresholds=(0.125, 0.25, 0.5), mean_iou=0.5),
+    ]
+    rows = records(threshold_table(scores, title="maps"))
+    assert [(row["method"], row["masks"], row["mean_iou"]) for row in rows] == [
+        ("two-fold", True, 0.625),
+        ("otsu", False, 0.5),
+    ]
+    assert rows[1]["thresholds"] == "0.125, 0.250, 0.500"

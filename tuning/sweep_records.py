@@ -1,0 +1,73 @@
+"""Records of a sweep's trials for MLflow, written beside the running trials: none waits for a database."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from cluster.tracking.tracker import MlflowTracker
+from tuning.counted_threshold import THRESHOLD
+from tuning.search_space import Sweep
+from tuning.sweep_result import Trial
+from tuning.sweep_trial import SCORE, WORST
+from wsss.contract.runtime import PipelineRecord
+
+
+class Recorder:
+    """Records trials in the order in which they end, in one thread; nothing else may use the tracker meanwhile.
+
+    At the end of the block all of them are recorded. If it ends by an error or a signal, only the one at work is: the
+    next start of the sweep records the others.
+    """
+
+    def __init__(self, sweep: Sweep, tracker: MlflowTracker) -> None:
+        self._sweep, self._tracker = sweep, tracker
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="records")
+        self._records: list[Future[None]] = []
+        self._known: set[str] = set()
+
+    def put(self, trial: Trial) -> None:
+        """Record a trial with a result, soon."""
+        self._records.append(self._thread.submit(self._record, trial))
+
+    def _record(self, trial: Trial) -> None:
+        record(self._sweep, trial, self._tracker, {}, known=self._known)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            for one in self._records:
+                one.result()
+
+
+def record(
+    sweep: Sweep, trial: Trial, tracker: MlflowTracker, artifacts: dict[str, str], *, known: set[str] | None = None
+) -> None:
+    """Record a trial's scores and its own stages; the stages that all trials share have a run of their own.
+
+    `known`: fingerprints of stages that an earlier trial of this sweep has recorded, to which this trial's are added.
+    None if only the trial itself is recorded.
+    """
+    overrides = sweep.trial_overrides(trial.values)
+    recipe = sweep.trial_recipe(overrides)
+    pipeline = PipelineRecord(
+        recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name, settings=trial.values
+    )
+    # An instance that only some trials read is not part of the shared run.
+    shared = {instance.fingerprint for instance in sweep.unchanged().instances}
+    for instance in recipe.instances if known is not None else ():
+        if instance.fingerprint in shared | (known or set()):
+            continue
+        if (done := instance.run_record()) is not None:
+            tracker.stage_finished(pipeline, done)
+            if known is not None:
+                known.add(instance.fingerprint)
+    scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
+    if (threshold := sweep.threshold(trial.values)) is not None:  # no recorded stage has this setting
+        scores[THRESHOLD] = threshold
+    tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)

@@ -1,0 +1,75 @@
+"""Thresholds of score maps that need no mask, beside the two-fold threshold, for an `evaluate` of maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shards.layer import split_of
+from wsss.contract.counts import Counts
+from wsss.contract.stage import Instance, Reduce
+
+METHODS = ("otsu", "mixture")
+"""Otsu's threshold; the minimum-error threshold of a mixture of two normal distributions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdScore:
+    """A way to choose background thresholds, and the mean IoU of label maps made with them."""
+
+    method: str
+    scope: str
+    """`all images`, `class` or `image`: what has a threshold of its own."""
+    masks: bool
+    """Whether masks were used to choose."""
+    thresholds: tuple[float, ...]
+    """The threshold; the smallest, the median and the largest, if there are several."""
+    mean_iou: float
+
+
+def counted(instance: Instance, split: str) -> Counts:
+    """The counts of an `evaluate` instance on one split, in this process, with the rows of every image."""
+    stage = instance.stage
+    assert isinstance(stage, Reduce)
+    count: Callable[[str], Counts] = stage.counter(instance)
+    parts = [count(shard) for shard in stage.shards(instance) if split_of(shard) == split]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def threshold_scores(counts: Counts, split: str) -> list[ThresholdScore]:
+    """The best threshold, the two-fold one, and every label-free one, on the images that were counted."""
+    import torch
+
+    from wsss.ops.histogram_threshold import minimum_error_bin, otsu_bin
+    from wsss.ops.label_free import at_class_bins, at_image_bins, class_bins, image_bins, whole_bin
+    from wsss.ops.threshold_curve import NUM_BINS, curve, two_fold_threshold
+
+    a_CCN, b_CCN = (torch.from_numpy(counts.sums[f"{split}.fold{fold}"]) for fold in range(2))
+    both_CCN, rows_PV = a_CCN + b_CCN, torch.from_numpy(counts.rows[split])
+    num_classes, curve_N = len(both_CCN), curve(both_CCN)
+    best, crossed = int(curve_N.nan_to_num(-1.0).argmax()), two_fold_threshold(a_CCN, b_CCN)
+
+    def found(method: str, scope: str, bins: list[int], mean_iou: float, *, masks: bool = False) -> ThresholdScore:
+        ordered = sorted(bins)
+        shown = ordered if len(ordered) < 3 else [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
+        thresholds = tuple(one / NUM_BINS for one in shown)
+        return ThresholdScore(method=method, scope=scope, masks=masks, thresholds=thresholds, mean_iou=mean_iou)
+
+    folds = [round(NUM_BINS * one) for one in (crossed.threshold_from_a, crossed.threshold_from_b)]
+    scores = [
+        found("best", "all images", [best], float(curve_N[best]), masks=True),
+        found("two-fold", "fold", folds, crossed.scores.mean_iou, masks=True),
+    ]
+    for name, method in zip(METHODS, (otsu_bin, minimum_error_bin), strict=True):
+        one, of_classes = whole_bin(both_CCN, method=method), class_bins(both_CCN, method=method)
+        used = of_classes[1:][both_CCN[:, 1:].sum(dim=(0, 2)) > 0].tolist()
+        _, of_images = image_bins(rows_PV, method=method)
+        scores += [
+            found(name, "all images", [one], float(curve_N[one])),
+            found(name, "class", used, at_class_bins(both_CCN, bins_C=of_classes)),
+            found(name, "image", of_images.tolist(), at_image_bins(rows_PV, num_classes=num_classes, method=method)),
+        ]
+    return scores
