@@ -69,8 +69,8 @@ def settings_page() -> str:
     """Every setting of every kind of stage, of [recipe] and of [runtime], with its meaning."""
     about = (
         "What `wsss show KIND` prints, for every kind of stage. A setting is written `INSTANCE.NAME` everywhere: in\n"
-        "`--set make_cams.flip=false`, in a sweep and in MLflow; in a recipe it stands in the table `[stages.INSTANCE]`.\n"
-        "`wsss show RECIPE` prints the values of a recipe, and where each of them was set.\n"
+        "`--set make_cams.flip=false`, in a sweep and in MLflow. In a recipe it stands in the table\n"
+        "`[stages.INSTANCE]`. `wsss show RECIPE` prints the values of a recipe, and where each of them was set.\n"
     )
     groups: dict[str, type] = {"recipe": RecipeSettings, "runtime": RuntimeSettings}
     groups |= {kind: STAGES[kind] for kind in STAGES}
@@ -82,10 +82,14 @@ def _settings_table(name: str, cls: type) -> str:
     rows = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
     for one in settings_of(cls).values():
         condition = f" *Read only with {_cell(one.condition)}.*" if one.condition else ""
-        default = _cell(one.default_cell.text)
-        rows.append(
-            f"| `{one.name}`{{ #{name}.{one.name} }} | {default} | {_cell(one.allowed)} | {_cell(one.meaning)}{condition} |"
+        anchor = f"{{ #{name}.{one.name} }}"
+        cells = (
+            f"`{one.name}`{anchor}",
+            _cell(one.default_cell.text),
+            _cell(one.allowed),
+            _cell(one.meaning) + condition,
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"## {name}\n", f"{_cell(about)}\n", *rows, ""])
 
 

@@ -1,7 +1,7 @@
 """What the site is made of: the pages beside the code, the pictures that they show, and reference pages from the code.
 
-A hook of MkDocs (`docs/mkdocs.yml`). Addresses on the site are those in the repository, so that a relative link leads to
-the same page on the site as in the repository.
+A hook of MkDocs (`docs/mkdocs.yml`). Addresses on the site are those in the repository, so that a relative link leads
+to the same page in both.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ FOLDERS = ("cluster", "docs", "shards", "tests", "tuning", "wsss")
 LEFT_OUT = re.compile(r"/data/")
 """Folders whose README is about the files of one test."""
 CODE_SPAN = re.compile(r"(?<![`\[])`([\w./-]+\.md)`(?![`\]])")
+FETCHED_SHIM = "https://unpkg.com/iframe-worker/shim"
+ESCAPED_BAR = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
+"""A code span with a vertical bar in a table: GitHub needs the backslash, MkDocs would show it."""
 FENCE = re.compile(r"^(```.*?^```[ \t]*$)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -30,6 +33,13 @@ def written_pages(root: Path = ROOT) -> list[str]:
     """Paths of all pages in the repository, relative to its root."""
     found = [*root.glob("*.md"), *(path for folder in FOLDERS for path in (root / folder).rglob("*.md"))]
     return sorted(path for path in (one.relative_to(root).as_posix() for one in found) if not LEFT_OUT.search(path))
+
+
+def without_escaped_bars(text: str) -> str:
+    r"""`text` with `a\|b` in code spans as `a|b`, outside of blocks of code."""
+    parts = FENCE.split(text)
+    parts[::2] = [ESCAPED_BAR.sub(lambda span: span[0].replace("\\|", "|"), part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def with_links_to_pages(text: str, *, page: str, pages: set[str]) -> str:
@@ -69,4 +79,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn paths of pages into links."""
     pages = {file.src_uri for file in files.documentation_pages()}
-    return with_links_to_pages(markdown, page=page.file.src_uri, pages=pages)
+    return with_links_to_pages(without_escaped_bars(markdown), page=page.file.src_uri, pages=pages)
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """The theme would fetch its stand-in for workers from another host; ours is a file of the site."""
+    from mkdocs.utils import get_relative_url
+
+    return output.replace(FETCHED_SHIM, get_relative_url("worker_from_file.js", page.url))

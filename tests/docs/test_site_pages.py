@@ -1,4 +1,4 @@
-"""Links of the pages as they are written, without building the site: files and headings exist, outside links are https."""
+"""Links of the pages as they are written, without building the site: files and headings exist, others are https."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from docs.site_pages import ROOT, with_links_to_pages, written_pages
+from docs.site_pages import ROOT, with_links_to_pages, without_escaped_bars, written_pages
 from tests.docs.pages import FENCE, pages
 
 LINK = re.compile(r"(?<!\\)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+(?:\([^)]*\))?)\)")
@@ -79,6 +79,11 @@ def test_every_page_is_in_the_navigation_and_in_the_list_of_pages() -> None:
 )
 def test_paths_of_pages_become_links(text: str, page: str, expected: str) -> None:
     assert with_links_to_pages(text, page=page, pages=set(written_pages())) == expected
+
+
+def test_bars_in_code_spans_of_tables_are_shown_without_their_backslash() -> None:
+    written = "| `a\\|b` | c \\| d | `e` |\n\n```sh\nx `a\\|b`\n```\n"
+    assert without_escaped_bars(written) == "| `a|b` | c \\| d | `e` |\n\n```sh\nx `a\\|b`\n```\n"
 
 
 def test_the_lists_of_a_test_s_files_are_no_pages() -> None:
