@@ -87,3 +87,8 @@ def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
     from mkdocs.utils import get_relative_url
 
     return output.replace(FETCHED_SHIM, get_relative_url("worker_from_file.js", page.url))
+
+
+def on_post_template(output_content: str, *, template_name: str, config: MkDocsConfig) -> str:
+    """The same for the page of a server about an address that does not exist, which begins at the server's root."""
+    return output_content.replace(FETCHED_SHIM, "/worker_from_file.js")

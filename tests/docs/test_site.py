@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -99,3 +101,30 @@ def test_the_search_knows_every_page(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text())
     found = {entry["location"].partition("#")[0] for entry in index["docs"]}
     assert {"shards/own_data.html", "docs/troubles.html", "reference/settings.html"} <= found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("NOT RUN: Chromium is not installed (apt-get install chromium)")
+    return found
+
+
+def shown(chromium: str, address: str, *, width: int, profile: Path) -> str:
+    """The page as a browser of this width has built it, opened from its folder."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    size = [f"--window-size={width},900", "--virtual-time-budget=8000", "--dump-dom"]
+    done = subprocess.run([chromium, *options, *size, address], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_search_works_in_a_browser_without_a_server(site: Path, chromium: str, width: int, tmp_path: Path) -> None:
+    address = (site / "cluster" / "resume.html").as_uri()
+    page = shown(chromium, f"{address}?q=unreadable", width=width, profile=tmp_path)
+    assert re.search(r"\d+ matching document", page)
+    assert "shards/own_data.html" in page.partition("md-search-result__list")[2]
+    unmatched = shown(chromium, f"{address}?q=xyzzyqwert", width=width, profile=tmp_path)
+    assert "No matching documents" in unmatched
