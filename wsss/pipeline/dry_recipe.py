@@ -17,8 +17,13 @@ def dry_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, str]:
     try:
         return load_recipe(path, overrides), ""
     except RecipeError as error:
-        # Errors that are not due to missing data are raised again here.
-        return load_recipe(path, overrides, stand_in=without_data), str(error)
+        with_data = str(error)
+    try:
+        return load_recipe(path, overrides, stand_in=without_data), with_data
+    except RecipeError as error:  # not, or not only, due to missing data
+        if str(error) == with_data:
+            raise
+        raise RecipeError(f"{error}\nwith its data: {with_data}") from None
 
 
 def without_data(stage: Stage) -> Stage:
