@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]  # MkDocs loads this file by its path, and an installed wsss may be of another folder
 
 FOLDERS = ("cluster", "docs", "shards", "tests", "tuning", "wsss")
 LEFT_OUT = re.compile(r"/data/")
@@ -66,6 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, their pictures and the reference pages."""
     from mkdocs.structure.files import File
 
+    sys.path.insert(0, str(ROOT))  # MkDocs loads this file by its path, and an installed wsss may be of another folder
     from docs.reference import reference_pages
 
     pictures = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tuning" / "pictures").glob("*.png")]

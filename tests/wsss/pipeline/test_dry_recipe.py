@@ -27,7 +27,7 @@ def test_the_data_are_read_if_they_are_there(images: Path) -> None:
 
 
 def test_a_fault_in_settings_of_the_data_is_not_taken_for_missing_data(images: Path) -> None:
-    with pytest.raises(RecipeError, match="with its data: .*class_list is not set; set it to the file that lists"):
+    with pytest.raises(RecipeError, match=r"with its data: .*class_list is not set; set it to the file that lists"):
         dry_recipe(FOLDER, ["build_shards.mask_folder=masks"])
 
 
