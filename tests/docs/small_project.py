@@ -21,6 +21,7 @@ SMALLER = (
     (r"validation_size = \d+", "validation_size = 64"),
     (r"long_side = \d+", "long_side = 64"),
     (r'"mobilenetv2_100"', '"test_efficientnet"'),
+    (r"radius = 10", "radius = 4"),
     (r"world_size = 2", "world_size = 1"),
 )
 """What a recipe says, and what the copy says instead."""
