@@ -27,11 +27,10 @@ PAGES_THAT_NEED = {
     "cluster/elsewhere.md": "needs a cluster",
     "cluster/slurm/README.md": "needs a cluster",
     "cluster/kubernetes/README.md": "needs a cluster",
-    "CONTRIBUTING.md": "takes long",
     "tests/hosts/README.md": "needs a cluster",
     "tests/faults/README.md": "needs a cluster",
 }
-"""Pages of which every block needs something, which they say at their top or by their subject."""
+"""Pages of which every block without a language needs something, which they say at their top or by their subject."""
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -48,7 +47,8 @@ class Block:
     @property
     def needs(self) -> str:
         """What it needs that a test does not have; empty if a test runs it."""
-        return self.title.partition(":")[0] or PAGES_THAT_NEED.get(self.page, "")
+        whole_page = "" if self.language else PAGES_THAT_NEED.get(self.page, "")
+        return self.title.partition(":")[0] or whole_page
 
     @property
     def commands(self) -> list[str]:

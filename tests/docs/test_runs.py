@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from tests.docs.pages import Block, blocks
 from tests.docs.small_project import environment, small_project
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.extended]
-AFTER_THE_DEMO = ("README.md", "tuning/README.md")
-"""Pages whose commands continue `make demo`, which is not run as such: it would set up an environment."""
+FROM_NOTHING = ("shards/own_data.md", "cluster/resume.md")
+"""Pages that look at everything in the folder of runs, and so begin with an empty one."""
 SECONDS = 1500
 
 
@@ -27,8 +28,6 @@ PAGES = sorted({block.page for block in blocks() if run_blocks(block.page)})
 def script(page: str) -> str:
     """All blocks of a page as one script, in which a failure names its line on the page."""
     parts = ["set -euo pipefail"]
-    if page in AFTER_THE_DEMO:
-        parts.append(".venv/bin/wsss demo")
     for block in run_blocks(page):
         parts.append(f'echo "== {block.page}, line {block.line}"')
         parts.append(block.text.replace(" | head\n", " | sed -n 1,10p\n"))  # with pipefail, head ends the first command
@@ -39,12 +38,10 @@ def test_the_tutorials_are_among_the_pages_that_run() -> None:
     assert {"shards/own_data.md", "tuning/irnet_thresholds.md", "cluster/resume.md", "README.md"} <= set(PAGES)
 
 
-@pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
-    project = small_project(tmp_path / "p")
+def run(commands: str, project: Path) -> str:
+    """What a script prints in a copy of the project."""
     done = subprocess.run(
-        ["bash", "-c", script(page)],
+        ["bash", "-c", commands],
         cwd=project,
         env=environment(project),
         stdout=subprocess.PIPE,
@@ -54,9 +51,26 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    (tmp_path / "output.txt").write_text(done.stdout)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs after `make demo`, whose commands many pages continue or begin with."""
+    project = small_project(tmp_path_factory.mktemp("d") / "p")
+    run(".venv/bin/wsss demo", project)
+    return project / "runs"
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(page: str, demo: Path, tmp_path: Path) -> None:
+    project = small_project(tmp_path / "p")
+    if page not in FROM_NOTHING:
+        shutil.copytree(demo, project / "runs")
+    printed = run(script(page), project)
     for block in run_blocks(page):
-        assert f"== {page}, line {block.line}" in done.stdout
+        assert f"== {page}, line {block.line}" in printed
 
 
 PYTHON = [block for block in blocks() if block.language == "python" and block.page != "README.md"]
