@@ -17,6 +17,8 @@ NEEDS = {
     "needs your own data": "data",
     "needs a browser": "a person",
     "needs psa's weights": "weights",
+    "needs a trained network": "weights",
+    "needs another package": "a package",
     "changes this machine": "a set-up",
     "takes long": "time",
 }

@@ -73,7 +73,7 @@ def test_the_commands_of_a_page_run(page: str, demo: Path, tmp_path: Path) -> No
         assert f"== {page}, line {block.line}" in printed
 
 
-PYTHON = [block for block in blocks() if block.language == "python" and block.page != "README.md"]
+PYTHON = [one for one in blocks() if one.language == "python" and one.page != "README.md" and not one.needs]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}:{block.line}")
