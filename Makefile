@@ -12,7 +12,7 @@ DEFAULT := not extended and not gpu and not ($(HOSTS))
 QUICK := $(DEFAULT) and not ray and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tables check test test-extended test-cluster test-faults test-all lint bench clean separate-hosts
+.PHONY: help demo docs tables check test test-extended test-cluster test-faults test-all lint bench clean separate-hosts
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,8 +31,16 @@ $(VENV)/.bench: $(VENV)/.installed
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
 demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 5 minutes on 2 cores, then a table and a picture in ./runs
 	$(BIN)/wsss demo
+
+docs: $(VENV)/.docs  ## The documentation as a site: build/site/index.html opens without a server and without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file docs/mkdocs.yml
+	@echo "build/site/index.html"
 
 tables: $(VENV)/.installed  ## Write the tables of results into README.md and tuning/README.md; RUNS=FOLDER reads its run records, WEIGHTS=FOLDER is for photographs
 	$(BIN)/python -m tuning.tables $(if $(RUNS),--runs "$(RUNS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
@@ -43,7 +51,7 @@ check: $(VENV)/.installed  ## Quick tests, without Ray: 3 minutes on 2 cores
 test: $(VENV)/.installed  ## The tests that CI runs: 15 minutes on 2 cores
 	$(BIN)/python -m pytest -m "$(DEFAULT)"
 
-test-extended: $(VENV)/.installed  ## The tests that `make test` leaves out: long runs, other environments, GPUs
+test-extended: $(VENV)/.docs  ## The tests that `make test` leaves out: long runs, other environments, GPUs
 	$(BIN)/python -m pytest -m "not ($(DEFAULT)) and not ($(HOSTS))"
 
 separate-hosts: $(VENV)/.installed
@@ -55,7 +63,7 @@ test-cluster: separate-hosts  ## A Ray cluster on separate hosts (namespaces of 
 test-faults: separate-hosts  ## Every fault on separate hosts, one after the other; resumes, and writes the table in tests/faults/README.md
 	$(BIN)/python -m pytest -m faults tests/faults
 
-test-all: $(VENV)/.installed  ## Every test but test-faults; what this machine cannot run is named at the end as NOT RUN
+test-all: $(VENV)/.docs  ## Every test but test-faults; what this machine cannot run is named at the end as NOT RUN
 	$(BIN)/python -m pytest -m "not faults"
 
 lint: $(VENV)/.installed  ## ruff and mypy

@@ -1,9 +1,8 @@
-"""The README and the pages beside the code: commands are understood, paths exist, Python runs."""
+"""The README and the pages beside the code: paths exist, recipes and Python run. Commands: tests/docs."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 
 from shards.records import PseudoLabel
 from shards.writer import write_shard
+from tests.docs.pages import blocks, pages
+from tests.docs.test_commands import arguments_of
 from wsss.arguments import parser
 from wsss.pipeline.recipe import load_recipe
 from wsss.pipeline.recipe_files import RECIPES, find_file
@@ -28,38 +29,27 @@ PAGES = (
 )
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 README = TEXTS["README.md"]
-BLOCKS = "\n".join(
-    block for text in TEXTS.values() for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
-).replace("\\\n", " ")
-COMMANDS = [line.partition("  #")[0] for line in BLOCKS.splitlines() if re.search(r"(^|\s|/)wsss [a-z]", line)]
 
 
-def wsss_arguments(command: str) -> list[str]:
-    words = shlex.split(command)
-    start = next(number for number, word in enumerate(words) if word.endswith("wsss"))
-    return words[start + 1 :]
-
-
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 12
-    names = set(re.findall(r"defaults\.(\w+)=", BLOCKS))
+def test_the_arguments_for_a_weight_file_are_settings() -> None:
+    names = {name for page in PAGES for name in re.findall(r"defaults\.(\w+)=", TEXTS[page])}
     assert {"pretrained", "pad_type", "mean", "std"} <= names <= {field.name for field in fields(TrainAffinity)}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(ROOT)
-    options = parser().parse_args(wsss_arguments(command))
-    recipe = getattr(options, "recipe", None)
-    if recipe is not None and "toy" in str(recipe):
-        load_recipe(find_file(recipe, shipped=RECIPES), options.overrides)
+OF_TOY = [line for block in blocks() for line in block.commands if arguments_of(line)[1:2] == ["toy"]]
+
+
+@pytest.mark.parametrize("line", OF_TOY)
+def test_settings_of_toy_are_allowed(line: str) -> None:
+    options = parser().parse_args(arguments_of(line))
+    load_recipe(find_file(options.recipe, shipped=RECIPES), getattr(options, "overrides", None) or [])
 
 
 def paths_in(text: str) -> list[str]:
     return sorted(set(re.findall(r"(?<![\w/])(?:tuning|wsss|shards|tests|cluster|findings)/[\w./-]*\w", text)))
 
 
-PATHS = sorted({path for text in (*TEXTS.values(), (ROOT / "CONTRIBUTING.md").read_text()) for path in paths_in(text)})
+PATHS = sorted({path for page, text in pages().items() if page != "CHANGELOG.md" for path in paths_in(text)})
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -67,15 +57,14 @@ def test_path_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "test-all"])
+@pytest.mark.parametrize("target", ["demo", "docs", "test", "check", "test-all"])
 def test_make_targets(target: str) -> None:
     assert f"make {target}" in README
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
 def test_the_recipe_of_a_class_that_is_trained_apart(tmp_path: Path) -> None:
-    blocks = re.findall(r"```\n(.*?)```", TEXTS["wsss/README.md"], flags=re.DOTALL)
-    (snippet,) = [block for block in blocks if "only_classes" in block]
+    (snippet,) = [one.text for one in blocks() if one.page == "wsss/README.md" and "only_classes" in one.text]
     path = tmp_path / "apart.toml"
     chain = (
         '[recipe]\nname = "second_classifier"\n[stages.build_shards]\nsource = "toy"\ncounts = { train = 8, val = 4 }\n'

@@ -206,6 +206,10 @@ class Map(Stage):
         """Load the networks and data (once per actor); return the function from a shard's name to its records."""
 
 
+class ClassesNotKnownError(ValueError):
+    """The classes of a data set are needed, and are only in its files."""
+
+
 @settings
 class DataStage(Map):
     """A stage that makes the samples, to which the shards of all other layers correspond."""

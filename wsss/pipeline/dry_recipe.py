@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsss.contract.stage import DataStage, Stage
+from wsss.contract.stage import ClassesNotKnownError, DataStage, Stage
 from wsss.pipeline.recipe import Recipe, load_recipe
 from wsss.pipeline.recipe_tables import RecipeError
 
@@ -17,8 +17,13 @@ def dry_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, str]:
     try:
         return load_recipe(path, overrides), ""
     except RecipeError as error:
-        # Errors that are not due to missing data are raised again here.
-        return load_recipe(path, overrides, stand_in=without_data), str(error)
+        with_data = str(error)
+    try:
+        return load_recipe(path, overrides, stand_in=without_data), with_data
+    except RecipeError as error:
+        if isinstance(error.__cause__, ClassesNotKnownError):  # so this look needs the data: why they cannot be read
+            raise RecipeError(with_data) from None
+        raise
 
 
 def without_data(stage: Stage) -> Stage:

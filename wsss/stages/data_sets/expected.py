@@ -8,6 +8,7 @@ from shards.sources.toy import TOY
 from shards.storage import is_remote
 from shards.taxonomy import VOC_20, Taxonomy, ilsvrc_det_200
 from wsss.contract.cost import ExpectedData
+from wsss.contract.stage import ClassesNotKnownError
 from wsss.stages.data_sets.registry import DataSettings
 
 _ILSVRC = ("lid", "ilsvrc_det")
@@ -20,10 +21,10 @@ _LISTING = {"ilsvrc_det": "list_ilsvrc", "lid": "list_ilsvrc", "coco": "list_coc
 
 
 def class_list(source: str, given: DataSettings) -> Taxonomy:
-    """The classes of a data set with a fixed class list. Raises ValueError if the classes are only in its files."""
+    """The classes of a data set with a fixed class list. Raises `ClassesNotKnownError` if only its files have them."""
     if source not in _CLASS_LISTS:
         known = ", ".join(_CLASS_LISTS)
-        raise ValueError(
+        raise ClassesNotKnownError(
             f"source = {source!r}: its classes are only in its files, which are not here; set root to the folder that "
             f"contains them (known without files: {known})"
         )
