@@ -39,7 +39,7 @@ demo: $(VENV)/.installed  ## The whole chain on drawn pictures: about 5 minutes 
 	$(BIN)/wsss demo
 
 docs: $(VENV)/.docs  ## The documentation as a site: build/site/index.html opens without a server and without a network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file docs/mkdocs.yml
 	@echo "build/site/index.html"
 
 tables: $(VENV)/.installed  ## Write the tables of results into README.md and tuning/README.md; RUNS=FOLDER reads its run records, WEIGHTS=FOLDER is for photographs

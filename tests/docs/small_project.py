@@ -10,7 +10,8 @@ from pathlib import Path
 
 from docs.site_pages import ROOT
 
-PARTS = ("cluster", "docs", "shards", "tests", "tuning", "wsss", "pyproject.toml", "ray_cluster.yaml", "README.md")
+FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml", "ray_cluster.yaml")
+PARTS = ("cluster", "docs", "shards", "tests", "tuning", "wsss", *FILES)
 SMALLER = (
     (r"counts = \{ train = \d+, val = \d+ \}", "counts = { train = 24, val = 12 }"),
     (r"\bsize = 128", "size = 64"),

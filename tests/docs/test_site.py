@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from docs.site_pages import ROOT, written_pages
+from tests.docs.small_project import small_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.extended]
 FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src"}
@@ -42,20 +43,35 @@ class Html(HTMLParser):
             self.fetched.append(given[FETCHED[tag]])
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(project: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site of a checkout with the options of `make docs`."""
     if find_spec("mkdocs") is None:
         pytest.skip("NOT RUN: mkdocs is not installed; `make docs` installs it")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml"]
+    (options,) = re.findall(r"\(BIN\)/mkdocs (.*)", (ROOT / "Makefile").read_text())
+    command = [sys.executable, "-m", "mkdocs", *options.split(), "--site-dir", str(folder)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["NO_MKDOCS_2_WARNING"] = "1"
-    done = subprocess.run(
-        [*command, "--site-dir", str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr, done.stderr
     return folder
+
+
+def test_a_dead_link_and_a_dead_anchor_stop_the_build(tmp_path: Path) -> None:
+    project = small_project(tmp_path / "p")
+    with (project / "docs" / "troubles.md").open("a") as page:
+        page.write("\n[a](nothing.md) [b](README.md#nowhere)\n")
+    done = build(project, tmp_path / "site")
+    assert done.returncode != 0
+    assert "'nothing.md'" in done.stderr and "'#nowhere'" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def add_subsets(
 
 def subset_mean_iou(counts: Counts, split: str, name: str) -> float:
     """Mean IoU of a subset of the views."""
-    return Scores.from_confusion(torch.from_numpy(counts.sums[f"{split}.{_subset_counts(name)}"])).mean_iou
+    return Scores.from_confusion(torch.tensor(counts.sums[f"{split}.{_subset_counts(name)}"])).mean_iou
 
 
 def count_boundary(record: object, sample: Sample, *, num_classes: int, width: float) -> np.ndarray:

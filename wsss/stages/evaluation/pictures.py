@@ -53,7 +53,7 @@ def save_image_scores(
     instance: Instance, split: str, rows: np.ndarray, *, places: dict[int, Place]
 ) -> tuple[ImageScores, dict[str, str]]:
     """Write a CSV with a line per evaluated image, by position: key, mean IoU of the image, pixel accuracy."""
-    scores = image_scores(torch.from_numpy(rows))
+    scores = image_scores(torch.tensor(rows))
     path = instance.path / f"image_scores.{split}.csv"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -45,7 +45,7 @@ def summarise(
     if kind == SeedRecord.kind:
         return Outcome(metrics=_seed_metrics(np.sum(folds, axis=0)))
     metrics: dict[str, float] = {}
-    tensors = [torch.from_numpy(fold) for fold in folds]
+    tensors = [torch.tensor(fold) for fold in folds]  # copies: an array that came through Ray is read-only
     if kind in SCORED:
         chosen = two_fold_threshold(tensors[0], tensors[1])
         confusion_CC, thresholds = chosen.confusion, (chosen.threshold_from_a, chosen.threshold_from_b)
@@ -61,7 +61,7 @@ def summarise(
     scores, (low, high) = Scores.from_confusion(confusion_CC), _interval(counts, instance, split)
     rows = _per_class(scores, instance)
     if kind in LABELLED and has_boundaries:
-        boundary_C = boundary_iou(torch.from_numpy(counts.sums[f"{split}.boundary"]))
+        boundary_C = boundary_iou(torch.tensor(counts.sums[f"{split}.boundary"]))
         metrics["boundary_iou"] = float(boundary_C.nanmean())
         rows = [row | {"boundary_iou": _or_none(value)} for row, value in zip(rows, boundary_C.tolist(), strict=True)]
     metrics |= _metrics(scores) | {"mean_iou_low": low, "mean_iou_high": high}
