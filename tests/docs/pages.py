@@ -18,6 +18,7 @@ NEEDS = {
     "needs a browser": "a person",
     "needs psa's weights": "weights",
     "needs a trained network": "weights",
+    "needs a finished sweep": "a run",
     "needs another package": "a package",
     "changes this machine": "a set-up",
     "takes long": "time",
