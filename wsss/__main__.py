@@ -274,19 +274,9 @@ def _completion(options: argparse.Namespace) -> int:
 
 
 def _check_submission(options: argparse.Namespace) -> int:
-    from wsss.stages.evaluation.check_submission import check_submission, expected_images, fault_lines
+    from wsss.report.submission_check import check
 
-    if not 1 <= options.num_classes <= 254:
-        raise ValueError(
-            f"--num-classes {options.num_classes}: allowed are 1..254, since 0 is background and 255 is ignored"
-        )
-    expected = expected_images(options.samples, options.split) if options.samples else None
-    line = ""
-    for line in fault_lines(check_submission(options.file, num_classes=options.num_classes, expected=expected)):
-        print(line)
-    if expected is None:
-        print("not checked: sizes, and whether an image is missing; --samples LAYER names the layer of the images")
-    return 0 if line == "in order" else 1
+    return check(options.file, num_classes=options.num_classes, samples=options.samples, split=options.split)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
