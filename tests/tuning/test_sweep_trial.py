@@ -43,6 +43,8 @@ class Broken:
     def __init__(self) -> None:
         self.closed = 0
 
+    def check(self, instances: Any) -> None: ...
+
     def map(self, instance: Any, stage: Any, progress: Any, *, on_restart: Any) -> None:
         raise OSError("the disk is full")
 

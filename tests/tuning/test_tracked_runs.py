@@ -68,7 +68,7 @@ def test_both_ways_of_reading_give_the_same_runs(runs: Path, monkeypatch: pytest
     assert len(by_sql) == 8
     key = lambda run: run.run_id  # noqa: E731
     assert sorted(by_sql, key=key) == sorted(by_client, key=key)
-    assert {run.params.get("evaluate.splits") for run in by_sql if run.metrics} == {'["val"]'}
+    assert {run.params.get("splits") for run in by_sql if run.metrics} == {'["val"]'}
 
 
 def test_the_number_of_statements_does_not_grow_with_the_runs(runs: Path, statements: list[str]) -> None:

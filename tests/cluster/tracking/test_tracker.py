@@ -28,6 +28,7 @@ from rich.console import Console
 
 from cluster.tracking.outbox import Outbox, RejectedError
 from cluster.tracking.tracker import DATABASE_ATTEMPTS, MlflowTracker, connect, find_runs
+from cluster.tracking.tracker import PIPELINE as PIPELINE_TAG
 from cluster.tracking.tracking_address import open_command, sqlite_address, tracking_uri
 from shards.records import RunRecord
 from wsss.contract.runtime import PipelineRecord
@@ -279,8 +280,12 @@ def test_trackers_of_concurrent_trials_make_each_run_once(runs: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    expected = {"sweep"} | {f"{name}" for digit in "123" for name in (f"evaluate_{digit}", f"toy {digit * 8}")}
-    assert set(stored(runs)) == expected
+    found = stored(runs)
+    assert {name for name in found if not name.startswith("toy")} == {"sweep", "evaluate_1", "evaluate_2", "evaluate_3"}
+    pipelines = {name: run.data.tags[PIPELINE_TAG] for name, run in found.items() if name.startswith("toy")}
+    assert sorted(pipelines.values()) == [digit * 64 for digit in "123"]
+    first = pipelines.pop("toy")
+    assert pipelines == {f"toy ({digit * 8})": digit * 64 for digit in "123" if digit * 64 != first}
 
 
 def test_a_record_that_mlflow_rejects_does_not_block_the_next(runs: Path) -> None:
