@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ from cluster.failures.death_cause import PREEMPTED
 from cluster.training.fit_files import POLL_SECONDS, PROGRESS
 from cluster.training.hand_over import HandedOver
 from wsss.contract.failure import Failure, OnRestart
+from wsss.contract.repeated import repeated
 from wsss.contract.runtime import Progress
 
 AWAITED_SECONDS = 2.0
@@ -48,19 +48,10 @@ class FitReports:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        stop = threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(POLL_SECONDS):
-                self.report()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeated(self.report, seconds=POLL_SECONDS):
+                yield
         finally:
-            stop.set()
-            thread.join()
             self._report_restarts()
             (self._path / PROGRESS).unlink(missing_ok=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from shards.files import write_bytes
 from wsss.contract.failure import Failure, WorkFailedError
 from wsss.contract.kept_files import found_files, relative_files
+from wsss.contract.repeated import repeated
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Outcome
 
@@ -34,23 +34,18 @@ def write_progress(folder: Path, *, step: int, num_steps: int, state: str) -> No
 @contextmanager
 def watch_progress(folder: Path, progress: Progress) -> Iterator[None]:
     """Report the progress that rank 0 writes, for as long as the block runs."""
-    stop = threading.Event()
 
-    def watch() -> None:
-        while not stop.wait(POLL_SECONDS):
-            try:
-                seen = json.loads((folder / PROGRESS).read_bytes())
-            except (OSError, ValueError):
-                continue
-            progress(seen["step"], seen["num_steps"], seen["state"])
+    def report() -> None:
+        try:
+            seen = json.loads((folder / PROGRESS).read_bytes())
+        except (OSError, ValueError):
+            return
+        progress(seen["step"], seen["num_steps"], seen["state"])
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(report, seconds=POLL_SECONDS):
+            yield
     finally:
-        stop.set()
-        thread.join()
         (folder / PROGRESS).unlink(missing_ok=True)
 
 

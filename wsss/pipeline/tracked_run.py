@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Literal
 from shards.records import RunRecord
 from wsss.contract.fit import WEIGHTS, Fit, spare_path
 from wsss.contract.kept_files import relative_files
+from wsss.contract.repeated import repeated
 from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, Tracker
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.changed_settings import changed_settings, resolved_recipe, resolved_settings
@@ -60,19 +60,8 @@ class TrackedRun:
         if not isinstance(instance.stage, Fit):
             yield
             return
-        stop = threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(CURVE_SECONDS):
-                self._tracker.curve_grew(self._pipeline, stage)
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
+        with repeated(lambda: self._tracker.curve_grew(self._pipeline, stage), seconds=CURVE_SECONDS):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     @contextmanager
     def _endings(self, stage: StageStart | None) -> Iterator[None]:
