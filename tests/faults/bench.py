@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.hosts.dashboard import Job
+from tests.hosts.dashboard import ENDED, Job
 from tests.hosts.host import Host
 from tests.hosts.ray_cluster import RayCluster
 from tests.hosts.runs import RECIPE, Reference, Runs, differences
@@ -58,6 +59,14 @@ class Work:
     def seconds(self) -> float:
         """Since the fault."""
         return time.monotonic() - self.since
+
+    def notices_a_loss(self, *, timeout: float = 120.0) -> None:
+        """Wait until the driver has said that something is lost, or has ended: a host that comes back earlier may
+        finish the training as if nothing had happened."""
+        end = time.monotonic() + timeout
+        while "lost" not in self.job.logs() and self.job.status() not in ENDED:
+            assert time.monotonic() < end, f"the driver noticed nothing:\n{self.job.logs()[-3000:]}"
+            time.sleep(0.5)
 
     def ends_like_the_reference(self, job: Job | None = None, *, limit: float = LIMIT) -> str:
         """Its log, after the job succeeded with the bytes of the reference, and no finished shard was made again."""
@@ -126,6 +135,15 @@ class Bench:
     def comes_back(self, *, timeout: float = 300.0) -> float:
         """Wait until all hosts are nodes again; the seconds that it took."""
         return self.cluster.wait_for_nodes(1 + len(self.hosts), timeout=timeout)
+
+    def mend(self, *, failed: bool) -> None:
+        """All hosts are nodes again before the next fault. After a failure, which may leave anything behind, and where
+        a host does not come back, all of them are switched off and on, and the cluster is started anew."""
+        if not failed:
+            with suppress(AssertionError):
+                self.comes_back(timeout=60)
+                return
+        self.cluster.start_anew()
 
     def stop_jobs(self) -> None:
         """After a fault that failed: nothing may be at work when the next one begins."""

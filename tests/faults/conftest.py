@@ -58,6 +58,7 @@ def recorded(request: pytest.FixtureRequest, bench: Bench) -> Iterator[None]:
     seconds = time.monotonic() - begun
     results.add(name_of(request.node), Result(str(date.today()), commit, digest, seconds, resumed, outcome))
     bench.stop_jobs()
+    bench.mend(failed=report.failed)
 
 
 REPORT = pytest.StashKey[pytest.TestReport]()

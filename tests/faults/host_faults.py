@@ -39,6 +39,7 @@ def host_of_a_rank_cut_off(bench: Bench, *overrides: str, program: str = "wsss")
     rank.resume()
     try:
         bench.cluster.wait_for_nodes(len(bench.hosts), timeout=NOTICED)
+        work.notices_a_loss()
     finally:
         rank.host.mend()
     assert first_new_step(bench, work) >= saved + 1

@@ -103,6 +103,16 @@ class RayCluster:
             time.sleep(1)
         return time.monotonic() - begun
 
+    def start_anew(self) -> None:
+        """Switch all hosts but the laptop off and on, and start the cluster again."""
+        self.close()
+        for host in (self.head, *self.workers):
+            host.power_off()
+            host.start()
+            host.mend()
+        self.dashboard = Dashboard(self.laptop)
+        self.up()
+
     def close(self) -> None:
         self.close_tunnel()
         self.dashboard.close()
