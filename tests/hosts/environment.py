@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-BASE = Path(sys.prefix)
+BASE = Path(sys.prefix).resolve()
+"""Without links: scripts name their interpreter by the path at which it was installed."""
 INSIDE = Path("/mnt/env")
 """Where every host sees its environment."""
 
