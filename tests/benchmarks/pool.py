@@ -75,10 +75,14 @@ def records_per_second(folder: Path, num_actors: int) -> tuple[float, Instance]:
 
 def agree(one: Instance, many: Instance) -> bool:
     """Whether both layers are complete, and the shards that both have are the same."""
-    shards = [set(instance.layer.shards()) for instance in (one, many)]
+    shards = []
+    for instance in (one, many):
+        assert isinstance(instance.stage, Map)
+        shards.append(set(instance.stage.shards(instance)))
     complete = all(
-        sum(instance.layer.counts_of_shards().values()) == len(names) * Sleeping.per_shard
+        len(instance.layer.manifest_entry(shard).entries) == Sleeping.per_shard
         for instance, names in zip((one, many), shards, strict=True)
+        for shard in names
     )
     common = shards[0] & shards[1]
     return (
