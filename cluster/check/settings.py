@@ -65,9 +65,7 @@ def check(file: ClusterFile) -> Iterator[Finding]:
             file.where("provider", "type"), f"{file.provider!r} is no provider; allowed are {', '.join(_PROVIDERS[:4])}"
         )
     for name, first, second in file.repeated_keys():
-        yield Finding(
-            f"line {second}: {name}", f"stands in line {first} already, whose value is not used; keep one of them"
-        )
+        yield Finding(f"line {second}: {name}", f"is also in line {first}, whose value is not used; keep one of them")
     yield from _setup(file)
     yield from _node_types(file)
     yield from _images(file)

@@ -121,7 +121,7 @@ def require_room_on(
             kinds = ", ".join(f"{kind.name} ({_amounts(kind.resources)}, at most {kind.most})" for kind in types)
             if not unknown and later + sum(map(demand.fitting, nodes)) < needed:
                 raise NoRoomError(
-                    f"{one} needs {workers} each, which will never be there: {there}, and the autoscaler can start "
+                    f"{one} needs {workers} each, more than there can be: {there}, and the autoscaler can start "
                     f"{kinds}; change these settings or {demand.names['number']}, or the cluster file"
                 )
             waits.append(f"{one}: {workers} each; {there}; waiting for the autoscaler: {kinds}")

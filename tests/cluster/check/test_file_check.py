@@ -379,7 +379,7 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> N
     path.write_text(text + "max_workers: 4\n")
     (found,) = refused(check_file(path))
     last = len(text.splitlines()) + 1
-    assert found.startswith(f"line {last}: max_workers stands in line {first} already, whose value is not used")
+    assert found.startswith(f"line {last}: max_workers is also in line {first}, whose value is not used")
 
 
 @pytest.fixture

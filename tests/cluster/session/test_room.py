@@ -78,7 +78,7 @@ GPU_TYPE = NodeType("gpu", GPU_NODE, 3)
         ),
         ([HEAD, CPUS], None, "waiting for nodes"),
         ([HEAD, CPUS, GPU_NODE], [GPU_TYPE], r"waiting for the autoscaler: gpu \(8 CPU and 1 GPU, at most 3\)"),
-        ([HEAD], [GPU_TYPE], NoRoomError(r"will never be there: .* can start gpu \(8 CPU and 1 GPU, at most 3\)")),
+        ([HEAD], [GPU_TYPE], NoRoomError(r"more than there can be: .* can start gpu \(8 CPU and 1 GPU, at most 3\)")),
         (
             [HEAD],
             [NodeType("cpu", CPUS, 9)],
