@@ -29,7 +29,7 @@ class MakePseudoLabels(CrfSettings, Map):
     dense CRF."""
 
     kind: ClassVar[str] = "make_pseudo_labels"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = PseudoLabel.kind
     aligned_with: ClassVar[str] = "scores"
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "scores": Records((ScoreRecord,))}

@@ -30,7 +30,7 @@ class Predict(PredictionSettings, LabelReading, Map):
     """Segment images, with test-time augmentation by scales and mirror images."""
 
     kind: ClassVar[str] = "predict"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = Prediction.kind
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),
