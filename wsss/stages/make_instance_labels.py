@@ -84,9 +84,11 @@ class MakeInstanceLabels(Map):
     def worker(self, instance: Instance) -> ShardWorker:
         import torch
 
+        from wsss.models.inference import for_inference
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
         affinity = instance.stage_in("affinity", AffinityTraining)
-        network = load_trained(instance.inputs["affinity"], device=worker_device())
+        network = for_inference(load_trained(instance.inputs["affinity"], device=worker_device()))
 
         def make(joined: Mapping[str, Record]) -> InstanceLabel:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])

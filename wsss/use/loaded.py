@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from shards.images import decode_image, pixels_of
 from shards.records import BadSampleError, Sample
 from wsss.contract.weights_metadata import WeightsMetadata
+from wsss.models.inference import for_inference
 from wsss.pipeline.wrong_values import first_complaint
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
@@ -75,6 +76,7 @@ class LoadedSegmenter:
         self.learned_side: int = learned_side(model)
         """Longer side of a picture, in pixels, in the middle of the sizes that the network learned from."""
         self._trained = model.stage
+        self._faster = for_inference(self.network)
 
     def __call__(
         self,
@@ -105,7 +107,7 @@ class LoadedSegmenter:
             key="picture", encoded=b"", size=(pixels.shape[0], pixels.shape[1]), classes=(), pixels=pixels
         )
         assert isinstance(self._trained, ImageSegmenterTraining)
-        mask, probabilities = Predictor(chosen, self.network, self._trained).probabilities(sample)
+        mask, probabilities = Predictor(chosen, self._faster, self._trained).probabilities(sample)
         return Segmentation(
             mask=mask.cpu().numpy(), probabilities=probabilities.cpu().numpy(), class_names=self.class_names
         )
