@@ -28,8 +28,8 @@ def for_inference(network: Network, *, look: Callable[[Network, Tensor], Any] | 
     """A copy of a network in evaluation mode that gives the same outputs in less time, without gradients.
 
     Batch normalisations are folded into the convolutions before them: w' = w g / s, b' = (b - m) g / s + c, with
-    running mean m, standard deviation s = sqrt(variance + eps), factors g and terms c. On a CPU with oneDNN the convolutions'
-    weights are also stored in the order that its kernels read, which it would otherwise arrange for every image.
+    running mean m, standard deviation s = sqrt(variance + eps), factors g and terms c. On a CPU with oneDNN the
+    convolutions' weights are also stored in the order that its kernels read; else it arranges them for every image.
 
     `look(network, images f32[B,3,H,W])` runs the parts that will be used, by default the whole network; it is called
     with a picture of noise, to see which normalisation reads which convolution. Its outputs, a tensor or several, are
@@ -134,8 +134,6 @@ def _pack(network: nn.Module, run: Callable[[], Any]) -> None:
         for handle in handles:
             handle.remove()
     for name, conv in convolutions:
-        plain = (
-            conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and conv.weight.dtype == torch.float32
-        )
-        if conv in sizes and plain:
+        usual = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        if conv in sizes and usual and conv.weight.dtype == torch.float32:
             _replace(network, name, PackedConv2d(conv, input_size=sizes[conv]))

@@ -38,7 +38,7 @@ class MakeCams(CamSettings, Map):
     """Class activation maps, merged over several scales and flips, on the stride-4 grid."""
 
     kind: ClassVar[str] = "make_cams"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     record_kind: ClassVar[str] = CamRecord.kind
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),

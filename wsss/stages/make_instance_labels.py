@@ -36,7 +36,7 @@ class MakeInstanceLabels(Map):
     """Separate objects of one class with IRNet's displacement field: find centroids, then walk per instance."""
 
     kind: ClassVar[str] = "make_instance_labels"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = InstanceLabel.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {

@@ -42,6 +42,7 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
     """
 
     kind: ClassVar[str] = "make_segmenter_maps"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = CamRecord.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
