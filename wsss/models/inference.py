@@ -69,7 +69,7 @@ def _pairs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[nn.Conv2d, 
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             handles.append(layer.register_forward_hook(lambda conv, _, output: outputs.append((conv, output))))
-        elif type(layer) in _NORMS and layer.running_mean is not None:  # type: ignore[union-attr]
+        elif type(layer) in _NORMS and layer.running_mean is not None:
             handles.append(layer.register_forward_pre_hook(lambda norm, given: inputs.append((norm, given[0]))))
     try:
         run()
@@ -86,6 +86,7 @@ def _pairs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[nn.Conv2d, 
 def _fold(network: nn.Module, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
     names = {layer: name for name, layer in network.named_modules()}
     for conv, norm in pairs:
+        assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
