@@ -28,9 +28,11 @@ _EXP = tuple(
 )
 _E0, _E1, _E2, _E3, _E4, _E5 = _EXP
 _LOWEST = np.float32(-87)
-"""exp of less than this is taken as 0; it is below 2e-38."""
-_LARGEST_POWER = 126
-_POWERS_OF_TWO = (2.0 ** np.arange(-_LARGEST_POWER, 1)).astype(np.float32)
+"""exp of less than this is taken as exp of this, 2e-38."""
+_EXPONENT_BIAS, _FRACTION_BITS = 127, 23
+"""Of a float32: n + 127 in the bits above the lowest 23 is 2^n."""
+_BLOCK = 128
+"""Pixels whose logits are computed together: the loops over them use the CPU's vector instructions."""
 
 
 def mean_field(
@@ -42,24 +44,24 @@ def mean_field(
     """
     _, num_labels, num_pixels = energy_BKN.shape
     # Only logits relative to the last label matter: z_k = U_K - U_k + m_k - m_K with m_K = total - sum_k m_k.
-    relative_BNJ = (energy_BKN[:, -1:] - energy_BKN[:, :-1]).transpose(0, 2, 1)
-    relative_NC = np.ascontiguousarray(relative_BNJ.transpose(1, 0, 2).reshape(num_pixels, -1))
-    total_N = np.zeros(num_pixels, np.float32)
+    relative_BJN = energy_BKN[:, -1:] - energy_BKN[:, :-1]
+    num_channels = relative_BJN.shape[0] * relative_BJN.shape[1]
+    total_N, nothing_N = np.zeros(num_pixels, np.float32), np.zeros(num_pixels, np.float32)
     for lattice, weight in kernels:
         total_N += np.float32(weight) * lattice.row_sums
     two = [*kernels, *[(_nothing(num_pixels), 0.0)] * (2 - len(kernels))]
     values = [
-        [np.zeros((lattice.neighbours.shape[1] + 1, relative_NC.shape[1]), np.float32) for _ in range(2)]
-        for lattice, _ in two
+        [np.zeros((lattice.neighbours.shape[1] + 1, num_channels), np.float32) for _ in range(2)] for lattice, _ in two
     ]
-    one_pass, q_BKN = pass_for(relative_NC.shape[1], num_labels), np.empty_like(energy_BKN)
+    one_pass, q_BKN = pass_for(num_channels, num_labels), np.empty_like(energy_BKN)
     for step in range(num_iterations + 1):
         sides: list[_Kernel] = []
         for (lattice, weight), (filtered, splatted) in zip(two, values, strict=True):
             splatted[:] = 0
             scale = np.float32(weight * lattice.scale)
             sides.append((lattice.vertices, lattice.weights, scale, filtered, splatted))
-        one_pass(relative_NC, total_N, *sides, step, num_iterations, num_labels, _POWERS_OF_TWO, q_BKN)
+        # At first there are no messages: filtered values are zero.
+        one_pass(relative_BJN, total_N if step else nothing_N, *sides, step == num_iterations, q_BKN)
         for (lattice, _), pair in zip(two, values, strict=True) if step < num_iterations else ():
             pair[:] = blur(pair[1], pair[0], lattice.neighbours)
     return q_BKN
@@ -91,14 +93,63 @@ def pass_for(num_channels: int, num_labels: int) -> Callable[..., None]:
 
 
 @compiled
-def _exp(x: np.float32, powers_of_two: np.ndarray) -> np.float32:
-    """exp(x) for x <= 0."""
-    if x < _LOWEST:
-        return np.float32(0)
-    n = np.rint(x * _LOG2_E)
-    r = x - n * _LN2_HIGH - n * _LN2_LOW
-    y = ((((_E0 * r + _E1) * r + _E2) * r + _E3) * r + _E4) * r + _E5
-    return (y * (r * r) + r + np.float32(1)) * powers_of_two[np.int64(n) + _LARGEST_POWER]
+def _exp(values_RP: np.ndarray, row: int, largest_P: np.ndarray, bits_P: np.ndarray, num_pixels: int) -> None:
+    """Replace a row's values, which are at most the largest ones, by exp(value - largest)."""
+    powers_P = bits_P.view(np.float32)
+    for pixel in range(num_pixels):
+        x = max(values_RP[row, pixel] - largest_P[pixel], _LOWEST)
+        n = np.rint(x * _LOG2_E)
+        r = x - n * _LN2_HIGH - n * _LN2_LOW
+        y = ((((_E0 * r + _E1) * r + _E2) * r + _E3) * r + _E4) * r + _E5
+        values_RP[row, pixel] = y * (r * r) + r + np.float32(1)
+        bits_P[pixel] = (np.int32(n) + np.int32(_EXPONENT_BIAS)) << np.int32(_FRACTION_BITS)
+    for pixel in range(num_pixels):
+        values_RP[row, pixel] *= powers_P[pixel]
+
+
+@compiled
+def _softmax(
+    values_RP: np.ndarray, first: int, last: int, largest_P: np.ndarray, bits_P: np.ndarray, num_pixels: int
+) -> None:
+    """Make probabilities of the logits in rows first, ..., last - 1, and of the logit 0 in row `last`."""
+    for pixel in range(num_pixels):
+        largest_P[pixel] = 0
+        values_RP[last, pixel] = 0
+    for row in range(first, last):
+        for pixel in range(num_pixels):
+            largest_P[pixel] = max(largest_P[pixel], values_RP[row, pixel])
+    for row in range(first, last + 1):
+        _exp(values_RP, row, largest_P, bits_P, num_pixels)
+    norm_P = largest_P
+    for pixel in range(num_pixels):
+        norm_P[pixel] = values_RP[last, pixel]
+    for row in range(first, last):
+        for pixel in range(num_pixels):
+            norm_P[pixel] += values_RP[row, pixel]
+    for row in range(first, last + 1):
+        for pixel in range(num_pixels):
+            values_RP[row, pixel] /= norm_P[pixel]
+
+
+@compiled
+def _add_energies(
+    values_RP: np.ndarray,
+    first: int,
+    relative_JN: np.ndarray,
+    total_N: np.ndarray,
+    shared_P: np.ndarray,
+    begin: int,
+    num_pixels: int,
+) -> None:
+    """Make logits of a unary's messages, in rows first, ...: z_j = U_K - U_j + m_j + (sum_i m_i - total)."""
+    for pixel in range(num_pixels):
+        shared_P[pixel] = -total_N[begin + pixel]
+    for label in range(len(relative_JN)):
+        for pixel in range(num_pixels):
+            shared_P[pixel] += values_RP[first + label, pixel]
+    for label in range(len(relative_JN)):
+        for pixel in range(num_pixels):
+            values_RP[first + label, pixel] += shared_P[pixel] + relative_JN[label, begin + pixel]
 
 
 @inlined
@@ -125,66 +176,40 @@ def _splat(
             values[vertex, channel] += weight * q[channel]
 
 
-@inlined
-def _softmax(logits: np.ndarray, first: int, others: int, powers_of_two: np.ndarray) -> np.float32:
-    """Make probabilities of the logits first, ..., first + others - 1; returns that of the last label, of logit 0."""
-    largest = np.float32(0)
-    for channel in range(first, first + others):
-        largest = max(largest, logits[channel])
-    last = _exp(-largest, powers_of_two)
-    norm = last
-    for channel in range(first, first + others):
-        logits[channel] = _exp(logits[channel] - largest, powers_of_two)
-        norm += logits[channel]
-    norm = np.float32(1) / norm
-    for channel in range(first, first + others):
-        logits[channel] *= norm
-    return last * norm
-
-
 @cache
 def _pass(fixed_channels: int, fixed_labels: int) -> Callable[..., None]:
     """One iteration over all pixels, for a constant number of channels and labels; 0 for any number."""
 
     @compiled
     def one_pass(
-        relative_NC: np.ndarray,
-        total_N: np.ndarray,
-        a: _Kernel,
-        b: _Kernel,
-        step: int,
-        last_step: int,
-        given_labels: int,
-        powers_of_two: np.ndarray,
-        q_BKN: np.ndarray,
+        relative_BJN: np.ndarray, total_N: np.ndarray, a: _Kernel, b: _Kernel, last_step: bool, q_BKN: np.ndarray
     ) -> None:
-        num_channels = fixed_channels or relative_NC.shape[1]
-        others = (fixed_labels or given_labels) - 1
+        num_channels = fixed_channels or a[3].shape[1]
+        others = (fixed_labels or q_BKN.shape[1]) - 1
         vertices_a, weights_a, scale_a, filtered_a, splatted_a = a
         vertices_b, weights_b, scale_b, filtered_b, splatted_b = b
         q, second = np.empty(num_channels, np.float32), np.empty(num_channels, np.float32)
-        for pixel in range(len(relative_NC)):
-            if step > 0:
-                _slice(filtered_a, vertices_a, weights_a, pixel, num_channels, q)
-                _slice(filtered_b, vertices_b, weights_b, pixel, num_channels, second)
-            for first in range(0, num_channels, others):
-                shared = np.float32(0)
-                if step > 0:
-                    for channel in range(first, first + others):
-                        q[channel] = q[channel] * scale_a + second[channel] * scale_b
-                        shared += q[channel]
-                    shared -= total_N[pixel]
-                for channel in range(first, first + others):
-                    message = q[channel] + shared if step > 0 else np.float32(0)
-                    q[channel] = relative_NC[pixel, channel] + message
-                last = _softmax(q, first, others, powers_of_two)
-                if step == last_step:
-                    for label in range(others):
-                        q_BKN[first // others, label, pixel] = q[first + label]
-                    q_BKN[first // others, others, pixel] = last
-            if step < last_step:
-                _splat(splatted_a, vertices_a, weights_a, pixel, num_channels, q)
-                _splat(splatted_b, vertices_b, weights_b, pixel, num_channels, q)
+        values_RP = np.empty((num_channels // others * (others + 1), _BLOCK), np.float32)
+        largest_P, bits_P = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
+        for begin in range(0, len(total_N), _BLOCK):
+            num_pixels = min(_BLOCK, len(total_N) - begin)
+            for pixel in range(num_pixels):
+                _slice(filtered_a, vertices_a, weights_a, begin + pixel, num_channels, q)
+                _slice(filtered_b, vertices_b, weights_b, begin + pixel, num_channels, second)
+                for channel in range(num_channels):
+                    row = channel // others + channel
+                    values_RP[row, pixel] = q[channel] * scale_a + second[channel] * scale_b
+            for unary in range(num_channels // others):
+                first = unary * (others + 1)
+                _add_energies(values_RP, first, relative_BJN[unary], total_N, largest_P, begin, num_pixels)
+                _softmax(values_RP, first, first + others, largest_P, bits_P, num_pixels)
+                if last_step:
+                    q_BKN[unary, :, begin : begin + num_pixels] = values_RP[first : first + others + 1, :num_pixels]
+            for pixel in range(num_pixels if not last_step else 0):
+                for channel in range(num_channels):
+                    q[channel] = values_RP[channel // others + channel, pixel]
+                _splat(splatted_a, vertices_a, weights_a, begin + pixel, num_channels, q)
+                _splat(splatted_b, vertices_b, weights_b, begin + pixel, num_channels, q)
 
     result: Callable[..., None] = one_pass
     return result
