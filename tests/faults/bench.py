@@ -47,6 +47,8 @@ class Work:
     stamps: dict[str, int] = field(default_factory=dict)
     ranks: set[int] = field(default_factory=set)
     """Processes of the ranks at the fault."""
+    said: int = 0
+    """Characters of the driver's log at the fault."""
     resumed: float = 0.0
     """Seconds from the fault to the first new step; 0 if that was not measured."""
 
@@ -54,6 +56,7 @@ class Work:
         """Remember which shards are done, the ranks, and the time: the fault comes now."""
         self.ranks = {rank.process.pid for rank in workers(self.bench.hosts, RANK)}
         self.stamps = self._stamps()
+        self.said = len(self.job.logs())
         self.since = time.monotonic()
 
     def seconds(self) -> float:
@@ -61,10 +64,10 @@ class Work:
         return time.monotonic() - self.since
 
     def notices_a_loss(self, *, timeout: float = 120.0) -> None:
-        """Wait until the driver has said that something is lost, or has ended: a host that comes back earlier may
-        finish the training as if nothing had happened."""
+        """Wait until the driver has said since the fault that something is lost, or has ended: a host that comes back
+        earlier may finish the training as if nothing had happened."""
         end = time.monotonic() + timeout
-        while "lost" not in self.job.logs() and self.job.status() not in ENDED:
+        while "lost" not in self.job.logs()[self.said :] and self.job.status() not in ENDED:
             assert time.monotonic() < end, f"the driver noticed nothing:\n{self.job.logs()[-3000:]}"
             time.sleep(0.5)
 
