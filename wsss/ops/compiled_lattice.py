@@ -8,12 +8,18 @@ Shapes: H W pixels, N = H*W, F colours of a pixel (0 or 3), D = 2 + F features, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from wsss.ops.compiled import compiled, inlined
 
+Blur = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+MOST_SPECIAL = 4
+"""Up to this many channels a loop of its own is compiled, with the number as a constant: half the time."""
 _EMPTY = -1
 _HASH = np.uint64(0x9E3779B97F4A7C15)
 """2^64 divided by the golden ratio: the upper bits of a product with it are spread evenly (Knuth's hashing)."""
@@ -64,7 +70,7 @@ def pixel_lattice(image_HWF: np.ndarray, *, sxy: float, srgb: float) -> PixelLat
     )
     neighbours = _find_neighbours(keys, strides, span, table_keys, table_ids)
     row_sums, scale = np.empty(height * width, np.float32), 1 / (1 + 2.0 ** -(size - 1))
-    _normalise(vertices, weights, neighbours, row_sums, np.float32(scale))
+    _normalise(vertices, weights, neighbours, row_sums, scale)
     return PixelLattice(vertices=vertices, weights=weights, neighbours=neighbours, row_sums=row_sums, scale=scale)
 
 
@@ -238,65 +244,63 @@ def _find_neighbours(
     return neighbours
 
 
-@compiled
-def blur(values: np.ndarray, spare: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Blur along every axis in turn: v + (next + previous) / 2. Returns the result and the array that is free.
+def blur_for(num_channels: int) -> Blur:
+    """The compiled blur for values of C channels: (values, spare, neighbours) -> the result, the array that is free.
 
-    `values` and `spare` are f32[M+1, C]; their last row is zero and represents an absent neighbour.
+    Along every axis in turn, each vertex gets v + (next + previous) / 2. `values` and `spare` are f32[M+1, C]; their
+    last row is zero and represents an absent neighbour.
     """
-    num_channels = values.shape[1]
-    in_twos, half = num_channels // 2 * 2, np.float32(0.5)
-    for axis in range(neighbours.shape[0]):
-        for vertex in range(neighbours.shape[1]):
-            following, previous = neighbours[axis, vertex, 0], neighbours[axis, vertex, 1]
-            for channel in range(0, in_twos, 2):  # two of them are one load: a third of the time
-                first = values[following, channel] + values[previous, channel]
-                second = values[following, channel + 1] + values[previous, channel + 1]
-                spare[vertex, channel] = values[vertex, channel] + half * first
-                spare[vertex, channel + 1] = values[vertex, channel + 1] + half * second
-            for channel in range(in_twos, num_channels):
-                sides = values[following, channel] + values[previous, channel]
-                spare[vertex, channel] = values[vertex, channel] + half * sides
-        values, spare = spare, values
-    return values, spare
+    return _blur(num_channels if num_channels <= MOST_SPECIAL else 0)
+
+
+@cache
+def _blur(fixed_channels: int) -> Blur:
+    """For a constant number of channels; 0 for any number."""
+
+    @compiled
+    def blur(values: np.ndarray, spare: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        num_channels = fixed_channels or values.shape[1]
+        for axis in range(neighbours.shape[0]):
+            for vertex in range(neighbours.shape[1]):
+                following, previous = neighbours[axis, vertex, 0], neighbours[axis, vertex, 1]
+                for channel in range(num_channels):
+                    sides = values[following, channel] + values[previous, channel]
+                    spare[vertex, channel] = values[vertex, channel] + np.float32(0.5) * sides
+            values, spare = spare, values
+        return values, spare
+
+    result: Blur = blur
+    return result
 
 
 @compiled
-def _filter(
-    values: np.ndarray,
-    spare: np.ndarray,
-    vertices: np.ndarray,
-    weights: np.ndarray,
-    neighbours: np.ndarray,
-    sums: np.ndarray,
-) -> None:
-    """Splat the weights themselves, blur and slice: sums_i = sum_j w_i B w_j, without the lattice's scale."""
-    num_pixels, size = vertices.shape
+def _splat_weights(vertices: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
+    """values_v = sum of the weights of vertex v."""
     values[:] = 0
-    for pixel in range(num_pixels):
-        for corner in range(size):
+    for pixel in range(vertices.shape[0]):
+        for corner in range(vertices.shape[1]):
             values[vertices[pixel, corner], 0] += weights[pixel, corner]
-    values, spare = blur(values, spare, neighbours)
-    for pixel in range(num_pixels):
+
+
+@compiled
+def _slice_weights(vertices: np.ndarray, weights: np.ndarray, values: np.ndarray, sums: np.ndarray) -> None:
+    """sums_i = sum over the pixel's corners of weight times value."""
+    for pixel in range(vertices.shape[0]):
         total = np.float32(0)
-        for corner in range(size):
+        for corner in range(vertices.shape[1]):
             total += weights[pixel, corner] * values[vertices[pixel, corner], 0]
         sums[pixel] = total
 
 
-@compiled
 def _normalise(
-    vertices: np.ndarray, weights: np.ndarray, neighbours: np.ndarray, row_sums: np.ndarray, scale: np.float32
+    vertices: np.ndarray, weights: np.ndarray, neighbours: np.ndarray, row_sums: np.ndarray, scale: float
 ) -> None:
     """Multiply the weights by n_i = (sum_j k(f_i, f_j) + 1e-20)^(-1/2), and fill in the row sums."""
-    num_vertices = neighbours.shape[1]
-    values = np.zeros((num_vertices + 1, 1), np.float32)
-    spare = np.zeros((num_vertices + 1, 1), np.float32)
-    _filter(values, spare, vertices, weights, neighbours, row_sums)
-    for pixel in range(len(vertices)):
-        norm = np.float32(1) / np.sqrt(row_sums[pixel] * scale + np.float32(1e-20))
-        for corner in range(vertices.shape[1]):
-            weights[pixel, corner] *= norm
-    _filter(values, spare, vertices, weights, neighbours, row_sums)
-    for pixel in range(len(vertices)):
-        row_sums[pixel] *= scale
+    values, spare = np.zeros((2, neighbours.shape[1] + 1, 1), np.float32)
+    for normalised in (False, True):
+        _splat_weights(vertices, weights, values)
+        values, spare = blur_for(1)(values, spare, neighbours)
+        _slice_weights(vertices, weights, values, row_sums)
+        row_sums *= np.float32(scale)
+        if not normalised:
+            weights *= (1 / np.sqrt(row_sums + np.float32(1e-20)))[:, None]

@@ -11,13 +11,10 @@ from functools import cache
 import numpy as np
 
 from wsss.ops.compiled import compiled, inlined
-from wsss.ops.compiled_lattice import PixelLattice, blur, pixel_lattice
+from wsss.ops.compiled_lattice import MOST_SPECIAL, PixelLattice, blur_for, pixel_lattice
 
 _Kernel = tuple[np.ndarray, np.ndarray, np.float32, np.ndarray, np.ndarray]
 """A kernel in an iteration: vertices, weights, scale, and values by vertex: filtered ones, and those to splat to."""
-
-_MOST_SPECIAL = 4
-"""Up to this many channels a loop of its own is compiled, with the number as a constant: half the time."""
 
 # exp(x) = 2^n exp(r), n = round(x / log 2), |r| <= log(2) / 2; coefficients of Cephes' expf (Moshier), error 1e-7.
 _LOG2_E = np.float32(1.44269504088896341)
@@ -53,7 +50,8 @@ def mean_field(
     values = [
         [np.zeros((lattice.neighbours.shape[1] + 1, num_channels), np.float32) for _ in range(2)] for lattice, _ in two
     ]
-    one_pass, q_BKN = pass_for(num_channels, num_labels), np.empty_like(energy_BKN)
+    one_pass, blur = pass_for(num_channels, num_labels), blur_for(num_channels)
+    q_BKN = np.empty_like(energy_BKN)
     for step in range(num_iterations + 1):
         sides: list[_Kernel] = []
         for (lattice, weight), (filtered, splatted) in zip(two, values, strict=True):
@@ -89,7 +87,7 @@ def compile_ahead() -> None:
 
 def pass_for(num_channels: int, num_labels: int) -> Callable[..., None]:
     """The compiled iteration for C channels of K - 1 labels each."""
-    return _pass(num_channels, num_labels) if num_channels <= _MOST_SPECIAL else _pass(0, 0)
+    return _pass(num_channels, num_labels) if num_channels <= MOST_SPECIAL else _pass(0, 0)
 
 
 @compiled

@@ -39,7 +39,7 @@ ASSEMBLY = """
 import re
 from wsss.ops import compiled_lattice, compiled_mean_field as field
 field.compile_ahead()
-loops = [field.pass_for(2, 3), field.pass_for(6, 4), compiled_lattice._normalise, field._exp]
+loops = [field.pass_for(2, 3), field.pass_for(6, 4), compiled_lattice.blur_for(1), field._exp]
 texts = [text for one in loops for text in one.inspect_asm().values()]
 products = [re.search(r"mul[sp]s", text) for text in texts]
 print(len(texts), sum("vfm" in text or "vfnm" in text for text in texts), sum(map(bool, products)))
