@@ -37,7 +37,9 @@ def for_inference(network: Network, *, look: Callable[[Network, Tensor], Any] | 
 
     Source: folding is Jacob et al., CVPR 2018, eq. 14.  Differs: as published, in float32.
     """
-    device = next(network.parameters()).device
+    if (first := next(network.parameters(), None)) is None:
+        return network
+    device = first.device
     probe = torch.randn(1, 3, *_PROBE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     run = look or (lambda whole, images: whole(images))
     with torch.inference_mode():

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numba
 
+numba.config.SLP_VECTORIZE = 1  # neighbouring channels become one vector; numba leaves this out by default
+
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 

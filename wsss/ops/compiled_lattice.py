@@ -53,7 +53,7 @@ def pixel_lattice(image_HWF: np.ndarray, *, sxy: float, srgb: float) -> PixelLat
 
     Source: Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010.
     Differs: a vertex's key is one number, of its residue class and D small integers; each pixel first looks whether the
-    pixel before it has the same vertex.
+    pixel before it, or above it, has the same vertex.
     """
     height, width, num_colours = image_HWF.shape
     size = 3 + num_colours
@@ -65,10 +65,8 @@ def pixel_lattice(image_HWF: np.ndarray, *, sxy: float, srgb: float) -> PixelLat
     lows, strides, span = _numbering(_ranges(scaled, image_HWF), size=size)
     vertices = np.empty((height * width, size), np.int32)
     weights = np.empty((height * width, size), np.float32)
-    keys, table_keys, table_ids = _find_vertices(
-        image_HWF, scaled[0], scaled[1], colours_F256, strides, lows, span, vertices, weights
-    )
-    neighbours = _find_neighbours(keys, strides, span, table_keys, table_ids)
+    keys, table = _find_vertices(image_HWF, scaled[0], scaled[1], colours_F256, strides, lows, span, vertices, weights)
+    neighbours = _find_neighbours(keys, strides, span, table)
     row_sums, scale = np.empty(height * width, np.float32), 1 / (1 + 2.0 ** -(size - 1))
     _normalise(vertices, weights, neighbours, row_sums, scale)
     return PixelLattice(vertices=vertices, weights=weights, neighbours=neighbours, row_sums=row_sums, scale=scale)
@@ -147,28 +145,29 @@ def _round_to_cell(elevated: np.ndarray, cell: np.ndarray, offset: np.ndarray, r
 
 
 @compiled
-def _slot_of(key: np.int64, table_keys: np.ndarray) -> np.int64:
-    """Where the hash table has this key, or where it would be put. The table's length is a power of two."""
-    last = len(table_keys) - 1
+def _slot_of(key: np.int64, table: np.ndarray, keys: np.ndarray) -> np.int64:
+    """Where the hash table has the vertex of this key, or where it would be put.
+
+    The table, of a power of two entries, has numbers of vertices or -1; `keys` are the vertices' keys.
+    """
+    last = len(table) - 1
     product = np.uint64(key) * _HASH
     slot = np.int64((product ^ (product >> np.uint64(32))) & np.uint64(last))
-    while table_keys[slot] != key and table_keys[slot] != _EMPTY:
+    while table[slot] != _EMPTY and keys[table[slot]] != key:
         slot = (slot + 1) & last
     return slot
 
 
 @compiled
-def _table(keys: np.ndarray, at_least: int) -> tuple[np.ndarray, np.ndarray]:
-    """A hash table of these vertices, with room for at least so many: keys, and the vertices' numbers."""
+def _table(keys: np.ndarray, at_least: int) -> np.ndarray:
+    """A hash table of these vertices, with room for at least so many."""
     length = 1
     while length < at_least:
         length *= 2
-    table_keys, table_ids = np.full(length, _EMPTY, np.int64), np.empty(length, np.int32)
+    table = np.full(length, _EMPTY, np.int32)
     for vertex in range(len(keys)):
-        slot = _slot_of(keys[vertex], table_keys)
-        table_keys[slot] = keys[vertex]
-        table_ids[slot] = vertex
-    return table_keys, table_ids
+        table[_slot_of(keys[vertex], table, keys)] = vertex
+    return table
 
 
 @compiled
@@ -182,20 +181,17 @@ def _find_vertices(
     span: int,
     vertices: np.ndarray,
     weights: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fill in each pixel's vertices and barycentric weights; returns the vertices' keys and their hash table.
-
-    The vertex of residue r has coordinates (D+1) a + r; its key is r span + sum_j stride_j (a_j - low_j).
-    """
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill in each pixel's vertices and barycentric weights; returns the vertices' keys and their hash table. A vertex
+    of residue r has coordinates (D+1) a + r; its key is r span + sum_j stride_j (a_j - low_j)."""
     height, width, num_colours = image_HWF.shape
-    size = num_colours + 3
+    size, num_vertices = num_colours + 3, 0
     features, elevated, offset = np.empty((3, size), np.float32)
     cell, rank, axis_of = np.empty((3, size), np.int64)
-    keys, num_vertices = np.empty(height * width * size, np.int64), 0
-    table_keys, table_ids = _table(keys[:0], height * width)
-    key_before, id_before = np.full(size, _EMPTY, np.int64), np.zeros(size, np.int32)
+    keys = np.empty(height * width * size, np.int64)
+    table = _table(keys[:0], height * width)
     for pixel in range(height * width):
-        y, x = pixel // width, pixel % width
+        y, x = divmod(pixel, width)
         features[0], features[1] = x_W[x], y_H[y]
         for colour in range(num_colours):
             features[2 + colour] = colours_F256[colour, image_HWF[y, x, colour]]
@@ -211,23 +207,23 @@ def _find_vertices(
                 axis = axis_of[size - residue]
                 key += span - strides[axis]
                 weights[pixel, residue] = (offset[axis_of[size - 1 - residue]] - offset[axis]) * np.float32(1 / size)
-            if key_before[residue] != key:
-                slot = _slot_of(key, table_keys)
-                if table_keys[slot] == _EMPTY:
-                    table_keys[slot], table_ids[slot] = key, num_vertices
-                    keys[num_vertices] = key
+            if x > 0 and keys[vertices[pixel - 1, residue]] == key:
+                vertices[pixel, residue] = vertices[pixel - 1, residue]
+            elif y > 0 and keys[vertices[pixel - width, residue]] == key:
+                vertices[pixel, residue] = vertices[pixel - width, residue]
+            else:
+                slot = _slot_of(key, table, keys)
+                if table[slot] == _EMPTY:
+                    table[slot], keys[num_vertices] = num_vertices, key
                     num_vertices += 1
-                key_before[residue], id_before[residue] = key, table_ids[slot]
-                if 2 * num_vertices > len(table_keys):
-                    table_keys, table_ids = _table(keys[:num_vertices], 4 * num_vertices)
-            vertices[pixel, residue] = id_before[residue]
-    return keys[:num_vertices], table_keys, table_ids
+                vertices[pixel, residue] = table[slot]
+                if 2 * num_vertices > len(table):
+                    table = _table(keys[:num_vertices], 4 * num_vertices)
+    return keys[:num_vertices], table
 
 
 @compiled
-def _find_neighbours(
-    keys: np.ndarray, strides: np.ndarray, span: int, table_keys: np.ndarray, table_ids: np.ndarray
-) -> np.ndarray:
+def _find_neighbours(keys: np.ndarray, strides: np.ndarray, span: int, table: np.ndarray) -> np.ndarray:
     """The vertices one step along each axis: -1 in every coordinate, +D in the axis' own. i32[D+1, M, 2]."""
     size, num_vertices = len(strides), len(keys)
     neighbours = np.full((size, num_vertices, 2), num_vertices, np.int32)
@@ -237,10 +233,10 @@ def _find_neighbours(
         if key < 0:
             key += size * span - strides.sum()
         for axis in range(size):
-            slot = _slot_of(key + strides[axis], table_keys)
-            if table_keys[slot] != _EMPTY:
-                neighbours[axis, vertex, 0] = table_ids[slot]
-                neighbours[axis, table_ids[slot], 1] = vertex
+            other = table[_slot_of(key + strides[axis], table, keys)]
+            if other != _EMPTY:
+                neighbours[axis, vertex, 0] = other
+                neighbours[axis, other, 1] = vertex
     return neighbours
 
 

@@ -13,8 +13,13 @@ import numpy as np
 from wsss.ops.compiled import compiled, inlined
 from wsss.ops.compiled_lattice import MOST_SPECIAL, PixelLattice, blur_for, pixel_lattice
 
+_Sizes = tuple[int, int]
+"""Channels, and corners of a pixel's simplex: constants, so that the loops over them are unrolled."""
 _Kernel = tuple[np.ndarray, np.ndarray, np.float32, np.ndarray, np.ndarray]
 """A kernel in an iteration: vertices, weights, scale, and values by vertex: filtered ones, and those to splat to."""
+
+_USUAL = (6, 3)
+"""Corners of a pixel's simplex in the lattices of the appearance and of the smoothness kernel."""
 
 # exp(x) = 2^n exp(r), n = round(x / log 2), |r| <= log(2) / 2; coefficients of Cephes' expf (Moshier), error 1e-7.
 _LOG2_E = np.float32(1.44269504088896341)
@@ -50,7 +55,8 @@ def mean_field(
     values = [
         [np.zeros((lattice.neighbours.shape[1] + 1, num_channels), np.float32) for _ in range(2)] for lattice, _ in two
     ]
-    one_pass, blur = pass_for(num_channels, num_labels), blur_for(num_channels)
+    corners = (two[0][0].vertices.shape[1], two[1][0].vertices.shape[1])
+    one_pass, blur = pass_for(num_channels, num_labels, corners=corners), blur_for(num_channels)
     q_BKN = np.empty_like(energy_BKN)
     for step in range(num_iterations + 1):
         sides: list[_Kernel] = []
@@ -85,9 +91,11 @@ def compile_ahead() -> None:
             mean_field(energy_BKN, kernels=[(lattice, 1.0) for lattice in lattices], num_iterations=1)
 
 
-def pass_for(num_channels: int, num_labels: int) -> Callable[..., None]:
-    """The compiled iteration for C channels of K - 1 labels each."""
-    return _pass(num_channels, num_labels) if num_channels <= MOST_SPECIAL else _pass(0, 0)
+def pass_for(num_channels: int, num_labels: int, *, corners: tuple[int, int] = _USUAL) -> Callable[..., None]:
+    """The compiled iteration for C channels of K - 1 labels each, and lattices of simplices with so many corners."""
+    if num_channels <= MOST_SPECIAL and corners == _USUAL:
+        return _pass(num_channels, num_labels, corners)
+    return _pass(0, 0, (0, 0))
 
 
 @compiled
@@ -152,31 +160,63 @@ def _add_energies(
 
 @inlined
 def _slice(
-    values: np.ndarray, vertices: np.ndarray, weights: np.ndarray, pixel: int, num_channels: int, messages: np.ndarray
+    values: np.ndarray, vertices: np.ndarray, weights: np.ndarray, pixel: int, sizes: _Sizes, messages: np.ndarray
 ) -> None:
-    """messages_c = sum over the pixel's corners of weight times value."""
-    for channel in range(num_channels):
-        messages[channel] = np.float32(0)
-    for corner in range(vertices.shape[1]):
-        weight, vertex = weights[pixel, corner], vertices[pixel, corner]
-        for channel in range(num_channels):
-            messages[channel] += weight * values[vertex, channel]
+    """messages_c = sum over the pixel's corners of weight times value. Four or two channels are one vector."""
+    num_channels, corners = sizes
+    in_fours, in_twos = num_channels // 4 * 4, num_channels // 2 * 2
+    for channel in range(0, in_fours, 4):
+        a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for corner in range(corners):
+            weight, vertex = weights[pixel, corner], vertices[pixel, corner]
+            a += weight * values[vertex, channel]
+            b += weight * values[vertex, channel + 1]
+            c += weight * values[vertex, channel + 2]
+            d += weight * values[vertex, channel + 3]
+        messages[channel], messages[channel + 1], messages[channel + 2], messages[channel + 3] = a, b, c, d
+    for channel in range(in_fours, in_twos, 2):
+        a, b = np.float32(0), np.float32(0)
+        for corner in range(corners):
+            weight, vertex = weights[pixel, corner], vertices[pixel, corner]
+            a += weight * values[vertex, channel]
+            b += weight * values[vertex, channel + 1]
+        messages[channel], messages[channel + 1] = a, b
+    for channel in range(in_twos, num_channels):
+        a = np.float32(0)
+        for corner in range(corners):
+            a += weights[pixel, corner] * values[vertices[pixel, corner], channel]
+        messages[channel] = a
 
 
 @inlined
 def _splat(
-    values: np.ndarray, vertices: np.ndarray, weights: np.ndarray, pixel: int, num_channels: int, q: np.ndarray
+    values: np.ndarray, vertices: np.ndarray, weights: np.ndarray, pixel: int, sizes: _Sizes, q: np.ndarray
 ) -> None:
-    """Add weight times q to the values of the pixel's corners."""
-    for corner in range(vertices.shape[1]):
-        weight, vertex = weights[pixel, corner], vertices[pixel, corner]
-        for channel in range(num_channels):
-            values[vertex, channel] += weight * q[channel]
+    """Add weight times q to the values of the pixel's corners. Four or two channels are one vector."""
+    num_channels, corners = sizes
+    in_fours, in_twos = num_channels // 4 * 4, num_channels // 2 * 2
+    for channel in range(0, in_fours, 4):
+        a, b, c, d = q[channel], q[channel + 1], q[channel + 2], q[channel + 3]
+        for corner in range(corners):
+            weight, vertex = weights[pixel, corner], vertices[pixel, corner]
+            first, second = values[vertex, channel] + weight * a, values[vertex, channel + 1] + weight * b
+            third, fourth = values[vertex, channel + 2] + weight * c, values[vertex, channel + 3] + weight * d
+            values[vertex, channel], values[vertex, channel + 1] = first, second
+            values[vertex, channel + 2], values[vertex, channel + 3] = third, fourth
+    for channel in range(in_fours, in_twos, 2):
+        a, b = q[channel], q[channel + 1]
+        for corner in range(corners):
+            weight, vertex = weights[pixel, corner], vertices[pixel, corner]
+            first, second = values[vertex, channel] + weight * a, values[vertex, channel + 1] + weight * b
+            values[vertex, channel], values[vertex, channel + 1] = first, second
+    for channel in range(in_twos, num_channels):
+        for corner in range(corners):
+            values[vertices[pixel, corner], channel] += weights[pixel, corner] * q[channel]
 
 
 @cache
-def _pass(fixed_channels: int, fixed_labels: int) -> Callable[..., None]:
-    """One iteration over all pixels, for a constant number of channels and labels; 0 for any number."""
+def _pass(fixed_channels: int, fixed_labels: int, fixed_corners: tuple[int, int]) -> Callable[..., None]:
+    """One iteration over all pixels, for constant numbers of channels, labels and corners; 0 for any number."""
 
     @compiled
     def one_pass(
@@ -186,14 +226,15 @@ def _pass(fixed_channels: int, fixed_labels: int) -> Callable[..., None]:
         others = (fixed_labels or q_BKN.shape[1]) - 1
         vertices_a, weights_a, scale_a, filtered_a, splatted_a = a
         vertices_b, weights_b, scale_b, filtered_b, splatted_b = b
+        corners_a, corners_b = fixed_corners[0] or vertices_a.shape[1], fixed_corners[1] or vertices_b.shape[1]
         q, second = np.empty(num_channels, np.float32), np.empty(num_channels, np.float32)
         values_RP = np.empty((num_channels // others * (others + 1), _BLOCK), np.float32)
         largest_P, bits_P = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
         for begin in range(0, len(total_N), _BLOCK):
             num_pixels = min(_BLOCK, len(total_N) - begin)
             for pixel in range(num_pixels):
-                _slice(filtered_a, vertices_a, weights_a, begin + pixel, num_channels, q)
-                _slice(filtered_b, vertices_b, weights_b, begin + pixel, num_channels, second)
+                _slice(filtered_a, vertices_a, weights_a, begin + pixel, (num_channels, corners_a), q)
+                _slice(filtered_b, vertices_b, weights_b, begin + pixel, (num_channels, corners_b), second)
                 for channel in range(num_channels):
                     row = channel // others + channel
                     values_RP[row, pixel] = q[channel] * scale_a + second[channel] * scale_b
@@ -206,8 +247,8 @@ def _pass(fixed_channels: int, fixed_labels: int) -> Callable[..., None]:
             for pixel in range(num_pixels if not last_step else 0):
                 for channel in range(num_channels):
                     q[channel] = values_RP[channel // others + channel, pixel]
-                _splat(splatted_a, vertices_a, weights_a, begin + pixel, num_channels, q)
-                _splat(splatted_b, vertices_b, weights_b, begin + pixel, num_channels, q)
+                _splat(splatted_a, vertices_a, weights_a, begin + pixel, (num_channels, corners_a), q)
+                _splat(splatted_b, vertices_b, weights_b, begin + pixel, (num_channels, corners_b), q)
 
     result: Callable[..., None] = one_pass
     return result
