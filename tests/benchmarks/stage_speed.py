@@ -8,7 +8,7 @@ of a network does not depend on its weights). Decoding is part of make_cams and 
 worktree that is removed at the end.
 
 ratio: the geometric mean of the earlier version's CPU seconds / ours. agreement: boundary maps are equal within 1e-4;
-CAMs, which are stored as float16, within 1e-4 and one step of float16 (4.9e-4 just below 1); at least 99.99 % of the
+CAMs, which are stored as float16, within 1e-4 and one step of float16 (4.9e-4 just below 1); at least 99.9 % of the
 seeds' pixels are equal.
 """
 
@@ -37,7 +37,7 @@ from tests.benchmarks.versions.stage_worker import PARTS
 OLD_COMMIT = "ee5a0ff"
 BARS = {"cams_mobilenet": 1.5, "cams_resnet": 1.2, "seeds": 2.0, "boundaries": 1.15}
 REPETITIONS = 4
-MAP_ERROR, STORED_MAP_ERROR, SEED_ERROR = 1e-4, 1e-4 + 2**-11, 1e-4
+MAP_ERROR, STORED_MAP_ERROR, SEED_ERROR = 1e-4, 1e-4 + 2**-11, 1e-3
 ERRORS = dict(zip(PARTS, (STORED_MAP_ERROR, STORED_MAP_ERROR, SEED_ERROR, MAP_ERROR), strict=True))
 
 CLASSIFIER = """
