@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden.comparison import against_entry, tolerance_of, value_differences
-from tests.golden.coverage import NOT_COVERED, RETIRED, uncovered
+from tests.golden.covered_choices import NOT_COVERED, RETIRED, uncovered
 from tests.golden.entries import Entry, Golden, fingerprint_of, words
 from tests.golden.packages import Run, given_settings, run_package
 

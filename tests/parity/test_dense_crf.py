@@ -38,10 +38,11 @@ def _assert_agrees(q: torch.Tensor, expected: np.ndarray) -> None:
 CASES = [(SYNTHETIC, 0), (SYNTHETIC, 1), (PHOTOS, 0), (PHOTOS, 1), (PHOTOS, 2)]
 
 
+@pytest.mark.parametrize("in_torch", [False, True], ids=["loops", "torch"])
 @pytest.mark.parametrize("kernel", ["A", "B"])
 @pytest.mark.parametrize("kind", ["softmax", "labels"])
 @pytest.mark.parametrize(("path", "case"), CASES, ids=lambda value: getattr(value, "stem", value))
-def test_agrees_with_pydensecrf(path: Path, case: int, kind: str, kernel: str) -> None:
+def test_agrees_with_pydensecrf(path: Path, case: int, kind: str, kernel: str, in_torch: bool) -> None:
     golden = _golden(path)
     image = torch.from_numpy(golden[f"c{case}_image"])
     num_labels = int(golden[f"c{case}_K"])
@@ -58,6 +59,7 @@ def test_agrees_with_pydensecrf(path: Path, case: int, kind: str, kernel: str) -
             num_iterations=num_iterations,
             gaussian=GAUSSIAN,
             bilateral=BILATERAL[kernel],
+            in_torch=in_torch,
         )
         _assert_agrees(q, golden[f"c{case}_Q_{kind}_{kernel}_t{num_iterations}"])
 

@@ -36,4 +36,4 @@ def em_fixed_label(
         )
     scores_BCHW = (logits_BCHW + foreground_bias).masked_fill(~allowed_BCHW, -torch.inf)
     scores_BCHW[:, 0] = logits_BCHW[:, 0] + background_bias
-    return scores_BCHW.argmax(1)
+    return scores_BCHW.max(1).indices

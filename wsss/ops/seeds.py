@@ -135,7 +135,7 @@ def exponent_seeds(much_LHW: Tensor, *, little_LHW: Tensor, classes: Sequence[in
             "[K+1,H,W], the background first"
         )
     label_HW = exponent_foreground(much_LHW, classes=classes)
-    label_HW[little_LHW.argmax(0) == 0] = BACKGROUND
+    label_HW[little_LHW.max(0).indices == 0] = BACKGROUND
     label_HW[(much_LHW < _SCORED).all(0)] = IGNORE
     return label_HW
 
@@ -162,7 +162,7 @@ def exponent_foreground(much_LHW: Tensor, *, classes: Sequence[int]) -> Tensor:
     Scores [K+1,H,W], `classes` the K mask ids (1..254). Returns uint8 [H,W].
     """
     ids = torch.tensor([IGNORE, *classes], dtype=torch.uint8, device=much_LHW.device)
-    return ids[much_LHW.argmax(0)]
+    return ids[much_LHW.max(0).indices]
 
 
 def crf_refinement(
@@ -182,13 +182,17 @@ def crf_refinement(
 
     def refine(index_BHW: Tensor) -> Tensor:
         unary_BKHW = torch.stack([unary_from_labels(i, num_labels=num_labels, gt_prob=gt_prob) for i in index_BHW])
-        return dense_crf(
-            unary_BKHW,
-            image_HW3=image_HW3,
-            num_iterations=num_iterations,
-            gaussian=gaussian,
-            bilateral=bilateral,
-        ).argmax(1)
+        return (
+            dense_crf(
+                unary_BKHW,
+                image_HW3=image_HW3,
+                num_iterations=num_iterations,
+                gaussian=gaussian,
+                bilateral=bilateral,
+            )
+            .max(1)
+            .indices
+        )
 
     return refine
 
@@ -206,4 +210,4 @@ def _mask_ids(cam_KHW: Tensor, classes: Sequence[int]) -> Tensor:
 def _argmax_above(cam_KHW: Tensor, *, threshold: float) -> Tensor:
     """Index of the strongest class, counted from 1; 0 if none exceeds the threshold."""
     plane_1HW = torch.full_like(cam_KHW[:1], threshold)
-    return torch.cat([plane_1HW, cam_KHW]).argmax(0)
+    return torch.cat([plane_1HW, cam_KHW]).max(0).indices

@@ -170,13 +170,12 @@ def _boundary_map(affinity: Instance, image: np.ndarray, *, long_side: int) -> n
     import torch
 
     from wsss.contract.device import worker_device
-    from wsss.contract.fit import load_trained
     from wsss.data.images import resize_image, to_tensor
-    from wsss.stages.affinity.walk import edge_probability
+    from wsss.stages.affinity.walk import edge_probability, ready_network
     from wsss.stages.settings.views import walk_size
 
     trained: Any = affinity.stage
-    network = load_trained(affinity, device=worker_device())
+    network = ready_network(affinity)
     image_13HW = to_tensor(image, mean=trained.mean, std=trained.std)[None].to(worker_device())
     size = walk_size((image.shape[0], image.shape[1]), long_side=long_side)
     with torch.inference_mode():
@@ -245,10 +244,11 @@ def _view_pictures(stage: Predict, instance: Instance, about: Explained) -> Iter
     """The prediction of every scale alone, upright and with its mirror image, then of all views, without the CRF."""
     from wsss.contract.device import worker_device
     from wsss.contract.fit import load_trained
+    from wsss.models.inference import for_inference
     from wsss.stages.segmenter.predictor import Predictor
 
     trained = instance.stage_in("segmenter", ImageSegmenterTraining)
-    network = load_trained(instance.inputs["segmenter"], device=worker_device())
+    network = for_inference(load_trained(instance.inputs["segmenter"], device=worker_device()))
     sets: list[tuple[tuple[float, ...], bool]]
     sets = [((scale,), flip) for scale in stage.scales for flip in ((False, True) if stage.flip else (False,))]
     if len(sets) == 1:

@@ -38,7 +38,7 @@ class MakeCams(CamSettings, Map):
     """Class activation maps, merged over several scales and flips, on the stride-4 grid."""
 
     kind: ClassVar[str] = "make_cams"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     record_kind: ClassVar[str] = CamRecord.kind
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),
@@ -222,10 +222,14 @@ class MakeCams(CamSettings, Map):
         return is_trained_on(instance.stage_in("classifier", ClassifierTraining), instance.inputs["classifier"])
 
     def _maker(self, instance: Instance, slot: str) -> CamMaker:
+        from wsss.models.classifier import Classifier
+        from wsss.models.inference import for_inference
         from wsss.stages.classifier.cam_maker import CamMaker
 
         trained, stage = instance.inputs[slot], instance.stage_in(slot, ClassifierTraining)
         network = load_trained(trained, device=worker_device())
+        if self.method not in GRADIENT_METHODS:
+            network = for_inference(network, look=Classifier.features)
         return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
 
 

@@ -36,7 +36,7 @@ class MakeInstanceLabels(Map):
     """Separate objects of one class with IRNet's displacement field: find centroids, then walk per instance."""
 
     kind: ClassVar[str] = "make_instance_labels"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = InstanceLabel.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
@@ -84,9 +84,11 @@ class MakeInstanceLabels(Map):
     def worker(self, instance: Instance) -> ShardWorker:
         import torch
 
+        from wsss.models.inference import for_inference
+
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
         affinity = instance.stage_in("affinity", AffinityTraining)
-        network = load_trained(instance.inputs["affinity"], device=worker_device())
+        network = for_inference(load_trained(instance.inputs["affinity"], device=worker_device()))
 
         def make(joined: Mapping[str, Record]) -> InstanceLabel:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])

@@ -29,7 +29,7 @@ class MakePseudoLabels(CrfSettings, Map):
     dense CRF."""
 
     kind: ClassVar[str] = "make_pseudo_labels"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = PseudoLabel.kind
     aligned_with: ClassVar[str] = "scores"
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "scores": Records((ScoreRecord,))}
@@ -88,8 +88,9 @@ class MakePseudoLabels(CrfSettings, Map):
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         if self.refine == "crf" and len(scores.classes):
             share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
-        # Without a CRF compare the scores, not the shares: two different scores may round to the same share.
-        confidence_HW, index_HW = share_LHW.amax(0), (share_LHW if self.refine == "crf" else planes_LHW).argmax(0)
+        confidence_HW, index_HW = share_LHW.max(0)
+        if self.refine != "crf":  # compare the scores: two different scores may round to the same share
+            index_HW = planes_LHW.max(0).indices
         # An image that may show other classes has no certain background.
         background = IGNORE if scores.unknown else BACKGROUND
         ids_L = torch.tensor([background, *scores.classes.tolist()], dtype=torch.uint8, device=device)
@@ -121,4 +122,6 @@ class MakePseudoLabels(CrfSettings, Map):
 
         if self.crf_start == "scores":
             return unary_from_probabilities(share_LHW)
-        return unary_from_labels(planes_LHW.argmax(0), num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence)
+        return unary_from_labels(
+            planes_LHW.max(0).indices, num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence
+        )

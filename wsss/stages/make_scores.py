@@ -38,7 +38,7 @@ class MakeScores(ConfidentImages, Map):
     """Spread the maps by the random walk of IRNet or AffinityNet."""
 
     kind: ClassVar[str] = "make_scores"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = ScoreRecord.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {

@@ -38,7 +38,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
     """Label confident foreground and confident background; pixels in between are ignored."""
 
     kind: ClassVar[str] = "make_seeds"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = SeedRecord.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
@@ -216,13 +216,15 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
 
     def _exponent_scores(self, maps_KHW: torch.Tensor, sample: Sample) -> list[torch.Tensor]:
         """f32[L, H, W] with much background, and if the maps decide the background also with little."""
+        import torch
+
         from wsss.ops.dense_crf import unary_from_probabilities
         from wsss.ops.seeds import exponent_scores
 
         exponents = [self.foreground_exponent, self.background_exponent][: 2 if self.background == "maps" else 1]
         scores = [exponent_scores(maps_KHW, exponent=exponent) for exponent in exponents]
         if self.refine == "crf":
-            scores = [self.refine_energy(unary_from_probabilities(score), sample.image) for score in scores]
+            scores = [*self.refine_energy(unary_from_probabilities(torch.stack(scores)), sample.image)]
         return scores
 
     def _exponent_label(self, scores: list[torch.Tensor], classes: list[int]) -> torch.Tensor:

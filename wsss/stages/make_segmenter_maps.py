@@ -42,6 +42,7 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
     """
 
     kind: ClassVar[str] = "make_segmenter_maps"
+    revision: ClassVar[int] = 2
     record_kind: ClassVar[str] = CamRecord.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
@@ -83,8 +84,10 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
     def worker(self, instance: Instance) -> ShardWorker:
         import torch
 
+        from wsss.models.inference import for_inference
+
         trained = instance.inputs["segmenter"]
-        network = load_trained(trained, device=worker_device())
+        network = for_inference(load_trained(trained, device=worker_device()))
         layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "segmenter"}
 
         def read(joined: Mapping[str, Record], shard: str) -> Sample:

@@ -30,7 +30,7 @@ class Predict(PredictionSettings, LabelReading, Map):
     """Segment images, with test-time augmentation by scales and mirror images."""
 
     kind: ClassVar[str] = "predict"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = Prediction.kind
     slots: ClassVar[dict[str, Slot]] = {
         "samples": Records((Sample,)),
@@ -63,9 +63,10 @@ class Predict(PredictionSettings, LabelReading, Map):
         return context.map_work(Load(core={"decode_image": stats.megapixels}) + load, has_network=True)
 
     def worker(self, instance: Instance) -> ShardWorker:
+        from wsss.models.inference import for_inference
         from wsss.stages.segmenter.predictor import Predictor
 
-        network = load_trained(instance.inputs["segmenter"], device=worker_device())
+        network = for_inference(load_trained(instance.inputs["segmenter"], device=worker_device()))
         predictor = Predictor(self, network, instance.stage_in("segmenter", ImageSegmenterTraining))
 
         def make(shard: str, joined: Mapping[str, Record]) -> Prediction:

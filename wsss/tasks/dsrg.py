@@ -45,6 +45,7 @@ class CrfInTheLoop:
                 num_iterations=self.num_iterations,
                 gaussian=self.gaussian,
                 bilateral=self.bilateral,
+                in_torch=True,  # a training on a CPU computes what one on a GPU does
             )
             for probs_Chw, pixels_hw3 in zip(probs_BChw, pixels_Bhw3, strict=True)
         ]

@@ -37,6 +37,9 @@ def _refine(unary: Tensor, **changes: object) -> Tensor:
     return dense_crf(unary, **{**settings, **changes})  # type: ignore[arg-type]
 
 
+both_paths = pytest.mark.parametrize("in_torch", [False, True], ids=["loops", "torch"])
+
+
 def _exact_mean_field(unary: Tensor, image: Tensor, *, num_iterations: int) -> Tensor:
     """The definition in double precision: every pair of pixels, no lattice."""
     num_labels, height, width = unary.shape
@@ -63,7 +66,8 @@ def _exact_mean_field(unary: Tensor, image: Tensor, *, num_iterations: int) -> T
     return q.view_as(unary)
 
 
-def test_one_pixel_by_hand() -> None:
+@both_paths
+def test_one_pixel_by_hand(in_torch: bool) -> None:
     """Alone, a pixel's normalised kernel is 1: z = log 3 + (1 + 2) (3/4 - 1/4)."""
     q = dense_crf(
         torch.tensor([0.0, math.log(3)]).view(2, 1, 1),
@@ -71,14 +75,16 @@ def test_one_pixel_by_hand() -> None:
         num_iterations=1,
         gaussian=GaussianKernel(sxy=3, compat=1),
         bilateral=BilateralKernel(sxy=50, srgb=5, compat=2),
+        in_torch=in_torch,
     )
     odds = 3 * math.exp(1.5)
     torch.testing.assert_close(q.flatten(), torch.tensor([odds / (1 + odds), 1 / (1 + odds)]))
 
 
-def test_close_to_the_exact_definition() -> None:
+@both_paths
+def test_close_to_the_exact_definition(in_torch: bool) -> None:
     unary, image = _unary(3, 11, 7), _photo(11, 7)
-    q = _refine(unary, image_HW3=image, num_iterations=2)
+    q = _refine(unary, image_HW3=image, num_iterations=2, in_torch=in_torch)
     exact = _exact_mean_field(unary, image, num_iterations=2)
     assert (q - exact).abs().mean() < 0.03
     untouched = torch.softmax(-unary, 0)
@@ -123,21 +129,40 @@ def test_permuting_classes_permutes_the_result() -> None:
     torch.testing.assert_close(_refine(unary[order]), _refine(unary)[order], atol=1e-5, rtol=1e-5)
 
 
+@both_paths
 @pytest.mark.parametrize("num_labels", [1, 2, 3])
-def test_several_unaries_of_one_image_equal_one_by_one(num_labels: int) -> None:
+def test_several_unaries_of_one_image_equal_one_by_one(num_labels: int, in_torch: bool) -> None:
     unary = _unary(3, num_labels, HEIGHT, WIDTH)
-    one_by_one = torch.stack([_refine(u) for u in unary])
-    torch.testing.assert_close(_refine(unary), one_by_one, atol=1e-5, rtol=1e-5)
+    one_by_one = torch.stack([_refine(u, in_torch=in_torch) for u in unary])
+    torch.testing.assert_close(_refine(unary, in_torch=in_torch), one_by_one, atol=1e-5, rtol=1e-5)
 
 
-def test_given_lattice_changes_nothing() -> None:
-    unary = _unary(2, HEIGHT, WIDTH)
-    lattice = bilateral_lattice_of(_photo(), kernel=BILATERAL)
-    assert torch.equal(_refine(unary, bilateral_lattice=lattice), _refine(unary))
+@pytest.mark.parametrize(("num_unaries", "num_labels"), [(1, 2), (2, 2), (1, 3), (2, 3), (1, 5), (3, 3), (1, 13)])
+def test_loops_and_torch_agree(num_unaries: int, num_labels: int) -> None:
+    """The number of channels decides which compiled loop is used."""
+    unary = _unary(num_unaries, num_labels, HEIGHT, WIDTH)
+    torch.testing.assert_close(_refine(unary), _refine(unary, in_torch=True), atol=1e-5, rtol=0)
 
 
+def test_loops_and_torch_agree_on_colours_that_fill_the_hash_table() -> None:
+    """Every pixel of another colour: each has vertices of its own, and the table grows twice."""
+    image = torch.randint(0, 256, (HEIGHT, WIDTH, 3), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
+    unary = _unary(3, HEIGHT, WIDTH)
+    in_torch = _refine(unary, image_HW3=image, in_torch=True)
+    torch.testing.assert_close(_refine(unary, image_HW3=image), in_torch, atol=1e-5, rtol=0)
+
+
+def test_energies_far_apart_give_certain_labels() -> None:
+    unary = torch.zeros(3, HEIGHT, WIDTH)
+    unary[1] = -1e4
+    expected = torch.zeros_like(unary)
+    expected[1] = 1
+    torch.testing.assert_close(_refine(unary), expected, atol=1e-30, rtol=0)
+
+
+@both_paths
 @pytest.mark.parametrize("num_iterations", [0, 4])
-def test_without_kernels_or_iterations_it_is_the_softmax(num_iterations: int) -> None:
+def test_without_kernels_or_iterations_it_is_the_softmax(in_torch: bool, num_iterations: int) -> None:
     unary = _unary(3, HEIGHT, WIDTH)
     compat = 0 if num_iterations else 10
     q = _refine(
@@ -145,6 +170,7 @@ def test_without_kernels_or_iterations_it_is_the_softmax(num_iterations: int) ->
         num_iterations=num_iterations,
         gaussian=GaussianKernel(sxy=3, compat=compat),
         bilateral=BilateralKernel(sxy=50, srgb=5, compat=compat),
+        in_torch=in_torch,
     )
     torch.testing.assert_close(q, torch.softmax(-unary, 0))
 

@@ -67,8 +67,9 @@ def test_a_large_picture_is_seen_at_the_size_that_was_learned(model: LoadedSegme
     assert model.learned_side == 48
     pixels = picture(4, (96, 192))
     seen: list[tuple[int, ...]] = []
-    handle = model.network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
-    hook = model.network.encoder.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
+    network = model._faster
+    handle = network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
+    hook = network.encoder.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
     try:
         found = model(pixels)
     finally:

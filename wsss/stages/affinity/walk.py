@@ -16,6 +16,7 @@ from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.stage import Instance
 from wsss.data.images import resize_image, to_tensor
+from wsss.models.inference import for_inference
 from wsss.ops.multi_scale import grid_size, magnify
 from wsss.ops.random_walk import feature_walk, random_walk
 from wsss.stages.affinity.training import AffinityTraining
@@ -37,8 +38,8 @@ def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int
     """
     trained = affinity.stage
     assert isinstance(trained, AffinityTraining)
-    network = load_trained(affinity, device=worker_device())
     along = _along_boundaries if trained.network == "irnet" else _along_features
+    network = ready_network(affinity)
 
     def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
         tensors = [to_tensor(image, mean=trained.mean, std=trained.std) for image in images]
@@ -57,6 +58,13 @@ def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int
         return resize_planes(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
 
     return walk
+
+
+def ready_network(affinity: Instance) -> Any:
+    """The network that `affinity` trained, for the parts of it that the walk reads."""
+    loaded = load_trained(affinity, device=worker_device())
+    irnet = getattr(affinity.stage, "network", "") == "irnet"
+    return for_inference(loaded, look=(lambda network, images: network.edge_logits(images)) if irnet else None)
 
 
 def resize_planes(planes_BLhw: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:

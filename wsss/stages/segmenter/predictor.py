@@ -75,7 +75,7 @@ class Predictor:
         mask_HW = torch.zeros(sample.size, dtype=torch.uint8, device=image_13HW.device)
         probability_CHW = torch.zeros(len(views[0].logits), *sample.size, device=image_13HW.device)
         for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
-            mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
+            mask_HW[rows] = merged_CRW.max(0).indices.to(torch.uint8)
             probability_CHW[:, rows] = self._probability(merged_CRW)
         if self._settings.refine == "none":
             return mask_HW, probability_CHW
@@ -84,7 +84,7 @@ class Predictor:
         ids_K = possible_C.nonzero()[:, 0]
         refined_KHW = self._after_crf(sample, probability_CHW[ids_K])
         probability_CHW.zero_()[ids_K] = refined_KHW
-        return ids_K.to(torch.uint8)[refined_KHW.argmax(0)], probability_CHW
+        return ids_K.to(torch.uint8)[refined_KHW.max(0).indices], probability_CHW
 
     def _view_sets(self, size: tuple[int, int]) -> dict[str, list[_View]]:
         """The views of the prediction (under "") and of every subset in `ablation`."""
@@ -111,7 +111,7 @@ class Predictor:
         for rows, merged in self._bands(sample, views, subsets):
             for (mask_HW, confidence_HW), highest_C, merged_CRW in zip(labels, highest_SC, merged, strict=True):
                 # Compare logits if the views are merged as logits: two may round to the same probability.
-                mask_HW[rows] = merged_CRW.argmax(0).to(torch.uint8)
+                mask_HW[rows] = merged_CRW.max(0).indices.to(torch.uint8)
                 probability_CRW = self._probability(merged_CRW)
                 confidence_HW[rows] = probability_CRW.amax(0)
                 if self._settings.refine == "crf":

@@ -131,4 +131,4 @@ class SegmenterValidation(SegmenterTraining):
         if self.validation_size:
             image_13HW = resize_image(image_13HW, size=long_side_size(sample.size, long_side=self.validation_size))
         logits_1CHW = resize_bilinear(self.logits_of(network, image_13HW, sample), size=sample.size)
-        return logits_1CHW[0].argmax(0).cpu()
+        return logits_1CHW[0].max(0).indices.cpu()

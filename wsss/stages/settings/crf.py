@@ -61,7 +61,7 @@ class CrfSettings:
         return {"crf_lattice": megapixels, "crf_step_label": megapixels * self.crf_iterations * labels * maps}
 
     def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
-        """Convert energies f32[K, H, W] to probabilities of the same shape."""
+        """Convert energies f32[K, H, W], or [B, K, H, W] of one image, to probabilities of the same shape."""
         from wsss.ops.dense_crf import dense_crf
 
         return dense_crf(energy_KHW, image_HW3=_image(image_HW3, energy_KHW.device), **self._arguments())
