@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,11 @@ class Sweep:
 
     def trial_recipe(self, overrides: Iterable[str]) -> Recipe:
         """The part of the recipe that the metric needs. Raises `RecipeError` for settings that do not fit together."""
-        return needed(load_recipe(self.recipe_path, overrides), self.settings.metric, self.settings.to)
+        return needed(_recipe_of(self.recipe_path, tuple(overrides)), self.settings.metric, self.settings.to)
 
     def trial_fingerprint(self, overrides: Iterable[str]) -> str:
         """Identifies a trial, including the settings of the labels that it measures without making them."""
-        recipe = load_recipe(self.recipe_path, overrides)
+        recipe = _recipe_of(self.recipe_path, tuple(overrides))
         return needed(recipe, self.settings.metric, self.settings.to, self.labels).fingerprint
 
     def threshold(self, values: Mapping[str, Any]) -> float | None:
@@ -149,6 +149,12 @@ class Sweep:
         """The instances that all trials share; they run once, before the trials."""
         kept = tuple(instance for instance in self.base.instances if instance.name not in self.changed)
         return replace(self.base, instances=kept)
+
+
+@lru_cache(maxsize=8)
+def _recipe_of(path: Path, overrides: tuple[str, ...]) -> Recipe:
+    """The recipe of a trial: its result, its record and its fingerprint need it one after the other."""
+    return load_recipe(path, overrides)
 
 
 def needed(recipe: Recipe, *targets: str) -> Recipe:
