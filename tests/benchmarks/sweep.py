@@ -198,14 +198,18 @@ def trial(folder: Path, runs: Path, *, num_trials: int) -> dict[str, Any]:
     return {"ratio": empty / found, "error": 0.0, "checks": {"ms of a trial beyond Tune": beyond}}
 
 
-def joint(runs: Path) -> dict[str, Any]:
-    """The 30 trials around IRNet, against as many single runs."""
+def single_run(runs: Path) -> float:
+    """Recorded seconds of all stages of the recipe up to the metric of `joint`."""
+    recipe = load_recipe(SWEEPS.parent / "recipes" / "toy.toml", [f"runtime.runs={runs}"])
+    chain = recipe.instance("evaluate_pseudo_labels")
+    return sum(_recorded_seconds(runs, instance) for instance in _behind(chain).values())
+
+
+def joint(runs: Path, *, single: float) -> dict[str, Any]:
+    """The 30 trials around IRNet, against as many single runs of `single` seconds."""
     seconds = wsss(*sweep_words("irnet_thresholds", runs))
     content = content_of(runs, "irnet_thresholds")
     executed = [name for trial in content["trials"] for name in trial["executed"]]
-    recipe = load_recipe(SWEEPS.parent / "recipes" / "toy.toml", [f"runtime.runs={runs}"])
-    chain = recipe.instance("evaluate_pseudo_labels")
-    single = sum(_recorded_seconds(runs, instance) for instance in _behind(chain).values())
     distinct = _made_since(runs, content)
     print(f"{len(content['trials'])} trials in {seconds:.0f} s; a single run takes {single:.0f} s of stages")
     return {
@@ -261,13 +265,13 @@ def main() -> None:
             shutil.copytree(options.runs, runs)
         else:
             wsss("run", "toy", "--to", "evaluate_pseudo_labels", "--on", "local", "--set", f"runtime.runs={runs}")
-        parts = {}
+        single, parts = single_run(runs), {}
         if "counted" in options.only:
             parts["counted"] = counted(folder, runs, options.old_runs, num_trials=options.trials)
         if "trial" in options.only:
             parts["trial"] = trial(folder, runs, num_trials=options.trials)
         if "joint" in options.only:
-            parts["joint"] = joint(runs)
+            parts["joint"] = joint(runs, single=single)
     checks = {what: one for part in parts.values() for what, one in part["checks"].items()}
     error, ratio = max(part["error"] for part in parts.values()), next(iter(parts.values()))["ratio"]
     result = {"name": "sweep", "ratio": round(ratio, 2), "agreement": error < 1e-9, "error": error, "checks": checks}
