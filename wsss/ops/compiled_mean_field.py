@@ -1,7 +1,7 @@
 """Mean field of the dense CRF as one compiled loop over the pixels: slice, softmax and splat in the same pass.
 
-Shapes: B unaries of one image, K labels, J = K - 1, N pixels, C = B J filtered channels, M lattice vertices, P pixels of
-a block, R = B K rows of a block: all labels of all unaries.
+Shapes: B unaries of one image, K labels, J = K - 1, N pixels, C = B J filtered channels, M lattice vertices, P pixels
+of a block, R = B K rows of a block: all labels of all unaries.
 """
 
 from __future__ import annotations
