@@ -26,6 +26,7 @@ from tuning.sweep_settings import SweepSettings
 from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
+from wsss.pipeline.recipe_files import RECIPES, find_file
 from wsss.stages.evaluate import Evaluate
 
 
@@ -181,6 +182,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     fixed = [f"{name}={json.dumps(value)}" for name, value in by_setting(tables.get("fixed", {}), "fixed").items()]
     shared = [*fixed, *(one for one in given if not one.startswith("sweep."))]
     recipe_path = (path.parent / chosen.recipe).resolve()
+    if not recipe_path.exists() and (shipped := find_file(chosen.recipe, shipped=RECIPES)).exists():
+        recipe_path = shipped.resolve()
     whole = load_recipe(recipe_path, shared)
     base = needed(whole, chosen.metric, chosen.to)
     _check_metric(base.instance(chosen.metric), chosen, whole)
