@@ -114,6 +114,7 @@ def test_a_sweep_with_other_results_replaces_no_file_of_an_earlier_one(tmp_path:
             base_executed=(),
             base_reused=(),
             choice=choose(trials),
+            best_overrides=(),
         )
         for trials in ((GOOD_ON_0, EVEN), (GOOD_ON_1, EVEN))
     )
