@@ -26,7 +26,10 @@ def best_recipe(sweep: Sweep, overrides: Sequence[str], *, notes: Sequence[str] 
         apply_override(tables, origins, override)
     tables["recipe"]["name"] = f"{sweep.base.settings.name}_{sweep.settings.name}"
     left_out = [one for one in sweep.overrides if one not in kept and not one.startswith("runtime.")]
+    taken = [one for one in kept if not one.startswith(("recipe.", "defaults."))]
     lines = [f"# {note}" for note in notes]
+    if taken:
+        lines.append(f"# From the sweep's [fixed] and its command, not searched: {', '.join(taken)}")
     if left_out:
         lines.append(f"# Not taken over from the sweep, where it saved time: {', '.join(left_out)}")
     for section in ("recipe", "runtime", "defaults"):

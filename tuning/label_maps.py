@@ -18,6 +18,7 @@ from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.reader import read_members
 from shards.records import (
     IGNORE,
+    BadSampleError,
     CamRecord,
     InstanceLabel,
     Prediction,
@@ -62,7 +63,10 @@ class LabelMaps:
     def read(self, place: Place, *, position: int, size: tuple[int, int] | None = None) -> np.ndarray | None:
         """u8[H, W]; None for an image with unknown classes, which evaluations leave out."""
         if self.zip_file is not None:
-            return decode_index_png(_archive(self.zip_file).read(place.entry.key))
+            try:
+                return decode_index_png(_archive(self.zip_file).read(place.entry.key))
+            except (BadSampleError, zipfile.BadZipFile) as error:
+                raise CompareError(f"{self.zip_file}, {place.entry.key}: {error}") from None
         assert self.layer is not None
         members, kind = read_members(self.layer, place.shard, place.entry), self.layer.kind
         if kind in (PseudoLabel.kind, Prediction.kind):
@@ -82,7 +86,10 @@ class LabelMaps:
 
 @lru_cache(maxsize=4)
 def _archive(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise CompareError(f"{path} is not a readable zip file ({error}); download or make it again") from None
 
 
 def _from_scores(

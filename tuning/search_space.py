@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tuning.sweep_settings import SweepSettings
 from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
+from wsss.pipeline.recipe_files import RECIPES, find_file
 from wsss.stages.evaluate import Evaluate
 
 
@@ -106,11 +107,11 @@ class Sweep:
 
     def trial_recipe(self, overrides: Iterable[str]) -> Recipe:
         """The part of the recipe that the metric needs. Raises `RecipeError` for settings that do not fit together."""
-        return needed(load_recipe(self.recipe_path, overrides), self.settings.metric, self.settings.to)
+        return needed(_recipe_of(self.recipe_path, tuple(overrides)), self.settings.metric, self.settings.to)
 
     def trial_fingerprint(self, overrides: Iterable[str]) -> str:
         """Identifies a trial, including the settings of the labels that it measures without making them."""
-        recipe = load_recipe(self.recipe_path, overrides)
+        recipe = _recipe_of(self.recipe_path, tuple(overrides))
         return needed(recipe, self.settings.metric, self.settings.to, self.labels).fingerprint
 
     def threshold(self, values: Mapping[str, Any]) -> float | None:
@@ -151,6 +152,12 @@ class Sweep:
         return replace(self.base, instances=kept)
 
 
+@lru_cache(maxsize=8)
+def _recipe_of(path: Path, overrides: tuple[str, ...]) -> Recipe:
+    """The recipe of a trial: its result, its record and its fingerprint need it one after the other."""
+    return load_recipe(path, overrides)
+
+
 def needed(recipe: Recipe, *targets: str) -> Recipe:
     """The recipe without the instances that no target reads, directly or through others; empty targets are ignored."""
     names = {recipe.instance(target).name for target in targets if target}
@@ -175,6 +182,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     fixed = [f"{name}={json.dumps(value)}" for name, value in by_setting(tables.get("fixed", {}), "fixed").items()]
     shared = [*fixed, *(one for one in given if not one.startswith("sweep."))]
     recipe_path = (path.parent / chosen.recipe).resolve()
+    if not recipe_path.exists() and (shipped := find_file(chosen.recipe, shipped=RECIPES)).exists():
+        recipe_path = shipped.resolve()
     whole = load_recipe(recipe_path, shared)
     base = needed(whole, chosen.metric, chosen.to)
     _check_metric(base.instance(chosen.metric), chosen, whole)

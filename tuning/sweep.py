@@ -124,6 +124,7 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
     storage.mkdir(parents=True)
     space, config = _suggestions(sweep, journal)
     recorder = Recorder(sweep, tracker)
+    watch = Watch(sweep, journal, recorder, console)
     tuner = tune.Tuner(
         tune.with_resources(
             trainable(sweep, place=place, stopped=journal.stopped()), {"CPU": 0, "memory": DRIVER_MEMORY}
@@ -140,14 +141,17 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
             storage_path=str(storage),
             verbose=0,
             # Without Tune's result.json its own `get_dataframe` finds nothing.
-            callbacks=[Watch(sweep, journal, recorder, console), JsonLoggerCallback()],
+            callbacks=[watch, JsonLoggerCallback()],
             # A trial whose process died, or whose host was lost, begins again; what it finished is found.
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     with recorder:
         results = tuner.fit()
-    return [trial_of(sweep, number, one.config or {}, one.metrics) for number, one in enumerate(results, start=1)]
+    return [
+        watch.trials.get(number) or trial_of(sweep, number, one.config or {}, one.metrics)
+        for number, one in enumerate(results, start=1)
+    ]
 
 
 def _suggestions(sweep: Sweep, journal: TrialJournal) -> tuple[dict[str, Any] | None, tune.TuneConfig]:

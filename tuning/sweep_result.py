@@ -247,7 +247,7 @@ class SweepResult:
         return table_of(f"{self.name}: {self.metric} on {self.split}", columns, rows)
 
     def keep_earlier(self, folder: Path) -> Path | None:
-        """Rename the files of an earlier sweep with other settings or results, so that `write` does not replace them.
+        """Rename the files of an earlier sweep with other settings or results, so that `write` replaces none of them.
 
         Returns the table's new path; None if there is no table, or if all its trials are also in this sweep.
         """
@@ -266,8 +266,9 @@ class SweepResult:
         written = f"{datetime.fromtimestamp(table.stat().st_mtime):%Y%m%dT%H%M%S}"
         kept = table.with_name(f"sweep-{written}.md")
         table.rename(kept)
-        if content.is_file():
-            content.rename(content.with_name(f"sweep-{written}.json"))
+        for other in (content, folder / "best.toml", folder / "importance.png"):
+            if other.is_file():
+                other.rename(other.with_name(f"{other.stem}-{written}{other.suffix}"))
         return kept
 
     def write(self, folder: Path, further: Mapping[str, bytes] | None = None) -> dict[str, str]:

@@ -21,7 +21,7 @@ class SweepSettings:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     """Names the run in MLflow and the folder of results."""
     recipe: Path
-    """The recipe that the trials vary, relative to the sweep file."""
+    """The recipe that the trials vary: a path relative to the sweep file, or the name of a shipped recipe (`toy`)."""
     metric: str
     """The `evaluate` instance whose mean IoU is maximised. It measures label maps, or score maps if the space names the
     `background_threshold` to apply to them: then no trial makes labels, and a trial takes milliseconds."""

@@ -3,7 +3,8 @@
 Tune starts a trial as an actor in a placement group without CPUs, and everything that the trial starts would be placed
 there too. So the trial passes its recipe to a task outside of that group, on the nodes in turn. The task reserves no
 CPU itself: it only waits for the actors and training ranks that it starts, and these need the CPUs. If a node is lost,
-Tune begins its trials again, and they find what was finished.
+Tune begins its trials again, and they find what was finished. With `--on local` the trial runs its stages itself,
+unless it has to watch a training.
 """
 
 from __future__ import annotations
@@ -95,9 +96,11 @@ def trial(
     suggestion = suggestion_of(config)
     if (before := stopped.get(key_of(suggestion))) is not None:
         return dict(before)
+    if place == "local" and not (sweep := ray.get(known[0])).settings.stop_by:
+        return run_trial(sweep, suggestion, place, environment, driver)
     task = ray.remote(run_trial).options(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
     running = task.remote(known[0], suggestion, place, environment, driver)
-    sweep: Sweep = ray.get(known[0])
+    sweep = ray.get(known[0])
     folder, reported = _watched_training(sweep, suggestion), 0
     try:
         while folder is not None and not ray.wait([running], timeout=POLL_SECONDS)[0]:

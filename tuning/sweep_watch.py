@@ -25,6 +25,8 @@ class Watch(tune.Callback):
         self._sweep, self._journal, self._recorder, self._console = sweep, journal, recorder, console
         self._began = time.monotonic()
         self._ended = 0
+        self.trials: dict[int, Trial] = {}
+        """Number of a trial that ended -> its result."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tune pickles its callbacks with its state. A console has locks, which cannot be pickled, and what is loaded
@@ -39,6 +41,7 @@ class Watch(tune.Callback):
         """Called by Tune."""
         ended = trial_of(self._sweep, trials.index(trial) + 1, trial.config, trial.last_result)
         self._ended += 1
+        self.trials[ended.number] = ended
         if ended.state == "stopped":
             self._journal.stopped_early(ended.number, stopped_report(trial.last_result))
         self._say(ended)

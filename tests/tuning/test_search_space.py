@@ -47,6 +47,17 @@ make_scores.radius = { low = 3, high = 9 }
     assert recipe.instance("make_cams").stage.scales == (0.5, 1.0)  # type: ignore[attr-defined]
 
 
+def test_the_recipe_is_a_path_beside_the_sweep_file_or_the_name_of_a_shipped_one(tmp_path: Path) -> None:
+    text = (SWEEPS / "background_thresholds.toml").read_text()
+    assert 'recipe = "../recipes/toy.toml"' in text
+    for given in ("toy", "toy.toml"):
+        path = tmp_path / f"{given}-sweep.toml"
+        path.write_text(text.replace("../recipes/toy.toml", given))
+        assert load_sweep(path).recipe_path == (SWEEPS.parent / "recipes" / "toy.toml").resolve()
+    (tmp_path / "toy.toml").write_text((SWEEPS.parent / "recipes" / "toy.toml").read_text())
+    assert load_sweep(tmp_path / "toy.toml-sweep.toml").recipe_path == (tmp_path / "toy.toml").resolve()
+
+
 def test_values_are_tidy_and_stay_in_their_range() -> None:
     assert Range(low=0.1, high=0.5, step=0.1).tidy(0.1 + 0.2) == 0.3
     assert Range(low=0.1, high=0.5).tidy(0.1234567) == 0.1235

@@ -103,6 +103,34 @@ def test_files_have_the_content_of_the_table(tmp_path: Path) -> None:
     assert content["trials"][3]["mean_iou"] is None
 
 
+def test_a_sweep_with_other_results_replaces_no_file_of_an_earlier_one(tmp_path: Path) -> None:
+    first, second = (
+        SweepResult(
+            name="search",
+            recipe="base",
+            metric="evaluate",
+            split="val",
+            trials=trials,
+            base_executed=(),
+            base_reused=(),
+            choice=choose(trials),
+            best_overrides=(),
+        )
+        for trials in ((GOOD_ON_0, EVEN), (GOOD_ON_1, EVEN))
+    )
+    first.write(tmp_path, {"best.toml": b"first", "importance.png": b"picture"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert first.keep_earlier(tmp_path) is None, "the same trials again"
+    kept = second.keep_earlier(tmp_path)
+    assert kept is not None
+    stamp = kept.stem.removeprefix("sweep-")
+    second.write(tmp_path, {"best.toml": b"second"})
+    for name, content in before.items():
+        stem, _, suffix = name.partition(".")
+        assert (tmp_path / f"{stem}-{stamp}.{suffix}").read_bytes() == content
+    assert (tmp_path / "best.toml").read_bytes() == b"second" and not (tmp_path / "importance.png").exists()
+
+
 def test_a_grid_keeps_its_order_and_its_text_says_that_it_is_a_grid() -> None:
     result = SweepResult(
         name="table",

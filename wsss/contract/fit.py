@@ -255,11 +255,27 @@ def load_weights(instance: Instance, path: Path, *, device: torch.device | str =
     if not is_whole(path):
         raise ValueError(f"{path} is damaged; delete it, so that {instance.name} trains again")
     state = load_file(path)
-    missing, unexpected = _difference(state, model.state_dict())
+    wanted = model.state_dict()
+    missing, unexpected = _difference(state, wanted)
     if missing or unexpected:
-        raise ValueError(f"{path} does not fit {instance.name}: it lacks {missing[:3]} and has {unexpected[:3]}")
+        raise ValueError(f"{path} does not fit {instance.name}: {_in_words(state, wanted, missing, unexpected)}")
     model.load_state_dict(state)
     return model.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def _in_words(
+    found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], missing: Sequence[str], unexpected: Sequence[str]
+) -> str:
+    """What the file lacks, has besides, or has in another shape; the first three of each."""
+    shapes = [
+        f"{name} is {list(found[name].shape)} in the file and {list(wanted[name].shape)} in the network"
+        for name in missing
+        if name in found
+    ]
+    lacks, more = [n for n in missing if n not in found], [n for n in unexpected if n not in wanted]
+    parts = [f"it lacks {', '.join(lacks[:3])}"] if lacks else []
+    parts += [f"it has {', '.join(more[:3])}, which the network does not"] if more else []
+    return "; ".join([*parts, *shapes[:3]])
 
 
 def _difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> tuple[Sequence[str], Sequence[str]]:

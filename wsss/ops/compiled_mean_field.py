@@ -1,6 +1,7 @@
 """Mean field of the dense CRF as one compiled loop over the pixels: slice, softmax and splat in the same pass.
 
-Shapes: B unaries of one image, K labels, N pixels, C = B (K - 1) filtered channels, M lattice vertices.
+Shapes: B unaries of one image, K labels, J = K - 1, N pixels, C = B J filtered channels, M lattice vertices, P pixels
+of a block, R = B K rows of a block: all labels of all unaries.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _Kernel = tuple[np.ndarray, np.ndarray, np.float32, np.ndarray, np.ndarray]
 """A kernel in an iteration: vertices, weights, scale, and values by vertex: filtered ones, and those to splat to."""
 
 _USUAL = (6, 3)
-"""Corners of a pixel's simplex in the lattices of the appearance and of the smoothness kernel."""
+"""Corners of a pixel's simplex in the lattices of the appearance kernel and of the smoothness kernel."""
 
 # exp(x) = 2^n exp(r), n = round(x / log 2), |r| <= log(2) / 2; coefficients of Cephes' expf (Moshier), error 1e-7.
 _LOG2_E = np.float32(1.44269504088896341)
@@ -43,6 +44,8 @@ def mean_field(
     """Q of `dense_crf` for several unaries of one image that share one or two lattices, f32[B, K, N].
 
     `energy_BKN` is f32; `kernels` are lattices and their weights. K is at least 2.
+
+    Source: Krähenbühl and Koltun, NIPS 2011, algorithm 1.  Differs: as `dense_crf` says.
     """
     _, num_labels, num_pixels = energy_BKN.shape
     # Only logits relative to the last label matter: z_k = U_K - U_k + m_k - m_K with m_K = total - sum_k m_k.

@@ -19,6 +19,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -76,7 +77,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def refuse_other_results(out: Path, *, models: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise ValueError if OUT holds the results of another model or of other settings: they would be mixed."""
-    before = kept_summary(out) or _read(work_folder(out) / BEGUN)
+    finished = kept_summary(out)
+    before = finished or _read(work_folder(out) / BEGUN)
     if before is None:
         if out.is_dir() and any(path != work_folder(out) for path in out.iterdir()):
             raise ValueError(f"OUT = {out} is not empty and has no {SUMMARY} of this command; name a new folder")
@@ -84,16 +86,27 @@ def refuse_other_results(out: Path, *, models: Mapping[str, Any], settings: Mapp
     asked = json.loads(json.dumps({"models": models, "settings": settings}))
     for name, value in asked.items():
         if before.get(name) != value:
-            raise ValueError(
-                f"OUT = {out} holds the results of other {name} ({SUMMARY}); name another folder, or delete this one"
-            )
+            what = f"the results of other {name} ({SUMMARY})"
+            if finished is None:
+                what = f"unfinished work with other {name} ({work_folder(out).name}/{BEGUN})"
+            raise ValueError(f"OUT = {out} holds {what}; name another folder, or delete this one")
 
 
-def begin(out: Path, *, models: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Make OUT, and note what is worked on there, in case it is stopped."""
+@contextmanager
+def begun(out: Path, *, models: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[None]:
+    """Make OUT, and note what is worked on there, in case it is stopped. If the block refuses the settings, the note
+    goes: nothing was done with them."""
     refuse_other_results(out, models=models, settings=settings)
+    path = work_folder(out) / BEGUN
+    was_there = path.exists()
     note = json.dumps({"models": models, "settings": settings}, indent=1, sort_keys=True).encode()
-    write_bytes(work_folder(out) / BEGUN, note, what="a note on the work in this folder")
+    write_bytes(path, note, what="a note on the work in this folder")
+    try:
+        yield
+    except ValueError:
+        if not was_there:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def is_finished(out: Path, *, fingerprint: str) -> bool:

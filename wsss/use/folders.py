@@ -31,7 +31,7 @@ from wsss.use.folder_results import (
     MASKS,
     PICTURES,
     FolderSummary,
-    begin,
+    begun,
     draw_overlays,
     finish,
     is_finished,
@@ -107,18 +107,20 @@ def predict_folder(given: Folders, *, model_path: Path, settings: Mapping[str, A
         "predict": _built(Predict, {**tables["stages"]["predict"], "splits": (SPLIT,)}, where="predict")
     }
     runtime = given.runtime()
-    begin(given.out, models=_about(models), settings=_settings(stages))
-    table = work_folder(given.out) / TABLE
-    write_table(found.pictures, table)
-    chain = make_chain(
-        given.root,
-        out=given.out,
-        table=table,
-        split=SPLIT,
-        models=models,
-        stages=[("predict", stages["predict"], {"segmenter": "model"})],
-        runtime=runtime,
-    )
+    for model in models.values():
+        model.check()
+    with begun(given.out, models=_about(models), settings=_settings(stages)):
+        table = work_folder(given.out) / TABLE
+        write_table(found.pictures, table)
+        chain = make_chain(
+            given.root,
+            out=given.out,
+            table=table,
+            split=SPLIT,
+            models=models,
+            stages=[("predict", stages["predict"], {"segmenter": "model"})],
+            runtime=runtime,
+        )
     return _run("predict-folder", given, chain, models, found.pictures, found)
 
 
@@ -139,21 +141,23 @@ def label_folder(
     stages = label_stages(recipe, given.of_stages(), split=split, walks=affinity is not None)
     pictures = labelled_pictures(labels, given.root, models["model"].taxonomy, split=split)
     runtime = given.runtime()
-    begin(given.out, models=_about(models), settings=_settings(stages))
+    for model in models.values():
+        model.check()
     inputs = {
         "make_cams": {"classifier": "model"},
         "make_scores": {"cams": "make_cams", "affinity": "affinity"},
         "make_pseudo_labels": {"scores": "make_scores"},
     }
-    chain = make_chain(
-        given.root,
-        out=given.out,
-        table=labels,
-        split=split,
-        models=models,
-        stages=[(name, stage, inputs[name]) for name, stage in stages.items()],
-        runtime=runtime,
-    )
+    with begun(given.out, models=_about(models), settings=_settings(stages)):
+        chain = make_chain(
+            given.root,
+            out=given.out,
+            table=labels,
+            split=split,
+            models=models,
+            stages=[(name, stage, inputs[name]) for name, stage in stages.items()],
+            runtime=runtime,
+        )
     return _run("label-folder", given, chain, models, pictures, None)
 
 
@@ -187,15 +191,29 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
 
 
 def _of_recipe(path: Path, overrides: Sequence[str]) -> dict[str, Stage]:
-    """The last instance of each stage in a recipe, whose data need not be there."""
+    """The stages of a recipe that end in its make_pseudo_labels, and what it reads; the data need not be there.
+
+    Raises ValueError if there are several label instances and none has the plain name, or if a stage is missing.
+    """
     recipe, _ = dry_recipe(path, list(overrides))
-    found: dict[str, Stage] = {}
-    for name in LABEL_STAGES:
-        of_kind = [instance.stage for instance in recipe.instances if instance.stage.kind == name]
-        if not of_kind:
-            raise ValueError(f"--recipe {path}: it has no {name}; name a recipe that makes pseudo labels by {name}")
-        found[name] = of_kind[-1]
-    return found
+    wanted, *behind = reversed(LABEL_STAGES)
+    makers = [one for one in recipe.instances if one.stage.kind == wanted]
+    chosen = [one for one in makers if one.name == wanted] or makers
+    if len(chosen) != 1:
+        several = f"several ({', '.join(one.name for one in makers)}) and none is called {wanted}" if makers else "none"
+        raise ValueError(f"--recipe {path}: of {wanted} it has {several}; name a recipe with one chain of labels")
+    found = {wanted: chosen[0].stage}
+    reader = chosen[0]
+    for kind in behind:
+        read = [one for one in reader.inputs.values() if one.stage.kind == kind]
+        if not read:
+            raise ValueError(
+                f"--recipe {path}: {reader.name} reads no {kind}; name a recipe that makes pseudo labels by "
+                f"{', '.join(LABEL_STAGES)}"
+            )
+        reader = read[0]
+        found[kind] = reader.stage
+    return {kind: found[kind] for kind in LABEL_STAGES}
 
 
 def _built(cls: type[Any], values: Mapping[str, Any], *, where: str) -> Any:

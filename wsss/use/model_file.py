@@ -83,7 +83,18 @@ class ModelFile:
         """The network in evaluation mode. Raises ValueError if the weights are not those of the described network."""
         if not is_whole(self.path):
             raise ValueError(f"{self.path} is shorter or longer than its header says; copy it again")
-        return load_weights(self.instance(), self.path, device=device)
+        network = load_weights(self.instance(), self.path, device=device)
+        for name, value in network.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"{self.path}: {name} has values that are not finite, so every result would be meaningless; the "
+                    "training that wrote it diverged, or the file is damaged: give another one"
+                )
+        return network
+
+    def check(self) -> None:
+        """Raise ValueError as `network` does, before any work."""
+        self.network()
 
     def _known_classes(self) -> Instance:
         stage = KnownClasses(names=self.metadata.classes)

@@ -26,7 +26,7 @@ from wsss.contract.runtime import Runtime, RuntimeSettings
 from wsss.stages.train_affinity import TrainAffinity
 from wsss.use import folder_chain
 from wsss.use.folder_results import FolderSummary
-from wsss.use.folders import Folders, label_folder, predict_folder, summary_lines
+from wsss.use.folders import Folders, label_folder, label_stages, predict_folder, summary_lines
 
 SIZES = {"b.png": (37, 53), "a/c d.png": (64, 48), "a/e.png": (41, 41), "f.png": (33, 70), "g.png": (50, 30)}
 
@@ -252,8 +252,25 @@ def test_settings_come_from_a_recipe(photos: Path, tmp_path: Path) -> None:
     assert known["make_pseudo_labels.background_threshold"] == 0.4
     none = tmp_path / "none.toml"
     none.write_text('[recipe]\nname = "x"\n[stages.build_shards]\nsource = "toy"\n')
-    with pytest.raises(ValueError, match="it has no make_cams"):
+    with pytest.raises(ValueError, match="of make_pseudo_labels it has none"):
         label(photos, tmp_path / "out2", table, trained, recipe=none)
+
+
+def test_of_several_chains_of_a_recipe_the_plain_name_is_taken() -> None:
+    """toy.toml also has stochastic maps, voc_labels.toml labels of the maps without a walk and of a second round."""
+    recipes = Path(__file__).resolve().parents[3] / "tuning" / "recipes"
+    toy = label_stages(recipes / "toy.toml", [], split="train", walks=True)
+    assert toy["make_cams"].method == "cam"  # type: ignore[attr-defined]
+    voc = label_stages(recipes / "voc_labels.toml", [], split="train", walks=True)
+    assert voc["make_pseudo_labels"].background_threshold == 0.25  # type: ignore[attr-defined]
+
+
+def test_refused_settings_leave_no_note_that_blocks_the_next_try(photos: Path, tmp_path: Path) -> None:
+    """Stochastic maps do not fit the classifier: that is found after OUT was made."""
+    trained, table = classifier(tmp_path / "c.safetensors"), labels(tmp_path / "l.csv", "b.png,dog\n")
+    with pytest.raises(ValueError, match="needs a classifier with head"):
+        label(photos, tmp_path / "out", table, trained, "make_cams.method=stochastic")
+    assert label(photos, tmp_path / "out", table, trained).masks == 1
 
 
 @pytest.mark.ray
