@@ -191,7 +191,7 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
 
 
 def _of_recipe(path: Path, overrides: Sequence[str]) -> dict[str, Stage]:
-    """The stages of a recipe that end in its make_pseudo_labels, and what it reads; the data need not be there.
+    """The recipe's make_pseudo_labels and the stages before it: those whose results it reads, in order.
 
     Raises ValueError if there are several label instances and none has the plain name, or if a stage is missing.
     """
