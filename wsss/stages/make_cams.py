@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from wsss.stages.classifier.cam_maker import CamMaker
 
 _TRAIN = "train"
+_REVISION_OF_DRAWS = 5
+"""Since this revision stochastic maps are drawn from a counter; other maps are those of revision 4."""
 
 
 @settings
@@ -59,6 +61,9 @@ class MakeCams(CamSettings, Map):
 
     def draws(self) -> bool:
         return self.method == "stochastic"
+
+    def own_revision(self) -> int:
+        return self.revision if self.method != "stochastic" else max(self.revision, _REVISION_OF_DRAWS)
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         return frozenset({"probabilities", "peak"} if self.method == "stochastic" else {"probabilities"})

@@ -6,7 +6,6 @@ Shape letters: `B` images, `F` views of one size (the image, its mirror image), 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -18,6 +17,7 @@ from wsss.data.images import resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
 from wsss.ops.dropout_cam import dropout_cam
 from wsss.ops.grad_cam import METHODS, Method, pooled_map
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
 from wsss.stages.classifier.cam_settings import CamSettings
@@ -153,14 +153,17 @@ class CamMaker:
     def _stochastic(self, x_B3HW: torch.Tensor, samples: Sequence[Sample], classes: list[list[int]]) -> list[Maps]:
         """Mean and maximum, over all draws of all views, of the normalised stochastic maps."""
         grid, num_images = grid_size(samples[0].size), len(samples)
-        draws = iter(self._stage.samples_of_views())
-        generators = [self._generator(sample.key) for sample in samples]
+        draws, done = iter(self._stage.samples_of_views()), 0
+        # One key per sample, so that its draws do not depend on actors, order or retries.
+        keys = [DrawKey.of(f"{self._seed} {sample.key}") for sample in samples]
         means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
         peaks, logits = [torch.zeros_like(mean) for mean in means], _MeanLogits(num_images)
         for views in self._views(x_B3HW) if any(classes) else ():
             features_VDhw = self._network.features(views)
             logits.add(self._network.logits(features_VDhw))
             num_samples = [next(draws) for _ in range(len(features_VDhw) // num_images)]
+            first = [done + sum(num_samples[:view]) for view in range(len(num_samples))]
+            done += sum(num_samples)
             for index, features_Dhw in enumerate(features_VDhw):
                 number, mirrored = index % num_images, index >= num_images
                 if not classes[number]:
@@ -169,9 +172,9 @@ class CamMaker:
                 def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = mirrored) -> torch.Tensor:
                     return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
 
-                drawn = num_samples[mirrored]
-                mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid, drawn)
-                means[number] += mean * self._weight(drawn)
+                drawn = range(first[mirrored], first[mirrored] + num_samples[mirrored])
+                mean, peak = self._draw_maps(features_Dhw, classes[number], keys[number], drawn, on_grid)
+                means[number] += mean * self._weight(len(drawn))
                 peaks[number] = torch.maximum(peaks[number], peak)
         total = sum(map(self._weight, self._stage.samples_of_views()))
         return [
@@ -183,28 +186,25 @@ class CamMaker:
         """Weight of a view's mean: all draws have the same weight, and so do views with the same number of draws."""
         return num_samples if self._stage.samples_per == "image" else 1
 
-    def _generator(self, key: str) -> torch.Generator:
-        """One generator per sample, so that its draws do not depend on actors, order or retries."""
-        seed = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
-
     def _draw_maps(
         self,
         features_Dhw: torch.Tensor,
         classes: Sequence[int],
-        generator: torch.Generator,
+        key: DrawKey,
+        drawn: range,
         on_grid: OnGrid,
-        num_samples: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and maximum of one view's maps; `drawn`: their numbers among all maps of the image."""
         rate = self._stage.drop_rate
         draw = stochastic_cam if self._trained.stochastic_units == "windows" else dropout_cam
         return draw(
             features_Dhw,
             weights_CDss=self._network.cam_weights,
             classes=classes,
-            num_samples=num_samples,
+            num_samples=len(drawn),
             drop_rate=self._trained.stochastic_drop_rate if rate is None else rate,
-            generator=generator,
+            key=key,
+            first=drawn.start,
             on_grid=on_grid,
         )
 
