@@ -11,6 +11,7 @@ from safetensors.torch import load
 from cluster.training import checkpoints
 from cluster.training.ema import MovingAverage
 from cluster.training.fit_files import write_outcome
+from cluster.training.gathered_state import whole_network_state
 from shards.files import write_bytes
 from wsss.contract.fit import Fit, spare_path, weights_path
 from wsss.contract.stage import Instance
@@ -26,17 +27,11 @@ def whole_network(
     A moving average is loaded into a separate network, so that the trained one is not changed. So are gathered
     ZeRO 3 weights, because the trained network's hooks would wait for the other ranks at every layer.
     """
-    import deepspeed
-
     stage, is_first = instance.stage, dist.get_rank() == 0
     assert isinstance(stage, Fit)
     if stage.zero_stage < 3 and average is None:
         return task.network if is_first else None
-    if average is not None:
-        state = average.state
-    else:
-        with deepspeed.zero.GatheredParameters(list(task.parameters())):
-            state = {name: value.detach().cpu().clone() for name, value in task.network.state_dict().items()}
+    state = average.state if average is not None else whole_network_state(task, task.network)
     if not is_first:
         return None
     network = stage.model(instance, pretrained=False)
