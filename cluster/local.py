@@ -29,6 +29,7 @@ from cluster.shard_work import ShardExecutor, pending_shards
 from cluster.training import hand_over
 from cluster.training.engine import run_rank
 from cluster.training.fit_files import RankError, read_outcome, watch_progress
+from cluster.training.micro_batches import read_limit
 from cluster.training.rank_process import RankPlace
 from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
@@ -54,9 +55,12 @@ class LocalRuntime:
         self._executor: ShardExecutor | None = None
 
     def _shard_executor(self, instance: Instance) -> ShardExecutor:
-        settings, gpu = self._settings, self._settings.resources_of(instance).actor_gpus > 0
-        if self._executor is None or self._executor.gpu != gpu:
-            self._executor = ShardExecutor(threads=settings.threads, gpu=gpu, shard_seconds=settings.shard_seconds)
+        settings, resources = self._settings, self._settings.resources_of(instance)
+        gpu, cpus = resources.actor_gpus > 0, resources.actor_cpus
+        if self._executor is None or (self._executor.gpu, self._executor.cpus) != (gpu, cpus):
+            self._executor = ShardExecutor(
+                threads=settings.threads, gpu=gpu, cpus=cpus, shard_seconds=settings.shard_seconds
+            )
         return self._executor
 
     def check(self, instances: Sequence[Instance]) -> None:
@@ -91,27 +95,34 @@ class LocalRuntime:
         self, instance: Instance, stage: Fit, progress: Progress, *, on_restart: OnRestart = ignore_restart
     ) -> Outcome:
         """Every rank is a separate process, even a single one: DeepSpeed's state must not outlive a training."""
-        address = f"127.0.0.1:{free_port()}"
-        ranks: list[_Rank] = []
-        gpus = self._settings.resources_of(instance).rank_gpus
         hand_over.withdraw(instance.path)
         reason = "the driver was asked to stop (SIGTERM)"
         asked = asked_first(lambda: hand_over.ask(instance.path, reason), seconds=self._settings.stop_seconds)
         with watch_progress(instance.path, progress), asked:
-            for rank in range(stage.world_size):
-                place = RankPlace(rank, stage.world_size, rank, self._settings.threads, gpus, address)
-                ranks.append(_Rank.of(instance, place))
-            try:
-                failures = _run_all(ranks, instance.path)
-            finally:
-                remove_leftovers(instance.path)  # of ranks and loader processes that were killed
-        if failures:
-            raise RankError(cause_of(failures, instance=instance.name))
+            limit, failure = read_limit(instance.path), self._train(instance, stage)
+            while failure is not None and not failure.final and read_limit(instance.path) != limit:
+                # A rank noted that its GPU's memory needs smaller micro-batches.
+                limit, failure = read_limit(instance.path), self._train(instance, stage)
+        if failure is not None:
+            raise RankError(failure)
         if (handed := hand_over.handed_over(instance.path)) is not None:
             raise_if_stopped()
             message = f"handed over after step {handed.step}: {handed.reason}; the same command resumes from there"
             raise RankError(Failure(message=message, instance=instance.name, final=False))
         return read_outcome(instance.path)
+
+    def _train(self, instance: Instance, stage: Fit) -> Failure | None:
+        """Train until the end, until the training is handed over, or until a rank fails; the failure behind that."""
+        address, gpus = f"127.0.0.1:{free_port()}", self._settings.resources_of(instance).rank_gpus
+        ranks: list[_Rank] = []
+        for rank in range(stage.world_size):
+            place = RankPlace(rank, stage.world_size, rank, self._settings.threads, gpus, address)
+            ranks.append(_Rank.of(instance, place))
+        try:
+            failures = _run_all(ranks, instance.path)
+        finally:
+            remove_leftovers(instance.path)  # of ranks and loader processes that were killed
+        return cause_of(failures, instance=instance.name) if failures else None
 
     def release(self) -> None:
         """Does nothing: this runtime keeps no idle processes."""

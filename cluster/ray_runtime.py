@@ -199,6 +199,7 @@ class RayRuntime:
             .remote(
                 threads=threads,
                 gpu=resources.actor_gpus > 0,
+                cpus=resources.actor_cpus,
                 shard_seconds=settings.shard_seconds,
                 own_process=True,
             )

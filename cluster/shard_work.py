@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Literal
 
@@ -20,11 +20,15 @@ from shards.set_aside import setting_aside, with_set_aside
 from shards.work_notes import note
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
-from wsss.contract.device import choose_device, computed_on
+from wsss.contract.device import choose_device, computed_on, decoding_threads
+from wsss.contract.gpu_memory import is_out_of_gpu_memory, too_large
+from wsss.contract.shard_measures import begin_measures
 from wsss.contract.shard_times import note_seconds
 from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
 
 COPIES = ".copies"
+BEHIND = 8
+"""Records that may wait to be encoded and written, beside a GPU."""
 
 
 class StuckError(RuntimeError):
@@ -35,13 +39,20 @@ class ShardExecutor:
     """Works on shards, one instance after another; models and settings of an instance are loaded once."""
 
     def __init__(
-        self, *, threads: int, gpu: bool = False, shard_seconds: float = 0.0, own_process: bool = False
+        self,
+        *,
+        threads: int,
+        gpu: bool = False,
+        cpus: float = 1.0,
+        shard_seconds: float = 0.0,
+        own_process: bool = False,
     ) -> None:
-        """`own_process`: this process is an actor, which its pool kills and replaces if it is stuck.
+        """`cpus`: those that this process holds: beside a GPU, threads on them decode and encode.
 
-        Otherwise work that exceeds `shard_seconds` is interrupted by `StuckError`.
+        `own_process`: this process is an actor, which its pool kills and replaces if it is stuck. Otherwise work that
+        exceeds `shard_seconds` is interrupted by `StuckError`.
         """
-        self._threads, self.gpu, self._has_torch = threads, gpu, False
+        self._threads, self.gpu, self.cpus, self._has_torch = threads, gpu, cpus, False
         self._shard_seconds, self._own_process = shard_seconds, own_process
         if gpu:
             self._prepare_torch()  # raises if there is no GPU, so that the actor does not start
@@ -72,12 +83,13 @@ class ShardExecutor:
                     self._prepare_torch()
                 self._worker = instance.stage.worker(instance)
             made_on = computed_on() if instance.stage.uses_torch else ""
-            begun = time.monotonic()
-            records = with_set_aside(self._worker(shard))  # type: ignore[misc, arg-type]
+            begun, measured = time.monotonic(), begin_measures()
             layer = instance.layer if mode == "final" else _copies(instance, mode)
-            write_shard(layer, shard, records, made_on=made_on)
+            behind = BEHIND if decoding_threads() and mode != "probe" else 0
+            with closing(with_set_aside(self._worker(shard))) as records:  # type: ignore[misc, arg-type]
+                write_shard(layer, shard, records, made_on=made_on, behind=behind, waiting=measured.writing)
             if mode != "probe":
-                note_seconds(instance.path, shard, time.monotonic() - begun)
+                note_seconds(instance.path, shard, time.monotonic() - begun, measured.noted())
 
     def count_shard(self, instance: Instance, shard: str) -> Counts:
         """The counts of one shard for a `Reduce` instance."""
@@ -100,8 +112,10 @@ class ShardExecutor:
             try:
                 with _interrupted_after(0.0 if self._own_process else seconds):
                     yield
-            except Exception:
+            except Exception as error:
                 self._instance = None  # its worker may be missing or incomplete
+                if is_out_of_gpu_memory(error):
+                    raise too_large(instance, error, what="image") from error
                 raise
 
     def _prepare_torch(self) -> None:
@@ -110,7 +124,7 @@ class ShardExecutor:
             return
         import torch
 
-        choose_device(gpu=self.gpu)
+        choose_device(gpu=self.gpu, cpus=self.cpus)
         # Equal bytes need an equal number of threads, because sums of floats are grouped by thread.
         torch.set_num_threads(self._threads)
         self._has_torch = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -79,6 +79,8 @@ class Sample:
     position: int = 0
     source: str = ""
     """Where the sample came from, relative to the data root."""
+    decoded: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """u8[H, W, 3], read-only: what `image` gives, if it was decoded ahead; never stored."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Counts made by the source when it read the sample (`objects`, `crowds`, `without_outline` of COCO). They are
     stored only in the shard's manifest entry: a decoded record has none."""
@@ -86,10 +88,21 @@ class Sample:
     @property
     def image(self) -> np.ndarray:
         """u8[H, W, 3], RGB. Raises `BadSampleError` if the bytes do not decode."""
+        if self.decoded is not None:
+            return self.decoded
         try:
             return decode_image(self.encoded)
         except ValueError as error:
             raise BadSampleError(str(error)) from error
+
+    def with_image(self) -> Sample:
+        """The same sample, whose image is decoded now; unchanged if it does not decode, so that `image` says why."""
+        try:
+            image = decode_image(self.encoded)
+        except ValueError:
+            return self
+        image.flags.writeable = False
+        return replace(self, decoded=image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +252,9 @@ class RunRecord:
     work: dict[str, float] = field(default_factory=dict)
     """Measurements for `wsss plan --measured`: number of images, total seconds of all workers and of the driver after
     them, number of workers, threads and GPUs per worker; names with `later_` exclude the first shard of every worker.
+    Of workers with a GPU also `read_wait_seconds` and `write_wait_seconds`, which the network waited for records and
+    for their writing, `idle_share` of the time, and `queue_length`, records decoded ahead on average; `fewer.SETTING`:
+    images processed together instead of SETTING, for lack of memory.
     Empty in old records."""
     restarts: int = 0
     """Workers (actors or training ranks) that died or were stuck and were replaced during the run."""

@@ -6,7 +6,7 @@ may be what ends the process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from shards.records import Missing, Record
@@ -41,7 +41,7 @@ def one_at_a_time() -> bool:
     return _alone
 
 
-def with_set_aside(records: Iterable[Record | Missing]) -> Iterator[Record | Missing]:
+def with_set_aside(records: Iterable[Record | Missing]) -> Generator[Record | Missing, None, None]:
     """`records`, and a `Missing` for each record set aside that is not among them."""
     left = dict(_reasons)
     for record in records:

@@ -8,25 +8,48 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 FILE_BYTES = 2048
 _LONGEST = 400
 _ATTACHED = "work"
 _now: dict[str, str] = {}
 _file: int | None = None
+_apart = threading.local()
+"""`notes`: those of a thread that keeps its own."""
 
 
 def note(**work: str) -> None:
     """Record what is being worked on under each name (`shard`, `sample`, `step`, `rank`); "" removes the name."""
+    own: dict[str, str] | None = getattr(_apart, "notes", None)
+    notes = _now if own is None else own
     for name, text in work.items():
         if text:
-            _now[name] = text
+            notes[name] = text
         else:
-            _now.pop(name, None)
-    if _file is not None:
+            notes.pop(name, None)
+    if _file is not None and own is None:
         with suppress(OSError):  # failing to write a note, as on a full disk, must not stop the work itself
             os.pwrite(_file, _packed(), 0)
+
+
+@contextmanager
+def notes_apart() -> Iterator[None]:
+    """In this block this thread's notes are its own: it works ahead of the others, or after them.
+
+    An exception carries them. A process that dies leaves the notes of the thread that computes: its shard is right, and
+    which record it was is found by processing them one at a time.
+    """
+    _apart.notes = {}
+    try:
+        yield
+    except Exception as error:
+        name_work(error, **_apart.notes)
+        raise
+    finally:
+        _apart.notes = None
 
 
 def noted() -> dict[str, str]:

@@ -10,12 +10,40 @@ from shards.files import replacing, write_bytes
 from shards.layer import Layer
 from shards.manifest_entry import ManifestEntry, RecordEntries, RecordEntry
 from shards.mask_check import mask_values
+from shards.overlap import Waiting, handed_on
 from shards.ranges import to_ranges
 from shards.records import RECORD_KINDS, Missing, Record, Sample
 from shards.tar_stream import TarStream
 from shards.work_notes import note
 
 DIGEST_DIGITS = 32
+
+
+class _Content:
+    """What a shard under construction contains so far."""
+
+    def __init__(self, layer: Layer, shard: str, tar: TarStream) -> None:
+        self._layer, self._shard, self.tar = layer, shard, tar
+        self.entries: list[RecordEntry] = []
+        self.missing: list[Missing] = []
+        self._seen: set[str] = set()
+
+    def add(self, record: Record | Missing) -> None:
+        """Encode and write the next record."""
+        if record.key in self._seen:
+            raise ValueError(f"key {record.key!r} appears twice in {self._shard}; keys must be unique")
+        self._seen.add(record.key)
+        if isinstance(record, Missing):
+            self.missing.append(record)
+            return
+        if not isinstance(record, expected := RECORD_KINDS[self._layer.kind]):
+            raise ValueError(f"{self._layer.path} holds {expected.__name__} records, got {type(record).__name__}")
+        start = self.tar.num_bytes
+        note(sample=record.key)
+        length, digest = self.tar.add(member_name(record.key), encode(record))
+        note(sample="")  # a later failure concerns the next record, which its worker notes
+        digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
+        self.entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
 
 
 def sample_metadata(record: Sample) -> dict[str, Any]:
@@ -36,40 +64,38 @@ def sample_metadata(record: Sample) -> dict[str, Any]:
     return metadata
 
 
-def write_shard(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ManifestEntry:
+def write_shard(
+    layer: Layer,
+    shard: str,
+    records: Iterable[Record | Missing],
+    *,
+    made_on: str = "",
+    behind: int = 0,
+    waiting: Waiting | None = None,
+) -> ManifestEntry:
     """Write `records` as one finished shard of `layer` and return its manifest entry.
 
-    `made_on`: the hardware that computed them (see `ManifestEntry`). No file is left behind if `records` raises.
+    `made_on`: the hardware that computed them (see `ManifestEntry`). `behind`: up to so many records are encoded and
+    written by a thread while later ones are made; `waiting` counts how long that was waited for. The bytes are the
+    same. No file is left behind if `records` raises.
     Raises ValueError for a repeated key or a record of another kind.
     """
-    expected = RECORD_KINDS[layer.kind]
-    entries: list[RecordEntry] = []
-    missing: list[Missing] = []
-    seen: set[str] = set()
     with replacing(layer.tar_path(shard), what=f"shard {shard}") as file:
-        tar = TarStream(file)
-        for record in records:
-            if record.key in seen:
-                raise ValueError(f"key {record.key!r} appears twice in {shard}; keys must be unique")
-            seen.add(record.key)
-            if isinstance(record, Missing):
-                missing.append(record)
-                continue
-            if not isinstance(record, expected):
-                raise ValueError(f"{layer.path} holds {expected.__name__} records, got {type(record).__name__}")
-            start = tar.num_bytes
-            note(sample=record.key)
-            length, digest = tar.add(member_name(record.key), encode(record))
-            note(sample="")  # a later failure concerns the next record, which its worker notes
-            digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
-            entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
-        sha256 = tar.finish()
+        content = _Content(layer, shard, TarStream(file))
+        if behind:
+            with handed_on(content.add, ahead=behind, waiting=waiting or Waiting()) as hand_on:
+                for record in records:
+                    hand_on(record)
+        else:
+            for record in records:
+                content.add(record)
+        sha256 = content.tar.finish()
     manifest = ManifestEntry(
         shard=shard,
-        num_bytes=tar.num_bytes,
+        num_bytes=content.tar.num_bytes,
         sha256=sha256,
-        entries=RecordEntries.of(entries),
-        missing=tuple(missing),
+        entries=RecordEntries.of(content.entries),
+        missing=tuple(content.missing),
         made_on=made_on,
     )
     write_bytes(layer.manifest_path(shard), manifest.to_bytes(), what=f"the manifest entry of shard {shard}")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from cluster.failures.crash_files import CrashReport, exit_cause, kernel_kills, read_crash
 from shards.file_system_errors import lasting_error
-from wsss.contract.failure import Failure, failure_of
+from wsss.contract.failure import Failure, OutOfGpuMemoryError, SmallerBatchError, failure_of
 
 
 def rank_failure(error: Exception, *, rank: int) -> Failure:
@@ -24,12 +24,15 @@ def rank_failure(error: Exception, *, rank: int) -> Failure:
 
 
 def is_final(error: Exception) -> bool:
-    """False for errors that the death of another rank or a lost connection can cause: these are retried.
+    """False for errors that the death of another rank or a lost connection can cause: these are retried. So is a batch
+    that did not fit into a GPU's memory, with smaller micro-batches.
 
     gloo raises plain RuntimeErrors if a peer is gone. A full disk and the like are final: they would recur.
     """
     if isinstance(error, OSError) and lasting_error(error, "") is not None:
         return True
+    if isinstance(error, OutOfGpuMemoryError):
+        return not isinstance(error, SmallerBatchError)
     transient = (OSError, dist.DistError, torch.AcceleratorError)
     return not isinstance(error, transient) and type(error) is not RuntimeError
 

@@ -55,11 +55,16 @@ class RankBatches:
         world_size: int,
         device: torch.device,
         folder: Path | None = None,
+        micro_batch_size: int | None = None,
     ) -> None:
-        """`folder`: where the loader's processes write what they are working on (`cluster.failures.crash_files`)."""
+        """`folder`: where the loader's processes write what they are working on (`cluster.failures.crash_files`).
+
+        `micro_batch_size`: the most examples in a micro-batch, if not those of the settings.
+        """
         self._folder = folder
         self._examples, self._stage, self._rank, self._world_size = examples, stage, rank, world_size
         self._device, self._shared = device, SharedMemory()
+        self._micro_batch_size = micro_batch_size or largest_micro_batch(stage, world_size=world_size)
         # Oversampling can make epochs differ by a few examples, and the schedule needs all lengths in advance.
         self.num_draws = [examples.num_draws(epoch) for epoch in range(stage.num_epochs)]
         self.steps = [num_batches(number, global_batch=stage.batch_size) for number in self.num_draws]
@@ -81,11 +86,6 @@ class RankBatches:
         largest = smallest + (over > 0)
         last = (largest - 1) // self._micro_batch_size * self._micro_batch_size
         return smallest > last and all(number % self._stage.batch_size == 0 for number in self.num_draws)
-
-    @property
-    def _micro_batch_size(self) -> int:
-        """The largest number of examples in a micro-batch of this rank."""
-        return largest_micro_batch(self._stage, world_size=self._world_size)
 
     def after(self, first: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of every step after step `first`.

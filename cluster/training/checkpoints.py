@@ -56,6 +56,8 @@ class TrainingState:
     """Step of the best validation; its weights are stored in `best_path`."""
     parts: list[dict[str, int]] = field(default_factory=list)
     """The parts of the training with equal numbers of ranks: `first_step`, `last_step`, `world_size`."""
+    micro_batch: int = 0
+    """Examples of a micro-batch, if a GPU's memory was too small for those of the settings."""
     notes: list[str] = field(default_factory=list)
     """What the user should know about resuming, such as a damaged checkpoint."""
 
@@ -228,6 +230,8 @@ def with_history(outcome: Outcome, state: TrainingState) -> Outcome:
     """The outcome with the last epoch's metrics, a table with a row per epoch, and one with the ranks of each part."""
     skipped = ("epoch", "step", *outcome.metrics)
     last = {f"train.{name}": float(value) for name, value in state.history[-1].items() if name not in skipped}
+    if state.micro_batch:
+        last["micro_batch"] = float(state.micro_batch)
     if state.best_score is not None:
         last["best_step"] = float(state.best_step)
     tables = {**outcome.tables, "history": state.history, RANKS: [dict(part) for part in state.parts]}

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load
 
 from cluster.training import checkpoints
 from cluster.training.batches import MicroBatch, RankBatches
@@ -26,15 +25,18 @@ from cluster.training.curve_meter import CurveMeter
 from cluster.training.deepspeed_config import deepspeed_config
 from cluster.training.ema import make_average
 from cluster.training.faults import FaultLog, stop_for_faults
-from cluster.training.fit_files import has_outcome, write_outcome, write_progress
+from cluster.training.fit_files import has_outcome, write_progress
 from cluster.training.hand_over import HandOver
 from cluster.training.loader_server import start_loader_server
+from cluster.training.micro_batches import agreed_size, smaller_micro_batches, with_note
 from cluster.training.optimizer import lr_multiplier, make_optimizer
 from cluster.training.rank_process import RankPlace, import_deepspeed, prepare_process
+from cluster.training.results import whole_network, write_results
 from cluster.training.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
 from shards.files import write_bytes
 from shards.work_notes import note
-from wsss.contract.fit import Fit, is_whole, spare_path, weights_path
+from wsss.contract.fit import Fit, is_whole, largest_micro_batch, weights_path
+from wsss.contract.gpu_memory import free_gpu_memory, is_out_of_gpu_memory
 from wsss.contract.stage import Instance
 from wsss.contract.weights_metadata import weights_header
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
@@ -76,8 +78,15 @@ class _Trainer:
         examples = stage.training_set(instance)
         if len(examples) == 0:
             raise ValueError(f"{instance.name}: the training set is empty; check the splits and shares of its inputs")
+        self.micro_batch_size = agreed_size(instance, stage, world_size=place.world_size)
         self.batches = RankBatches(
-            examples, stage, rank=place.rank, world_size=place.world_size, device=device, folder=instance.path
+            examples,
+            stage,
+            rank=place.rank,
+            world_size=place.world_size,
+            device=device,
+            folder=instance.path,
+            micro_batch_size=self.micro_batch_size,
         )
         self.epoch_ends = self.batches.epoch_ends
         self.norms = self._synchronise_norms()
@@ -103,7 +112,10 @@ class _Trainer:
 
     def _begin_part(self) -> None:
         """Note that these ranks compute the following steps, and what that changes besides rounding."""
-        self.state.begin_part(self.place.world_size)
+        size, world_size = self.micro_batch_size, self.place.world_size
+        self.state.begin_part(world_size)
+        self.state.micro_batch = size if size < largest_micro_batch(self.stage, world_size=world_size) else 0
+        self.state.notes = with_note(self.state.notes, self.instance, self.stage, size=size, world_size=world_size)
         own = [one for one in self.task.modules() if isinstance(one, torch.nn.BatchNorm2d)]
         trained = any(isinstance(one.weight, torch.nn.Parameter) for one in own)
         if len(self.state.parts) > 1 and trained and not getattr(self.task, "synchronise_norms", False):
@@ -137,7 +149,7 @@ class _Trainer:
         state = self.state
         while state.step < end:
             note(step=str(state.step + 1), sample="")
-            terms = self._step(self.curve.awaited(remaining_steps), epoch)
+            terms = self._fitting_step(remaining_steps, epoch)
             state.count_step()
             self.asked = terms.pop("asked") > 0
             state.faults += round(terms.pop("faults"))
@@ -167,6 +179,19 @@ class _Trainer:
         self._save()
         if self.asked and state.step < self.epoch_ends[-1]:
             raise self.hand_over.done(state.step)
+
+    def _fitting_step(self, remaining_steps: Iterator[list[MicroBatch]], epoch: int) -> dict[str, float]:
+        """As `_step`, of the next examples. Raises `SmallerBatchError` if they do not fit into the GPU's memory."""
+        try:
+            return self._step(self.curve.awaited(remaining_steps), epoch)
+        except Exception as error:
+            if not is_out_of_gpu_memory(error):
+                raise
+            smaller = smaller_micro_batches(self.instance, error, size=self.micro_batch_size)
+        free_gpu_memory()  # outside the handler, whose traceback holds the tensors of the attempt
+        if self.place.world_size == 1 and self.state.step:
+            self._save()  # the weights are still those before the step; several ranks could not save together
+        raise smaller
 
     def _step(self, micro_batches: list[MicroBatch], epoch: int) -> dict[str, float]:
         """One optimisation step; returns the loss, its terms, the number of unreadable examples and of ranks that are
@@ -298,35 +323,15 @@ class _Trainer:
                 )
             if self.state.best_score is None or found.score > self.state.best_score:
                 self.state.best_score, self.state.best_step = found.score, self.state.step
-                write_bytes(checkpoints.best_path(self.folder, self.state), self._weights_of(network))
+                write_bytes(
+                    checkpoints.best_path(self.folder, self.state),
+                    checkpoints.weights_of(network, weights_header(self.instance)),
+                )
         dist.barrier()
         return metrics
 
     def _whole_network(self) -> torch.nn.Module | None:
-        """The network with whole parameters on rank 0, None on the other ranks. All ranks must call it together.
-
-        A moving average is loaded into a separate network, so that the trained one is not changed. So are gathered
-        ZeRO 3 weights, because the trained network's hooks would wait for the other ranks at every layer.
-        """
-        import deepspeed
-
-        is_first = self.place.rank == 0
-        if self.stage.zero_stage < 3 and self.average is None:
-            return self.task.network if is_first else None
-        if self.average is not None:
-            state = self.average.state
-        else:
-            with deepspeed.zero.GatheredParameters(list(self.task.parameters())):
-                state = {name: value.detach().cpu().clone() for name, value in self.task.network.state_dict().items()}
-        if not is_first:
-            return None
-        network = self.stage.model(self.instance, pretrained=False)
-        network.load_state_dict(state)
-        return network.to(self.device)
-
-    def _weights_of(self, network: torch.nn.Module) -> bytes:
-        """A weight file that says what it holds, so that the network can be used without its run."""
-        return checkpoints.weights_of(network, weights_header(self.instance))
+        return whole_network(self.task, self.instance, average=self.average, device=self.device)
 
     def _finish(self) -> None:
         note(sample="")
@@ -335,16 +340,5 @@ class _Trainer:
         if network is not None:
             network.eval()
             with torch.no_grad():
-                self._write_results(network)
+                write_results(network, self.instance, state=self.state, folder=self.folder)
         dist.barrier()
-
-    def _write_results(self, network: torch.nn.Module) -> None:
-        """Write the training's results: the weights (last and best, if it validates) and the outcome."""
-        if self.stage.validate_every:
-            last, best = self._weights_of(network), checkpoints.best_path(self.folder, self.state).read_bytes()
-            if self.stage.keep == "best":
-                network.load_state_dict(load(best))
-            write_bytes(spare_path(self.instance), best if self.stage.keep == "last" else last)
-        outcome = self.stage.finish(network, self.instance)
-        write_bytes(weights_path(self.instance), self._weights_of(network))
-        write_outcome(self.instance.path, checkpoints.with_history(outcome, self.state))

@@ -242,3 +242,11 @@ def _gather_persistent(engine: Any) -> None:
     if persistent:
         persistent[0].partition(persistent)
         persistent[0].all_gather(persistent)
+
+
+def whole_network_state(task: torch.nn.Module, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a task's network with whole parameters under ZeRO 3, on the CPU; all ranks call it together."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(task.parameters())):
+        return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

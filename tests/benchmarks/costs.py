@@ -41,6 +41,7 @@ from wsss.models.encoder import EncoderSpec, build_encoder
 from wsss.ops.cam import class_activation_map, normalise_per_class
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf, unary_from_labels
 from wsss.ops.instances import cut_instances, displacement_groups, group_walk
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.pixel_pairs import half_plane_offsets
 from wsss.ops.random_walk import chebyshev_power, random_walk
@@ -216,7 +217,7 @@ def maps_of_views(size: tuple[int, int]) -> Found:
     small, taps = torch.rand(512, 41, 41, generator=generator), torch.rand(20, 512, 9, 9, generator=generator)
 
     def stochastic(num_samples: int) -> float:
-        draw = {"num_samples": num_samples, "drop_rate": 0.9, "generator": generator}
+        draw = {"num_samples": num_samples, "drop_rate": 0.9, "key": DrawKey((0, 1))}
         return seconds(lambda: stochastic_cam(small, weights_CDss=taps, classes=CLASSES, **draw), repetitions=3)  # type: ignore[arg-type]
 
     maps = torch.rand(2, *size, generator=generator)

@@ -26,11 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.models.vgg import build_vgg
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.stochastic_cam import draw_masks, stochastic_cam
 
 NUM_SAMPLES, NUM_RIVAL_SAMPLES, REPETITIONS = 200, 2, 3
 CHANNELS, SIZE, KERNEL_SIZE, DROP_RATE, CLASSES = 512, (41, 41), 9, 0.9, (3, 8)
-MASK_SEED = 7
+KEY = DrawKey((7, 11))
 LARGEST_ERROR = 1e-5
 RATIO_BAR, MEMORY_BAR, IMAGE_SIDE = 300.0, 1 / 20, 321
 
@@ -57,19 +58,19 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
-    """Features, weights of all classes, masks for the rival, and the random generator of ours."""
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weights of all classes, and masks for the rival: the first ones of ours."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(CHANNELS, *SIZE, generator=generator).relu_()
     weights = torch.randn(20, CHANNELS, KERNEL_SIZE, KERNEL_SIZE, generator=generator) * 0.01
     draw = {"kernel_size": KERNEL_SIZE, "drop_rate": DROP_RATE, "num_samples": NUM_RIVAL_SAMPLES}
-    return features, weights, draw_masks(SIZE, generator=generator.manual_seed(MASK_SEED), **draw), generator
+    return features, weights, draw_masks(SIZE, key=KEY, **draw)
 
 
 def work(side: str) -> Callable[[], object]:
     """`ours`: mean and maximum of all samples; `rival`: the maps of a few."""
-    features, weights, masks, generator = inputs()
+    features, weights, masks = inputs()
     if side == "rival":
         of_classes = weights[[class_id - 1 for class_id in CLASSES]]
         return lambda: expansion_and_autograd(features, weights=of_classes, masks=masks)
@@ -79,7 +80,7 @@ def work(side: str) -> Callable[[], object]:
         classes=CLASSES,
         num_samples=NUM_SAMPLES,
         drop_rate=DROP_RATE,
-        generator=generator,
+        key=KEY,
     )
 
 
@@ -98,22 +99,21 @@ def peak_memory(side: str) -> int:
 
 
 def largest_error(features: Tensor, weights: Tensor, wanted: Tensor) -> float:
-    """Largest error of the timed function, on the rival's masks: it draws the same masks from the same state."""
-    generator = inputs()[3].manual_seed(MASK_SEED)
+    """Largest error of the timed function, on the rival's masks, which have the same key."""
     mean, peak = stochastic_cam(
         features,
         weights_CDss=weights,
         classes=CLASSES,
         num_samples=NUM_RIVAL_SAMPLES,
         drop_rate=DROP_RATE,
-        generator=generator,
+        key=KEY,
     )
     each = wanted / wanted.amax((2, 3), keepdim=True)
     return max(float((mean - each.mean(0)).abs().max()), float((peak - each.amax(0)).abs().max()))
 
 
 def main() -> None:
-    features, weights, _, _ = inputs()
+    features, weights, _ = inputs()
     ours, rival = work("ours"), work("rival")
     encoder = build_vgg("vgg16_ficklenet", imagenet=False).eval()
     image = torch.randn(1, 3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(1))

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.stochastic_cam import draw_masks, stochastic_scores
 
 SIDE, BATCH, NUM_CLASSES, KERNEL_SIZE, DROP_RATE, REPETITIONS = 321, 2, 20, 9, 0.9, 3
 LARGEST_ERROR = 1e-5
+KEY = DrawKey((0, 1))
 RATIO_BAR = 0.9
 
 
@@ -41,7 +43,7 @@ def largest_error() -> float:
     features, weights = (
         torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes
     )
-    masks = draw_masks((11, 17), kernel_size=KERNEL_SIZE, drop_rate=DROP_RATE, num_samples=2, generator=generator)
+    masks = draw_masks((11, 17), kernel_size=KERNEL_SIZE, drop_rate=DROP_RATE, num_samples=2, key=KEY)
     errors = []
     sides = []
     for scores in (

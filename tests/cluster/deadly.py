@@ -13,6 +13,7 @@ from shards.images import encode_png
 from shards.layer import Layer
 from shards.records import Missing, Record, Sample, SeedRecord
 from shards.writer import write_shard
+from wsss.contract.batch_parts import BatchParts
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -49,7 +50,8 @@ class DeadlyMap(Map):
             key = joined["samples"].key
             return Missing(key=key, reason="refused") if key in self.refused else None
 
-        return work_per_group({"samples": instance.inputs["samples"].layer}, make, batch_images=2, leave_out=leave_out)
+        layers, parts = {"samples": instance.inputs["samples"].layer}, BatchParts(2, setting="batch_images")
+        return work_per_group(layers, make, parts=parts, leave_out=leave_out)
 
 
 @settings

@@ -15,6 +15,7 @@ from cluster.local import LocalRuntime
 from cluster.ray_runtime import RayRuntime
 from cluster.training.fit_files import RankError
 from tests.cluster.tiny import SHARDS, TinyFit, TinyMap, TinyReduce, TorchMap, instance_of
+from wsss.contract.failure import Failure
 from wsss.contract.fit import WEIGHTS
 from wsss.contract.resources import StageResources
 from wsss.contract.runtime import RuntimeSettings
@@ -120,3 +121,14 @@ def test_more_gpus_than_there_are(tmp_path: Path, runtime: RayRuntime) -> None:
         special.reduce(instance_of(TinyReduce(), tmp_path), TinyReduce(), ignore)
     with pytest.raises(ValueError, match=r"runtime\.rank_gpus = 1.* this machine has 0 GPUs"):
         greedy.fit(instance_of(TinyFit(), tmp_path), TinyFit(), ignore)
+
+
+@pytest.mark.extended
+def test_fit_goes_on_with_micro_batches_that_fit(runtime: RayRuntime, tmp_path: Path) -> None:
+    """Two ranks of a task that raises torch's error for more than one example."""
+    stage, restarts = TinyFit(**FIT, fits=1), list[Failure]()
+    outcome = runtime.fit(instance_of(stage, tmp_path), stage, ignore, on_restart=restarts.append)
+    (failure,) = restarts
+    assert "too small for micro-batches of 2 examples; the training goes on with 1" in failure.message
+    assert (failure.cause, failure.final) == ("out of memory", False)
+    assert outcome.metrics["micro_batch"] == 1.0

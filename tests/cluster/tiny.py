@@ -74,7 +74,18 @@ class TinyTask(Task):
                 file.write(f"{mean}\n")
         return batch
 
+    def begin_step(self, step: int, *, num_steps: int) -> None:
+        """Write the steps that rank 0 begins to a file."""
+        self._step = step
+        if self._stage.fits and dist.get_rank() == 0:
+            with (self._path / "steps.txt").open("a") as file:
+                file.write(f"{step}\n")
+
     def forward(self, batch: Batch) -> TaskOutput:
+        stage = self._stage
+        is_short = self._step >= stage.short_from and stage.short_rank in (-1, dist.get_rank())
+        if stage.fits and is_short and len(batch["image"]) > stage.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         error = (self.network(batch["image"]) - batch["target"]).square() * batch["valid"]
         if f"k{self._stage.spoil}" in batch["key"]:  # adds 0 with a gradient that is not finite
             error = error + (0 * next(self.network.parameters())).sqrt().sum()
@@ -158,6 +169,12 @@ class TinyFit(Fit):
     """Reading this example raises an error other than an unreadable image."""
     crash: bool = False
     """Like `die`, by a segmentation fault."""
+    fits: int = 0
+    """Examples that a rank's GPU has memory for, in a forward pass; more raise torch's error. 0: any number."""
+    short_from: int = 0
+    """Its memory is short from this step on."""
+    short_rank: int = -1
+    """The memory of this rank is short; -1: that of all."""
     slow: float = 0.0
     """Seconds that reading an example takes."""
     num_examples: int = 9

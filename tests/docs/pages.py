@@ -17,6 +17,7 @@ NEEDS = {
     "needs your own data": "data",
     "needs a browser": "a person",
     "needs psa's weights": "weights",
+    "needs a GPU": "machines",
     "needs a trained network": "weights",
     "needs a finished sweep": "a run",
     "needs another package": "a package",

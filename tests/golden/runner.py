@@ -116,7 +116,7 @@ def facts_of(instance: Any, failed: dict[str, str]) -> Facts:
     stage = instance.stage
     return {
         "kind": stage.kind,
-        "revisions": {one.stage.kind: one.stage.revision for one in lineage(instance)},
+        "revisions": revisions_behind(instance),
         "settings": {field.name: getattr(stage, field.name) for field in fields(stage)},
         # A setting that is off by its own value has that value all the same: the case covers it.
         "unread": sorted(name for name, why in unread_settings(stage).items() if not why.startswith(f"{name} other")),
@@ -124,6 +124,16 @@ def facts_of(instance: Any, failed: dict[str, str]) -> Facts:
         "tars": {} if failed.get(instance.name) else tars_of(instance),
         "failed": failed.get(instance.name, ""),
     }
+
+
+def revisions_behind(instance: Any) -> dict[str, int]:
+    """Kind -> the latest revision of its instances behind a case; older packages have one for all settings of a
+    kind."""
+    found: dict[str, int] = {}
+    for stage in (one.stage for one in lineage(instance)):
+        revision: int = stage.own_revision() if hasattr(stage, "own_revision") else stage.revision
+        found[stage.kind] = max(revision, found.get(stage.kind, 0))
+    return found
 
 
 def literals(annotation: Any) -> list[Any]:

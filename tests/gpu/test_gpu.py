@@ -13,8 +13,11 @@ import torch
 
 from shards.reader import read_shard
 from shards.records import CamRecord, Prediction
+from tests.gpu.checks import CHECKS, Place
 from tests.pipeline.chain import RECIPES, run, tiny
 from wsss.contract.fit import weights_path
+from wsss.data.images import to_tensor
+from wsss.models.classifier import StochasticHead
 from wsss.ops.dense_crf import BilateralKernel, GaussianKernel, dense_crf
 from wsss.ops.random_walk import random_walk
 from wsss.pipeline.recipe import Recipe
@@ -110,3 +113,31 @@ def test_the_random_walk_is_that_of_a_cpu() -> None:
     steps = {"radius": 5, "beta": 10.0, "num_steps_log2": 8}
     there = random_walk(scores.cuda(), edge_hw=edge.cuda(), **steps)
     torch.testing.assert_close(there.cpu(), random_walk(scores, edge_hw=edge, **steps), rtol=1e-3, atol=1e-5)
+
+
+def test_a_copied_image_has_the_values_of_a_cpus() -> None:
+    """Bytes are copied from pinned memory and normalised there; each operation is rounded as IEEE 754 says."""
+    image = (255 * drawn(41, 53, 3)).to(torch.uint8).numpy()
+    given = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    there = to_tensor(image, **given, device=torch.device("cuda"))  # type: ignore[arg-type]
+    assert there.is_cuda and torch.equal(there.cpu(), to_tensor(image, **given))  # type: ignore[arg-type]
+
+
+def test_a_stochastic_head_draws_the_masks_of_a_cpu() -> None:
+    """Its logits in training, with masks drawn on the GPU, are the CPU's up to rounding."""
+    head = StochasticHead(13, num_classes=5, kernel_size=3, drop_rate=0.9).train()
+    features = drawn(2, 13, 11, 17)
+    wanted = head(features, generator=torch.Generator().manual_seed(3))
+    found = head.cuda()(features.cuda(), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(CHECKS))
+def test_a_check_of_the_report_holds(name: str, tmp_path: Path) -> None:
+    seen = CHECKS[name](Place("cuda", tmp_path, large=True, cpus=4))
+    assert seen.ok, seen.text
+
+
+def test_a_run_record_says_how_long_the_network_waited(on_cpu: Recipe, tmp_path: Path) -> None:
+    record = on_gpu(on_cpu, tmp_path / "runs", "make_cams").instance("make_cams").run_record()
+    assert record is not None and 0 <= record.work["idle_share"] <= 1 and record.work["gpus"] == 1

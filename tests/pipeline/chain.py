@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -89,8 +90,8 @@ WriteShard = Callable[..., ManifestEntry]
 def breaking(shard: str, stop: Callable[[], None]) -> WriteShard:
     """`write_shard`, with a stop after the second record of one shard."""
 
-    def write(layer: Layer, name: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ManifestEntry:
-        return write_shard(layer, name, interrupted(iter(records)) if name == shard else records, made_on=made_on)
+    def write(layer: Layer, name: str, records: Iterable[Record | Missing], **given: Any) -> ManifestEntry:
+        return write_shard(layer, name, interrupted(iter(records)) if name == shard else records, **given)
 
     def interrupted(records: Iterator[Record | Missing]) -> Iterator[Record | Missing]:
         yield next(records)

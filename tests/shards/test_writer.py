@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shards.layer import Layer
+from shards.overlap import Waiting
 from shards.records import Missing, Record
 from shards.writer import write_shard
 from tests.shards.example_records import one_of_each, sample, seed_record
@@ -95,3 +96,22 @@ def test_what_computed_a_shard_stands_in_its_row_and_in_the_index(tmp_path: Path
     before = layer.tar_path(shards[0]).read_bytes()
     write_shard(layer, shards[0], [seed_record(shards[0])])
     assert layer.tar_path(shards[0]).read_bytes() == before and layer.manifest_entry(shards[0]).made_on == ""
+
+
+def test_a_thread_that_writes_behind_writes_the_same_bytes(tmp_path: Path) -> None:
+    records = [*(seed_record(f"k{n}", n) for n in range(11)), Missing(key="b", reason="gone"), seed_record("z")]
+    layers = [Layer(tmp_path / name, "seed") for name in ("one", "other")]
+    waiting = Waiting()
+    rows = [write_shard(layers[0], SHARD, records), write_shard(layers[1], SHARD, records, behind=3, waiting=waiting)]
+    assert rows[0] == rows[1] and waiting.takes == 13
+    assert layers[0].tar_path(SHARD).read_bytes() == layers[1].tar_path(SHARD).read_bytes()
+    assert layers[0].manifest_path(SHARD).read_bytes() == layers[1].manifest_path(SHARD).read_bytes()
+
+
+@pytest.mark.parametrize("repeated", [0, 9])
+def test_nothing_is_left_where_the_thread_that_writes_behind_raises(tmp_path: Path, repeated: int) -> None:
+    layer = Layer(tmp_path, "seed")
+    records = [*(seed_record(f"k{n}") for n in range(10)), seed_record(f"k{repeated}")]
+    with pytest.raises(ValueError, match=f"key 'k{repeated}' appears twice"):
+        write_shard(layer, SHARD, records, behind=3)
+    assert not list(tmp_path.glob("*")) and not list(tmp_path.glob(".*"))

@@ -51,7 +51,7 @@ def origin(instance: Instance) -> Origin:
     behind = _behind(instance)
     return Origin(
         digest=_digest([instance.fingerprint, lists]),
-        stages={one.name: f"{one.stage.kind} {one.stage.revision} {_digest(_own(one))}" for one in behind},
+        stages={one.name: f"{one.stage.kind} {one.stage.own_revision()} {_digest(_own(one))}" for one in behind},
     )
 
 

@@ -1,4 +1,4 @@
-"""The device that this process's workers compute on, as chosen by the runtime."""
+"""The device that this process's workers compute on and the threads beside it, as chosen by the runtime."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ if TYPE_CHECKING:
     import torch
 
 _uses_gpu = False
+_decoding_threads = 0
 
 
-def choose_device(*, gpu: bool) -> None:
-    """Called once by the runtime: use the GPU assigned to this process, or the CPU even if a GPU is visible."""
+def choose_device(*, gpu: bool, cpus: float = 1.0) -> None:
+    """Called once by the runtime: use the GPU assigned to this process, or the CPU even if a GPU is visible.
+
+    `cpus`: those that the process holds; beside a GPU all but one of them decode images, and at least one does.
+    """
     global _uses_gpu
     if gpu:
         import torch
@@ -19,6 +23,18 @@ def choose_device(*, gpu: bool) -> None:
         if not torch.cuda.is_available():
             raise ValueError("runtime.actor_gpus asks for a GPU, but torch finds none here; set it to 0 to use CPUs")
     _uses_gpu = gpu
+    decode_beside(max(1, int(cpus) - 1) if gpu else 0)
+
+
+def decode_beside(threads: int) -> None:
+    """How many threads decode images ahead of the one that computes, and whether a thread writes behind it; 0: none."""
+    global _decoding_threads
+    _decoding_threads = threads
+
+
+def decoding_threads() -> int:
+    """As `decode_beside` chose: 0 on CPUs, where more actors are better than more threads."""
+    return _decoding_threads
 
 
 def computed_on() -> str:
@@ -29,6 +45,13 @@ def computed_on() -> str:
         return f"GPU {torch.cuda.get_device_name()}"
     threads = torch.get_num_threads()
     return f"CPU {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device. To a GPU it is copied from pinned memory, without waiting for what the GPU computes."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def worker_device() -> torch.device:

@@ -94,18 +94,26 @@ class WorkFailedError(RuntimeError):
         return self.failure.line()
 
 
+class OutOfGpuMemoryError(RuntimeError):
+    """A single image or example does not fit into the GPU's memory; the message names the settings to change."""
+
+
+class SmallerBatchError(OutOfGpuMemoryError):
+    """A batch does not fit into the GPU's memory; begun again, the work takes smaller ones."""
+
+
 def failure_of(error: BaseException, *, who: str = "", final: bool = True) -> Failure:
     """The `Failure` for an exception in the process where it was raised, completed from this process's notes."""
     if (carried := carried_failure(error)) is not None:
         # It failed in a subprocess of this process, which knows the worker's name and the step.
         return replace(carried.about(named_work(error)).about(noted()), who=carried.who or who)
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    of_memory = isinstance(error, MemoryError | OutOfGpuMemoryError) or type(error).__name__ == "OutOfMemoryError"
     failure = Failure(
         message=_words(error),
         who=who,
         host=socket.gethostname(),
         pid=os.getpid(),
-        cause="out of memory" if out_of_memory else "exception",
+        cause="out of memory" if of_memory else "exception",
         traceback="".join(traceback.format_exception(error)),
         final=final,
     )

@@ -33,7 +33,8 @@ class RuntimeSettings:
     num_actors: Annotated[int, Field(ge=0)] = 0
     """Number of actors that process shards; 0 uses as many as fit into the cluster."""
     actor_cpus: PositiveShare = 1.0
-    """CPUs that an actor holds; it computes with `threads` threads."""
+    """CPUs that an actor holds; it computes with `threads` threads. An actor with a GPU decodes the next images in
+    threads on all of them but one, and encodes in one more."""
     actor_gpus: Share = 0.0
     """GPUs that an actor holds, in stages that can use one: building shards and measuring hold none."""
     rank_cpus: PositiveShare = 1.0

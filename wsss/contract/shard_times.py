@@ -27,15 +27,17 @@ class ShardTimes:
     """Shards that were a worker's first: their seconds include imports and compilation on first use."""
     workers: int
     """Processes that finished a shard."""
+    measured: tuple[Mapping[str, float], ...] = ()
+    """What workers measured of their shards, `ShardMeasures.noted`; with the shard's `seconds`."""
 
 
-def note_seconds(folder: Path, shard: str, seconds: float) -> None:
-    """Note, in the folder of an instance, how long one shard took this process."""
+def note_seconds(folder: Path, shard: str, seconds: float, measured: Mapping[str, float] | None = None) -> None:
+    """Note, in the folder of an instance, how long one shard took this process and what else it measured."""
     path = folder / FOLDER / f"{socket.gethostname()}-{os.getpid()}.jsonl"
     try:
         path.parent.mkdir(exist_ok=True)
         with path.open("a") as file:
-            file.write(json.dumps([shard, seconds]) + "\n")
+            file.write(json.dumps([shard, seconds, dict(measured or {})]) + "\n")
     except OSError:  # only `wsss plan` uses these times, so the work continues without them
         return
 
@@ -43,18 +45,25 @@ def note_seconds(folder: Path, shard: str, seconds: float) -> None:
 def read_times(folder: Path) -> ShardTimes:
     """The noted times; for a shard that was worked on twice, one of the two. Half-written lines are skipped."""
     found: dict[str, float] = {}
+    measured: dict[str, dict[str, float]] = {}
     first: set[str] = set()
     paths = sorted((folder / FOLDER).glob("*.jsonl"))
     for path in paths:
         for number, line in enumerate(path.read_text().splitlines()):
             try:
-                shard, seconds = json.loads(line)
+                shard, seconds, *rest = json.loads(line)
             except ValueError:
                 continue
             found[str(shard)] = float(seconds)
+            measured[str(shard)] = {"seconds": float(seconds), **rest[0]} if rest and rest[0] else {}
             if number == 0:
                 first.add(str(shard))
-    return ShardTimes(seconds=found, first=frozenset(first), workers=len(paths))
+    return ShardTimes(
+        seconds=found,
+        first=frozenset(first),
+        workers=len(paths),
+        measured=tuple(one for one in measured.values() if one),
+    )
 
 
 def remove_times(folder: Path) -> None:

@@ -70,11 +70,17 @@ class Stage:
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Increased by hand when a code change makes the same settings give another result. Enters the fingerprint."""
+    """Increased by hand when a code change makes the same settings give another result. Enters the fingerprint, unless
+    `own_revision` gives another one."""
     slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "network"
     """What a training produces, in words: classifier, segmenter, …"""
+
+    def own_revision(self) -> int:
+        """The revision of these settings, which enters the fingerprint: `revision`, or a later one if a code change
+        altered the results of some settings only. Results of the other settings then keep their fingerprint."""
+        return self.revision
 
     def used_slots(self) -> tuple[str, ...]:
         """The slots that these settings use; the others stay empty."""

@@ -48,7 +48,7 @@ def metadata_of(instance: Instance) -> WeightsMetadata | None:
         return None
     return WeightsMetadata(
         kind=instance.stage.kind,
-        revision=instance.stage.revision,
+        revision=instance.stage.own_revision(),
         fingerprint=instance.fingerprint,
         classes=classes,
         settings=hashed_values(instance.stage),

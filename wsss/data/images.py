@@ -13,13 +13,25 @@ import torch
 from torch.nn import functional as F
 
 from shards.records import GRID_STRIDE
+from wsss.contract.device import on_device
 from wsss.ops.multi_scale import magnify, resize_bilinear
 
 
-def to_tensor(image_HW3: np.ndarray, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """u8[H, W, 3] to f32[3, H, W]: (x / 255 - mean) / std per channel; mean and std are for the range [0, 1]."""
-    x_3HW = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1))).float().div_(255)
-    mean_311, std_311 = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
+def to_tensor(
+    image_HW3: np.ndarray, *, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | None = None
+) -> torch.Tensor:
+    """u8[H, W, 3] to f32[3, H, W]: (x / 255 - mean) / std per channel; mean and std are for the range [0, 1].
+
+    `device`: where the result is, by default on the CPU. A GPU gets the bytes, a quarter of the floats', and does the
+    same arithmetic.
+    """
+    if device is None or device.type == "cpu":
+        x_3HW = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1))).float().div_(255)
+    else:
+        x_3HW = on_device(torch.from_numpy(np.array(image_HW3)), device).permute(2, 0, 1).float().div_(255)
+    mean_311, std_311 = (
+        torch.tensor(values, dtype=torch.float32, device=x_3HW.device)[:, None, None] for values in (mean, std)
+    )
     return x_3HW.sub_(mean_311).div_(std_311)
 
 
@@ -66,7 +78,7 @@ def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.devic
     """f16[K, h, w] of the stride-4 grid to f32[K, H, W]."""
     if len(maps_Khw) == 0:
         return torch.zeros((0, *size), device=device)
-    maps = torch.from_numpy(maps_Khw).to(device).float()
+    maps = on_device(torch.from_numpy(maps_Khw), device).float()
     return resize_bilinear(maps[None], size=size)[0]
 
 
@@ -75,5 +87,5 @@ def magnify_scores(scores_Khw: np.ndarray, size: tuple[int, int], *, device: tor
 
     Activation maps are resized instead (`upsample`), since they are made by resizing views to the grid.
     """
-    scores = torch.from_numpy(scores_Khw).to(device).float()
+    scores = on_device(torch.from_numpy(scores_Khw), device).float()
     return magnify(scores, size=size, stride=GRID_STRIDE)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from wsss.models.encoder import Encoder
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.stochastic_cam import draw_masks, stochastic_scores
 
 HEADS = ("linear", "stochastic")
@@ -58,27 +59,24 @@ class StochasticHead(nn.Module):
         _initialise(self.weight)
 
     def forward(self, features_BDhw: torch.Tensor, *, generator: torch.Generator | None) -> torch.Tensor:
-        """Return the logits [B,C]: in training mode with masks drawn from `generator` for each image; in
-        evaluation mode the mean over all masks.
+        """Return the logits [B,C]: in training mode with masks for each image, whose key is drawn from `generator` on
+        the CPU and which are themselves drawn on the features' device; in evaluation mode the mean over all masks.
         """
-        size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
+        size_hw, device = (features_BDhw.shape[2], features_BDhw.shape[3]), features_BDhw.device
         if self.chosen == "units":
             features_BDhw = functional.dropout(features_BDhw, self.drop_rate, training=self.training)
         if self.training and self.drop_rate > 0.0 and self.chosen == "windows":
-            masks_BThw = self._draw(size_hw, num_images=len(features_BDhw), generator=generator)
+            masks_BThw = self._draw(size_hw, num_images=len(features_BDhw), generator=generator, device=device)
             kept_scale = 1.0
         else:
-            masks_BThw = torch.ones(len(features_BDhw), self.kernel_size**2, *size_hw, dtype=torch.bool)
+            masks_BThw = torch.ones(len(features_BDhw), self.kernel_size**2, *size_hw, dtype=torch.bool, device=device)
             # The score's mean over masks: it is linear in them, and all units except the centre are kept at this rate.
             kept_scale = 1.0 - self.drop_rate if self.chosen == "windows" else 1.0
-        return stochastic_scores(
-            features_BDhw,
-            weights_CDss=self.weight,
-            masks=masks_BThw.to(features_BDhw.device, non_blocking=True),
-            kept_scale=kept_scale,
-        )
+        return stochastic_scores(features_BDhw, weights_CDss=self.weight, masks=masks_BThw, kept_scale=kept_scale)
 
-    def _draw(self, size_hw: tuple[int, int], *, num_images: int, generator: torch.Generator | None) -> torch.Tensor:
+    def _draw(
+        self, size_hw: tuple[int, int], *, num_images: int, generator: torch.Generator | None, device: torch.device
+    ) -> torch.Tensor:
         if generator is None:
             raise ValueError(
                 "a stochastic head draws masks in training mode and was given no generator; pass generator = a "
@@ -89,7 +87,8 @@ class StochasticHead(nn.Module):
             kernel_size=self.kernel_size,
             drop_rate=self.drop_rate,
             num_samples=num_images,
-            generator=generator,
+            key=DrawKey.drawn(generator),
+            device=device,
         )
 
 

@@ -24,30 +24,44 @@ import torch
 from torch import Tensor
 
 from wsss.ops.cam import class_rows
+from wsss.ops.kept_draws import DrawKey, chunk_size, draw_kept
 
-# Samples whose masks are in memory at the same time. Small enough for the planes to fit in the CPU cache.
 _CHUNK = 8
-_LEVELS = 1 << 16
+"""Samples whose masks are in memory at the same time on a CPU: the planes fit in its cache."""
 OnGrid = Callable[[Tensor], Tensor]
 """[S,K,h,w] in, [S,K,*grid] out."""
 _UNDECIDED = 255
 
 
 def draw_masks(
-    size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float, num_samples: int, generator: torch.Generator
+    size_hw: tuple[int, int],
+    *,
+    kernel_size: int,
+    drop_rate: float,
+    num_samples: int,
+    key: DrawKey,
+    first: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Keep masks m_o(p) ~ Bernoulli(1 - drop_rate), independent for every sample, tap and window; the centre is kept.
 
-    Result: bool [S,T,h,w] on the CPU; `masks[n, dy*s+dx, i, j]` is for the window around (i, j) and hides the input at
-    (i+dy-s//2, j+dx-s//2) for all channels alike. Drawing 3 and then 4 samples gives the same masks as drawing 7.
+    Result: bool [S,T,h,w] on `device`, the same on all; `masks[n, dy*s+dx, i, j]` is for the window around (i, j) and
+    hides the input at (i+dy-s//2, j+dx-s//2) for all channels alike. Samples are numbered from `first`: 0 to 2 and then
+    3 to 6 are the same masks as 0 to 6.
 
     Raises: ValueError for an even or non-positive kernel, a drop rate outside [0, 1), a size without pixels.
 
     Source: Lee et al., CVPR 2019, section 3.1 ("center-fixed").  Differs: the drop rate is rounded to a multiple of
-    1/65536 (error below 8e-6, 0.9 becomes 0.899994): sixteen bits a draw are four times as fast as `bernoulli_`.
+    1/65536 (error below 8e-6, 0.9 becomes 0.899994), which `wsss.ops.kept_draws` needs no more than 16 bits for.
     """
     aligned_STN = _draw_aligned(
-        size_hw, kernel_size=kernel_size, drop_rate=drop_rate, num_samples=num_samples, generator=generator
+        size_hw,
+        kernel_size=kernel_size,
+        drop_rate=drop_rate,
+        num_samples=num_samples,
+        key=key,
+        first=first,
+        device=device,
     )
     return _roll_taps(aligned_STN.unflatten(-1, size_hw), kernel_size=kernel_size, direction=-1)
 
@@ -82,15 +96,16 @@ def stochastic_cam(
     classes: Sequence[int],
     num_samples: int,
     drop_rate: float,
-    generator: torch.Generator,
+    key: DrawKey,
+    first: int = 0,
     on_grid: OnGrid | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and pixel-wise maximum over samples of the maps, each divided by its own spatial maximum.
 
     Shapes: as `stochastic_maps`; results [K,h,w] in [0, 1], or of the grid to which `on_grid` resizes every normalised
     map: the maximum of interpolated maps is not the interpolated maximum. A map that is zero everywhere stays zero. The
-    masks are those that `draw_masks` would draw from `generator` (on the CPU, whatever the features' device). Memory
-    does not grow with `num_samples`.
+    masks are those of `draw_masks` for `key` and `first`, drawn on the features' device. Memory does not grow with
+    `num_samples`.
 
     Raises: ValueError as `draw_masks` and `stochastic_maps` do, and for fewer than one sample.
 
@@ -103,17 +118,21 @@ def stochastic_cam(
     size_hw = (features_Dhw.shape[1], features_Dhw.shape[2])
     planes_KTN = _project(features_Dhw, weights_CDss=weights_CDss, classes=classes)
 
+    kernel_size, device = weights_CDss.shape[-1], planes_KTN.device
+    most = chunk_size(planes_KTN[0].numel(), on_cpu=_CHUNK, device=device)
+
     def chunks() -> Iterator[Tensor]:
-        for chunk in _chunks(num_samples):
+        for start in range(0, num_samples, most):
             aligned_STN = _draw_aligned(
                 size_hw,
-                kernel_size=weights_CDss.shape[-1],
+                kernel_size=kernel_size,
                 drop_rate=drop_rate,
-                num_samples=chunk,
-                generator=generator,
+                num_samples=min(most, num_samples - start),
+                key=key,
+                first=first + start,
+                device=device,
             )
-            sums_SKN = _masked_sums(planes_KTN, masks_STN=aligned_STN.to(planes_KTN.device))
-            yield by_own_maximum(sums_SKN).unflatten(-1, size_hw)
+            yield by_own_maximum(_masked_sums(planes_KTN, masks_STN=aligned_STN)).unflatten(-1, size_hw)
 
     return mean_and_peak(chunks(), on_grid=on_grid)
 
@@ -146,7 +165,7 @@ def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Ten
     size_hw = (features_BDhw.shape[2], features_BDhw.shape[3])
     kernel_size = weights_CDss.shape[-1]
     aligned_BThw = _roll_taps(masks, kernel_size=kernel_size, direction=1).to(features_BDhw)
-    aligned_BThw = aligned_BThw * inside_taps(size_hw, kernel_size=kernel_size).to(features_BDhw)
+    aligned_BThw = aligned_BThw * inside_taps(size_hw, kernel_size=kernel_size, device=features_BDhw.device)
     visible_BDT = torch.bmm(features_BDhw.flatten(-2), aligned_BThw.flatten(-2).transpose(1, 2))
     scaled_CDT = _scaled_taps(weights_CDss, kept_scale=kept_scale)
     return visible_BDT.flatten(1) @ scaled_CDT.flatten(1).T / (size_hw[0] * size_hw[1])
@@ -179,17 +198,15 @@ def ficklenet_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int
     return label_hw
 
 
-def draw_kept(num_units: int, *, drop_rate: float, generator: torch.Generator, num_samples: int = 1) -> Tensor:
-    """Bernoulli(1 - drop_rate) draws, bool [num_samples, num_units] on the CPU; the rate as in `draw_masks`."""
-    words = torch.empty((num_samples, -(-num_units // 4)), dtype=torch.int64).random_(
-        -(2**63), None, generator=generator
-    )
-    first_kept = min(round(drop_rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
-    return words.view(torch.int16)[:, :num_units] >= first_kept
-
-
 def _draw_aligned(
-    size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float, num_samples: int, generator: torch.Generator
+    size_hw: tuple[int, int],
+    *,
+    kernel_size: int,
+    drop_rate: float,
+    num_samples: int,
+    key: DrawKey,
+    first: int,
+    device: torch.device | str,
 ) -> Tensor:
     """Draws indexed by the input position q that a tap reads instead of by its window p; bool [S,T,N].
 
@@ -198,7 +215,9 @@ def _draw_aligned(
     """
     require_draw(size_hw, kernel_size=kernel_size, drop_rate=drop_rate)
     num_taps, num_pixels = kernel_size**2, size_hw[0] * size_hw[1]
-    kept = draw_kept(num_taps * num_pixels, drop_rate=drop_rate, generator=generator, num_samples=num_samples)
+    kept = draw_kept(
+        num_taps * num_pixels, drop_rate=drop_rate, key=key, first=first, num_samples=num_samples, device=device
+    )
     kept_STN = kept.unflatten(1, (num_taps, num_pixels))
     kept_STN[:, num_taps // 2] = True
     return kept_STN
@@ -210,7 +229,7 @@ def _project(features_Dhw: Tensor, *, weights_CDss: Tensor, classes: Sequence[in
     rows = class_rows(classes, num_rows=weights_CDss.shape[0]).to(weights_CDss.device)
     weights_KTD = weights_CDss.index_select(0, rows).flatten(-2).permute(0, 2, 1)
     planes_KTN = weights_KTD.to(features_Dhw.dtype) @ features_Dhw.flatten(-2) / (size_hw[0] * size_hw[1])
-    inside_TN = inside_taps(size_hw, kernel_size=weights_CDss.shape[-1]).flatten(-2)
+    inside_TN = inside_taps(size_hw, kernel_size=weights_CDss.shape[-1], device=planes_KTN.device).flatten(-2)
     return planes_KTN * inside_TN.to(planes_KTN)
 
 
@@ -238,12 +257,12 @@ def _roll_taps(masks_SThw: Tensor, *, kernel_size: int, direction: int) -> Tenso
     return rolled
 
 
-def inside_taps(size_hw: tuple[int, int], *, kernel_size: int) -> Tensor:
+def inside_taps(size_hw: tuple[int, int], *, kernel_size: int, device: torch.device) -> Tensor:
     """Whether the window q - o that reads q through tap o is in the image; bool [T,h,w]."""
     height, width = size_hw
-    offsets = torch.tensor(list(_offsets(kernel_size)))
-    rows_Th = torch.arange(height) - offsets[:, :1]
-    columns_Tw = torch.arange(width) - offsets[:, 1:]
+    tap_T1 = torch.arange(kernel_size**2, device=device)[:, None]
+    rows_Th = torch.arange(height, device=device) - (tap_T1 // kernel_size - kernel_size // 2)
+    columns_Tw = torch.arange(width, device=device) - (tap_T1 % kernel_size - kernel_size // 2)
     rows_fit = (rows_Th >= 0) & (rows_Th < height)
     columns_fit = (columns_Tw >= 0) & (columns_Tw < width)
     return rows_fit[:, :, None] & columns_fit[:, None, :]
@@ -260,10 +279,6 @@ def _scaled_taps(weights_CDss: Tensor, *, kept_scale: float) -> Tensor:
 def _offsets(kernel_size: int) -> Iterator[tuple[int, int]]:
     reach = kernel_size // 2
     return ((dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1))
-
-
-def _chunks(num_samples: int) -> Iterator[int]:
-    return (min(_CHUNK, num_samples - start) for start in range(0, num_samples, _CHUNK))
 
 
 def require_draw(size_hw: tuple[int, int], *, kernel_size: int, drop_rate: float) -> None:

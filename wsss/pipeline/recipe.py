@@ -268,7 +268,7 @@ def _fingerprint(stage: Stage, inputs: Mapping[str, Instance], *, seed: int, mas
     return _digest(
         [
             stage.kind,
-            stage.revision,
+            stage.own_revision(),
             hashed_values(stage, masks=masks),
             seed if stage.draws() else None,
             stage.signature(masks=masks),

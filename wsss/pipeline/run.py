@@ -27,7 +27,7 @@ from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import check_commit, source_commit
 from wsss.pipeline.tracked_run import TrackedRun, kept_weights, layers_read, network_behind
-from wsss.pipeline.work_measurements import work_of
+from wsss.pipeline.work_measurements import memory_notes, work_of
 
 
 class TooManyMissingError(RuntimeError):
@@ -243,7 +243,11 @@ def _execute(
         if left_out := summary.left_out.get(instance.name):
             counts["left_out"] = sum(left_out.values())
         found, records = stage.outcome(instance), {f"records.{name}": float(count) for name, count in counts.items()}
-        return replace(found, metrics=records | found.metrics, notes=(*found.notes, *_mixed_hardware(instance)))
+        return replace(
+            found,
+            metrics=records | found.metrics,
+            notes=(*found.notes, *_mixed_hardware(instance), *memory_notes(instance)),
+        )
     assert isinstance(stage, Reduce), f"{instance.name} is of no known kind"
     summed = runtime.reduce(instance, stage, reporter.progress, on_restart=on_restart)
     worked()

@@ -35,6 +35,8 @@ class Measured:
     cores: int
     """Threads of each worker."""
     on_gpu: bool
+    idle: float | None
+    """Share of the time in which a GPU's network waited for records or their writing; None if not measured."""
     differing: tuple[str, ...]
     """Settings that differ from the planned ones: `NAME VALUE_IN_RUN -> PLANNED_VALUE`."""
 
@@ -58,7 +60,8 @@ class Measured:
         what = f"over {self.images:,} images"
         threads = f" of {self.cores} cores" if self.cores > 1 and not self.on_gpu else ""
         workers = f"{self.workers} worker{'s' * (self.workers != 1)}{threads}"
-        return f"{self.seconds:.3g} {device}-s per image, {what}, {workers}; start-up {self.start:.1f} s"
+        waited = "" if self.idle is None else f", {self.idle:.0%} of it waiting for decoding and writing"
+        return f"{self.seconds:.3g} {device}-s per image{waited}, {what}, {workers}; start-up {self.start:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,7 @@ def _measured(record: RunRecord, instance: Instance) -> Measured | str:
         workers=workers,
         cores=threads,
         on_gpu=on_gpu,
+        idle=work.get("idle_share"),
         differing=differing_settings(record, instance),
     )
 

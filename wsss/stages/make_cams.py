@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record, Sample
+from wsss.contract.batch_parts import BatchParts
 from wsss.contract.cost import DatasetStats, Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from wsss.stages.classifier.cam_maker import CamMaker
 
 _TRAIN = "train"
+_REVISION_OF_DRAWS = 5
+"""Since this revision stochastic maps are drawn from a counter; other maps are those of revision 4."""
 
 
 @settings
@@ -59,6 +62,9 @@ class MakeCams(CamSettings, Map):
 
     def draws(self) -> bool:
         return self.method == "stochastic"
+
+    def own_revision(self) -> int:
+        return self.revision if self.method != "stochastic" else max(self.revision, _REVISION_OF_DRAWS)
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         return frozenset({"probabilities", "peak"} if self.method == "stochastic" else {"probabilities"})
@@ -178,6 +184,7 @@ class MakeCams(CamSettings, Map):
     def worker(self, instance: Instance) -> ShardWorker:
         from wsss.stages.classifier.cam_maker import cam_record
 
+        parts = BatchParts(self.batch_images, setting="batch_images")
         makers = [self._maker(instance, slot) for slot in self.used_slots() if slot != "samples"]
         learned = frozenset().union(*(maker.learned for maker in makers))
         trained_on = self._trained_on(instance)
@@ -205,7 +212,7 @@ class MakeCams(CamSettings, Map):
 
         def work(shard: str) -> Iterator[Record | Missing]:
             of_shard = partial(make, shard)
-            return work_per_group(layers, of_shard, batch_images=self.batch_images, leave_out=leave_out)(shard)
+            return work_per_group(layers, of_shard, parts=parts, leave_out=leave_out)(shard)
 
         return work
 

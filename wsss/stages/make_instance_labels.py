@@ -15,7 +15,7 @@ from pydantic import Field
 
 from shards.records import CamRecord, InstanceLabel, Missing, Record, Sample
 from wsss.contract.cost import Load, PlanContext, ShardWork
-from wsss.contract.device import worker_device
+from wsss.contract.device import on_device, worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import settings
 from wsss.contract.shard_workers import work_per_record
@@ -108,8 +108,8 @@ class MakeInstanceLabels(Map):
             map_HW, no_scores = np.zeros(sample.size, np.uint16), np.zeros(0, np.float16)
             return InstanceLabel(key=sample.key, instances=map_HW, classes=cams.classes, scores=no_scores)
         device = next(network.parameters()).device
-        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(device)
-        found = self._instances(torch.from_numpy(cams.maps).to(device).float(), image_13HW, network)
+        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std, device=device)[None]
+        found = self._instances(on_device(torch.from_numpy(cams.maps), device).float(), image_13HW, network)
         return InstanceLabel(
             key=sample.key,
             instances=found.map.cpu().numpy().astype(np.uint16),

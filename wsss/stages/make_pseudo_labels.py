@@ -73,7 +73,7 @@ class MakePseudoLabels(CrfSettings, Map):
             with torch.inference_mode():
                 return self.pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
 
-        return work_per_record(layers, make)
+        return work_per_record(layers, make, reads_images=self.refine == "crf")
 
     def pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
         """The pseudo label of one image with these settings."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from shards.records import GRID_STRIDE, CamRecord, Record, Sample, ScoreRecord
+from wsss.contract.batch_parts import BatchParts
 from wsss.contract.cost import Load, PlanContext, ShardWork
-from wsss.contract.device import worker_device
+from wsss.contract.device import on_device, worker_device
 from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.slots import Records, Slot, Trained
@@ -122,7 +123,8 @@ class MakeScores(ConfidentImages, Map):
             with torch.inference_mode():
                 return self._records(cams, images, walk)
 
-        return work_per_group(layers, make, batch_images=self.batch_images, leave_out=self.left_out)
+        parts = BatchParts(self.batch_images, setting="batch_images")
+        return work_per_group(layers, make, parts=parts, leave_out=self.left_out)
 
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
         """Scores f16[K, h, w] of images of one size; propagated ones are divided by their maximum over the pixels.
@@ -133,7 +135,7 @@ class MakeScores(ConfidentImages, Map):
 
         from wsss.ops.seeds import exponent_scores
 
-        planes = [torch.from_numpy(record.maps).to(worker_device()).float() for record in cams]
+        planes = [on_device(torch.from_numpy(record.maps), worker_device()).float() for record in cams]
         if self.background_exponent is not None:
             planes = [exponent_scores(planes_Khw, exponent=self.background_exponent) for planes_Khw in planes]
         labelled = [place for place, record in enumerate(cams) if len(record.classes)]

@@ -15,7 +15,7 @@ from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import BACKGROUND, IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
-from wsss.contract.device import worker_device
+from wsss.contract.device import on_device, worker_device
 from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
@@ -144,7 +144,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             classes = None if scores_2LHW is None else cams.classes
             return SeedRecord(key=sample.key, label=label, classes=classes, scores=scores_2LHW)
 
-        work = work_per_record(layers, make, leave_out=self.left_out)
+        work = work_per_record(layers, make, leave_out=self.left_out, reads_images=self.refine == "crf")
         return lambda shard: self._with_pairs(work(shard), shard, instance, undecided)
 
     def _with_pairs(
@@ -192,7 +192,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         else:
             label_HW = self._threshold_label(upsample(cams.maps, sample.size, device=device), sample, classes)
         if self.background == "saliency":
-            saliency_HW = torch.from_numpy(np.array(sample.saliency)).to(device)
+            saliency_HW = on_device(torch.from_numpy(np.array(sample.saliency)), device)
             label_HW = add_salient_background(label_HW, saliency_HW=saliency_HW, threshold=self.saliency_threshold)
         return label_HW.cpu().numpy(), scores_2LHW
 
@@ -242,7 +242,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         from wsss.ops.stochastic_cam import ficklenet_label
 
         assert cams.peak is not None
-        mean_Khw, peak_Khw = (torch.from_numpy(maps).to(device).float() for maps in (cams.maps, cams.peak))
+        mean_Khw, peak_Khw = (on_device(torch.from_numpy(maps), device).float() for maps in (cams.maps, cams.peak))
         classes, theta = cams.classes.tolist(), self.foreground_threshold
         label_hw = ficklenet_label(mean_Khw, peak_Khw, classes=classes, theta=theta)
         if self.background == "maps":

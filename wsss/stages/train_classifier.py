@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LISTED_CLASSES = 8
 _WEIGHTED = ActiveIf("class_weighting > 0", lambda stage: stage.class_weighting > 0)
 HISTOGRAM = "class_histogram.png"
+_REVISION_OF_DRAWS = 4
+"""Since this revision FickleNet's masks are drawn from a counter; other trainings are those of revision 3."""
 
 
 _Exponent = Annotated[float, Field(ge=0)]
@@ -80,6 +82,10 @@ class TrainClassifier(ClassifierTraining):
     have the same weight."""
     class_weight_limit: Annotated[float, Field(ge=1), _WEIGHTED] = 10.0
     """Upper limit of these weights."""
+
+    def own_revision(self) -> int:
+        draws_masks = self.head == "stochastic" and self.stochastic_units == "windows" and self.stochastic_drop_rate > 0
+        return max(self.revision, _REVISION_OF_DRAWS) if draws_masks else self.revision
 
     def check(self, instance: Instance) -> None:
         super().check(instance)

@@ -145,18 +145,18 @@ def _stage(metadata: WeightsMetadata, file: Path) -> Fit:
             f"{file} has the setting {metadata.kind}.{unknown[0]}, which this version does not know: it was written by "
             "another version of wsss, which can use it"
         )
-    if metadata.revision not in (0, cls.revision):
-        warnings.warn(
-            f"{file} was trained by revision {metadata.revision} of {metadata.kind}, this version has {cls.revision}: "
-            "the network may give other results than in its run",
-            stacklevel=4,
-        )
     values = {name: value for name, value in metadata.settings.items() if not str(value).startswith("sha256:")}
     try:
         stage = cls(**values | {name: value for name, value in _PATHS.items() if name in known})
     except ValidationError as error:
         raise ValueError(f"the metadata of {file} are not valid: {first_complaint(error, metadata.kind)}") from None
     assert isinstance(stage, Fit)
+    if metadata.revision not in (0, revision := stage.own_revision()):
+        warnings.warn(
+            f"{file} was trained by revision {metadata.revision} of {metadata.kind}, this version has {revision}: "
+            "the network may give other results than in its run",
+            stacklevel=4,
+        )
     return stage
 
 
@@ -211,4 +211,4 @@ def _behind(lineage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def with_own_metadata(model: ModelFile) -> ModelFile:
     """The model with a description as a training writes it, also if it was found in the folder of its run."""
     settings_now = hashed_values(model.stage) if not model.metadata.revision else model.metadata.settings
-    return replace(model, metadata=replace(model.metadata, settings=settings_now, revision=model.stage.revision))
+    return replace(model, metadata=replace(model.metadata, settings=settings_now, revision=model.stage.own_revision()))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from wsss.models.classifier import Classifier, StochasticHead
 from wsss.models.encoder import EncoderSpec, build_encoder
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.stochastic_cam import draw_masks
 
 SPEC = EncoderSpec(name="resnet10t", output_stride=16, dilated=False, pretrained="none")
@@ -47,7 +48,7 @@ def test_stochastic_logits_in_training_follow_the_masks_of_each_image() -> None:
     head = StochasticHead(11, num_classes=NUM_CLASSES, kernel_size=3, drop_rate=0.5).train()
     features = torch.randn(2, 11, 5, 7)
     masks = draw_masks(
-        (5, 7), kernel_size=3, drop_rate=0.5, num_samples=2, generator=torch.Generator().manual_seed(3)
+        (5, 7), kernel_size=3, drop_rate=0.5, num_samples=2, key=DrawKey.drawn(torch.Generator().manual_seed(3))
     ).to(features)
     logits = head(features, generator=torch.Generator().manual_seed(3))
     padded = F.pad(features, (1, 1, 1, 1))

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from wsss.ops.dropout_cam import dropout_cam
-from wsss.ops.stochastic_cam import draw_kept, stochastic_cam
+from wsss.ops.kept_draws import DrawKey, draw_kept
+from wsss.ops.stochastic_cam import stochastic_cam
 
 SIZE, CHANNELS, CLASSES, KERNEL_SIZE = (5, 7), 3, [4, 2], 3
+KEY = DrawKey((7, 11))
 
 
 def drawn() -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,10 +21,9 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor]:
 def by_back_propagation(num_samples: int, drop_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Drop units of the map, convolve, pool, and go back from every class's score."""
     features, weights = drawn()
-    generator = torch.Generator().manual_seed(7)
     maps = []
-    for _ in range(num_samples):
-        kept = draw_kept(features.numel(), drop_rate=drop_rate, generator=generator).view_as(features)
+    for sample in range(num_samples):
+        kept = draw_kept(features.numel(), drop_rate=drop_rate, key=KEY, first=sample).view(features.shape)
         x = features.clone().requires_grad_()
         scores = F.conv2d((x * kept / (1 - drop_rate))[None], weights, padding=KERNEL_SIZE // 2).mean((2, 3))[0]
         slopes = [torch.autograd.grad(scores[c - 1], x, retain_graph=True)[0] for c in CLASSES]
@@ -41,7 +42,7 @@ def test_maps_are_those_of_back_propagation(drop_rate: float) -> None:
         classes=CLASSES,
         num_samples=5,
         drop_rate=drop_rate,
-        generator=torch.Generator().manual_seed(7),
+        key=KEY,
     )
     wanted_mean, wanted_peak = by_back_propagation(5, drop_rate)
     torch.testing.assert_close(mean, wanted_mean, rtol=1e-10, atol=1e-12)
@@ -58,7 +59,7 @@ def test_without_dropout_it_is_ficklenets_map_without_dropout() -> None:
             classes=CLASSES,
             num_samples=1,
             drop_rate=0.0,
-            generator=torch.Generator().manual_seed(1),
+            key=KEY,
         )[0]
         for make in (dropout_cam, stochastic_cam)
     ]
@@ -67,7 +68,7 @@ def test_without_dropout_it_is_ficklenets_map_without_dropout() -> None:
 
 def test_refusals() -> None:
     features, weights = drawn()
-    given = {"weights_CDss": weights, "generator": torch.Generator()}
+    given = {"weights_CDss": weights, "key": KEY}
     with pytest.raises(ValueError, match="num_samples is 0"):
         dropout_cam(features, classes=CLASSES, num_samples=0, drop_rate=0.5, **given)
     with pytest.raises(ValueError, match="drop_rate is 1"):

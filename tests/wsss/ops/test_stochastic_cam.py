@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.stochastic_cam import draw_masks, ficklenet_label, stochastic_cam, stochastic_maps, stochastic_scores
 
 SIZE = (11, 17)
@@ -12,6 +13,9 @@ SIZE = (11, 17)
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+KEY = DrawKey((3, 1 << 31))
 
 
 def features_and_weights(dtype: torch.dtype = torch.float64, *, kernel_size: int = 5) -> tuple[Tensor, Tensor]:
@@ -57,7 +61,7 @@ def test_one_dimension_by_hand() -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_maps_and_scores_equal_expansion_and_autograd(kernel_size: int) -> None:
     features, weights = features_and_weights(kernel_size=kernel_size)
-    masks = draw_masks(SIZE, kernel_size=kernel_size, drop_rate=0.6, num_samples=2, generator=generator())
+    masks = draw_masks(SIZE, kernel_size=kernel_size, drop_rate=0.6, num_samples=2, key=KEY)
     maps = stochastic_maps(features, weights_CDss=weights, classes=[6, 2], masks=masks)
     scores = stochastic_scores(features.expand(2, -1, -1, -1), weights_CDss=weights, masks=masks)
     for n in range(2):
@@ -69,14 +73,14 @@ def test_maps_and_scores_equal_expansion_and_autograd(kernel_size: int) -> None:
 def test_a_window_larger_than_the_image() -> None:
     features = torch.randn(3, 2, 3, generator=generator(1), dtype=torch.float64)
     weights = torch.randn(2, 3, 7, 7, generator=generator(2), dtype=torch.float64)
-    masks = draw_masks((2, 3), kernel_size=7, drop_rate=0.5, num_samples=1, generator=generator())
+    masks = draw_masks((2, 3), kernel_size=7, drop_rate=0.5, num_samples=1, key=KEY)
     wanted = expanded_maps(features, weights=weights, mask_Thw=masks[0], classes=[1, 2])
     torch.testing.assert_close(stochastic_maps(features, weights_CDss=weights, classes=[1, 2], masks=masks)[0], wanted)
 
 
 def test_kept_scale_multiplies_every_tap_but_the_centre() -> None:
     features, weights = features_and_weights()
-    masks = draw_masks(SIZE, kernel_size=5, drop_rate=0.6, num_samples=1, generator=generator())
+    masks = draw_masks(SIZE, kernel_size=5, drop_rate=0.6, num_samples=1, key=KEY)
     scores = stochastic_scores(features[None], weights_CDss=weights, masks=masks, kept_scale=2.5)
     wanted = expanded_scores(features, weights=weights, mask_Thw=masks[0], kept_scale=2.5)
     torch.testing.assert_close(scores[0], wanted)
@@ -97,24 +101,22 @@ def test_maximum_is_taken_on_the_grid_that_maps_are_brought_to() -> None:
         classes=[3, 1],
         num_samples=19,
         drop_rate=0.7,
-        generator=generator(),
+        key=KEY,
         on_grid=on_grid,
     )
-    masks = draw_masks(SIZE, num_samples=19, generator=generator(), **draw)
+    masks = draw_masks(SIZE, num_samples=19, key=KEY, **draw)
     maps = stochastic_maps(features, weights_CDss=weights, classes=[3, 1], masks=masks)
     each = on_grid(maps / maps.amax((2, 3), keepdim=True))
     torch.testing.assert_close(mean, each.mean(0))
     for theta in (0.2, 0.35, 0.5, 0.7):
         assert torch.equal(peak > theta, (each > theta).any(0))
-    plain = stochastic_cam(
-        features, weights_CDss=weights, classes=[3, 1], num_samples=19, drop_rate=0.7, generator=generator()
-    )[1]
+    plain = stochastic_cam(features, weights_CDss=weights, classes=[3, 1], num_samples=19, drop_rate=0.7, key=KEY)[1]
     assert ((on_grid(plain[None])[0] > 0.5) != (peak > 0.5)).any(), "the interpolated maximum is another map"
 
 
 def test_everything_kept_is_an_ordinary_convolution() -> None:
     features, weights = features_and_weights()
-    masks = draw_masks(SIZE, kernel_size=5, drop_rate=0.0, num_samples=1, generator=generator())
+    masks = draw_masks(SIZE, kernel_size=5, drop_rate=0.0, num_samples=1, key=KEY)
     assert bool(masks.all())
     wanted = F.conv2d(features[None], weights, padding=2).mean(dim=(2, 3))
     torch.testing.assert_close(stochastic_scores(features[None], weights_CDss=weights, masks=masks), wanted)
@@ -123,15 +125,15 @@ def test_everything_kept_is_an_ordinary_convolution() -> None:
 def test_scores_gradients() -> None:
     features = torch.randn(2, 3, 3, 5, generator=generator(1), dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 3, 3, 3, generator=generator(2), dtype=torch.float64, requires_grad=True)
-    masks = draw_masks((3, 5), kernel_size=3, drop_rate=0.5, num_samples=2, generator=generator())
+    masks = draw_masks((3, 5), kernel_size=3, drop_rate=0.5, num_samples=2, key=KEY)
     assert torch.autograd.gradcheck(lambda x, w: stochastic_scores(x, weights_CDss=w, masks=masks), (features, weights))
 
 
 def test_streamed_mean_and_peak_are_those_of_all_maps() -> None:
     features, weights = features_and_weights()
     draw = {"drop_rate": 0.7, "num_samples": 19}
-    mean, peak = stochastic_cam(features, weights_CDss=weights, classes=[5, 1, 7], generator=generator(3), **draw)
-    masks = draw_masks(SIZE, kernel_size=5, generator=generator(3), **draw)
+    mean, peak = stochastic_cam(features, weights_CDss=weights, classes=[5, 1, 7], key=KEY, **draw)
+    masks = draw_masks(SIZE, kernel_size=5, key=KEY, **draw)
     maps = stochastic_maps(features, weights_CDss=weights, classes=[5, 1, 7], masks=masks)
     normalised = maps / maps.amax(dim=(2, 3), keepdim=True)
     torch.testing.assert_close(mean, normalised.mean(dim=0))
@@ -142,15 +144,13 @@ def test_streamed_mean_and_peak_are_those_of_all_maps() -> None:
 def test_a_map_of_zeros_stays_zero() -> None:
     features = torch.ones(1, *SIZE)
     weights = torch.stack([-torch.ones(1, 3, 3), torch.ones(1, 3, 3)])
-    mean, peak = stochastic_cam(
-        features, weights_CDss=weights, classes=[1, 2], num_samples=3, drop_rate=0.5, generator=generator()
-    )
+    mean, peak = stochastic_cam(features, weights_CDss=weights, classes=[1, 2], num_samples=3, drop_rate=0.5, key=KEY)
     assert not bool(mean[0].any()) and not bool(peak[0].any())
     assert float(peak[1].max()) == 1.0
 
 
 def test_masks_are_bernoulli_with_the_centre_kept() -> None:
-    masks = draw_masks(SIZE, kernel_size=5, drop_rate=0.9, num_samples=101, generator=generator())
+    masks = draw_masks(SIZE, kernel_size=5, drop_rate=0.9, num_samples=101, key=KEY)
     assert masks.shape == (101, 25, *SIZE) and masks.dtype == torch.bool
     assert bool(masks[:, 12].all())
     others = torch.cat([masks[:, :12], masks[:, 13:]], dim=1).double()
@@ -164,12 +164,22 @@ def test_masks_are_bernoulli_with_the_centre_kept() -> None:
         assert abs(float(shifted)) < 5 * 0.09 / others.numel() ** 0.5
 
 
-def test_draws_continue_one_stream() -> None:
-    source = generator(5)
-    draw = {"kernel_size": 3, "drop_rate": 0.5}
-    parts = [draw_masks(SIZE, num_samples=n, generator=source, **draw) for n in (3, 4)]
-    assert torch.equal(torch.cat(parts), draw_masks(SIZE, num_samples=7, generator=generator(5), **draw))
+def test_samples_are_numbered() -> None:
+    draw = {"kernel_size": 3, "drop_rate": 0.5, "key": KEY}
+    parts = [draw_masks(SIZE, num_samples=n, first=first, **draw) for n, first in ((3, 0), (4, 3))]
+    assert torch.equal(torch.cat(parts), draw_masks(SIZE, num_samples=7, **draw))
     assert not torch.equal(parts[0][0], parts[0][1])
+
+
+def test_the_mean_of_views_drawn_apart_is_that_of_all() -> None:
+    features, weights = features_and_weights()
+    draw = {"weights_CDss": weights, "classes": [2, 5], "drop_rate": 0.7, "key": KEY}
+    (one, first), (other, second) = (
+        stochastic_cam(features, num_samples=n, first=start, **draw) for n, start in ((13, 0), (6, 13))
+    )
+    mean, peak = stochastic_cam(features, num_samples=19, **draw)
+    torch.testing.assert_close((13 * one + 6 * other) / 19, mean)
+    assert torch.equal(torch.maximum(first, second), peak)
 
 
 def test_label_by_hand() -> None:
@@ -195,12 +205,12 @@ def test_label_by_hand() -> None:
 def test_impossible_draws_are_refused(changed: dict[str, object], message: str) -> None:
     settings = {"size_hw": SIZE, "kernel_size": 3, "drop_rate": 0.5, "num_samples": 1} | changed
     with pytest.raises(ValueError, match=message):
-        draw_masks(generator=generator(), **settings)  # type: ignore[arg-type]
+        draw_masks(key=KEY, **settings)  # type: ignore[arg-type]
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     features, weights = features_and_weights()
-    masks = draw_masks(SIZE, kernel_size=3, drop_rate=0.5, num_samples=1, generator=generator())
+    masks = draw_masks(SIZE, kernel_size=3, drop_rate=0.5, num_samples=1, key=KEY)
     with pytest.raises(ValueError, match=r"masks are \[1, 9, 11, 17\]; allowed: \[1, 25, 11, 17\]"):
         stochastic_maps(features, weights_CDss=weights, classes=[1], masks=masks)
     with pytest.raises(ValueError, match="2 channels, the weights read 3"):
@@ -210,7 +220,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"class ids 1\.\.7"):
         stochastic_maps(features, weights_CDss=weights[..., :3, :3], classes=[0], masks=masks)
     with pytest.raises(ValueError, match="num_samples is 0"):
-        stochastic_cam(features, weights_CDss=weights, classes=[1], num_samples=0, drop_rate=0.5, generator=generator())
+        stochastic_cam(features, weights_CDss=weights, classes=[1], num_samples=0, drop_rate=0.5, key=KEY)
     with pytest.raises(ValueError, match=r"theta is 1\.5; allowed: from 0 to 1"):
         ficklenet_label(torch.zeros(1, 3, 5), torch.zeros(1, 3, 5), classes=[1], theta=1.5)
     with pytest.raises(ValueError, match=r"theta is -0\.1; allowed: from 0 to 1"):

@@ -86,6 +86,7 @@ def measured(**changes: object) -> Measured:
         "workers": 1,
         "cores": 1,
         "on_gpu": False,
+        "idle": None,
         "differing": (),
     }
     return Measured(**{**fields, **changes})  # type: ignore[arg-type]
@@ -170,6 +171,9 @@ def test_rows_of_the_run_and_of_the_tables_are_distinguished() -> None:
         "  predict: from the tables; it is not in the run",
     ]
     assert "2 workers of 4 cores" in measured(workers=2, cores=4).in_words()
+    assert "waiting" not in measured(on_gpu=True).in_words()
+    found = measured(on_gpu=True, idle=0.123).in_words()
+    assert "0.5 GPU-s per image, 12% of it waiting for decoding and writing" in found
 
 
 def test_shards_take_what_was_measured() -> None:

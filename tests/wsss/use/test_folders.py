@@ -137,11 +137,11 @@ def test_stopped_work_is_resumed_with_the_same_bytes(
     stop_at = [0]
     write_shard = shard_work.write_shard
 
-    def write(layer: Layer, shard: str, records: Iterable[Record | Missing], *, made_on: str = "") -> ManifestEntry:
+    def write(layer: Layer, shard: str, records: Iterable[Record | Missing], **given: Any) -> ManifestEntry:
         if len(written) == stop_at[0]:
             raise _StoppedError
         written.append(f"{layer.kind} {shard}")
-        return write_shard(layer, shard, records, made_on=made_on)
+        return write_shard(layer, shard, records, **given)
 
     monkeypatch.setattr(shard_work, "write_shard", write)
     for limit in (1, 4):

@@ -42,8 +42,8 @@ def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int
     network = ready_network(affinity)
 
     def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
-        tensors = [to_tensor(image, mean=trained.mean, std=trained.std) for image in images]
-        image_B3HW = torch.stack(tensors).to(planes_BLhw.device)
+        device = planes_BLhw.device
+        image_B3HW = torch.stack([to_tensor(one, mean=trained.mean, std=trained.std, device=device) for one in images])
         height, width = image_B3HW.shape[-2:]
         image_B3HW = resize_image(image_B3HW, size=walk_size((height, width), long_side=long_side))
         height, width = image_B3HW.shape[-2:]

@@ -6,18 +6,20 @@ Shape letters: `B` images, `F` views of one size (the image, its mirror image), 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 
 from shards.records import CamRecord, Sample, grid_size
+from wsss.contract.batch_parts import VIEWS, BatchParts
 from wsss.data.images import resize_image, to_tensor
 from wsss.ops.cam import class_activation_map, normalise_globally, normalise_per_class
 from wsss.ops.dropout_cam import dropout_cam
 from wsss.ops.grad_cam import METHODS, Method, pooled_map
+from wsss.ops.kept_draws import DrawKey
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
 from wsss.stages.classifier.cam_settings import CamSettings
@@ -27,6 +29,7 @@ from wsss.stages.settings.views import classifier_views
 if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
+_Part = TypeVar("_Part")
 _Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tensor], torch.Tensor]]
 """(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0; logits f32[B * F, C]."""
 
@@ -60,13 +63,14 @@ class CamMaker:
         self._stage, self._network, self._trained = stage, network, trained
         self.learned, self._seed = frozenset(learned), seed
         self._device = network.cam_weights.device
+        self._views_together = BatchParts(2, setting=VIEWS)
         self._look: _Look = self._from_gradients() if stage.method in METHODS else self._from_weights
 
     @torch.no_grad()
     def cams(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Maps]:
         """The maps of samples of one size, in their order; `images` u8[H, W, 3]."""
         mean, std = self._trained.mean, self._trained.std
-        x_B3HW = torch.stack([to_tensor(image, mean=mean, std=std).to(self._device) for image in images])
+        x_B3HW = torch.stack([to_tensor(image, mean=mean, std=std, device=self._device) for image in images])
         classes = self._classes(samples, x_B3HW)
         if self._stage.method == "stochastic":
             return self._stochastic(x_B3HW, samples, classes)
@@ -108,7 +112,7 @@ class CamMaker:
         if any(classes):
             for views in self._views(x_B3HW):
                 of_view = [classes[index % num_images] for index in range(len(views))]
-                maps_of_views, logits_VC = self._look(views, of_view)
+                maps_of_views, logits_VC = self._looked_at(views, of_view)
                 logits.add(logits_VC)
                 for index, maps_Khw in enumerate(maps_of_views):
                     if len(maps_Khw):
@@ -120,6 +124,25 @@ class CamMaker:
             Maps(present, normalise(maps) if present else maps, None, logits.probabilities(index, present))
             for index, (present, maps) in enumerate(zip(classes, totals, strict=True))
         ]
+
+    def _looked_at(
+        self, views_V3HW: torch.Tensor, classes: Sequence[Sequence[int]]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What `_look` says of all views."""
+        parts = list(self._in_parts(views_V3HW, lambda part: self._look(views_V3HW[part], classes[part])))
+        return [one for maps, _ in parts for one in maps], torch.cat([logits_VC for _, logits_VC in parts])
+
+    def _in_parts(self, views_V3HW: torch.Tensor, make: Callable[[slice], _Part]) -> Iterator[_Part]:
+        """`make` of all views; of a single image's one after the other if a GPU has no memory for two.
+
+        Several images are not divided here: then fewer of them are processed together.
+        """
+        if len(views_V3HW) > self._views_together.most:
+            yield make(slice(0, len(views_V3HW)))
+            return
+        numbers = range(len(views_V3HW))
+        pixels = views_V3HW.shape[-2] * views_V3HW.shape[-1]
+        yield from self._views_together.results(numbers, lambda part: make(slice(part.start, part.stop)), pixels=pixels)
 
     def _from_weights(
         self, views_B3HW: torch.Tensor, classes: Sequence[Sequence[int]]
@@ -153,14 +176,18 @@ class CamMaker:
     def _stochastic(self, x_B3HW: torch.Tensor, samples: Sequence[Sample], classes: list[list[int]]) -> list[Maps]:
         """Mean and maximum, over all draws of all views, of the normalised stochastic maps."""
         grid, num_images = grid_size(samples[0].size), len(samples)
-        draws = iter(self._stage.samples_of_views())
-        generators = [self._generator(sample.key) for sample in samples]
+        draws, done = iter(self._stage.samples_of_views()), 0
+        # One key per sample, so that its draws do not depend on actors, order or retries.
+        keys = [DrawKey.of(f"{self._seed} {sample.key}") for sample in samples]
         means = [torch.zeros((len(present), *grid), device=self._device) for present in classes]
         peaks, logits = [torch.zeros_like(mean) for mean in means], _MeanLogits(num_images)
         for views in self._views(x_B3HW) if any(classes) else ():
-            features_VDhw = self._network.features(views)
+            of_parts = list(self._in_parts(views, partial(self._features_of, views)))
+            features_VDhw = torch.cat(of_parts)
             logits.add(self._network.logits(features_VDhw))
             num_samples = [next(draws) for _ in range(len(features_VDhw) // num_images)]
+            first = [done + sum(num_samples[:view]) for view in range(len(num_samples))]
+            done += sum(num_samples)
             for index, features_Dhw in enumerate(features_VDhw):
                 number, mirrored = index % num_images, index >= num_images
                 if not classes[number]:
@@ -169,9 +196,9 @@ class CamMaker:
                 def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = mirrored) -> torch.Tensor:
                     return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
 
-                drawn = num_samples[mirrored]
-                mean, peak = self._draw_maps(features_Dhw, classes[number], generators[number], on_grid, drawn)
-                means[number] += mean * self._weight(drawn)
+                drawn = range(first[mirrored], first[mirrored] + num_samples[mirrored])
+                mean, peak = self._draw_maps(features_Dhw, classes[number], keys[number], drawn, on_grid)
+                means[number] += mean * self._weight(len(drawn))
                 peaks[number] = torch.maximum(peaks[number], peak)
         total = sum(map(self._weight, self._stage.samples_of_views()))
         return [
@@ -179,32 +206,32 @@ class CamMaker:
             for index, (c, mean, peak) in enumerate(zip(classes, means, peaks, strict=True))
         ]
 
+    def _features_of(self, views_V3HW: torch.Tensor, part: slice) -> torch.Tensor:
+        return self._network.features(views_V3HW[part])
+
     def _weight(self, num_samples: int) -> int:
         """Weight of a view's mean: all draws have the same weight, and so do views with the same number of draws."""
         return num_samples if self._stage.samples_per == "image" else 1
-
-    def _generator(self, key: str) -> torch.Generator:
-        """One generator per sample, so that its draws do not depend on actors, order or retries."""
-        seed = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
 
     def _draw_maps(
         self,
         features_Dhw: torch.Tensor,
         classes: Sequence[int],
-        generator: torch.Generator,
+        key: DrawKey,
+        drawn: range,
         on_grid: OnGrid,
-        num_samples: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and maximum of one view's maps; `drawn`: their numbers among all maps of the image."""
         rate = self._stage.drop_rate
         draw = stochastic_cam if self._trained.stochastic_units == "windows" else dropout_cam
         return draw(
             features_Dhw,
             weights_CDss=self._network.cam_weights,
             classes=classes,
-            num_samples=num_samples,
+            num_samples=len(drawn),
             drop_rate=self._trained.stochastic_drop_rate if rate is None else rate,
-            generator=generator,
+            key=key,
+            first=drawn.start,
             on_grid=on_grid,
         )
 

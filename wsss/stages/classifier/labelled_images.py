@@ -71,7 +71,7 @@ def predicted_labels(
             image = sample.image
         except BadSampleError:
             continue
-        x_13HW = to_tensor(image, mean=stage.mean, std=stage.std)[None].to(device)
+        x_13HW = to_tensor(image, mean=stage.mean, std=stage.std, device=device)[None]
         x_13HW = resize_image(x_13HW, size=long_side_size(sample.size, long_side=stage.validation_size))
         scores.append(torch.sigmoid(logits(x_13HW)[0].float()).cpu().double().numpy())
         truth.append(np.isin(classes, sample.classes))

@@ -127,7 +127,7 @@ class SegmenterValidation(SegmenterTraining):
         from wsss.data.images import long_side_size, resize_image, to_tensor
         from wsss.ops.multi_scale import resize_bilinear
 
-        image_13HW = to_tensor(sample.image, mean=self.mean, std=self.std)[None].to(device)
+        image_13HW = to_tensor(sample.image, mean=self.mean, std=self.std, device=device)[None]
         if self.validation_size:
             image_13HW = resize_image(image_13HW, size=long_side_size(sample.size, long_side=self.validation_size))
         logits_1CHW = resize_bilinear(self.logits_of(network, image_13HW, sample), size=sample.size)

@@ -57,7 +57,7 @@ class SegmenterViews:
         from wsss.data.images import long_side_size, resize_image, to_tensor
 
         device = next(network.parameters()).device
-        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std)[None].to(device)
+        image_13HW = to_tensor(sample.image, mean=trained.mean, std=trained.std, device=device)[None]
         if self.long_side:
             image_13HW = resize_image(image_13HW, size=long_side_size(sample.size, long_side=self.long_side))
         return image_13HW

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from wsss.contract.cost import Units
+from wsss.contract.device import on_device
 from wsss.contract.settings import ActiveIf, active_with, settings
 
 if TYPE_CHECKING:
@@ -77,4 +78,4 @@ class CrfSettings:
 def _image(image_HW3: np.ndarray, device: torch.device) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(image_HW3.copy()).to(device)
+    return on_device(torch.from_numpy(image_HW3.copy()), device)
