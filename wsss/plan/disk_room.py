@@ -5,23 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TypeVar
 
-from shards.codec import encode
 from shards.layer import split_of
-from shards.records import BadSampleError
-from shards.sources.finished import FinishedShards
 from wsss.contract.cost import DatasetStats
-from wsss.contract.stage import Instance, Map
+from wsss.contract.stage import DataStage, Instance, Map
 from wsss.pipeline.recipe import Recipe, RecipeError
 from wsss.plan.costs import load_costs
 from wsss.plan.layers import record_bytes
-from wsss.stages.build_shards import BuildShards
 
-_SAMPLED_SHARDS, _SAMPLED_IMAGES = 4, 32
-"""Shards per split whose manifest entries are read, and images per split that are read: evenly spread."""
-_TAR_BLOCK = 512
-_T = TypeVar("_T")
+_SAMPLED_SHARDS = 4
+"""Shards per split whose manifest entries are read, evenly spread."""
 
 
 def check_room(recipe: Recipe, instance: Instance) -> str:
@@ -51,12 +44,12 @@ def check_room(recipe: Recipe, instance: Instance) -> str:
 def bytes_to_write(instance: Instance) -> float:
     """Bytes of the shards that a `Map` instance has not finished, estimated from a few shards of its samples.
 
-    For samples: from the records of a few images. Images whose classes are unknown count as others do.
+    Of samples the stage itself knows more. Images whose classes are unknown count as others do.
     """
     stage = instance.stage
     assert isinstance(stage, Map)
-    if isinstance(stage, BuildShards):
-        return _bytes_of_samples(instance, stage)
+    if isinstance(stage, DataStage):
+        return stage.bytes_to_write(instance)
     shards = [shard for shard in stage.shards(instance) if not instance.layer.is_finished(shard)]
     counts = instance.samples.layer.counts_of_shards()
     total, costs = 0.0, load_costs()
@@ -72,7 +65,7 @@ def _stats(instance: Instance, shards: Sequence[str]) -> DatasetStats:
     """Sizes and labels of the samples of some shards of one split, from a few manifest entries."""
     sizes: list[tuple[int, int]] = []
     labels: list[int] = []
-    for shard in _spread(shards, _SAMPLED_SHARDS):
+    for shard in shards[:: -(-len(shards) // _SAMPLED_SHARDS)]:
         entries = instance.samples.layer.manifest_entry(shard).entries
         sizes += [tuple(size) for size in entries.metadata("size") if size]
         labels += [len(classes) for classes in entries.metadata("classes") if classes]
@@ -85,29 +78,6 @@ def _stats(instance: Instance, shards: Sequence[str]) -> DatasetStats:
         masked_splits=frozenset(),
         shard_images=1,
     )
-
-
-def _bytes_of_samples(instance: Instance, stage: BuildShards) -> float:
-    data = stage.data
-    if isinstance(data, FinishedShards):
-        return 0.0  # they are read where they are
-    built = sum(path.stat().st_size for path in instance.path.glob("*.tar"))
-    total = 0.0
-    for split in stage.splits:
-        listing, sizes = data.list_split(split), []
-        for position in _spread(range(len(listing)), _SAMPLED_IMAGES):
-            try:
-                members = encode(data.read(listing[position : position + 1][0]))
-            except BadSampleError:
-                continue
-            sizes.append(sum(_TAR_BLOCK * (1 + -(-len(member) // _TAR_BLOCK)) for member in members.values()))
-        total += len(listing) * (fmean(sizes) if sizes else 0.0)
-    return max(total - built, 0.0)
-
-
-def _spread(items: Sequence[_T], most: int) -> Sequence[_T]:
-    """At most that many of the items, evenly spread."""
-    return items[:: max(1, -(-len(items) // most))]
 
 
 def _in_words(number: float) -> str:
