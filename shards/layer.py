@@ -131,13 +131,14 @@ class Layer:
         return index
 
     def is_complete(self, expected: list[str]) -> bool:
-        """True if the index lists exactly these shards and each of them is finished."""
+        """True if the index lists exactly these shards, and each of them is finished and has the index's count."""
         try:
-            if self.shards() != expected:
-                return False
+            counts = self.counts_of_shards()
+            return self.shards() == expected and all(
+                self.manifest_entry(shard).count == counts.get(shard) for shard in expected
+            )
         except ShardError:
             return False
-        return all(self.is_finished(shard) for shard in expected)
 
     def manifest_entries(self, split: str | None = None) -> Iterator[ManifestEntry]:
         """Manifest entries of a complete layer in shard order, of one split or of all."""

@@ -67,7 +67,7 @@ def lint(
     may be too small for the mask), but a mismatch with a likely cause is one.
     """
     checks = {} if checks is None else checks
-    shards, hashes = opened.layer.shards(), opened.layer.hashes()
+    shards, hashes, counts = opened.layer.shards(), opened.layer.hashes(), opened.layer.counts_of_shards()
     contents = _Contents()
     if not shards:
         yield "the layer has no shards"
@@ -78,6 +78,8 @@ def lint(
             manifest = opened.manifest_entry(shard)
             if hashes.get(shard) != manifest.sha256:
                 yield f"{shard}: its manifest entry and the index give different hashes of the tar; run its stage again"
+            if (listed := counts.get(shard)) != manifest.count:
+                yield f"{shard}: its manifest entry lists {manifest.count} records, the index {listed}; run it again"
             if manifest.count == 0:
                 yield f"{shard}: contains no records"
             with opened.layer.open_tar(shard) as tar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, check_spans, ready_to_run, run_recipe
+    from wsss.plan.disk_room import check_room
     from wsss.report.run_results import show_results
     from wsss.report.show_recipe import inactive_given
 
@@ -98,9 +100,8 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
         if len(spans) > 1:  # all of them before the first one runs; a single one is checked by run_recipe
             check_spans(recipe, spans, runtime=runtime)
         for first, last in spans:
-            summary.add(
-                run_recipe(recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console), first=first, last=last)
-            )
+            run = partial(run_recipe, runtime=runtime, tracker=tracker, reporter=Reporter(console))
+            summary.add(run(recipe, first=first, last=last, check_room=check_room))
         command = open_command(recipe.runtime.tracking_uri, runs=recipe.runtime.runs)
         show_results(recipe, summary, tracker=tracker, console=console, open_command=command)
         tracker.name_page()

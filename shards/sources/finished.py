@@ -62,6 +62,10 @@ class FinishedShards:
             ) from error
         if manifest.sha256 != self._index["sha256"].get(shard):
             raise ShardError(f"{self._display_name(name)} does not match {INDEX}; upload both again")
+        if (listed := self._index["counts"].get(shard)) != manifest.count:
+            raise ShardError(
+                f"{self._display_name(name)} has {manifest.count} records, but {INDEX} says {listed}; upload both again"
+            )
         write_bytes(layer.manifest_path(shard), data)
 
     def take_index(self, layer: Layer) -> None:
@@ -77,7 +81,7 @@ class FinishedShards:
             raise ValueError(f"no finished shards can be read: {error}") from error
         except ValueError as error:
             raise ValueError(f"{self._display_name(INDEX)} is not readable: {error}") from None
-        forms = {"record": str, "shards": list, "sha256": dict}
+        forms = {"record": str, "shards": list, "sha256": dict, "counts": dict}
         if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
             raise ValueError(f"{self._display_name(INDEX)} is not the index of a layer")
         if index["record"] != Sample.kind:

@@ -101,3 +101,17 @@ def test_choices_that_are_written_twice_agree() -> None:
     assert get_args(get_type_hints(SegmenterViews)["merge"]) == get_args(Merge)
     choices = get_args(get_args(get_type_hints(TrainSegmenter, include_extras=True)["objective"])[0])
     assert choices == tuple(OBJECTIVES)
+
+
+@pytest.mark.parametrize("path", trees())
+def test_no_part_of_a_message_misses_its_f(path: str) -> None:
+    """Of strings that stand side by side, each with a {name} in it needs the prefix."""
+    placeholder = re.compile(r"\{[a-z_]+(\.[a-z_]+)+\}")
+    constants = [
+        part.value
+        for node in ast.walk(trees()[path])
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
+        if isinstance(part, ast.Constant)
+    ]
+    assert [text for text in constants if placeholder.search(str(text))] == []

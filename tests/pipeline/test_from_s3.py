@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from shards.layer import ShardError
 from tests.pipeline.chain import TINY, run, tiny
 from tests.pipeline.conftest import Finished
 from tests.shards.object_store import BUCKET, Faults, object_store, proxy, put, use
@@ -79,3 +81,18 @@ def test_what_is_wrong_with_a_bucket_is_reported_before_anything_runs(
             recipe_from_s3(tmp_path, 'build_shards.splits=["test"]')
         with pytest.raises(RecipeError, match=r"counts is given, but source = 'shards' does not read it"):
             recipe_from_s3(tmp_path, "build_shards.counts={train=3}")
+
+
+def test_an_index_of_another_count_is_refused(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with object_store() as address:
+        use(monkeypatch, address)
+        upload(finished, address)
+        index = json.loads((finished.recipe.instance("build_shards").path / "index.json").read_bytes())
+        shard, count = next(iter(index["counts"].items()))
+        index["counts"][shard] = count + 1
+        put(address, "toy/index.json", json.dumps(index).encode())
+        message = rf"toy/{shard}.json has {count} records, but index.json says {count + 1}; upload both again"
+        with pytest.raises(ShardError, match=message):
+            run(recipe_from_s3(tmp_path), last="build_shards")

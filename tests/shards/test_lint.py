@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,11 +116,13 @@ def test_rows_that_disagree_with_the_tar(
 def test_a_row_of_fewer_records_and_an_index_of_another_tar(layer: Layer) -> None:
     row = layer.manifest_entry("train-000000")
     layer.manifest_path("train-000000").write_bytes(replace(row, entries=RecordEntries.of(row.entries[:1])).to_bytes())
-    (found,) = faults(layer)
-    assert "holds 2 records, but its manifest entry lists 1" in found
+    first, second = faults(layer)
+    assert first == "train-000000: its manifest entry lists 1 records, the index 2; run it again"
+    assert "holds 2 records, but its manifest entry lists 1" in second
     write_shard(layer, "train-000000", [sample("a", 1)])
     assert faults(layer) == [
-        "train-000000: its manifest entry and the index give different hashes of the tar; run its stage again"
+        "train-000000: its manifest entry and the index give different hashes of the tar; run its stage again",
+        "train-000000: its manifest entry lists 1 records, the index 2; run it again",
     ]
 
 
@@ -200,3 +203,12 @@ def test_layers_without_images(tmp_path: Path) -> None:
     write_shard(layer, "val-000000", [seed_record("a"), seed_record("b")])
     layer.complete(["val-000000"])
     assert faults(layer) == []
+
+
+def test_an_index_of_another_count_is_a_fault_and_not_a_complete_layer(layer: Layer) -> None:
+    path = layer.path / "index.json"
+    index = json.loads(path.read_bytes())
+    index["counts"]["train-000000"] = 3
+    path.write_text(json.dumps(index))
+    assert faults(layer) == ["train-000000: its manifest entry lists 2 records, the index 3; run it again"]
+    assert not layer.is_complete(layer.shards())

@@ -53,6 +53,8 @@ class RuntimeSettings:
     longer is killed and another one gets its shard; with `--on local` the run stops instead. 0 sets no limit."""
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of a layer's records that may be missing before the run stops."""
+    disk_check: bool = True
+    """Before a stage starts, refuse it if the disk of `runs` will not hold the layer that it writes (an estimate)."""
     rank_retries: Annotated[int, Field(ge=0)] = 3
     """How often a training resumes from its last checkpoint after a rank died or could not be started. A preemption (a
     spot instance that is taken away) counts only if no checkpoint has been saved since the one before."""

@@ -235,6 +235,10 @@ class DataStage(Map):
         """True if labels and boxes are not derived from the masks, so that they are the same without masks."""
         return False
 
+    def bytes_to_write(self, instance: Instance) -> float:
+        """An estimate of the bytes of the shards that are not written yet."""
+        return 0.0
+
     def expected_data(self) -> ExpectedData:
         """What the settings say about the images, for `wsss plan`."""
         return ExpectedData()

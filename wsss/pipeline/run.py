@@ -91,8 +91,13 @@ def run_recipe(
     first: str | None = None,
     last: str | None = None,
     parent: str = "",
+    check_room: Callable[[Recipe, Instance], str] = lambda *_: "",
 ) -> RunSummary:
-    """Run the chosen instances. Raises `RecipeError` if an instance that they read is not done."""
+    """Run the chosen instances. Raises `RecipeError` if an instance that they read is not done.
+
+    `check_room`: called before a stage runs; raises `RecipeError` if there is no room for what it writes, and returns a
+    line if there may be none.
+    """
     chosen = ready_to_run(recipe, first, last)
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
     _make_runs_folder(recipe)
@@ -109,6 +114,8 @@ def run_recipe(
                     reporter.skipped(instance.name, reason)
                     continue
                 raise_if_stopped()
+                if instance.run_record() is None and (line := check_room(recipe, instance)):
+                    reporter.note(f"note   {line}")
                 record = run_instance(
                     recipe, instance, runtime=runtime, reporter=reporter, summary=summary, tracked=tracked
                 )

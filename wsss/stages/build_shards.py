@@ -35,6 +35,7 @@ from wsss.contract.settings import ActiveIf, active_unless, settings
 from wsss.contract.stage import DataStage, Instance, Outcome, ShardWorker
 from wsss.stages.data_sets.expected import class_list, expected_data, listing_figure
 from wsss.stages.data_sets.registry import DataSettings, open_data_set, why_no_masks
+from wsss.stages.data_sets.sample_bytes import bytes_of_split
 
 UNSIZED = 128
 """Samples per shard if no count is given and image sizes are not known before reading (`toy`)."""
@@ -209,6 +210,14 @@ class BuildShards(DataSettings, DataStage):
             yield from read_ahead(read, chosen)
 
         return build
+
+    def bytes_to_write(self, instance: Instance) -> float:
+        """From the records of a few images; finished shards are read where they are."""
+        if isinstance(self.data, FinishedShards):
+            return 0.0
+        built = sum(path.stat().st_size for path in instance.path.glob("*.tar"))
+        total = sum(bytes_of_split(self.data, self.data.list_split(split)) for split in self.splits)
+        return max(total - built, 0.0)
 
     def expected_data(self) -> ExpectedData:
         size = self.shard_size

@@ -84,7 +84,7 @@ class MakeCams(CamSettings, Map):
         if self.normalisation == "global" and self.second_classifier:
             raise ValueError(
                 f"{instance.name}.normalisation = 'global' cannot be used with second_classifier = true: maps of two "
-                "classifiers have no common scale; set {instance.name}.normalisation = 'per_class'"
+                f"classifiers have no common scale; set {instance.name}.normalisation = 'per_class'"
             )
         if self.square_root and self.method == "stochastic":
             raise ValueError(
