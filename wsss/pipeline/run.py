@@ -20,6 +20,7 @@ from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.contract.stopping import raise_if_stopped
+from wsss.pipeline.environment_check import check_environments
 from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
 from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.lost_workers import count_losses, loss_lines
@@ -101,9 +102,9 @@ def run_recipe(
     chosen = ready_to_run(recipe, first, last)
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
     _make_runs_folder(recipe)
-    for instance in chosen:
-        _check_environment(instance)
-    runtime.check([instance for instance in chosen if not instance.is_done()])
+    pending = [instance for instance in chosen if not instance.is_done()]
+    check_environments(pending)
+    runtime.check(pending)
     summary, tracked = RunSummary(), TrackedRun(tracker, recipe, pipeline)
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)
     try:
@@ -146,16 +147,6 @@ def _make_runs_folder(recipe: Recipe) -> None:
         raise RecipeError(
             f"runtime.runs = {str(recipe.runtime.runs)!r} cannot be written to ({error.strerror}); name another folder"
         ) from None
-
-
-def _check_environment(instance: Instance) -> None:
-    """Fail before any stage runs, rather than after hours, if a later stage's network cannot be built."""
-    if instance.is_done():
-        return
-    try:
-        instance.stage.check_environment(instance)
-    except ValueError as error:
-        raise RecipeError(f"{instance.name}.{error}") from error
 
 
 def run_instance(

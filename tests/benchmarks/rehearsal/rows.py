@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ PARTS = (
     RUNTIME,
 )
 """Parts of a row, in the order of its table."""
-_REASON_CHARACTERS = 40
+_REASON_CHARACTERS = 60
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Row:
     made: int
     """Records that it wrote, or examples."""
     left_out: dict[str, int]
-    """Beginning of the reason -> records that have none."""
+    """Beginning of the reason, with N for numbers -> records that have none."""
     core_seconds: dict[str, float]
     """Part of the work -> CPU seconds after the start-up."""
     waiting: float
@@ -151,7 +153,7 @@ def _records(instance: Instance) -> tuple[int, int, dict[str, int]]:
         made = 0
         for entry in instance.layer.manifest_entries():
             made += entry.count
-            reasons.update(missing.reason[:_REASON_CHARACTERS] for missing in entry.missing)
+            reasons.update(_DIGITS.sub("N", missing.reason)[:_REASON_CHARACTERS] for missing in entry.missing)
         return made + sum(reasons.values()), made, dict(reasons)
     if isinstance(instance.stage, Fit):
         record = instance.run_record()
