@@ -19,10 +19,17 @@ def _print(options: argparse.Namespace, page: Page) -> None:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    from cluster.tracking.undelivered import undelivered
     from tuning.leaderboard import leaderboard, leaderboard_table
 
     rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    table = leaderboard_table(rows, sort=options.sort, where=options.where, published=not options.no_published)
+    table = leaderboard_table(
+        rows,
+        sort=options.sort,
+        where=options.where,
+        published=not options.no_published,
+        further=undelivered(options.runs, uri=options.tracking_uri),
+    )
     _print(options, Page(tables={"leaderboard": table}))
     return 0
 

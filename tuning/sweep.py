@@ -27,7 +27,7 @@ from tuning.distinct_search import DistinctSearch
 from tuning.early_stopping import scheduler_of
 from tuning.search_space import Sweep
 from tuning.sweep_outcome import BEST_RECIPE, further_files, result_of
-from tuning.sweep_records import Recorder, record
+from tuning.sweep_records import Recorder, outcome_of, record
 from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
 from tuning.sweep_watch import Watch, trial_of
@@ -79,6 +79,7 @@ def _run_tracked(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: C
     result = result_of(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder, further_files(sweep, result))
+    tracker.sweep_finished(sweep.settings.name, outcome_of(sweep, result, artifacts))
     print_table(replace(result.table(), notes=tuple(result.sentences())))
     if result.choice is None:
         raise RuntimeError(f"no trial of {sweep.settings.name} has a result; trial 1: {trials[0].reason}")

@@ -32,10 +32,19 @@ from cluster.tracking.outbox import Event, Outbox
 from cluster.tracking.run_writer import RunWriter
 from cluster.tracking.store_errors import in_words
 from cluster.tracking.tracking_address import runs_page, server_of, tracking_uri
+from cluster.tracking.undelivered import doctor_command
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
 from wsss.contract.kept_files import relative_files
-from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, SubmissionRecord, Tracker
+from wsss.contract.runtime import (
+    Ending,
+    PipelineRecord,
+    PipelineStart,
+    StageStart,
+    SubmissionRecord,
+    SweepOutcome,
+    Tracker,
+)
 
 __all__ = [
     "CHANGED",
@@ -121,6 +130,11 @@ class MlflowTracker(Tracker):
         """Report that a sweep starts, or how it ended."""
         self._report_soon(PipelineRecord("", ""), {"sweep": name, "status": status, "reason": reason})
 
+    def sweep_finished(self, name: str, outcome: SweepOutcome) -> None:
+        """Report what a sweep found."""
+        files = relative_files(outcome.files, folder=self._runs)
+        self._report_soon(PipelineRecord("", ""), {"sweep": name, "outcome": asdict(outcome) | {"files": files}})
+
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
         """Report one stage instance. If MLflow already has its finished run, nothing is changed."""
         artifacts = relative_files(record.artifacts, folder=self._runs)
@@ -178,6 +192,7 @@ class MlflowTracker(Tracker):
             reason = in_words(error)
             self._say(
                 f"MLflow at {self._uri} cannot be written to ({reason}); the run continues. "
+                f"{doctor_command(self._runs)} examines it. "
                 f"Records waiting in {self._outbox.folder}: {len(self._outbox.waiting())}"
             )
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)

@@ -182,6 +182,17 @@ def test_thresholds_are_read_off_counts(tmp_path: Path, capsys: pytest.CaptureFi
         (trial["values"]["make_pseudo_labels.background_threshold"], trial["mean_iou"]) for trial in content["trials"]
     ]
     assert found == sorted(wanted), "every trial is a run of its own"
+    trials = [run for run in pipelines if "background_threshold" in run.data.metrics]
+    assert all({"wsss.upstream.make_cams", "wsss.upstream.evaluate_walk"} <= run.data.tags.keys() for run in trials)
+
+    (own,) = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "sweep"})
+    best = content["trials"][content["best"]["trial"] - 1]
+    assert own.data.metrics["best.mean_iou"] == best["mean_iou"] and own.data.metrics["trials.done"] == 6
+    assert own.data.metrics["two_fold.mean_iou"] == content["two_fold"]["mean_iou"]
+    named = {name: json.dumps(value) for name, value in best["values"].items()}
+    assert {name: own.data.tags[f"wsss.best.{name}"] for name in named} == named
+    files = {file.path for file in client.list_artifacts(own.info.run_id)}
+    assert {"best.toml", "importance.png", "sweep.md", "sweep.json"} <= files
 
 
 TABLE = """

@@ -248,7 +248,7 @@ def results_page(recipe: Recipe) -> Page:
         if waiting
         else ()
     )
-    notes = cautions_behind(recipe, known) if rows else ()
+    notes = cautions_behind(recipe, known) if rows else heading
     table = results_table(rows, title=recipe.settings.name, notes=notes)
     tables = {"results": replace(table, data_only=not rows)}
     if (classifiers := classifier_table(recipe, known)) is not None:
