@@ -117,7 +117,7 @@ def _changed(pipeline: StoredRun, runs: Path) -> Mapping[str, Any]:
 def _read_by(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any], runs: Path) -> Mapping[str, Any]:
     """Those of a pipeline's changed settings on which an evaluation depends; all of them if that is not known.
 
-    A pipeline also has settings that it does not read: of later stages, or the threshold that a sweep applies to counts.
+    A pipeline has others too: those of later stages, or the threshold that a sweep applies to counts.
     """
     if not changed:
         return changed
@@ -192,7 +192,8 @@ def leaderboard_table(
 
     `sort`: a column's name in CSV, best or latest or first in the alphabet first; with `-` in front, reversed.
     `where`: conditions such as `mean_iou>=0.5` or `recipe=toy*`, all of which hold for a row that is shown.
-    `published`: also the rows of LID 2020's official table. `further`: lines below the table. Raises ValueError for a column that does not exist.
+    `published`: also the rows of LID 2020's official table. `further`: lines below the table. Raises ValueError for a
+    column that does not exist.
     """
     cells = [(place, *_cells(row)) for place, row in enumerate(rows, start=1)]
     cells += [(None, *_published_cells(place)) for place in range(len(BOARD))] if published else []
