@@ -160,9 +160,11 @@ def _results(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from shards.output_places import check_output_file
     from wsss.report.explain import explain
 
     path = options.output or Path(f"explain-{options.key.replace('/', '_')}.png")
+    check_output_file(path, option="--output", endings=(".png",))
     for line in explain(_load(options), options.key, path):
         print(line)
     print(path)
@@ -193,10 +195,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _shards(options: argparse.Namespace) -> int:
     from shards.opened import opened
+    from shards.output_places import check_output_folder
     from wsss.report.show_layer import info, look
     from wsss.report.tables import joined, printable
     from wsss.stages.data_sets.shards import tars_of_run
 
+    if options.pictures is not None:
+        check_output_folder(options.pictures, option="--pictures")
     pages, faults = [], 0
     for place in options.paths:
         with opened(place, tars=tars_of_run(place)) as layer:

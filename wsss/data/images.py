@@ -18,7 +18,7 @@ from wsss.ops.multi_scale import magnify, resize_bilinear
 
 def to_tensor(image_HW3: np.ndarray, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """u8[H, W, 3] to f32[3, H, W]: (x / 255 - mean) / std per channel; mean and std are for the range [0, 1]."""
-    x_3HW = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1))).float().div_(255)
+    x_3HW = torch.from_numpy(_own(image_HW3.transpose(2, 0, 1))).float().div_(255)
     mean_311, std_311 = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
     return x_3HW.sub_(mean_311).div_(std_311)
 
@@ -46,7 +46,12 @@ def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
 
 def pixels(image_HW3: np.ndarray) -> torch.Tensor:
     """u8[H, W, 3] as a tensor for transfer between processes; a quarter of the bytes of `to_tensor`."""
-    return torch.from_numpy(np.ascontiguousarray(image_HW3))
+    return torch.from_numpy(_own(image_HW3))
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """Contiguous and writable, as torch wants it: decoded images are read-only."""
+    return np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
 
 
 def resize_image(x_B3HW: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from shards.output_places import check_output_folder
 from shards.wording import counted
 from wsss.contract.runtime import Runtime, RuntimeSettings
 from wsss.contract.settings import hashed_values
@@ -96,7 +97,7 @@ def predict_folder(given: Folders, *, model_path: Path, settings: Mapping[str, A
 
     Raises ValueError for a model, folder or setting that does not fit, before anything is written.
     """
-    refuse_inside(given.out, given.root)
+    _check_folders(given)
     found = find_pictures(given.root)
     models = {"model": read_segmenter(model_path, use="wsss predict-folder")}
     # The size that the network learned from, unless another one is asked for: photos may be ten times as large.
@@ -132,7 +133,7 @@ def label_folder(
 
     Raises ValueError for what does not fit, before anything is written.
     """
-    refuse_inside(given.out, given.root)
+    _check_folders(given)
     find_pictures(given.root)
     models = {"model": read_model(model_path, wanted=ClassifierTraining, use="wsss label-folder")}
     if affinity is not None:
@@ -159,6 +160,11 @@ def label_folder(
             runtime=runtime,
         )
     return _run("label-folder", given, chain, models, pictures, None)
+
+
+def _check_folders(given: Folders) -> None:
+    refuse_inside(given.out, given.root)
+    check_output_folder(given.out, option="OUT =")
 
 
 def _override(tables: dict[str, Any], overrides: Sequence[str]) -> None:
