@@ -39,13 +39,13 @@ from wsss.use.folder_results import (
     kept_summary,
     write_results,
 )
+from wsss.use.label_file import read_labels
 from wsss.use.model_file import ModelFile, learned_side, read_model, read_segmenter
 from wsss.use.picture_folder import (
     SPLIT,
     PictureFolder,
     find_pictures,
     key_of_picture,
-    labelled_pictures,
     refuse_inside,
     with_state_of_files,
     write_table,
@@ -129,7 +129,7 @@ def label_folder(
     given: Folders, *, model_path: Path, labels: Path, affinity: Path | None, recipe: Path | None, split: str
 ) -> FolderSummary:
     """Make pseudo labels of pictures whose classes are given: maps of the classifier, the random walk of the affinity
-    network if there is one, a threshold and the dense CRF.
+    network if there is one, a threshold and the dense CRF. `split`: only these rows of the table; empty: all.
 
     Raises ValueError for what does not fit, before anything is written.
     """
@@ -139,8 +139,8 @@ def label_folder(
     if affinity is not None:
         models["affinity"] = read_model(affinity, wanted=AffinityTraining, use="--affinity")
     _require_same_classes(models)
-    stages = label_stages(recipe, given.of_stages(), split=split, walks=affinity is not None)
-    pictures = labelled_pictures(labels, given.root, models["model"].taxonomy, split=split)
+    stages = label_stages(recipe, given.of_stages(), split=split or SPLIT, walks=affinity is not None)
+    listed = read_labels(labels, given.root, models["model"].taxonomy, split=split)
     runtime = given.runtime()
     for model in models.values():
         model.check()
@@ -154,12 +154,14 @@ def label_folder(
             given.root,
             out=given.out,
             table=labels,
-            split=split,
+            split=split or SPLIT,
             models=models,
             stages=[(name, stage, inputs[name]) for name, stage in stages.items()],
             runtime=runtime,
         )
-    return _run("label-folder", given, chain, models, pictures, None)
+    for note in listed.notes:
+        given.console.print(f"note   {labels}: {note}", markup=False, highlight=False, soft_wrap=True)
+    return _run("label-folder", given, chain, models, listed.pictures, None)
 
 
 def _check_folders(given: Folders) -> None:
