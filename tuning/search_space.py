@@ -224,9 +224,9 @@ def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: Sweep
     """The dimensions in [space] and [cases], and the instance whose threshold is applied to counts."""
     lines, cases = by_setting(tables.get("space", {}), "space"), read_cases(tables.get("cases", {}))
     searched = [*lines, *(setting for one in cases.values() for setting in one.settings)]
-    where = {setting: f"cases.{name}: {setting}" for name, one in cases.items() for setting in one.settings}
+    of_cases = {setting: f"cases.{name}: {setting}" for name, one in cases.items() for setting in one.settings}
     for setting in searched:
-        instance_of(setting, whole, where=where.get(setting, f"space.{setting}"))
+        instance_of(setting, whole, where=of_cases.get(setting, f"space.{setting}"))
     labels = labels_of(base.instance(chosen.metric), whole, searched)
     counted = f"{labels}.{THRESHOLD}" if labels else ""
     dimensions: dict[str, Dimension] = {}

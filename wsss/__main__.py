@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.arguments import parser, stage_commands
+from wsss.contract.closed_output import drop_output, reader_is_gone
 from wsss.contract.stopping import STOPPED, exit_status, stop_on_sigterm
 
 if TYPE_CHECKING:
@@ -160,11 +161,9 @@ def _results(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from shards.output_places import check_output_file
     from wsss.report.explain import explain
 
     path = options.output or Path(f"explain-{options.key.replace('/', '_')}.png")
-    check_output_file(path, option="--output", endings=(".png",))
     for line in explain(_load(options), options.key, path):
         print(line)
     print(path)
@@ -235,7 +234,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
         print_page(forecast_page(sweep, forecast(sweep)))
         return 0
-    console.print(connecting_line(options.on), markup=False)
+    tune = "starting Ray Tune, which suggests the trials; their stages run without Ray …"
+    console.print(tune if options.on == "local" else connecting_line(options.on), markup=False)
     from tuning.sweep import run_sweep
 
     return run_sweep(sweep, place=options.on, console=console)
@@ -322,7 +322,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 an error explained by the message, 130 interrupted by Ctrl-C,
-    143 by SIGTERM."""
+    143 by SIGTERM, 141 if nobody reads the output any more."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["__complete"]:
         from wsss.completion import answer
@@ -335,9 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stop_on_sigterm():
             return COMMANDS.get(options.command, _stage)(options)
     except KeyboardInterrupt:
+        if reader_is_gone():
+            return drop_output()
         print(STOPPED, file=sys.stderr)
         return exit_status()
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return drop_output()
         from wsss.pipeline.error_file import debug_report, error_line
 
         message = error_line(error)

@@ -35,6 +35,7 @@ from cluster.tracking.tracking_address import runs_page, server_of, tracking_uri
 from cluster.tracking.undelivered import doctor_command
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
+from shards.wording import counted
 from wsss.contract.kept_files import relative_files
 from wsss.contract.runtime import (
     Ending,
@@ -88,7 +89,7 @@ class MlflowTracker(Tracker):
         self._lock = threading.RLock()  # curves are reported by a thread
         self._waiting_curves: list[dict[str, Any]] = []
         if (left := len(self._outbox.waiting())) and self.flush():
-            self._say(f"{left} records of earlier runs are now in MLflow")
+            self._say(f"now in MLflow: {counted(left, 'record')} of earlier runs")
 
     def name_page(self) -> None:
         """Print the address of the page with the runs, unless nothing could be delivered yet."""
@@ -169,7 +170,7 @@ class MlflowTracker(Tracker):
                 f"back to {self._outbox.folder}): {reason}"
             )
         if self._pause:
-            self._say(f"MLflow can be reached again: {delivered} records delivered")
+            self._say(f"MLflow can be reached again: {counted(delivered, 'record')} delivered")
         self._waiting_curves.clear()
         self._pause = self._paused_until = 0.0
         return True

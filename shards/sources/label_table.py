@@ -192,8 +192,8 @@ class _Columns:
         self._names = [name.strip() for name in header]
         if pictures := [name for name in self._names if name.lower().endswith(_PICTURES)]:
             raise ValueError(
-                f"the first line is no header: it has {pictures[0][:80]!r}; put a line above it that names the columns, "
-                "such as image,labels"
+                f"the first line is no header: it has {pictures[0][:80]!r}; put a line above it that names the "
+                "columns, such as image,labels"
             )
         if "image" not in self._names:
             raise ValueError(

@@ -14,7 +14,9 @@ def test_a_place_that_can_be_written_to_is_left_as_it_is(tmp_path: Path) -> None
 
 
 def test_another_ending_is_refused_with_those_that_are_allowed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--output .*one\.gif: name a file that ends in \.html or \.htm, which is what"):
+    with pytest.raises(
+        ValueError, match=r"--output .*one\.gif: name a file that ends in \.html or \.htm, which is what"
+    ):
         check_output_file(tmp_path / "one.gif", option="--output", endings=(".html", ".htm"))
 
 

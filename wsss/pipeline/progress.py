@@ -17,6 +17,9 @@ DEFAULT_EXPECTED = 30.0
 """Seconds assumed for a stage that the recipe gives no time for."""
 PLAIN_INTERVAL = 20.0
 """Seconds between lines if the output is not a terminal."""
+_TRUST = 0.1
+"""How much the recipe's times count for the speed of this machine, as a share of their sum: as if so much of the run
+had taken exactly that long. A first stage of some seconds would otherwise halve or double the estimate of all."""
 
 
 class Reporter:
@@ -27,6 +30,7 @@ class Reporter:
         self._quiet = quiet
         self._expected: dict[str, float] = {}
         self._waiting: list[str] = []
+        self._trusted = 0.0
         self._spent_expected = 0.0
         self._spent = 0.0
         self._name = ""
@@ -42,6 +46,7 @@ class Reporter:
         """Announce the instances that are about to run, with the seconds they took when the recipe was measured."""
         self._waiting = list(names)
         self._expected = {name: expected.get(name, DEFAULT_EXPECTED) for name in names}
+        self._trusted = _TRUST * sum(expected.get(name, 0.0) for name in names)
         if self.console.is_terminal and not self._quiet:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -145,6 +150,7 @@ class Reporter:
             until = time.monotonic() if self._lost_since is None else self._lost_since
             spent += until - self._began - self._waited
             expected += share * self._expected[self._name]
+        spent, expected = spent + self._trusted, expected + self._trusted
         return max(expected_left, 0.0) * (spent / expected if expected > 1 else 1.0)
 
 

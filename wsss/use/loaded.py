@@ -101,7 +101,9 @@ class LoadedSegmenter:
         Raises ValueError for a picture that cannot be read, and for a wrong option.
         """
         if isinstance(scales, str | bytes) or not isinstance(scales, Iterable):
-            raise ValueError(f"scales = {scales!r}: give several numbers, or one in brackets, such as (0.5, 1.0) or (1.0,)")
+            raise ValueError(
+                f"scales = {scales!r}: give several numbers, or one in brackets, such as (0.5, 1.0) or (1.0,)"
+            )
         long_side = self.learned_side if long_side is None else long_side
         options = {"scales": tuple(scales), "flip": flip, "merge": merge, "long_side": long_side, "refine": refine}
         try:
@@ -136,9 +138,13 @@ def _check_device(device: str) -> None:
     if str(device) == "cpu":
         return
     if not torch.cuda.is_available():
-        raise ValueError(f"device = {str(device)!r}: torch finds no GPU here; use cpu (wsss doctor says what is missing)")
+        raise ValueError(
+            f"device = {str(device)!r}: torch finds no GPU here; use cpu (wsss doctor says what is missing)"
+        )
     if int(found[1] or 0) >= (count := torch.cuda.device_count()):
-        raise ValueError(f"device = {str(device)!r}: there are {counted(count, 'GPU')}, from cuda:0 to cuda:{count - 1}")
+        raise ValueError(
+            f"device = {str(device)!r}: there are {counted(count, 'GPU')}, from cuda:0 to cuda:{count - 1}"
+        )
 
 
 def _pixels(picture: Any) -> np.ndarray:

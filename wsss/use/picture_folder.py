@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from shards.files import write_bytes
 from shards.sources.disk import is_key
+from shards.wording import counted
 
 ENDINGS = frozenset(
     ("bmp", "gif", "j2k", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
@@ -56,7 +57,7 @@ def find_pictures(root: Path) -> PictureFolder:
             else:
                 pictures.append(path)
     if not pictures and not refused:
-        seen = f"; it has {others} other files" if others else ""
+        seen = f"; it has {counted(others, 'other file')}" if others else ""
         raise ValueError(f"{root} has no pictures ({', '.join(sorted(ENDINGS))}){seen}")
     _refuse_equal_names(pictures, root)
     return PictureFolder(root=root, pictures=tuple(sorted(pictures)), refused=refused, others=others)

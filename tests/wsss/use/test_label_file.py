@@ -24,7 +24,9 @@ def read(root: Path, text: str, *, split: str = "") -> LabelFile:
 
 
 def test_pictures_and_classes_that_are_not_there(root: Path) -> None:
-    assert read(root, "image,labels\na.jpg,cat\nb/c.png,dog|cat\n") == LabelFile(pictures=("a.jpg", "b/c.png"), notes=())
+    assert read(root, "image,labels\na.jpg,cat\nb/c.png,dog|cat\n") == LabelFile(
+        pictures=("a.jpg", "b/c.png"), notes=()
+    )
     with pytest.raises(ValueError, match=r"names 2 of 3 pictures that are not in .*: b/d\.png, e\.jpg\. Write paths"):
         read(root, "image,labels\na.jpg,cat\nb/d.png,dog\ne.jpg,\n")
     with pytest.raises(ValueError, match=r"labels\.csv, line 2: unknown class 'cot'; did you mean cat"):
@@ -38,8 +40,8 @@ def test_pictures_and_classes_that_are_not_there(root: Path) -> None:
         ("image,labels\n", "", "names no picture; write a row for each one below the header"),
         ("a.jpg,cat\n", "", "line 1: the first line is no header: it has 'a.jpg'; put a line above it"),
         ("", "", "line 1: the header has no column 'image'; it has no columns"),
-        ("image,labels,split\na.jpg,cat,train\nb/c.png,,val\n", "", "has a column 'split'; choose the rows with --split: "
-         "there are train, val"),
+        ("image,labels,split\na.jpg,cat,train\nb/c.png,,val\n", "", "has a column 'split'; choose the rows with "
+         "--split: there are train, val"),
         ("image,labels,split\na.jpg,cat,train\n", "test", "has no rows of --split test; choose the rows with --split: "
          "there are train"),
         ("image,labels\na.jpg,cat\n", "train", "--split train: .* has no column 'split'; leave --split out"),
@@ -54,7 +56,9 @@ def test_a_table_of_another_form_is_refused_in_the_user_s_words(
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"LABELS = .*none\.csv: there is no such file; give a CSV file with the columns"):
+    with pytest.raises(
+        ValueError, match=r"LABELS = .*none\.csv: there is no such file; give a CSV file with the columns"
+    ):
         read_labels(tmp_path / "none.csv", tmp_path, CLASSES, split="")
 
 
