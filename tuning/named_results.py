@@ -12,6 +12,7 @@ from cluster.tracking.undelivered import undelivered
 from shards.records import RunRecord
 from tuning.leaderboard import Row, leaderboard, result_folder
 from tuning.lineage import Ancestor, NoLineageError, read_lineage
+from wsss.argument_parser import suggestion
 from wsss.contract.stage import RUN_RECORD
 
 SHORTEST_ID = 6
@@ -131,11 +132,12 @@ def _of_runs(folders: list[Path], rows: list[Row], runs: Path) -> list[Path]:
 
 def unknown_name(name: str, rows: list[Row], *, runs: Path, uri: str) -> CompareError:
     """The error for a name that nothing has."""
-    known = ", ".join(sorted({row.name for row in rows})) or "none yet"
+    known = sorted({row.name for row in rows})
+    meant = suggestion(name, known) if known else "; there are: none yet"
     waiting = "".join(f"; {sentence}" for sentence in undelivered(runs, uri=uri))
     return CompareError(
         f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE, the id of its run or pipeline, or the "
-        f"path of a submission's zip; there are: {known}{waiting}"
+        f"path of a submission's zip{meant.replace('there are ', 'there are: ')}{waiting}"
     )
 
 

@@ -81,6 +81,23 @@ def test_lines_come_now_and_then(clock: Clock) -> None:
     assert len(lines(out)) == 1 + 4
 
 
+def test_without_times_in_the_recipe_only_what_is_at_work_is_estimated(clock: Clock) -> None:
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=100))
+    reporter.start(["pictures", "predict"], {"elsewhere": 100})
+    reporter.end("pictures", 0.1)
+    reporter.begin("predict")
+    for done in (0, 12, 25):
+        clock.now += 30
+        reporter.progress(done, 50, f"{done} of 50 shards")
+    assert lines(out)[1:] == [
+        "predict: starting",
+        "predict: 0%, 0 of 50 shards",
+        "predict: 24%, 12 of 50 shards, 3:10 left of predict",
+        "predict: 50%, 25 of 50 shards, 1:30 left of predict",
+    ]
+
+
 def test_quiet_says_nothing_and_a_terminal_gets_bars(clock: Clock) -> None:
     reporter = Reporter(quiet=True)
     reporter.start(["a"], {})
