@@ -34,7 +34,7 @@ from tuning.sweep_watch import Watch, trial_of
 from tuning.trial_journal import TrialJournal
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
-from wsss.pipeline.run import RunSummary, run_recipe
+from wsss.pipeline.run import RunSummary, make_runs_folder, run_recipe
 from wsss.report.printing import print_table
 
 _ENVIRONMENT = {
@@ -60,6 +60,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     `place`: `ray` (this machine), `local` (stages in the trial's own process, Ray only for Tune), or an address.
     Raises RuntimeError if no trial has a result.
     """
+    make_runs_folder(sweep.base)
     runtime = sweep.base.runtime
     tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
     with tracked_sweep(tracker, sweep.settings.name):

@@ -143,14 +143,13 @@ class Reporter:
             self._waiting.remove(name)
 
     def _left_in_words(self, share: float) -> str:
-        """What is left: in total if the recipe says how long its instances take, else of the running one, once part of
-        it is done."""
+        """What is left: in total if the recipe has times, else of the running instance, once part of it is done."""
         if self._trusted:
             return f", {_clock(self._left(share))} left in total"
         return f", {_clock(self._worked() / share * (1 - share))} left of {self._name}" if share > _ENOUGH else ""
 
     def _worked(self) -> float:
-        """Seconds of the running instance, without those since a loss, which say nothing about the speed of the work."""
+        """Seconds of the running instance; those since a loss say nothing about the speed of the work."""
         until = time.monotonic() if self._lost_since is None else self._lost_since
         return until - self._began - self._waited
 

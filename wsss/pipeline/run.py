@@ -95,7 +95,7 @@ def run_recipe(
     """Run the chosen instances. Raises `RecipeError` if an instance that they read is not done."""
     chosen = ready_to_run(recipe, first, last)
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
-    _make_runs_folder(recipe)
+    make_runs_folder(recipe)
     for instance in chosen:
         _check_environment(instance)
     runtime.check([instance for instance in chosen if not instance.is_done()])
@@ -121,7 +121,7 @@ def run_recipe(
 
 def check_spans(recipe: Recipe, spans: Sequence[tuple[str | None, str | None]], *, runtime: Runtime) -> None:
     """Let the runtime refuse what it cannot run of several spans of instances, each given as (first, last)."""
-    _make_runs_folder(recipe)
+    make_runs_folder(recipe)
     runtime.check([one for first, last in spans for one in selected(recipe, first, last) if not one.is_done()])
 
 
@@ -132,7 +132,8 @@ def _upstream(chosen: tuple[Instance, ...]) -> list[Instance]:
     return list(outside.values())
 
 
-def _make_runs_folder(recipe: Recipe) -> None:
+def make_runs_folder(recipe: Recipe) -> None:
+    """Make the folder of runs. Raises `RecipeError` if it cannot be written to."""
     try:
         (recipe.runtime.runs / "store").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -40,3 +40,9 @@ def test_a_picture_of_another_format_is_refused_before_anything_is_read(
 def test_runs_is_a_setting_of_the_recipe(words: str) -> None:
     options = parser().parse_args([*words.split(), "--set", "recipe.seed=3", "--runs", 'my "runs"'])
     assert load_recipe(RECIPES / "toy.toml", options.overrides).runtime.runs == Path('my "runs"')
+
+
+def test_results_of_a_folder_that_is_not_there_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", "toy", "--runs", str(tmp_path / "none")]) == 0
+    assert f"there is no folder of runs {tmp_path / 'none'}" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
