@@ -193,31 +193,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _shards(options: argparse.Namespace) -> int:
-    from shards.opened import opened
-    from shards.output_places import check_output_folder
-    from wsss.report.show_layer import info, look
-    from wsss.report.tables import joined, printable
-    from wsss.stages.data_sets.shards import tars_of_run
+    from wsss.report.shards_command import run
 
-    if options.pictures is not None:
-        check_output_folder(options.pictures, option="--pictures")
-    pages, faults = [], 0
-    for place in options.paths:
-        with opened(place, tars=tars_of_run(place)) as layer:
-            if options.action == "info":
-                page, picture = info(layer, pictures=options.pictures)
-                pages.append(page)
-                if options.form == "text":
-                    _print(page, options)
-                    if picture is not None:
-                        print(picture)
-                continue
-            for line in look(layer, options.action, pictures=options.pictures, console=_console()):
-                print(printable(line.text))
-                faults += line.is_fault
-    if pages and options.form != "text":
-        _print(joined(pages), options)
-    return 1 if faults else 0
+    return run(options, console=_console())
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -234,8 +212,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
         print_page(forecast_page(sweep, forecast(sweep)))
         return 0
-    tune = "starting Ray Tune, which suggests the trials; their stages run without Ray …"
-    console.print(tune if options.on == "local" else connecting_line(options.on), markup=False)
+    console.print(connecting_line(options.on), markup=False)
     from tuning.sweep import run_sweep
 
     return run_sweep(sweep, place=options.on, console=console)
