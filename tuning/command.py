@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from shards.output_places import check_output_file, check_output_folder
 from wsss.pipeline.console import counting, plain_console
 from wsss.report.printing import print_page
 from wsss.report.tables import Page
@@ -19,10 +20,17 @@ def _print(options: argparse.Namespace, page: Page) -> None:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    from cluster.tracking.undelivered import undelivered
     from tuning.leaderboard import leaderboard, leaderboard_table
 
     rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
-    table = leaderboard_table(rows, sort=options.sort, where=options.where, published=not options.no_published)
+    table = leaderboard_table(
+        rows,
+        sort=options.sort,
+        where=options.where,
+        published=not options.no_published,
+        further=undelivered(options.runs, uri=options.tracking_uri),
+    )
     _print(options, Page(tables={"leaderboard": table}))
     return 0
 
@@ -34,6 +42,8 @@ def _compare(options: argparse.Namespace) -> int:
     from tuning.comparison_page import comparison_page
     from tuning.comparison_pictures import save_pictures
 
+    if options.pictures is not None:
+        check_output_folder(options.pictures, option="--pictures")
     with counting("images", plain_console(stderr=True)) as count:
         compared = compare_results(
             [options.first, *options.others],
@@ -61,6 +71,7 @@ def _compare_recorded(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from tuning.html_report.page import write_report
 
+    check_output_file(options.output, option="--output", endings=(".html", ".htm"))
     with counting("images", plain_console(stderr=True)) as count:
         size = write_report(
             options.names, options.output, runs=options.runs, uri=options.tracking_uri, on_progress=count

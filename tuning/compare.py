@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.tracking.undelivered import undelivered
 from tuning.leaderboard import METRICS, Row, leaderboard, recorded_table
 from tuning.named_results import CompareError, choose_row, unknown_name
 from wsss.report.tables import Cell, Column, Table, percent, table_of
@@ -46,7 +47,8 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
     """
     rows = leaderboard(runs, uri=uri, everything=True)
     notes: list[str] = []
-    first, second = (_choose(name, rows, notes) for name in (a, b))
+    first, second = (_choose(name, rows, notes, runs=runs, uri=uri) for name in (a, b))
+    notes += undelivered(runs, uri=uri)
     if first.run_id == second.run_id:
         raise CompareError(f"{a} and {b} are the same evaluation ({first.name}, run {first.run_id[:8]})")
     if first.image_set != second.image_set:
@@ -85,10 +87,10 @@ def _cells(one: ClassDifference, *, of: str) -> tuple[Cell, ...]:
     return (one.name, of, percent(one.a, digits=2), percent(one.b, digits=2), difference)
 
 
-def _choose(name: str, rows: list[Row], notes: list[str]) -> Row:
+def _choose(name: str, rows: list[Row], notes: list[str], *, runs: Path, uri: str) -> Row:
     """The row that a name means; adds a note if it fits several."""
     if (row := choose_row(name, rows, notes)) is None:
-        raise unknown_name(name, rows)
+        raise unknown_name(name, rows, runs=runs, uri=uri)
     return row
 
 

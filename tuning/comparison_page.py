@@ -18,6 +18,7 @@ from wsss.report.tables import Cell, Column, Page, Shown, Table, percent, table_
 NUM_IMAGES = 10
 """Images in the table `images`; `image_scores`, which is only for CSV and JSON, has all."""
 _WITH = Column("result", "against", role="name", wraps=True)
+_NO_TRUTH = "nothing is measured without masks: the table `agreement` says how far the label maps agree"
 _OTHER = {"B": "other", "B %": "other %", "B says": "other says", "pixels B %": "pixels other %"}
 """Titles of columns if several results are compared with the first."""
 
@@ -77,9 +78,8 @@ def _overall(pairs: Sequence[tuple[str, Comparison]], results: Sequence[Result])
         if comparison.has_truth and letter == "B":
             rows += _other_metrics(results)
     title = f"Scores over {counted(pairs[0][1].num_images, 'image')}, in percent"
-    return table_of(
-        title, _columns(pairs, Column("score", "name", role="name"), *_DIFFERENCE), rows, data_only=not rows
-    )
+    columns = _columns(pairs, Column("score", "name", role="name"), *_DIFFERENCE)
+    return table_of(title, columns, rows, notes=() if rows else (_NO_TRUTH,), data_only=not rows)
 
 
 def _other_metrics(results: Sequence[Result]) -> Iterator[tuple[Cell, ...]]:
@@ -107,7 +107,9 @@ def _classes(pairs: Sequence[tuple[str, Comparison]]) -> Table:
         f"differences: B - A{other}; interval: paired bootstrap over the images; p: randomisation test over them, "
         f"corrected for the number of classes (Holm); better, worse: p at most {SIGNIFICANT}",
     )
-    return table_of("IoU of the classes, in percent", columns, rows, notes=notes if rows else (), data_only=not rows)
+    return table_of(
+        "IoU of the classes, in percent", columns, rows, notes=notes if rows else (_NO_TRUTH,), data_only=not rows
+    )
 
 
 def _verdict(one: Difference) -> str:
@@ -138,7 +140,8 @@ def _tests(pairs: Sequence[tuple[str, Comparison]]) -> Table:
         Column("p", "p_value", right=True),
         Column("", "note", role="note"),
     )
-    return table_of("Is the difference more than chance?", columns, rows, data_only=not rows)
+    title, notes = "Is the difference more than chance?", () if rows else (_NO_TRUTH,)
+    return table_of(title, columns, rows, notes=notes, data_only=not rows)
 
 
 def _p(value: float) -> Shown:
@@ -261,7 +264,8 @@ def _lineage(named: Sequence[str], compared: Compared) -> Table:
         Column("B", "b"),
         Column("", "same"),
     )
-    return table_of("Lineage side by side", columns, rows, data_only=not rows)
+    notes = () if rows else ("what led to the labels of a zip is not known",)
+    return table_of("Lineage side by side", columns, rows, notes=notes, data_only=not rows)
 
 
 def _images(pairs: Sequence[tuple[str, Comparison]], *, most: int | None) -> Table:

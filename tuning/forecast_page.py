@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from shards.wording import counted
 from tuning.search_space import Sweep
 from tuning.sweep_forecast import CHEAP_SHARE, Execution, Forecast, PlannedTrial, total_seconds
 from wsss.report.tables import Cell, Column, Page, Shown, Table, table_of
@@ -14,7 +15,7 @@ def forecast_page(sweep: Sweep, plan: Forecast) -> Page:
     name, trials = sweep.settings.name, plan.trials
     concurrent = sweep.settings.max_concurrent
     how = "one after the other" if concurrent == 1 else f"up to {concurrent} at the same time"
-    heading = (f"{name}: {len(trials)} trials of {sweep.base.settings.name}, {how}; nothing is run",)
+    heading = (f"{name}: {counted(len(trials), 'trial')} of {sweep.base.settings.name}, {how}; nothing is run",)
     return Page(
         heading=heading,
         tables={"settings": _settings_table(sweep, plan), "trials": _trials_table(sweep, plan)},

@@ -11,8 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cluster.tracking.mlflow_store import UPSTREAM
 from cluster.tracking.tracker import FINGERPRINT, INSTANCE, KIND, PARENT_RUN, PIPELINE, RECIPE, SUPERVISION, SWEEP
 from tuning.lid_2020 import BOARD, IMAGES
+from tuning.lineage import NoLineageError, read_lineage
 from tuning.tracked_runs import CHANGED, KEPT, SPLITS, StoredRun, UnreadableError, recorded_table, stored_runs
 from wsss.argument_parser import suggestion
 from wsss.report.run_files import DIGITS, in_words, read_description
@@ -60,7 +62,7 @@ class Row:
     finished: float
     """Unix time in seconds."""
     changed: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the pipeline that differ from its recipe's file; empty also if they are not known."""
+    """Settings behind the evaluation that differ from its recipe's file; empty also if they are not known."""
 
     @property
     def name(self) -> str:
@@ -85,14 +87,16 @@ def _rows(stored: Sequence[StoredRun], runs: Path) -> list[Row]:
     for run in evaluations.values():
         own.setdefault(run.tags.get(PARENT_RUN, ""), []).append(run.run_id)
     latest: dict[tuple[str, str, str], Row] = {}
-    for pipeline in (run for run in stored if run.tags[KIND] == "pipeline"):  # the earliest first
+    pipelines = [run for run in stored if run.tags[KIND] == "pipeline"]  # the earliest first
+    # A result that a run and a sweep have is the run's: a trial must not give it its settings.
+    for pipeline in sorted(pipelines, key=lambda run: SWEEP not in run.tags):
         kept = [run_id for tag, run_id in pipeline.tags.items() if tag.startswith(f"{KEPT}.")]
         found = [evaluations[one] for one in (*own.get(pipeline.run_id, ()), *kept) if one in evaluations]
         # A run that is still being written is not a result.
         finished = [run for run in found if run.status == "FINISHED" and "mean_iou" in run.metrics]
         changed = _changed(pipeline, runs) if finished else {}
         for run in finished:
-            row = _row(run, pipeline, changed)
+            row = _row(run, pipeline, _read_by(run, pipeline, changed, runs))
             latest[row.recipe, row.instance, row.fingerprint] = row
     return list(latest.values())
 
@@ -108,6 +112,29 @@ def _changed(pipeline: StoredRun, runs: Path) -> Mapping[str, Any]:
         parts = re.split(r", (?=[^\s=]+ = )", tags[CHANGED])
         return {name: _parsed(text) for name, mark, text in (part.partition(" = ") for part in parts) if mark}
     return {name: _parsed(text) for name, text in pipeline.params.items()} if SWEEP in tags else {}
+
+
+def _read_by(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any], runs: Path) -> Mapping[str, Any]:
+    """Those of a pipeline's changed settings on which an evaluation depends; all of them if that is not known.
+
+    A pipeline has others too: those of later stages, or the threshold that a sweep applies to counts.
+    """
+    if not changed:
+        return changed
+    try:
+        behind = {one.name for one in read_lineage(result_folder(runs, run.tags[FINGERPRINT])).all().values()}
+    except NoLineageError:
+        named = {tag.removeprefix(f"{UPSTREAM}.") for tag in pipeline.tags if tag.startswith(f"{UPSTREAM}.")}
+        if not named:
+            return changed
+        behind = named
+    kept = {"recipe", "defaults", *behind}
+    return {name: value for name, value in changed.items() if name.partition(".")[0] in kept}
+
+
+def result_folder(runs: Path, fingerprint: str) -> Path:
+    """The folder of an evaluation in a folder of runs."""
+    return runs.absolute() / "store" / f"evaluate-{fingerprint[:16]}"
 
 
 def _parsed(text: str) -> Any:
@@ -154,13 +181,19 @@ _KEYS = tuple(column.key for column in _COLUMNS)
 
 
 def leaderboard_table(
-    rows: Sequence[Row], *, sort: str = "mean_iou", where: Sequence[str] = (), published: bool = False
+    rows: Sequence[Row],
+    *,
+    sort: str = "mean_iou",
+    where: Sequence[str] = (),
+    published: bool = False,
+    further: Sequence[str] = (),
 ) -> Table:
     """The leaderboard as a table; scores in percent.
 
     `sort`: a column's name in CSV, best or latest or first in the alphabet first; with `-` in front, reversed.
     `where`: conditions such as `mean_iou>=0.5` or `recipe=toy*`, all of which hold for a row that is shown.
-    `published`: also the rows of LID 2020's official table. Raises ValueError for a column that does not exist.
+    `published`: also the rows of LID 2020's official table. `further`: lines below the table. Raises ValueError for a
+    column that does not exist.
     """
     cells = [(place, *_cells(row)) for place, row in enumerate(rows, start=1)]
     cells += [(None, *_published_cells(place)) for place in range(len(BOARD))] if published else []
@@ -180,7 +213,7 @@ def leaderboard_table(
     notes = () if rows else ("no evaluated runs yet: wsss run RECIPE makes one",)
     if rows and not kept:
         notes = (f"no row fulfils {' and '.join(where)}",)
-    return table_of("Leaderboard", _COLUMNS, [row for row, _ in kept], notes=notes)
+    return table_of("Leaderboard", _COLUMNS, [row for row, _ in kept], notes=(*notes, *further))
 
 
 def _cells(row: Row) -> tuple[Cell, ...]:

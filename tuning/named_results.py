@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.tracking.undelivered import undelivered
 from shards.records import RunRecord
-from tuning.leaderboard import Row, leaderboard
-from tuning.lineage import Ancestor, read_lineage
+from tuning.leaderboard import Row, leaderboard, result_folder
+from tuning.lineage import Ancestor, NoLineageError, read_lineage
+from wsss.argument_parser import suggestion
 from wsss.contract.stage import RUN_RECORD
 
 SHORTEST_ID = 6
@@ -63,10 +66,14 @@ def choose_row(name: str, rows: list[Row], notes: list[str]) -> Row | None:
         fitting = fitting or [row for row in rows if row.pipeline.startswith(first) and instance in ("", row.instance)]
     if not fitting:
         return None
-    without_labels = [row for row in fitting if not row.labels_given]
-    latest = max(without_labels or fitting, key=lambda row: row.finished)
+    without_labels = [row for row in fitting if not row.labels_given] or fitting
+    of_runs = [row for row in without_labels if not row.sweep]
+    latest = max(of_runs or without_labels, key=lambda row: row.finished)
     if len(fitting) > 1:
-        notes.append(f"{name} fits {len(fitting)} evaluations; the latest is used, {latest.name} ({latest.run_id[:8]})")
+        trials = " that is no trial of a sweep" if of_runs and any(row.sweep for row in fitting) else ""
+        notes.append(
+            f"{name} fits {len(fitting)} evaluations; the latest{trials} is used, {latest.name} ({latest.run_id[:8]})"
+        )
     return latest
 
 
@@ -77,7 +84,9 @@ def find_results(names: list[str], *, runs: Path, uri: str, notes: list[str]) ->
     beginning; recipe:instance of any label maps of a run; or the path of a submission's zip.
     """
     rows = leaderboard(runs, uri=uri, everything=True) if any(not _is_zip(name) for name in names) else []
-    found = [_find(name, runs=runs, rows=rows, notes=notes) for name in names]
+    found = [_find(name, runs=runs, uri=uri, rows=rows, notes=notes) for name in names]
+    if any(not _is_zip(name) for name in names):
+        notes += undelivered(runs, uri=uri)
     for place, one in enumerate(found):
         for name, other in zip(names, found[:place], strict=False):
             if one.folder == other.folder:
@@ -89,18 +98,18 @@ def _is_zip(name: str) -> bool:
     return name.endswith(".zip")
 
 
-def _find(name: str, *, runs: Path, rows: list[Row], notes: list[str]) -> Result:
+def _find(name: str, *, runs: Path, uri: str, rows: list[Row], notes: list[str]) -> Result:
     if _is_zip(name):
         path = Path(name)
         if not path.is_file():
             raise CompareError(f"there is no file {path}; wsss run with a recipe that has a submit instance makes one")
         return Result(recipe="", instance=name, fingerprint="", folder=path, record=None, lineage=None)
     if (row := choose_row(name, rows, notes)) is not None:
-        folder = runs.absolute() / "store" / f"evaluate-{row.fingerprint[:16]}"
-        return _opened(folder, row=row, runs=runs)
+        return _opened(result_folder(runs, row.fingerprint), row=row, runs=runs)
     matching = [folder for folder, record in label_maps_of(runs) if _fits(name, record)]
     if not matching:
-        raise unknown_name(name, rows)
+        raise unknown_name(name, rows, runs=runs, uri=uri)
+    matching = _of_runs(matching, rows, runs)
     results = [_opened(folder, row=None, runs=runs) for folder in matching]
     latest = max(results, key=lambda one: 0.0 if one.record is None else one.record.finished)
     if len(results) > 1:
@@ -108,12 +117,27 @@ def _find(name: str, *, runs: Path, rows: list[Row], notes: list[str]) -> Result
     return latest
 
 
-def unknown_name(name: str, rows: list[Row]) -> CompareError:
+def _of_runs(folders: list[Path], rows: list[Row], runs: Path) -> list[Path]:
+    """Of several label maps those that an evaluated run has, not only the trials of a sweep; all if there are none."""
+    if len(folders) < 2:
+        return folders
+    behind: set[str] = set()
+    for row in rows:
+        if not row.sweep:
+            with suppress(NoLineageError):
+                behind |= read_lineage(result_folder(runs, row.fingerprint)).all().keys()
+    chosen = [folder for folder in folders if (known := read_record(folder)) and known.fingerprint in behind]
+    return chosen or folders
+
+
+def unknown_name(name: str, rows: list[Row], *, runs: Path, uri: str) -> CompareError:
     """The error for a name that nothing has."""
-    known = ", ".join(sorted({row.name for row in rows})) or "none yet"
+    known = sorted({row.name for row in rows})
+    meant = suggestion(name, known) if known else "; there are: none yet"
+    waiting = "".join(f"; {sentence}" for sentence in undelivered(runs, uri=uri))
     return CompareError(
         f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE, the id of its run or pipeline, or the "
-        f"path of a submission's zip; there are: {known}"
+        f"path of a submission's zip{meant.replace('there are ', 'there are: ')}{waiting}"
     )
 
 

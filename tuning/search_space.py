@@ -23,10 +23,19 @@ from tuning.counted_threshold import THRESHOLD, check_bins, labels_of
 from tuning.dimensions import Cases, Dimension, Range
 from tuning.read_settings import check_read, check_stop_by
 from tuning.sweep_settings import SweepSettings
-from tuning.sweep_tables import build_table, by_setting, read_cases, read_dimension, read_sweep_tables, toml_value
+from tuning.sweep_tables import (
+    build_table,
+    by_setting,
+    instance_of,
+    read_cases,
+    read_dimension,
+    read_sweep_tables,
+    toml_value,
+)
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
 from wsss.pipeline.recipe_files import RECIPES, find_file
+from wsss.pipeline.recipe_tables import unknown_name
 from wsss.stages.evaluate import Evaluate
 
 
@@ -185,6 +194,9 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     if not recipe_path.exists() and (shipped := find_file(chosen.recipe, shipped=RECIPES)).exists():
         recipe_path = shipped.resolve()
     whole = load_recipe(recipe_path, shared)
+    for setting, name in (("metric", chosen.metric), ("to", chosen.to)):
+        if name and name not in (known := [one.name for one in whole.instances]):
+            raise RecipeError(f"sweep.{setting}: {unknown_name('instance', name, known)}")
     base = needed(whole, chosen.metric, chosen.to)
     _check_metric(base.instance(chosen.metric), chosen, whole)
     space, labels = _space(tables, whole, base, chosen)
@@ -212,6 +224,9 @@ def _space(tables: Mapping[str, Any], whole: Recipe, base: Recipe, chosen: Sweep
     """The dimensions in [space] and [cases], and the instance whose threshold is applied to counts."""
     lines, cases = by_setting(tables.get("space", {}), "space"), read_cases(tables.get("cases", {}))
     searched = [*lines, *(setting for one in cases.values() for setting in one.settings)]
+    of_cases = {setting: f"cases.{name}: {setting}" for name, one in cases.items() for setting in one.settings}
+    for setting in searched:
+        instance_of(setting, whole, where=of_cases.get(setting, f"space.{setting}"))
     labels = labels_of(base.instance(chosen.metric), whole, searched)
     counted = f"{labels}.{THRESHOLD}" if labels else ""
     dimensions: dict[str, Dimension] = {}

@@ -27,14 +27,14 @@ from tuning.distinct_search import DistinctSearch
 from tuning.early_stopping import scheduler_of
 from tuning.search_space import Sweep
 from tuning.sweep_outcome import BEST_RECIPE, further_files, result_of
-from tuning.sweep_records import Recorder, record
+from tuning.sweep_records import Recorder, outcome_of, record
 from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
 from tuning.sweep_watch import Watch, trial_of
 from tuning.trial_journal import TrialJournal
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
-from wsss.pipeline.run import RunSummary, run_recipe
+from wsss.pipeline.run import RunSummary, make_runs_folder, run_recipe
 from wsss.report.printing import print_table
 
 _ENVIRONMENT = {
@@ -60,6 +60,7 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     `place`: `ray` (this machine), `local` (stages in the trial's own process, Ray only for Tune), or an address.
     Raises RuntimeError if no trial has a result.
     """
+    make_runs_folder(sweep.base)
     runtime = sweep.base.runtime
     tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
     with tracked_sweep(tracker, sweep.settings.name):
@@ -79,6 +80,7 @@ def _run_tracked(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: C
     result = result_of(sweep, base, trials)
     kept = result.keep_earlier(sweep.folder)
     artifacts = result.write(sweep.folder, further_files(sweep, result))
+    tracker.sweep_finished(sweep.settings.name, outcome_of(sweep, result, artifacts))
     print_table(replace(result.table(), notes=tuple(result.sentences())))
     if result.choice is None:
         raise RuntimeError(f"no trial of {sweep.settings.name} has a result; trial 1: {trials[0].reason}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from cluster.tracking.tracker import MlflowTracker
 from tuning.counted_threshold import THRESHOLD
 from tuning.search_space import Sweep
-from tuning.sweep_result import Trial
+from tuning.sweep_result import SweepResult, Trial
 from tuning.sweep_trial import SCORE, WORST
-from wsss.contract.runtime import PipelineRecord
+from wsss.contract.runtime import PipelineRecord, SweepOutcome
 
 
 class Recorder:
@@ -56,7 +57,11 @@ def record(
     overrides = sweep.trial_overrides(trial.values)
     recipe = sweep.trial_recipe(overrides)
     pipeline = PipelineRecord(
-        recipe.settings.name, sweep.trial_fingerprint(overrides), sweep.settings.name, settings=trial.values
+        recipe.settings.name,
+        sweep.trial_fingerprint(overrides),
+        sweep.settings.name,
+        settings=trial.values,
+        lineage={instance.name: instance.fingerprint for instance in recipe.instances},
     )
     # An instance that only some trials read is not part of the shared run.
     shared = {instance.fingerprint for instance in sweep.unchanged().instances}
@@ -71,3 +76,27 @@ def record(
     if (threshold := sweep.threshold(trial.values)) is not None:  # no recorded stage has this setting
         scores[THRESHOLD] = threshold
     tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
+
+
+def outcome_of(sweep: Sweep, result: SweepResult, files: Mapping[str, str]) -> SweepOutcome:
+    """What the run of the sweep itself holds: the best trial's settings, the scores, and the files."""
+    choice, states = result.choice, [trial.state for trial in result.trials]
+    metrics = {f"trials.{state}": float(states.count(state)) for state in dict.fromkeys(states)}
+    metrics |= {"trials": float(len(states)), "stages.executed": float(result.executed)}
+    metrics |= {f"importance.{name}": share for name, share in result.importance.items()}
+    if choice is not None:
+        metrics |= {f"best.{SCORE}": choice.best.mean_iou or WORST, f"two_fold.{SCORE}": choice.mean_iou}
+        metrics["best.trial"] = float(choice.best.number)
+        metrics |= {f"best.fold{fold}.{SCORE}": value for fold, value in enumerate(choice.best.fold_iou)}
+    if result.interval is not None:
+        metrics |= {
+            f"two_fold.{SCORE}.{end}": value for end, value in zip(("low", "high"), result.interval, strict=True)
+        }
+    about = {
+        "settings": ", ".join(sweep.space.dimensions),
+        "recipe": result.recipe,
+        "metric": f"mean IoU of {result.metric} on {result.split}",
+        "result": "; ".join(result.sentences()),
+    }
+    best = sweep.space.given(choice.best.values) if choice is not None else {}
+    return SweepOutcome(about=about, metrics=metrics, best=best, files=files)

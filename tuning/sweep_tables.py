@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuning.dimensions import Cases, Choices, Range
+from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings
-from wsss.pipeline.recipe_files import SWEEPS, near_files
+from wsss.pipeline.recipe_files import RECIPES, SWEEPS, find_file, near_files
 from wsss.pipeline.recipe_tables import unknown_name
 from wsss.pipeline.wrong_values import first_complaint
 
@@ -25,16 +26,24 @@ def read_sweep_tables(path: Path) -> dict[str, Any]:
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise RecipeError(f"the sweep does not exist: {path}{near_files(path, shipped=SWEEPS)}") from None
+        raise RecipeError(f"the sweep does not exist: {path}{_meant(path)}") from None
     except OSError as error:
         raise RecipeError(f"the sweep cannot be read: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    if "stages" in tables and "sweep" not in tables:
+        raise RecipeError(f"{path} is a recipe, not a sweep; wsss run {path} runs it")
     if unknown := sorted(set(tables) - set(TABLES)):
         raise RecipeError(
             f"{path}: unknown table [{unknown[0]}]; a sweep has [sweep], [fixed], [space] and [cases.NAME]"
         )
     return tables
+
+
+def _meant(path: Path) -> str:
+    if (recipe := find_file(path, shipped=RECIPES)).is_file():
+        return f"; {path} is a recipe ({recipe}): wsss run {path}"
+    return near_files(path, shipped=SWEEPS)
 
 
 def by_setting(table: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -87,15 +96,20 @@ def read_cases(table: Mapping[str, Any]) -> dict[str, Cases]:
     return found
 
 
+def instance_of(name: str, whole: Recipe, *, where: str) -> Instance:
+    """The instance that has a dotted setting. Raises `RecipeError`, beginning with `where`, if there is none."""
+    known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
+    if name not in known:
+        raise RecipeError(f"{where}: " + unknown_name("setting", name, list(known)))
+    return known[name]
+
+
 def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, where: str) -> Range | Choices:
     """The dimension of a setting. The setting must allow both ends of a range, and every choice.
 
     `entering`: the part of the recipe that must contain the searched setting; `where` names the line in errors.
     """
-    known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
-    if name not in known:
-        raise RecipeError(f"{where}: " + unknown_name("setting", name, list(known)))
-    instance = known[name]
+    instance = instance_of(name, whole, where=where)
     if instance.name not in {one.name for one in entering.instances}:
         names = ", ".join(one.name for one in entering.instances)
         raise RecipeError(f"{where}: the metric does not depend on {instance.name}; it depends on {names}")

@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
+from shards.wording import counted
 from tuning.early_stopping import EPOCH, VALIDATION
 from tuning.search_space import Sweep
 from tuning.sweep_records import Recorder
@@ -59,8 +60,8 @@ class Watch(tune.Callback):
         found = f"mean IoU {100 * (trial.mean_iou or 0.0):.2f}" if trial.folds else f"{trial.state}: {trial.reason}"
         settings = " ".join(f"{name}={value}" for name, value in trial.values.items())
         self._console.print(
-            f"trial {trial.number} of {total}: {found}, {len(trial.executed)} stages executed, {len(trial.reused)} "
-            f"reused, about {left:.0f} s left; {settings}",
+            f"trial {trial.number} of {total}: {found}, {counted(len(trial.executed), 'stage')} executed, "
+            f"{len(trial.reused)} reused, about {left:.0f} s left; {settings}",
             markup=False,
             highlight=False,
             soft_wrap=True,

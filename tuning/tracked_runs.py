@@ -8,6 +8,7 @@ the runs. A server is read through the client.
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.tracking.tracker import EXPERIMENT, KIND, SWEEP, DeletedExperimentError, connect
 from cluster.tracking.tracking_address import sqlite_file, tracking_uri
+from cluster.tracking.undelivered import doctor_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,10 +67,10 @@ def stored_runs(runs: Path, *, uri: str, kinds: Iterable[str], metrics: Iterable
     read = _from_database if _is_database(address) else _from_server
     try:
         return read(address, tuple(kinds), tuple(metrics))
-    except UnreadableError:
-        raise
+    except DeletedExperimentError as error:
+        raise UnreadableError(str(error)) from error
     except Exception as error:  # every kind of store has its own errors
-        raise _unreadable(address, error) from error
+        raise _unreadable(address, error, runs=runs) from error
 
 
 def recorded_table(run_id: str, name: str, *, runs: Path, uri: str = "") -> list[dict[str, Any]] | None:
@@ -81,7 +83,7 @@ def recorded_table(run_id: str, name: str, *, runs: Path, uri: str = "") -> list
         with tempfile.TemporaryDirectory() as folder:
             content = json.loads(Path(client.download_artifacts(run_id, f"{name}.json", folder)).read_bytes())
     except Exception as error:
-        raise _unreadable(address, error) from error
+        raise _unreadable(address, error, runs=runs) from error
     return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
 
 
@@ -91,23 +93,14 @@ def _is_database(address: str) -> bool:
 
 def _from_database(address: str, kinds: tuple[str, ...], metrics: tuple[str, ...]) -> list[StoredRun]:
     from sqlalchemy import create_engine
-    from sqlalchemy.exc import OperationalError, ProgrammingError
     from sqlalchemy.pool import NullPool
 
     file = sqlite_file(address)
     options = {} if file is None else {"creator": _opener(file)}
     engine = create_engine(address, poolclass=NullPool, **options)
-    try:
-        with engine.connect() as connection:
-            found = _select_runs(connection, address, kinds)
-            _add_values(connection, found, metrics)
-    except (OperationalError, ProgrammingError) as error:
-        if "no such" in str(error) or "does not exist" in str(error) or "doesn't exist" in str(error):
-            raise UnreadableError(
-                f"the database at {address} is not one of this version of MLflow ({_first_line(error.orig)}); "
-                f"mlflow db upgrade {address} upgrades an older one; a newer one needs the MLflow that wrote it"
-            ) from error
-        raise
+    with engine.connect() as connection:
+        found = _select_runs(connection, address, kinds)
+        _add_values(connection, found, metrics)
     return list(found.values())
 
 
@@ -203,13 +196,25 @@ def _is_read(key: str, tags: Mapping[str, str]) -> bool:
 
 def _require_active(address: str, experiment: str, stage: str) -> None:
     if stage != "active":
-        raise UnreadableError(str(DeletedExperimentError(address, experiment)))
+        raise DeletedExperimentError(address, experiment)
 
 
-def _unreadable(address: str, error: Exception) -> UnreadableError:
+def _unreadable(address: str, error: Exception, *, runs: Path) -> UnreadableError:
+    reason = _first_line(getattr(error, "orig", None) or error)
+    if not _is_database(address):
+        return UnreadableError(
+            f"MLflow at {address} cannot be read: {reason}; start its server, or give another address with "
+            "--tracking-uri, runtime.tracking_uri or MLFLOW_TRACKING_URI"
+        )
+    if any(words in str(error) for words in ("no such", "does not exist", "doesn't exist")):
+        return UnreadableError(
+            f"the database at {address} is not one of this version of MLflow ({reason}); mlflow db upgrade "
+            f"{shlex.quote(address)} upgrades an older one; a newer one needs the MLflow that wrote it; "
+            f"{doctor_command(runs)} says which it is"
+        )
     return UnreadableError(
-        f"MLflow at {address} cannot be read: {_first_line(error)}; start its server, or give another address with "
-        "runtime.tracking_uri or MLFLOW_TRACKING_URI"
+        f"the database at {address} cannot be read: {reason}; {doctor_command(runs)} examines it; or give another "
+        "address with --tracking-uri, runtime.tracking_uri or MLFLOW_TRACKING_URI"
     )
 
 

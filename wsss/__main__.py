@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.arguments import parser, stage_commands
+from wsss.contract.closed_output import drop_output, reader_is_gone
 from wsss.contract.stopping import STOPPED, exit_status, stop_on_sigterm
 
 if TYPE_CHECKING:
@@ -193,28 +194,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _shards(options: argparse.Namespace) -> int:
-    from shards.opened import opened
-    from wsss.report.show_layer import info, look
-    from wsss.report.tables import joined, printable
-    from wsss.stages.data_sets.shards import tars_of_run
+    from wsss.report.shards_command import run
 
-    pages, faults = [], 0
-    for place in options.paths:
-        with opened(place, tars=tars_of_run(place)) as layer:
-            if options.action == "info":
-                page, picture = info(layer, pictures=options.pictures)
-                pages.append(page)
-                if options.form == "text":
-                    _print(page, options)
-                    if picture is not None:
-                        print(picture)
-                continue
-            for line in look(layer, options.action, pictures=options.pictures, console=_console()):
-                print(printable(line.text))
-                faults += line.is_fault
-    if pages and options.form != "text":
-        _print(joined(pages), options)
-    return 1 if faults else 0
+    return run(options, console=_console())
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -318,7 +300,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 an error explained by the message, 130 interrupted by Ctrl-C,
-    143 by SIGTERM."""
+    143 by SIGTERM, 141 if nobody reads the output any more."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["__complete"]:
         from wsss.completion import answer
@@ -331,9 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stop_on_sigterm():
             return COMMANDS.get(options.command, _stage)(options)
     except KeyboardInterrupt:
+        if reader_is_gone():
+            return drop_output()
         print(STOPPED, file=sys.stderr)
         return exit_status()
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return drop_output()
         from wsss.pipeline.error_file import debug_report, error_line
 
         message = error_line(error)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -135,6 +136,7 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "instance", nargs="?", metavar="INSTANCE", help="one instance of the recipe, or recipe, or runtime"
     )
     _add_overrides(show)
+    _add_runs(show)
     show.add_argument("--changed", action="store_true", help="only settings that differ from their default")
     _add_form(show, tables=("instances", "settings"), main="settings")
     results = _add(
@@ -145,6 +147,7 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
         "wsss results toy --csv",
     )
     _add_recipe(results)
+    _add_runs(results)
     _add_form(results, tables=("results", "classifiers"), main="results")
 
     explain = _add(
@@ -159,6 +162,7 @@ def _add_showing(commands: argparse._SubParsersAction[Parser]) -> None:
     explain.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
     explain.add_argument("key", metavar="KEY", help="the image's key, as wsss compare and the contact sheets show it")
     _add_overrides(explain)
+    _add_runs(explain)
     explain.add_argument("--output", type=Path, metavar="FILE", help="default: explain-KEY.png in the current folder")
 
 
@@ -270,6 +274,27 @@ def _add_overrides(command: Parser) -> None:
         metavar="NAME=VALUE",
         help="change a setting, such as make_seeds.refine=none; may be repeated",
     )
+
+
+def _add_runs(command: Parser) -> None:
+    """The folder of runs of a command that reads what a recipe has made."""
+    command.add_argument(
+        "--runs",
+        type=Path,
+        action=_SetRuns,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="folder of runs; the same as --set runtime.runs=FOLDER",
+    )
+
+
+class _SetRuns(argparse.Action):
+    """Adds the folder to the overrides of `--set`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        namespace.overrides = [*namespace.overrides, f"runtime.runs={json.dumps(str(values))}"]
 
 
 def _add_place(command: Parser, *, default: str = "ray") -> None:

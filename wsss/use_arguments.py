@@ -65,7 +65,7 @@ def _add_label(commands: argparse._SubParsersAction[Parser], add: AddCommand) ->
     label.add_argument(
         "--recipe", type=Path, metavar="RECIPE", help="take settings from its make_cams, make_scores, ..."
     )
-    label.add_argument("--split", default="pictures", metavar="SPLIT", help="rows to read, if there is a column split")
+    label.add_argument("--split", default="", metavar="SPLIT", help="the rows to read, if there is a column split")
     return label
 
 

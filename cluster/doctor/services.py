@@ -17,7 +17,9 @@ from pathlib import Path
 from cluster.doctor.examined import Examined
 from cluster.session.shadowing import check_working_folder
 from cluster.session.socket_folders import ray_folder
+from cluster.tracking.database_version import version_of
 from cluster.tracking.tracking_address import sqlite_file, tracking_uri
+from cluster.tracking.undelivered import waiting_records
 
 PORTS = {8265: "Ray's dashboard", 6379: "a head that `ray start --head` starts", 5000: "the page of MLflow"}
 _SECONDS = 5.0
@@ -63,6 +65,8 @@ def examine_ray(working_folder: Path) -> Iterator[Examined]:
 
 def examine_mlflow(runs: Path) -> Iterator[Examined]:
     """The store that runs would be recorded in: a server that answers, or a database of this version."""
+    for sentence in waiting_records(runs):
+        yield Examined("note", "MLflow", sentence)
     uri = tracking_uri("", runs=runs)
     file = sqlite_file(uri)
     if file is not None:
@@ -90,17 +94,12 @@ def _database(file: Path, uri: str) -> Examined:
     if not file.is_file():
         return Examined("ok", "MLflow", f"the first run makes its database {file}")
     try:
-        connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=_SECONDS)
-        try:
-            ((revision,),) = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-        finally:
-            connection.close()
+        version = version_of(file)
     except (sqlite3.Error, ValueError) as error:
         return Examined("fault", "MLflow", f"{file} is no database of MLflow ({error})", f"mv {file} {file}.old")
-    known, newest = schema_revisions()
-    if revision == newest or not known:
+    if version == "same":
         return Examined("ok", "MLflow", f"the database {file} has this version's form")
-    if revision in known:
+    if version == "earlier":
         return Examined(
             "fault",
             "MLflow",
@@ -108,21 +107,6 @@ def _database(file: Path, uri: str) -> Examined:
             f"mlflow db upgrade {shlex.quote(uri)}   # copy it first",
         )
     return Examined("fault", "MLflow", f"{file} is of a later MLflow than is installed", "pip install --upgrade mlflow")
-
-
-def schema_revisions() -> tuple[frozenset[str], str]:
-    """The forms of the database that the installed MLflow knows, and the newest, from its files of migrations."""
-    spec = find_spec("mlflow")
-    if spec is None or spec.origin is None:
-        return frozenset(), ""
-    revisions: set[str] = set()
-    replaced: set[str] = set()
-    for path in (Path(spec.origin).parent / "store" / "db_migrations" / "versions").glob("*.py"):
-        text = path.read_text()
-        revisions |= set(re.findall(r"^revision\s*=\s*[\"'](\w+)[\"']", text, re.MULTILINE))
-        replaced |= set(re.findall(r"^down_revision\s*=\s*[\"'](\w+)[\"']", text, re.MULTILINE))
-    newest = revisions - replaced
-    return frozenset(revisions), next(iter(newest)) if len(newest) == 1 else ""
 
 
 def examine_deepspeed() -> Iterator[Examined]:

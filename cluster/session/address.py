@@ -26,4 +26,6 @@ def check_place(place: str) -> None:
 
 def connecting_line(place: str) -> str:
     """The message to print before Ray is imported and started; together they may take up to a minute."""
-    return "starting Ray on this machine …" if place in ("ray", "local") else f"connecting to Ray at {place} …"
+    if place == "local":  # only of a sweep
+        return "starting Ray Tune, which suggests the trials; their stages run without Ray …"
+    return "starting Ray on this machine …" if place == "ray" else f"connecting to Ray at {place} …"

@@ -92,7 +92,8 @@ def _end_orphan() -> None:
     if state is not None and state.listens:
         _signal_group(state.server, signal.SIGKILL)
         end = time.monotonic() + 10
-        while state.listens and time.monotonic() < end:
+        # A killed process has no sockets to list a moment before the port is free.
+        while (state.listens or why_not_free(state.port)) and time.monotonic() < end:
             time.sleep(0.1)
     forget_state()
 

@@ -24,6 +24,8 @@ SUPERVISION, LOST = "wsss.supervision", "wsss.lost"
 CHANGED, COMMAND, REASON = "wsss.changed_settings", "wsss.command", "wsss.reason"
 KEPT = "wsss.kept"
 """On a pipeline's run: `wsss.kept.INSTANCE` is the id of the run of an instance that another pipeline computed."""
+BEST = "wsss.best"
+"""On a sweep's run: `wsss.best.SETTING` is a value of the best trial; a tag, since a resumed sweep may find another."""
 PIPELINE_RUN, ARCHIVE, VERDICT = "wsss.pipeline_run", "wsss.archive", "wsss.verdict"
 NOTE = "mlflow.note.content"
 PARENT_RUN = "mlflow.parentRunId"
@@ -46,7 +48,8 @@ _EXPERIMENT_TAGS = {
         "tag `wsss.kept.NAME` with the id of its run.\n"
         "- **Submissions** (`tags.wsss.kind = 'submission'`) hold the archive, its check and the IoU of every class. "
         "Select two and press *Compare*.\n"
-        "- **Sweeps** (`tags.wsss.kind = 'sweep'`) contain a pipeline for every trial."
+        "- **Sweeps** (`tags.wsss.kind = 'sweep'`) hold the best settings, their score, the tables and the best "
+        "recipe, and contain a pipeline for every trial."
     ),
 }
 

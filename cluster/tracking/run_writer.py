@@ -49,9 +49,10 @@ from cluster.tracking.moved_database import ARTIFACTS
 from cluster.tracking.outbox import Event, RejectedError
 from cluster.tracking.pipeline_writer import write_start, write_submission
 from cluster.tracking.run_content import RunContent
+from cluster.tracking.sweep_writer import write_outcome
 from shards.records import RunRecord
 from wsss.contract.kept_files import found_files
-from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, SubmissionRecord
+from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, SubmissionRecord, SweepOutcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,7 +86,11 @@ class RunWriter:
 
     def _write(self, event: Event) -> None:
         if "sweep" in event:
-            self._end_sweep(event["sweep"], event["status"], event.get("reason", ""), event)
+            run = self._sweep_run(event["sweep"], event["opened"])
+            if "outcome" in event:
+                write_outcome(self._content, run, SweepOutcome(**event["outcome"]), when=event["time"])
+            else:
+                self._end_sweep(run, event["status"], event.get("reason", ""), when=event["time"])
             return
         pipeline, when = PipelineRecord(**event["pipeline"]), event["time"]
         parent = self._pipeline_run(pipeline, opened=event["opened"], start=event.get("start"))
@@ -122,18 +127,18 @@ class RunWriter:
         name = run_name(pipeline.recipe, changed)
         if any(run.info.run_name == name for run in self._find({KIND: "pipeline", RECIPE: pipeline.recipe})):
             name = f"{name} ({pipeline.fingerprint[:8]})"  # another file of the same recipe, or other data
-        return self._create(name, identity, start=opened)
+        behind = {key(f"{UPSTREAM}.{instance}"): found for instance, found in pipeline.lineage.items()}
+        return self._create(name, identity | behind, start=opened)
 
     def _sweep_run(self, name: str, opened: float) -> Run:
         tags = {KIND: "sweep", SWEEP: name}
         return (self._find(tags) or [self._create(name, tags, start=opened)])[0]
 
-    def _end_sweep(self, name: str, status: str, reason: str, event: Event) -> None:
-        run = self._sweep_run(name, event["opened"])
+    def _end_sweep(self, run: Run, status: str, reason: str, *, when: float) -> None:
         if status == "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
             return
-        self._terminate(run, status, reason, when=event["time"])
+        self._terminate(run, status, reason, when=when)
 
     def _stage_run(self, instance: str, fingerprint: str) -> Run | None:
         """The run of an instance, whichever pipeline computed it: the finished one if there are several."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.tracking.tracker import MlflowTracker
+from wsss.contract.closed_output import READER_GONE, ReaderGoneError
 
 
 @contextmanager
@@ -14,8 +15,9 @@ def tracked_sweep(tracker: MlflowTracker, name: str) -> Iterator[None]:
     tracker.sweep_state(name, "RUNNING", "")
     try:
         yield
-    except KeyboardInterrupt:
-        tracker.sweep_state(name, "KILLED", "stopped by the user or by the batch system; the same command resumes it")
+    except KeyboardInterrupt as stop:
+        stopped = "stopped by the user or by the batch system; the same command resumes it"
+        tracker.sweep_state(name, "KILLED", READER_GONE if isinstance(stop, ReaderGoneError) else stopped)
         raise
     except Exception as error:
         tracker.sweep_state(name, "FAILED", str(error) or type(error).__name__)

@@ -32,10 +32,20 @@ from cluster.tracking.outbox import Event, Outbox
 from cluster.tracking.run_writer import RunWriter
 from cluster.tracking.store_errors import in_words
 from cluster.tracking.tracking_address import runs_page, server_of, tracking_uri
+from cluster.tracking.undelivered import doctor_command
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
+from shards.wording import counted
 from wsss.contract.kept_files import relative_files
-from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, SubmissionRecord, Tracker
+from wsss.contract.runtime import (
+    Ending,
+    PipelineRecord,
+    PipelineStart,
+    StageStart,
+    SubmissionRecord,
+    SweepOutcome,
+    Tracker,
+)
 
 __all__ = [
     "CHANGED",
@@ -79,7 +89,7 @@ class MlflowTracker(Tracker):
         self._lock = threading.RLock()  # curves are reported by a thread
         self._waiting_curves: list[dict[str, Any]] = []
         if (left := len(self._outbox.waiting())) and self.flush():
-            self._say(f"{left} records of earlier runs are now in MLflow")
+            self._say(f"now in MLflow: {counted(left, 'record')} of earlier runs")
 
     def name_page(self) -> None:
         """Print the address of the page with the runs, unless nothing could be delivered yet."""
@@ -121,6 +131,11 @@ class MlflowTracker(Tracker):
         """Report that a sweep starts, or how it ended."""
         self._report_soon(PipelineRecord("", ""), {"sweep": name, "status": status, "reason": reason})
 
+    def sweep_finished(self, name: str, outcome: SweepOutcome) -> None:
+        """Report what a sweep found."""
+        files = relative_files(outcome.files, folder=self._runs)
+        self._report_soon(PipelineRecord("", ""), {"sweep": name, "outcome": asdict(outcome) | {"files": files}})
+
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
         """Report one stage instance. If MLflow already has its finished run, nothing is changed."""
         artifacts = relative_files(record.artifacts, folder=self._runs)
@@ -155,7 +170,7 @@ class MlflowTracker(Tracker):
                 f"back to {self._outbox.folder}): {reason}"
             )
         if self._pause:
-            self._say(f"MLflow can be reached again: {delivered} records delivered")
+            self._say(f"MLflow can be reached again: {counted(delivered, 'record')} delivered")
         self._waiting_curves.clear()
         self._pause = self._paused_until = 0.0
         return True
@@ -178,6 +193,7 @@ class MlflowTracker(Tracker):
             reason = in_words(error)
             self._say(
                 f"MLflow at {self._uri} cannot be written to ({reason}); the run continues. "
+                f"{doctor_command(self._runs)} examines it. "
                 f"Records waiting in {self._outbox.folder}: {len(self._outbox.waiting())}"
             )
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)

@@ -29,6 +29,7 @@ from shards.taxonomy import Taxonomy
 
 _COLUMNS = ("image", "labels", "unknown", "split")
 _ALL_OTHERS = "*"
+_PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 _NUMBERED_LABEL = re.compile(r"(?i)(labels?|class(es)?)[ ._-]?\d+")
 _OTHER_NAMES = {
     "image": frozenset(
@@ -124,6 +125,21 @@ class LabelTable:
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{self.path}, line {max(reader.line_num, 1)}: {error}") from None
 
+    def form(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the columns, and the splits of the rows in their order; one without a name if there is no
+        column `split`. Raises ValueError as `rows` does for its header."""
+        with self.path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                reader = csv.reader(file, skipinitialspace=True, delimiter=_delimiter(file.readline()))
+                file.seek(0)
+                columns = _Columns(next(reader, []), self.separator)
+                splits = dict.fromkeys(columns.split(cells, "") for cells in reader if any(cells))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{self.path} is not UTF-8 text: {error}") from None
+            except (ValueError, csv.Error) as error:
+                raise ValueError(f"{self.path}, line {max(reader.line_num, 1)}: {error}") from None
+        return tuple(columns.names), tuple(splits)
+
     def _check_other(self, split: str) -> None:
         if _near(split, [self.split]):
             raise ValueError(
@@ -174,6 +190,11 @@ class _Columns:
 
     def __init__(self, header: list[str], separator: str) -> None:
         self._names = [name.strip() for name in header]
+        if pictures := [name for name in self._names if name.lower().endswith(_PICTURES)]:
+            raise ValueError(
+                f"the first line is no header: it has {pictures[0][:80]!r}; put a line above it that names the "
+                "columns, such as image,labels"
+            )
         if "image" not in self._names:
             raise ValueError(
                 f"the header has no column 'image'; it has {', '.join(self._names) or 'no columns'}"
@@ -201,6 +222,10 @@ class _Columns:
         further = [index for index, name in enumerate(self._names) if name not in _COLUMNS]
         self._flags = further if self._labels is None else []
         self._shown = False
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
 
     def split(self, cells: list[str], default: str) -> str:
         """The split of a line. Raises ValueError if the line has another number of columns than the header."""

@@ -24,9 +24,9 @@ FORM = [*ONE_FORM, "--table"]
 """How the tables are printed; `--table` if there are several."""
 FROZEN = {
     "run": [*RECIPE, "--from", "--to", *PLACE],
-    "show": [*RECIPE, "instance", "--changed", *FORM],
-    "results": [*RECIPE, *FORM],
-    "explain": [*RECIPE, "key", "--output"],
+    "show": [*RECIPE, "instance", "--runs", "--changed", *FORM],
+    "results": [*RECIPE, "--runs", *FORM],
+    "explain": [*RECIPE, "key", "--runs", "--output"],
     "plan": [
         *RECIPE,
         "--nodes",

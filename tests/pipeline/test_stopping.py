@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.driver import ROOT, run, start, terminate, wait_for
 from tests.cluster.tiny import SHARDS
+from wsss.contract.closed_output import READER_GONE
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +82,29 @@ def test_while_a_sweep_runs(tmp_path: Path) -> None:
         assert time.monotonic() < end, "no trial came to its first checkpoint"
         time.sleep(0.05)
     assert_clean(*terminate(process))
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_stopped_and_recorded(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE)
+    words = [
+        sys.executable,
+        "-m",
+        "wsss",
+        "run",
+        str(tmp_path / "base.toml"),
+        "--set",
+        f"runtime.runs={tmp_path / 'r'}",
+    ]
+    command = (
+        f"{shlex.join([*words, '--on', 'local', '--to', 'build_shards'])} 2>&1 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.splitlines() == ["loading torch …", "141"] and not done.stderr
+    with closing(sqlite3.connect(tmp_path / "r" / "mlflow.db")) as database:
+        found = dict(database.execute("SELECT name, status FROM runs"))
+        reasons = database.execute("SELECT value FROM tags WHERE key = 'wsss.reason'").fetchall()
+    assert found["base"] == "KILLED" and "RUNNING" not in found.values()
+    assert {reason for (reason,) in reasons} == {READER_GONE}
 
 
 BASE = """

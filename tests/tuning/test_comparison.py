@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tuning.comparison_page import comparison_page
 from tuning.comparison_pictures import changes, save_pictures
 from tuning.leaderboard import Row
 from tuning.named_results import CompareError
+from wsss.comparing_arguments import COMPARED
+from wsss.report.printing import print_page
 from wsss.report.tables import records as values_of
 
 
@@ -125,6 +128,14 @@ def test_without_masks_the_agreement_is_measured(runs: Path, tmp_path: Path) -> 
         with zipfile.ZipFile(archives[-1], "w") as archive:
             for position, key in enumerate(KEYS):
                 archive.writestr(f"{key}.png", encode_png(draw(position)))
+    of_zips = comparison_page(compared(runs, *archives))
+    for name in COMPARED:
+        print_page(of_zips, only=name, out=(out := io.StringIO()))
+        assert len(out.getvalue().splitlines()) > 1, name
+    print_page(of_zips, only="overall", out=(out := io.StringIO()))
+    assert "nothing is measured without masks: the table `agreement`" in out.getvalue()
+    print_page(of_zips, only="image_scores", out=(out := io.StringIO()))
+    assert all(key in out.getvalue() for key in KEYS), "a table of data is printed if it is asked for"
     (zipped,) = compared(runs, *archives).comparisons
     assert zipped.agreement.pixels == one.agreement.pixels and zipped.agreement.kappa == one.agreement.kappa
     (mixed,) = compared(runs, "bad", archives[1]).comparisons

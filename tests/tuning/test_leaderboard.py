@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from dataclasses import replace
@@ -11,10 +12,19 @@ from typing import Any
 
 import pytest
 
+from cluster.tracking.outbox import Outbox
 from shards.records import RunRecord
 from tests.tuning.mlflow_store import empty_store, tracker_of
-from tuning.leaderboard import UnreadableError, _rows, leaderboard, leaderboard_table, recorded_table
+from tuning.leaderboard import (
+    UnreadableError,
+    _rows,
+    leaderboard,
+    leaderboard_table,
+    recorded_table,
+    result_folder,
+)
 from tuning.tracked_runs import StoredRun
+from wsss.__main__ import main
 from wsss.contract.runtime import PipelineRecord
 from wsss.report.layout import fit
 from wsss.report.tables import plain
@@ -201,3 +211,65 @@ def test_a_store_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(UnreadableError, match=f"MLflow at {uri} cannot be read.*start its server"):
         leaderboard(tmp_path, uri=uri)
+
+
+def tracked(run_id: str, tags: dict[str, str], **values: Any) -> StoredRun:
+    return StoredRun(run_id=run_id, status="FINISHED", started=1.0, ended=2.0, tags=tags, **values)
+
+
+def measured(run_id: str, digit: str, *, parent: str = "") -> StoredRun:
+    """The run of an evaluation of the walk."""
+    tags = {"wsss.kind": "evaluate", "wsss.recipe": "toy", "wsss.instance": "evaluate_walk"}
+    tags |= {"wsss.fingerprint": digit * 64} | ({"mlflow.parentRunId": parent} if parent else {})
+    return tracked(run_id, tags, metrics={"mean_iou": 0.5}, params={"splits": '["val"]'})
+
+
+def pipeline_run(digit: str, **more: str) -> StoredRun:
+    tags = {"wsss.kind": "pipeline", "wsss.recipe": "toy", "wsss.pipeline": digit * 64}
+    return tracked(f"p{digit}", tags | {f"wsss.{name.replace('__', '.')}": value for name, value in more.items()})
+
+
+def test_a_result_of_a_run_and_of_a_sweep_is_the_run_s(tmp_path: Path) -> None:
+    stored = [
+        pipeline_run("1", kept__evaluate_walk="e1"),
+        measured("e1", "a", parent="p2"),
+        pipeline_run("2", sweep="thresholds", changed_settings="make_scores.beta = 5.0"),
+        measured("e2", "b", parent="p3"),
+        pipeline_run("3", sweep="thresholds"),
+    ]
+    rows = {row.run_id: row for row in _rows(stored, tmp_path)}
+    assert (rows["e1"].sweep, rows["e1"].pipeline[0], rows["e1"].changed) == ("", "1", {})
+    assert rows["e2"].sweep == "thresholds"
+
+
+@pytest.mark.parametrize("known_by", ["the run's folder", "the trial's tags"])
+def test_settings_that_an_evaluation_does_not_read_are_not_shown_as_its(known_by: str, tmp_path: Path) -> None:
+    values = {"make_scores.beta": "5.0", "make_pseudo_labels.background_threshold": "0.25", "recipe.seed": "3"}
+    behind = {"upstream__make_scores": "c" * 64, "upstream__evaluate_walk": "a" * 64}
+    trial = pipeline_run("3", sweep="thresholds", **(behind if known_by == "the trial's tags" else {}))
+    stored = [replace(trial, params=values), measured("e1", "a", parent="p3")]
+    if known_by == "the run's folder":
+        scores = {"kind": "make_scores", "fingerprint": "c" * 64, "seed": 0, "settings": {}, "upstream": {}}
+        lineage = {
+            "kind": "evaluate", "fingerprint": "a" * 64, "seed": 0, "settings": {"evaluate_walk.rule": "threshold"},
+            "upstream": {"records": scores},
+        }  # fmt: skip
+        folder = result_folder(tmp_path, "a" * 64)
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text(json.dumps(lineage))
+    (row,) = _rows(stored, tmp_path)
+    assert row.changed == {"make_scores.beta": 5.0, "recipe.seed": 3}
+
+
+def test_records_that_are_not_in_mlflow_are_named_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Outbox(tmp_path / "outbox").put({"time": 1.0})
+    assert main(["leaderboard", "--runs", str(tmp_path), "--no-published"]) == 0
+    printed = capsys.readouterr().out
+    assert "no evaluated runs yet" in printed and "not in MLflow yet: 1 record of runs in" in printed
+    assert main(["compare", "toy", "other", "--runs", str(tmp_path)]) == 1
+    assert (
+        "no evaluation is called 'toy'" in (said := capsys.readouterr().err) and "not in MLflow yet: 1 record" in said
+    )

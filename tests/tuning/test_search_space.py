@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline.drawn_voc import draw_voc
 from tests.tuning.recipes.lid_data import draw_lid
-from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded
+from tests.tuning.sweep_files import COUNTED, SWEEP, THRESHOLD, loaded, written
 from tuning.dimensions import Range
 from tuning.search_space import SearchSpace, load_sweep, needed
 from tuning.sweep_tables import by_setting
@@ -144,7 +144,12 @@ def test_a_space_that_cannot_be_searched(tmp_path: Path, line: str, message: str
             '"measured_seeds"',
             "is not an evaluate instance of label maps or score maps; there are evaluate_walk, evaluate_ps",
         ),
-        ('"evaluate_pseudo_labels"', '"evaluate_pseudo"', "did you mean evaluate_pseudo_labels"),
+        (
+            '"evaluate_pseudo_labels"',
+            '"evaluate_pseudo"',
+            "sweep.metric: unknown instance 'evaluate_pseudo'; did you mean evaluate_pseudo_labels",
+        ),
+        ('"base.toml"', '"base.toml"\nto = "predicts"', "sweep.to: unknown instance 'predicts'; did you mean predict"),
         ('"search"', '"base"', "sweep.name = 'base' is also the recipe's name"),
         ('"base.toml"', '"bose.toml"', "the recipe does not exist"),
         ("metric =", "metrics =", "sweep.metrics: unknown setting 'metrics'; did you mean metric"),
@@ -156,6 +161,36 @@ def test_a_sweep_that_cannot_be_run(tmp_path: Path, old: str, new: str, message:
     space = f"[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
     with pytest.raises(RecipeError, match=re.escape(message)):
         loaded(tmp_path, space, sweep=SWEEP.replace(old, new, 1))
+
+
+def test_an_error_of_a_table_shows_nothing_of_pydantic(tmp_path: Path) -> None:
+    line = f"{THRESHOLD} = {{ low = 0.1, high = 0.5 }}"
+    for sweep, space in (
+        (SWEEP + 'objectives = ["seconds"]\n', line),
+        (SWEEP, f"{THRESHOLD} = {{ low = 0.5, high = 0.1 }}"),
+        (SWEEP, f"{THRESHOLD} = {{ choices = [0.5, 0.5] }}"),
+    ):
+        with pytest.raises(RecipeError) as said:
+            loaded(tmp_path, f"[space]\n{space}", sweep=sweep)
+        assert "ArgsKwargs" not in str(said.value) and "(got" not in str(said.value)
+    with pytest.raises(RecipeError, match=r"cases\.c: cases 'a' and 'b' give the same values; leave one of them out$"):
+        loaded(tmp_path, f"[cases.c]\na = {{ {THRESHOLD} = 0.5 }}\nb = {{ {THRESHOLD} = 0.5 }}")
+
+
+def test_a_misspelt_threshold_on_counts_is_named(tmp_path: Path) -> None:
+    misspelt = "make_pseudo_labels.background_treshold"
+    with pytest.raises(RecipeError, match=rf"space\.{misspelt}: .*did you mean {THRESHOLD}"):
+        loaded(tmp_path, f"[space]\n{misspelt} = {{ choices = [0.25, 0.5] }}", sweep=COUNTED)
+    with pytest.raises(RecipeError, match=rf"cases\.c: {misspelt}: .*did you mean {THRESHOLD}"):
+        loaded(tmp_path, f"[cases.c]\na = {{ {misspelt} = 0.25 }}\nb = {{ {misspelt} = 0.5 }}", sweep=COUNTED)
+
+
+def test_a_recipe_and_a_sweep_are_told_apart(tmp_path: Path) -> None:
+    sweep = written(tmp_path, f"[space]\n{THRESHOLD} = {{ low = 0.1, high = 0.5 }}")
+    with pytest.raises(RecipeError, match=rf"{sweep} is a sweep, not a recipe; wsss sweep {sweep} runs it"):
+        load_recipe(sweep)
+    with pytest.raises(RecipeError, match=r"base\.toml is a recipe, not a sweep; wsss run .*base\.toml runs it"):
+        load_sweep(tmp_path / "base.toml")
 
 
 def test_a_threshold_on_counts_needs_no_labels(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cluster.tracking.tracker import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connec
 from cluster.tracking.tracking_address import tracking_uri
 from tuning.search_space import load_sweep
 from tuning.sweep import run_sweep
+from wsss.pipeline.recipe import RecipeError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = """
@@ -182,6 +183,27 @@ def test_thresholds_are_read_off_counts(tmp_path: Path, capsys: pytest.CaptureFi
         (trial["values"]["make_pseudo_labels.background_threshold"], trial["mean_iou"]) for trial in content["trials"]
     ]
     assert found == sorted(wanted), "every trial is a run of its own"
+    trials = [run for run in pipelines if "background_threshold" in run.data.metrics]
+    assert all({"wsss.upstream.make_cams", "wsss.upstream.evaluate_walk"} <= run.data.tags.keys() for run in trials)
+
+    (own,) = find_runs(client, experiment=experiment.experiment_id, tags={KIND: "sweep"})
+    best = content["trials"][content["best"]["trial"] - 1]
+    assert own.data.metrics["best.mean_iou"] == best["mean_iou"] and own.data.metrics["trials.done"] == 6
+    assert own.data.metrics["two_fold.mean_iou"] == content["two_fold"]["mean_iou"]
+    named = {name: json.dumps(value) for name, value in best["values"].items()}
+    assert {name: own.data.tags[f"wsss.best.{name}"] for name in named} == named
+    files = {file.path for file in client.list_artifacts(own.info.run_id)}
+    assert {"best.toml", "importance.png", "sweep.md", "sweep.json"} <= files
+
+
+def test_a_folder_of_runs_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "file" / "runs")))
+    (tmp_path / "cuts.toml").write_text(COUNTED)
+    said = io.StringIO()
+    with pytest.raises(RecipeError, match="cannot be written to"):
+        run_sweep(load_sweep(tmp_path / "cuts.toml"), place="local", console=Console(file=said))
+    assert said.getvalue() == ""
 
 
 TABLE = """

@@ -85,8 +85,16 @@ def test_the_number_of_statements_does_not_grow_with_the_runs(runs: Path, statem
 def test_a_database_of_another_version_is_named(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mlflow.db") as other:
         other.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT)")
-    with pytest.raises(UnreadableError, match=r"mlflow\.db is not one of this version of MLflow.*mlflow db upgrade"):
+    with pytest.raises(UnreadableError, match=r"mlflow\.db is not one of this version of MLflow.*db upgrade") as said:
         stored_runs(tmp_path, uri="", kinds=KINDS, metrics=METRICS)
+    assert f"wsss doctor --runs {tmp_path}" in str(said.value)
+
+
+def test_a_damaged_database_names_the_command_that_examines_it(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database, but a text that is longer than a header of SQLite would be" * 9)
+    with pytest.raises(UnreadableError, match=r"cannot be read: file is not a database; wsss doctor --runs ") as said:
+        stored_runs(tmp_path, uri="", kinds=KINDS, metrics=METRICS)
+    assert "start its server" not in str(said.value)
 
 
 def test_a_deleted_experiment_names_the_command_that_restores_it(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -101,6 +101,8 @@ class PipelineRecord:
     """Name of the run (a sweep) that this one belongs to."""
     settings: Mapping[str, object] = field(default_factory=dict, compare=False)
     """The settings in which this run differs from the others of its sweep: name -> value."""
+    lineage: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Of a trial, whose stages are mostly those of other runs: every instance behind its score -> its fingerprint."""
 
 
 class Runtime(Protocol):
@@ -205,6 +207,20 @@ class SubmissionRecord:
     files: Mapping[str, str]
     """Name -> path: the archive and its description."""
     data: Sequence[Mapping[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a finished sweep found."""
+
+    about: Mapping[str, str]
+    """What was searched, in words: title -> text."""
+    metrics: Mapping[str, float]
+    """Scores and counts of the whole sweep."""
+    best: Mapping[str, object]
+    """The best settings: dotted name -> value."""
+    files: Mapping[str, str]
+    """Name -> path: the tables, the best recipe, pictures."""
 
 
 class Tracker:

@@ -26,7 +26,7 @@ def to_tensor(
     same arithmetic.
     """
     if device is None or device.type == "cpu":
-        x_3HW = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1))).float().div_(255)
+        x_3HW = torch.from_numpy(_own(image_HW3.transpose(2, 0, 1))).float().div_(255)
     else:
         x_3HW = on_device(torch.from_numpy(np.array(image_HW3)), device).permute(2, 0, 1).float().div_(255)
     mean_311, std_311 = (
@@ -58,7 +58,12 @@ def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
 
 def pixels(image_HW3: np.ndarray) -> torch.Tensor:
     """u8[H, W, 3] as a tensor for transfer between processes; a quarter of the bytes of `to_tensor`."""
-    return torch.from_numpy(np.ascontiguousarray(image_HW3))
+    return torch.from_numpy(_own(image_HW3))
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """Contiguous and writable, as torch wants it: decoded images are read-only."""
+    return np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
 
 
 def resize_image(x_B3HW: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:

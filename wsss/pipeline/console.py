@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, NoReturn
 
 from rich.console import Console
+
+from wsss.contract.closed_output import ReaderGoneError
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Rich would end the process at once; what is at work has to be stopped and recorded first."""
+        raise ReaderGoneError
 
 
 def plain_console(*, stderr: bool = False, width: int | None = None, file: IO[str] | None = None) -> Console:
@@ -16,7 +24,7 @@ def plain_console(*, stderr: bool = False, width: int | None = None, file: IO[st
     `width`: number of columns if the output is not a terminal; a terminal has its own. For colours or bold text, pass a
     style or a `rich.text.Text`.
     """
-    return Console(
+    return _Console(
         stderr=stderr,
         file=file,
         width=None if sys.stdout.isatty() else width,

@@ -17,6 +17,11 @@ DEFAULT_EXPECTED = 30.0
 """Seconds assumed for a stage that the recipe gives no time for."""
 PLAIN_INTERVAL = 20.0
 """Seconds between lines if the output is not a terminal."""
+_ENOUGH = 0.05
+"""The share of an instance from which on its time says something about its speed."""
+_TRUST = 0.1
+"""How much the recipe's times count for the speed of this machine, as a share of their sum: as if so much of the run
+had taken exactly that long. A first stage of some seconds would otherwise halve or double the estimate of all."""
 
 
 class Reporter:
@@ -27,6 +32,7 @@ class Reporter:
         self._quiet = quiet
         self._expected: dict[str, float] = {}
         self._waiting: list[str] = []
+        self._trusted = 0.0
         self._spent_expected = 0.0
         self._spent = 0.0
         self._name = ""
@@ -42,6 +48,7 @@ class Reporter:
         """Announce the instances that are about to run, with the seconds they took when the recipe was measured."""
         self._waiting = list(names)
         self._expected = {name: expected.get(name, DEFAULT_EXPECTED) for name in names}
+        self._trusted = _TRUST * sum(expected.get(name, 0.0) for name in names)
         if self.console.is_terminal and not self._quiet:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -59,7 +66,8 @@ class Reporter:
         if self._bars is not None:
             self._bar = self._bars.add_task(name, total=1.0, state="starting")
         else:
-            self._print("", f"{name}: starting ({_clock(self._left(0.0))} left in total)")
+            left = f" ({_clock(self._left(0.0))} left in total)" if self._trusted else ""
+            self._print("", f"{name}: starting{left}")
 
     def progress(self, done: float, total: float, state: str) -> None:
         """The running instance has completed `done` of `total`."""
@@ -69,7 +77,7 @@ class Reporter:
             self._lost_since = None
         self._share = share
         after = " after the recovery" if self._lost_since is not None else ""
-        text = f"{state}, {_clock(self._left(share))} left in total{after}"
+        text = f"{state}{self._left_in_words(share)}{after}"
         if self._bars is not None and self._bar is not None:
             self._bars.update(self._bar, completed=share, state=text)
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
@@ -134,17 +142,27 @@ class Reporter:
         if name in self._waiting:
             self._waiting.remove(name)
 
+    def _left_in_words(self, share: float) -> str:
+        """What is left: in total if the recipe has times, else of the running instance, once part of it is done."""
+        if self._trusted:
+            return f", {_clock(self._left(share))} left in total"
+        return f", {_clock(self._worked() / share * (1 - share))} left of {self._name}" if share > _ENOUGH else ""
+
+    def _worked(self) -> float:
+        """Seconds of the running instance; those since a loss say nothing about the speed of the work."""
+        until = time.monotonic() if self._lost_since is None else self._lost_since
+        return until - self._began - self._waited
+
     def _left(self, share: float) -> float:
         """Expected seconds of the remaining work, scaled by the speed of this machine so far."""
         expected_left = sum(self._expected[name] for name in self._waiting) - share * self._expected.get(
             self._name, 0.0
         )
         spent, expected = self._spent, self._spent_expected
-        if self._name in self._waiting and share > 0.05:
-            # The time since a loss says nothing about the speed of the work.
-            until = time.monotonic() if self._lost_since is None else self._lost_since
-            spent += until - self._began - self._waited
+        if self._name in self._waiting and share > _ENOUGH:
+            spent += self._worked()
             expected += share * self._expected[self._name]
+        spent, expected = spent + self._trusted, expected + self._trusted
         return max(expected_left, 0.0) * (spent / expected if expected > 1 else 1.0)
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from wsss.pipeline.recipe_files import RECIPES, near_files
+from wsss.pipeline.recipe_files import RECIPES, SWEEPS, find_file, near_files
 from wsss.stages.registry import STAGES
 
 TABLES = "[recipe], [runtime], [defaults] and [stages.NAME]"
@@ -25,11 +25,13 @@ def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise RecipeError(f"the recipe does not exist: {path}{near_files(path, shipped=RECIPES)}") from None
+        raise RecipeError(f"the recipe does not exist: {path}{_meant(path)}") from None
     except OSError as error:
         raise RecipeError(f"the recipe cannot be read: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
+    if "sweep" in tables and "stages" not in tables:
+        raise RecipeError(f"{path} is a sweep, not a recipe; {_of_sweep(path)}")
     origins = {}
     for section, table in tables.items():
         groups = table if section == "stages" and isinstance(table, dict) else {section: table}
@@ -43,6 +45,17 @@ def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                     {f"defaults.{kind}.{name}": path.name for kind, given in of_kinds.items() for name in given}
                 )
     return tables, origins
+
+
+def _meant(path: Path) -> str:
+    """A hint for a recipe that does not exist: a sweep of this name, or similar names."""
+    if find_file(path, shipped=SWEEPS).is_file():
+        return f"; {path} is the name of a sweep: {_of_sweep(path)}"
+    return near_files(path, shipped=RECIPES)
+
+
+def _of_sweep(path: Path) -> str:
+    return f"wsss sweep {path} runs it, and wsss sweep {path} --dry-run shows what it would try"
 
 
 def apply_override(tables: dict[str, Any], origins: dict[str, str], override: str) -> None:

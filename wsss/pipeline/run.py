@@ -101,7 +101,7 @@ def run_recipe(
     """
     chosen = ready_to_run(recipe, first, last)
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
-    _make_runs_folder(recipe)
+    make_runs_folder(recipe)
     pending = [instance for instance in chosen if not instance.is_done()]
     check_environments(pending)
     runtime.check(pending)
@@ -129,7 +129,7 @@ def run_recipe(
 
 def check_spans(recipe: Recipe, spans: Sequence[tuple[str | None, str | None]], *, runtime: Runtime) -> None:
     """Let the runtime refuse what it cannot run of several spans of instances, each given as (first, last)."""
-    _make_runs_folder(recipe)
+    make_runs_folder(recipe)
     runtime.check([one for first, last in spans for one in selected(recipe, first, last) if not one.is_done()])
 
 
@@ -140,7 +140,8 @@ def _upstream(chosen: tuple[Instance, ...]) -> list[Instance]:
     return list(outside.values())
 
 
-def _make_runs_folder(recipe: Recipe) -> None:
+def make_runs_folder(recipe: Recipe) -> None:
+    """Make the folder of runs. Raises `RecipeError` if it cannot be written to."""
     try:
         (recipe.runtime.runs / "store").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from shards.records import RunRecord
+from wsss.contract.closed_output import READER_GONE, ReaderGoneError
 from wsss.contract.fit import WEIGHTS, Fit, spare_path
 from wsss.contract.kept_files import relative_files
 from wsss.contract.repeated import repeated
@@ -67,8 +68,8 @@ class TrackedRun:
     def _endings(self, stage: StageStart | None) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt:
-            self._ended("KILLED", _STOPPED, stage)
+        except KeyboardInterrupt as stop:
+            self._ended("KILLED", READER_GONE if isinstance(stop, ReaderGoneError) else _STOPPED, stage)
             raise
         except Exception as error:
             self._ended("FAILED", error_line(error) or str(error) or type(error).__name__, stage)

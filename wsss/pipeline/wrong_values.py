@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ArgsKwargs
 
 from wsss.pipeline.recipe_tables import unknown_name
 
@@ -58,4 +59,6 @@ def wrong_value(error: Mapping[str, Any]) -> str:
         return f"it must hold {words} {limit} (got {context['actual_length']}: {value!r})"
     if (needed := _NEEDED.get(kind.partition("_")[0])) is not None:
         return f"it must be {needed} (got {value!r})"
-    return f"{error['msg'].removeprefix('Value error, ')} (got {value!r})"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    # Of values that do not fit together, pydantic gives the arguments of the whole table; the message names them.
+    return message if isinstance(value, ArgsKwargs) else f"{message} (got {value!r})"

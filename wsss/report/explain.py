@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shards.files import write_bytes
 from shards.images import encode_png
 from shards.layer import Layer, ShardError
+from shards.output_places import check_output_file
 from shards.reader import read_entry
 from shards.records import BadSampleError, Record, Sample
 from wsss.contract.stage import Instance, Map
@@ -24,6 +26,7 @@ TILE, GAP, PER_ROW = 220, 12, 6
 _LINE, _TITLE = 16, 22
 """Heights of a line of text and of a title, in pixels."""
 _CAPTION_CHARS, _WIDE_CHARS = 34, 215
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class ExplainError(ValueError):
@@ -31,7 +34,11 @@ class ExplainError(ValueError):
 
 
 def explain(recipe: Recipe, key: str, path: Path) -> list[str]:
-    """Draw the image into a PNG at `path`; returns lines about stages that are not in it. Raises `ExplainError`."""
+    """Draw the image into a PNG at `path`; returns lines about stages that are not in it.
+
+    Raises `ExplainError`, and ValueError for a path of another ending or where nothing can be written.
+    """
+    check_output_file(path, option="--output", endings=(".png",))
     finished = [one for one in recipe.instances if isinstance(one.stage, Map) and one.is_done()]
     waiting = [one.name for one in recipe.instances if isinstance(one.stage, Map) and one not in finished]
     notes = [f"not done yet: {', '.join(waiting)}; wsss run makes them"] if waiting else []
@@ -72,8 +79,21 @@ def _unknown_key(recipe: Recipe, finished: Sequence[Instance], key: str) -> str:
     if not samples:
         return f"the samples of {recipe.settings.name} are not built yet; wsss run {recipe.path} builds them"
     keys = [known for one in samples for known in _keys(one.layer)]
-    near = difflib.get_close_matches(key, keys, n=3) or keys[:3]
+    near = _near(key, keys)
     return f"there is no image {key!r} among the {len(keys)} of {samples[0].name}; did you mean {', '.join(near)}?"
+
+
+def _near(key: str, keys: Sequence[str]) -> list[str]:
+    """Keys that may be meant: those that differ from it in numbers only, the nearest first; else similar ones."""
+    alike = [known for known in keys if _NUMBER.sub("0", known) == _NUMBER.sub("0", key)]
+    if alike:
+        wanted = [int(number) for number in _NUMBER.findall(key)]
+        distance = {
+            known: [abs(int(one) - other) for one, other in zip(_NUMBER.findall(known), wanted, strict=True)]
+            for known in alike
+        }
+        return sorted(alike, key=lambda known: (distance[known], known))[:3]
+    return difflib.get_close_matches(key, keys, n=3) or list(keys[:3])
 
 
 def _keys(layer: Layer) -> Iterator[str]:

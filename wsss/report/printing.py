@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from wsss.contract.closed_output import ReaderGoneError
 from wsss.pipeline.console import plain_console
 from wsss.report.layout import fit, wrap
 from wsss.report.tables import Page, Table, as_csv, as_json, plain, printable
 
-_BROKEN_PIPE = 128 + 13
-"""Exit status that a shell reports for a program ended by SIGPIPE."""
 Form = Literal["text", "csv", "json"]
 
 
 def print_page(page: Page, *, form: Form = "text", only: str = "", out: TextIO | None = None) -> None:
-    """Print a page, or `only` one of its tables. Raises ValueError for a table that it does not have."""
+    """Print a page, or `only` one of its tables. Raises ValueError for a table that it does not have, and
+    `ReaderGoneError` if nobody reads the output."""
     page = page.only(only) if only else page
     try:
         _print(page, form, out or sys.stdout)
         (out or sys.stdout).flush()
     except BrokenPipeError:
-        # As in `wsss plan RECIPE | head`: the reader closed the pipe. Without dup2, Python would report it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(_BROKEN_PIPE) from None
+        raise ReaderGoneError from None  # as in `wsss plan RECIPE | head`
 
 
 def _print(page: Page, form: Form, out: TextIO) -> None:

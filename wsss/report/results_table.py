@@ -248,7 +248,9 @@ def results_page(recipe: Recipe) -> Page:
         if waiting
         else ()
     )
-    notes = cautions_behind(recipe, known) if rows else ()
+    if not recipe.runtime.runs.is_dir():
+        heading = (*heading, f"there is no folder of runs {recipe.runtime.runs}")
+    notes = cautions_behind(recipe, known) if rows else heading
     table = results_table(rows, title=recipe.settings.name, notes=notes)
     tables = {"results": replace(table, data_only=not rows)}
     if (classifiers := classifier_table(recipe, known)) is not None:

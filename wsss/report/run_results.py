@@ -13,6 +13,7 @@ from rich.console import Console
 from shards.files import write_bytes
 from shards.records import RunRecord
 from shards.wording import counted
+from wsss.contract.closed_output import ReaderGoneError
 from wsss.contract.runtime import PipelineRecord, Tracker
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
@@ -68,8 +69,12 @@ def show_results(
         notes = cautions_behind(recipe, known)
         tables[RESULTS] = results_table(rows, title=recipe.settings.name, notes=notes)
     files = {name: _document(table).encode() for name, table in tables.items()}
-    if tables:
-        print_page(Page(tables=tables), out=out)
+    closed: ReaderGoneError | None = None
+    try:
+        if tables:
+            print_page(Page(tables=tables), out=out)
+    except ReaderGoneError as gone:  # as after `| head`: files and records do not depend on it
+        closed = gone
     if (sheet := contact_sheet(recipe)) is not None:
         files[SHEET] = sheet
     written = _write_files(recipe, files, rows, say)
@@ -80,6 +85,8 @@ def show_results(
     for submission in submission_records(recipe, summary, known):
         tracker.submission_made(pipeline, submission)
     tracker.pipeline_finished(pipeline, board_scores(recipe, known), written)
+    if closed is not None:
+        raise closed
     say("browse", open_command)
 
 

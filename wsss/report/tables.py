@@ -84,10 +84,12 @@ class Page:
     """The table that `--csv` prints if `--table` is not given; if empty, the first one."""
 
     def only(self, name: str) -> Page:
-        """The page with only one of its tables. Raises ValueError for an unknown name."""
+        """The page with only one of its tables, as text too. Raises ValueError for an unknown name."""
         if name not in self.tables:
             raise ValueError(f"--table {name}: unknown table; there are {', '.join(self.tables)}")
-        return Page(tables={name: self.tables[name]})
+        table = self.tables[name]
+        notes = table.notes if table.rows or table.notes else ("it has no rows",)
+        return Page(tables={name: replace(table, data_only=False, notes=notes)})
 
 
 def text_of(cell: Cell, *, unknown: str = "") -> str:
@@ -186,7 +188,7 @@ def _csv_cell(value: Any) -> Any:
 def as_json(page: Page) -> str:
     """An object with a list of rows for every table, and the page's other lines under `notes`."""
     notes = [*page.heading, *(note for table in page.tables.values() for note in table.notes)]
-    content: dict[str, Any] = {"notes": notes} if notes else {}
+    content: dict[str, Any] = {"notes": list(dict.fromkeys(notes))} if notes else {}
     content |= {name: records(table) for name, table in page.tables.items()}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.files import write_bytes
+from shards.output_places import check_output_file, check_output_folder
 from wsss.contract.fit import Fit
 from wsss.use.model_file import ModelFile, read_model, read_segmenter, with_own_metadata
 
@@ -24,6 +25,7 @@ def export(
             "--smp needs --pictures FOLDER, some pictures like those that the network is for: one layer, the norm of "
             "the image pooling, exists there in another form only, which is fitted on them"
         )
+    _check_places(onnx=onnx, smp=smp, weights=weights)
     if weights is not None:
         yield _write_weights(read_model(path, wanted=Fit, use="wsss export"), weights)
     if onnx is not None:
@@ -41,12 +43,22 @@ def export(
         )
 
 
+def _check_places(*, onnx: Path | None, smp: Path | None, weights: Path | None) -> None:
+    """Raise ValueError before the network is read, if one of the results cannot be written."""
+    if weights is not None:
+        check_output_file(weights, option="--weights", endings=(".safetensors",))
+    if onnx is not None:
+        check_output_file(onnx, option="--onnx", endings=(".onnx",))
+    if smp is not None:
+        if smp.exists():
+            raise ValueError(f"--smp {smp} exists; name a new folder")
+        check_output_folder(smp, option="--smp")
+
+
 def _write_weights(model: ModelFile, path: Path) -> str:
     """The same tensors, with a description in the header."""
     from safetensors.torch import load_file, save
 
-    if path.suffix != ".safetensors":
-        raise ValueError(f"--weights {path}: name a file that ends in .safetensors")
     model.network()  # raises if the weights are not those that the description promises
     data = save(load_file(model.path), metadata=with_own_metadata(model).metadata.header())
     write_bytes(path, data, what="the weights")

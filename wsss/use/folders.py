@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from shards.output_places import check_output_folder
 from shards.wording import counted
 from wsss.contract.runtime import Runtime, RuntimeSettings
 from wsss.contract.settings import hashed_values
@@ -38,13 +39,13 @@ from wsss.use.folder_results import (
     kept_summary,
     write_results,
 )
+from wsss.use.label_file import read_labels
 from wsss.use.model_file import ModelFile, learned_side, read_model, read_segmenter
 from wsss.use.picture_folder import (
     SPLIT,
     PictureFolder,
     find_pictures,
     key_of_picture,
-    labelled_pictures,
     refuse_inside,
     with_state_of_files,
     write_table,
@@ -96,7 +97,7 @@ def predict_folder(given: Folders, *, model_path: Path, settings: Mapping[str, A
 
     Raises ValueError for a model, folder or setting that does not fit, before anything is written.
     """
-    refuse_inside(given.out, given.root)
+    _check_folders(given)
     found = find_pictures(given.root)
     models = {"model": read_segmenter(model_path, use="wsss predict-folder")}
     # The size that the network learned from, unless another one is asked for: photos may be ten times as large.
@@ -128,18 +129,18 @@ def label_folder(
     given: Folders, *, model_path: Path, labels: Path, affinity: Path | None, recipe: Path | None, split: str
 ) -> FolderSummary:
     """Make pseudo labels of pictures whose classes are given: maps of the classifier, the random walk of the affinity
-    network if there is one, a threshold and the dense CRF.
+    network if there is one, a threshold and the dense CRF. `split`: only these rows of the table; empty: all.
 
     Raises ValueError for what does not fit, before anything is written.
     """
-    refuse_inside(given.out, given.root)
+    _check_folders(given)
     find_pictures(given.root)
     models = {"model": read_model(model_path, wanted=ClassifierTraining, use="wsss label-folder")}
     if affinity is not None:
         models["affinity"] = read_model(affinity, wanted=AffinityTraining, use="--affinity")
     _require_same_classes(models)
-    stages = label_stages(recipe, given.of_stages(), split=split, walks=affinity is not None)
-    pictures = labelled_pictures(labels, given.root, models["model"].taxonomy, split=split)
+    stages = label_stages(recipe, given.of_stages(), split=split or SPLIT, walks=affinity is not None)
+    listed = read_labels(labels, given.root, models["model"].taxonomy, split=split)
     runtime = given.runtime()
     for model in models.values():
         model.check()
@@ -153,12 +154,19 @@ def label_folder(
             given.root,
             out=given.out,
             table=labels,
-            split=split,
+            split=split or SPLIT,
             models=models,
             stages=[(name, stage, inputs[name]) for name, stage in stages.items()],
             runtime=runtime,
         )
-    return _run("label-folder", given, chain, models, pictures, None)
+    for note in listed.notes:
+        given.console.print(f"note   {labels}: {note}", markup=False, highlight=False, soft_wrap=True)
+    return _run("label-folder", given, chain, models, listed.pictures, None)
+
+
+def _check_folders(given: Folders) -> None:
+    refuse_inside(given.out, given.root)
+    check_output_folder(given.out, option="OUT =")
 
 
 def _override(tables: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -14,16 +14,19 @@ Shape letters: `C` classes with the background first, `H W` pixels of the uprigh
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from shards.images import decode_image, pixels_of
 from shards.records import BadSampleError, Sample
+from shards.wording import counted
 from wsss.contract.weights_metadata import WeightsMetadata
 from wsss.models.inference import for_inference
 from wsss.pipeline.wrong_values import first_complaint
@@ -97,6 +100,10 @@ class LoadedSegmenter:
 
         Raises ValueError for a picture that cannot be read, and for a wrong option.
         """
+        if isinstance(scales, str | bytes) or not isinstance(scales, Iterable):
+            raise ValueError(
+                f"scales = {scales!r}: give several numbers, or one in brackets, such as (0.5, 1.0) or (1.0,)"
+            )
         long_side = self.learned_side if long_side is None else long_side
         options = {"scales": tuple(scales), "flip": flip, "merge": merge, "long_side": long_side, "refine": refine}
         try:
@@ -117,9 +124,27 @@ class LoadedSegmenter:
 def load(path: str | os.PathLike[str], *, device: str = "cpu") -> LoadedSegmenter:
     """The segmenter in a file of weights, or in the folder of a training. `device`: cpu, cuda, cuda:1, …
 
-    Raises ValueError, saying what to give instead, for a file that holds no segmenter of this project.
+    Raises ValueError, saying what to give instead, for a file that holds no segmenter of this project, and for a device
+    that is not there.
     """
+    _check_device(device)
     return LoadedSegmenter(read_segmenter(Path(path), use="wsss.load"), device=device)
+
+
+def _check_device(device: str) -> None:
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", str(device))
+    if found is None:
+        raise ValueError(f"device = {str(device)!r}: allowed are cpu, cuda (a GPU), and cuda:1 for the second one")
+    if str(device) == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"device = {str(device)!r}: torch finds no GPU here; use cpu (wsss doctor says what is missing)"
+        )
+    if int(found[1] or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"device = {str(device)!r}: there are {counted(count, 'GPU')}, from cuda:0 to cuda:{count - 1}"
+        )
 
 
 def _pixels(picture: Any) -> np.ndarray:

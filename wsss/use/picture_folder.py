@@ -1,4 +1,4 @@
-"""The pictures below a folder, and the table of labels that makes them a data set of this project."""
+"""The pictures below a folder, and the table without labels that makes them a data set of this project."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from shards.files import write_bytes
 from shards.sources.disk import is_key
-from shards.sources.label_table import LabelTable
-from shards.taxonomy import Taxonomy
+from shards.wording import counted
 
 ENDINGS = frozenset(
     ("bmp", "gif", "j2k", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
 )
 """File extensions of pictures, in small letters; other files are passed over and counted."""
 SPLIT = "pictures"
-SEPARATOR = "|"
-_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +57,7 @@ def find_pictures(root: Path) -> PictureFolder:
             else:
                 pictures.append(path)
     if not pictures and not refused:
-        seen = f"; it has {others} other files" if others else ""
+        seen = f"; it has {counted(others, 'other file')}" if others else ""
         raise ValueError(f"{root} has no pictures ({', '.join(sorted(ENDINGS))}){seen}")
     _refuse_equal_names(pictures, root)
     return PictureFolder(root=root, pictures=tuple(sorted(pictures)), refused=refused, others=others)
@@ -98,24 +95,6 @@ def write_table(pictures: Iterable[str], path: Path) -> None:
     writer.writerow(["image"])
     writer.writerows([picture] for picture in pictures)
     write_bytes(path, text.getvalue().encode(), what="the list of pictures")
-
-
-def labelled_pictures(table: Path, root: Path, classes: Taxonomy, *, split: str) -> tuple[str, ...]:
-    """The pictures that a table of labels names, in its order.
-
-    Raises ValueError, naming the line, for a class that is none of `classes`; and, naming some, if pictures of the
-    table are not in the folder.
-    """
-    labelled = LabelTable(path=table, split=split, separator=SEPARATOR).images(classes)
-    named = [key + one.ending for key, one in labelled.items()]
-    absent = [name for name in named if not (root / name).is_file()]
-    if absent:
-        some = ", ".join(absent[:_NAMED]) + (", …" if len(absent) > _NAMED else "")
-        raise ValueError(
-            f"{table} names {len(absent)} of {len(named)} pictures that are not in {root}: {some}. Write paths "
-            "relative to that folder, with their extensions, or remove these rows"
-        )
-    return tuple(named)
 
 
 def _is_usable(path: str) -> bool:

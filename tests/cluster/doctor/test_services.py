@@ -15,8 +15,9 @@ from cluster.doctor.services import (
     examine_mlflow,
     examine_ports,
     examine_ray,
-    schema_revisions,
 )
+from cluster.tracking.database_version import schema_revisions
+from cluster.tracking.outbox import Outbox
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,13 @@ def test_the_form_of_mlflow_s_database(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database, but a text that is longer than a header of SQLite would be" * 9)
     (other,) = examine_mlflow(tmp_path)
     assert other.state == "fault" and "is no database of MLflow" in other.found
+
+
+def test_records_that_wait_for_mlflow_are_named(tmp_path: Path) -> None:
+    Outbox(tmp_path / "outbox").put({"time": 1.0})
+    waiting, store = examine_mlflow(tmp_path)
+    assert (waiting.state, store.state) == ("note", "ok")
+    assert f"1 record of runs in {tmp_path / 'outbox'}" in waiting.found
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from cluster.tracking.tracker import MlflowTracker, connect
 from shards.records import RunRecord
 from tests.tuning.mlflow_store import empty_store, tracker_of
 from wsss.contract.curve import CURVE, append_point, remove_points_after
-from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, SubmissionRecord
+from wsss.contract.runtime import Ending, PipelineRecord, PipelineStart, StageStart, SubmissionRecord, SweepOutcome
 
 FIRST, SECOND = PipelineRecord("toy", "1" * 64), PipelineRecord("toy", "2" * 64)
 DATA = {"name": "build_shards", "digest": "d" * 64, "source": "build_shards-dd", "context": "training"}
@@ -249,3 +249,36 @@ def test_a_sweep_is_finished_only_when_it_ends(runs: Path) -> None:
         raise RuntimeError("no trial has a result")
     ended = stored(runs)["thresholds"]
     assert (ended.info.status, ended.data.tags["wsss.reason"]) == ("FAILED", "no trial has a result")
+
+
+def test_a_sweep_holds_its_best_settings_scores_and_files(runs: Path) -> None:
+    (runs / "thresholds").mkdir()
+    (runs / "thresholds" / "best.toml").write_text("best")
+    files = {"best.toml": str(runs / "thresholds" / "best.toml")}
+    about = {"settings": "labels.threshold", "metric": "mean IoU of evaluate on val"}
+    first = SweepOutcome(
+        about, {"best.mean_iou": 0.5, "trials": 3.0}, {"labels.threshold": 0.3, "labels.crf": 2}, files
+    )
+    tracker = tracker_of(runs)
+    tracker.sweep_finished("thresholds", first)
+    tracker.sweep_finished("thresholds", replace(first, metrics={"best.mean_iou": 0.7}, best={"labels.threshold": 0.4}))
+    run = stored(runs)["thresholds"]
+    assert {name: tag for name, tag in run.data.tags.items() if ".best." in name} == {
+        "wsss.best.labels.threshold": "0.4"
+    }
+    assert run.data.metrics == {"best.mean_iou": 0.7, "trials": 3.0}
+    note = run.data.tags["mlflow.note.content"]
+    assert "Metric: mean IoU of evaluate on val" in note and "`labels.threshold = 0.4`" in note and "0.3" not in note
+    assert [file.path for file in client_of(runs).list_artifacts(run.info.run_id)] == ["best.toml"]
+    client_of(runs).set_tag(run.info.run_id, "mlflow.note.content", "ours")
+    tracker.sweep_finished("thresholds", first)
+    assert stored(runs)["thresholds"].data.tags["mlflow.note.content"] == "ours"
+
+
+def test_a_trial_says_what_its_score_depends_on(runs: Path) -> None:
+    behind = {"train": "a" * 64, "evaluate": "e" * 64}
+    tracker_of(runs).pipeline_finished(replace(FIRST, parent="thresholds", lineage=behind), {"mean_iou": 0.5}, {})
+    tags = stored(runs)["toy"].data.tags
+    assert {name: tag for name, tag in tags.items() if "upstream" in name} == {
+        "wsss.upstream.train": "a" * 64, "wsss.upstream.evaluate": "e" * 64,
+    }  # fmt: skip

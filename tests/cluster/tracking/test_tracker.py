@@ -365,7 +365,7 @@ def test_an_outage_stops_nothing_and_everything_arrives_once_afterwards(
     assert not tracker.flush()
     with mlflow_server(runs, port=port):
         other, other_output = make_tracker(own, uri=uri)  # the next run's tracker delivers the records of the first one
-        assert other_output.getvalue() == "3 records of earlier runs are now in MLflow\n"
+        assert other_output.getvalue() == "now in MLflow: 3 records of earlier runs\n"
         other.stage_finished(PIPELINE, SCORED)
         assert tracker.flush()
         found = all_runs(uri)

@@ -49,3 +49,14 @@ def test_a_batch_of_pixels_is_normalised_to_the_same_numbers() -> None:
     found = normalised(batch, mean=MEAN, std=STD)
     assert torch.equal(found, torch.stack([to_tensor(image, mean=MEAN, std=STD) for image in images]))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (1, 7)])
+def test_a_decoded_image_which_is_read_only_gives_a_tensor_that_may_be_written(size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 51, dtype=np.uint8)
+    image.flags.writeable = False
+    values = to_tensor(image, mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert values.shape == (3, *size) and values.unique().tolist() == pytest.approx([0.2])
+    pixels(image).zero_()
+    assert (image == 51).all()

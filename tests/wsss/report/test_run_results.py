@@ -10,6 +10,7 @@ import pytest
 
 from tests.pipeline.chain import NoTracker, pretend_trained, run, tiny
 from wsss.__main__ import main
+from wsss.contract.closed_output import ReaderGoneError
 from wsss.pipeline.console import plain_console
 from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
@@ -113,6 +114,19 @@ def finished(tmp_path: Path) -> tuple[Recipe, RunSummary]:
     recipe, summary = prepared(tmp_path)
     with_scores(recipe, evaluate=0.4, evaluate_views=0.5)
     return recipe, summary
+
+
+def test_files_and_records_do_not_need_a_reader_of_the_table(finished: tuple[Recipe, RunSummary]) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    recipe, summary = finished
+    tracker, console = Tracker(), plain_console(file=io.StringIO())
+    with pytest.raises(ReaderGoneError):
+        show_results(recipe, summary, tracker=tracker, console=console, out=Closed(), open_command="mlflow ui")
+    assert f"results-{recipe.fingerprint[:8]}.md" in tracker.artifacts
+    assert (recipe.results / "results.md").is_file()
 
 
 def test_two_submissions_have_files_of_their_own(finished: tuple[Recipe, RunSummary]) -> None:

@@ -206,7 +206,7 @@ def labels(path: Path, text: str) -> Path:
 
 
 def label(root: Path, out: Path, table: Path, model: Path, *overrides: str, **options: Any) -> FolderSummary:
-    chosen = {"affinity": None, "recipe": None, "split": "pictures"} | options
+    chosen = {"affinity": None, "recipe": None, "split": ""} | options
     return label_folder(folders(root, out, *overrides), model_path=model, labels=table, **chosen)
 
 

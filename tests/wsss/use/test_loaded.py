@@ -98,3 +98,21 @@ def test_the_package_loads_nothing_until_it_is_used() -> None:
     code = "import sys, wsss; wsss.load; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_device_that_is_not_there_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"device = 'gpu': allowed are cpu, cuda \(a GPU\), and cuda:1"):
+        wsss.load(path, device="gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="device = 'cuda': torch finds no GPU here; use cpu"):
+        wsss.load(path, device="cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ValueError, match="device = 'cuda:2': there are 2 GPUs, from cuda:0 to cuda:1"):
+        wsss.load(path, device="cuda:2")
+
+
+@pytest.mark.parametrize("scales", [1.0, "0.5", None])
+def test_scales_that_are_no_list_of_numbers(model: LoadedSegmenter, scales: object) -> None:
+    with pytest.raises(ValueError, match=r"scales = .*: give several numbers, or one in brackets"):
+        model(picture(1, (37, 53)), scales=scales)  # type: ignore[arg-type]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.taxonomy import Taxonomy
-from wsss.use.picture_folder import find_pictures, key_of_picture, labelled_pictures, refuse_inside
+from wsss.use.picture_folder import find_pictures, key_of_picture, refuse_inside
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -42,15 +41,3 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     for out in (tmp_path / "in", tmp_path / "in" / "out", tmp_path / "other" / ".." / "in" / "out"):
         with pytest.raises(ValueError, match="is inside IN"):
             refuse_inside(out, tmp_path / "in")
-
-
-def test_labels_of_pictures_and_classes_that_are_not_there(tmp_path: Path) -> None:
-    root, table, classes = fill(tmp_path / "in", "a.jpg", "b/c.png"), tmp_path / "labels.csv", Taxonomy(("cat", "dog"))
-    table.write_text("image,labels\na.jpg,cat\nb/c.png,dog|cat\n")
-    assert labelled_pictures(table, root, classes, split="pictures") == ("a.jpg", "b/c.png")
-    table.write_text("image,labels\na.jpg,cat\nb/d.png,dog\ne.jpg,\n")
-    with pytest.raises(ValueError, match=r"names 2 of 3 pictures that are not in .*: b/d\.png, e\.jpg\. Write paths"):
-        labelled_pictures(table, root, classes, split="pictures")
-    table.write_text("image,labels\na.jpg,cot\n")
-    with pytest.raises(ValueError, match=r"labels\.csv, line 2: unknown class 'cot'; did you mean cat"):
-        labelled_pictures(table, root, classes, split="pictures")

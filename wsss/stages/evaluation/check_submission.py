@@ -69,7 +69,7 @@ def check_submission(path: Path, *, num_classes: int, expected: Sizes | None = N
     one. Raises ValueError if the file does not exist or is not a zip, or if none of its images is expected.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"{path} is a folder; name the zip" if path.is_dir() else f"there is no file {path}")
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:

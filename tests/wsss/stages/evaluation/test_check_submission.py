@@ -114,6 +114,8 @@ def test_file_that_is_no_zip(tmp_path: Path) -> None:
         list(check_submission(tmp_path / "results.zip", num_classes=20))
     with pytest.raises(ValueError, match=r"there is no file .*none.zip"):
         list(check_submission(tmp_path / "none.zip", num_classes=20))
+    with pytest.raises(ValueError, match="is a folder; name the zip"):
+        list(check_submission(tmp_path, num_classes=20))
 
 
 def test_an_empty_archive_is_no_submission(tmp_path: Path) -> None:
