@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from wsss.ops.compiled import compiled, inlined
-from wsss.ops.compiled_lattice import MOST_SPECIAL, PixelLattice, blur_for, pixel_lattice
+from wsss.ops.compiled_lattice import MOST_SPECIAL, PixelLattice, blur_for
 
 _Sizes = tuple[int, int]
 """Channels, and corners of a pixel's simplex: constants, so that the loops over them are unrolled."""
@@ -83,15 +83,6 @@ def _nothing(num_pixels: int) -> PixelLattice:
         row_sums=np.zeros(num_pixels, np.float32),
         scale=0.0,
     )
-
-
-def compile_ahead() -> None:
-    """Compile the loops for one to three labels besides background, with one label map and with two."""
-    lattices = [pixel_lattice(np.zeros((2, 3, colours), np.uint8), sxy=1.0, srgb=1.0) for colours in (3, 0)]
-    for num_unaries in (1, 2):
-        for num_labels in (2, 3, 4):
-            energy_BKN = np.zeros((num_unaries, num_labels, 6), np.float32)
-            mean_field(energy_BKN, kernels=[(lattice, 1.0) for lattice in lattices], num_iterations=1)
 
 
 def pass_for(num_channels: int, num_labels: int, *, corners: tuple[int, int] = _USUAL) -> Callable[..., None]:
@@ -255,7 +246,3 @@ def _pass(fixed_channels: int, fixed_labels: int, fixed_corners: tuple[int, int]
 
     result: Callable[..., None] = one_pass
     return result
-
-
-if __name__ == "__main__":
-    compile_ahead()
