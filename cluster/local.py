@@ -230,8 +230,9 @@ def _start_quiet_tracker() -> None:
 
 def _rank_process(instance: Instance, place: RankPlace, sender: Connection) -> None:
     _end_with_parent(os.getppid())
-    # Ctrl-C reaches every process of a terminal, but ranks leave it to the driver to end them.
+    # Ctrl-C and a closed terminal reach every process of it, but ranks leave it to the driver to end them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # So does SIGTERM where a batch system sends it to every process of a job.
     signal.signal(signal.SIGTERM, lambda *_: hand_over.ask(instance.path, f"rank {place.rank} got SIGTERM"))
     try:

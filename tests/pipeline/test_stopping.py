@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import select
 import shlex
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +110,35 @@ def test_a_run_whose_output_nobody_reads_any_more_is_stopped_and_recorded(tmp_pa
         reasons = database.execute("SELECT value FROM tags WHERE key = 'wsss.reason'").fetchall()
     assert found["base"] == "KILLED" and "RUNNING" not in found.values()
     assert {reason for (reason,) in reasons} == {READER_GONE}
+
+
+@pytest.mark.extended
+def test_a_run_whose_terminal_is_closed_is_stopped_and_recorded(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE)
+    runs = tmp_path / "r"
+    words = ["-m", "wsss", "run", str(tmp_path / "base.toml"), "--set", f"runtime.runs={runs}", "--on", "local"]
+    ours, theirs = pty.openpty()
+    # A session whose terminal this is gets SIGHUP when it is closed.
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    end = time.monotonic() + 240
+    while not list(runs.glob("store/train_classifier-*/checkpoints/latest.json")):
+        assert process.poll() is None and time.monotonic() < end
+        if select.select([ours], [], [], 0.1)[0]:
+            os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait(120) == 143
+    with closing(sqlite3.connect(runs / "mlflow.db")) as database:
+        found = dict(database.execute("SELECT name, status FROM runs"))
+    assert found["base"] == "KILLED" and "RUNNING" not in found.values()
 
 
 BASE = """

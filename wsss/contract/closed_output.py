@@ -18,7 +18,7 @@ class ReaderGoneError(KeyboardInterrupt):
 
 
 def reader_is_gone() -> bool:
-    """Whether the standard output or error is a pipe that nobody reads."""
+    """Whether the standard output or error is a pipe that nobody reads, or a terminal that was closed."""
     return any(_is_gone(number) for number in (1, 2))
 
 
@@ -38,6 +38,6 @@ def _is_gone(number: int) -> bool:
     poll = select.poll()
     poll.register(number, select.POLLOUT)
     try:
-        return any(event & select.POLLERR for _, event in poll.poll(0))
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     except OSError:
         return False

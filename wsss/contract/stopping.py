@@ -1,4 +1,4 @@
-"""SIGTERM acts like Ctrl-C: running work is stopped cleanly, and the same command resumes it."""
+"""SIGTERM, and a closed terminal (SIGHUP), act like Ctrl-C: work is stopped cleanly, the same command resumes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from wsss.contract.closed_output import drop_output
 
 STOPPED = "stopped; the same command resumes from here"
 _AGAIN_SECONDS = 0.05
@@ -28,7 +30,10 @@ class TerminatedError(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Inside the block SIGTERM raises `TerminatedError` in the main thread; a second one is ignored."""
+    """Inside the block SIGTERM raises `TerminatedError` in the main thread; a second one is ignored.
+
+    SIGHUP does the same, unless it is ignored, as it is after `nohup`.
+    """
     global _installed, _arrived
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -36,6 +41,8 @@ def stop_on_sigterm() -> Iterator[None]:
     before, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
     _installed, _arrived = True, False
     catch_sigterm()
+    if hears_hang_up := signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _hang_up)
     sys.unraisablehook = lambda lost: _raise_again() if lost.exc_type is TerminatedError else hook(lost)
     try:
         yield
@@ -43,6 +50,8 @@ def stop_on_sigterm() -> Iterator[None]:
         _installed = False
         sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+        if hears_hang_up:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @contextmanager
@@ -104,6 +113,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     _deadline = None
     raise TerminatedError
+
+
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    drop_output()  # writing to a closed terminal is an error, and the work still has to be ended
+    _stop(number, frame)
 
 
 def _send_if_due(deadline: float) -> None:
