@@ -259,7 +259,13 @@ def _completion(options: argparse.Namespace) -> int:
 def _check_submission(options: argparse.Namespace) -> int:
     from wsss.report.submission_check import check
 
-    return check(options.file, num_classes=options.num_classes, samples=options.samples, split=options.split)
+    return check(
+        options.file,
+        num_classes=options.num_classes,
+        samples=options.samples,
+        split=options.split,
+        layout=options.format,
+    )
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
