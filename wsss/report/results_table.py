@@ -87,8 +87,10 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
     if (boundary := of_split("boundary_iou")) is not None:
         notes.append(f"boundary IoU {_percent(boundary)}")
     if of_split("imagenet_s.mean_iou") is not None:
-        sizes = ", ".join(f"{size.upper()} {_percent(of_split(f'imagenet_s.mean_iou_{size}'))}" for size in _SIZES)
-        notes.append(f"by ImageNet-S: {sizes}, boundary IoU {_percent(of_split('imagenet_s.boundary_iou'))}")
+        sizes = {size.upper(): of_split(f"imagenet_s.mean_iou_{size}") for size in _SIZES}
+        shown = [f"{size} {_percent(value)}" for size, value in sizes.items() if value is not None]
+        shown.append(f"boundary IoU {_percent(of_split('imagenet_s.boundary_iou'))}")
+        notes.append(f"by ImageNet-S: {', '.join(shown)}")
     if skipped := of_split("skipped_classes"):
         notes.append(
             f"{skipped:.0f} classes never predicted (mean IoU over the classes of the ground truth "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from shards.label_type import BACKGROUND, BYTE, LabelType, label_type
+from shards.label_type import BACKGROUND, BYTE, LabelType
 from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
@@ -69,7 +69,7 @@ class MakePseudoLabels(CrfSettings, Map):
         import torch
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
-        labels = label_type(len(instance.taxonomy))
+        labels = instance.label_type
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
             with torch.inference_mode():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from shards.label_type import BACKGROUND, BYTE, LabelType, ignore_of, label_type
+from shards.label_type import BACKGROUND, BYTE, LabelType, ignore_of
 from shards.layer import Layer
 from shards.reader import read_shard
 from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
@@ -131,7 +131,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         import torch
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
-        labels = label_type(len(instance.taxonomy))
+        labels = instance.label_type
 
         undecided: set[str] = set()
 

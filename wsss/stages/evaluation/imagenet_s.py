@@ -5,6 +5,8 @@ Shape letters: `C` classes with background, `G` groups of pixels (all, S, MS, ML
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -39,9 +41,9 @@ def add_sizes(total: np.ndarray, record: object, sample: Sample) -> np.ndarray:
 
 
 def metrics_of(counts: Counts, split: str) -> dict[str, float]:
-    """`imagenet_s.mean_iou` and so on, in [0, 1]."""
+    """`imagenet_s.mean_iou` and so on, in [0, 1]; without those of sizes that no object has."""
     found_rows = counts.rows[f"{split}.{NAME}"]
     rows = torch.tensor(found_rows[found_rows[:, 0].argsort(kind="stable")])  # a fixed order for sums of floats
     found = size_scores(torch.tensor(counts.sums[f"{split}.{NAME}"]))
     found |= {"image_accuracy": float(rows[:, 4].double().mean()), "f_measure": f_measure(rows[:, 1:4])}
-    return {f"{NAME}.{name}": value for name, value in found.items()}
+    return {f"{NAME}.{name}": value for name, value in found.items() if not math.isnan(value)}
