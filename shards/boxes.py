@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from shards.records import BACKGROUND, IGNORE, BadSampleError, Box
+from shards.label_type import BACKGROUND, ignore_of
+from shards.records import BadSampleError, Box
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def boxes_of_mask(mask_HW: np.ndarray, *, least_part: float = 0.0) -> tuple[Box, ...]:
-    """Boxes of the 8-connected components of every foreground class of u8[H, W], by class, then by position.
+    """Boxes of the 8-connected components of every foreground class of u8 or u16[H, W], by class, then by position.
 
     They replace annotated boxes: an object in two separate parts gets two boxes, two touching objects of a class share
     one. Components with less than `least_part` of the area of their class's largest component get none.
@@ -21,7 +22,7 @@ def boxes_of_mask(mask_HW: np.ndarray, *, least_part: float = 0.0) -> tuple[Box,
 
     boxes = []
     for class_id in np.unique(mask_HW).tolist():
-        if class_id in (BACKGROUND, IGNORE):
+        if class_id in (BACKGROUND, ignore_of(mask_HW)):
             continue
         labels, _ = ndimage.label(mask_HW == class_id, structure=_EIGHT_NEIGHBOURS)
         areas = np.bincount(labels.ravel())[1:]

@@ -9,6 +9,9 @@ Members of a record share the key as their name and differ in their extension:
 | `SeedRecord` | `label.png`, `npz` if its scores are kept |
 | `PseudoLabel`, `Prediction` | `mask.png`, `confidence.png`; a `Prediction` may hold `ablation.NAME.png` |
 | `InstanceLabel` | `instances.png` (16 bits), `npz` |
+
+Label maps (`mask.png`, `label.png`, `ablation.NAME.png`) are PNGs of 8 bits, or of 16 in data sets of more than 254
+classes.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from shards.images import decode_index_png, decode_u16_png, encode_png
+from shards.images import decode_index_png, decode_label_png, decode_u16_png, encode_png
+from shards.label_type import type_of
 from shards.ranges import from_ranges, to_ranges
 from shards.records import (
     Box,
@@ -97,7 +101,7 @@ def encode(record: Record) -> Members:
         # its JSON is cached.
         members = {"img": record.encoded, "json": to_json(meta)[:-1] + _unknown_json(record.unknown)}
         if record.mask is not None:
-            members["mask.png"] = encode_png(record.mask)
+            members["mask.png"] = _label_png(record.mask)
         if record.saliency is not None:
             members["saliency.png"] = encode_png(record.saliency)
         return members
@@ -107,17 +111,23 @@ def encode(record: Record) -> Members:
     if isinstance(record, ScoreRecord):
         return _maps_members(record, {"scores": record.scores, "background": record.background})
     if isinstance(record, SeedRecord):
-        members = {"label.png": encode_png(record.label)}
+        members = {"label.png": _label_png(record.label)}
         if record.scores is not None and record.classes is not None:
             members["npz"] = _to_npz(classes=record.classes, scores=record.scores)
         return members
     if isinstance(record, InstanceLabel):
         npz = _to_npz(classes=record.classes, scores=record.scores)
         return {"instances.png": encode_png(record.instances), "npz": npz}
-    members = {"confidence.png": encode_png(record.confidence), "mask.png": encode_png(record.mask)}
+    members = {"confidence.png": encode_png(record.confidence), "mask.png": _label_png(record.mask)}
     if isinstance(record, Prediction):
-        members |= {f"{_ABLATION}{name}.png": encode_png(record.ablation[name]) for name in sorted(record.ablation)}
+        members |= {f"{_ABLATION}{name}.png": _label_png(record.ablation[name]) for name in sorted(record.ablation)}
     return members
+
+
+def _label_png(label_HW: np.ndarray) -> bytes:
+    """A label map as PNG. Raises ValueError for a type that a record cannot hold: PIL would store i32 clipped."""
+    type_of(label_HW)
+    return encode_png(label_HW)
 
 
 def _maps_members(record: CamRecord | ScoreRecord, arrays: Mapping[str, np.ndarray | None]) -> Members:
@@ -148,7 +158,7 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
             size=_size(meta),
             classes=tuple(meta["classes"]),
             unknown=tuple(meta["unknown"]),
-            mask=None if encoded_mask is None else decode_index_png(encoded_mask),
+            mask=None if encoded_mask is None else decode_label_png(encoded_mask),
             boxes=tuple(Box(*box) for box in meta["boxes"]) if "boxes" in meta else None,
             saliency=None if encoded_saliency is None else decode_index_png(encoded_saliency),
             position=meta["position"],
@@ -158,7 +168,7 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
         return _decode_maps(kind, key, members)
     if kind == SeedRecord.kind:
         kept = _from_npz(members["npz"]) if "npz" in members else {"classes": None, "scores": None}
-        label = decode_index_png(members["label.png"])
+        label = decode_label_png(members["label.png"])
         return SeedRecord(key=key, label=label, classes=kept["classes"], scores=kept["scores"])
     if kind == InstanceLabel.kind:
         arrays, instances = _from_npz(members["npz"]), decode_u16_png(members["instances.png"])
@@ -168,11 +178,11 @@ def _decode(kind: str, key: str, members: Mapping[str, bytes]) -> Record:
             )
         return InstanceLabel(key=key, instances=instances, classes=arrays["classes"], scores=arrays["scores"])
     if kind in (PseudoLabel.kind, Prediction.kind):
-        mask, confidence = decode_index_png(members["mask.png"]), decode_index_png(members["confidence.png"])
+        mask, confidence = decode_label_png(members["mask.png"]), decode_index_png(members["confidence.png"])
         if kind == PseudoLabel.kind:
             return PseudoLabel(key=key, mask=mask, confidence=confidence)
         subsets = {name: data for name, data in members.items() if name.startswith(_ABLATION)}
-        ablation = {n.removeprefix(_ABLATION).removesuffix(".png"): decode_index_png(d) for n, d in subsets.items()}
+        ablation = {n.removeprefix(_ABLATION).removesuffix(".png"): decode_label_png(d) for n, d in subsets.items()}
         return Prediction(key=key, mask=mask, confidence=confidence, ablation=ablation)
     raise ValueError(f"unknown record kind {kind!r}")
 

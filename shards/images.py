@@ -18,7 +18,8 @@ How unusual images are read. The file's own bytes are always kept, and the file 
 
 "Refused" means a ValueError with the reason. build_shards records the image as missing with that reason and continues.
 
-A mask is a PNG of indices, grey or palette, of 1, 2, 4, 8 or 16 bits (up to 255); its values are used as stored.
+A mask is a PNG of indices, grey or palette, of 1, 2, 4, 8 or 16 bits; its values are used as stored. In data sets of up
+to 254 classes they are at most 255, in larger ones every mask has 16 bits.
 """
 
 from __future__ import annotations
@@ -186,6 +187,16 @@ def decode_index_png(data: bytes) -> np.ndarray:
     if image.mode.startswith("I") and indices.max(initial=0) > 255:
         raise ValueError(f"the mask has 16 bits and holds {indices.max()}; class ids are 0 to 255")
     return indices.astype(np.uint8, copy=True)
+
+
+def decode_label_png(data: bytes) -> np.ndarray:
+    """Decode an index PNG to u8[H, W], or to u16[H, W] if it has 16 bits: the inverse of `encode_png`.
+
+    Raises ValueError as `decode_index_png`, except for large indices.
+    """
+    if data[12:16] == b"IHDR" and data[24] == 16:
+        return decode_u16_png(data)
+    return decode_index_png(data)
 
 
 def _white_of(data: bytes) -> np.uint8:

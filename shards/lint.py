@@ -16,12 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from shards.images import image_metadata
+from shards.label_type import label_type, type_of
 from shards.layer import ShardError, split_of
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.mask_check import MaskCheck, likely_causes
 from shards.opened import OpenedLayer
 from shards.reader import read_tar
-from shards.records import Sample
+from shards.records import Sample, label_map_of
 from shards.writer import sample_metadata
 
 _NAMED = 8
@@ -67,6 +68,11 @@ def lint(
     may be too small for the mask), but a mismatch with a likely cause is one.
     """
     checks = {} if checks is None else checks
+    names = opened.layer.classes()
+
+    def bare_check() -> MaskCheck:
+        return MaskCheck.of_classes(len(names or ()))
+
     shards, hashes, counts = opened.layer.shards(), opened.layer.hashes(), opened.layer.counts_of_shards()
     contents = _Contents()
     if not shards:
@@ -84,14 +90,14 @@ def lint(
                 yield f"{shard}: contains no records"
             with opened.layer.open_tar(shard) as tar:
                 yield from _lint_tar(
-                    opened, manifest, tar, contents, number, checks.setdefault(split_of(shard), MaskCheck())
+                    opened, manifest, tar, contents, number, checks.setdefault(split_of(shard), bare_check())
                 )
         except (OSError, ValueError, ShardError) as error:
             yield str(error)
     if progress is not None:
         progress(len(shards), len(shards))
     yield from _duplicates(opened, shards, contents)
-    yield from likely_causes(checks, opened.layer.classes())
+    yield from likely_causes(checks, names)
 
 
 def _lint_tar(
@@ -102,6 +108,7 @@ def _lint_tar(
         yield f"{where}: its content differs from what was written; delete it and run its stage again"
         return
     tar.seek(0)
+    names, wanted = opened.layer.classes(), None
     for index, record in enumerate(read_tar(tar, opened.layer, manifest)):
         if index >= manifest.count:
             continue  # `read_tar` raises at the end of the tar
@@ -113,6 +120,13 @@ def _lint_tar(
             check.add_sample(record, notes=entry.metadata.get("notes", {}))
             for fault in (*_metadata_faults(entry, record), *_image_faults(record)):
                 yield f"{manifest.shard}: {record.key}: {fault}"
+        if (label := label_map_of(record)) is not None:
+            wanted = wanted or (label_type(len(names)) if names else type_of(label))
+            if label.dtype != wanted.dtype:
+                yield (
+                    f"{manifest.shard}: {record.key}: its label map has {type_of(label).bits} bits, but those of this "
+                    f"layer have {wanted.bits}"
+                )
     for entry in manifest.entries:
         tar.seek(entry.offset)
         if hashlib.sha256(tar.read(entry.length)).hexdigest()[: len(entry.digest)] != entry.digest:

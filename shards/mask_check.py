@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from shards.label_type import BACKGROUND, BYTE, ignore_of, label_type
 from shards.ranges import from_ranges, to_ranges
-from shards.records import BACKGROUND, IGNORE, Sample
+from shards.records import Sample
 
 _MOST = 0.9
 """A cause is reported if it explains at least this share of the masks concerned."""
@@ -22,8 +23,8 @@ _FEW = 0.1
 
 
 def mask_values(mask_HW: np.ndarray) -> str:
-    """The distinct values of u8[H, W], ascending, in the format of `shards.ranges`: 0-2,255."""
-    present = np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=IGNORE + 1))
+    """The distinct values of u8[H, W] or u16[H, W], ascending, in the format of `shards.ranges`: 0-2,255."""
+    present = np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=ignore_of(mask_HW) + 1))
     return to_ranges(tuple(present.tolist()))
 
 
@@ -57,6 +58,13 @@ class MaskCheck:
     """(labelled class, class of the mask) -> images with exactly one of each."""
     notes: Counter[str] = field(default_factory=Counter)
     """Sums of `Sample.notes`, including samples without masks."""
+    ignore: int = BYTE.ignore
+    """The value of ignored pixels in the masks."""
+
+    @classmethod
+    def of_classes(cls, num_classes: int) -> MaskCheck:
+        """Counts of zero for a data set of this number of classes (0: not known)."""
+        return cls(ignore=label_type(num_classes).ignore)
 
     def add(self, classes: Iterable[int], unknown: str, values: str | None, notes: Mapping[str, int]) -> None:
         """Count one sample. `unknown`, `values`: in the format of `shards.ranges`; `values` is None without a mask."""
@@ -65,7 +73,7 @@ class MaskCheck:
             return
         self.masks += 1
         held, labelled = set(from_ranges(values)), set(classes)
-        shown = held - {BACKGROUND, IGNORE}
+        shown = held - {BACKGROUND, self.ignore}
         if len(labelled) == len(shown) == 1:
             self.pairs[min(labelled), min(shown)] += 1
         if shown == labelled:
@@ -77,10 +85,10 @@ class MaskCheck:
         self.lacking += bool(lacking)
         self.unlabelled += bool(unlabelled)
         if lacking and not shown:
-            self.only_ignored += IGNORE in held
-            self.only_crowds += IGNORE in held and 0 < notes.get("crowds", 0) == notes.get("objects", 0)
-            self.only_unoutlined += IGNORE in held and notes.get("without_outline", 0) > 0
-            self.only_background += IGNORE not in held
+            self.only_ignored += self.ignore in held
+            self.only_crowds += self.ignore in held and 0 < notes.get("crowds", 0) == notes.get("objects", 0)
+            self.only_unoutlined += self.ignore in held and notes.get("without_outline", 0) > 0
+            self.only_background += self.ignore not in held
         self.one_lower += shown == {c - 1 for c in labelled} - {BACKGROUND}
         self.one_higher += shown == {c + 1 for c in labelled}
         self.only_ones += shown == {1}

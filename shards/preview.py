@@ -10,7 +10,7 @@ from shards.layer import ShardError
 from shards.opened import OpenedLayer
 from shards.reader import read_entry
 from shards.records import BadSampleError, Sample
-from shards.taxonomy import palette
+from shards.taxonomy import colours_of
 
 NUM_IMAGES, COLUMNS, TILE, CAPTION = 40, 8, 128, 26
 """Images of the sheet, images in a row, side of a tile in pixels, height of the text below a tile in pixels."""
@@ -70,7 +70,7 @@ def _draw(
 def _tile(sample: Sample) -> Image.Image:
     image = sample.image
     if sample.mask is not None:
-        tinted = (0.5 * image + 0.5 * palette()[sample.mask]).astype(np.uint8)
+        tinted = (0.5 * image + 0.5 * colours_of(sample.mask)).astype(np.uint8)
         image = np.where(sample.mask[..., None] == 0, image, tinted)
     tile = Image.fromarray(image)
     tile.thumbnail((TILE, TILE))

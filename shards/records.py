@@ -1,7 +1,8 @@
 """The records that stages exchange: one frozen dataclass per kind of layer.
 
 Shape letters: `H W` pixels, `h w` the stride-4 grid (h = ceil(H / 4)), `K` classes present in the image.
-Class ids: 0 = background, 1..C = foreground, 255 = undecided or ignored.
+Class ids: 0 = background, 1..C = foreground. Label maps are u8, and 255 = undecided or ignored; in data sets of more
+than 254 classes they are u16, and 65,535 is (`shards/label_type.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from shards.images import decode_image
+from shards.label_type import BACKGROUND, BYTE, WIDE, ignore_of
 
-BACKGROUND = 0
-IGNORE = 255
-MAX_CLASSES = 254
-"""Class ids and 255 (ignored) share one byte."""
+IGNORE = BYTE.ignore
+"""Of byte masks; `shards.label_type` knows that of every mask."""
 GRID_STRIDE = 4
 """CAMs, scores and confidences live on a grid of this stride."""
 
@@ -71,7 +71,7 @@ class Sample:
     unknown: tuple[int, ...] = ()
     """Foreground classes whose presence was never checked."""
     mask: np.ndarray | None = None
-    """u8[H, W], class ids, or None."""
+    """u8[H, W] or u16[H, W], class ids, or None."""
     boxes: tuple[Box, ...] | None = None
     """Boxes of the objects, or None if they are not known."""
     saliency: np.ndarray | None = None
@@ -112,7 +112,7 @@ class CamRecord:
     kind: ClassVar[str] = "cam"
     key: str
     classes: np.ndarray
-    """i16[K], foreground class ids."""
+    """i16[K], foreground class ids (i32 if one is above 32,767)."""
     maps: np.ndarray
     """f16[K, h, w]."""
     peak: np.ndarray | None = None
@@ -126,12 +126,12 @@ class CamRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRecord:
-    """Confident pixels: class ids, 255 = undecided."""
+    """Confident pixels: class ids, 255 (of u16: 65,535) = undecided."""
 
     kind: ClassVar[str] = "seed"
     key: str
     label: np.ndarray
-    """u8[H, W]."""
+    """u8[H, W] or u16[H, W]."""
     classes: np.ndarray | None = None
     """i16[K], foreground class ids, or None without `scores`."""
     scores: np.ndarray | None = None
@@ -166,15 +166,15 @@ class ConfidentLabel:
 
     key: str
     mask: np.ndarray
-    """u8[H, W]."""
+    """u8[H, W] or u16[H, W]."""
     confidence: np.ndarray
     """u8[h, w]: 255 x the probability of the chosen class."""
 
     def confident_mask(self, threshold: float) -> np.ndarray:
-        """The mask, set to 255 in pixels with a probability below `threshold` (in [0, 1], on the stride-4 grid)."""
+        """The mask, ignored in pixels with a probability below `threshold` (in [0, 1], on the stride-4 grid)."""
         if threshold <= 0:
             return self.mask
-        return np.where(self.pixel_confidence < 255 * threshold, np.uint8(IGNORE), self.mask)
+        return np.where(self.pixel_confidence < 255 * threshold, self.mask.dtype.type(ignore_of(self.mask)), self.mask)
 
     @property
     def pixel_confidence(self) -> np.ndarray:
@@ -197,7 +197,7 @@ class Prediction(ConfidentLabel):
 
     kind: ClassVar[str] = "prediction"
     ablation: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Name of a subset of the views -> u8[H, W], the prediction from that subset alone."""
+    """Name of a subset of the views -> u8[H, W] or u16[H, W], the prediction from that subset alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +215,16 @@ class InstanceLabel:
 
     @property
     def mask(self) -> np.ndarray:
-        """u8[H, W]: the class of each pixel's instance, 0 if it has none."""
-        return np.concatenate([[BACKGROUND], self.classes]).astype(np.uint8)[self.instances]
+        """u8[H, W], or u16 if a class is above 254: the class of each pixel's instance, 0 if it has none."""
+        held = BYTE if self.classes.max(initial=0) < BYTE.ignore else WIDE
+        return np.concatenate([[BACKGROUND], self.classes]).astype(held.dtype)[self.instances]
+
+
+def label_map_of(record: object) -> np.ndarray | None:
+    """The label map that a record stores: its mask or its seeds; None if it has none."""
+    if isinstance(record, SeedRecord):
+        return record.label
+    return record.mask if isinstance(record, Sample | ConfidentLabel) else None
 
 
 Record = Sample | CamRecord | SeedRecord | ScoreRecord | PseudoLabel | Prediction | InstanceLabel

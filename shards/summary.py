@@ -81,7 +81,10 @@ class LayerSummary:
         if self.kind == Sample.kind:
             counter.update(masks=sum(map(bool, manifest.entries.metadata("has_mask"))))
             self._add_labels(manifest.entries, self.present_in.setdefault(split_of(manifest.shard), Counter()))
-            self._add_masks(self.checks.setdefault(split_of(manifest.shard), MaskCheck()), manifest.entries)
+            self._add_masks(
+                self.checks.setdefault(split_of(manifest.shard), MaskCheck.of_classes(len(self.names or ()))),
+                manifest.entries,
+            )
             self.sides.extend(max(size) for size in manifest.entries.metadata("size") if size)
 
     @staticmethod

@@ -11,7 +11,7 @@ from importlib import resources
 
 import numpy as np
 
-from shards.records import MAX_CLASSES
+from shards.label_type import BYTE, MAX_CLASSES, WIDE
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,25 @@ def ilsvrc_det_synsets() -> dict[str, int]:
 
 
 @cache
-def palette() -> np.ndarray:
-    """u8[256, 3]: the colour of each class id by VOC's bit-interleaved scheme; 255 is off-white."""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
+def palette(dtype: np.dtype = BYTE.dtype) -> np.ndarray:
+    """u8[256, 3]: the colour of each class id by VOC's bit-interleaved scheme; 255 is off-white.
+
+    For the `dtype` uint16, u8[65536, 3] by the same scheme, all different; 65,535 is off-white.
+    """
+    ids = np.arange(int(np.iinfo(dtype).max) + 1)
+    colours = np.zeros((len(ids), 3), dtype=np.uint8)
     for bit in range(8):
         for channel in range(3):
             colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    colours[255] = (224, 224, 192)
     return colours
+
+
+def colours_of(mask_HW: np.ndarray) -> np.ndarray:
+    """u8[H, W, 3]: a label map, u8 or u16[H, W], in colours."""
+    return palette(mask_HW.dtype)[mask_HW]
+
+
+def colour_of(class_id: int) -> tuple[int, int, int]:
+    """The colour of a class id in pictures: red, green, blue."""
+    red, green, blue = (int(channel) for channel in palette(WIDE.dtype)[class_id])
+    return red, green, blue

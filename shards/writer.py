@@ -7,12 +7,13 @@ from typing import Any
 
 from shards.codec import encode, member_name
 from shards.files import replacing, write_bytes
+from shards.label_type import type_of
 from shards.layer import Layer
 from shards.manifest_entry import ManifestEntry, RecordEntries, RecordEntry
 from shards.mask_check import mask_values
 from shards.overlap import Waiting, handed_on
 from shards.ranges import to_ranges
-from shards.records import RECORD_KINDS, Missing, Record, Sample
+from shards.records import RECORD_KINDS, Missing, Record, Sample, label_map_of
 from shards.tar_stream import TarStream
 from shards.work_notes import note
 
@@ -27,6 +28,7 @@ class _Content:
         self.entries: list[RecordEntry] = []
         self.missing: list[Missing] = []
         self._seen: set[str] = set()
+        self._bits: dict[int, str] = {}
 
     def add(self, record: Record | Missing) -> None:
         """Encode and write the next record."""
@@ -38,12 +40,24 @@ class _Content:
             return
         if not isinstance(record, expected := RECORD_KINDS[self._layer.kind]):
             raise ValueError(f"{self._layer.path} holds {expected.__name__} records, got {type(record).__name__}")
+        self._require_one_type(record)
         start = self.tar.num_bytes
         note(sample=record.key)
         length, digest = self.tar.add(member_name(record.key), encode(record))
         note(sample="")  # a later failure concerns the next record, which its worker notes
         digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
         self.entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
+
+    def _require_one_type(self, record: Record) -> None:
+        """Raise ValueError if the label maps of the shard have 8 and 16 bits."""
+        if (label := label_map_of(record)) is None:
+            return
+        self._bits.setdefault(type_of(label).bits, record.key)
+        if len(self._bits) > 1:
+            raise ValueError(
+                f"{self._shard}: the label map of {self._bits[8]!r} has 8 bits and that of {self._bits[16]!r} has 16; "
+                "all label maps of a layer have the same type, which follows from the number of classes"
+            )
 
 
 def sample_metadata(record: Sample) -> dict[str, Any]:
@@ -78,7 +92,7 @@ def write_shard(
     `made_on`: the hardware that computed them (see `ManifestEntry`). `behind`: up to so many records are encoded and
     written by a thread while later ones are made; `waiting` counts how long that was waited for. The bytes are the
     same. No file is left behind if `records` raises.
-    Raises ValueError for a repeated key or a record of another kind.
+    Raises ValueError for a repeated key, a record of another kind, and label maps of 8 and of 16 bits in one shard.
     """
     with replacing(layer.tar_path(shard), what=f"shard {shard}") as file:
         content = _Content(layer, shard, TarStream(file))

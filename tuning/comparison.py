@@ -159,7 +159,7 @@ def _class_names(results: Sequence[Result], truths: Sequence[Truth], counts: Seq
             f"against {', '.join(second[:num])}"
         )
     highest = max(
-        int(max(cells.cells.max(initial=0) >> 8, (cells.cells & 255).max(initial=0)))
+        int(max(labels.max(initial=0) for labels in cells.labels))
         for one in counts
         for cells in (*one.against_truth, *one.against_first)
     )

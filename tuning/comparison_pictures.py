@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from shards.files import write_bytes
+from shards.label_type import BACKGROUND, ignore_of, label_type
 from shards.reader import read_entry
-from shards.records import BACKGROUND, IGNORE, BadSampleError, Sample
+from shards.records import BadSampleError, Sample
 from shards.taxonomy import Taxonomy
 from tuning.comparison import Compared, place_of
 from wsss.pictures.sheets import compose, fit, overlay
@@ -64,8 +65,8 @@ def gallery(compared: Compared, place: int) -> bytes | None:
     if not rows:
         return None
     columns = ["image", "A", "B", *(["truth", "red A right, green B"] if comparison.has_truth else ["other label"])]
-    legend = sorted(seen - {BACKGROUND, IGNORE})
     taxonomy = Taxonomy(compared.classes[1:])
+    legend = sorted(seen - {BACKGROUND, label_type(len(taxonomy)).ignore})
     return compose(rows, columns=columns, taxonomy=taxonomy, legend=legend, captions=captions)
 
 
@@ -77,7 +78,7 @@ def changes(image: np.ndarray, first: np.ndarray, second: np.ndarray, *, truth: 
     if truth is not None:
         drawn[differ & (second == truth)] = GAINED
         drawn[differ & (first == truth)] = LOST
-        drawn[truth == IGNORE] *= 0.5
+        drawn[truth == ignore_of(truth)] *= 0.5
     return drawn.astype(np.uint8)
 
 

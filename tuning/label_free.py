@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shards.label_type import BYTE, label_type
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.pipeline.recipe_files import RECIPES, find_file
@@ -37,6 +38,11 @@ def measure(instance: Instance, split: str) -> list[ThresholdScore]:
     for needed in instance.inputs.values():
         if not needed.is_done():
             raise RecipeError(f"{needed.name} is not done yet; run the recipe up to it first")
+    if label_type(len(instance.taxonomy)) != BYTE:
+        raise RecipeError(
+            f"{instance.name} counts {len(instance.taxonomy)} classes; thresholds without masks are measured for at "
+            f"most {BYTE.ignore - 1}"
+        )
     return threshold_scores(counted(instance, split), split)
 
 

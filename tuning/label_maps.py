@@ -12,12 +12,12 @@ from typing import cast
 import numpy as np
 
 from shards.codec import decode
-from shards.images import decode_index_png
+from shards.images import decode_index_png, decode_label_png
+from shards.label_type import WIDE, ignore_of, label_type
 from shards.layer import Layer, ShardError
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.reader import read_members
 from shards.records import (
-    IGNORE,
     BadSampleError,
     CamRecord,
     InstanceLabel,
@@ -61,7 +61,7 @@ class LabelMaps:
         return replace(self, places={})
 
     def read(self, place: Place, *, position: int, size: tuple[int, int] | None = None) -> np.ndarray | None:
-        """u8[H, W]; None for an image with unknown classes, which evaluations leave out."""
+        """u8 or u16[H, W]; None for an image with unknown classes, which evaluations leave out."""
         if self.zip_file is not None:
             try:
                 return decode_index_png(_archive(self.zip_file).read(place.entry.key))
@@ -70,8 +70,8 @@ class LabelMaps:
         assert self.layer is not None
         members, kind = read_members(self.layer, place.shard, place.entry), self.layer.kind
         if kind in (PseudoLabel.kind, Prediction.kind):
-            mask = decode_index_png(members["mask.png"])
-            return None if kind == PseudoLabel.kind and bool((mask == IGNORE).any()) else mask
+            mask = decode_label_png(members["mask.png"])
+            return None if kind == PseudoLabel.kind and bool((mask == ignore_of(mask)).any()) else mask
         record = decode(kind, place.entry.key, members)
         if isinstance(record, InstanceLabel):
             return record.mask
@@ -98,10 +98,9 @@ def _from_scores(
     """The label map that an evaluation counts at a threshold: the best class if its score reaches it, else 0."""
     import torch
 
-    from wsss.data.images import magnify_scores, upsample
+    from wsss.data.images import magnify_scores, nearest, upsample
     from wsss.ops.stochastic_cam import ficklenet_label
     from wsss.ops.threshold_curve import NUM_BINS
-    from wsss.stages.evaluation.counts import nearest
 
     if record.unknown:
         return None
@@ -109,11 +108,12 @@ def _from_scores(
     if not len(record.classes):
         return np.zeros(size, dtype=np.uint8)
     ids_K = torch.as_tensor(record.classes.astype(np.int64))
+    dtype = label_type(int(ids_K.max())).dtype
     if by_peaks:
         assert isinstance(record, CamRecord) and record.peak is not None
         mean_KHW, peak_KHW = (nearest(maps, size) for maps in (record.maps, record.peak))
-        label = ficklenet_label(mean_KHW, peak_KHW, classes=ids_K.tolist(), theta=threshold)
-        return torch.where(label == IGNORE, 0, label).to(torch.uint8).numpy()
+        label = ficklenet_label(mean_KHW, peak_KHW, classes=ids_K.tolist(), theta=threshold, ignore_index=WIDE.ignore)
+        return torch.where(label == WIDE.ignore, 0, label).numpy().astype(dtype)
     maps_KHW = (
         upsample(record.maps, size, device=device)
         if isinstance(record, CamRecord)
@@ -121,7 +121,7 @@ def _from_scores(
     )
     best_HW, index_HW = maps_KHW.max(0)
     bins_HW = (best_HW * NUM_BINS).floor().clamp(0, NUM_BINS - 1)
-    return torch.where(bins_HW >= round(threshold * NUM_BINS), ids_K[index_HW], 0).to(torch.uint8).numpy()
+    return torch.where(bins_HW >= round(threshold * NUM_BINS), ids_K[index_HW], 0).numpy().astype(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from tuning.pixel_counts import Cells, ImageCounts
+from tuning.pixel_counts import LABELS, Cells, ImageCounts
 from wsss.ops.paired_tests import (
     accuracy_of_sums,
     bootstrap_sums,
@@ -202,12 +202,12 @@ def rows_of(images: Sequence[Sequence[Cells]]) -> torch.Tensor:
         sizes = [len(of_image[system].cells) for of_image in images]
         image = np.repeat(np.arange(len(images), dtype=np.int64), sizes)
         cells = np.concatenate([of_image[system].cells for of_image in images]).astype(np.int64)
+        truth, label = cells // LABELS, cells % LABELS
         pixels = np.concatenate([of_image[system].pixels for of_image in images]).astype(np.int64)
-        truth, label = cells >> 8, cells & 255
         parts = [(label, pixels, 1 + 2 * system), (truth, np.where(truth == label, pixels, 0), 2 + 2 * system)]
         # The pixels of the truth are the same for every system.
         for classes, values, column in ([(truth, pixels, 0)] if system == 0 else []) + parts:
-            keys.append(image * 256 + classes)
+            keys.append(image * LABELS + classes)
             amounts.append(values)
             columns.append(np.full(len(values), column))
     if not keys:
@@ -216,16 +216,18 @@ def rows_of(images: Sequence[Sequence[Cells]]) -> torch.Tensor:
     width = 1 + 2 * num_systems
     flat = place.astype(np.int64) * width + np.concatenate(columns)
     sums = np.bincount(flat, weights=np.concatenate(amounts), minlength=len(found) * width)  # exact below 2^53
-    rows = np.column_stack([found >> 8, found & 255, sums.astype(np.int64).reshape(-1, width)])
+    rows = np.column_stack([found // LABELS, found % LABELS, sums.astype(np.int64).reshape(-1, width)])
     return torch.from_numpy(rows)
 
 
 def confusion_of(images: Sequence[Cells], *, num_classes: int) -> torch.Tensor:
     """The confusion matrix over all images, i64[C, C]."""
-    total = np.zeros(256 * 256, dtype=np.int64)
+    total = np.zeros((num_classes, num_classes), dtype=np.int64)
     for one in images:
-        total[one.cells] += one.pixels
-    return torch.from_numpy(total.reshape(256, 256)[:num_classes, :num_classes].copy())
+        truth, label = one.labels
+        inside = (truth < num_classes) & (label < num_classes)
+        total[truth[inside], label[inside]] += one.pixels[inside]
+    return torch.from_numpy(total)
 
 
 def image_scores_of(rows_PV: torch.Tensor, *, system: int, num_images: int) -> list[float]:
@@ -332,7 +334,8 @@ def _moved(a_CC: torch.Tensor, b_CC: torch.Tensor, *, names: Sequence[str], of_a
 
 
 def _off_diagonal(one: Cells) -> float:
-    same = (one.cells >> 8) == (one.cells & 255)
+    first, second = one.labels
+    same = first == second
     return float(one.pixels[~same].sum() / max(one.pixels.sum(), 1))
 
 

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.images import decode_index_png
+from shards.images import decode_label_png
+from shards.label_type import ignore_of
 from shards.layer import Layer
 from shards.reader import read_members
-from shards.records import IGNORE
 from tuning.label_maps import LabelMaps, Place
 
 _BYTES = 256
+LABELS = 1 << 16
+"""Values of a label; in `Cells` the first label counts in steps of this."""
 IN_ONE_PROCESS = 256
 """Up to this many images no further processes are started: starting one takes longer."""
 _AT_ONCE = 64
@@ -32,12 +34,18 @@ MOST_PROCESSES = 8
 
 @dataclass(frozen=True)
 class Cells:
-    """Pixels of one image by two labels: cell = first * 256 + second."""
+    """Pixels of one image by two labels: cell = first * 65536 + second."""
 
     cells: np.ndarray
-    """u16[N], ascending."""
+    """u32[N], ascending."""
     pixels: np.ndarray
     """i32[N]."""
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and second label of every cell, i64[N] each."""
+        cells = self.cells.astype(np.int64)
+        return cells // LABELS, cells % LABELS
 
 
 @dataclass(frozen=True)
@@ -66,17 +74,18 @@ class _Task:
     places: tuple[tuple[Place, ...], ...]
 
 
-def cells_of(first_HW: np.ndarray, second_HW: np.ndarray) -> np.ndarray:
-    """Pixels by two u8 label maps of the same shape, i64[65536]."""
-    pairs_HW = first_HW.astype(np.uint16) * np.uint16(_BYTES) + second_HW
-    return np.bincount(pairs_HW.ravel(), minlength=_BYTES**2)
-
-
-def _kept(counts: np.ndarray) -> Cells:
-    """Without the cells of which one label is 255."""
-    cells = np.flatnonzero(counts)
-    cells = cells[(cells >> 8 != IGNORE) & (cells & 255 != IGNORE)]
-    return Cells(cells.astype(np.uint16), counts[cells].astype(np.int32))
+def cells_of(first_HW: np.ndarray, second_HW: np.ndarray) -> Cells:
+    """Pixels by two label maps of the same shape, without those that are ignored in one of them."""
+    if first_HW.dtype == second_HW.dtype == np.uint8:
+        pairs_HW = first_HW.astype(np.uint16) * np.uint16(_BYTES) + second_HW
+        counts = np.bincount(pairs_HW.ravel(), minlength=_BYTES**2)
+        pairs = np.flatnonzero(counts)
+        first, second, pixels = pairs // _BYTES, pairs % _BYTES, counts[pairs]
+    else:
+        found, pixels = np.unique(first_HW.astype(np.int64) * LABELS + second_HW, return_counts=True)
+        first, second = found // LABELS, found % LABELS
+    kept = (first != ignore_of(first_HW)) & (second != ignore_of(second_HW))
+    return Cells((first * LABELS + second)[kept].astype(np.uint32), pixels[kept].astype(np.int32))
 
 
 def count_images(
@@ -141,10 +150,15 @@ def _count_image(task: _Task, number: int) -> ImageCounts:
         if label.shape != (truth if truth is not None else labels[0] if labels else label).shape:
             return ImageCounts(key, problem="label maps of different sizes")
         labels.append(label)
-    against_truth = () if truth is None else tuple(_kept(cells_of(truth, label)) for label in labels)
-    seen = labels if truth is None else [np.where(truth == IGNORE, IGNORE, label) for label in labels]
-    against_first = tuple(_kept(cells_of(seen[0], label)) for label in seen[1:])
+    against_truth = () if truth is None else tuple(cells_of(truth, label) for label in labels)
+    seen = labels if truth is None else [_seen(truth, label) for label in labels]
+    against_first = tuple(cells_of(seen[0], label) for label in seen[1:])
     return ImageCounts(key, against_truth, against_first)
+
+
+def _seen(truth_HW: np.ndarray, label_HW: np.ndarray) -> np.ndarray:
+    """A label map, ignored where the truth is."""
+    return np.where(truth_HW == ignore_of(truth_HW), label_HW.dtype.type(ignore_of(label_HW)), label_HW)
 
 
 def _truth(task: _Task, number: int) -> np.ndarray | str | None:
@@ -158,7 +172,7 @@ def _truth(task: _Task, number: int) -> np.ndarray | str | None:
             return "no mask"
         masks.append(members["mask.png"])
     if len(set(masks)) > 1 and any(
-        not np.array_equal(decode_index_png(masks[0]), decode_index_png(mask)) for mask in masks[1:]
+        not np.array_equal(decode_label_png(masks[0]), decode_label_png(mask)) for mask in masks[1:]
     ):
         return "its masks differ"
-    return decode_index_png(masks[0])
+    return decode_label_png(masks[0])

@@ -259,7 +259,8 @@ def _completion(options: argparse.Namespace) -> int:
 def _check_submission(options: argparse.Namespace) -> int:
     from wsss.report.submission_check import check
 
-    return check(options.file, num_classes=options.num_classes, samples=options.samples, split=options.split)
+    given = {"samples": options.samples, "split": options.split, "layout": options.format}
+    return check(options.file, num_classes=options.num_classes, **given)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

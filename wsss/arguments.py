@@ -245,6 +245,9 @@ def _add_checking(commands: argparse._SubParsersAction[Parser]) -> None:
     check.add_argument(
         "--num-classes", type=int, default=200, metavar="N", help="highest class id allowed (default: 200)"
     )
+    check.add_argument(
+        "--format", choices=("lid", "imagenet_s"), default="lid", help="as the setting submit.format (default: lid)"
+    )
 
 
 def _add_completion(commands: argparse._SubParsersAction[Parser]) -> None:

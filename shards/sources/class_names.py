@@ -24,7 +24,7 @@ _NEVER_IN_A_NAME = ";|\t\n\r"
 _RARELY_IN_A_NAME = ",/&+"
 _QUOTED = r"""(?:'[^'\\]*'|"[^"\\]*")"""
 _LIST = re.compile(rf"[\[({{]\s*(?:{_QUOTED}\s*(?:,\s*{_QUOTED}\s*)*,?)?\s*[\])}}]")
-_NUMBERED = re.compile(r"(\d{1,3})\s*[,;:\t]\s*(\S.*)")
+_NUMBERED = re.compile(r"(\d{1,5})\s*[,;:\t]\s*(\S.*)")
 _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from shards.records import BACKGROUND, IGNORE, BadSampleError
+from shards.label_type import BACKGROUND, LabelType, label_type
+from shards.records import BadSampleError
 from shards.taxonomy import Taxonomy
 
 _MOST_SETS = 4096
@@ -24,7 +25,17 @@ class ChosenClasses:
     every: Taxonomy
     names: tuple[str, ...] = ()
     other_classes_as: int = BACKGROUND
-    """Value of mask pixels of classes outside the subset: 0 or 255."""
+    """Value of mask pixels of classes outside the subset: 0, or any other number for ignored."""
+
+    @cached_property
+    def stored(self) -> LabelType:
+        """The type of masks of full ids, as in the data set's files."""
+        return label_type(len(self.every))
+
+    @cached_property
+    def kept(self) -> LabelType:
+        """The type of masks of ids, as in samples."""
+        return label_type(len(self.taxonomy))
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
@@ -59,23 +70,30 @@ class ChosenClasses:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """i16[256]: mask value -> id, -1 for a value without a meaning."""
-        table = np.full(256, -1, dtype=np.int16)
-        table[BACKGROUND], table[IGNORE] = BACKGROUND, IGNORE
-        table[1 : len(self.every) + 1] = self.other_classes_as
+        """i32[256] or i32[65536]: mask value -> id, -1 for a value without a meaning."""
+        table = np.full(self.stored.ignore + 1, -1, dtype=np.int32)
+        table[BACKGROUND], table[self.stored.ignore] = BACKGROUND, self.kept.ignore
+        table[1 : len(self.every) + 1] = self.kept.ignore if self.other_classes_as else BACKGROUND
         for full_id, class_id in self._ids.items():
             table[full_id] = class_id
         return table
 
     def mask(self, values_HW: np.ndarray, *, name: object) -> np.ndarray:
-        """Convert u8[H, W] of full ids and 255 to u8[H, W] of ids. Raises `BadSampleError` for any other value.
+        """Convert a mask of the type `stored`, of full ids and ignored pixels, to one of ids, of the type `kept`.
 
-        `name`: the mask's name in the error message.
+        Raises `BadSampleError` for any other value, and for a mask of another type. `name`: the mask's name in the
+        error message.
         """
+        if values_HW.dtype != self.stored.dtype:
+            raise BadSampleError(
+                f"the mask {name} has {8 * values_HW.dtype.itemsize} bits, but the masks of {len(self.every)} classes "
+                f"have {self.stored.bits}: save all of them as grey PNGs of {self.stored.bits} bits, ignored pixels as "
+                f"{self.stored.ignore}"
+            )
         mask_HW = self._table[values_HW]
         if (bad := mask_HW < 0).any():
             raise BadSampleError(
                 f"the mask {name} holds the value {values_HW[bad].min()}, which is not a class id; allowed are "
-                f"0..{len(self.every)} and {IGNORE}; save the class id of every pixel"
+                f"0..{len(self.every)} and {self.stored.ignore}; save the class id of every pixel"
             )
-        return mask_HW.astype(np.uint8)
+        return mask_HW.astype(self.kept.dtype)

@@ -25,8 +25,9 @@ import numpy as np
 from shards.boxes import boxes_of_mask, inside
 from shards.files import sha256_of
 from shards.images import decode_image
+from shards.label_type import BACKGROUND
 from shards.orientation import stored_size, upright, upright_box
-from shards.records import BACKGROUND, IGNORE, BadSampleError, Box, Sample
+from shards.records import BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
 from shards.sources.coco_categories import FileCategories, is_crowd, joined, taxonomy_of
 from shards.sources.coco_json import CocoIndex, read_index
@@ -201,15 +202,15 @@ class CocoSource:
         *,
         size: tuple[int, int],
     ) -> np.ndarray:
-        """u8[H, W] of full ids. An object without an outline is 255 in its box, behind all others."""
+        """A mask of full ids. An object without an outline is ignored in its box, behind all others."""
         drawn = []
         for segment, outline in zip(segments, outlines, strict=True):
             value = categories.value(segment)
             if outline is not None:
                 drawn.append(Outline(value, is_crowd(segment), outline))
-            elif value == IGNORE or self._classes.id_of(value) or (value and self.other_classes_as):
-                drawn.append(Outline(IGNORE, True, box_mask(segment.get("bbox"), size=size)))
-        return instances_values(drawn, size=size)
+            elif value == categories.ignore or self._classes.id_of(value) or (value and self.other_classes_as):
+                drawn.append(Outline(categories.ignore, True, box_mask(segment.get("bbox"), size=size)))
+        return instances_values(drawn, size=size, labels=self._classes.stored)
 
     def _panoptic(
         self, index: CocoIndex, annotations: list[dict[str, Any]], image: StoredImage, categories: FileCategories
@@ -222,7 +223,7 @@ class CocoSource:
         folder = index.path.with_suffix("")
         values = {int(segment["id"]): categories.value(segment) for segment in annotations[0]["segments_info"]}
         try:
-            return panoptic_values(decode_image(read_file(folder, name)), values)
+            return panoptic_values(decode_image(read_file(folder, name)), values, labels=self._classes.stored)
         except BadSampleError:
             raise
         except (OSError, ValueError) as error:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shards.records import BACKGROUND, IGNORE, BadSampleError
+from shards.label_type import BACKGROUND
+from shards.records import BadSampleError
 from shards.sources.class_names import is_background, plain
 from shards.sources.classes import ChosenClasses
 from shards.sources.coco_json import CocoIndex, plain_id
@@ -34,7 +35,9 @@ class FileCategories:
     things: frozenset[str]
     """Ids of the categories that are things; the others are stuff."""
     of_others: int
-    """Value of pixels of classes that are not selected: 0 or 255."""
+    """Value of pixels of classes that are not selected: 0, or that of ignored pixels."""
+    ignore: int
+    """Value of ignored pixels."""
 
     def full_id(self, segment: Mapping[str, Any]) -> int | None:
         """The full id of a segment's class. Raises `BadSampleError` for a category that the file does not list."""
@@ -48,7 +51,7 @@ class FileCategories:
     def value(self, segment: Mapping[str, Any]) -> int:
         """The value of a segment's pixels before the subset of classes is applied."""
         if is_crowd(segment):
-            return IGNORE
+            return self.ignore
         full_id = self.full_id(segment)
         return self.of_others if full_id is None else full_id
 
@@ -72,7 +75,8 @@ def joined(index: CocoIndex, *, first: CocoIndex, classes: ChosenClasses) -> Fil
         else:
             raise ValueError(_other_category(category.name, index, first, known))
     things = frozenset(c.id for c in index.categories if c.is_thing and not is_background(c.name))
-    return FileCategories(full_ids, things, classes.other_classes_as)
+    ignore = classes.stored.ignore
+    return FileCategories(full_ids, things, ignore if classes.other_classes_as else BACKGROUND, ignore)
 
 
 def _other_category(name: str, index: CocoIndex, first: CocoIndex, known: Mapping[str, int]) -> str:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_api
 
-from shards.records import IGNORE, BadSampleError
+from shards.label_type import BYTE, LabelType
+from shards.records import BadSampleError
 
 _VOID = 0
 """The id of panoptic pixels that belong to no segment."""
@@ -185,22 +186,22 @@ def box_of_mask(mask_HW: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
-def instances_values(outlines: Iterable[Outline], *, size: tuple[int, int]) -> np.ndarray:
-    """u8[H, W] of the outlines' values, 0 elsewhere; where two overlap, the smaller one is in front."""
-    values_HW = np.zeros(size, dtype=np.uint8)
+def instances_values(outlines: Iterable[Outline], *, size: tuple[int, int], labels: LabelType = BYTE) -> np.ndarray:
+    """The outlines' values as a mask of that type, 0 elsewhere; where two overlap, the smaller one is in front."""
+    values_HW = np.zeros(size, dtype=labels.dtype)
     for one in sorted(outlines, key=lambda one: (not one.is_behind, -np.count_nonzero(one.mask))):
         values_HW[one.mask] = one.value
     return values_HW
 
 
-def panoptic_values(colours_HW3: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    """u8[H, W]: the value of every pixel's segment, 255 for pixels without one. `values`: segment id -> value.
+def panoptic_values(colours_HW3: np.ndarray, values: Mapping[int, int], *, labels: LabelType = BYTE) -> np.ndarray:
+    """A mask of that type: the value of every pixel's segment, ignored without one. `values`: segment id -> value.
 
     A segment's id is R + 256 G + 65536 B. Raises `BadSampleError` for a segment that has no value.
     """
     ids_HW = colours_HW3.astype(np.int64) @ np.array([1, 256, 65536])
     found, indices = np.unique(ids_HW, return_inverse=True)
-    known = {**values, _VOID: IGNORE}
+    known = {**values, _VOID: labels.ignore}
     if missing := [segment for segment in found.tolist() if segment not in known]:
         raise BadSampleError(f"the panoptic mask contains segment {missing[0]}, which its annotation does not list")
-    return np.array([known[segment] for segment in found.tolist()], np.uint8)[indices.reshape(ids_HW.shape)]
+    return np.array([known[segment] for segment in found.tolist()], labels.dtype)[indices.reshape(ids_HW.shape)]

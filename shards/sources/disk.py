@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.file_system_errors import lasting_error
-from shards.images import decode_grey_png, decode_index_png, image_metadata
+from shards.images import decode_grey_png, decode_index_png, decode_label_png, image_metadata
+from shards.label_type import BYTE, LabelType
 from shards.orientation import stored_size, upright
 from shards.records import BadSampleError
 from shards.sources.neighbours import beside, in_other_form
@@ -90,15 +91,23 @@ def read_image(root: Path, name: str) -> StoredImage:
 
 
 def read_index_png(
-    root: Path, name: str, *, what: str, image: StoredImage, mask_suffix: str | None = None
+    root: Path,
+    name: str,
+    *,
+    what: str,
+    image: StoredImage,
+    mask_suffix: str | None = None,
+    labels: LabelType = BYTE,
 ) -> np.ndarray:
     """Read the index PNG `name` that belongs to `image`, u8[H, W]. Raises `BadSampleError` if its size does not match.
+
+    `labels`: the type of the data set's masks; with uint16 the result is u16[H, W], or u8[H, W] for a PNG of 8 bits.
 
     A mask of the size of the stored pixels is turned upright with the image. `mask_suffix`: the value of that setting,
     if the data set has it; the message for a missing mask may suggest another value.
     """
     try:
-        values = decode_index_png(read_file(root, name))
+        values = (decode_index_png if labels == BYTE else decode_label_png)(read_file(root, name))
     except (OSError, ValueError) as error:
         there = beside(root, name, mask_suffix=mask_suffix) if isinstance(error, FileNotFoundError) else ""
         if isinstance(error, FileNotFoundError) and mask_suffix is not None:

@@ -17,7 +17,8 @@ import numpy as np
 
 from shards.boxes import boxes_of_mask
 from shards.files import sha256_of
-from shards.records import BACKGROUND, Sample
+from shards.label_type import BACKGROUND
+from shards.records import Sample
 from shards.sources.class_names import read_class_list, refuse_doubtful
 from shards.sources.classes import ChosenClasses
 from shards.sources.disk import StoredImage, file_sizes, presence, read_image, read_index_png, read_saliency
@@ -38,7 +39,8 @@ class FolderSource:
     class_list: Path | None = None
     """File of all class names, one per line; None uses the names in the tables. Required with masks."""
     masks: str = ""
-    """Folder of masks below the root: index PNGs named by key, with values 0, 1..C and 255; no masks if empty."""
+    """Folder of masks below the root: index PNGs named by key, with values 0, 1..C and 255; with more than 254 classes
+    16 bits and 65,535. No masks if empty."""
     mask_suffix: str = ""
     """Inserted between a mask's key and its extension: with _mask, the mask is 1_mask.png."""
     masked_splits: tuple[str, ...] = ()
@@ -131,7 +133,8 @@ class FolderSource:
         if not self.masks or listed.split not in self.masked_splits:
             return None
         name = self._mask_name(listed.key)
-        values = read_index_png(self.root, name, what="mask", image=image, mask_suffix=self.mask_suffix)
+        labels, suffix = self._classes.stored, self.mask_suffix
+        values = read_index_png(self.root, name, what="mask", image=image, mask_suffix=suffix, labels=labels)
         return self._classes.mask(values, name=name)
 
     def _mask_name(self, key: str) -> str:

@@ -22,7 +22,8 @@ from typing import Literal
 import numpy as np
 
 from shards.boxes import boxes_of_mask
-from shards.records import BACKGROUND, IGNORE, Sample
+from shards.label_type import BACKGROUND
+from shards.records import IGNORE, Sample
 from shards.sources.classes import ChosenClasses
 from shards.sources.disk import file_sizes, presence, read_image, read_index_png, read_keys, read_saliency, stems
 from shards.sources.ilsvrc_det import ENDING, IlsvrcDetSource

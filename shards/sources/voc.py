@@ -19,7 +19,8 @@ from typing import Literal, TypeGuard
 import numpy as np
 
 from shards.boxes import boxes_of_mask
-from shards.records import BACKGROUND, BadSampleError, Box, Sample
+from shards.label_type import BACKGROUND
+from shards.records import BadSampleError, Box, Sample
 from shards.sources.classes import ChosenClasses
 from shards.sources.disk import StoredImage, file_sizes, fitted, read_image, read_index_png, read_keys, read_saliency
 from shards.sources.pascal_xml import Annotation, read_annotation

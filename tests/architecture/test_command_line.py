@@ -63,7 +63,7 @@ FROZEN = {
     "leaderboard": ["--all", "--sort", "--where", "--no-published", "--runs", "--tracking-uri", *ONE_FORM],
     "compare": ["first", "others", "--common", "--recorded", "--pictures", "--runs", "--tracking-uri", *FORM],
     "report": ["names", "--output", "--runs", "--tracking-uri"],
-    "check-submission": ["file", "--samples", "--split", "--num-classes"],
+    "check-submission": ["file", "--samples", "--split", "--num-classes", "--format"],
     "predict-folder": ["model", "folder", "out", "--overlay", "--coco", "--scales", "--flip", "--crf", "--set", *PLACE],
     "label-folder": [
         "model",

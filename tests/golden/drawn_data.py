@@ -27,17 +27,19 @@ VOC_IMAGES = {
 ILSVRC_IDS = {"ant": 3, "dog": 58, "person": 124}
 ILSVRC_WNIDS = {"ant": "n02219486", "dog": "n02084071", "person": "n00007846"}
 NUM_ILSVRC_CLASSES = 200
+NUM_IMAGENET_S_CLASSES = 260
 IGNORED = 255
 
 
 def draw_everything(folder: Path) -> None:
-    """All data sets, each in a folder of its own: voc, ilsvrc, lid, coco, folder, unknown."""
+    """All data sets, each in a folder of its own: voc, ilsvrc, lid, coco, folder, unknown, imagenet_s."""
     draw_voc(folder / "voc")
     draw_ilsvrc(folder / "ilsvrc" / "ILSVRC")
     draw_lid(folder / "lid")
     draw_coco(folder / "coco")
     draw_folder(folder / "folder")
     draw_unknown(folder / "unknown")
+    draw_imagenet_s(folder / "imagenet_s")
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -217,6 +219,22 @@ def draw_unknown(root: Path) -> None:
         put(root / "masks" / name, png(mask))
         rows.append(f"{name},{'|'.join(labels)},{unknown},{split}")
     put(root / "labels.csv", "".join(f"{row}\n" for row in rows))
+
+
+def draw_imagenet_s(root: Path) -> None:
+    """ImageNet-S's layout, 260 classes, so masks of 16 bits: two images of train and two of val, one without mask."""
+    for number in range(1, NUM_IMAGENET_S_CLASSES + 1):
+        (root / "validation" / f"n{number:08d}").mkdir(parents=True)
+    shown = [("train", 255, "a"), ("train", 258, "b"), ("validation", 255, "c"), ("validation", 3, "d")]
+    for number, (folder, class_id, name) in enumerate(shown):
+        image, mask = picture(70 + number, [4, 9])
+        ids = np.select([mask == 4, mask == 9, mask == IGNORED], [class_id, 256, 1000], 0)
+        key = f"n{class_id:08d}/{name}"
+        put(root / folder / f"{key}.JPEG", png(image))
+        if name != "b":
+            masks = "train-semi-segmentation" if folder == "train" else "validation-segmentation"
+            colours = np.stack([ids % 256, ids // 256, 0 * ids], axis=2).astype(np.uint8)
+            put(root / masks / f"{key}.png", png(colours))
 
 
 if __name__ == "__main__":

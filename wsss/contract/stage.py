@@ -25,6 +25,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from shards.files import write_bytes
+from shards.label_type import LabelType, label_type
 from shards.layer import Layer, ShardError, split_of
 from shards.records import Missing, Record, RunRecord, Sample
 from shards.remote_tars import RemoteTars
@@ -307,6 +308,13 @@ class Instance:
     def taxonomy(self) -> Taxonomy:
         """The class list of the data set."""
         return self.data.taxonomy
+
+    @property
+    def label_type(self) -> LabelType:
+        """The type of the data set's label maps; from the index of the samples if it lists the classes, so that workers
+        need not open the data set."""
+        names = self.samples.layer.classes()
+        return label_type(len(self.taxonomy if names is None else names))
 
     def stage_in(self, slot: str, kind: type[S]) -> S:
         """The stage that fills a slot, typed as the class that the slot declares."""

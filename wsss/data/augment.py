@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import AfterValidator
 
-from shards.records import IGNORE
+from shards.label_type import BYTE
 
 if TYPE_CHECKING:
     import albumentations as A
@@ -46,7 +46,7 @@ class Augmentation:
 
     An image's longer side becomes a random multiple of 16 within `resize_long`, then a random `crop_size` square is
     cropped; pixels outside the image are filled with `fill` (the encoder's mean, hence 0 after normalisation), and with
-    255 in the mask. A strong augmentation rotates and deforms both, without changing the mask's labels.
+    `fill_mask` in the mask. A strong augmentation rotates and deforms both, without changing the mask's labels.
     """
 
     crop_size: int
@@ -54,6 +54,8 @@ class Augmentation:
     colour_jitter: float
     """Strength of random brightness, contrast and saturation; 0 for none."""
     fill: tuple[int, int, int]
+    fill_mask: int = BYTE.ignore
+    """The ignored value of the masks' type (`shards.label_type`)."""
     strong: bool = False
     """Also rotation, elastic deformation, noise and tone changes; replaces `colour_jitter`."""
 
@@ -64,7 +66,7 @@ class Augmentation:
         low, high = self.resize_long
         sizes = list(range(low, high + 1, 16))
         side, jitter = self.crop_size, self.colour_jitter
-        outside = {"border_mode": 0, "fill": self.fill, "fill_mask": IGNORE}
+        outside = {"border_mode": 0, "fill": self.fill, "fill_mask": self.fill_mask}
         steps = [
             A.LongestMaxSize(max_size=sizes, area_for_downscale="image"),
             A.HorizontalFlip(p=0.5),
@@ -119,9 +121,9 @@ def augment(
     key: str,
     occurrence: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 mask of the crop's size.
+    """Apply the pipeline with the randomness of (seed, epoch, key): u8 image and u8 or u16 mask of the crop's size.
 
-    A mask of several planes, u8 or f32[H, W, N], is changed plane by plane in the same way.
+    A mask of several planes, u8, u16 or f32[H, W, N], is changed plane by plane in the same way.
     `occurrence`: how often the epoch has drawn the image before. The steps draw from one generator in turn:
     albumentations' own `set_random_seed` seeds every step alike, so that flip, size and crop would be correlated.
     """

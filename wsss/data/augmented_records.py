@@ -39,7 +39,7 @@ class AugmentedRecords:
     def augmented(
         self, draw: Draw, sample: Sample, *, mask_HW: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The crop of one draw, u8[H, W, 3], and of the mask, u8[H, W], u8[H, W, N] or f32[H, W, N]; the same for the
+        """The crop of one draw, u8[H, W, 3], and of the mask, [H, W] or [H, W, N] of u8, u16 or f32; the same for the
         same draw."""
         return augment(
             self._compose,

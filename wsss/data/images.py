@@ -56,6 +56,11 @@ def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     return to_tensor(values, mean=mean, std=std).permute(2, 1, 0).contiguous().numpy()
 
 
+def label_tensor(label_HW: np.ndarray) -> torch.Tensor:
+    """A label map of a record for computation: u8[H, W] as it is, u16[H, W] as i32 (torch computes little with u16)."""
+    return torch.from_numpy(label_HW if label_HW.dtype == np.uint8 else label_HW.astype(np.int32))
+
+
 def pixels(image_HW3: np.ndarray) -> torch.Tensor:
     """u8[H, W, 3] as a tensor for transfer between processes; a quarter of the bytes of `to_tensor`."""
     return torch.from_numpy(_own(image_HW3))
@@ -85,6 +90,13 @@ def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.devic
         return torch.zeros((0, *size), device=device)
     maps = on_device(torch.from_numpy(maps_Khw), device).float()
     return resize_bilinear(maps[None], size=size)[0]
+
+
+def nearest(maps_Khw: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """f32[K, H, W]: every pixel gets the value of the nearest cell, as the labels of make_seeds' rule "ficklenet"."""
+    if not len(maps_Khw):
+        return torch.zeros((0, *size))
+    return F.interpolate(torch.from_numpy(maps_Khw).float()[None], size=size, mode="nearest")[0]
 
 
 def magnify_scores(scores_Khw: np.ndarray, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:

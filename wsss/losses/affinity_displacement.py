@@ -48,7 +48,7 @@ def affinity_displacement_sums(
     dp_fg: |D_i - D_j - (x_j - x_i)|_1;  dp_bg: |D_i - D_j|_1
 
     edge logits [B, 1, h, w] float; displacement [B, 2, h, w] float, channels (dy, dx) in strided pixels; label
-    [B, h, w] integer, 0 = background, 1..num_classes foreground, anything else (255) = ignored, in no pair.
+    [B, h, w] integer, 0 = background, 1..num_classes foreground, anything else = ignored, in no pair.
     Numerators are scalars with a gradient, in the inputs' dtype but at least float32; counts are int64 scalars.
     The gradient of an affinity goes to one pixel of its path, the strongest boundary. First derivatives only for dp.
     Raises: ValueError if shapes disagree or the map is too small for the radius.

@@ -15,8 +15,8 @@ from torch.nn import functional
 from wsss.ops.confusion import require_labels
 
 Pick = Callable[[Tensor, Tensor], Tensor]
-_NOTHING = 255
-"""All bits of a byte; above all class ids."""
+_BYTE, _WORD = 255, 2**31 - 1
+"""All bits of a byte, and of the type for more classes: above all class ids."""
 
 
 def band_width(size: tuple[int, int], *, width: float) -> int:
@@ -41,8 +41,7 @@ def boundary_counts(
     One minimum and one maximum over the square per map find the bands of all classes at once: a pixel is in its class's
     band if they differ. So the cost does not grow with the number of classes.
 
-    Raises: ValueError for different shapes, labels outside 0..C-1 that are not ignored, C > 255, `width` outside
-    (0, 1].
+    Raises: ValueError for different shapes, labels outside 0..C-1 that are not ignored, `width` outside (0, 1].
 
     Source: Cheng et al., CVPR 2021, Boundary IoU; width = 0.02, the square, and counting the image's edge as a
     border are as published.  Differs: label maps of classes instead of instance masks; ignored pixels, which the paper
@@ -55,23 +54,23 @@ def boundary_counts(
         )
     if not 0 < width <= 1:
         raise ValueError(f"width is {width}; allowed: above 0, at most 1, as a fraction of the image's diagonal")
-    if num_classes > _NOTHING:
-        raise ValueError(f"num_classes is {num_classes}; allowed: at most {_NOTHING}, since masks are uint8")
     ignored_HW = truth_HW == ignore_index
     truth_HW, prediction_HW = truth_HW * ~ignored_HW, prediction_HW * ~ignored_HW
     require_labels(truth_HW, num_classes=num_classes, name="truth")
     require_labels(prediction_HW, num_classes=num_classes, name="prediction")
     # Products and bit operations on bytes: several times faster than filling or selecting pixels by a mask.
-    hidden_HW = ignored_HW.to(torch.uint8).mul_(_NOTHING)
+    dtype, nothing = (torch.uint8, _BYTE) if num_classes <= _BYTE else (torch.int32, _WORD)
+    hidden_HW = ignored_HW.to(dtype).mul_(nothing)
     distance = band_width((truth_HW.shape[0], truth_HW.shape[1]), width=width)
     true_HW, predicted_HW = (
-        _bands(labels_HW.to(torch.uint8), hidden_HW=hidden_HW, distance=distance)
-        for labels_HW in (truth_HW, prediction_HW)
+        bands(labels_HW.to(dtype), hidden_HW=hidden_HW, distance=distance) for labels_HW in (truth_HW, prediction_HW)
     )
-    both_HW = true_HW | (true_HW != predicted_HW).to(torch.uint8).mul_(_NOTHING)
+    both_HW = true_HW | (true_HW != predicted_HW).to(dtype).mul_(nothing)
+    counted: tuple[Tensor, ...] = (both_HW, true_HW, predicted_HW)
+    if dtype != torch.uint8:
+        counted = tuple(labels_HW.clamp(max=num_classes) for labels_HW in counted)
     both_C, true_C, predicted_C = (
-        torch.bincount(labels_HW.flatten(), minlength=_NOTHING + 1)[:num_classes]
-        for labels_HW in (both_HW, true_HW, predicted_HW)
+        torch.bincount(labels_HW.flatten(), minlength=num_classes + 1)[:num_classes] for labels_HW in counted
     )
     return torch.stack([both_C, true_C + predicted_C - both_C], dim=1)
 
@@ -82,14 +81,16 @@ def boundary_iou(counts_C2: Tensor) -> Tensor:
     return torch.where(either_C > 0, both_C / either_C, torch.nan)
 
 
-def _bands(labels_HW: Tensor, *, hidden_HW: Tensor, distance: int) -> Tensor:
-    """Labels of the pixels within `distance` of a pixel with another label, or of the outside; 255 elsewhere; u8 [H,W].
+def bands(labels_HW: Tensor, *, hidden_HW: Tensor, distance: int) -> Tensor:
+    """Labels of the pixels within `distance` of a pixel with another label, or of the outside; elsewhere the largest
+    value of the type, u8 or i32 [H,W], which is no label.
 
-    `hidden_HW`, 255 or 0: pixels that are in no band and create no border.
+    `hidden_HW`, that value or 0: pixels that are in no band and create no border.
     """
+    nothing = torch.iinfo(labels_HW.dtype).max
     most_HW = _over_square(labels_HW & ~hidden_HW, pick=torch.maximum, neutral=0, distance=distance)
-    least_HW = _over_square(labels_HW | hidden_HW, pick=torch.minimum, neutral=_NOTHING, distance=distance)
-    inside_HW = (most_HW == least_HW).to(torch.uint8).mul_(_NOTHING)
+    least_HW = _over_square(labels_HW | hidden_HW, pick=torch.minimum, neutral=nothing, distance=distance)
+    inside_HW = (most_HW == least_HW).to(labels_HW.dtype).mul_(nothing)
     for edge in (inside_HW[:distance], inside_HW[-distance:], inside_HW[:, :distance], inside_HW[:, -distance:]):
         edge.fill_(0)
     return labels_HW | inside_HW | hidden_HW

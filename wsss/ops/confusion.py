@@ -27,12 +27,13 @@ def confusion_matrix(
     """Pixels by true and predicted class, N_tp = #{pixels with truth t, prediction p}, without truth = `ignore_index`.
 
     Shapes: two label maps of the same shape, any integer dtype; result int64 [C,C], to be summed over images.
-    `num_classes` counts the background. `undecided_as` names the class that a prediction of 255 counts as.
+    `num_classes` counts the background. `undecided_as` names the class that an undecided pixel of a prediction counts
+    as: 255, or `ignore_index` if there are more than 255 classes.
 
-    Raises: ValueError for different shapes, for labels outside 0..C-1, and for 255 in a prediction if
+    Raises: ValueError for different shapes, for labels outside 0..C-1, and for an undecided pixel in a prediction if
     `undecided_as` is not given: the usual bincount would silently count such a pixel in another cell.
 
-    Two uint8 maps and at most 255 classes, as records hold them, take one pass over the pixels.
+    Two uint8 maps and at most 255 classes take one pass over the pixels. `present_confusion` is for more classes.
 
     Source: the protocol of PASCAL VOC.  Differs: irn counts 255 as background silently; here that is
     `undecided_as=0`.
@@ -52,11 +53,12 @@ def confusion_matrix(
     counted = truth_HW != ignore_index
     truth = torch.where(counted, truth_HW, 0).to(torch.int64)
     prediction = torch.where(counted, prediction_HW, 0).to(torch.int64)
+    undecided = _UNDECIDED if num_classes <= _UNDECIDED else ignore_index
     if undecided_as is not None:
-        prediction = torch.where(prediction == _UNDECIDED, undecided_as, prediction)
-    elif num_classes <= _UNDECIDED and bool((prediction == _UNDECIDED).any()):
+        prediction = torch.where(prediction == undecided, undecided_as, prediction)
+    elif bool((prediction == undecided).any()):
         raise ValueError(
-            "the prediction has 255 (undecided); decide every pixel, or give undecided_as "
+            f"the prediction has {undecided} (undecided); decide every pixel, or give undecided_as "
             "(0 counts such pixels as background)"
         )
     require_labels(truth, num_classes=num_classes, name="truth")

@@ -171,8 +171,11 @@ def stochastic_scores(features_BDhw: Tensor, *, weights_CDss: Tensor, masks: Ten
     return visible_BDT.flatten(1) @ scaled_CDT.flatten(1).T / (size_hw[0] * size_hw[1])
 
 
-def ficklenet_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int], theta: float) -> Tensor:
-    """Label of each position: among classes whose peak is above theta, the one with the highest mean; 255 if none.
+def ficklenet_label(
+    mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int], theta: float, ignore_index: int = _UNDECIDED
+) -> Tensor:
+    """Label of each position: among classes whose peak is above theta, the one with the highest mean; else
+    `ignore_index`.
 
     Shapes: mean and peak [K,h,w] of `stochastic_cam`, `classes` K class ids; result int64 [h,w]. "Some sample's map is
     above theta" is "the maximum over samples is above theta" (strictly), so theta needs no new samples. Equal means:
@@ -189,7 +192,7 @@ def ficklenet_label(mean_Khw: Tensor, peak_Khw: Tensor, *, classes: Sequence[int
             f"mean is {list(mean_Khw.shape)}, peak {list(peak_Khw.shape)}, with {len(classes)} classes; "
             "allowed: both [K,h,w] with K classes"
         )
-    label_hw = torch.full(mean_Khw.shape[1:], _UNDECIDED, dtype=torch.int64, device=mean_Khw.device)
+    label_hw = torch.full(mean_Khw.shape[1:], ignore_index, dtype=torch.int64, device=mean_Khw.device)
     best_hw = torch.full_like(label_hw, -torch.inf, dtype=mean_Khw.dtype)
     for class_id, mean_hw, peak_hw in zip(classes, mean_Khw, peak_Khw, strict=True):
         wins = (peak_hw > theta) & (mean_hw > best_hw)

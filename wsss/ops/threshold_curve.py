@@ -4,6 +4,9 @@ A pixel goes to its best-scored class if that score is at least the threshold, t
 does not depend on the threshold, so counting pixels by truth, winner and score is enough for all thresholds i/256.
 This works only if nothing follows the threshold: with a dense CRF after it, every threshold needs its own CRF run.
 
+Counts of many classes are sparse: `curve`, `activation_curves`, `confusion_at` and `two_fold_threshold` also read them
+as `CellCounts`.
+
 Shape letters: C classes with background, K classes scored, L winners, H W pixels, N bins, V columns of class sums.
 """
 
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wsss.ops.cell_counts import CellCounts
 from wsss.ops.confusion import Scores, require_labels
 
 NUM_BINS = 256
@@ -96,13 +100,15 @@ def curve_counts(
     return total
 
 
-def confusion_at(counts_CCN: Tensor, *, threshold_bin: int) -> Tensor:
+def confusion_at(counts_CCN: Tensor | CellCounts, *, threshold_bin: int) -> Tensor:
     """Confusion matrix, int64 [C,C], at the threshold `threshold_bin` / 256: background where score < threshold.
 
     Raises: ValueError for a bin outside 0..255.
     """
     if not 0 <= threshold_bin < NUM_BINS:
         raise ValueError(f"threshold_bin is {threshold_bin}; allowed: 0..{NUM_BINS - 1}, for thresholds bin/{NUM_BINS}")
+    if isinstance(counts_CCN, CellCounts):
+        return counts_CCN.confusion_at(threshold_bin)
     confusion_CC = counts_CCN[..., threshold_bin:].sum(dim=-1)
     confusion_CC[:, 0] += counts_CCN[..., :threshold_bin].sum(dim=(1, 2))
     return confusion_CC
@@ -152,25 +158,34 @@ def mean_over_classes(hits_CN: Tensor, *, union_CN: Tensor) -> Tensor:
     return iou_CN.sum(dim=-2) / (union_CN > 0).sum(dim=-2)
 
 
-def curve(counts_CCN: Tensor) -> Tensor:
+def all_class_sums(counts_CCN: Tensor | CellCounts) -> Tensor:
+    """`class_sums` of counts by all classes, [C,V]."""
+    if isinstance(counts_CCN, CellCounts):
+        return counts_CCN.class_sums()
+    return class_sums(counts_CCN, winners=range(len(counts_CCN)))
+
+
+def curve(counts_CCN: Tensor | CellCounts) -> Tensor:
     """Mean IoU at the thresholds i/256, float64 [256]: as `Scores` of `confusion_at` for each i.
 
     Needs per class only its hits and its predictions, so no matrix is built per threshold. NaN if nothing was
     counted.
     """
-    hits_CN, union_CN = hits_and_union(at_thresholds(class_sums(counts_CCN, winners=range(len(counts_CCN)))))
+    hits_CN, union_CN = hits_and_union(at_thresholds(all_class_sums(counts_CCN)))
     return mean_over_classes(hits_CN, union_CN=union_CN)
 
 
-def activation_curves(counts_CCN: Tensor) -> tuple[Tensor, Tensor]:
+def activation_curves(counts_CCN: Tensor | CellCounts) -> tuple[Tensor, Tensor]:
     """Over- and under-activation at the thresholds i/256, float64 [256] each: `activation_rates` of `confusion_at`.
 
     The first never rises with the threshold, the second never falls.
     """
-    in_truth_C = counts_CCN.sum(dim=(1, 2)).to(torch.float64)
-    taken_CN = _from_bin_upwards(counts_CCN[:, 1:].sum(dim=1))
+    above_CV = at_thresholds(all_class_sums(counts_CCN))
+    num_bins, in_truth_C = above_CV.shape[-1] // 2, above_CV[:, 0].to(torch.float64)
+    taken_N = above_CV[0, 1 : num_bins + 1]
+    found_N = above_CV[1:, num_bins + 1 :].sum(dim=0) - taken_N
     foreground = in_truth_C[1:].sum()
-    return taken_CN[0] / in_truth_C[0], (foreground - taken_CN[1:].sum(dim=0)) / foreground
+    return taken_N / in_truth_C[0], (foreground - found_N) / foreground
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +205,7 @@ class TwoFold:
         return Scores.from_confusion(self.confusion)
 
 
-def two_fold_threshold(counts_a: Tensor, counts_b: Tensor) -> TwoFold:
+def two_fold_threshold(counts_a: Tensor | CellCounts, counts_b: Tensor | CellCounts) -> TwoFold:
     """Choose the threshold on each fold, score it on the other, sum the two confusion matrices.
 
     Choosing and scoring on the same images reports a best case; this does not. Equal mean IoU: the lowest threshold.
@@ -207,7 +222,7 @@ def two_fold_threshold(counts_a: Tensor, counts_b: Tensor) -> TwoFold:
     )
 
 
-def _best_bin(counts_CCN: Tensor, *, name: str) -> int:
+def _best_bin(counts_CCN: Tensor | CellCounts, *, name: str) -> int:
     mean_iou_N = curve(counts_CCN)
     if bool(mean_iou_N.isnan().all()):
         raise ValueError(f"fold {name} has no counted pixel; give it at least one image with a truth to score")

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from shards.images import encode_png
-from shards.records import IGNORE
-from shards.taxonomy import Taxonomy, palette
+from shards.label_type import ignore_of
+from shards.taxonomy import Taxonomy, colour_of, colours_of
 
 TILE = 160
 """Longer side of a picture in the sheet, in pixels."""
@@ -23,7 +23,7 @@ def overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     if mask is None:
         return np.full_like(image, 235)
     grey = image.mean(axis=2, keepdims=True)
-    return np.where(mask[..., None] == 0, 0.6 * grey, 0.25 * grey + 0.75 * palette()[mask]).astype(np.uint8)
+    return np.where(mask[..., None] == 0, 0.6 * grey, 0.25 * grey + 0.75 * colours_of(mask)).astype(np.uint8)
 
 
 def heat(image: np.ndarray, map_hw: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def heat(image: np.ndarray, map_hw: np.ndarray) -> np.ndarray:
 def error_map(image: np.ndarray, label: np.ndarray, *, truth: np.ndarray) -> np.ndarray:
     """The image in grey; wrong pixels in red, missed objects in blue, objects in the background in amber. u8[H,W,3]."""
     drawn = np.repeat(image.mean(axis=2, keepdims=True) * 0.6, 3, axis=2)
-    wrong = (label != truth) & (truth != IGNORE)
+    wrong = (label != truth) & (truth != ignore_of(truth))
     drawn[wrong] = (218, 54, 51)
     drawn[wrong & (label == 0)] = (60, 120, 216)
     drawn[wrong & (truth == 0)] = (227, 179, 65)
@@ -90,6 +90,5 @@ def _draw_legend(
 ) -> None:
     for number, class_id in enumerate(named):
         left, line = GAP + (number % per_line) * LEGEND_WIDTH, top + HEADER * (number // per_line)
-        red, green, blue = (int(channel) for channel in palette()[class_id])
-        draw.rectangle((left, line + 4, left + 12, line + 16), fill=(red, green, blue))
+        draw.rectangle((left, line + 4, left + 12, line + 16), fill=colour_of(class_id))
         draw.text((left + 17, line + 4), taxonomy.name_of(class_id), fill="black")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from shards.label_type import ignore_of, label_type
 from shards.records import (
-    IGNORE,
     CamRecord,
     ConfidentLabel,
     InstanceLabel,
@@ -71,14 +71,14 @@ class Explained:
         """The mean IoU of a label map of this image, as text; empty without a truth."""
         if self.sample.mask is None:
             return ""
-        import torch
-
+        from wsss.data.images import label_tensor
         from wsss.ops.confusion import Scores, confusion_matrix
 
-        label = np.where(mask == IGNORE, 0, mask)
-        num_classes = 1 + max(int(label.max()), *(int(v) for v in np.unique(self.sample.mask) if v != IGNORE), 0)
+        ignored, truth = ignore_of(self.sample.mask), self.sample.mask
+        label = np.where(mask == ignore_of(mask), 0, mask)
+        num_classes = 1 + max(int(label.max()), *(int(v) for v in np.unique(truth) if v != ignored), 0)
         matrix_CC = confusion_matrix(
-            torch.from_numpy(self.sample.mask), torch.from_numpy(label), num_classes=num_classes, ignore_index=IGNORE
+            label_tensor(truth), label_tensor(label), num_classes=num_classes, ignore_index=ignored
         )
         return f"mean IoU of this image {100 * Scores.from_confusion(matrix_CC).mean_iou:.1f}"
 
@@ -184,10 +184,11 @@ def _boundary_map(affinity: Instance, image: np.ndarray, *, long_side: int) -> n
 
 
 def _seed_step(title: str, instance: Instance, about: Explained, record: SeedRecord) -> Step:
-    decided = record.label != IGNORE
+    decided = record.label != ignore_of(record.label)
     parts = [f"{100 * decided.mean():.1f} % of the pixels are seeds"]
     truth = about.sample.mask
-    if truth is not None and truth.shape == record.label.shape and (counted := decided & (truth != IGNORE)).any():
+    counted = decided & (truth != ignore_of(truth)) if truth is not None and truth.shape == decided.shape else None
+    if counted is not None and counted.any():
         right = (record.label == truth)[counted].mean()
         parts.append(f"{100 * right:.1f} % of them are correct")
     rows, columns = (
@@ -229,7 +230,7 @@ def _threshold_pictures(stage: MakePseudoLabels, instance: Instance, about: Expl
     import torch
 
     with torch.inference_mode():
-        label = replace(stage, refine="none").pseudo_label(about.sample, scores)
+        label = replace(stage, refine="none").pseudo_label(about.sample, scores, label_type(len(instance.taxonomy)))
     words = {
         "threshold": f"background below {stage.background_threshold:g}",
         "power": f"background: power {stage.background_exponent:g}",

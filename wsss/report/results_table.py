@@ -17,6 +17,8 @@ from wsss.stages.train_classifier import TrainClassifier
 _SHOWN_CLASSES = 20
 _SUBSET_OF = "subset of "
 """Start of `Row.kind` for subsets of a prediction's views."""
+_SIZES = ("s", "ms", "ml", "l")
+"""Sizes of objects in the metrics of evaluate.protocol = "imagenet_s"."""
 _DECIDED = 0.5
 """The probability threshold of F1."""
 SUBSETS = {"none": "one view", "flip": "one scale, mirrored too", "scales": "all scales", "all": "all views"}
@@ -84,6 +86,11 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append(f"{instances:.1f} instances per image")
     if (boundary := of_split("boundary_iou")) is not None:
         notes.append(f"boundary IoU {_percent(boundary)}")
+    if of_split("imagenet_s.mean_iou") is not None:
+        sizes = {size.upper(): of_split(f"imagenet_s.mean_iou_{size}") for size in _SIZES}
+        shown = [f"{size} {_percent(value)}" for size, value in sizes.items() if value is not None]
+        shown.append(f"boundary IoU {_percent(of_split('imagenet_s.boundary_iou'))}")
+        notes.append(f"by ImageNet-S: {', '.join(shown)}")
     if skipped := of_split("skipped_classes"):
         notes.append(
             f"{skipped:.0f} classes never predicted (mean IoU over the classes of the ground truth "

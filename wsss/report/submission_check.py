@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shards.id_colours import IGNORED, MAX_CLASSES
+from shards.label_type import BYTE
+from wsss.stages.evaluation import check_imagenet_s
 from wsss.stages.evaluation.check_submission import check_submission, expected_images, fault_lines
 
 
-def check(file: Path, *, num_classes: int, samples: Path | None, split: str) -> int:
+def check(file: Path, *, num_classes: int, samples: Path | None, split: str, layout: str = "lid") -> int:
     """Print the faults; returns 0 if there are none, else 1.
 
     `samples`: the layer of the images, for sizes and missing images; without it these are not checked.
-    Raises ValueError for a number of classes that byte masks cannot hold.
+    Raises ValueError for a number of classes that the masks of the `layout` (`submit.format`) cannot hold.
     """
-    if not 1 <= num_classes <= 254:
-        raise ValueError(f"--num-classes {num_classes}: allowed are 1..254, since 0 is background and 255 is ignored")
-    expected = expected_images(samples, split) if samples else None
+    is_lid = layout == "lid"
+    most, ignored = (BYTE.ignore - 1, BYTE.ignore) if is_lid else (MAX_CLASSES, IGNORED)
+    if not 1 <= num_classes <= most:
+        raise ValueError(
+            f"--num-classes {num_classes}: allowed are 1..{most}, since 0 is background and {ignored} is ignored"
+        )
+    expected = (expected_images if is_lid else check_imagenet_s.expected_images)(samples, split) if samples else None
     line = ""
-    for line in fault_lines(check_submission(file, num_classes=num_classes, expected=expected)):
+    checked = check_submission if is_lid else check_imagenet_s.check_imagenet_s
+    for line in fault_lines(checked(file, num_classes=num_classes, expected=expected)):
         print(line)
     if expected is None:
         print("not checked: sizes, and whether an image is missing; --samples LAYER names the layer of the images")

@@ -125,6 +125,7 @@ def deliver_submission(recipe: Recipe, submit: Instance, records: Mapping[str, R
     yield f"{target}: {num_images} images of split {stage.split!r} by {predictions.name}, {scored}"
     yield from _about_better(recipe, submit, found)
     options = f"--samples {quote(str(predictions.samples.path))} --split {quote(stage.split)}"
+    options += "" if stage.format == "lid" else f" --format {stage.format}"
     command = f"wsss check-submission {quote(str(target))} {options} --num-classes {len(submit.taxonomy)}"
     yield f"{command} checks it"
     digest, replaced = sha256_of(source), None

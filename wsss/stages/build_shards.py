@@ -55,7 +55,7 @@ class BuildShards(DataSettings, DataStage):
     kind: ClassVar[str] = "build_shards"
     uses_torch: ClassVar[bool] = False
 
-    source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "shards"]
+    source: Literal["toy", "voc", "ilsvrc_det", "lid", "coco", "folder", "imagenet_s", "shards"]
     """Layout of the data set on disk (see shards/README.md); `toy` is drawn in code; `shards` are finished shards, in a
     folder or at an s3:// or http(s):// address."""
     shard_size: Annotated[int, Field(ge=0), active_unless("shard_size", 0)] = 0

@@ -24,14 +24,17 @@ after the threshold this is not possible: each threshold needs its own CRF run.
 An image with unknown classes is not measured but counted (`unknown`): its maps do not say where the background is, and
 its pseudo label has undecided pixels.
 
+`protocol = "imagenet_s"` adds the metrics of ImageNet-S's evaluator (`wsss.ops.object_sizes`): mean IoU and boundary
+IoU with absent classes as 0, each also for small (S), medium (MS, ML) and large (L) objects, the share of images whose
+largest predicted class is right, and F of the foreground; named `imagenet_s.mean_iou` and so on.
+
 Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from shards.layer import split_of
@@ -39,7 +42,6 @@ from shards.reader import join_shard
 from shards.records import (
     CamRecord,
     InstanceLabel,
-    Missing,
     Prediction,
     PseudoLabel,
     Sample,
@@ -77,6 +79,9 @@ class Evaluate(Reduce):
     """Label maps: width of the bands of boundary IoU as a share of the image's diagonal; 0 skips boundary IoU."""
     num_gallery_images: Annotated[int, Field(ge=0, le=100)] = 8
     """Label maps: number of images in each of the two pictures of a split's best and worst images; 0 draws none."""
+    protocol: Annotated[Literal["none", "imagenet_s"], active_unless("protocol", "none")] = "none"
+    """Label maps: additional metrics by the conventions of another evaluator: `imagenet_s`, that of ImageNet-S, whose
+    mean IoU counts absent classes as 0, also by the size of objects and for outlines."""
 
     def reads_masks(self) -> bool:
         return True
@@ -93,6 +98,15 @@ class Evaluate(Reduce):
                 f"{', '.join(records.splits)}; add it to {instance.inputs['records'].name}.splits, or remove it"
             )
         made = instance.inputs["records"]
+        if self.protocol != "none" and made.layer.kind not in (
+            Prediction.kind,
+            PseudoLabel.kind,
+            InstanceLabel.kind,
+        ):
+            raise ValueError(
+                f"{instance.name}.protocol = {self.protocol!r} measures label maps, but {made.name} makes "
+                f"{made.layer.kind} records; remove it, or measure predictions or pseudo labels"
+            )
         if self.rule == "ficklenet" and (
             made.layer.kind != CamRecord.kind or "peak" not in records.optional_fields(made)
         ):
@@ -122,61 +136,37 @@ class Evaluate(Reduce):
             counted = {"evaluate_maps": stats.megapixels * stats.labels}
         else:
             counted = {"evaluate_labels": stats.megapixels}
-            if self.boundary_width and stage.record_kind != SeedRecord.kind:
-                counted["evaluate_boundary"] = stats.megapixels
+            outlines = bool(self.boundary_width) + (self.protocol != "none")
+            if outlines and stage.record_kind != SeedRecord.kind:
+                counted["evaluate_boundary"] = outlines * stats.megapixels
         return context.reduce_work(images, Load(core=counted) * (masked / max(sum(images.values()), 1)))
 
     def counter(self, instance: Instance) -> ShardCounter:
-        from wsss.stages.evaluation.counts import (
-            FOLDS,
-            LABELLED,
-            add_image,
-            add_subsets,
-            count_boundary,
-            empty_counts,
-            empty_rows,
-            has_unknown_classes,
-        )
+        from wsss.stages.evaluation.shard_counts import ShardTotals
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "records")}
         kind, num_classes = layers["records"].kind, len(instance.taxonomy) + 1
-        subsets = _subsets(instance)
 
         def count(shard: str) -> Counts:
-            split = split_of(shard)
-            sums = {
-                f"{s}.{name}": array
-                for s in self.splits
-                for name, array in empty_counts(kind, num_classes, subsets=subsets).items()
-            }
-            rows = {s: [empty_rows(kind)] for s in self.splits}
+            totals = ShardTotals(
+                split_of(shard),
+                splits=self.splits,
+                kind=kind,
+                num_classes=num_classes,
+                subsets=_subsets(instance),
+                by_peaks=self.rule == "ficklenet",
+                boundary_width=self.boundary_width,
+                protocol=self.protocol,
+            )
             for joined in join_shard(layers, shard, how="inner"):
-                if isinstance(joined, Missing):
-                    sums[f"{split}.{'left_out' if joined.left_out else 'missing'}"] += 1
-                    continue
-                sample = cast(Sample, joined["samples"])
-                if sample.mask is None:
-                    sums[f"{split}.unmasked"] += 1
-                    continue
-                if has_unknown_classes(joined["records"]):
-                    sums[f"{split}.unknown"] += 1
-                    continue
-                sums[f"{split}.images"] += 1
-                fold = sums[f"{split}.fold{sample.position % FOLDS}"]
-                rows[split].append(add_image(fold, joined["records"], sample, by_peaks=self.rule == "ficklenet"))
-                add_subsets(sums, split, joined["records"], sample, subsets=subsets)
-                if kind in LABELLED and self.boundary_width > 0:
-                    sums[f"{split}.boundary"] += count_boundary(
-                        joined["records"], sample, num_classes=num_classes, width=self.boundary_width
-                    )
-                if isinstance(joined["records"], InstanceLabel):
-                    sums[f"{split}.instances"] += len(joined["records"].classes)
-            return Counts(sums=sums, rows={s: np.concatenate(found) for s, found in rows.items()})
+                totals.add(joined)
+            return totals.counts()
 
         return count
 
     def finish(self, instance: Instance, counts: Counts) -> Outcome:
         from wsss.stages.evaluation.counts import TALLIES, subset_mean_iou
+        from wsss.stages.evaluation.imagenet_s import metrics_of
         from wsss.stages.evaluation.summary import summarise
 
         records = instance.inputs["records"]
@@ -199,6 +189,8 @@ class Evaluate(Reduce):
                 found.metrics["instances_per_image"] = counts.total(f"{split}.instances") / counts.total(
                     f"{split}.images"
                 )
+            if self.protocol != "none":
+                found.metrics.update(metrics_of(counts, split))
             for name in _subsets(instance):
                 found.metrics[f"mean_iou.{name}"] = subset_mean_iou(counts, split, name)
             metrics |= {f"{split}.{name}": value for name, value in found.metrics.items()} | found.metrics

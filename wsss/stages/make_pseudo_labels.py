@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from shards.records import BACKGROUND, IGNORE, PseudoLabel, Record, Sample, ScoreRecord, grid_size
+from shards.label_type import BACKGROUND, BYTE, LabelType
+from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import active_with, settings
@@ -68,19 +69,21 @@ class MakePseudoLabels(CrfSettings, Map):
         import torch
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
+        labels = instance.label_type
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
             with torch.inference_mode():
-                return self.pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]))
+                return self.pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]), labels)
 
         return work_per_record(layers, make, reads_images=self.refine == "crf")
 
-    def pseudo_label(self, sample: Sample, scores: ScoreRecord) -> PseudoLabel:
-        """The pseudo label of one image with these settings."""
+    def pseudo_label(self, sample: Sample, scores: ScoreRecord, labels: LabelType = BYTE) -> PseudoLabel:
+        """The pseudo label of one image with these settings; its mask is of the type `labels`."""
         import torch
 
         from wsss.data.images import magnify_scores
         from wsss.ops.multi_scale import resize_bilinear
+        from wsss.ops.seeds import label_dtype
 
         device = worker_device()
         scores_KHW = magnify_scores(scores.scores, sample.size, device=device)
@@ -92,12 +95,12 @@ class MakePseudoLabels(CrfSettings, Map):
         if self.refine != "crf":  # compare the scores: two different scores may round to the same share
             index_HW = planes_LHW.max(0).indices
         # An image that may show other classes has no certain background.
-        background = IGNORE if scores.unknown else BACKGROUND
-        ids_L = torch.tensor([background, *scores.classes.tolist()], dtype=torch.uint8, device=device)
+        background = labels.ignore if scores.unknown else BACKGROUND
+        ids_L = torch.tensor([background, *scores.classes.tolist()], dtype=label_dtype(labels.ignore), device=device)
         confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
         return PseudoLabel(
             key=sample.key,
-            mask=ids_L[index_HW].cpu().numpy(),
+            mask=ids_L[index_HW].cpu().numpy().astype(labels.dtype, copy=False),
             confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
         )
 

@@ -1,4 +1,4 @@
-"""make_seeds: from activation maps, labels of confident pixels; all other pixels are 255 (ignored).
+"""make_seeds: from activation maps, labels of confident pixels; all other pixels are ignored.
 
 Shape letters: `K` classes present, `H W` pixels, `h w` the stride-4 grid.
 """
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 import numpy as np
 from pydantic import Field
 
+from shards.label_type import BACKGROUND, BYTE, LabelType, ignore_of
 from shards.layer import Layer
 from shards.reader import read_shard
-from shards.records import BACKGROUND, IGNORE, BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
+from shards.records import BadSampleError, CamRecord, Missing, Record, Sample, SeedRecord
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import on_device, worker_device
 from wsss.contract.settings import active_unless, active_with, settings
@@ -130,15 +131,16 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         import torch
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
+        labels = instance.label_type
 
         undecided: set[str] = set()
 
         def make(joined: Mapping[str, Record]) -> SeedRecord:
             sample, cams = cast(Sample, joined["samples"]), cast(CamRecord, joined["cams"])
             with torch.inference_mode():
-                label, scores_2LHW = self._label(sample, cams)
+                label, scores_2LHW = self._label(sample, cams, labels)
             if cams.unknown:  # the scores too would say where the background is
-                label[label == BACKGROUND] = IGNORE
+                label[label == BACKGROUND] = labels.ignore
                 scores_2LHW = None
                 undecided.add(sample.key)
             classes = None if scores_2LHW is None else cams.classes
@@ -156,7 +158,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         for record in records:
             if isinstance(record, SeedRecord) and record.key not in undecided:
                 num_images += 1
-                num_with_pairs += int(np.count_nonzero(record.label != IGNORE) > 1)
+                num_with_pairs += int(np.count_nonzero(record.label != ignore_of(record.label)) > 1)
             yield record
         if num_images and not num_with_pairs:
             raise ValueError(
@@ -170,8 +172,8 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         names = (f"foreground_{kind}", f"background_{kind}" if self.background == "maps" else "saliency_threshold")
         return " and ".join(f"{name}.{setting} = {getattr(self, setting)}" for setting in names)
 
-    def _label(self, sample: Sample, cams: CamRecord) -> tuple[np.ndarray, np.ndarray | None]:
-        """The label u8[H, W] of one image, and its scores f16[2, L, H, W] if they are kept."""
+    def _label(self, sample: Sample, cams: CamRecord, labels: LabelType = BYTE) -> tuple[np.ndarray, np.ndarray | None]:
+        """The label [H, W] of one image, of that type, and its scores f16[2, L, H, W] if they are kept."""
         import torch
 
         from wsss.data.images import upsample
@@ -181,22 +183,30 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
         if self.background == "saliency" and sample.saliency is None:
             raise BadSampleError("it has no saliency map, which background = 'saliency' reads")
         if not classes:
-            return np.zeros(sample.size, dtype=np.uint8), None
+            return np.zeros(sample.size, dtype=labels.dtype), None
         scores_2LHW = None
         if self.rule == "ficklenet":
-            label_HW = self._ficklenet_label(sample, cams, device)
+            label_HW = self._ficklenet_label(sample, cams, device, labels.ignore)
         elif self.rule == "exponents":
             scores = self._exponent_scores(upsample(cams.maps, sample.size, device=device), sample)
-            label_HW = self._exponent_label(scores, classes)
+            label_HW = self._exponent_label(scores, classes, labels.ignore)
             scores_2LHW = torch.stack(scores).half().cpu().numpy() if self.keeps_scores else None
         else:
-            label_HW = self._threshold_label(upsample(cams.maps, sample.size, device=device), sample, classes)
+            maps_KHW = upsample(cams.maps, sample.size, device=device)
+            label_HW = self._threshold_label(maps_KHW, sample, classes, labels.ignore)
         if self.background == "saliency":
             saliency_HW = on_device(torch.from_numpy(np.array(sample.saliency)), device)
-            label_HW = add_salient_background(label_HW, saliency_HW=saliency_HW, threshold=self.saliency_threshold)
-        return label_HW.cpu().numpy(), scores_2LHW
+            label_HW = add_salient_background(
+                label_HW,
+                saliency_HW=saliency_HW,
+                threshold=self.saliency_threshold,
+                ignore_index=labels.ignore,
+            )
+        return label_HW.cpu().numpy().astype(labels.dtype, copy=False), scores_2LHW
 
-    def _threshold_label(self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int]) -> torch.Tensor:
+    def _threshold_label(
+        self, maps_KHW: torch.Tensor, sample: Sample, classes: list[int], ignore_index: int
+    ) -> torch.Tensor:
         from wsss.ops.seeds import foreground_seeds, two_threshold_seeds
 
         refine = None
@@ -204,7 +214,11 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             refine = self.label_refinement(sample.image, num_labels=len(classes) + 1, device=maps_KHW.device)
         if self.background == "saliency":
             return foreground_seeds(
-                maps_KHW, classes=classes, foreground_threshold=self.foreground_threshold, refine=refine
+                maps_KHW,
+                classes=classes,
+                foreground_threshold=self.foreground_threshold,
+                refine=refine,
+                ignore_index=ignore_index,
             )
         return two_threshold_seeds(
             maps_KHW,
@@ -212,6 +226,7 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             foreground_threshold=self.foreground_threshold,
             background_threshold=self.background_threshold,
             refine=refine,
+            ignore_index=ignore_index,
         )
 
     def _exponent_scores(self, maps_KHW: torch.Tensor, sample: Sample) -> list[torch.Tensor]:
@@ -227,28 +242,31 @@ class MakeSeeds(CrfSettings, ConfidentImages, Map):
             scores = [*self.refine_energy(unary_from_probabilities(torch.stack(scores)), sample.image)]
         return scores
 
-    def _exponent_label(self, scores: list[torch.Tensor], classes: list[int]) -> torch.Tensor:
+    def _exponent_label(self, scores: list[torch.Tensor], classes: list[int], ignore_index: int) -> torch.Tensor:
         from wsss.ops.seeds import exponent_foreground, exponent_seeds
 
         if self.background == "saliency":
-            return exponent_foreground(scores[0], classes=classes)
-        return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes)
+            return exponent_foreground(scores[0], classes=classes, ignore_index=ignore_index)
+        return exponent_seeds(scores[0], little_LHW=scores[1], classes=classes, ignore_index=ignore_index)
 
-    def _ficklenet_label(self, sample: Sample, cams: CamRecord, device: torch.device) -> torch.Tensor:
+    def _ficklenet_label(
+        self, sample: Sample, cams: CamRecord, device: torch.device, ignore_index: int
+    ) -> torch.Tensor:
         """Labels are decided on the stride-4 grid, where the maximum is exact; each pixel takes the nearest label."""
         import torch
         from torch.nn import functional
 
+        from wsss.ops.seeds import label_dtype
         from wsss.ops.stochastic_cam import ficklenet_label
 
         assert cams.peak is not None
         mean_Khw, peak_Khw = (on_device(torch.from_numpy(maps), device).float() for maps in (cams.maps, cams.peak))
         classes, theta = cams.classes.tolist(), self.foreground_threshold
-        label_hw = ficklenet_label(mean_Khw, peak_Khw, classes=classes, theta=theta)
+        label_hw = ficklenet_label(mean_Khw, peak_Khw, classes=classes, theta=theta, ignore_index=ignore_index)
         if self.background == "maps":
-            label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == IGNORE)] = 0
+            label_hw[(peak_Khw.amax(0) < self.background_threshold) & (label_hw == ignore_index)] = 0
         label_HW = functional.interpolate(label_hw[None, None].float(), size=sample.size, mode="nearest")[0, 0]
-        return label_HW.to(torch.uint8)
+        return label_HW.to(label_dtype(ignore_index))
 
 
 def _histogram(cams: Layer, shard: str) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-import numpy as np
 from pydantic import Field
 
+from shards.label_type import class_ids
 from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record, Sample, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
@@ -120,7 +120,7 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
             maps_Khw = normalise_per_class(maps_Khw)
         return CamRecord(
             key=sample.key,
-            classes=np.array(classes, dtype=np.int16),
+            classes=class_ids(classes),
             maps=maps_Khw.half().cpu().numpy(),
             probabilities=None if earlier is None else earlier.probabilities,
             unknown=sample.unknown if earlier is None else earlier.unknown,

@@ -1,22 +1,30 @@
-"""submit: from predictions, results.zip in the format of the LID server."""
+"""submit: from predictions, results.zip in the format of the LID server, or of ImageNet-S's.
+
+`imagenet_s`: RGB PNGs at <wnid>/<name>.png with the class id R + 256 G, as the evaluator of ImageNet-S reads them, and
+method.txt. Source: README.md of LUSSeg/ImageNet-S, commit b2312ba7.
+"""
 
 from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 
 from shards.files import replacing
+from shards.id_colours import MAX_CLASSES as MOST_IN_COLOURS
+from shards.id_colours import id_colours
 from shards.images import encode_png
+from shards.label_type import BYTE
 from shards.layer import INDEX, split_of
 from shards.reader import read_shard
 from shards.records import Prediction, Sample
 from wsss.contract.cost import Load, PlanContext, ShardWork, Storage
 from wsss.contract.counts import Counts
-from wsss.contract.settings import setting_values, settings
+from wsss.contract.settings import active_unless, active_with, setting_values, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter
 
@@ -26,13 +34,18 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @settings
 class Submit(Reduce):
-    """Pack one split's predictions into a flat zip: one uint8 single-channel PNG per image, at its original size."""
+    """Pack one split's predictions into a zip: one PNG per image, at its original size."""
 
     kind: ClassVar[str] = "submit"
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "predictions": Records((Prediction,))}
 
     split: str = "val"
     """Split to submit."""
+    format: Annotated[Literal["lid", "imagenet_s"], active_unless("format", "lid")] = "lid"
+    """`lid`: a flat zip of grey PNGs of 8 bits (up to 254 classes); `imagenet_s`: RGB PNGs in folders of classes, with
+    the class id R + 256 G (up to 999 classes), and method.txt."""
+    method: Annotated[str, active_with("format", "imagenet_s")] = ""
+    """imagenet_s: the description of the method in method.txt; if empty, the fingerprint of the submission."""
 
     def check(self, instance: Instance) -> None:
         predict, stage = instance.inputs["predictions"].name, instance.stage_in("predictions", Map)
@@ -40,6 +53,11 @@ class Submit(Reduce):
             raise ValueError(
                 f"{instance.name}.split = {self.split!r}, but {predict} predicts only {', '.join(stage.splits)}"
             )
+        most = BYTE.ignore - 1 if self.format == "lid" else MOST_IN_COLOURS
+        if (num_classes := len(instance.taxonomy)) > most:
+            other = f"; set {instance.name}.format = 'imagenet_s'" if num_classes <= MOST_IN_COLOURS else ""
+            holds = f"{instance.name}.format = {self.format!r} holds at most {most} classes"
+            raise ValueError(f"{holds}, but there are {num_classes}{other}")
         if stage.given_labels():
             raise ValueError(
                 f"{instance.name}: {predict} uses the images' labels, which the challenge does not allow; name "
@@ -78,23 +96,35 @@ class Submit(Reduce):
                 f"{instance.name}: {missing} predictions of split {self.split!r} are missing, but a submission needs "
                 f"every image; the reasons are listed in {instance.inputs['predictions'].path / INDEX}"
             )
-        path, keys = instance.path / "results.zip", dict[str, str]()
+        path = instance.path / "results.zip"
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for shard in self.shards(instance):
-                for record in read_shard(instance.inputs["predictions"].layer, shard):
-                    name = f"{PurePosixPath(record.key).name}.png"
-                    if name in keys:
-                        raise ValueError(
-                            f"{instance.name}: {keys[name]} and {record.key} would both be {name}; a submission has no "
-                            "folders, so the images of a split need different file names"
-                        )
-                    keys[name] = record.key
-                    archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), encode_png(cast(Prediction, record).mask))
+            for name, data in self._members(instance):
+                archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), data)
         return Outcome(
             metrics={"images": float(counts.total("images"))},
             tables={"lineage": lineage_rows(instance)},
             artifacts={"results.zip": str(path)},
         )
+
+    def _members(self, instance: Instance) -> Iterator[tuple[str, bytes]]:
+        """Name and content of every file of the zip."""
+        keys = dict[str, str]()
+        for shard in self.shards(instance):
+            for record in read_shard(instance.inputs["predictions"].layer, shard):
+                mask = cast(Prediction, record).mask
+                if self.format == "imagenet_s":
+                    yield f"{record.key}.png", encode_png(id_colours(mask))
+                    continue
+                name = f"{PurePosixPath(record.key).name}.png"
+                if name in keys:
+                    raise ValueError(
+                        f"{instance.name}: {keys[name]} and {record.key} would both be {name}; a submission has no "
+                        "folders, so the images of a split need different file names"
+                    )
+                keys[name] = record.key
+                yield name, encode_png(mask)
+        if self.format == "imagenet_s":
+            yield "method.txt", f"{self.method or f'wsss, settings {instance.fingerprint}'}\n".encode()
 
 
 def lineage_rows(instance: Instance) -> list[dict[str, object]]:

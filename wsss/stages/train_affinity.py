@@ -137,7 +137,7 @@ class TrainAffinity(AffinityTraining):
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "seeds")}
         records = JoinedRecords(layers, split="train", seed=instance.seed, lanes=self.batch_size)
-        return SeededImages(self, records, seed=instance.seed)
+        return SeededImages(self, records, seed=instance.seed, num_classes=len(instance.taxonomy))
 
     def finish(self, network: IRNet | AffinityNet, instance: Instance) -> Outcome:
         """IRNet: set the mean of the displacement field, which inference subtracts (irn's MeanShift)."""

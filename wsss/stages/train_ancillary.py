@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from shards.label_type import label_type
 from shards.layer import Layer
 from shards.records import BadSampleError, CamRecord, Sample, grid_size
 from wsss.contract.fit import TrainingSet, Validation
@@ -77,7 +78,8 @@ class TrainAncillary(AncillaryTraining):
         from wsss.tasks.self_correction import AncillaryTask
 
         network = cast("AncillarySegmenter", self.model(instance, pretrained=True))
-        return AncillaryTask(network, synchronise_norms=self.synchronise_norms)
+        ignored = label_type(len(instance.taxonomy)).ignore
+        return AncillaryTask(network, synchronise_norms=self.synchronise_norms, ignore_index=ignored)
 
     def validate(self, network: Any, instance: Instance) -> Validation:
         """Mean IoU on the validation split, with its boxes as input: the quality to expect of the soft labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from shards.label_type import label_type
 from shards.records import CamRecord, Sample
 from wsss.contract.fit import Validation, load_trained
 from wsss.contract.settings import settings
@@ -78,7 +79,8 @@ class TrainCorrection(CorrectionTraining):
 
         network = cast("CorrectedSegmenter", self.model(instance, pretrained=True))
         ancillary = load_trained(instance.inputs["ancillary"])
-        return CorrectionTask(network, ancillary, synchronise_norms=self.synchronise_norms)
+        ignored = label_type(len(instance.taxonomy)).ignore
+        return CorrectionTask(network, ancillary, synchronise_norms=self.synchronise_norms, ignore_index=ignored)
 
     def validate(self, network: Any, instance: Instance) -> Validation:
         """Mean IoU of the primary model on the validation split."""

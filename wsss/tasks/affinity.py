@@ -32,7 +32,7 @@ EPS = 1e-5
 class IRNetTask(Task):
     """IRNet's five terms over all pixel pairs of the batches of all ranks.
 
-    Batch: `image` f32[B, 3, H, W], `label` i64[B, h, w] (seeds, 255 = undecided).
+    Batch: `image` f32[B, 3, H, W], `label` i64[B, h, w] (seeds, any other value than a class = undecided).
     Source: Ahn et al., CVPR 2019, equations 5 to 13. Differs: means are over the pairs of all ranks.
     """
 
@@ -67,7 +67,7 @@ class IRNetTask(Task):
 class AffinityNetTask(Task):
     """AffinityNet's three terms over all pixel pairs of the batches of all ranks.
 
-    Batch: `image` f32[B, 3, H, W], `label` i64[B, h, w] (seeds, 255 = undecided).
+    Batch: `image` f32[B, 3, H, W], `label` i64[B, h, w] (seeds, any other value than a class = undecided).
     Source: Ahn and Kwak, CVPR 2018, equations 3 to 5. Differs: means are over the pairs of all ranks.
     """
 

@@ -87,7 +87,7 @@ class DsrgTask(SegmenterTask):
     seeds of classes present, and of the background, grow. Background cues come from the given seeds; with
     `make_seeds.background = "saliency"` they are from saliency maps, as in the paper.
 
-    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` bool[B, C], background first;
+    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], ignored = none; `present` bool[B, C], background first;
     `pixels` u8[B, h, w, 3], the crop's colours on the grid, not normalised.
 
     Source: Huang et al., CVPR 2018 (DSRG), equations 1 to 5; Kolesnikov and Lampert, ECCV 2016 (SEC), the second term.

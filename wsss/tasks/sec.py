@@ -31,7 +31,7 @@ class SecTask(SegmenterTask):
 
     q is a constant. Only seeds of classes present, and of the background, are used.
 
-    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], 255 = none; `present` and `absent` bool[B, C], background
+    Batch: `image` f32[B, 3, H, W]; `seeds` i64[B, h, w], ignored = none; `present` and `absent` bool[B, C], background
     first (not absent; an unknown class is neither); `pixels` u8[B, h, w, 3], the crop's colours on the grid.
 
     Source: Kolesnikov and Lampert, ECCV 2016 (SEC), equations 1 to 6.

@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     from wsss.models.segmenter import Segmenter
 
 
-def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> MaskedSum:
-    """Sum of -log softmax(logits)[label] over labelled pixels, and their number; 255 is ignored."""
-    total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="sum")
-    return MaskedSum(total, (label_BHW != IGNORE).sum())
+def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor, *, ignore_index: int = IGNORE) -> MaskedSum:
+    """Sum of -log softmax(logits)[label] over labelled pixels, and their number."""
+    total = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=ignore_index, reduction="sum")
+    return MaskedSum(total, (label_BHW != ignore_index).sum())
 
 
-def image_cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> MaskedSum:
+def image_cross_entropy_term(
+    logits_BCHW: torch.Tensor, label_BHW: torch.Tensor, *, ignore_index: int = IGNORE
+) -> MaskedSum:
     """Sum over images of the mean of -log softmax(logits)[label] over their labelled pixels, and the number of images
-    with a labelled pixel; 255 is ignored."""
-    cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
-    pixels_B = (label_BHW != IGNORE).flatten(1).sum(1)
+    with a labelled pixel."""
+    cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=ignore_index, reduction="none")
+    pixels_B = (label_BHW != ignore_index).flatten(1).sum(1)
     return MaskedSum((cost_BHW.flatten(1).sum(1) / pixels_B.clamp(min=1)).sum(), (pixels_B > 0).sum())
 
 
@@ -41,10 +43,13 @@ class SegmenterTask(Task):
 
     network: Segmenter | DeepLab
 
-    def __init__(self, network: Segmenter | DeepLab, *, synchronise_norms: bool) -> None:
+    def __init__(self, network: Segmenter | DeepLab, *, synchronise_norms: bool, ignore_index: int = IGNORE) -> None:
+        """`ignore_index`: the label of ignored pixels, 255 or for more than 254 classes 65,535
+        (`shards.label_type`)."""
         super().__init__()
         self.network = network
         self.synchronise_norms = synchronise_norms
+        self.ignore_index = ignore_index
 
     def forward(self, batch: Batch) -> TaskOutput:
         return self.from_logits(self.network(batch["image"]).float(), batch)
@@ -59,7 +64,7 @@ class SegmenterTask(Task):
 
 
 class SegmentationTask(SegmenterTask):
-    """Mean over labelled pixels of -log softmax(logits)[label]; pixels with label 255 are ignored.
+    """Mean over labelled pixels of -log softmax(logits)[label]; pixels with the label `ignore_index` do not count.
 
         loss = sum_u w(u) * cost(u) / sum_u w(u),  w = 1 unless the batch has weights
 
@@ -73,14 +78,14 @@ class SegmentationTask(SegmenterTask):
     def from_logits(self, logits_BCHW: torch.Tensor, batch: Batch) -> TaskOutput:
         label_BHW = batch["label"]
         if "weight" in batch:
-            cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
+            cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=self.ignore_index, reduction="none")
             term = MaskedSum((cost_BHW * batch["weight"]).sum(), self.counts(batch)["cross_entropy"])
         else:
-            term = cross_entropy_term(logits_BCHW, label_BHW)
+            term = cross_entropy_term(logits_BCHW, label_BHW, ignore_index=self.ignore_index)
         return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        labelled_BHW = batch["label"] != IGNORE
+        labelled_BHW = batch["label"] != self.ignore_index
         if "weight" in batch:
             return {"cross_entropy": batch["weight"].where(labelled_BHW, 0.0).sum()}
         return {"cross_entropy": labelled_BHW.sum()}

@@ -140,16 +140,22 @@ class SelfCorrectionTask(SegmenterTask):
     primary model that it reads changes.
 
     Batch: `image` f32[B, 3, H, W]; `is_full` bool[B]; `label` i64[B, H, W]: the mask of an image that has one, else 0
-    inside the image and 255 outside; `boxes` bool[B, C, h, w].
+    inside the image and `ignore_index` outside; `boxes` bool[B, C, h, w].
 
     Source: Ibrahim et al., CVPR 2020 (self-correcting networks), section 3.  Differs: sums are means over the pixels of
     all ranks, weighted by `full_weight`.
     """
 
     def __init__(
-        self, network: Segmenter | DeepLab, targets: Targets, *, full_weight: float, synchronise_norms: bool
+        self,
+        network: Segmenter | DeepLab,
+        targets: Targets,
+        *,
+        full_weight: float,
+        synchronise_norms: bool,
+        ignore_index: int = IGNORE,
     ) -> None:
-        super().__init__(network, synchronise_norms=synchronise_norms)
+        super().__init__(network, synchronise_norms=synchronise_norms, ignore_index=ignore_index)
         self.targets = targets
         self._full_weight = full_weight
 
@@ -163,18 +169,18 @@ class SelfCorrectionTask(SegmenterTask):
             # Before its use as a target: in older torch, autocast caches weights first cast without a gradient, and the
             # cached copies never get one (pytorch/pytorch#165068).
             learned[CORRECTION] = self._correction(self.targets, logits_BCHW, batch)
-        terms = {FULL: cross_entropy_term(logits_BCHW[full_B], label_BHW[full_B]), WEAK: self._weak(logits_BCHW, batch)}
-        terms |= learned
+        full = cross_entropy_term(logits_BCHW[full_B], label_BHW[full_B], ignore_index=self.ignore_index)
+        terms = {FULL: full, WEAK: self._weak(logits_BCHW, batch)} | learned
         weights = dict.fromkeys(terms, self._full_weight) | {WEAK: 1.0}
         return TaskOutput(terms=terms, weights=weights)
 
-    @staticmethod
-    def _correction(targets: ConvTargets, logits_BCHW: Tensor, batch: Batch) -> MaskedSum:
+    def _correction(self, targets: ConvTargets, logits_BCHW: Tensor, batch: Batch) -> MaskedSum:
         full_B, label_BHW = batch["is_full"], batch["label"][batch["is_full"]]
         if not len(label_BHW):  # every rank must have a gradient for every parameter, even if it is 0
             nothing = sum(parameter.sum() for parameter in targets.corrector.parameters()) * 0.0
             return MaskedSum(torch.as_tensor(nothing), label_BHW.sum())
-        return cross_entropy_term(targets.corrected(logits_BCHW[full_B], _of(batch, full_B)), label_BHW)
+        corrected_BCHW = targets.corrected(logits_BCHW[full_B], _of(batch, full_B))
+        return cross_entropy_term(corrected_BCHW, label_BHW, ignore_index=self.ignore_index)
 
     def _weak(self, logits_BCHW: Tensor, batch: Batch) -> MaskedSum:
         weak_B = ~batch["is_full"]
@@ -183,11 +189,11 @@ class SelfCorrectionTask(SegmenterTask):
         logits_BCHW = logits_BCHW[weak_B]
         with torch.no_grad():
             target_BCHW = self.targets(logits_BCHW.detach(), _of(batch, weak_B))
-        inside_BHW = batch["label"][weak_B] != IGNORE
+        inside_BHW = batch["label"][weak_B] != self.ignore_index
         return soft_cross_entropy_sum(logits_BCHW, target_BCHW=target_BCHW, valid_BHW=inside_BHW)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        full_B, counted_BHW = batch["is_full"], batch["label"] != IGNORE
+        full_B, counted_BHW = batch["is_full"], batch["label"] != self.ignore_index
         full, weak = counted_BHW[full_B].sum(), counted_BHW[~full_B].sum()
         counts = {FULL: full, WEAK: weak}
         return counts | {CORRECTION: full} if isinstance(self.targets, ConvTargets) else counts
@@ -205,22 +211,22 @@ def _of(batch: Batch, which_B: Tensor) -> Batch:
 class AncillaryTask(Task):
     """Cross entropy on masks of the ancillary model, which is given the boxes: stage 1 of self-correcting networks.
 
-    Batch: `image` f32[B, 3, H, W], `boxes` bool[B, C, h, w], `label` i64[B, H, W], 255 ignored.
+    Batch: `image` f32[B, 3, H, W], `boxes` bool[B, C, h, w], `label` i64[B, H, W], `ignore_index` ignored.
     """
 
     network: AncillarySegmenter
 
-    def __init__(self, network: AncillarySegmenter, *, synchronise_norms: bool) -> None:
+    def __init__(self, network: AncillarySegmenter, *, synchronise_norms: bool, ignore_index: int = IGNORE) -> None:
         super().__init__()
-        self.network, self.synchronise_norms = network, synchronise_norms
+        self.network, self.synchronise_norms, self.ignore_index = network, synchronise_norms, ignore_index
 
     def forward(self, batch: Batch) -> TaskOutput:
         logits_BCHW = self.network(batch["image"], batch["boxes"]).float()
-        term = cross_entropy_term(logits_BCHW, batch["label"])
+        term = cross_entropy_term(logits_BCHW, batch["label"], ignore_index=self.ignore_index)
         return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": (batch["label"] != IGNORE).sum()}
+        return {"cross_entropy": (batch["label"] != self.ignore_index).sum()}
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         for part in self.network.decoder_parts:
@@ -240,22 +246,29 @@ class CorrectionTask(Task):
 
     network: CorrectedSegmenter
 
-    def __init__(self, network: CorrectedSegmenter, ancillary: AncillarySegmenter, *, synchronise_norms: bool) -> None:
+    def __init__(
+        self,
+        network: CorrectedSegmenter,
+        ancillary: AncillarySegmenter,
+        *,
+        synchronise_norms: bool,
+        ignore_index: int = IGNORE,
+    ) -> None:
         super().__init__()
-        self.network, self.synchronise_norms = network, synchronise_norms
+        self.network, self.synchronise_norms, self.ignore_index = network, synchronise_norms, ignore_index
         self.ancillary = FrozenAncillary(ancillary)
 
     def forward(self, batch: Batch) -> TaskOutput:
         logits_BCHW = self.network(batch["image"]).float()
         corrected_BCHW = self.network.corrector(logits_BCHW.detach(), self.ancillary(batch)).float()
         terms = {
-            "cross_entropy": cross_entropy_term(logits_BCHW, batch["label"]),
-            CORRECTION: cross_entropy_term(corrected_BCHW, batch["label"]),
+            "cross_entropy": cross_entropy_term(logits_BCHW, batch["label"], ignore_index=self.ignore_index),
+            CORRECTION: cross_entropy_term(corrected_BCHW, batch["label"], ignore_index=self.ignore_index),
         }
         return TaskOutput(terms=terms, weights=dict.fromkeys(terms, 1.0))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        count = (batch["label"] != IGNORE).sum()
+        count = (batch["label"] != self.ignore_index).sum()
         return {"cross_entropy": count, CORRECTION: count}
 
     def new_parameters(self) -> Iterator[nn.Parameter]:

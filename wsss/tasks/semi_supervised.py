@@ -37,15 +37,15 @@ class SemiSupervisedTask(SegmenterTask):
     pixels, of all ranks; an image whose crop shows no labelled pixel is left out of L_full.
     """
 
-    def __init__(self, weak: SegmenterTask, *, full_weight: float, per_image: bool) -> None:
-        super().__init__(weak.network, synchronise_norms=weak.synchronise_norms)
+    def __init__(self, weak: SegmenterTask, *, full_weight: float, per_image: bool, ignore_index: int = IGNORE) -> None:
+        super().__init__(weak.network, synchronise_norms=weak.synchronise_norms, ignore_index=ignore_index)
         self._weak = [weak]  # in a list: its network must not be registered twice
         self._full_weight, self._per_image = full_weight, per_image
 
     def from_logits(self, logits_BCHW: Tensor, batch: Batch) -> TaskOutput:
         weak, full_B = self._weak[0], batch["is_full"]
         term = image_cross_entropy_term if self._per_image else cross_entropy_term
-        full = term(logits_BCHW[full_B], batch["mask"][full_B])
+        full = term(logits_BCHW[full_B], batch["mask"][full_B], ignore_index=self.ignore_index)
         if full_B.all():
             nothing = logits_BCHW.sum() * 0.0
             terms = {name: MaskedSum(nothing, count) for name, count in weak.counts(chosen(batch, ~full_B)).items()}
@@ -58,5 +58,5 @@ class SemiSupervisedTask(SegmenterTask):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         full_B = batch["is_full"]
         counts = self._weak[0].counts(chosen(batch, ~full_B))
-        labelled_BHW = batch["mask"][full_B] != IGNORE
+        labelled_BHW = batch["mask"][full_B] != self.ignore_index
         return {**counts, FULL: labelled_BHW.flatten(1).any(1).sum() if self._per_image else labelled_BHW.sum()}

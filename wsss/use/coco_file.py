@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from shards.files import write_bytes
-from shards.images import decode_index_png
-from shards.records import BACKGROUND, IGNORE
+from shards.images import decode_label_png
+from shards.label_type import BACKGROUND, ignore_of
 from shards.sources.coco_masks import box_of_mask, compressed_counts
 from shards.taxonomy import Taxonomy
 from wsss.use.folder_results import rows_with_masks
@@ -19,15 +19,16 @@ COCO = "coco.json"
 
 
 def write_coco(out: Path, *, taxonomy: Taxonomy) -> None:
-    """Write coco.json from the masks in OUT. Category ids are class ids; pixels of 0 and 255 are in no annotation."""
+    """Write coco.json from the masks in OUT. Category ids are class ids; background and undecided pixels are in no
+    annotation."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, row in enumerate(rows_with_masks(out), start=1):
-        mask_HW = decode_index_png((out / row["mask"]).read_bytes())
+        mask_HW = decode_label_png((out / row["mask"]).read_bytes())
         height, width = mask_HW.shape
         images.append({"id": number, "file_name": row["image"], "height": height, "width": width})
         for class_id in np.unique(mask_HW).tolist():
-            if class_id not in (BACKGROUND, IGNORE):
+            if class_id not in (BACKGROUND, ignore_of(mask_HW)):
                 found = _annotation(mask_HW == class_id)
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": number, "category_id": class_id, "iscrowd": 0, **found}

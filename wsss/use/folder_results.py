@@ -27,10 +27,11 @@ from typing import Any, cast
 import numpy as np
 
 from shards.files import write_bytes
-from shards.images import decode_image, decode_index_png, encode_png
+from shards.images import decode_image, decode_label_png, encode_png
+from shards.label_type import label_type
 from shards.reader import read_shard
 from shards.records import Prediction, PseudoLabel, Sample
-from shards.taxonomy import Taxonomy, palette
+from shards.taxonomy import Taxonomy, colour_of
 from wsss.contract.stopping import raise_if_stopped
 from wsss.pictures.sheets import overlay
 from wsss.use.folder_chain import FolderChain, work_folder
@@ -129,7 +130,7 @@ def draw_overlays(out: Path, root: Path) -> None:
         raise_if_stopped()
         path = out / OVERLAYS / Path(row["mask"]).relative_to(MASKS)
         if not path.exists():
-            mask = decode_index_png((out / row["mask"]).read_bytes())
+            mask = decode_label_png((out / row["mask"]).read_bytes())
             write_bytes(path, encode_png(overlay(decode_image((root / row["image"]).read_bytes()), mask)))
 
 
@@ -203,16 +204,17 @@ def _without_masks(chain: FolderChain) -> tuple[dict[str, str], dict[str, str]]:
 
 def _classes(mask: np.ndarray, taxonomy: Taxonomy) -> list[str]:
     """Names of the foreground classes in a mask, largest first."""
-    counts = np.bincount(mask.ravel(), minlength=256)[1 : len(taxonomy) + 1]
+    counts = np.bincount(mask.ravel(), minlength=len(taxonomy) + 1)[1 : len(taxonomy) + 1]
     order = sorted(np.flatnonzero(counts), key=lambda index: (-counts[index], index))
     return [taxonomy.names[index] for index in order]
 
 
 def _class_rows(taxonomy: Taxonomy) -> list[dict[str, object]]:
-    names = {0: "background", **dict(enumerate(taxonomy.names, start=1)), 255: "undecided"}
+    ignored = label_type(len(taxonomy)).ignore
+    names = {0: "background", **dict(enumerate(taxonomy.names, start=1)), ignored: "undecided"}
     rows: list[dict[str, object]] = []
     for class_id, name in names.items():
-        red, green, blue = (int(channel) for channel in palette()[class_id])
+        red, green, blue = colour_of(class_id)
         rows.append({"id": class_id, "name": name, "red": red, "green": green, "blue": blue})
     return rows
 

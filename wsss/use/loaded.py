@@ -25,6 +25,7 @@ import torch
 from pydantic import ValidationError
 
 from shards.images import decode_image, pixels_of
+from shards.label_type import label_type
 from shards.records import BadSampleError, Sample
 from shards.wording import counted
 from wsss.contract.weights_metadata import WeightsMetadata
@@ -44,7 +45,7 @@ class Segmentation:
     """What a segmenter says about one picture."""
 
     mask: np.ndarray
-    """u8[H, W]: index of the class of every pixel in `class_names`."""
+    """u8[H, W], or u16[H, W] for more than 254 classes: index of the class of every pixel in `class_names`."""
     probabilities: np.ndarray
     """f32[C, H, W]; they sum to 1 over the classes."""
     class_names: tuple[str, ...]
@@ -117,7 +118,9 @@ class LoadedSegmenter:
         assert isinstance(self._trained, ImageSegmenterTraining)
         mask, probabilities = Predictor(chosen, self._faster, self._trained).probabilities(sample)
         return Segmentation(
-            mask=mask.cpu().numpy(), probabilities=probabilities.cpu().numpy(), class_names=self.class_names
+            mask=mask.cpu().numpy().astype(label_type(len(self.class_names) - 1).dtype, copy=False),
+            probabilities=probabilities.cpu().numpy(),
+            class_names=self.class_names,
         )
 
 

@@ -72,6 +72,22 @@ def test_other_integers_than_bytes_and_255_classes() -> None:
     assert torch.equal(found, defined(truth, prediction, num_classes=255, width=0.1))
 
 
+def test_more_classes_than_a_byte_holds() -> None:
+    truth, prediction = (labels.to(torch.int32) for labels in maps(5, (13, 17), 7))
+    truth[truth == IGNORE] = 65_535
+    for labels in (truth, prediction):
+        for before, after in ((2, 255), (3, 256), (5, 918)):
+            labels[labels == before] = after
+    found = boundary_counts(truth, prediction, num_classes=920, ignore_index=65_535, width=0.1)
+    names = {255: 2, 256: 3, 918: 5, 65_535: IGNORE}
+    small = [labels.clone() for labels in (truth, prediction)]
+    for labels in small:
+        for before, after in names.items():
+            labels[labels == before] = after
+    wanted = defined(*(labels.to(torch.uint8) for labels in small), num_classes=7, width=0.1)
+    assert torch.equal(found[[0, 1, 255, 256, 4, 918, 6]], wanted) and int(found.sum()) == int(wanted.sum())
+
+
 def test_by_hand() -> None:
     truth = torch.zeros(10, 12, dtype=torch.uint8)
     prediction = truth.clone()
@@ -128,7 +144,5 @@ def test_what_is_refused() -> None:
         boundary_counts(labels, labels.t(), num_classes=3, ignore_index=IGNORE, width=0.02)
     with pytest.raises(ValueError, match="width is 0; allowed: above 0"):
         boundary_counts(labels, labels, num_classes=3, ignore_index=IGNORE, width=0)
-    with pytest.raises(ValueError, match="num_classes is 256; allowed: at most 255"):
-        boundary_counts(labels, labels, num_classes=256, ignore_index=IGNORE, width=0.02)
     with pytest.raises(ValueError, match=r"prediction has labels .*allowed: 0\.\.2"):
         boundary_counts(labels, labels + 255, num_classes=3, ignore_index=IGNORE, width=0.02)

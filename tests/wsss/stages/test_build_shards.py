@@ -18,6 +18,7 @@ from shards.sources.coco import CocoSource
 from shards.sources.finished import FinishedShards
 from shards.sources.folder import FolderSource
 from shards.sources.ilsvrc_det import IlsvrcDetSource
+from shards.sources.imagenet_s import FOLDERS, ImagenetSSource
 from shards.sources.lid import LidSource
 from shards.sources.source import Listed
 from shards.sources.voc import VocSource
@@ -25,6 +26,7 @@ from shards.writer import write_shard
 from tests.shards.example_records import sample
 from tests.shards.sources.coco_folder import make_coco
 from tests.shards.sources.ilsvrc_folder import EXTRA, TRAIN, make_ilsvrc
+from tests.shards.sources.imagenet_s_folder import make_imagenet_s
 from tests.shards.sources.lid_folder import make_lid
 from tests.shards.sources.pictures import jpeg, put
 from tests.shards.sources.voc_folder import make_voc
@@ -48,6 +50,9 @@ def settings_of(source: str, folder: Path) -> dict[str, Any]:
         return {"root": str(make_ilsvrc(folder / "det")), "package": str(make_lid(folder / "lid"))}
     if source == "coco":
         return {"root": str(make_coco(folder / "coco")), "splits": ("val", "test")}
+    if source == "imagenet_s":
+        root = make_imagenet_s(folder / "imagenet_s", num_classes=7, shown=(2, 5))
+        return {"root": str(root), "splits": ("train", "val", "test")}
     if source == "shards":
         layer = Layer(folder / "built", "sample")
         for shard in ("train-000000", "val-000000"):
@@ -242,6 +247,14 @@ def test_only_what_is_read_enters_the_fingerprint() -> None:
             {"mask_folder": "."},
             "class_list is not set; set it to the file that lists the class of each mask value",
         ),
+        (
+            "imagenet_s",
+            {"root": "/none"},
+            "root = .*none.* is not a folder; set it to the folder that contains val",
+        ),
+        ("imagenet_s", {"splits": ("train", "dev")}, "splits names 'dev'; this data set has only train, val, test"),
+        ("imagenet_s", {"boxes": "annotations"}, "imagenet_s has no annotated boxes; allowed are none, masks"),
+        ("imagenet_s", {"class_list": "no.txt"}, "class_list = 'no.txt' is not a file in root; give lines '<wnid> <na"),
         ("toy", {"counts": {"dev": 3}}, "counts.dev does not name a split; splits has train, val"),
     ],
 )
@@ -250,7 +263,7 @@ def test_settings_that_lead_nowhere(tmp_path: Path, source: str, changes: dict[s
         _ = stage_of(source, tmp_path, **changes).data
 
 
-SALIENT = ["voc", "ilsvrc_det", "lid", "coco", "folder"]
+SALIENT = ["voc", "ilsvrc_det", "lid", "coco", "folder", "imagenet_s"]
 
 
 def saliency_path(source: str, listed: Listed, folder: Path) -> Path:
@@ -261,6 +274,7 @@ def saliency_path(source: str, listed: Listed, folder: Path) -> Path:
         "lid": f"{'det' if listed.split == 'train' else 'lid'}/maps/{listed.split}/{listed.key}.png",
         "coco": f"coco/maps/{listed.split}2017/{listed.key}.png",
         "folder": f"f/maps/{listed.key}.png",
+        "imagenet_s": f"imagenet_s/maps/{FOLDERS[listed.split] if source == 'imagenet_s' else ''}/{listed.key}.png",
     }
     return folder / below[source]
 
@@ -309,6 +323,7 @@ def test_where_data_sets_are_opened_by_name(tmp_path: Path) -> None:
         "lid": LidSource,
         "coco": CocoSource,
         "folder": FolderSource,
+        "imagenet_s": ImagenetSSource,
     }
     for source, kind in kinds.items():
         assert isinstance(stage_of(source, tmp_path / source).data, kind)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shards.records import CamRecord, Missing, SeedRecord
+from tests.shards.sources.voc_folder import make_voc
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
@@ -197,7 +198,10 @@ def salient(path: Path, cams: list[CamRecord], maps: list[np.ndarray | None], **
     """Seeds over samples with saliency maps, None where a sample has none."""
     drawn = [replace(sample(cam.key, None, size=SIZE), saliency=each) for cam, each in zip(cams, maps, strict=True)]
     samples = samples_of(path, {"train-000000": drawn})
-    samples = replace(samples, stage=BuildShards(source="voc", saliency="drfi"))
+    root = make_voc(path / "voc")
+    (root / "drfi").mkdir()
+    lists = {split: str(root / "lists" / f"{split}.txt") for split in ("train", "val")}
+    samples = replace(samples, stage=BuildShards(source="voc", root=str(root), lists=lists, saliency="drfi"))
     method = "stochastic" if settings.get("rule") == "ficklenet" else "cam"
     made = records_of(MakeCams(method=method), path, samples, {"train-000000": cams})
     stage = MakeSeeds(splits=("train",), background="saliency", **settings)

@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from shards.records import IGNORE, Sample, SeedRecord
+from shards.label_type import label_type
+from shards.records import Sample, SeedRecord
 from wsss.contract.fit import Draw
 from wsss.data.augment import Augmentation, fill_colour
 from wsss.data.augmented_records import AugmentedRecords
@@ -28,13 +29,15 @@ class SeededImages(AugmentedRecords):
     stored as float16, which changed no cell in `tests/parity/test_stages.py`.
     """
 
-    def __init__(self, stage: AffinityTraining, records: JoinedRecords, *, seed: int) -> None:
-        fill = fill_colour(stage.mean)
+    def __init__(self, stage: AffinityTraining, records: JoinedRecords, *, seed: int, num_classes: int) -> None:
+        """`num_classes` does not count the background."""
+        fill, self._labels = fill_colour(stage.mean), label_type(num_classes)
         augmentation = Augmentation(
             crop_size=stage.crop_size,
             resize_long=stage.resize_long,
             colour_jitter=stage.colour_jitter,
             fill=fill,
+            fill_mask=self._labels.ignore,
             strong=stage.augmentation == "strong",
         )
         super().__init__(records, augmentation, seed=seed)
@@ -63,9 +66,13 @@ class SeededImages(AugmentedRecords):
         planes_HWN = seeds.scores.reshape(-1, *seeds.label.shape).transpose(1, 2, 0).astype(np.float32)
         image, crop_HWN = self.augmented(draw, sample, mask_HW=planes_HWN)
         assert crop_HWN is not None
-        crop_HWN[crop_HWN == IGNORE] = 0.0  # beyond the image, where the augmentation puts 255
+        crop_HWN[crop_HWN == self._labels.ignore] = 0.0  # beyond the image, where the augmentation puts this
         much_LHW, little_LHW = torch.from_numpy(crop_HWN.transpose(2, 0, 1).copy()).chunk(2)
         label_hw = pooled_exponent_seeds(
-            much_LHW, little_LHW=little_LHW, classes=seeds.classes.tolist(), stride=self._stage.grid_stride
+            much_LHW,
+            little_LHW=little_LHW,
+            classes=seeds.classes.tolist(),
+            stride=self._stage.grid_stride,
+            ignore_index=self._labels.ignore,
         )
         return image, label_hw.long()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 import numpy as np
 import torch
 
+from shards.label_type import class_ids
 from shards.records import CamRecord, Sample, grid_size
 from wsss.contract.batch_parts import VIEWS, BatchParts
 from wsss.data.images import resize_image, to_tensor
@@ -268,7 +269,7 @@ def cam_record(sample: Sample, parts: Sequence[Maps], *, unknown: tuple[int, ...
     probabilities_K = torch.cat([part.probabilities.cpu() for part in parts])[order]
     return CamRecord(
         key=sample.key,
-        classes=np.array([classes[index] for index in order], dtype=np.int16),
+        classes=class_ids([classes[index] for index in order]),
         maps=maps_Khw.half().cpu().numpy(),
         peak=torch.cat(peaks)[order].half().cpu().numpy() if peaks else None,
         probabilities=probabilities_K.half().numpy(),

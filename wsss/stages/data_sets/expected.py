@@ -12,10 +12,19 @@ from wsss.contract.stage import ClassesNotKnownError
 from wsss.stages.data_sets.registry import DataSettings
 
 _ILSVRC = ("lid", "ilsvrc_det")
+_IMAGENET_S_CLASSES = 919
+"""Of the largest variant, which a plan without data assumes."""
+
+
+def _imagenet_s() -> Taxonomy:
+    return Taxonomy(tuple(f"class {number}" for number in range(1, _IMAGENET_S_CLASSES + 1)))
+
+
 _CLASS_LISTS: Mapping[str, Callable[[], Taxonomy]] = {
     "toy": lambda: TOY,
     "voc": lambda: VOC_20,
     **dict.fromkeys(_ILSVRC, ilsvrc_det_200),
+    "imagenet_s": _imagenet_s,
 }
 _LISTING = {"ilsvrc_det": "list_ilsvrc", "lid": "list_ilsvrc", "coco": "list_coco"}
 

@@ -20,7 +20,8 @@ class FolderSettings(SharedSettings):
     """folder: separator between the class names in a cell of the table."""
     class_list: Annotated[str, NotHashedPath()] = ""
     """folder: file of all class names, relative to the root, one per line, in the order of the mask values starting at
-    1 (an optional first line "background" is value 0). If empty, the names in the tables in alphabetical order."""
+    1 (an optional first line "background" is value 0). If empty, the names in the tables in alphabetical order.
+    imagenet_s: file of lines `WNID NAME`, such as ImageNet's LOC_synset_mapping.txt; if empty, names are WNIDs."""
     mask_folder: Annotated[str, NotHashedPath()] = ""
     """folder: folder of masks (index PNGs), relative to the root; the mask of photos/1.jpg is MASK_FOLDER/photos/1.png
     (with `mask_suffix`, if set, before .png). If empty, there are no masks."""

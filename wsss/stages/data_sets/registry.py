@@ -13,6 +13,7 @@ from wsss.contract.settings import setting_values, settings
 from wsss.stages.data_sets.coco import CocoSettings, open_coco
 from wsss.stages.data_sets.folder import FolderSettings, open_folder
 from wsss.stages.data_sets.ilsvrc import IlsvrcSettings, open_ilsvrc_det, open_lid
+from wsss.stages.data_sets.imagenet_s import open_imagenet_s
 from wsss.stages.data_sets.shards import ShardsSettings, open_shards
 from wsss.stages.data_sets.toy import ToySettings, open_toy
 from wsss.stages.data_sets.voc import VocSettings, open_voc
@@ -47,6 +48,7 @@ DATA_SETS: Mapping[str, DataSet] = {
     "folder": DataSet(
         open_folder, _reads(f"root lists class_names {_MASKS} label_separator class_list mask_folder mask_suffix")
     ),
+    "imagenet_s": DataSet(open_imagenet_s, _reads(f"root lists class_names {_MASKS} class_list")),
     "shards": DataSet(lambda given, _: open_shards(given), _reads("root cache cache_gigabytes")),
 }
 """Value of the setting `source` -> its data set."""

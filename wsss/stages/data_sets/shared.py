@@ -22,28 +22,32 @@ class SharedSettings:
 
     root: Annotated[str, NotHashedPath()] = ""
     """The data set's folder. voc: the folder that contains JPEGImages; ilsvrc_det, lid: ILSVRC or the folder that
-    contains it; coco, folder: the folder that other paths are relative to; shards: the folder or address of finished
+    contains it; imagenet_s: the folder that contains train and validation (ImageNetS919); coco, folder: the folder that
+    other paths are relative to; shards: the folder or address of finished
     shards."""
     lists: Annotated[dict[str, str], NotHashedPath()] = Field(default_factory=dict)
-    """Split -> file. voc, ilsvrc_det, lid: keys, one per line (required only for voc; a name without a folder is also
-    looked up in tuning/recipes/lists). coco: the JSON file, if not COCO's standard one. folder: the table of labels."""
+    """Split -> file. voc, ilsvrc_det, lid, imagenet_s: keys, one per line (required only for voc; a name without a
+    folder is also looked up in tuning/recipes/lists). coco: the JSON file, if not COCO's standard one. folder: the
+    table of labels."""
     masked_splits: Annotated[tuple[str, ...], MeasuringOnly()] = ("train", "val")
-    """voc, lid, coco, folder: splits whose masks are read. Masks are only used for evaluation, unless a stage's
-    settings ask for training on them."""
+    """voc, lid, coco, folder, imagenet_s: splits whose masks are read. Masks are only used for evaluation, unless a
+    stage's settings ask for training on them."""
     mask_suffix: Annotated[str, MeasuringOnly(), Field(pattern=r"^[^/\\]*$"), active_unless("mask_suffix", "")] = ""
     """voc, folder: text between an image's name and .png in the name of its mask: with "_mask", the mask of
     photos/1.jpg is photos/1_mask.png."""
     saliency: Annotated[str, NotHashedPath()] = ""
-    """voc, ilsvrc_det, lid, coco, folder: folder of saliency maps, relative to the root: greyscale PNGs of the images'
-    sizes, not needed for every image. voc, folder: KEY.png; coco: the path of the image relative to the root, as .png;
-    ilsvrc_det, lid: SPLIT/KEY.png (val and test of lid: relative to package). If empty, there are none."""
+    """voc, ilsvrc_det, lid, coco, folder, imagenet_s: folder of saliency maps, relative to the root: greyscale PNGs of
+    the images' sizes, not needed for every image. voc, folder: KEY.png; coco: the path of the image relative to the
+    root, as .png; ilsvrc_det, lid: SPLIT/KEY.png (val and test of lid: relative to package); imagenet_s: the path of
+    the image, as .png. If empty, there are none."""
     class_names: tuple[str, ...] = ()
     """All except toy: the classes to keep, numbered in this order; if empty, all classes of the data set."""
     other_classes_as: Annotated[Literal[0, 255], MeasuringOnly()] = 0
-    """voc, lid, coco, folder: value for mask pixels of other classes: 0 (background) or 255 (ignored)."""
+    """voc, lid, coco, folder, imagenet_s: value for mask pixels of other classes: 0 (background) or 255 (ignored, also
+    in data sets of more than 254 classes, whose masks store it as 65,535)."""
     boxes: Annotated[Boxes, active_unless("boxes", "none")] = "none"
-    """All except toy: boxes to store: `none`, `annotations` (not for folder), or `masks`: bounding boxes of the
-    components of the masks that are read (not for ilsvrc_det)."""
+    """All except toy: boxes to store: `none`, `annotations` (not for folder and imagenet_s), or `masks`: bounding
+    boxes of the components of the masks that are read (not for ilsvrc_det)."""
 
     def root_folder(self, *folders: str) -> Path:
         """The root. Raises ValueError if it is not set, or if it contains none of `folders` ("" is the root itself)."""

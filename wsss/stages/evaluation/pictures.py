@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from shards.files import write_bytes
+from shards.label_type import BACKGROUND, label_type
 from shards.layer import split_of
 from shards.manifest_entry import RecordEntry
 from shards.reader import read_entry
-from shards.records import BACKGROUND, IGNORE, BadSampleError, InstanceLabel, Prediction, PseudoLabel, Sample
+from shards.records import BadSampleError, InstanceLabel, Prediction, PseudoLabel, Sample
 from wsss.contract.stage import Instance
 from wsss.ops.confusion import confused_pairs
 from wsss.ops.image_scores import ImageScores, image_scores
@@ -106,7 +107,7 @@ def _gallery(
         return None
     columns = ("image", COLUMN_TITLES[records.kind], "truth")
     taxonomy = instance.taxonomy
-    legend = sorted(seen - {BACKGROUND, IGNORE})
+    legend = sorted(seen - {BACKGROUND, label_type(len(taxonomy)).ignore})
     return compose(rows, columns=columns, taxonomy=taxonomy, legend=legend, captions=captions)
 
 

@@ -14,10 +14,18 @@ from wsss.contract.counts import Counts
 from wsss.contract.stage import Instance, Outcome
 from wsss.ops.bootstrap import mean_iou_interval
 from wsss.ops.boundary_iou import boundary_iou
+from wsss.ops.cell_counts import CellCounts
 from wsss.ops.confusion import Scores, activation_rates
 from wsss.ops.threshold_curve import NUM_BINS, activation_curves, curve, two_fold_threshold
 from wsss.pictures.plots import draw_curve
-from wsss.stages.evaluation.counts import FOLDS, LABELLED, SCORED, counts_path, fold_rows, save_threshold_counts
+from wsss.stages.evaluation.counts import (
+    LABELLED,
+    SCORED,
+    counts_path,
+    fold_rows,
+    fold_totals,
+    save_threshold_counts,
+)
 from wsss.stages.evaluation.pictures import (
     confusion_table,
     places_of,
@@ -41,22 +49,22 @@ def summarise(
 ) -> Outcome:
     """Metrics, tables and files of one split; `instance` is the evaluation, its input `records` the evaluated layer."""
     kind = instance.inputs["records"].layer.kind
-    folds = [counts.sums[f"{split}.fold{fold}"] for fold in range(FOLDS)]
     if kind == SeedRecord.kind:
-        return Outcome(metrics=_seed_metrics(np.sum(folds, axis=0)))
+        return Outcome(metrics=_seed_metrics(counts.sums[f"{split}.fold0"] + counts.sums[f"{split}.fold1"]))
     metrics: dict[str, float] = {}
-    tensors = [torch.tensor(fold) for fold in folds]  # copies: an array that came through Ray is read-only
+    folds = fold_totals(counts, split, kind, len(instance.taxonomy) + 1)
     if kind in SCORED:
-        chosen = two_fold_threshold(tensors[0], tensors[1])
+        chosen = two_fold_threshold(folds[0], folds[1])
         confusion_CC, thresholds = chosen.confusion, (chosen.threshold_from_a, chosen.threshold_from_b)
-        mean_iou_N = curve(tensors[0] + tensors[1])
+        mean_iou_N = curve(_both(folds))
         metrics = {"threshold_a": thresholds[0], "threshold_b": thresholds[1]}
         metrics |= {"best_threshold": int(mean_iou_N.argmax()) / NUM_BINS, "best_mean_iou": float(mean_iou_N.max())}
         files = _save_curve(instance, split, folds, thresholds, threshold_name)
     else:
-        confusion_CC = tensors[0] + tensors[1]
+        matrices = [fold for fold in folds if isinstance(fold, torch.Tensor)]
+        confusion_CC = matrices[0] + matrices[1]
         files = _save_single_images(counts, instance, split, num_gallery_images=num_gallery_images)
-        for fold, matrix in enumerate(tensors):
+        for fold, matrix in enumerate(matrices):
             files |= _save_confusion(instance, f"{split}.fold{fold}", matrix)
     scores, (low, high) = Scores.from_confusion(confusion_CC), _interval(counts, instance, split)
     rows = _per_class(scores, instance)
@@ -69,6 +77,16 @@ def summarise(
     files |= save_confusion_picture(confusion_CC, instance, split)
     tables = {"per_class": rows, "confused_pairs": confusion_table(confusion_CC, instance)}
     return Outcome(metrics=metrics, tables=tables, artifacts=files)
+
+
+def _both(folds: list[torch.Tensor | CellCounts]) -> torch.Tensor | CellCounts:
+    """The sum of both folds."""
+    first, second = folds
+    if isinstance(first, CellCounts):
+        assert isinstance(second, CellCounts)
+        return first + second
+    assert isinstance(second, torch.Tensor)
+    return first + second
 
 
 def _metrics(scores: Scores) -> dict[str, float]:
@@ -106,10 +124,14 @@ def _interval(counts: Counts, instance: Instance, split: str) -> tuple[float, fl
 
 
 def _save_curve(
-    instance: Instance, split: str, folds: list[np.ndarray], chosen: tuple[float, float], threshold_name: str
+    instance: Instance,
+    split: str,
+    folds: list[torch.Tensor | CellCounts],
+    chosen: tuple[float, float],
+    threshold_name: str,
 ) -> dict[str, str]:
     """Save the curves over all images as picture and CSV, and the counts of both folds; returns file name -> path."""
-    counts_CCN = torch.from_numpy(folds[0] + folds[1])
+    counts_CCN = _both(folds)
     over_N, under_N = activation_curves(counts_CCN)
     curves = {"mean_iou": curve(counts_CCN), "over_activation": over_N, "under_activation": under_N}
     columns = {name: values_N.tolist() for name, values_N in curves.items()}
@@ -120,7 +142,7 @@ def _save_curve(
     lines = [",".join(["threshold", *columns]), *(",".join(map(str, row)) for row in rows)]
     write_bytes(paths["csv"], ("\n".join(lines) + "\n").encode())
     paths["npz"] = counts_path(instance.path, split)
-    save_threshold_counts(paths["npz"], folds)
+    save_threshold_counts(paths["npz"], [x.numpy() if isinstance(x, torch.Tensor) else x for x in folds])
     return {path.name: str(path) for path in paths.values()}
 
 

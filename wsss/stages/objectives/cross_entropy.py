@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from shards.label_type import label_type
 from shards.records import Prediction, PseudoLabel
 from wsss.contract.fit import TrainingSet
 from wsss.contract.settings import ActiveIf, active_unless, resolved, settings
@@ -65,11 +66,13 @@ class CrossEntropy(Objective):
         from wsss.tasks.segmentation import SegmentationTask
         from wsss.tasks.semi_supervised import SemiSupervisedTask
 
-        training = self.training
-        task = SegmentationTask(self.starting_network(instance), synchronise_norms=training.synchronise_norms)
+        training, ignored = self.training, label_type(len(instance.taxonomy)).ignore
+        network, synchronised = self.starting_network(instance), training.synchronise_norms
+        task = SegmentationTask(network, synchronise_norms=synchronised, ignore_index=ignored)
         if training.supervision() != "semi":
             return task
-        return SemiSupervisedTask(task, full_weight=resolved(training, "full_weight"), per_image=False)
+        weight = resolved(training, "full_weight")
+        return SemiSupervisedTask(task, full_weight=weight, per_image=False, ignore_index=ignored)
 
     def training_set(self, instance: Instance) -> TrainingSet:
         training = self.training

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from shards.label_type import label_type
 from shards.records import SeedRecord
 from wsss.contract.cost import Units
 from wsss.contract.fit import TrainingSet
@@ -117,7 +118,8 @@ class Dsrg(Objective):
         training, task = self.training, self.weak_task(instance)
         if training.supervision() != "semi":
             return task
-        return SemiSupervisedTask(task, full_weight=resolved(training, "full_weight"), per_image=True)
+        weight, ignored = resolved(training, "full_weight"), label_type(len(instance.taxonomy)).ignore
+        return SemiSupervisedTask(task, full_weight=weight, per_image=True, ignore_index=ignored)
 
     def weak_task(self, instance: Instance) -> SegmenterTask:
         """The loss of the images without masks."""

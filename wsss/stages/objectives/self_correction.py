@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from shards.label_type import label_type
 from shards.records import CamRecord
 from wsss.contract.fit import TrainingSet, load_trained
 from wsss.contract.settings import ActiveIf, active_with, resolved, settings
@@ -142,6 +143,7 @@ class SelfCorrection(Objective):
             self._targets(instance),
             full_weight=resolved(training, "full_weight"),
             synchronise_norms=training.synchronise_norms,
+            ignore_index=label_type(len(instance.taxonomy)).ignore,
         )
 
     def _targets(self, instance: Instance) -> Targets:

@@ -90,7 +90,7 @@ class BoxSource:
 def _boxes_of_maps(cams: CamRecord, *, threshold: float, size: tuple[int, int]) -> tuple[Box, ...]:
     boxes = []
     for class_id, map_hw in zip(cams.classes.tolist(), cams.maps, strict=True):
-        mask_hw = np.where(map_hw > threshold, class_id, 0).astype(np.uint8)
+        mask_hw = np.where(map_hw > threshold, 1, 0).astype(np.uint8)
         for _, top, left, bottom, right in boxes_of_mask(mask_hw, least_part=_LEAST_PART):
             ends = min(bottom * GRID_STRIDE, size[0]), min(right * GRID_STRIDE, size[1])
             boxes.append(Box(class_id, top * GRID_STRIDE, left * GRID_STRIDE, *ends))

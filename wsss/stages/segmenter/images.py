@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from shards.records import BACKGROUND, GRID_STRIDE, IGNORE, CamRecord, ConfidentLabel, Record, Sample, SeedRecord
+from shards.label_type import BACKGROUND, label_type
+from shards.records import GRID_STRIDE, CamRecord, ConfidentLabel, Record, Sample, SeedRecord
 from wsss.contract.fit import Draw
 from wsss.data.augmented_records import AugmentedRecords
 from wsss.data.images import pixels
@@ -24,7 +26,8 @@ class SegmenterImages(AugmentedRecords):
     """Images augmented by the stage's settings."""
 
     def __init__(self, stage: SegmenterTraining, records: JoinedRecords, *, seed: int, num_classes: int) -> None:
-        super().__init__(records, stage.changes(), seed=seed)
+        self.labels_type = label_type(num_classes - 1)
+        super().__init__(records, replace(stage.changes(), fill_mask=self.labels_type.ignore), seed=seed)
         self.stage, self.num_classes = stage, num_classes
 
     @abstractmethod
@@ -37,6 +40,12 @@ class SegmenterImages(AugmentedRecords):
 
     def _pixels(self, value: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.full((self.stage.crop_size, self.stage.crop_size), value, dtype=dtype)
+
+    def checked(self, label_HW: np.ndarray, sample: Sample) -> np.ndarray:
+        """The label map of an image. Raises `ValueError` if it has not the type of the data set's."""
+        return self.labels_type.require(
+            label_HW, name=f"the label map of {sample.key!r}", num_classes=self.num_classes - 1
+        )
 
 
 class PseudoLabelledImages(SegmenterImages):
@@ -58,7 +67,7 @@ class PseudoLabelledImages(SegmenterImages):
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
         labels = cast(ConfidentLabel, self.records.record(draw.index, "pseudo_labels"))
-        mask, power = labels.confident_mask(self._threshold), self._power
+        mask, power = self.checked(labels.confident_mask(self._threshold), sample), self._power
         planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
         image, changed = self.augmented(draw, sample, mask_HW=planes)
         assert changed is not None
@@ -69,7 +78,7 @@ class PseudoLabelledImages(SegmenterImages):
         return example
 
     def blank(self) -> dict[str, torch.Tensor]:
-        label = {"label": self._pixels(IGNORE)}
+        label = {"label": self._pixels(self.labels_type.ignore)}
         return label | {"weight": self._pixels(0, torch.float32)} if self._power else label
 
 
@@ -79,12 +88,12 @@ class SeededImages(SegmenterImages):
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
         seeds = cast(SeedRecord, self.records.record(draw.index, "seeds"))
-        image, label = self.augmented(draw, sample, mask_HW=seeds.label)
+        image, label = self.augmented(draw, sample, mask_HW=self.checked(seeds.label, sample))
         assert label is not None
         present_C = torch.zeros(self.num_classes, dtype=torch.bool)
         present_C[[0, *sample.classes]] = True
         if sample.unknown:  # make_cams may have predicted some of them
-            found = np.bincount(seeds.label.ravel(), minlength=IGNORE + 1)[: self.num_classes]
+            found = np.bincount(seeds.label.ravel(), minlength=self.num_classes)[: self.num_classes]
             present_C |= torch.from_numpy(found > 0)
         return {
             "key": sample.key,
@@ -102,7 +111,7 @@ class SeededImages(SegmenterImages):
     def blank(self) -> dict[str, torch.Tensor]:
         side = grid_side(self.stage.crop_size)
         return {
-            "seeds": torch.full((side, side), IGNORE, dtype=torch.int64),
+            "seeds": torch.full((side, side), self.labels_type.ignore, dtype=torch.int64),
             "present": torch.zeros(self.num_classes, dtype=torch.bool),
             "pixels": torch.zeros((side, side, 3), dtype=torch.uint8),
         }
@@ -137,18 +146,18 @@ class MaskedImages(SegmenterImages):
 
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
-        image, changed = self.augmented(draw, sample, mask_HW=mask_of(sample))
+        image, changed = self.augmented(draw, sample, mask_HW=self.checked(mask_of(sample), sample))
         assert changed is not None
         label_HW = torch.from_numpy(changed.astype(np.int64))
         return {"key": sample.key, "image": pixels(image), self._name: label_HW}
 
     def blank(self) -> dict[str, torch.Tensor]:
-        return {self._name: self._pixels(IGNORE)}
+        return {self._name: self._pixels(self.labels_type.ignore)}
 
 
 class BoxedImages(SegmenterImages):
     """Augmented images with the planes of their boxes, and their masks. Without `masked`, the mask is 0 inside the
-    image and 255 where the crop extends beyond it, and everywhere in an image with unknown classes."""
+    image and ignored where the crop extends beyond it, and everywhere in an image with unknown classes."""
 
     def __init__(
         self,
@@ -167,7 +176,10 @@ class BoxedImages(SegmenterImages):
         sample = self.records.sample(draw.index)
         cams = self.records.record(draw.index, "cams") if self._boxes.box_source == "cams" else None
         classes, inside = planes_of_boxes(self._boxes.boxes_of(sample, cams), size=sample.size)
-        mask = mask_of(sample) if self._masked else np.full(sample.size, _outside_boxes(cams), np.uint8)
+        if self._masked:
+            mask = self.checked(mask_of(sample), sample)
+        else:
+            mask = np.full(sample.size, self._outside_boxes(cams), self.labels_type.dtype)
         image, changed = self.augmented(draw, sample, mask_HW=np.concatenate([mask[..., None], inside], axis=2))
         assert changed is not None
         return {
@@ -177,19 +189,18 @@ class BoxedImages(SegmenterImages):
             "boxes": grid_planes(changed[..., 1:], classes, num_classes=self.num_classes),
         }
 
+    def _outside_boxes(self, cams: Record | None) -> int:
+        """The label of pixels without a mask: 0, or ignored in an image that may show classes without a box."""
+        return self.labels_type.ignore if isinstance(cams, CamRecord) and cams.unknown else BACKGROUND
+
     def blank(self) -> dict[str, torch.Tensor]:
         side = len(range(GRID_STRIDE // 2, self.stage.crop_size, GRID_STRIDE))
         boxes = torch.zeros((self.num_classes, side, side), dtype=torch.bool)
-        return {"label": self._pixels(IGNORE), "boxes": boxes}
-
-
-def _outside_boxes(cams: Record | None) -> int:
-    """The label of pixels without a mask: 0, or 255 in an image that may show classes without a box."""
-    return IGNORE if isinstance(cams, CamRecord) and cams.unknown else BACKGROUND
+        return {"label": self._pixels(self.labels_type.ignore), "boxes": boxes}
 
 
 def mask_of(sample: Sample) -> np.ndarray:
-    """The mask u8[H, W] of an image that was selected because it has one."""
+    """The mask, u8 or u16[H, W], of an image that was selected because it has one."""
     assert sample.mask is not None, f"{sample.key} was drawn for its mask and has none"
     return sample.mask
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from shards.records import BACKGROUND, Prediction, Sample, grid_size
+from shards.label_type import BACKGROUND, label_type
+from shards.records import Prediction, Sample, grid_size
 from wsss.data.images import long_side_size
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
+from wsss.ops.seeds import label_dtype
 from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, without_classes
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
@@ -28,7 +31,7 @@ _View = tuple[tuple[int, int], bool]
 
 class _Labels(NamedTuple):
     mask: torch.Tensor
-    """u8[H, W]."""
+    """u8[H, W], or i32[H, W] for more than 254 classes."""
     confidence: torch.Tensor
     """f32[H, W]: the probability of the chosen class."""
 
@@ -54,14 +57,18 @@ class Predictor:
         confidence_hw = resize_bilinear(confidence_HW[None, None], size=grid_size(sample.size))[0, 0]
         return Prediction(
             key=sample.key,
-            mask=mask_HW.cpu().numpy(),
+            mask=_label_map(mask_HW, num_classes=len(logits[0].logits)),
             confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
-            ablation={name: labels[subset].mask.cpu().numpy() for name, subset in indices.items()},
+            ablation={
+                name: _label_map(labels[subset].mask, num_classes=len(logits[0].logits))
+                for name, subset in indices.items()
+            },
         )
 
     @torch.inference_mode()
     def probabilities(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mask u8[H, W] that `prediction` gives, and f32[C, H, W], the probabilities of all classes.
+        """The mask [H, W] that `prediction` gives (u8; i32 for more than 254 classes), and f32[C, H, W], the
+        probabilities of all classes.
 
         After the CRF, classes that it did not get have probability 0. Raises `BadSampleError` if the image cannot be
         decoded.
@@ -72,10 +79,11 @@ class Predictor:
             for size, mirrored in self._view_sets((image_13HW.shape[-2], image_13HW.shape[-1]))[""]
         ]
         subset = tuple(range(len(views)))
-        mask_HW = torch.zeros(sample.size, dtype=torch.uint8, device=image_13HW.device)
+        dtype = _dtype(len(views[0].logits))
+        mask_HW = torch.zeros(sample.size, dtype=dtype, device=image_13HW.device)
         probability_CHW = torch.zeros(len(views[0].logits), *sample.size, device=image_13HW.device)
         for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
-            mask_HW[rows] = merged_CRW.max(0).indices.to(torch.uint8)
+            mask_HW[rows] = merged_CRW.max(0).indices.to(dtype)
             probability_CHW[:, rows] = self._probability(merged_CRW)
         if self._settings.refine == "none":
             return mask_HW, probability_CHW
@@ -84,7 +92,7 @@ class Predictor:
         ids_K = possible_C.nonzero()[:, 0]
         refined_KHW = self._after_crf(sample, probability_CHW[ids_K])
         probability_CHW.zero_()[ids_K] = refined_KHW
-        return ids_K.to(torch.uint8)[refined_KHW.max(0).indices], probability_CHW
+        return ids_K.to(dtype)[refined_KHW.max(0).indices], probability_CHW
 
     def _view_sets(self, size: tuple[int, int]) -> dict[str, list[_View]]:
         """The views of the prediction (under "") and of every subset in `ablation`."""
@@ -102,16 +110,15 @@ class Predictor:
 
     def _labels(self, sample: Sample, views: list[ViewLogits], subsets: list[tuple[int, ...]]) -> list[_Labels]:
         """The labels of every subset of the views."""
-        device, size = views[0].logits.device, sample.size
+        device, size, dtype = views[0].logits.device, sample.size, _dtype(len(views[0].logits))
         labels = [
-            _Labels(torch.zeros(size, dtype=torch.uint8, device=device), torch.zeros(size, device=device))
-            for _ in subsets
+            _Labels(torch.zeros(size, dtype=dtype, device=device), torch.zeros(size, device=device)) for _ in subsets
         ]
         highest_SC = torch.zeros(len(subsets), len(views[0].logits), device=device)
         for rows, merged in self._bands(sample, views, subsets):
             for (mask_HW, confidence_HW), highest_C, merged_CRW in zip(labels, highest_SC, merged, strict=True):
                 # Compare logits if the views are merged as logits: two may round to the same probability.
-                mask_HW[rows] = merged_CRW.max(0).indices.to(torch.uint8)
+                mask_HW[rows] = merged_CRW.max(0).indices.to(dtype)
                 probability_CRW = self._probability(merged_CRW)
                 confidence_HW[rows] = probability_CRW.amax(0)
                 if self._settings.refine == "crf":
@@ -153,11 +160,21 @@ class Predictor:
         for rows, (merged_CRW,) in self._bands(sample, views, [subset]):
             share_KHW[:, rows] = self._probability(merged_CRW)[ids_K]
         confidence_HW, index_HW = self._after_crf(sample, share_KHW).max(0)
-        return _Labels(ids_K.to(torch.uint8)[index_HW], confidence_HW)
+        return _Labels(ids_K.to(_dtype(len(views[0].logits)))[index_HW], confidence_HW)
 
     def _after_crf(self, sample: Sample, share_KHW: torch.Tensor) -> torch.Tensor:
         share_KHW /= share_KHW.sum(0).clamp_min(torch.finfo(share_KHW.dtype).tiny)
         return self._settings.refine_energy(unary_from_probabilities(share_KHW), sample.image)
+
+
+def _dtype(num_classes: int) -> torch.dtype:
+    """The type of label maps on the device; `num_classes` counts the background."""
+    return label_dtype(label_type(num_classes - 1).ignore)
+
+
+def _label_map(mask_HW: torch.Tensor, *, num_classes: int) -> np.ndarray:
+    """A label map as records hold it; `num_classes` counts the background."""
+    return mask_HW.cpu().numpy().astype(label_type(num_classes - 1).dtype, copy=False)
 
 
 def _view_logits(image_13HW: torch.Tensor, network: Any, *, size: tuple[int, int], mirrored: bool) -> ViewLogits:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from shards.label_type import label_type
 from shards.layer import Layer
-from shards.records import IGNORE, BadSampleError, Sample
+from shards.records import BadSampleError, Sample
 from wsss.contract.fit import Validation
 from wsss.contract.settings import ActiveIf, settings
 from wsss.contract.stage import Instance, Outcome
@@ -100,6 +101,7 @@ class SegmenterValidation(SegmenterTraining):
 
         taxonomy, device = instance.taxonomy, next(network.parameters()).device
         num_classes = len(taxonomy) + 1
+        labels = label_type(len(taxonomy))
         total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         for sample in self.validation_samples(instance):
             try:
@@ -107,8 +109,11 @@ class SegmenterValidation(SegmenterTraining):
                     predicted_HW = self._predicted(sample, network, device=device)
             except BadSampleError:
                 continue
-            truth_HW = torch.from_numpy(np.asarray(sample.mask).astype(np.int64))
-            total_CC += confusion_matrix(truth_HW, predicted_HW, num_classes=num_classes, ignore_index=IGNORE)
+            mask = labels.require(
+                np.asarray(sample.mask), name=f"the mask of {sample.key!r}", num_classes=len(taxonomy)
+            )
+            truth_HW = torch.from_numpy(mask.astype(np.int64))
+            total_CC += confusion_matrix(truth_HW, predicted_HW, num_classes=num_classes, ignore_index=labels.ignore)
         if not total_CC.any():
             raise ValueError(
                 f"{instance.name}.validation_split = {self.validation_split!r} has no readable mask; name another split"
