@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(if $(findstring $(TOOLS),
 	@echo "Setting up $(VENV) (about 7 GB the first time, hard links afterwards)"
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -m wsss.ops.compile_ahead  # compiles loops ahead (dense CRF, stochastic masks), into __pycache__
+	@$(BIN)/python -m wsss.ops.compiled_ahead  # compiles loops ahead (dense CRF, stochastic masks), into __pycache__
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.installed

@@ -39,7 +39,7 @@ def test_commands_options_and_choices(here: Path) -> None:
     assert candidates(["run", "toy", "--on", "local", "--set", "a=b", "--"]) == left
     assert candidates(["run", "--on", ""]) == ["auto", "local", "ray"]
     assert candidates(["show", "toy", "--table", ""]) == ["instances", "settings"]
-    assert candidates(["show", "toy", "--csv", "--"]) == ["--changed", "--help", "--set", "--table"]
+    assert candidates(["show", "toy", "--csv", "--"]) == ["--changed", "--help", "--runs", "--set", "--table"]
     assert candidates(["cluster", ""]) == ["certificates", "check", "down", "mlflow"]
     assert candidates(["cluster", "check", "--running", "a"]) == ["auto"]
     assert candidates(["cluster", "down", "no"]) == ["notes.txt"]

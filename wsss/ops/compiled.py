@@ -1,7 +1,7 @@
 """Loops that numba compiles to machine code, for operations that torch would do in many passes over memory.
 
 Compiled code is stored beside the source (or in the user's cache folder, if that folder is read-only), so that it is
-compiled once per machine: actors and later runs load it. `python -m wsss.ops.compile_ahead` compiles ahead.
+compiled once per machine: actors and later runs load it. `python -m wsss.ops.compiled_ahead` compiles ahead.
 
 Only IEEE arithmetic is used: no reordering of sums and no fused multiply-add, so results do not depend on the CPU.
 """

@@ -11,7 +11,7 @@ from tests.architecture.sources import ROOT
 
 CODE = """
 import numpy as np, sys
-from wsss.ops import compile_ahead, compiled_lattice, compiled_mean_field as field
+from wsss.ops import compiled_lattice, compiled_mean_field as field
 energy = np.zeros((1, 2, 6), np.float32)
 kernels = [(compiled_lattice.pixel_lattice(np.zeros((2, 3, c), np.uint8), sxy=1.0, srgb=1.0), 1.0) for c in (3, 0)]
 print(field.mean_field(energy, kernels=kernels, num_iterations=1)[0, 0, 0])
@@ -37,8 +37,8 @@ def test_loops_are_compiled_once_per_machine(tmp_path: Path) -> None:
 
 ASSEMBLY = """
 import re
-from wsss.ops import compile_ahead, compiled_lattice, compiled_mean_field as field
-compile_ahead.compile_ahead()
+from wsss.ops import compiled_ahead, compiled_lattice, compiled_mean_field as field
+compiled_ahead.compile_ahead()
 loops = [field.pass_for(2, 3), field.pass_for(6, 4), compiled_lattice.blur_for(1), field._exp]
 texts = [text for one in loops for text in one.inspect_asm().values()]
 products = [re.search(r"mul[sp]s", text) for text in texts]

@@ -1,4 +1,4 @@
-"""`python -m wsss.ops.compile_ahead`: compile the loops of `wsss.ops.compiled` before they are needed."""
+"""`python -m wsss.ops.compiled_ahead`: compile the loops of `wsss.ops.compiled` before they are needed."""
 
 from __future__ import annotations
 
