@@ -32,6 +32,7 @@ from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
 from tuning.sweep_watch import Watch, trial_of
 from tuning.trial_journal import TrialJournal
+from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, make_runs_folder, run_recipe
@@ -63,7 +64,11 @@ def run_sweep(sweep: Sweep, *, place: str, console: Console) -> int:
     make_runs_folder(sweep.base)
     runtime = sweep.base.runtime
     tracker = MlflowTracker(uri=runtime.tracking_uri, runs=runtime.runs, console=console)
-    with tracked_sweep(tracker, sweep.settings.name):
+
+    def waiting(holder: str) -> None:
+        Reporter(console).waiting(sweep.settings.name, holder)
+
+    with locked(sweep.folder, waiting=waiting), tracked_sweep(tracker, sweep.settings.name):
         return _run_tracked(sweep, place=place, tracker=tracker, console=console)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from cluster.tracking.tracker import MlflowTracker
+from shards.records import RunRecord
 from tuning.counted_threshold import THRESHOLD
 from tuning.search_space import Sweep
 from tuning.sweep_result import SweepResult, Trial
 from tuning.sweep_trial import SCORE, WORST
 from wsss.contract.runtime import PipelineRecord, SweepOutcome
+from wsss.pipeline.recipe import Recipe
 
 
 class Recorder:
@@ -56,26 +59,33 @@ def record(
     """
     overrides = sweep.trial_overrides(trial.values)
     recipe = sweep.trial_recipe(overrides)
+    own = [] if known is None else _own_records(sweep, recipe, known)
     pipeline = PipelineRecord(
         recipe.settings.name,
         sweep.trial_fingerprint(overrides),
         sweep.settings.name,
         settings=trial.values,
         lineage={instance.name: instance.fingerprint for instance in recipe.instances},
+        started=min((done.finished - done.seconds for done in own), default=time.time()),
     )
-    # An instance that only some trials read is not part of the shared run.
-    shared = {instance.fingerprint for instance in sweep.unchanged().instances}
-    for instance in recipe.instances if known is not None else ():
-        if instance.fingerprint in shared | (known or set()):
-            continue
-        if (done := instance.run_record()) is not None:
-            tracker.stage_finished(pipeline, done)
-            if known is not None:
-                known.add(instance.fingerprint)
+    for done in own:
+        tracker.stage_finished(pipeline, done)
     scores = {f"fold{fold}.{SCORE}": value for fold, value in enumerate(trial.fold_iou)}
     if (threshold := sweep.threshold(trial.values)) is not None:  # no recorded stage has this setting
         scores[THRESHOLD] = threshold
     tracker.pipeline_finished(pipeline, {SCORE: trial.mean_iou or WORST, **scores}, artifacts)
+
+
+def _own_records(sweep: Sweep, recipe: Recipe, known: set[str]) -> list[RunRecord]:
+    """Records of the stages that are neither shared by all trials nor recorded with an earlier one; then they are
+    known. An instance that only some trials read is not shared."""
+    shared = {instance.fingerprint for instance in sweep.unchanged().instances}
+    found = []
+    for instance in recipe.instances:
+        if instance.fingerprint not in shared | known and (done := instance.run_record()) is not None:
+            found.append(done)
+            known.add(instance.fingerprint)
+    return found
 
 
 def outcome_of(sweep: Sweep, result: SweepResult, files: Mapping[str, str]) -> SweepOutcome:

@@ -85,7 +85,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from cluster.tracking.tracker import MlflowTracker
     from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
-    from wsss.pipeline.run import RunSummary, check_spans, ready_to_run, run_recipe
+    from wsss.pipeline.run import RunSummary, check_spans, make_runs_folder, ready_to_run, run_recipe
     from wsss.plan.disk_room import check_room
     from wsss.report.run_results import show_results
     from wsss.report.show_recipe import inactive_given
@@ -96,6 +96,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     for line in inactive_given(recipe):
         console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
+    make_runs_folder(recipe)
     runtime, summary = _runtime(recipe.runtime, options.on, console), RunSummary()
     try:
         if len(spans) > 1:  # all of them before the first one runs; a single one is checked by run_recipe

@@ -45,9 +45,12 @@ class Parser(argparse.ArgumentParser):
             )
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """Refuse an empty path: `Path("")` is the current folder, and a variable of the shell may not be set."""
+        """Refuse an empty path (`Path("")` is the current folder, and a variable of the shell may not be set), and a
+        file as the folder of runs."""
         if action.type is Path and not arg_string.strip():
             raise argparse.ArgumentError(action, "it is empty; name a file or folder (. is this folder)")
+        if action.dest == "runs" and Path(arg_string).exists() and not Path(arg_string).is_dir():
+            raise argparse.ArgumentError(action, f"{arg_string} is a file; name a folder of runs")
         return super()._get_value(action, arg_string)
 
     def _left_over(self, word: str) -> str:

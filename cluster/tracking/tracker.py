@@ -183,7 +183,8 @@ class MlflowTracker(Tracker):
 
     def _report(self, pipeline: PipelineRecord, event: Event) -> None:
         try:
-            self._outbox.put({"time": time.time(), "opened": self._opened, "pipeline": asdict(pipeline)} | event)
+            opened = pipeline.started or self._opened
+            self._outbox.put({"time": time.time(), "opened": opened, "pipeline": asdict(pipeline)} | event)
         except (OSError, FileSystemError) as error:
             self._say(f"a record for MLflow will be written by the next run of this recipe: {error}")
 

@@ -49,7 +49,7 @@ LABELLED = 349_000
 """Training images with a label, of NUM_TRAIN."""
 UNLABELLED = "classes are unknown"
 """In the reasons why an image without a label has no record."""
-MANY = 1_000
+MANY = 4_000
 """Records of a stage over which its fixed costs are spread before it is compared with a bar per record."""
 COMPUTING = frozenset({"decode", "views and augmentation", "network", "operation"})
 """Parts of a row that are not reading, joining, encoding, writing or Ray."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from cluster.session.ray_session import connect as connect_ray
@@ -17,6 +18,7 @@ from cluster.tracking.tracker import EXPERIMENT, KIND, PARENT_RUN, SWEEP, connec
 from cluster.tracking.tracking_address import tracking_uri
 from tuning.search_space import load_sweep
 from tuning.sweep import run_sweep
+from wsss.pipeline.instance_lock import LOCK
 from wsss.pipeline.recipe import RecipeError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -194,6 +196,24 @@ def test_thresholds_are_read_off_counts(tmp_path: Path, capsys: pytest.CaptureFi
     assert {name: own.data.tags[f"wsss.best.{name}"] for name in named} == named
     files = {file.path for file in client.list_artifacts(own.info.run_id)}
     assert {"best.toml", "importance.png", "sweep.md", "sweep.json"} <= files
+
+
+def test_one_process_at_a_time_runs_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would write the same table, and the first to end would call the sweep's run finished."""
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
+    (tmp_path / "cuts.toml").write_text(COUNTED)
+    sweep = load_sweep(tmp_path / "cuts.toml")
+    seen = []
+
+    def look(*_: object, **__: object) -> int:
+        with pytest.raises(Timeout):
+            FileLock(sweep.folder / LOCK).acquire(timeout=0)
+        seen.append(True)
+        return 0
+
+    monkeypatch.setattr("tuning.sweep._run_tracked", look)
+    assert run_sweep(sweep, place="local", console=Console(quiet=True)) == 0
+    assert seen == [True]
 
 
 def test_a_folder_of_runs_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -> None:

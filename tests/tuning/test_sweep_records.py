@@ -21,11 +21,13 @@ class Tracked:
     def __init__(self) -> None:
         self.stages: list[tuple[str, str]] = []
         self.pipelines: list[float] = []
+        self.started: list[float] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
     def stage_finished(self, pipeline: PipelineRecord, record: RunRecord) -> None:
         self.stages.append((str(pipeline.settings[THRESHOLD]), record.instance))
+        self.started.append(pipeline.started)
 
     def pipeline_finished(self, pipeline: PipelineRecord, metrics: dict[str, float], artifacts: dict[str, str]) -> None:
         assert self.may_go_on.wait(timeout=30)
@@ -44,8 +46,8 @@ def trial_of(number: int, threshold: float, *, beta: float = 5.0) -> Trial:
     return Trial(number=number, values=values, state="done", folds=(fold, fold))
 
 
-def finished(sweep: Sweep, trial: Trial, *names: str) -> None:
-    """Write run records of instances of a trial."""
+def finished(sweep: Sweep, trial: Trial, *names: str, at: float = 0.0) -> None:
+    """Write run records of instances of a trial; each took a second and was finished `at` that time."""
     recipe = sweep.trial_recipe(sweep.trial_overrides(trial.values))
     for name in names:
         instance = recipe.instance(name)
@@ -58,6 +60,7 @@ def finished(sweep: Sweep, trial: Trial, *names: str) -> None:
             fingerprint=instance.fingerprint,
             git_commit="",
             seconds=1.0,
+            finished=at,
             **given,
         )
         instance.write_run_record(record)
@@ -74,6 +77,18 @@ def test_trials_are_recorded_in_their_order_and_a_shared_stage_once(tmp_path: Pa
     assert tracked.pipelines == [0.4, 0.2, 0.3]
     labels, scores = "make_pseudo_labels", "make_scores"
     assert tracked.stages == [("0.4", scores), ("0.4", labels), ("0.2", labels), ("0.3", scores), ("0.3", labels)]
+
+
+def test_a_trial_started_when_its_first_own_stage_did(tmp_path: Path) -> None:
+    sweep, tracked = sweep_of(tmp_path), Tracked()
+    trials = [trial_of(1, 0.4), trial_of(2, 0.2)]
+    finished(sweep, trials[0], "make_scores", at=1001.0)
+    for number, one in enumerate(trials):
+        finished(sweep, one, "make_pseudo_labels", at=1005.0 + 10 * number)
+    with Recorder(sweep, tracked) as recorder:  # type: ignore[arg-type]
+        for one in trials:
+            recorder.put(one)
+    assert tracked.started == [1000.0, 1000.0, 1014.0]
 
 
 def test_a_stop_waits_for_the_trial_at_work_and_for_no_other(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from shards.records import RunRecord
 from wsss.contract.counts import Counts
@@ -24,11 +24,17 @@ def _not_empty(value: object) -> object:
     return value
 
 
+def _no_file(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder, which is made if it does not exist")
+    return folder
+
+
 @settings
 class RuntimeSettings:
     """The table `[runtime]`: where and how stages run. On CPUs it does not change results."""
 
-    runs: Annotated[Path, BeforeValidator(_not_empty)] = Path("runs")
+    runs: Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_no_file)] = Path("runs")
     """Folder to which everything is written; on a cluster, all nodes must share it."""
     num_actors: Annotated[int, Field(ge=0)] = 0
     """Number of actors that process shards; 0 uses as many as fit into the cluster."""
@@ -103,6 +109,8 @@ class PipelineRecord:
     """The settings in which this run differs from the others of its sweep: name -> value."""
     lineage: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Of a trial, whose stages are mostly those of other runs: every instance behind its score -> its fingerprint."""
+    started: float = field(default=0.0, compare=False)
+    """Unix time; 0 if it started with the process that reports it."""
 
 
 class Runtime(Protocol):

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from shards.files import write_bytes
+from wsss.contract.stopping import raise_if_stopped
 from wsss.use.model_file import ModelFile
 
 OPSET = 17
@@ -75,6 +76,7 @@ def _runtime() -> Any:
         import onnx  # noqa: F401
         import onnxruntime
     except ImportError as error:
+        raise_if_stopped()  # a signal in the middle of an import of C code comes out as ImportError
         raise ValueError(f"--onnx needs the packages onnx and onnxruntime ({error}); {_EXTRA}") from None
     return onnxruntime
 
