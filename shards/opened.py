@@ -68,6 +68,9 @@ def _kind(folder: Path) -> str:
         kind = json.loads((folder / INDEX).read_bytes())["record"]
     except (OSError, ValueError, TypeError, KeyError):
         kind = None
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ShardError(f"{folder} {what}; give the folder of a finished layer, such as runs/store/build_shards-…")
     if not isinstance(kind, str):
         raise ShardError(
             f"{folder} holds no complete layer ({INDEX} is missing or damaged); give the folder of a finished layer"

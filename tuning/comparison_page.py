@@ -105,7 +105,8 @@ def _classes(pairs: Sequence[tuple[str, Comparison]]) -> Table:
     other = " (the other less A)" if len(pairs) > 1 else ""
     notes = (
         f"differences: B - A{other}; interval: paired bootstrap over the images; p: randomisation test over them, "
-        f"corrected for the number of classes (Holm); better, worse: p at most {SIGNIFICANT}",
+        f"corrected for the number of classes (Holm); better, worse: p at most {SIGNIFICANT}. images: those that show "
+        "the class, or of which a result says so; with few of them the intervals are too narrow",
     )
     return table_of(
         "IoU of the classes, in percent", columns, rows, notes=notes if rows else (_NO_TRUTH,), data_only=not rows

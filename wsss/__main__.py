@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wsss.arguments import parser, stage_commands
 from wsss.contract.closed_output import drop_output, reader_is_gone
-from wsss.contract.stopping import STOPPED, exit_status, stop_on_sigterm
+from wsss.contract.stopping import ENDED, STOPPED, exit_status, stop_on_sigterm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,22 +173,31 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from wsss.pipeline.dry_recipe import dry_recipe
     from wsss.pipeline.recipe_files import RECIPES, find_file
+    from wsss.plan.costs import PlanError
+    from wsss.plan.dataset_stats import parse_images
     from wsss.plan.hardware import cluster_of
     from wsss.plan.plan import make_plan
     from wsss.plan.prices import read_prices
     from wsss.plan.render import plan_page
 
-    cluster = cluster_of(
-        nodes=options.nodes,
-        gpus_per_node=options.gpus_per_node,
-        gpu=options.gpu,
-        cores_per_node=options.cores_per_node,
-        network_gbps=options.network_gbps,
-        storage_gbps=options.storage_gbps,
-    )
     path = find_file(options.recipe, shipped=RECIPES)
     prices = read_prices(options.prices) if options.prices is not None else None
+    if options.images is not None:
+        parse_images(options.images)
+    try:
+        cluster = cluster_of(
+            nodes=options.nodes,
+            gpus_per_node=options.gpus_per_node,
+            gpu=options.gpu,
+            cores_per_node=options.cores_per_node,
+            network_gbps=options.network_gbps,
+            storage_gbps=options.storage_gbps,
+        )
+    except PlanError:
+        dry_recipe(path, options.overrides)  # what is wrong with the recipe is said first
+        raise
     plan = make_plan(path, options.overrides, cluster=cluster, images=options.images, measured=options.measured)
     _print(plan_page(plan, prices), options)
     return 0
@@ -285,6 +294,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "completion": _completion,
 }
 """Command -> its function; the commands of all stages use `_stage`."""
+RESUMED = frozenset({"run", "demo", "sweep", "predict-folder", "label-folder"})
+"""Commands, besides those of the stages, that go on where they were when they are given again."""
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace | None:
@@ -317,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if reader_is_gone():
             return drop_output()
-        print(STOPPED, file=sys.stderr)
+        print(STOPPED if options.command in RESUMED or options.command not in COMMANDS else ENDED, file=sys.stderr)
         return exit_status()
     except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():

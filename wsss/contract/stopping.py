@@ -14,6 +14,7 @@ from types import FrameType
 from wsss.contract.closed_output import drop_output
 
 STOPPED = "stopped; the same command resumes from here"
+ENDED = "stopped"
 _AGAIN_SECONDS = 0.05
 
 _installed = False

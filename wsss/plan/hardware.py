@@ -65,15 +65,15 @@ def cluster_of(
     """A cluster from command line options. Raises: `PlanError` for invalid values, naming the option."""
     if gpus_per_node < 0:
         raise PlanError(f"--gpus-per-node {gpus_per_node}: it must be 0 or above")
-    if gpus_per_node > 0 and gpu is None:
-        raise PlanError(
-            f"--gpus-per-node {gpus_per_node}: give --gpu NAME ({', '.join(load_costs().gpus)}), or --gpus-per-node 0"
-        )
     cores = CORES_PER_GPU * gpus_per_node or CORES_ALONE
     given = {"nodes": nodes, "cores-per-node": cores if cores_per_node is None else cores_per_node}
     for name, value in {**given, "network-gbps": network_gbps, "storage-gbps": storage_gbps}.items():
         if not 0 < value < math.inf:
             raise PlanError(f"--{name} {value}: it must be above 0")
+    if gpus_per_node > 0 and gpu is None:
+        raise PlanError(
+            f"--gpus-per-node {gpus_per_node}: give --gpu NAME ({', '.join(load_costs().gpus)}), or --gpus-per-node 0"
+        )
     return Cluster(
         nodes=nodes,
         gpus_per_node=gpus_per_node,

@@ -98,7 +98,6 @@ def predict_folder(given: Folders, *, model_path: Path, settings: Mapping[str, A
     Raises ValueError for a model, folder or setting that does not fit, before anything is written.
     """
     _check_folders(given)
-    found = find_pictures(given.root)
     models = {"model": read_segmenter(model_path, use="wsss predict-folder")}
     # The size that the network learned from, unless another one is asked for: photos may be ten times as large.
     chosen = {"long_side": learned_side(models["model"]), **settings}
@@ -110,6 +109,7 @@ def predict_folder(given: Folders, *, model_path: Path, settings: Mapping[str, A
     runtime = given.runtime()
     for model in models.values():
         model.check()
+    found = find_pictures(given.root)
     with begun(given.out, models=_about(models), settings=_settings(stages)):
         table = work_folder(given.out) / TABLE
         write_table(found.pictures, table)
