@@ -132,12 +132,14 @@ def _of_runs(folders: list[Path], rows: list[Row], runs: Path) -> list[Path]:
 
 def unknown_name(name: str, rows: list[Row], *, runs: Path, uri: str) -> CompareError:
     """The error for a name that nothing has."""
+    if Path(name).is_file():
+        return CompareError(f"{name} is a file, but no zip; a submission is the zip that submit writes")
     known = sorted({row.name for row in rows})
     meant = suggestion(name, known) if known else "; there are: none yet"
     waiting = "".join(f"; {sentence}" for sentence in undelivered(runs, uri=uri))
     return CompareError(
-        f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE, the id of its run or pipeline, or the "
-        f"path of a submission's zip{meant.replace('there are ', 'there are: ')}{waiting}"
+        f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE (also of label maps), the id of its run "
+        f"or pipeline, or the path of a submission's zip{meant.replace('there are ', 'there are: ')}{waiting}"
     )
 
 

@@ -61,3 +61,6 @@ def test_label_maps_of_a_run_come_before_those_of_trials(tmp_path: Path, monkeyp
     assert "fits 3 results" in notes[0]
     with pytest.raises(CompareError, match="no evaluation is called 'good:predicted'"):
         find_results(["good:predicted"], runs=tmp_path, uri="", notes=[])
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(CompareError, match=r"notes.txt is a file, but no zip; a submission is the zip"):
+        find_results([str(tmp_path / "notes.txt")], runs=tmp_path, uri="", notes=[])
