@@ -138,8 +138,8 @@ def unknown_name(name: str, rows: list[Row], *, runs: Path, uri: str) -> Compare
     meant = suggestion(name, known) if known else "; there are: none yet"
     waiting = "".join(f"; {sentence}" for sentence in undelivered(runs, uri=uri))
     return CompareError(
-        f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE (also of label maps), the id of its run "
-        f"or pipeline, or the path of a submission's zip{meant.replace('there are ', 'there are: ')}{waiting}"
+        f"no evaluation is called {name!r}; name one by RECIPE, RECIPE:INSTANCE (also of label maps), the id of its "
+        f"run or pipeline, or the path of a submission's zip{meant.replace('there are ', 'there are: ')}{waiting}"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,15 @@ def _without_types(method: F) -> F:
 
 def served() -> Any:
     """The model that MLflow calls."""
+    import mlflow.pyfunc  # noqa: F401  # puts filters of its own before all others
+
+    with warnings.catch_warnings():
+        # MLflow asks for types on the method when its class is defined; the signature says them.
+        warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict` method")
+        return _served_class()()
+
+
+def _served_class() -> Any:
     from mlflow.pyfunc import PythonModel
 
     class ServedSegmenter(PythonModel):
@@ -68,7 +78,7 @@ def served() -> Any:
 
             return pandas.DataFrame({MASK: [mask_of(self._segmenter, one) for one in model_input[IMAGE]]})
 
-    return ServedSegmenter()
+    return ServedSegmenter
 
 
 def save_served(weights: Path, folder: Path, *, model_id: str) -> None:
