@@ -51,12 +51,18 @@ def _without_types(method: F) -> F:
 
 def served() -> Any:
     """The model that MLflow calls."""
-    import mlflow.pyfunc  # noqa: F401  # puts filters of its own before all others
+    shown = warnings.showwarning
 
-    with warnings.catch_warnings():
-        # MLflow asks for types on the method when its class is defined; the signature says them.
-        warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict` method")
-        return _served_class()()
+    def show(message: Warning | str, *where: Any, **named: Any) -> None:
+        if "Add type hints to the `predict` method" not in str(message):
+            shown(message, *where, **named)
+
+    # MLflow asks for types when the class is defined, under filters of its own; the signature says them.
+    warnings.showwarning = show
+    try:
+        return _served_class()
+    finally:
+        warnings.showwarning = shown
 
 
 def _served_class() -> Any:
