@@ -60,7 +60,7 @@ def served() -> Any:
     # MLflow asks for types when the class is defined, under filters of its own; the signature says them.
     warnings.showwarning = show
     try:
-        return _served_class()
+        return _served_class()()
     finally:
         warnings.showwarning = shown
 
