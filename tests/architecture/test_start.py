@@ -79,7 +79,7 @@ FAULTS = {
     "a missing sweep": ("sweep irnet", "the sweep does not exist"),
     "a sweep in place of a recipe": ("show irnet_thresholds", "is the name of a sweep: wsss sweep irnet_thresholds"),
     "a recipe in place of a sweep": ("sweep toy", "toy.toml): wsss run toy"),
-    "a missing layer": ("shards info /nonexistent", "holds no complete layer"),
+    "a missing layer": ("shards info /nonexistent", "does not exist; give the folder of a finished layer"),
     "a missing runs folder": ("leaderboard --runs /nonexistent/runs", "there is no folder /nonexistent"),
     "a missing submission": ("check-submission /nonexistent.zip", "there is no file /nonexistent.zip"),
 }
