@@ -269,7 +269,7 @@ def test_damaged_index_is_written_again(finished: Finished, tmp_path: Path, cont
 
 def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RecipeError, match=r"runtime.runs = '.*/file' cannot be written to \(Not a directory\)"):
+    with pytest.raises(RecipeError, match=r"runtime.runs: .*/file is a file; name a folder"):
         run(tiny(tmp_path / "file"))
 
 
