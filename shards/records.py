@@ -189,6 +189,9 @@ class PseudoLabel(ConfidentLabel):
     """A label map made from image-level labels."""
 
     kind: ClassVar[str] = "pseudo_label"
+    disputed: int | None = None
+    """Number of pixels that are 255 because the label maps that this one was made from differ; None if it was not made
+    from several. Not stored with the record, only in its manifest entry."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from shards.manifest_entry import ManifestEntry, RecordEntries, RecordEntry
 from shards.mask_check import mask_values
 from shards.overlap import Waiting, handed_on
 from shards.ranges import to_ranges
-from shards.records import RECORD_KINDS, Missing, Record, Sample, label_map_of
+from shards.records import RECORD_KINDS, Missing, PseudoLabel, Record, Sample, label_map_of
 from shards.tar_stream import TarStream
 from shards.work_notes import note
 
@@ -45,7 +45,7 @@ class _Content:
         note(sample=record.key)
         length, digest = self.tar.add(member_name(record.key), encode(record))
         note(sample="")  # a later failure concerns the next record, which its worker notes
-        digest, metadata = digest[:DIGEST_DIGITS], sample_metadata(record) if isinstance(record, Sample) else {}
+        digest, metadata = digest[:DIGEST_DIGITS], _metadata(record)
         self.entries.append(RecordEntry(key=record.key, offset=start, length=length, digest=digest, metadata=metadata))
 
     def _require_one_type(self, record: Record) -> None:
@@ -58,6 +58,14 @@ class _Content:
                 f"{self._shard}: the label map of {self._bits[8]!r} has 8 bits and that of {self._bits[16]!r} has 16; "
                 "all label maps of a layer have the same type, which follows from the number of classes"
             )
+
+
+def _metadata(record: Record) -> dict[str, Any]:
+    if isinstance(record, Sample):
+        return sample_metadata(record)
+    if isinstance(record, PseudoLabel) and record.disputed is not None:
+        return {"disputed": record.disputed, "size": list(record.mask.shape)}
+    return {}
 
 
 def sample_metadata(record: Sample) -> dict[str, Any]:

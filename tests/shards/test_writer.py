@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards.layer import Layer
 from shards.overlap import Waiting
-from shards.records import Missing, Record
+from shards.records import Missing, PseudoLabel, Record
 from shards.writer import write_shard
 from tests.shards.example_records import one_of_each, sample, seed_record
 
@@ -48,6 +49,17 @@ def test_what_a_source_noticed_stands_in_the_row_and_not_in_the_tar(tmp_path: Pa
     assert with_notes.tar_path(SHARD).read_bytes() == without.tar_path(SHARD).read_bytes()
     assert with_notes.manifest_entry(SHARD).entries[0].metadata["notes"] == {"objects": 2}
     assert "notes" not in without.manifest_entry(SHARD).entries[0].metadata
+
+
+def test_disputed_pixels_stand_in_the_row_and_not_in_the_tar(tmp_path: Path) -> None:
+    mask, confidence = np.full((5, 7), 255, np.uint8), np.zeros((2, 2), np.uint8)
+    label = PseudoLabel(key="a", mask=mask, confidence=confidence)
+    counted, without = Layer(tmp_path / "a", "pseudo_label"), Layer(tmp_path / "b", "pseudo_label")
+    write_shard(counted, SHARD, [replace(label, disputed=3)])
+    write_shard(without, SHARD, [label])
+    assert counted.tar_path(SHARD).read_bytes() == without.tar_path(SHARD).read_bytes()
+    assert counted.manifest_entry(SHARD).entries[0].metadata == {"disputed": 3, "size": [5, 7]}
+    assert without.manifest_entry(SHARD).entries[0].metadata == {}
 
 
 def test_headers_carry_no_time_and_no_user(tmp_path: Path) -> None:

@@ -114,6 +114,12 @@ class Evaluate(Reduce):
                 f"{instance.name}.rule = 'ficklenet' reads the maximum of stochastic maps, which {made.name} does not "
                 "store; name the instance of make_cams with method = 'stochastic' as inputs.records, or remove rule"
             )
+        if "disputed" in records.optional_fields(made):
+            raise ValueError(
+                f"{instance.name} cannot measure {made.name}, whose pixels are 255 where the labels it reads differ: "
+                f"mean IoU needs a label for every pixel. Name another instance as inputs.records, such as "
+                f"{made.inputs['first'].name}, or the predictions of a segmenter that trains on it"
+            )
 
     def shards(self, instance: Instance) -> list[str]:
         return [shard for shard in instance.inputs["records"].layer.shards() if split_of(shard) in self.splits]

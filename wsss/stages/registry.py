@@ -24,6 +24,7 @@ _KINDS = (
     "train_affinity",
     "make_scores",
     "make_pseudo_labels",
+    "make_agreed_labels",
     "make_instance_labels",
     "train_ancillary",
     "train_correction",
