@@ -139,6 +139,32 @@ def without_classes(merged_CRW: Tensor, *, absent_C: Tensor, merge: Merge) -> Te
     return left_CRW / _sum_of_classes(left_CRW).clamp_min(_TINY)
 
 
+def with_class_weights(merged_CRW: Tensor, *, log_weights_C: Tensor, merge: Merge) -> Tensor:
+    """Merged views, with the probability of each class multiplied by a weight of the image.
+
+        mean_logits: l_c + v_c;   otherwise: p_c exp(v_c) / sum_j p_j exp(v_j)
+
+    With p = softmax(l), the softmax of the first is the second: log q_c = log p_c + v_c, up to a constant. Shapes:
+    merged [C,R,W] of `merged_bands`, log weights v float [C], finite, on the same device; result [C,R,W]. v = 0 leaves
+    logits as they are.
+
+    Raises: ValueError for another `merge`, or another number of weights.
+    Source: ours; Bayes' rule with the classes' priors replaced, as in Saerens et al., Neural Computation 2002, eq. 2.4.
+    Differs: the new priors are of one image, from a classifier, and the weights need not add up to anything.
+    """
+    _refuse_unknown(merge)
+    if log_weights_C.shape != merged_CRW.shape[:1]:
+        raise ValueError(
+            f"log weights are {list(log_weights_C.shape)}, merged views {list(merged_CRW.shape)}; give one for each "
+            "class"
+        )
+    if merge == "mean_logits":
+        return merged_CRW + log_weights_C[:, None, None]
+    # Relative to the largest weight, so that not all products vanish.
+    weighted_CRW = merged_CRW * (log_weights_C - log_weights_C.max()).exp()[:, None, None]
+    return weighted_CRW / _sum_of_classes(weighted_CRW).clamp_min(_TINY)
+
+
 def _sum_of_classes(x_CHW: Tensor) -> Tensor:
     """[C,...] to [...], in pairs."""
     while len(x_CHW) > 1:

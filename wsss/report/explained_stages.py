@@ -250,6 +250,7 @@ def _view_pictures(stage: Predict, instance: Instance, about: Explained) -> Iter
 
     trained = instance.stage_in("segmenter", ImageSegmenterTraining)
     network = for_inference(load_trained(instance.inputs["segmenter"], device=worker_device()))
+    prior = stage.prior(instance)
     sets: list[tuple[tuple[float, ...], bool]]
     sets = [((scale,), flip) for scale in stage.scales for flip in ((False, True) if stage.flip else (False,))]
     if len(sets) == 1:
@@ -258,7 +259,7 @@ def _view_pictures(stage: Predict, instance: Instance, about: Explained) -> Iter
         sets.append((stage.scales, stage.flip))
     for scales, flip in sets:
         one = replace(stage, scales=scales, flip=flip, refine="none", ablation=())
-        mask = Predictor(one, network, trained).prediction(about.sample).mask
+        mask = Predictor(one, network, trained, prior=prior).prediction(about.sample).mask
         name = "all views" if scales == stage.scales and flip == stage.flip else f"scale {scales[0]:g}"
         name += " and mirrored" if flip and name.startswith("scale") else ""
         name += ", before the CRF" if name == "all views" and stage.refine == "crf" else ""

@@ -106,6 +106,11 @@ def predict_folder(given: Folders, *, model_path: Path, settings: Mapping[str, A
     stages: dict[str, Stage] = {
         "predict": _built(Predict, {**tables["stages"]["predict"], "splits": (SPLIT,)}, where="predict")
     }
+    if getattr(stages["predict"], "prior_weight", 0):
+        raise ValueError(
+            "predict.prior_weight weights classes by a classifier, but wsss predict-folder has only a segmenter; "
+            "remove this setting"
+        )
     runtime = given.runtime()
     for model in models.values():
         model.check()

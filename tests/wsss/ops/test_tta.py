@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.ops import tta
-from wsss.ops.tta import ViewLogits, merged_bands, predict_views, softmax_of_classes, without_classes
+from wsss.ops.tta import (
+    ViewLogits,
+    merged_bands,
+    predict_views,
+    softmax_of_classes,
+    with_class_weights,
+    without_classes,
+)
 
 WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
 
@@ -159,3 +167,33 @@ def test_probabilities_given_that_classes_are_absent() -> None:
     assert alone.isfinite().all() and int(alone.argmax(0)) == 0
     with pytest.raises(ValueError, match="all 5 classes are absent; the background, at least"):
         without_classes(logits, absent_C=torch.ones(5, dtype=torch.bool), merge="max")
+
+
+def test_class_weights_by_hand() -> None:
+    probability = torch.tensor([0.5, 0.3, 0.2])[:, None, None]
+    weights = torch.tensor([1.0, 0.1, 1.0]).log()
+    found = with_class_weights(probability, log_weights_C=weights, merge="mean_probabilities")
+    torch.testing.assert_close(found[:, 0, 0], torch.tensor([0.5, 0.03, 0.2]) / 0.73)
+    moved = with_class_weights(probability, log_weights_C=weights, merge="mean_logits")
+    torch.testing.assert_close(moved[:, 0, 0], torch.tensor([0.5, 0.3 + math.log(0.1), 0.2]))
+
+
+def test_class_weights_by_their_definition() -> None:
+    logits = 3 * torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(8))
+    weights = torch.tensor([0.0, -2.0, -0.5, -9.0, -4.0])
+    probability = logits.softmax(0)
+    found = with_class_weights(probability, log_weights_C=weights, merge="max")
+    for y in range(3):
+        for x in range(7):
+            products = [float(probability[c, y, x]) * math.exp(float(weights[c])) for c in range(5)]
+            assert found[:, y, x].tolist() == pytest.approx([p / sum(products) for p in products], rel=1e-5)
+    of_logits = with_class_weights(logits, log_weights_C=weights, merge="mean_logits")
+    torch.testing.assert_close(softmax_of_classes(of_logits), found)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    permuted = with_class_weights(probability[order], log_weights_C=weights[order], merge="max")
+    torch.testing.assert_close(permuted, found[order])
+    moved = with_class_weights(probability, log_weights_C=weights - 500.0, merge="max")
+    torch.testing.assert_close(moved, found, msg="only relative weights matter, however small")
+    assert torch.equal(with_class_weights(logits, log_weights_C=torch.zeros(5), merge="mean_logits"), logits)
+    with pytest.raises(ValueError, match=r"log weights are \[4\], merged views \[5, 3, 7\]; give one for each class"):
+        with_class_weights(logits, log_weights_C=weights[1:], merge="max")

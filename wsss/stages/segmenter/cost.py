@@ -5,8 +5,10 @@ from __future__ import annotations
 from wsss.contract.cost import FitWork, Load, PlanContext, Units
 from wsss.data.images import long_side_size
 from wsss.ops.multi_scale import view_sizes
+from wsss.stages.segmenter.prediction_settings import PredictionSettings
 from wsss.stages.segmenter.validation import SegmenterValidation
 from wsss.stages.segmenter.views import SegmenterViews
+from wsss.stages.settings.views import classifier_views
 
 
 def segmenter_work(
@@ -55,3 +57,14 @@ def views_load(
         seen = view if fits or longest is None else long_side_size(view, long_side=longest)
         load += Load(flops=context.network("segmenter").forward(seen), passes=1)
     return load * views + Load(arrays={"merge_view": merged * num_classes * views * len(sizes)})
+
+
+def classifier_load(settings: PredictionSettings, context: PlanContext) -> Load:
+    """The same views of one image through the network in slot `classifier`."""
+    views, load, size = 2 if settings.flip else 1, Load(), context.stats.size
+    for view in classifier_views(
+        size, scales=settings.scales, long_side=settings.long_side, max_side=settings.max_side
+    ):
+        load += Load(flops=context.network("classifier").forward(view), passes=1)
+        load += Load(arrays={"make_view": view[0] * view[1] / 1e6})
+    return load * views

@@ -21,7 +21,8 @@ from wsss.data.images import long_side_size
 from wsss.ops.dense_crf import unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
 from wsss.ops.seeds import label_dtype
-from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, without_classes
+from wsss.ops.tta import ViewLogits, merged_bands, softmax_of_classes, with_class_weights, without_classes
+from wsss.stages.segmenter.classifier_prior import ClassifierPrior
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
 
@@ -39,9 +40,16 @@ class _Labels(NamedTuple):
 class Predictor:
     """A network with prediction settings. The prediction for an image does not depend on other images."""
 
-    def __init__(self, given: PredictionSettings, network: Any, trained: ImageSegmenterTraining) -> None:
-        """`trained`: the stage that trained the network."""
-        self._settings, self._network, self._trained = given, network, trained
+    def __init__(
+        self,
+        given: PredictionSettings,
+        network: Any,
+        trained: ImageSegmenterTraining,
+        *,
+        prior: ClassifierPrior | None = None,
+    ) -> None:
+        """`trained`: the stage that trained the network. `prior`: weights of the classes, if there are any."""
+        self._settings, self._network, self._trained, self._prior = given, network, trained, prior
 
     @torch.inference_mode()
     def prediction(self, sample: Sample) -> Prediction:
@@ -135,15 +143,20 @@ class Predictor:
     def _bands(
         self, sample: Sample, views: list[ViewLogits], subsets: Sequence[Sequence[int]]
     ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
-        """The merged views of every subset, band by band, with the classes excluded that may not be predicted."""
-        bands = merged_bands(views, subsets=subsets, merge=self._settings.merge, size=sample.size)
-        if self._settings.labels == "none":
-            yield from bands
-            return
-        absent_C = torch.ones(len(views[0].logits), dtype=torch.bool, device=views[0].logits.device)
-        absent_C[[BACKGROUND, *sample.classes, *sample.unknown]] = False
-        for rows, merged in bands:
-            yield rows, [without_classes(one_CRW, absent_C=absent_C, merge=self._settings.merge) for one_CRW in merged]
+        """The merged views of every subset, band by band, with the classes excluded that may not be predicted, and
+        weighted by the prior."""
+        merge, absent_C, log_weights_C = self._settings.merge, None, None
+        if self._settings.labels != "none":
+            absent_C = torch.ones(len(views[0].logits), dtype=torch.bool, device=views[0].logits.device)
+            absent_C[[BACKGROUND, *sample.classes, *sample.unknown]] = False
+        if self._prior is not None:
+            log_weights_C = self._prior.log_weights(sample)
+        for rows, merged in merged_bands(views, subsets=subsets, merge=merge, size=sample.size):
+            if log_weights_C is not None:
+                merged = [with_class_weights(one, log_weights_C=log_weights_C, merge=merge) for one in merged]
+            if absent_C is not None:
+                merged = [without_classes(one, absent_C=absent_C, merge=merge) for one in merged]
+            yield rows, merged
 
     def _probability(self, merged_CRW: torch.Tensor) -> torch.Tensor:
         return softmax_of_classes(merged_CRW) if self._settings.merge == "mean_logits" else merged_CRW
