@@ -6,7 +6,7 @@ Shape letters: `B` batch, `C` classes with background, `H W` pixels.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,10 @@ from wsss.tasks.task import Batch, Task, TaskOutput
 if TYPE_CHECKING:
     from wsss.models.deeplab_heads import DeepLab
     from wsss.models.segmenter import Segmenter
+
+CROSS_ENTROPY = "cross_entropy"
+PixelCost = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits f32[B, C, H, W], label i64[B, H, W]) -> the cost of every pixel, f32[B, H, W], 0 where the label is ignored."""
 
 
 def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor, *, ignore_index: int = IGNORE) -> MaskedSum:
@@ -64,7 +68,8 @@ class SegmenterTask(Task):
 
 
 class SegmentationTask(SegmenterTask):
-    """Mean over labelled pixels of -log softmax(logits)[label]; pixels with the label `ignore_index` do not count.
+    """Mean over labelled pixels of -log softmax(logits)[label], or of another cost; pixels with the label
+    `ignore_index` do not count.
 
         loss = sum_u w(u) * cost(u) / sum_u w(u),  w = 1 unless the batch has weights
 
@@ -75,17 +80,36 @@ class SegmentationTask(SegmenterTask):
     Batch: `image` f32[B, 3, H, W], `label` i64[B, H, W], `weight` f32[B, H, W] in [0, 1] or none.
     """
 
+    def __init__(
+        self,
+        network: Segmenter | DeepLab,
+        *,
+        synchronise_norms: bool,
+        ignore_index: int = IGNORE,
+        cost: PixelCost | None = None,
+        name: str = CROSS_ENTROPY,
+    ) -> None:
+        """`cost`: of a pixel, if it is not cross entropy; `name`: of the term of the loss."""
+        super().__init__(network, synchronise_norms=synchronise_norms, ignore_index=ignore_index)
+        self._cost, self._name = cost, name
+
     def from_logits(self, logits_BCHW: torch.Tensor, batch: Batch) -> TaskOutput:
         label_BHW = batch["label"]
-        if "weight" in batch:
-            cost_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=self.ignore_index, reduction="none")
-            term = MaskedSum((cost_BHW * batch["weight"]).sum(), self.counts(batch)["cross_entropy"])
+        if "weight" in batch or self._cost is not None:
+            cost_BHW = self._pixel_cost(logits_BCHW, label_BHW)
+            weighted_BHW = cost_BHW * batch["weight"] if "weight" in batch else cost_BHW
+            term = MaskedSum(weighted_BHW.sum(), self.counts(batch)[self._name])
         else:
             term = cross_entropy_term(logits_BCHW, label_BHW, ignore_index=self.ignore_index)
-        return TaskOutput(terms={"cross_entropy": term}, weights={"cross_entropy": 1.0})
+        return TaskOutput(terms={self._name: term}, weights={self._name: 1.0})
+
+    def _pixel_cost(self, logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> torch.Tensor:
+        if self._cost is not None:
+            return self._cost(logits_BCHW, label_BHW)
+        return F.cross_entropy(logits_BCHW, label_BHW, ignore_index=self.ignore_index, reduction="none")
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         labelled_BHW = batch["label"] != self.ignore_index
         if "weight" in batch:
-            return {"cross_entropy": batch["weight"].where(labelled_BHW, 0.0).sum()}
-        return {"cross_entropy": labelled_BHW.sum()}
+            return {self._name: batch["weight"].where(labelled_BHW, 0.0).sum()}
+        return {self._name: labelled_BHW.sum()}

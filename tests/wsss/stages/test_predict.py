@@ -183,7 +183,7 @@ def test_crf_sees_the_classes_that_win_or_are_probable(monkeypatch: pytest.Monke
 
 def test_settings_of_the_crf_are_read_with_it() -> None:
     assert {"crf_iterations", "crf_class_threshold", "crf_label_confidence"} <= inactive_settings(Predict()).keys()
-    assert inactive_settings(Predict(refine="crf", labels="given")).keys() == {"crf_label_confidence"}
+    assert inactive_settings(Predict(refine="crf", labels="given")).keys() == {"crf_label_confidence", "prior_weight"}
 
 
 def test_trained_segmenter(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,48 @@ def test_weights_follow_their_pixels(tmp_path: Path) -> None:
 def test_a_power_of_0_leaves_the_fingerprint_as_it_was() -> None:
     assert "confidence_power" not in hashed_values(TrainSegmenter(**SETTINGS))
     assert hashed_values(TrainSegmenter(**SETTINGS, confidence_power=1.0))["confidence_power"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"pixel_loss": "symmetric"}, lambda p: -0.1 * p.log() + 4 * (1 - p)),
+        (
+            {"pixel_loss": "symmetric", "symmetric_alpha": 0.5, "symmetric_beta": 0.3, "symmetric_log_zero": -7.0},
+            lambda p: -0.5 * p.log() + 0.3 * 7 * (1 - p),
+        ),
+        ({"pixel_loss": "generalised"}, lambda p: (1 - p**0.7) / 0.7),
+        ({"pixel_loss": "generalised", "generalised_exponent": 0.3}, lambda p: (1 - p**0.3) / 0.3),
+        ({}, lambda p: -p.log()),
+    ],
+)
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_the_loss_of_a_pixel_is_a_setting(
+    tmp_path: Path, settings: dict[str, Any], wanted: Callable[[torch.Tensor], torch.Tensor], power: float
+) -> None:
+    stage, instance = labelled(tmp_path, **settings, confidence_power=power)
+    task = stage.task(instance).eval()
+    example = stage.training_set(instance).example(Draw(1, 0))
+    batch = {name: value[None] for name, value in example.items() if name in ("label", "weight")}
+    batch["image"] = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(9))
+    output = task(batch)
+    label, seen = batch["label"], batch["label"] != 255
+    with torch.no_grad():
+        share = task.network(batch["image"]).softmax(1).gather(1, label.where(seen, 0)[:, None])[:, 0]
+    weight = batch["weight"][seen] if power else torch.ones(int(seen.sum()))
+    torch.testing.assert_close(output.total(), (wanted(share[seen]) * weight).sum() / weight.sum())
+    assert set(output.terms) == {settings.get("pixel_loss", "cross_entropy")}
+
+
+def test_the_loss_of_a_pixel_enters_a_fingerprint_only_where_it_is_read() -> None:
+    def names(**settings: Any) -> set[str]:
+        return {n for n in hashed_values(TrainSegmenter(**SETTINGS, **settings)) if n.startswith(("pix", "sym", "gen"))}
+
+    assert names() == names(pixel_loss="symmetric", full_share=1.0) == set()
+    assert names(pixel_loss="symmetric", objective="dsrg") == set()
+    symmetric = {"pixel_loss", "symmetric_alpha", "symmetric_beta", "symmetric_log_zero"}
+    assert names(pixel_loss="symmetric") == names(pixel_loss="symmetric", full_share=0.5) == symmetric
+    assert names(pixel_loss="generalised") == {"pixel_loss", "generalised_exponent"}
 
 
 def test_strong_augmentation_is_a_setting(tmp_path: Path) -> None:

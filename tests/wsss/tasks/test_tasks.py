@@ -204,3 +204,20 @@ def test_terms_of_two_ranks_divided_by_the_counts_of_both_make_the_mean_of_all()
     shares = [combine(part.terms, counts, weights, 0.0) for part in parts]
     assert float(sum(shares)) == pytest.approx(0.5 * float(values.mean()))
     assert float(sum(part.total() for part in parts)) / 2 != pytest.approx(0.5 * float(values.mean()))
+
+
+def test_another_cost_takes_the_place_of_cross_entropy() -> None:
+    logits, batch = weighted_batch()
+
+    def cost(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> torch.Tensor:
+        return logits_BCHW[:, 1].square().where(label_BHW != 255, 0.0)
+
+    task = SegmentationTask(Fixed(logits), synchronise_norms=True, cost=cost, name="square")  # type: ignore[arg-type]
+    labelled = batch["label"] != 255
+    squares, weights = logits[:, 1].square()[labelled], batch["weight"][labelled]
+    weighted = task(batch)
+    assert set(weighted.terms) == set(task.counts(batch)) == {"square"}
+    torch.testing.assert_close(weighted.total(), (squares * weights).sum() / weights.sum())
+    del batch["weight"]
+    torch.testing.assert_close(task(batch).total(), squares.mean())
+    assert int(task.counts(batch)["square"]) == int(labelled.sum())

@@ -190,6 +190,7 @@ def test_wrong_settings_are_reported_before_anything_is_written(model: Path, pho
     wrong = {
         "predict.flp=true": r"predict\.flp: .*did you mean flip",
         "predict.merge=median": r"predict\.merge",
+        "predict.prior_weight=0.5": r"predict\.prior_weight .* has only a segmenter; remove",
         "evaluate.x=1": "evaluate",
         "runtime.runs=x": r"runtime\.runs: it is not read here",
         "runtime.thread=2": r"runtime\.thread: .*threads",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +19,7 @@ from wsss.stages.segmenter.mask_supervision import TRAIN
 
 if TYPE_CHECKING:
     from wsss.stages.segmenter.images import SegmenterImages
+    from wsss.tasks.segmentation import PixelCost
     from wsss.tasks.task import Task
 
 _ON_PSEUDO_LABELS = ActiveIf(
@@ -26,15 +28,56 @@ _ON_PSEUDO_LABELS = ActiveIf(
 )
 
 
+def _read_with_loss(loss: str) -> ActiveIf:
+    return ActiveIf(
+        f"{_ON_PSEUDO_LABELS.condition}, and pixel_loss = {loss!r}",
+        lambda stage: _ON_PSEUDO_LABELS.holds(stage) and stage.pixel_loss == loss,
+    )
+
+
 @settings
 class CrossEntropySettings(ImageSegmenterTraining):
-    """Which pixels of the pseudo labels are used, and their weights."""
+    """Which pixels of the pseudo labels are used, their weights, and their loss."""
 
     confidence_threshold: Annotated[float, Field(ge=0, lt=1), _ON_PSEUDO_LABELS] = 0.0
     """Pixels of the pseudo labels, or predictions, with a confidence below this are ignored."""
     confidence_power: Annotated[float, Field(ge=0), _ON_PSEUDO_LABELS, active_unless("confidence_power", 0.0)] = 0.0
     """The weight of a pixel is the confidence of its pseudo label, in [0, 1], to this power; with 0 all pixels have the
     same weight."""
+    pixel_loss: Annotated[
+        Literal["cross_entropy", "symmetric", "generalised"],
+        _ON_PSEUDO_LABELS,
+        active_unless("pixel_loss", "cross_entropy"),
+    ] = "cross_entropy"
+    """The loss of a pixel of the pseudo labels; the other two learn less from labels that contradict the network.
+    `cross_entropy`: -log p; `symmetric`: also with prediction and label exchanged (Wang et al. 2019); `generalised`:
+    (1 - p^q) / q (Zhang and Sabuncu 2018). Masks are trained on by cross entropy."""
+    symmetric_alpha: Annotated[float, Field(ge=0), _read_with_loss("symmetric")] = 0.1
+    """symmetric: weight of the cross entropy; 0.1 as published for CIFAR-10."""
+    symmetric_beta: Annotated[float, Field(gt=0), _read_with_loss("symmetric")] = 1.0
+    """symmetric: weight of the reverse cross entropy; 1 as published for CIFAR-10."""
+    symmetric_log_zero: Annotated[float, Field(lt=0), _read_with_loss("symmetric")] = -4.0
+    """symmetric: what the logarithm of 0 is set to."""
+    generalised_exponent: Annotated[float, Field(gt=0, le=1), _read_with_loss("generalised")] = 0.7
+    """generalised: the exponent q; near 0 it is cross entropy, 1 is the mean absolute error; 0.7 as published."""
+
+    def pixel_cost(self, *, ignore_index: int) -> PixelCost | None:
+        """The loss of a pixel of the pseudo labels, if it is not cross entropy; 0 where the label is `ignore_index`."""
+        from wsss.losses.generalised_cross_entropy import generalised_cross_entropy
+        from wsss.losses.symmetric_cross_entropy import symmetric_cross_entropy
+
+        if self.supervision() == "full" or self.pixel_loss == "cross_entropy":
+            return None
+        if self.pixel_loss == "generalised":
+            loss = partial(generalised_cross_entropy, exponent=self.generalised_exponent)
+        else:
+            loss = partial(
+                symmetric_cross_entropy,
+                alpha=self.symmetric_alpha,
+                beta=self.symmetric_beta,
+                log_zero=self.symmetric_log_zero,
+            )
+        return lambda logits_BCHW, label_BHW: loss(logits_BCHW, label_BHW=label_BHW, ignore_index=ignore_index)
 
 
 class CrossEntropy(Objective):
@@ -63,12 +106,18 @@ class CrossEntropy(Objective):
             )
 
     def task(self, instance: Instance) -> Task:
-        from wsss.tasks.segmentation import SegmentationTask
+        from wsss.tasks.segmentation import CROSS_ENTROPY, SegmentationTask
         from wsss.tasks.semi_supervised import SemiSupervisedTask
 
         training, ignored = self.training, label_type(len(instance.taxonomy)).ignore
-        network, synchronised = self.starting_network(instance), training.synchronise_norms
-        task = SegmentationTask(network, synchronise_norms=synchronised, ignore_index=ignored)
+        cost = self.settings.pixel_cost(ignore_index=ignored)
+        task = SegmentationTask(
+            self.starting_network(instance),
+            synchronise_norms=training.synchronise_norms,
+            ignore_index=ignored,
+            cost=cost,
+            name=CROSS_ENTROPY if cost is None else self.settings.pixel_loss,
+        )
         if training.supervision() != "semi":
             return task
         weight = resolved(training, "full_weight")
