@@ -120,9 +120,9 @@ def _propagate_stacked(
 def propagate(seeds_Khw: Tensor, *, affinity_Phw: Tensor, radius: int, num_steps_log2: int, tolerance: float) -> Tensor:
     """seeds T^(2^num_steps_log2) with T = A / column sums of A, from the affinities of all pairs.
 
-    seeds [K, h, w]; affinities [P, h, w] at the source of each pair of `half_plane_offsets`, powers included; values
-    at sources without a partner in the image are ignored. Both are float64, and so is the result. `tolerance`: as for
-    `chebyshev_power`.
+    seeds [K, h, w]; affinities [P, h, w] at the source of each pair of `half_plane_offsets`, powers included, and 0
+    at sources without a partner in the image: the column sums count them. Both are float64, and so is the result.
+    `tolerance`: as for `chebyshev_power`.
 
     Raises: ValueError if `num_steps_log2` < 0.
     """

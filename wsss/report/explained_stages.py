@@ -145,7 +145,6 @@ def _walk_pictures(instance: Instance, about: Explained) -> Iterator[Picture]:
 
     from wsss.contract.device import worker_device
     from wsss.ops.seeds import exponent_scores
-    from wsss.stages.affinity.walk import walk_of
 
     affinity = instance.inputs["affinity"]
     trained = instance.stage_in("affinity", AffinityTraining)
@@ -157,7 +156,7 @@ def _walk_pictures(instance: Instance, about: Explained) -> Iterator[Picture]:
     if stage.background_exponent is not None:
         planes_Lhw, first = exponent_scores(planes_Lhw, exponent=stage.background_exponent), 1
     for log2 in sorted({0, stage.num_steps_log2 // 3, 2 * stage.num_steps_log2 // 3, stage.num_steps_log2}):
-        walk = walk_of(affinity, radius=stage.radius, beta=stage.beta, num_steps_log2=log2, long_side=stage.long_side)
+        walk = stage.walk(instance, num_steps_log2=log2)
         with torch.inference_mode():
             walked_hw = walk([about.image], planes_Lhw[None])[0, first:].amax(0)
         largest = float(walked_hw.max().clamp_min(1e-12))

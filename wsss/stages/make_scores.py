@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wsss.stages.affinity.walk import Walk
 
 _SMALLEST = 1e-12
+_NETWORKS = ("affinity", "second_affinity")
 _WALKED = active_with("propagation", "walk")
 
 
@@ -46,11 +47,15 @@ class MakeScores(ConfidentImages, Map):
         "samples": Records((Sample,)),
         "cams": Records((CamRecord,)),
         "affinity": Trained(AffinityTraining),
+        "second_affinity": Trained(AffinityTraining),
     }
 
     propagation: Literal["walk", "none"] = "walk"
     """`walk`: the random walk of the trained network; `none`: the maps unchanged, to measure how much the walk
     helps."""
+    second_affinity: Annotated[bool, _WALKED, active_unless("second_affinity", False)] = False
+    """Walk over the mean of two transition matrices: of the network in slot `affinity`, and of the one in slot
+    `second_affinity`, of the same kind (`wsss.ops.mean_walk`). It takes three times as long at 256 steps."""
     radius: Annotated[int, Field(ge=2), _WALKED] = 5
     """A step of the random walk reaches pixels nearer than this, in pixels of the network's grid: stride 4 (IRNet) or 8
     (AffinityNet)."""
@@ -72,15 +77,34 @@ class MakeScores(ConfidentImages, Map):
     """Images of equal size that are processed together: use 1 on CPUs, 8 or more on a GPU."""
 
     def used_slots(self) -> tuple[str, ...]:
-        return tuple(slot for slot in self.slots if slot != "affinity" or self.propagation == "walk")
+        networks = {"affinity": True, "second_affinity": self.second_affinity}
+        walks = self.propagation == "walk"
+        return tuple(slot for slot in self.slots if slot not in networks or (walks and networks[slot]))
 
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
+        if "second_affinity" in instance.inputs:
+            self._check_second(instance)
+
+    def _check_second(self, instance: Instance) -> None:
+        first, second = instance.inputs["affinity"], instance.inputs["second_affinity"]
+        if first.fingerprint == second.fingerprint:
+            raise ValueError(
+                f"{instance.name}.second_affinity = true, but both slots hold {first.name}; name two trainings in "
+                'inputs = { affinity = "...", second_affinity = "..." }'
+            )
+        kinds = [instance.stage_in(slot, AffinityTraining).network for slot in _NETWORKS]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{instance.name}.second_affinity = true needs two networks of one kind, because their matrices need "
+                f"one grid; {first.name} is {kinds[0]!r} and {second.name} {kinds[1]!r}; name another training, or "
+                "combine their pseudo labels with make_agreed_labels"
+            )
 
     def cautions(self, instance: Instance) -> list[str]:
-        if "affinity" not in instance.inputs:
-            return []
-        return outside_notes(instance, instance.inputs["affinity"], Views(long_side=self.long_side), splits=self.splits)
+        trained = [instance.inputs[slot] for slot in _NETWORKS if slot in instance.inputs]
+        views = Views(long_side=self.long_side)
+        return [note for one in trained for note in outside_notes(instance, one, views, splits=self.splits)]
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         return frozenset() if self.background_exponent is None else frozenset({"background"})
@@ -92,31 +116,25 @@ class MakeScores(ConfidentImages, Map):
         from wsss.stages.affinity.cost import walk_load
 
         stats = context.stats
-        load = Load(core={"decode_image": stats.megapixels}) + walk_load(
-            instance.stage_in("affinity", AffinityTraining),
-            context,
-            num_steps_log2=self.num_steps_log2,
-            size=walk_size(stats.size, long_side=self.long_side),
-            planes=stats.labels + (self.background_exponent is not None),
-            batch_images=self.batch_images,
-        )
+        load = Load(core={"decode_image": stats.megapixels})
+        for slot in (slot for slot in _NETWORKS if slot in instance.inputs):
+            load += walk_load(
+                instance.stage_in(slot, AffinityTraining),
+                context,
+                num_steps_log2=self.num_steps_log2 if slot == "affinity" else 0,  # the matrices' mean walks once
+                size=walk_size(stats.size, long_side=self.long_side),
+                planes=stats.labels + (self.background_exponent is not None),
+                batch_images=1 if self.second_affinity else self.batch_images,
+                slot=slot,
+                whole_power=self.second_affinity,
+            )
         return context.map_work(load * stats.labelled_share, has_network=True, notes=self.plan_notes())
 
     def worker(self, instance: Instance) -> ShardWorker:
         import torch
 
-        from wsss.stages.affinity.walk import walk_of
-
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "cams")}
-        walk = None
-        if "affinity" in instance.inputs:
-            walk = walk_of(
-                instance.inputs["affinity"],
-                radius=self.radius,
-                beta=self.beta,
-                num_steps_log2=self.num_steps_log2,
-                long_side=self.long_side,
-            )
+        walk = self.walk(instance) if "affinity" in instance.inputs else None
 
         def make(together: Sequence[Mapping[str, Record]], images: Sequence[np.ndarray]) -> list[ScoreRecord]:
             cams = [cast(CamRecord, joined["cams"]) for joined in together]
@@ -125,6 +143,17 @@ class MakeScores(ConfidentImages, Map):
 
         parts = BatchParts(self.batch_images, setting="batch_images")
         return work_per_group(layers, make, parts=parts, leave_out=self.left_out)
+
+    def walk(self, instance: Instance, *, num_steps_log2: int | None = None) -> Walk:
+        """The random walk, with its networks loaded; `num_steps_log2`: instead of the setting."""
+        from wsss.stages.affinity.mean_walk import mean_walk_of
+        from wsss.stages.affinity.walk import walk_of
+
+        log2 = self.num_steps_log2 if num_steps_log2 is None else num_steps_log2
+        steps = {"radius": self.radius, "beta": self.beta, "num_steps_log2": log2, "long_side": self.long_side}
+        if "second_affinity" in instance.inputs:
+            return mean_walk_of([instance.inputs[slot] for slot in _NETWORKS], **steps)  # type: ignore[arg-type]
+        return walk_of(instance.inputs["affinity"], **steps)  # type: ignore[arg-type]
 
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
         """Scores f16[K, h, w] of images of one size; propagated ones are divided by their maximum over the pixels.

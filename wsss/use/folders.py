@@ -187,7 +187,7 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
     Raises ValueError for an unknown setting or value, and for a recipe that lacks one of the stages.
     """
     fixed: dict[str, Any] = {"splits": (split,), "max_shards": None}
-    walk = {"propagation": "walk" if walks else "none"}
+    walk = {"propagation": "walk" if walks else "none", "second_affinity": False}
     own: dict[str, dict[str, Any]] = {
         "make_cams": {"second_classifier": False, "train_images": "all"},
         "make_scores": walk,

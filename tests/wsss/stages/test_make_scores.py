@@ -297,3 +297,99 @@ def test_long_side_is_read_only_with_a_walk_and_enters_a_fingerprint_only_where_
     assert "long_side" not in hashed_values(MakeScores())
     assert hashed_values(MakeScores(long_side=96))["long_side"] == 96
     assert "long_side" in inactive_settings(MakeScores(long_side=96, propagation="none"))
+
+
+def with_two(instance: Instance, *, kinds: tuple[str, str]) -> Instance:
+    """With two trained networks of these kinds, of different weights."""
+    inputs, path = {}, instance.path.parent
+    for number, (slot, kind) in enumerate(zip(("affinity", "second_affinity"), kinds, strict=True)):
+        stride: Any = {"irnet": 16, "affinitynet": 8}[kind]
+        encoder: dict[str, Any] = {"encoder": "test_efficientnet", "pretrained": "none", "output_stride": stride}
+        stage = TrainAffinity(network=kind, **encoder)  # type: ignore[arg-type]
+        trained = instance_of(stage, path / slot, samples=instance.inputs["samples"])
+        trained = replace(trained, name=slot, fingerprint=slot.ljust(64, "0"))
+        trained.path.mkdir(parents=True)
+        torch.manual_seed(number)
+        network: Any = stage.model(trained, pretrained=True)
+        if kind == "affinitynet":  # untrained, all pixels of noise are so far apart that nothing would walk
+            network.join[0].weight.data *= (0.1, 0.02)[number]
+        save_file(network.state_dict(), weights_path(trained))
+        inputs[slot] = trained
+    return instance_of(instance.stage, path, **instance.inputs, **inputs)
+
+
+TWO: dict[str, Any] = {"second_affinity": True, "radius": 3, "beta": 8.0, "num_steps_log2": 3}
+
+
+def test_two_affinitynets_walk_on_the_mean_of_their_matrices(tmp_path: Path) -> None:
+    instance = with_two(prepared(tmp_path, **TWO), kinds=("affinitynet", "affinitynet"))
+    instance.stage.check(instance)
+    (record,) = scores(instance)
+    assert isinstance(record, ScoreRecord)
+    planes = torch.from_numpy(maps()).float()
+    # One step of each network's definition is its matrix, so that steps can be taken in turn on the grid of stride 8.
+    affinities = []
+    for slot in ("affinity", "second_affinity"):
+        stage: Any = instance.inputs[slot].stage
+        x = to_tensor(image(), mean=stage.mean, std=stage.std)[None]
+        with torch.no_grad():
+            features = load_trained(instance.inputs[slot])(x)[0].double()
+        h, w = features.shape[1:]
+        matrix = torch.eye(h * w, dtype=torch.float64)
+        for one in range(h * w):
+            for other in range(h * w):
+                (y, x_), (v, u) = divmod(one, w), divmod(other, w)
+                if one != other and (y - v) ** 2 + (x_ - u) ** 2 < 9:
+                    matrix[one, other] = torch.exp(-(features[:, y, x_] - features[:, v, u]).abs().mean()) ** 8
+        affinities.append(matrix / matrix.sum(0))
+    walk = torch.linalg.matrix_power((affinities[0] + affinities[1]) / 2, 8)
+    pooled = torch.nn.functional.avg_pool2d(planes[None], 2, ceil_mode=True, count_include_pad=False)[0].double()
+    walked = (pooled.flatten(1) @ walk).view_as(pooled)
+    twice = torch.nn.functional.interpolate(walked[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
+    twice = twice[:, : GRID[0], : GRID[1]]
+    np.testing.assert_allclose(record.scores.astype(float), (twice / at_pixels(twice).max()).numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["irnet", "affinitynet"])
+@pytest.mark.parametrize("long_side", [0, 96])
+def test_twice_the_same_network_is_one(tmp_path: Path, kind: str, long_side: int) -> None:
+    instance = with_two(prepared(tmp_path, **TWO, long_side=long_side), kinds=(kind, kind))
+    first, second = (instance.inputs[slot] for slot in ("affinity", "second_affinity"))
+    alone = replace(instance, stage=replace(instance.stage, second_affinity=False))  # type: ignore[type-var]
+    alone = replace(alone, inputs={name: one for name, one in instance.inputs.items() if name != "second_affinity"})
+    found = []
+    for made in (alone, replace(instance, inputs={**instance.inputs, "second_affinity": first}), instance):
+        (record,) = scores(made)
+        assert isinstance(record, ScoreRecord)
+        found.append(record.scores.astype(float))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-3)
+    assert second.fingerprint != first.fingerprint and np.abs(found[2] - found[0]).max() > 2e-3
+
+
+def test_two_networks_take_several_images(tmp_path: Path) -> None:
+    keys = {key: [0.9, 0.9] for key in "ab"}
+    found = []
+    for batch_images in (1, 2):
+        made = prepared(tmp_path / str(batch_images), keys, **TWO, batch_images=batch_images, background_exponent=4.0)
+        found.append(scores(with_two(made, kinds=("irnet", "irnet"))))
+    for alone, together in zip(*found, strict=True):
+        assert isinstance(alone, ScoreRecord) and isinstance(together, ScoreRecord)
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-3)
+
+
+def test_a_second_network_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    instance = with_two(prepared(tmp_path, **TWO), kinds=("irnet", "affinitynet"))
+    with pytest.raises(
+        ValueError, match=r"needs two networks of one kind.*affinity is 'irnet' and second_affinity 'aff"
+    ):
+        instance.stage.check(instance)
+    same = replace(instance, inputs={**instance.inputs, "second_affinity": instance.inputs["affinity"]})
+    with pytest.raises(ValueError, match=r"both slots hold affinity; name two trainings in inputs"):
+        same.stage.check(same)
+
+
+def test_without_a_second_network_neither_slot_nor_fingerprint_change() -> None:
+    assert MakeScores().used_slots() == ("samples", "cams", "affinity")
+    assert "second_affinity" not in hashed_values(MakeScores())
+    assert MakeScores(propagation="none", second_affinity=True).used_slots() == ("samples", "cams")
+    assert hashed_values(MakeScores(second_affinity=True))["second_affinity"] is True

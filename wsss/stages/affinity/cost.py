@@ -29,15 +29,18 @@ def walk_load(
     size: tuple[int, int],
     planes: float,
     batch_images: int,
+    slot: str = "affinity",
+    whole_power: bool = False,
 ) -> Load:
     """The affinity network on an image (IRNet: only boundaries, also on its mirror image), then the random walk.
 
-    `size`: (H, W) of the image as the network sees it.
+    `size`: (H, W) of the image as the network sees it. `whole_power`: every step is computed, as by
+    `wsss.ops.mean_walk`.
     """
-    is_irnet, network = trained.network == "irnet", context.network("affinity")
+    is_irnet, network = trained.network == "irnet", context.network(slot)
     flops = 2 * network.forward(size, method="edge_logits") if is_irnet else network.forward(size)
     rows, columns = grid_size(size, stride=trained.grid_stride)
     nodes = rows * columns / 1e6
-    terms = len(chebyshev_power(2**num_steps_log2, tolerance=WALK_TOLERANCE))
+    terms = 2**num_steps_log2 if whole_power else len(chebyshev_power(2**num_steps_log2, tolerance=WALK_TOLERANCE))
     arrays = {"walk_setup": nodes, "walk_step": nodes * terms * planes}
     return Load(flops=flops, passes=1 / batch_images, arrays=arrays)
