@@ -48,6 +48,7 @@ FROZEN = {
     "train-affinity": STAGE,
     "make-scores": STAGE,
     "make-pseudo-labels": STAGE,
+    "make-agreed-labels": STAGE,
     "make-instance-labels": STAGE,
     "train-ancillary": STAGE,
     "train-correction": STAGE,
