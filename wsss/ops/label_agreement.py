@@ -10,29 +10,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-IGNORE = 255
-
 
 class AgreedLabels(NamedTuple):
     """What several label maps have in common."""
 
     mask: Tensor
-    """u8 [H,W]."""
+    """[H,W], of the type of the maps."""
     confidence: Tensor
     """u8 [h,w]."""
     num_disputed: int
     """Number of pixels in which the maps differ."""
 
 
-def agreed_labels(masks_MHW: Tensor, *, confidences_Mhw: Tensor) -> AgreedLabels:
-    """The common label of M maps in each pixel, and 255 where they differ; the confidence is the smallest.
+def agreed_labels(masks_MHW: Tensor, *, confidences_Mhw: Tensor, ignore_index: int) -> AgreedLabels:
+    """The common label of M maps in each pixel, and `ignore_index` where they differ; the confidence is the smallest.
 
-        y(x) = y_1(x) if y_1(x) = ... = y_M(x), otherwise 255;   c(u) = min_m c_m(u)
+        y(x) = y_1(x) if y_1(x) = ... = y_M(x), otherwise ignored;   c(u) = min_m c_m(u)
 
-    So a pixel that one map leaves undecided (255) and another labels becomes undecided; where all are undecided they
-    agree, and the pixel is not disputed. The order of the maps does not matter.
+    So a pixel that one map leaves undecided (`ignore_index`) and another labels becomes undecided; where all are
+    undecided they agree, and the pixel is not disputed. The order of the maps does not matter.
 
-    masks u8 [M,H,W], confidences u8 [M,h,w], M >= 1, on one device.
+    masks u8 or i32 [M,H,W], confidences u8 [M,h,w], M >= 1, on one device.
 
     Raises: ValueError without a map, and for other numbers or dimensions.
     Source: ours. Networks that were trained in different ways make different errors, and cross entropy has an ignore
@@ -45,5 +43,5 @@ def agreed_labels(masks_MHW: Tensor, *, confidences_Mhw: Tensor) -> AgreedLabels
             "with M >= 1"
         )
     disputed_HW = (masks_MHW != masks_MHW[:1]).any(0)
-    mask_HW = masks_MHW[0].masked_fill(disputed_HW, IGNORE)
+    mask_HW = masks_MHW[0].masked_fill(disputed_HW, ignore_index)
     return AgreedLabels(mask_HW, confidences_Mhw.amin(0), int(torch.count_nonzero(disputed_HW)))

@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 
+from shards.label_type import BYTE, LabelType
 from shards.layer import split_of
 from shards.records import ConfidentLabel, Prediction, PseudoLabel, Record, Sample
 from wsss.contract.cost import Load, PlanContext, ShardWork
@@ -24,7 +25,7 @@ _LABELS = ("first", "second", "third", "fourth")
 
 @settings
 class MakeAgreedLabels(Map):
-    """Pixels in which two to four label maps differ become 255 (ignored); the confidence is the smallest.
+    """Pixels in which two to four label maps differ are ignored (255); the confidence is the smallest.
 
     The label maps are pseudo labels or predictions that a recipe names under `inputs`: of IRNet and AffinityNet, of two
     rounds, or of two thresholds. An image that has no record in one of them has none here. evaluate refuses the result,
@@ -65,9 +66,10 @@ class MakeAgreedLabels(Map):
     def worker(self, instance: Instance) -> ShardWorker:
         slots = _label_slots(instance)
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", *slots)}
+        held = instance.label_type
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
-            return _agreed([cast(ConfidentLabel, joined[slot]) for slot in slots])
+            return _agreed([cast(ConfidentLabel, joined[slot]) for slot in slots], held)
 
         return work_per_record(layers, make, reads_images=False)
 
@@ -82,7 +84,7 @@ class MakeAgreedLabels(Map):
         return Outcome(
             metrics={f"disputed.{split}.pixel_share": share for split, share in shares.items()},
             notes=tuple(
-                f"{split}: the labels differ in {100 * share:.1f} % of the pixels, which are 255 now"
+                f"{split}: the labels differ in {100 * share:.1f} % of the pixels, which are ignored now"
                 for split, share in shares.items()
             ),
         )
@@ -92,18 +94,21 @@ def _label_slots(instance: Instance) -> list[str]:
     return [slot for slot in _LABELS if slot in instance.inputs]
 
 
-def _agreed(labels: list[ConfidentLabel]) -> PseudoLabel:
+def _agreed(labels: list[ConfidentLabel], held: LabelType) -> PseudoLabel:
+    """The agreed label of one image; its mask is of the type `held`, as those of `labels`."""
     import torch
 
     from wsss.ops.label_agreement import agreed_labels
 
+    masks_MHW = np.stack([label.mask for label in labels])
     agreed = agreed_labels(
-        torch.from_numpy(np.stack([label.mask for label in labels])),
+        torch.from_numpy(masks_MHW if held == BYTE else masks_MHW.astype(np.int32)),
+        ignore_index=held.ignore,
         confidences_Mhw=torch.from_numpy(np.stack([label.confidence for label in labels])),
     )
     return PseudoLabel(
         key=labels[0].key,
-        mask=agreed.mask.numpy(),
+        mask=agreed.mask.numpy().astype(held.dtype, copy=False),
         confidence=agreed.confidence.numpy(),
         disputed=agreed.num_disputed,
     )

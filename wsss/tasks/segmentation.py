@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CROSS_ENTROPY = "cross_entropy"
 PixelCost = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits f32[B, C, H, W], label i64[B, H, W]) -> the cost of every pixel, f32[B, H, W], 0 where the label is ignored."""
+"""(logits f32[B, C, H, W], label i64[B, H, W]) -> the cost of every pixel, f32[B, H, W], 0 where it is ignored."""
 
 
 def cross_entropy_term(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor, *, ignore_index: int = IGNORE) -> MaskedSum:

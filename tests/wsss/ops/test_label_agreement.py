@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss.ops.label_agreement import agreed_labels
+from wsss.ops import label_agreement
+from wsss.ops.label_agreement import AgreedLabels
+
+
+def agreed_labels(masks: Tensor, *, confidences_Mhw: Tensor, ignore_index: int = 255) -> AgreedLabels:
+    return label_agreement.agreed_labels(masks, confidences_Mhw=confidences_Mhw, ignore_index=ignore_index)
 
 
 def drawn(number: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -58,3 +63,10 @@ def test_shapes_must_fit() -> None:
         agreed_labels(masks, confidences_Mhw=confidences[:1])
     with pytest.raises(ValueError, match="with M >= 1"):
         agreed_labels(masks[:0], confidences_Mhw=confidences[:0])
+
+
+def test_maps_of_more_classes_than_a_byte_holds() -> None:
+    masks = torch.tensor([[[0, 255, 300, 65535]], [[0, 255, 301, 7]]], dtype=torch.int32)
+    found = agreed_labels(masks, confidences_Mhw=torch.zeros(2, 1, 1, dtype=torch.uint8), ignore_index=65535)
+    assert found.mask.tolist() == [[0, 255, 65535, 65535]] and found.mask.dtype == torch.int32
+    assert found.num_disputed == 2

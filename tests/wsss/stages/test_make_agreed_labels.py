@@ -95,7 +95,7 @@ def test_the_share_of_disputed_pixels_is_a_metric_of_each_split(tmp_path: Path) 
         "disputed.train.pixel_share": pytest.approx(share),
         "disputed.val.pixel_share": 0.0,
     }
-    assert outcome.notes[0] == "train: the labels differ in 96.2 % of the pixels, which are 255 now"
+    assert outcome.notes[0] == "train: the labels differ in 96.2 % of the pixels, which are ignored now"
 
 
 def test_inputs_that_cannot_differ_or_lack_a_split_are_refused(tmp_path: Path) -> None:
