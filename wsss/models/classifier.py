@@ -154,6 +154,17 @@ class Classifier(nn.Module):
         features_BDhw: torch.Tensor = self.encoder(image_B3HW)
         return features_BDhw
 
+    def stages(self, image_B3HW: torch.Tensor, *, finest_stride: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the map of `features`, and those at the end of the stages before it, fine to coarse, from one pass.
+
+        Stages of a stride below `finest_stride` are left out.
+        """
+        last, maps = self.encoder.last_and_pyramid(image_B3HW)
+        strides = self.encoder.pyramid_strides
+        if not self.encoder.ends_beyond_pyramid:  # its last map is that of `features`
+            maps, strides = maps[:-1], strides[:-1]
+        return last, [of_stage for of_stage, stride in zip(maps, strides, strict=True) if stride >= finest_stride]
+
     @property
     def cam_weights(self) -> torch.Tensor:
         """The head's weights: [C,D] (linear) or [C,D,s,s] (stochastic), attached to the graph."""

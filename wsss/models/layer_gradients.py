@@ -77,21 +77,26 @@ class LayerGradients:
         if len(kept) != 1:
             raise ValueError(f"the layer runs {len(kept)} times in a forward pass; choose one that runs once")
         logits_BC = self._network.logits(features_BDhw)
-        gradients = _gradients(logits_BC, kept[0], classes=classes)
+        gradients = (gradient for (gradient,) in gradients_of_classes(logits_BC, kept, classes=classes))
         num_pixels = features_BDhw.shape[-2] * features_BDhw.shape[-1]
         return LayerView(kept[0].detach(), gradients, num_pixels, logits_BC.detach())
 
 
-def _gradients(logits_BC: Tensor, activations_BDhw: Tensor, *, classes: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-    """d(sum over the batch of each image's k-th logit) / dA: images are independent, so the sum separates them."""
+def gradients_of_classes(
+    logits_BC: Tensor, activations: Sequence[Tensor], *, classes: Sequence[Sequence[int]]
+) -> Iterator[tuple[Tensor, ...]]:
+    """d(sum over the batch of each image's k-th logit) / dA for every A, for k = 0, 1, ...
+
+    Images are independent, so the sum separates them; an image with fewer classes has zeros.
+    """
     rows = [class_rows(present, num_rows=logits_BC.shape[1]).tolist() for present in classes]
     longest = max((len(of_image) for of_image in rows), default=0)
     for k in range(longest):
         with torch.enable_grad():
             total = sum(logits_BC[b, of_image[k]] for b, of_image in enumerate(rows) if k < len(of_image))
             assert isinstance(total, Tensor)
-            (gradient,) = torch.autograd.grad(total, activations_BDhw, retain_graph=k + 1 < longest)
-        yield gradient
+            gradients = torch.autograd.grad(total, list(activations), retain_graph=k + 1 < longest)
+        yield gradients
 
 
 def find_layer(network: Classifier, name: str) -> nn.Module:

@@ -20,13 +20,15 @@ from wsss.contract.settings import active_unless, settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
-from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, CamSettings
+from wsss.stages.classifier.cam_checks import check_maps
+from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, STAGE_METHODS, CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import left_out_for_unknown
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from wsss.models.classifier import Classifier
     from wsss.stages.classifier.cam_maker import CamMaker
@@ -75,28 +77,12 @@ class MakeCams(CamSettings, Map):
                 self._check_head(instance, slot)
         if self.second_classifier:
             self._check_second_classifier(instance)
-        if self.target_layer != LAST_LAYER and self.method not in GRADIENT_METHODS:
-            raise ValueError(
-                f"{instance.name}.target_layer = {self.target_layer!r} is only for {', '.join(GRADIENT_METHODS)}; "
-                f"method = {self.method!r} reads the last layer, so remove target_layer"
-            )
-
+        check_maps(self, name=instance.name)
         if self.normalisation == "global" and self.second_classifier:
             raise ValueError(
                 f"{instance.name}.normalisation = 'global' cannot be used with second_classifier = true: maps of two "
                 f"classifiers have no common scale; set {instance.name}.normalisation = 'per_class'"
             )
-        if self.square_root and self.method == "stochastic":
-            raise ValueError(
-                f"{instance.name}.square_root = true cannot be used with method = 'stochastic', whose maps are stored "
-                "as they are; remove square_root"
-            )
-        if self.normalisation == "global" and self.method == "stochastic":
-            raise ValueError(
-                f"{instance.name}.normalisation = 'global' cannot be used with method = 'stochastic': each of its maps "
-                "is divided by its own maximum before they are averaged; remove normalisation"
-            )
-
         if self.method == "stochastic" and not min(self.samples_of_views()):
             num_views = len(self.samples_of_views())
             raise ValueError(
@@ -125,7 +111,8 @@ class MakeCams(CamSettings, Map):
 
     def _check_head(self, instance: Instance, slot: str) -> None:
         classifier = instance.stage_in(slot, ClassifierTraining)
-        wanted = {"cam": "linear", "stochastic": "stochastic"}.get(self.method, classifier.head)
+        needed = {"cam": "linear", "stochastic": "stochastic"} | dict.fromkeys(STAGE_METHODS, "linear")
+        wanted = needed.get(self.method, classifier.head)
         if classifier.head != wanted:
             raise ValueError(
                 f"{instance.name}.method = {self.method!r} needs a classifier with head = {wanted!r}; "
@@ -196,7 +183,7 @@ class MakeCams(CamSettings, Map):
             samples = [read(joined, shard) for joined in together]
             maps = zip(*(maker.cams(samples, images) for maker in makers), strict=True)
             return [
-                cam_record(sample, parts, unknown=self._still_unknown(sample, learned))
+                cam_record(sample, parts, settings=self, unknown=self._still_unknown(sample, learned))
                 for sample, parts in zip(samples, maps, strict=True)
             ]
 
@@ -228,15 +215,21 @@ class MakeCams(CamSettings, Map):
             return None
         return is_trained_on(instance.stage_in("classifier", ClassifierTraining), instance.inputs["classifier"])
 
+    def _outputs(self, network: Classifier, images_B3HW: Tensor) -> Sequence[Tensor]:
+        """The features that the method reads."""
+        if self.method not in STAGE_METHODS:
+            return (network.features(images_B3HW),)
+        last, stages = network.stages(images_B3HW, finest_stride=self.finest_stride)
+        return (*stages, last)
+
     def _maker(self, instance: Instance, slot: str) -> CamMaker:
-        from wsss.models.classifier import Classifier
         from wsss.models.inference import for_inference
         from wsss.stages.classifier.cam_maker import CamMaker
 
         trained, stage = instance.inputs[slot], instance.stage_in(slot, ClassifierTraining)
         network = load_trained(trained, device=worker_device())
-        if self.method not in GRADIENT_METHODS:
-            network = for_inference(network, look=Classifier.features)
+        if self.method not in (*GRADIENT_METHODS, "region_cam"):
+            network = for_inference(network, look=self._outputs)
         return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
 
 

@@ -24,6 +24,8 @@ from wsss.ops.kept_draws import DrawKey
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
 from wsss.stages.classifier.cam_settings import CamSettings
+from wsss.stages.classifier.finished_maps import finished
+from wsss.stages.classifier.stage_looks import Look, region_look, self_similarity_look
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.views import classifier_views
 
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from wsss.models.classifier import Classifier
 
 _Part = TypeVar("_Part")
-_Look = Callable[[torch.Tensor, Sequence[Sequence[int]]], tuple[list[torch.Tensor], torch.Tensor]]
-"""(views f32[B * F, 3, H, W], classes of each) -> maps f32[K, h, w] of each, at least 0; logits f32[B * F, C]."""
 
 
 class Maps(NamedTuple):
@@ -65,7 +65,14 @@ class CamMaker:
         self.learned, self._seed = frozenset(learned), seed
         self._device = network.cam_weights.device
         self._views_together = BatchParts(2, setting=VIEWS)
-        self._look: _Look = self._from_gradients() if stage.method in METHODS else self._from_weights
+        self._look: Look = self._chosen_look()
+
+    def _chosen_look(self) -> Look:
+        if self._stage.method == "region_cam":
+            return region_look(self._network, finest_stride=self._stage.finest_stride)
+        if self._stage.method == "self_similarity":
+            return self_similarity_look(self._network, finest_stride=self._stage.finest_stride)
+        return self._from_gradients() if self._stage.method in METHODS else self._from_weights
 
     @torch.no_grad()
     def cams(self, samples: Sequence[Sample], images: Sequence[np.ndarray]) -> list[Maps]:
@@ -156,7 +163,7 @@ class CamMaker:
         ]
         return maps, self._network.logits(features)
 
-    def _from_gradients(self) -> _Look:
+    def _from_gradients(self) -> Look:
         from wsss.models.layer_gradients import LayerGradients
 
         method = cast(Method, self._stage.method)
@@ -256,7 +263,9 @@ class _MeanLogits:
         return torch.sigmoid(self._total[index, [c - 1 for c in classes]] / self.num_views)
 
 
-def cam_record(sample: Sample, parts: Sequence[Maps], *, unknown: tuple[int, ...] = ()) -> CamRecord:
+def cam_record(
+    sample: Sample, parts: Sequence[Maps], *, settings: CamSettings, unknown: tuple[int, ...] = ()
+) -> CamRecord:
     """The record of one image from the maps of one or two classifiers: labels in their order, then predicted classes.
 
     `unknown`: classes without a map that the image may show.
@@ -264,7 +273,7 @@ def cam_record(sample: Sample, parts: Sequence[Maps], *, unknown: tuple[int, ...
     classes = [c for part in parts for c in part.classes]
     labels = [*sample.classes, *sorted(set(classes).difference(sample.classes))]
     order = sorted(range(len(classes)), key=lambda index: labels.index(classes[index]))
-    maps_Khw = torch.cat([part.maps for part in parts])[order]
+    maps_Khw = finished(torch.cat([part.maps for part in parts])[order], settings=settings)
     peaks = [part.peak for part in parts if part.peak is not None]
     probabilities_K = torch.cat([part.probabilities.cpu() for part in parts])[order]
     return CamRecord(

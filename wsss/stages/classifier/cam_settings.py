@@ -13,6 +13,8 @@ LAST_LAYER = "last"
 """Value of `target_layer` for the paper's maps: the features before the classifier's pooling."""
 GRADIENT_METHODS = ("grad_cam", "grad_cam_pp", "elementwise_grad_cam")
 """The methods that use a layer's gradients; a test checks that they equal `wsss.ops.grad_cam.METHODS`."""
+STAGE_METHODS = ("region_cam", "self_similarity")
+"""The methods that use the features of all stages of the encoder."""
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -20,9 +22,15 @@ _Rate = Annotated[float, Field(ge=0, lt=1)]
 class CamSettings(LabelReading):
     """The method, the views and the normalisation of the maps."""
 
-    method: Literal["cam", "grad_cam", "grad_cam_pp", "elementwise_grad_cam", "stochastic"] = "cam"
+    method: Literal[
+        "cam", "grad_cam", "grad_cam_pp", "elementwise_grad_cam", "stochastic", "region_cam", "self_similarity"
+    ] = "cam"
     """`cam`: Zhou et al. 2016, with scales merged as in irn; `grad_cam`, `grad_cam_pp`, `elementwise_grad_cam`: maps
-    computed from gradients; `stochastic`: FickleNet's maps."""
+    computed from gradients; `stochastic`: FickleNet's maps; `region_cam`: gradients of every stage of the encoder,
+    spread to positions with similar features; `self_similarity`: the same for the activation map, without gradients."""
+    finest_stride: Annotated[int, Field(ge=1, le=64), active_with("method", *STAGE_METHODS)] = 4
+    """region_cam and self_similarity: stages with features of this stride or a larger one are used (and always the
+    features that the head reads); 8 leaves out a stage that mainly shows edges and colours."""
     target_layer: str = LAST_LAYER
     """Layer for the methods that use gradients: `last`, or a dotted name in timm's network, such as `blocks.5`."""
     normalisation: Literal["per_class", "global"] = "per_class"
@@ -31,6 +39,14 @@ class CamSettings(LabelReading):
     square_root: Annotated[bool, active_unless("square_root", False)] = False
     """Take the square root of the maps of every view before they are added, as AffinityNet's public code does for
     VGG16: weak activations become stronger. Not with method = "stochastic"."""
+    flatten: Annotated[float, Field(ge=0, lt=1), active_unless("flatten", 0.0)] = 0.0
+    """Make maps with high peaks flatter, after the normalisation: M^(1 - flatten * std / mean of the values above
+    `flatten_above`). PMM uses 0.3; 0: off. Not with method = "stochastic"."""
+    flatten_above: Annotated[float, Field(gt=0, lt=1), active_unless("flatten", 0.0)] = 0.05
+    """flatten: values above this one count as the object's."""
+    relative_to_others: Annotated[bool, active_unless("relative_to_others", False)] = False
+    """Divide each class's map by 1 + the sum of the other classes' maps, after the normalisation and `flatten`, so that
+    positions where several classes are active get lower values. Not with method = "stochastic"."""
     unknown_classes: Literal["left_out", "undecided", "predicted"] = "left_out"
     """What becomes of an image that may show learned classes beside its labels, so that no pixel is certain to be
     background. `left_out`: the image is left out, here and in all later stages, and counted; `undecided`: its labelled

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from wsss.contract.cost import Load, PlanContext
 from wsss.models.layer_gradients import LayerGradients
-from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, CamSettings
+from wsss.models.stage_gradients import StageGradients
+from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, STAGE_METHODS, CamSettings
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.views import classifier_views
+
+_NUM_STAGES = 4
+"""Stages of the usual encoder with features of a stride of at least 4, each of which makes a map."""
 
 
 def cams_load(
@@ -44,10 +48,14 @@ def _stochastic_maps(context: PlanContext, *, trained: ClassifierTraining, size:
 def _maps(settings: CamSettings, context: PlanContext, *, slot: str, size: tuple[int, int]) -> Load:
     """The cost of computing the maps of K classes from the features of one view."""
     labels = context.stats.labels
-    on_grid = Load(arrays={"cam_maps": context.stats.meganodes * labels})
-    if settings.method not in GRADIENT_METHODS:
+    num_maps = _NUM_STAGES if settings.method in STAGE_METHODS else 1
+    on_grid = Load(arrays={"cam_maps": context.stats.meganodes * labels * num_maps})
+    if settings.method == "region_cam":
+        back = _stage_gradients(context, slot=slot, size=size, finest_stride=settings.finest_stride)
+    elif settings.method in GRADIENT_METHODS:
+        back = _gradients(context, slot=slot, size=size, layer=settings.target_layer)
+    else:
         return on_grid
-    back = _gradients(context, slot=slot, size=size, layer=settings.target_layer)
     return on_grid + Load(flops=back * labels, passes=labels / settings.batch_images / (2 if settings.flip else 1))
 
 
@@ -59,4 +67,17 @@ def _gradients(context: PlanContext, *, slot: str, size: tuple[int, int], layer:
 
     network = context.network(slot)
     both = network.count(size, name=f"gradients of one class at layer {layer}", call=look)
+    return max(both - network.forward(size), 0.0)
+
+
+def _stage_gradients(context: PlanContext, *, slot: str, size: tuple[int, int], finest_stride: int) -> float:
+    """Floating point operations of the backward pass from one class's logit to the finest stage, for one image."""
+
+    def look(network: Any, image_B3HW: Tensor) -> None:
+        list(
+            StageGradients(network, finest_stride=finest_stride)(image_B3HW, classes=[[1]] * len(image_B3HW)).gradients
+        )
+
+    network = context.network(slot)
+    both = network.count(size, name=f"gradients of one class in stages of stride {finest_stride}", call=look)
     return max(both - network.forward(size), 0.0)
