@@ -47,7 +47,7 @@ def spread_evidence(evidence_Khw: Tensor, *, features_Dhw: Tensor) -> Tensor:
 
 
 def stretch(maps_Khw: Tensor, *, eps: float = _EPS) -> Tensor:
-    """(M_k - min_q M_k(q)) / (max_q M_k(q) - min_q M_k(q) + eps), in [0, 1) for every map; a constant map becomes zeros.
+    """(M_k - min_q M_k(q)) / (max_q M_k(q) - min_q M_k(q) + eps), in [0, 1); a constant map becomes zeros.
 
     Shapes: [K,h,w] in and out, K = 0 allowed.
 

@@ -57,5 +57,5 @@ def test_scales_that_could_turn_a_map_over(scale: float) -> None:
 
 
 def test_thresholds_that_are_no_share() -> None:
-    with pytest.raises(ValueError, match="threshold is 1.0; allowed: above 0 and below 1"):
+    with pytest.raises(ValueError, match=r"threshold is 1\.0; allowed: above 0 and below 1"):
         flatten_peaks(torch.rand(1, 3, 5), scale=0.1, threshold=1.0)

@@ -174,6 +174,25 @@ def test_work_by_hand(small: Path) -> None:
     assert affinity.load.core["read_mask"] == pytest.approx(0.016384)
 
 
+def test_maps_of_all_stages_cost_a_backward_pass_per_class_and_a_map_per_stage(small: Path) -> None:
+    cams, similar, region, coarse = (
+        work(small, "make_cams", *(f"make_cams.{setting}" for setting in settings))
+        for settings in (
+            (),
+            ("method=self_similarity",),
+            ("method=region_cam",),
+            ("method=region_cam", "finest_stride=16"),
+        )
+    )
+    assert all(isinstance(one, ShardWork) for one in (cams, similar, region, coarse))
+    assert similar.load.arrays["cam_maps"] == pytest.approx(4 * cams.load.arrays["cam_maps"])
+    assert similar.load.flops == cams.load.flops and similar.load.passes == cams.load.passes == 2
+    assert region.load.passes == 2 + 2 * 2, "two classes, backwards in both scales"
+    backward = region.load.flops / cams.load.flops - 1
+    assert 0.8 < backward < 3.0, "of two classes, each about as much as a forward pass without its first layers"
+    assert cams.load.flops < coarse.load.flops < region.load.flops
+
+
 def test_masks_of_some_make_an_epoch_one_pass_over_the_others(small: Path) -> None:
     small.write_text(
         CHAIN.replace('name = "small"', 'name = "small"\nsupervision = "semi"')

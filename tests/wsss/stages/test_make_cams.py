@@ -181,7 +181,16 @@ def of_equal_size() -> list[Sample]:
     return pictures
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "grad_cam", "target_layer": "blocks.3"}, {"flip": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method": "grad_cam", "target_layer": "blocks.3"},
+        {"flip": False},
+        {"method": "region_cam"},
+        {"method": "self_similarity", "finest_stride": 8},
+    ],
+)
 def test_images_of_equal_size_looked_at_together_get_what_each_gets_alone(
     trained: Instance, settings: dict[str, object]
 ) -> None:
@@ -367,7 +376,7 @@ def test_settings_that_do_not_fit(trained: Instance) -> None:
         both.check(instance_of(both, trained.path.parent, samples=trained.samples, **named))
 
 
-@pytest.mark.parametrize("method", ["cam", "grad_cam"])
+@pytest.mark.parametrize("method", ["cam", "grad_cam", "region_cam", "self_similarity"])
 def test_probabilities_are_of_the_mean_logits_of_all_views(trained: Instance, method: str) -> None:
     record = make(trained, method=method, scales=(1.0, 0.5), batch_images=2)["a"]
     network = load_trained(trained)
@@ -397,7 +406,7 @@ def test_scales_of_a_long_side_give_what_images_of_that_size_would(trained: Inst
     assert not np.array_equal(found["a"].maps, make(trained, scales=(1.0, 0.5), flip=False)["a"].maps)
 
 
-@pytest.mark.parametrize("method", ["cam", "grad_cam", "stochastic"])
+@pytest.mark.parametrize("method", ["cam", "grad_cam", "stochastic", "region_cam", "self_similarity"])
 def test_with_long_side_every_method_keeps_the_images_own_grid(method: str, tmp_path: Path) -> None:
     head = "stochastic" if method == "stochastic" else "linear"
     pictures = [picture("a", (4, 1)), picture("b", (2,), size=(33, 64))]
