@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.benchmarks.region_cam
 
 The work: maps of one class of one image of 375 x 500 in one view and its mirror image, by make_cams's own maker of
-maps, as it runs on CPUs: the network's norms folded and its weights packed for CAM and self-similarity, as it is for
-Region-CAM, which needs gradients. A pass of the encoder is one of the network as it is, of the same two views.
+maps, as it runs on CPUs: the network's norms folded, and for CAM and self-similarity, which need no gradients, its
+weights packed. A pass of the encoder is one of the network as it is, of the same two views.
 
 `ratio`: an N x N matrix of similarities of the finest stage, made and multiplied by the evidence, against the product
 with one vector per class, ResNet-50; `error`: the largest difference of both.
@@ -56,14 +56,14 @@ def classifier(encoder: str) -> Classifier:
     return Classifier(build_encoder(spec), num_classes=NUM_CLASSES, head="linear").eval()
 
 
-def folded(network: Classifier) -> Classifier:
-    """As make_cams folds it for the methods without gradients."""
+def folded(network: Classifier, *, gradients: bool) -> Classifier:
+    """As make_cams folds it."""
 
     def look(one: Classifier, images: Tensor) -> tuple[Tensor, ...]:
         last, stages = one.stages(images, finest_stride=FINEST)
         return (*stages, last)
 
-    return for_inference(network, look=look)
+    return for_inference(network, look=look, gradients=gradients)
 
 
 def added_passes(encoder: str) -> dict[str, float]:
@@ -82,13 +82,13 @@ def added_passes(encoder: str) -> dict[str, float]:
         with torch.no_grad():
             network.features(views)
 
-    fast = folded(network)
+    fast, differentiable = folded(network, gradients=False), folded(network, gradients=True)
     found = medians(
         {
             "pass": one_pass,
             "cam": maps("cam", fast),
             "self_similarity": maps("self_similarity", fast),
-            "region_cam": maps("region_cam", network),
+            "region_cam": maps("region_cam", differentiable),
         }
     )
     return {method: (found[method] - found["cam"]) / found["pass"] for method in ("region_cam", "self_similarity")}

@@ -27,12 +27,15 @@ _TOLERANCE = 1e-3
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
-def for_inference(network: Network, *, look: Callable[[Network, Tensor], Any] | None = None) -> Network:
-    """A copy of a network in evaluation mode that gives the same outputs in less time, without gradients.
+def for_inference(
+    network: Network, *, look: Callable[[Network, Tensor], Any] | None = None, gradients: bool = False
+) -> Network:
+    """A copy of a network in evaluation mode that gives the same outputs in less time.
 
     Batch normalisations are folded into the convolutions before them: w' = w g / s, b' = (b - m) g / s + c, with
     running mean m, standard deviation s = sqrt(variance + eps), factors g and terms c. On a CPU with oneDNN the
     convolutions' weights are also stored in the order that its kernels read; else it arranges them for every image.
+    That is left out with `gradients`, since such a convolution has none; without it the copy gives no gradients.
 
     `look(network, images f32[B,3,H,W])` runs the parts that will be used, by default the whole network; it is called
     with a picture of noise, to see which normalisation reads which convolution. Its outputs, a tensor or several, are
@@ -50,7 +53,7 @@ def for_inference(network: Network, *, look: Callable[[Network, Tensor], Any] | 
     with torch.no_grad():
         made = copy.deepcopy(network)
         _fold(made, _pairs(made, lambda: run(made, probe)))
-        if device.type == "cpu" and _can_pack():
+        if device.type == "cpu" and not gradients and _can_pack():
             _pack(made, lambda: run(made, torch.zeros(1, 3, *_USUAL_SIZE)))
     with torch.inference_mode():
         found = _tensors(run(made, probe))

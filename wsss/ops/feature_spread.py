@@ -33,8 +33,8 @@ def spread_evidence(evidence_Khw: Tensor, *, features_Dhw: Tensor) -> Tensor:
     """
     if evidence_Khw.ndim != 3 or features_Dhw.ndim != 3 or evidence_Khw.shape[1:] != features_Dhw.shape[1:]:
         raise ValueError(
-            f"evidence is {list(evidence_Khw.shape)}, features {list(features_Dhw.shape)}; allowed: [K,h,w] and [D,h,w] "
-            "of one grid"
+            f"evidence is {list(evidence_Khw.shape)}, features {list(features_Dhw.shape)}; allowed: [K,h,w] and "
+            "[D,h,w] of one grid"
         )
     features_DN = features_Dhw.flatten(1)
     evidence_KN = evidence_Khw.flatten(1).to(features_DN.dtype)

@@ -14,8 +14,8 @@ from wsss.ops.multi_scale import resize_bilinear
 
 
 def self_similarity_cam(cam_Khw: Tensor, *, features: Sequence[Tensor]) -> Tensor:
-    """M_k = mean_l resize(stretch(ReLU(A_l c_lk))), A_l(p, q) = cos(F_l(p), F_l(q)), with c_lk the activation map on the
-    grid of stage l, divided by its sum.
+    """M_k = mean_l resize(stretch(ReLU(A_l c_lk))) with A_l(p, q) = cos(F_l(p), F_l(q)); c_lk is the activation map on
+    the grid of stage l, divided by its sum.
 
     Shapes: map [K,h,w], at least 0; features [D_l,h_l,w_l] of every stage l, fine to coarse; result [K,h_0,w_0] in
     [0, 1). K = 0 is allowed. No gradient is needed.

@@ -228,8 +228,8 @@ class MakeCams(CamSettings, Map):
 
         trained, stage = instance.inputs[slot], instance.stage_in(slot, ClassifierTraining)
         network = load_trained(trained, device=worker_device())
-        if self.method not in (*GRADIENT_METHODS, "region_cam"):
-            network = for_inference(network, look=self._outputs)
+        if self.method not in GRADIENT_METHODS:
+            network = for_inference(network, look=self._outputs, gradients=self.method == "region_cam")
         return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
 
 

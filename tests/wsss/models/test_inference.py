@@ -160,3 +160,27 @@ def test_an_encoder_whose_norms_stand_before_the_convolutions() -> None:
     network = used(encoder("resnet38", output_stride=8))
     made = agree(network)
     assert 0 < count(made, nn.BatchNorm2d) < count(network, nn.BatchNorm2d)
+
+
+def test_a_folded_network_that_keeps_its_gradients() -> None:
+    """The gradients of a logit in every stage are those of the network itself."""
+    from wsss.models.classifier import Classifier
+    from wsss.models.encoder import EncoderSpec, build_encoder
+    from wsss.models.stage_gradients import StageGradients
+
+    torch.manual_seed(4)
+    spec = EncoderSpec(name="test_efficientnet", output_stride=16, dilated=False, pretrained="none")
+    network = Classifier(build_encoder(spec), num_classes=3, head="linear")
+    with torch.no_grad():
+        for _ in range(3):  # running statistics that are not 0 and 1
+            network(torch.randn(4, 3, 64, 96) * 2 + 1)
+    network.eval()
+    folded = for_inference(network, look=lambda one, images: one.stages(images, finest_stride=4)[1], gradients=True)
+    norms = [sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in one.modules()) for one in (network, folded)]
+    assert norms[0] > norms[1]
+    image = torch.randn(2, 3, 48, 80)
+    wanted = StageGradients(network, finest_stride=4)(image, classes=[[2], [3]])
+    found = StageGradients(folded, finest_stride=4)(image, classes=[[2], [3]])
+    for one, other in zip(next(wanted.gradients), next(found.gradients), strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))

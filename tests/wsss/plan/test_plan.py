@@ -189,7 +189,7 @@ def test_maps_of_all_stages_cost_a_backward_pass_per_class_and_a_map_per_stage(s
     assert similar.load.flops == cams.load.flops and similar.load.passes == cams.load.passes == 2
     assert region.load.passes == 2 + 2 * 2, "two classes, backwards in both scales"
     backward = region.load.flops / cams.load.flops - 1
-    assert 0.8 < backward < 3.0, "of two classes, each about as much as a forward pass without its first layers"
+    assert 0.3 < backward < 2, "of two classes, each at most a forward pass, without the layers before stride 4"
     assert cams.load.flops < coarse.load.flops < region.load.flops
 
 
