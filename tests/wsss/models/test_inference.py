@@ -14,6 +14,7 @@ from wsss.models.inference import PackedConv2d, for_inference
 from wsss.models.irnet import IRNet
 from wsss.models.norm import freeze_batch_norm
 from wsss.models.segmenter import build_segmenter
+from wsss.models.stage_gradients import StageGradients
 
 SIZE = (75, 106)
 
@@ -164,10 +165,6 @@ def test_an_encoder_whose_norms_stand_before_the_convolutions() -> None:
 
 def test_a_folded_network_that_keeps_its_gradients() -> None:
     """The gradients of a logit in every stage are those of the network itself."""
-    from wsss.models.classifier import Classifier
-    from wsss.models.encoder import EncoderSpec, build_encoder
-    from wsss.models.stage_gradients import StageGradients
-
     torch.manual_seed(4)
     spec = EncoderSpec(name="test_efficientnet", output_stride=16, dilated=False, pretrained="none")
     network = Classifier(build_encoder(spec), num_classes=3, head="linear")
