@@ -100,7 +100,7 @@ def against_the_matrix() -> tuple[float, float]:
     features, evidence = torch.rand(256, 94, 125, generator=generator), torch.rand(3, 94, 125, generator=generator)
 
     def matrix() -> Tensor:
-        unit_DN = functional.normalize(features.flatten(1), dim=0)
+        unit_DN = functional.normalize(features.flatten(1) - features.mean(dim=(1, 2))[:, None], dim=0)
         weights_KN = evidence.flatten(1) / evidence.flatten(1).sum(dim=1, keepdim=True)
         return (weights_KN @ (unit_DN.T @ unit_DN)).relu().reshape(evidence.shape)
 

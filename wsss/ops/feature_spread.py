@@ -16,20 +16,21 @@ _EPS = 1e-5
 
 
 def spread_evidence(evidence_Khw: Tensor, *, features_Dhw: Tensor) -> Tensor:
-    """P_k(p) = ReLU(sum_q w_k(q) cos(F(p), F(q))) with w_k(q) = E_k(q) / sum_q' E_k(q'): evidence at q counts at all p
-    as much as their features are alike.
+    """P_k(p) = ReLU(sum_q w_k(q) cos(G(p), G(q))), G = F - mean_q F, w_k(q) = E_k(q) / sum_q' E_k(q'): evidence at q
+    counts at all positions p as much as their features differ from the image's mean in the same direction.
 
-    The cosine is linear in each unit vector u = F / |F|, so the sum is cos(F(p), .) with one vector per class:
+    The cosine is linear in each unit vector u = G / |G|, so the sum is the product with one vector per class:
     P_k(p) = ReLU(<u(p), sum_q w_k(q) u(q)>). That is exact, takes 4 K D N operations, and no matrix of N x N is made.
 
-    Shapes: evidence [K,h,w], at least 0; features [D,h,w]; result [K,h,w] in [0, 1], of the features' dtype. Class
-    without evidence: zeros. Position without features: zero.
+    Shapes: evidence [K,h,w], at least 0; features [D,h,w]; result [K,h,w] in [0, 1], of the features' dtype. Zeros for
+    a class without evidence, at a position whose features are the mean's, and on a grid of one position.
 
     Raises: ValueError for shapes that do not fit.
 
     Source: the product of a map with its features' self-similarity: Sun and Li, 2021, arXiv 2111.03392 (SSA); Cai and
-    Abhayaratne, 2025, arXiv 2510.25134 (Region-CAM).  Differs: the ReLU is outside the sum, not on each similarity, for
-    which N x N numbers would be needed; after a ReLU, as in ResNets, no cosine is negative and both are the same.
+    Abhayaratne, 2025, arXiv 2510.25134 (Region-CAM).  Differs: features without their mean over the image, since after
+    a ReLU all of them are alike: the cosine of any two is far above 0. The ReLU is outside the sum, not on each
+    similarity, for which N x N numbers would be needed.
     """
     if evidence_Khw.ndim != 3 or features_Dhw.ndim != 3 or evidence_Khw.shape[1:] != features_Dhw.shape[1:]:
         raise ValueError(
@@ -37,6 +38,7 @@ def spread_evidence(evidence_Khw: Tensor, *, features_Dhw: Tensor) -> Tensor:
             "[D,h,w] of one grid"
         )
     features_DN = features_Dhw.flatten(1)
+    features_DN = features_DN - features_DN.mean(dim=1, keepdim=True)
     evidence_KN = evidence_Khw.flatten(1).to(features_DN.dtype)
     tiny = torch.finfo(features_DN.dtype).tiny
     length_N = torch.linalg.vector_norm(features_DN, dim=0).clamp_min(tiny)
@@ -64,8 +66,8 @@ def fuse_stages(maps: Sequence[Tensor]) -> Tensor:
 
     Raises: ValueError for no stage.
 
-    Source: Sun and Li, 2021 (SSA), which fuses stages by their mean.  Differs: maps are stretched beforehand, since
-    cosines of a ReLU's output are far from 0 everywhere, in early stages more than in late ones.
+    Source: Sun and Li, 2021 (SSA), which fuses stages by their mean.  Differs: maps are stretched beforehand, so that
+    each stage has the same weight.
     """
     if not maps:
         raise ValueError("there is no stage to fuse; give the maps of at least one")

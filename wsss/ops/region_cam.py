@@ -23,7 +23,8 @@ def semantic_information(gradient_BDhw: Tensor) -> Tensor:
 
 
 def region_cam(features: Sequence[Tensor], *, evidence: Sequence[Tensor]) -> Tensor:
-    """M_k = mean_l resize(stretch(P_lk)), P_lk(p) = ReLU(mean over q, weighted by S_lk(q), of cos(F_l(p), F_l(q))).
+    """M_k = mean_l resize(stretch(P_lk)), P_lk(p) = ReLU(mean over q, weighted by S_lk(q), of cos(G_l(p), G_l(q))) with
+    G_l the features F_l without their mean over the image.
 
     Shapes: features [D_l,h_l,w_l] of every stage l, fine to coarse; evidence S_l [K,h_l,w_l], at least 0; result
     [K,h_0,w_0] in [0, 1), of the features' dtype. K = 0 is allowed.
@@ -35,8 +36,9 @@ def region_cam(features: Sequence[Tensor], *, evidence: Sequence[Tensor]) -> Ten
 
     Source: Cai and Abhayaratne, 2025, arXiv 2510.25134 (Region-CAM): evidence from gradients, propagated along the
     features' similarity in each stage, fused over stages.  Differs: the paper's similarity and its fusion were not
-    available, nor is there code. Ours: cosine similarity, evidence weighted to a mean, maps stretched to [0, 1), and
-    the mean over stages (`feature_spread`); the last layer's evidence is its activation map.
+    available, nor is there code. Ours: cosine similarity of features without their mean, evidence weighted to a mean,
+    maps stretched to [0, 1), and the mean over stages (`feature_spread`); the last layer's evidence is its activation
+    map.
     """
     if len(features) != len(evidence):
         raise ValueError(f"{len(features)} stages and evidence for {len(evidence)}; give a map of evidence per stage")

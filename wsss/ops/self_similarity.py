@@ -14,8 +14,8 @@ from wsss.ops.multi_scale import resize_bilinear
 
 
 def self_similarity_cam(cam_Khw: Tensor, *, features: Sequence[Tensor]) -> Tensor:
-    """M_k = mean_l resize(stretch(ReLU(A_l c_lk))) with A_l(p, q) = cos(F_l(p), F_l(q)); c_lk is the activation map on
-    the grid of stage l, divided by its sum.
+    """M_k = mean_l resize(stretch(ReLU(A_l c_lk))) with A_l(p, q) = cos(G_l(p), G_l(q)); G_l are the features without
+    their mean over the image, c_lk is the activation map on the grid of stage l, divided by its sum.
 
     Shapes: map [K,h,w], at least 0; features [D_l,h_l,w_l] of every stage l, fine to coarse; result [K,h_0,w_0] in
     [0, 1). K = 0 is allowed. No gradient is needed.
@@ -23,8 +23,8 @@ def self_similarity_cam(cam_Khw: Tensor, *, features: Sequence[Tensor]) -> Tenso
     Raises: ValueError for no stage and for other numbers of axes.
 
     Source: Sun and Li, 2021, arXiv 2111.03392 (SSA): the product of the map with the semantic correlations of each
-    stage, fused over stages.  Differs: from its abstract; the correlation is the cosine, the map is resized bilinearly
-    to each stage, and maps are stretched to [0, 1) before the mean over stages (`feature_spread`).
+    stage, fused over stages.  Differs: from its abstract; the correlation is the cosine of features without their mean,
+    the map is resized bilinearly to each stage, and maps are stretched to [0, 1) before the mean (`feature_spread`).
     """
     if cam_Khw.ndim != 3 or any(of_stage.ndim != 3 for of_stage in features):
         raise ValueError(

@@ -18,16 +18,18 @@ def drawn() -> tuple[Tensor, Tensor]:
 
 
 def test_by_hand() -> None:
-    """Three positions: two with the same direction, one orthogonal to them; evidence at the first and the last."""
-    features = torch.tensor([[[1.0, 4.0, 0.0]], [[0.0, 0.0, 2.0]]])
-    evidence = torch.tensor([[[3.0, 0.0, 1.0]], [[0.0, 0.0, 0.0]]])
+    """Three positions differ from the mean (10, 5) in one direction or its opposite; the last one is the mean."""
+    features = torch.tensor([[[11.0, 13.0, 6.0, 10.0]], [[5.0, 5.0, 5.0, 5.0]]])
+    evidence = torch.tensor([[[3.0, 0.0, 1.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]])
     spread = spread_evidence(evidence, features_Dhw=features)
-    torch.testing.assert_close(spread, torch.tensor([[[0.75, 0.75, 0.25]], [[0.0, 0.0, 0.0]]]))
+    torch.testing.assert_close(spread, torch.tensor([[[0.5, 0.5, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]]))
 
 
 def test_by_definition() -> None:
     evidence, features = drawn()
     f, e = features.flatten(1).T.tolist(), evidence.flatten(1).tolist()
+    middle = [sum(column) / len(f) for column in zip(*f, strict=True)]
+    f = [[value - mean for value, mean in zip(position, middle, strict=True)] for position in f]
     expected = torch.zeros(K, H * W, dtype=torch.float64)
     for k in range(K):
         for p in range(H * W):
@@ -42,12 +44,12 @@ def test_by_definition() -> None:
     assert (found == 0).any() and (found > 0.05).any()
 
 
-def test_scales_of_features_and_evidence_do_not_matter_and_positions_may_be_permuted() -> None:
+def test_scales_and_an_offset_do_not_matter_and_positions_may_be_permuted() -> None:
     evidence, features = drawn()
     wanted = spread_evidence(evidence, features_Dhw=features)
-    lengths = torch.rand(1, H, W, dtype=torch.float64) + 0.1
+    offset = torch.arange(D, dtype=torch.float64)[:, None, None]
     factors = torch.tensor([1e-9, 1.0, 1e6], dtype=torch.float64)[:, None, None]
-    torch.testing.assert_close(spread_evidence(evidence * factors, features_Dhw=features * lengths), wanted)
+    torch.testing.assert_close(spread_evidence(evidence * factors, features_Dhw=7 * features + offset), wanted)
     order = torch.randperm(H * W)
     permuted = spread_evidence(
         evidence.flatten(1)[:, order].reshape(K, H, W), features_Dhw=features.flatten(1)[:, order].reshape(D, H, W)
@@ -55,13 +57,14 @@ def test_scales_of_features_and_evidence_do_not_matter_and_positions_may_be_perm
     torch.testing.assert_close(permuted, wanted.flatten(1)[:, order].reshape(K, H, W))
 
 
-def test_small_float32_evidence_and_positions_without_features() -> None:
-    """Gradients behind average pooling are small; a ReLU's output may be 0 in all channels."""
+def test_small_float32_evidence_and_a_grid_of_one_position() -> None:
+    """Gradients behind average pooling are small."""
     evidence, features = (x.float() for x in drawn())
-    features[:, 2, 3] = 0
     wanted = spread_evidence(evidence, features_Dhw=features)
     torch.testing.assert_close(spread_evidence(evidence * 1e-12, features_Dhw=features), wanted)
-    assert wanted.isfinite().all() and not wanted[:, 2, 3].any() and wanted.max() <= 1
+    assert wanted.isfinite().all() and wanted.max() <= 1
+    one = spread_evidence(evidence[:, :1, :1], features_Dhw=features[:, :1, :1])
+    assert one.isfinite().all() and not one.any(), "a grid of one position"
 
 
 def test_no_class_and_shapes_that_do_not_fit() -> None:

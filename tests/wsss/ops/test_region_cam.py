@@ -32,10 +32,10 @@ def test_by_definition() -> None:
     features, evidence = drawn()
     total = torch.zeros(K, *STAGES[0][1:], dtype=torch.float64)
     for f, e in zip(features, evidence, strict=True):
-        unit = F.normalize(f.flatten(1), dim=0)
-        similarity = (unit.T @ unit).relu()  # no feature is negative, so the ReLU inside and outside agree
+        unit = F.normalize(f.flatten(1) - f.mean(dim=(1, 2))[:, None], dim=0)
+        similarity = unit.T @ unit
         for k in range(K):
-            spread = (similarity @ (e[k].flatten() / e[k].sum())).reshape(f.shape[1:])
+            spread = (similarity @ (e[k].flatten() / e[k].sum())).relu().reshape(f.shape[1:])
             stretched = (spread - spread.min()) / (spread.max() - spread.min() + 1e-5)
             total[k] += F.interpolate(stretched[None, None], size=STAGES[0][1:], mode="bilinear")[0, 0] / len(STAGES)
     found = region_cam(features, evidence=evidence)

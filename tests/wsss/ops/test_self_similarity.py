@@ -21,9 +21,9 @@ def test_by_definition() -> None:
     total = torch.zeros(K, 7, 11, dtype=torch.float64)
     for f in features:
         on_grid = F.interpolate(cam[None], size=f.shape[1:], mode="bilinear")[0].flatten(1)
-        unit = F.normalize(f.flatten(1), dim=0)
+        unit = F.normalize(f.flatten(1) - f.mean(dim=(1, 2))[:, None], dim=0)
         for k in range(K):
-            spread = ((unit.T @ unit) @ (on_grid[k] / on_grid[k].sum())).reshape(f.shape[1:])
+            spread = ((unit.T @ unit) @ (on_grid[k] / on_grid[k].sum())).relu().reshape(f.shape[1:])
             stretched = (spread - spread.min()) / (spread.max() - spread.min() + 1e-5)
             total[k] += F.interpolate(stretched[None, None], size=(7, 11), mode="bilinear")[0, 0] / 2
     torch.testing.assert_close(self_similarity_cam(cam, features=features), total)
