@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from wsss.models.norm import FrozenBatchNorm2d, FrozenBatchNormAct2d
+from wsss.models.packed_convolution import DifferentiablePackedConv2d, PackedConv2d, can_pack, is_packable
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -35,7 +36,7 @@ def for_inference(
     Batch normalisations are folded into the convolutions before them: w' = w g / s, b' = (b - m) g / s + c, with
     running mean m, standard deviation s = sqrt(variance + eps), factors g and terms c. On a CPU with oneDNN the
     convolutions' weights are also stored in the order that its kernels read; else it arranges them for every image.
-    That is left out with `gradients`, since such a convolution has none; without it the copy gives no gradients.
+    The copy gives gradients, of the images and of what is between, only with `gradients`; parameters have none.
 
     `look(network, images f32[B,3,H,W])` runs the parts that will be used, by default the whole network; it is called
     with a picture of noise, to see which normalisation reads which convolution. Its outputs, a tensor or several, are
@@ -53,8 +54,8 @@ def for_inference(
     with torch.no_grad():
         made = copy.deepcopy(network)
         _fold(made, _pairs(made, lambda: run(made, probe)))
-        if device.type == "cpu" and not gradients and _can_pack():
-            _pack(made, lambda: run(made, torch.zeros(1, 3, *_USUAL_SIZE)))
+        if device.type == "cpu" and can_pack():
+            _pack(made, lambda: run(made, torch.zeros(1, 3, *_USUAL_SIZE)), gradients=gradients)
     with torch.inference_mode():
         found = _tensors(run(made, probe))
     return made if all(map(_is_close, found, expected)) else network
@@ -107,44 +108,25 @@ def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(network.get_submodule(parent), last, layer)
 
 
-def _can_pack() -> bool:
-    """Whether this torch has oneDNN, with the operations that its own compiler uses for packed weights."""
-    wanted = ("_reorder_convolution_weight", "_convolution_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in wanted)
-
-
-class PackedConv2d(nn.Module):
-    """A convolution whose weight is in oneDNN's order; made for inputs of about the given size [B,D,H,W]."""
-
-    def __init__(self, conv: nn.Conv2d, *, input_size: tuple[int, ...]) -> None:
-        super().__init__()
-        self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        reorder = torch.ops.mkldnn._reorder_convolution_weight
-        self._weight = reorder(conv.weight.detach(), *self._geometry, list(input_size))
-        self.bias = conv.bias
-
-    def forward(self, x_BDHW: Tensor) -> Tensor:
-        """As the convolution that it was made of."""
-        # In this order of memory oneDNN reads and writes without reordering. Only the first layer's input is copied.
-        x_BDHW = x_BDHW.contiguous(memory_format=torch.channels_last)
-        run = torch.ops.mkldnn._convolution_pointwise
-        y_BDHW: Tensor = run(x_BDHW, self._weight, self.bias, *self._geometry, "none", [], "")
-        return y_BDHW
-
-
-def _pack(network: nn.Module, run: Callable[[], Any]) -> None:
-    sizes: dict[nn.Conv2d, tuple[int, ...]] = {}
+def _pack(network: nn.Module, run: Callable[[], Any], *, gradients: bool) -> None:
+    sizes: dict[nn.Conv2d, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     convolutions = [(name, one) for name, one in network.named_modules() if type(one) is nn.Conv2d]
-    handles = [
-        one.register_forward_pre_hook(lambda conv, given: sizes.__setitem__(conv, tuple(given[0].shape)))
-        for _, one in convolutions
-    ]
+
+    def keep_sizes(conv: nn.Conv2d, given: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes[conv] = tuple(given[0].shape), tuple(output.shape)
+
+    handles = [one.register_forward_hook(keep_sizes) for _, one in convolutions]
     try:
         run()
     finally:
         for handle in handles:
             handle.remove()
     for name, conv in convolutions:
-        usual = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-        if conv in sizes and usual and conv.weight.dtype == torch.float32:
-            _replace(network, name, PackedConv2d(conv, input_size=sizes[conv]))
+        if conv not in sizes or not is_packable(conv):
+            continue
+        of_input, of_output = sizes[conv]
+        if gradients:
+            packed = DifferentiablePackedConv2d(conv, input_size=of_input, output_size=of_output)
+            _replace(network, name, packed)
+        else:
+            _replace(network, name, PackedConv2d(conv, input_size=of_input))

@@ -10,9 +10,10 @@ from wsss.models import inference
 from wsss.models.affinitynet import AffinityNet
 from wsss.models.classifier import Classifier
 from wsss.models.encoder import EncoderSpec, build_encoder
-from wsss.models.inference import PackedConv2d, for_inference
+from wsss.models.inference import for_inference
 from wsss.models.irnet import IRNet
 from wsss.models.norm import freeze_batch_norm
+from wsss.models.packed_convolution import DifferentiablePackedConv2d, PackedConv2d, can_pack
 from wsss.models.segmenter import build_segmenter
 from wsss.models.stage_gradients import StageGradients
 
@@ -60,9 +61,9 @@ def count(network: nn.Module, *kinds: type[nn.Module]) -> int:
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "folded"])
 @pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18", "regnetx_002"])
 def test_all_norms_are_folded_and_the_outputs_stay(name: str, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if packed and not inference._can_pack():
+    if packed and not can_pack():
         pytest.skip("NOT RUN: this torch has no oneDNN")
-    monkeypatch.setattr(inference, "_can_pack", lambda: packed)
+    monkeypatch.setattr(inference, "can_pack", lambda: packed)
     network = used(encoder(name))
     made = agree(network)
     assert count(network, nn.BatchNorm2d) > 10 and not count(made, nn.BatchNorm2d)
@@ -142,7 +143,7 @@ def test_every_operation_that_it_needs_is_in_this_torch() -> None:
     """If an update of torch renames them, inference becomes slower without a word: this test says so."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("NOT RUN: this torch has no oneDNN")
-    assert inference._can_pack()
+    assert can_pack()
 
 
 def test_segmenters_and_affinity_networks() -> None:
@@ -163,8 +164,12 @@ def test_an_encoder_whose_norms_stand_before_the_convolutions() -> None:
     assert 0 < count(made, nn.BatchNorm2d) < count(network, nn.BatchNorm2d)
 
 
-def test_a_folded_network_that_keeps_its_gradients() -> None:
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "folded"])
+def test_a_folded_network_that_keeps_its_gradients(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradients of a logit in every stage are those of the network itself."""
+    if packed and not can_pack():
+        pytest.skip("NOT RUN: this torch has no oneDNN")
+    monkeypatch.setattr(inference, "can_pack", lambda: packed)
     torch.manual_seed(4)
     spec = EncoderSpec(name="test_efficientnet", output_stride=16, dilated=False, pretrained="none")
     network = Classifier(build_encoder(spec), num_classes=3, head="linear")
@@ -175,6 +180,7 @@ def test_a_folded_network_that_keeps_its_gradients() -> None:
     folded = for_inference(network, look=lambda one, images: one.stages(images, finest_stride=4)[1], gradients=True)
     norms = [sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in one.modules()) for one in (network, folded)]
     assert norms[0] > norms[1]
+    assert (count(folded, DifferentiablePackedConv2d) > 10) is packed
     image = torch.randn(2, 3, 48, 80)
     wanted = StageGradients(network, finest_stride=4)(image, classes=[[2], [3]])
     found = StageGradients(folded, finest_stride=4)(image, classes=[[2], [3]])
