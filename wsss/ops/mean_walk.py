@@ -19,9 +19,10 @@ def mean_walk(seeds_Khw: Tensor, *, affinities: Sequence[Tensor], radius: int, n
     """seeds T^(2^num_steps_log2) with T = 1/M sum_m A_m / column sums of A_m: in each step of the walk, one of the
     matrices is drawn.
 
-    seeds [K, h, w]; affinities: [P, h, w] each, as `wsss.ops.random_walk.propagate` reads them, powers included, on the
-    same device. Result float64 [K, h, w]: every pixel is a weighted mean of its plane of seeds. With one matrix, or
-    several equal ones, it is `propagate` up to rounding.
+    seeds [K, h, w]; affinities: [P, h, w] each, as `wsss.ops.random_walk.propagate` reads them, powers included and 0
+    at sources without a partner, on the same device; or those of several images, stacked vertically. Result float64
+    [K, h, w]: every pixel is a weighted mean of its plane of seeds. With one matrix, or several equal ones, it is
+    `propagate` up to rounding.
 
     Each A_m is symmetric, so each matrix alone has a real spectrum in [-1, 1]. Their stationary distributions differ
     (they are proportional to the column sums), so the mean's need not be real, and the Chebyshev sum that shortens

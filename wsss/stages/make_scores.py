@@ -124,7 +124,7 @@ class MakeScores(ConfidentImages, Map):
                 num_steps_log2=self.num_steps_log2 if slot == "affinity" else 0,  # the matrices' mean walks once
                 size=walk_size(stats.size, long_side=self.long_side),
                 planes=stats.labels + (self.background_exponent is not None),
-                batch_images=1 if self.second_affinity else self.batch_images,
+                batch_images=self.batch_images,
                 slot=slot,
                 whole_power=self.second_affinity,
             )

@@ -77,6 +77,21 @@ def test_order_constants_and_range() -> None:
     torch.testing.assert_close(constant, torch.full((1, *size), 0.3).double())
 
 
+def test_images_stacked_vertically_are_walked_apart() -> None:
+    size, radius = (5, 7), 3
+    seeds = [drawn(2, *size, seed=seed) for seed in (1, 2, 3)]
+    of_networks = [[affinities_of(size, radius=radius, seed=10 * n + image) for image in range(3)] for n in (1, 2)]
+    together = mean_walk(
+        torch.cat(seeds, dim=1),
+        affinities=[torch.cat(of_images, dim=1) for of_images in of_networks],
+        radius=radius,
+        num_steps_log2=3,
+    )
+    for place, (one, found) in enumerate(zip(seeds, together.split(5, dim=1), strict=True)):
+        alone = mean_walk(one, affinities=[of[place] for of in of_networks], radius=radius, num_steps_log2=3)
+        torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-14)
+
+
 def test_a_wall_of_one_matrix_is_crossed_by_the_other() -> None:
     """Where either network sees no boundary, scores still pass, more slowly."""
     open_Phw = of_pairs(torch.ones(len(half_plane_offsets(2)), 1, 5), radius=2)

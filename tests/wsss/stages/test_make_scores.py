@@ -366,15 +366,29 @@ def test_twice_the_same_network_is_one(tmp_path: Path, kind: str, long_side: int
     assert second.fingerprint != first.fingerprint and np.abs(found[2] - found[0]).max() > 2e-3
 
 
-def test_two_networks_take_several_images(tmp_path: Path) -> None:
-    keys = {key: [0.9, 0.9] for key in "ab"}
-    found = []
-    for batch_images in (1, 2):
-        made = prepared(tmp_path / str(batch_images), keys, **TWO, batch_images=batch_images, background_exponent=4.0)
-        found.append(scores(with_two(made, kinds=("irnet", "irnet"))))
-    for alone, together in zip(*found, strict=True):
-        assert isinstance(alone, ScoreRecord) and isinstance(together, ScoreRecord)
-        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-3)
+@pytest.mark.parametrize("kind", ["irnet", "affinitynet"])
+def test_two_networks_see_several_images_in_one_batch(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = with_two(prepared(tmp_path, **TWO), kinds=(kind, kind))
+    assert isinstance(instance.stage, MakeScores)
+    walk = instance.stage.walk(instance)
+    images = [image(), image()[::-1].copy(), image()[:, ::-1].copy()]
+    planes = torch.rand(3, 2, *GRID, generator=torch.Generator().manual_seed(5))
+    seen: list[int] = []
+
+    def seeing(images_u8: Any, **given: Any) -> torch.Tensor:
+        seen.append(1)
+        return to_tensor(images_u8, **given)
+
+    monkeypatch.setattr("wsss.stages.affinity.mean_walk.to_tensor", seeing)
+    with torch.inference_mode():
+        together = walk(images, planes)
+        assert len(seen) == 2 * len(images), "each network reads each image once"
+        alone = torch.cat([walk([one], planes[place][None]) for place, one in enumerate(images)])
+        nothing = walk(images, planes[:, :0])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 1e-2 and nothing.shape == (3, 0, *GRID)
 
 
 def test_a_second_network_that_does_not_fit_is_refused(tmp_path: Path) -> None:

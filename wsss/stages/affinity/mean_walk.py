@@ -1,13 +1,12 @@
 """The random walk along the affinities of several trained networks: over the mean of their transition matrices.
 
-Shape letters: `B` images, `L` planes, `P` pixel pairs, `H W` pixels, `h w` the networks' grid.
+Shape letters: `B` images, `L` planes, `P` pixel pairs, `H W` pixels, `h w` the networks' grid, `R` = B h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +26,15 @@ _Network = tuple[AffinityTraining, Any]
 """The stage that trained a network, and the network."""
 
 
+class _Affinities(NamedTuple):
+    """What one network says of images of one size."""
+
+    pairs: torch.Tensor
+    """f64[P, B * h, w]: the affinities of all pairs to the power of beta, images stacked vertically, 0 between them."""
+    permeability: torch.Tensor | None
+    """IRNet: 1 - boundary, f64[B, h, w]."""
+
+
 def mean_walk_of(
     trainings: Sequence[Instance], *, radius: int, beta: float, num_steps_log2: int, long_side: int = 0
 ) -> Walk:
@@ -36,16 +44,15 @@ def mean_walk_of(
     the stride-8 grid and magnified back, as for one network.
     """
     networks = [(_stage_of(one), ready_network(one)) for one in trainings]
-    walked = partial(_walked, radius=radius, num_steps_log2=num_steps_log2)
 
     def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
         size = walk_size((images[0].shape[0], images[0].shape[1]), long_side=long_side)
         resized_BLhw = resize_planes(planes_BLhw, size=grid_size(size, stride=4))
-        found = [
-            walked(planes_Lhw, [_affinity(one, image, size=size, radius=radius, beta=beta) for one in networks])
-            for image, planes_Lhw in zip(images, resized_BLhw, strict=True)
-        ]
-        return resize_planes(torch.stack(found).to(planes_BLhw), size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
+        if not resized_BLhw.numel():
+            return planes_BLhw
+        seen = [_affinities(one, images, size=size, radius=radius, beta=beta) for one in networks]
+        walked_BLhw = _walked(resized_BLhw, seen, radius=radius, num_steps_log2=num_steps_log2).to(planes_BLhw)
+        return resize_planes(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
 
     return walk
 
@@ -55,34 +62,38 @@ def _stage_of(training: Instance) -> AffinityTraining:
     return training.stage
 
 
-def _affinity(
-    of: _Network, image: np.ndarray, *, size: tuple[int, int], radius: int, beta: float
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The affinities of all pairs f64[P, h, w], to the power of beta; for IRNet also 1 - boundary, f64[h, w]."""
+def _affinities(
+    of: _Network, images: Sequence[np.ndarray], *, size: tuple[int, int], radius: int, beta: float
+) -> _Affinities:
     trained, network = of
     device = next(network.parameters()).device
-    image_13HW = to_tensor(image, mean=trained.mean, std=trained.std, device=device)[None]
-    image_13HW = resize_image(image_13HW, size=size)
+    image_B3HW = torch.stack([to_tensor(one, mean=trained.mean, std=trained.std, device=device) for one in images])
+    image_B3HW = resize_image(image_B3HW, size=size)
     if trained.network == "irnet":
-        permeability_hw = 1 - edge_probability(network, image_13HW)[0].double()
-        return edge_affinity(permeability_hw, radius=radius, beta=beta), permeability_hw
-    return feature_affinity(network(image_13HW)[0], radius=radius).double().pow(beta), None
+        permeability_Bhw = 1 - edge_probability(network, image_B3HW).double()
+        pairs = [edge_affinity(one_hw, radius=radius, beta=beta) for one_hw in permeability_Bhw]
+        return _Affinities(torch.cat(pairs, dim=1), permeability_Bhw)
+    features_BDhw = network(image_B3HW)
+    pairs = [feature_affinity(one_Dhw, radius=radius).double().pow(beta) for one_Dhw in features_BDhw]
+    return _Affinities(torch.cat(pairs, dim=1), None)
 
 
 def _walked(
-    planes_Lhw: torch.Tensor,
-    of_networks: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
-    *,
-    radius: int,
-    num_steps_log2: int,
+    planes_BLhw: torch.Tensor, seen: Sequence[_Affinities], *, radius: int, num_steps_log2: int
 ) -> torch.Tensor:
-    if not len(planes_Lhw):
-        return planes_Lhw
-    affinities = [affinity_Phw for affinity_Phw, _ in of_networks]
-    permeabilities = [permeability_hw for _, permeability_hw in of_networks if permeability_hw is not None]
-    steps: dict[str, Any] = {"affinities": affinities, "radius": radius, "num_steps_log2": num_steps_log2}
+    """f64[B, L, h, w]."""
+    permeabilities = [one.permeability for one in seen if one.permeability is not None]
     if permeabilities:
-        return mean_walk(planes_Lhw * torch.stack(permeabilities).mean(0), **steps)
-    coarse_Lhw = functional.avg_pool2d(planes_Lhw[None], 2, ceil_mode=True, count_include_pad=False)[0]
-    walked_Lhw = mean_walk(coarse_Lhw, **steps).to(planes_Lhw)
-    return magnify(walked_Lhw, size=(planes_Lhw.shape[1], planes_Lhw.shape[2]), stride=2)
+        seeds_BLhw = planes_BLhw * torch.stack(permeabilities).mean(0)[:, None]
+    else:
+        seeds_BLhw = functional.avg_pool2d(planes_BLhw, 2, ceil_mode=True, count_include_pad=False)
+    stacked_LRw = mean_walk(
+        seeds_BLhw.transpose(0, 1).flatten(1, 2),
+        affinities=[one.pairs for one in seen],
+        radius=radius,
+        num_steps_log2=num_steps_log2,
+    )
+    walked_BLhw = stacked_LRw.unflatten(1, (len(planes_BLhw), -1)).transpose(0, 1)
+    if permeabilities:
+        return walked_BLhw
+    return magnify(walked_BLhw.to(planes_BLhw), size=(planes_BLhw.shape[2], planes_BLhw.shape[3]), stride=2)
