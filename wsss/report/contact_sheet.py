@@ -24,6 +24,7 @@ MAX_ROWS = 8
 MAX_PREDICTIONS = 12
 """Maximum number of prediction columns: enough for the recipe that compares all objectives."""
 GOLDEN_RATIO = 0.618034
+_PSEUDO_LABELS = ("make_pseudo_labels", "make_agreed_labels")
 
 
 def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:
@@ -57,7 +58,7 @@ def _predictions(recipe: Recipe, split: str) -> list[Instance]:
 
 def _chain(recipe: Recipe, prediction: Instance) -> dict[str, Instance]:
     """Column -> the nearest instance upstream of the prediction that provides it, if there is one."""
-    found = {"CAM": _upstream(prediction, "make_cams"), "pseudo label": _upstream(prediction, "make_pseudo_labels")}
+    found = {"CAM": _upstream(prediction, "make_cams"), "pseudo label": _upstream(prediction, *_PSEUDO_LABELS)}
     chain = {name: instance for name, instance in found.items() if instance is not None}
     made = [i for i in recipe.instances if i.stage.kind == "make_instance_labels" and i.is_done()]
     if "CAM" in chain and made and made[0].inputs["cams"].path == chain["CAM"].path:
@@ -65,13 +66,13 @@ def _chain(recipe: Recipe, prediction: Instance) -> dict[str, Instance]:
     return chain
 
 
-def _upstream(instance: Instance, kind: str) -> Instance | None:
-    """The nearest upstream instance of that kind."""
+def _upstream(instance: Instance, *kinds: str) -> Instance | None:
+    """The nearest upstream instance of one of these kinds."""
     level = [instance]
     while level:
         level = [upstream for one in level for upstream in one.inputs.values()]
         for one in level:
-            if one.stage.kind == kind:
+            if one.stage.kind in kinds:
                 return one
     return None
 

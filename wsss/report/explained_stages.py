@@ -68,17 +68,22 @@ class Explained:
     """Instance -> its record of the image."""
 
     def score(self, mask: np.ndarray) -> str:
-        """The mean IoU of a label map of this image, as text; empty without a truth."""
+        """The mean IoU of a label map of this image, as text; empty without a truth.
+
+        It needs a label for every pixel; for a label map with undecided pixels the text is their share.
+        """
+        undecided = (mask == ignore_of(mask)).mean()
+        if undecided:
+            return f"{100 * undecided:.1f} % of the pixels undecided"
         if self.sample.mask is None:
             return ""
         from wsss.data.images import label_tensor
         from wsss.ops.confusion import Scores, confusion_matrix
 
         ignored, truth = ignore_of(self.sample.mask), self.sample.mask
-        label = np.where(mask == ignore_of(mask), 0, mask)
-        num_classes = 1 + max(int(label.max()), *(int(v) for v in np.unique(truth) if v != ignored), 0)
+        num_classes = 1 + max(int(mask.max()), *(int(v) for v in np.unique(truth) if v != ignored), 0)
         matrix_CC = confusion_matrix(
-            label_tensor(truth), label_tensor(label), num_classes=num_classes, ignore_index=ignored
+            label_tensor(truth), label_tensor(mask), num_classes=num_classes, ignore_index=ignored
         )
         return f"mean IoU of this image {100 * Scores.from_confusion(matrix_CC).mean_iou:.1f}"
 

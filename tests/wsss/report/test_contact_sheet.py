@@ -77,6 +77,17 @@ def test_the_chain_behind_predictions_without_labels(tmp_path: Path, monkeypatch
     chain = _chain(recipe, found[0])
     assert chain["pseudo label"].path == recipe.instance("make_pseudo_labels").path
     assert _predictions(recipe, "train") == []
+    agreed = """
+[stages.other]
+kind = "make_pseudo_labels"
+background_threshold = 0.4
+[stages.make_agreed_labels]
+inputs = { first = "make_pseudo_labels", second = "other" }
+[stages.train_segmenter]"""
+    path.write_text(CHAIN.replace("[stages.train_segmenter]", agreed))
+    recipe = load_recipe(path)
+    (prediction,) = _predictions(recipe, "val")
+    assert _chain(recipe, prediction)["pseudo label"].name == "make_agreed_labels"
     path.write_text(CHAIN.replace("[stages.train_segmenter]", '[stages.train_segmenter]\nobjective = "dsrg"'))
     recipe = load_recipe(path)
     grown = _chain(recipe, recipe.instance("taught"))
