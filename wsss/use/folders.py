@@ -187,20 +187,25 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
     Raises ValueError for an unknown setting or value, and for a recipe that lacks one of the stages.
     """
     fixed: dict[str, Any] = {"splits": (split,), "max_shards": None}
-    walk = {"propagation": "walk" if walks else "none", "second_affinity": False}
     own: dict[str, dict[str, Any]] = {
         "make_cams": {"second_classifier": False, "train_images": "all"},
-        "make_scores": walk,
+        "make_scores": {"propagation": "walk" if walks else "none"},
     }
+    stages: dict[str, Stage] = {}
     if recipe is not None:
         given = _of_recipe(recipe, overrides)
-        return {name: replace(stage, **fixed | own.get(name, {})) for name, stage in given.items()}
-    tables: dict[str, Any] = {"stages": {name: {} for name in LABEL_STAGES}}
-    _override(tables, overrides)
-    return {
-        name: _built(cls, {**tables["stages"][name], **own.get(name, {}), **fixed}, where=name)
-        for name, cls in LABEL_STAGES.items()
-    }
+        stages = {name: replace(stage, **fixed | own.get(name, {})) for name, stage in given.items()}
+    else:
+        tables: dict[str, Any] = {"stages": {name: {} for name in LABEL_STAGES}}
+        _override(tables, overrides)
+        for name, cls in LABEL_STAGES.items():
+            stages[name] = _built(cls, {**tables["stages"][name], **own.get(name, {}), **fixed}, where=name)
+    if walks and getattr(stages["make_scores"], "second_affinity", False):
+        raise ValueError(
+            "make_scores.second_affinity = true walks along two affinity networks, but wsss label-folder has only that "
+            "of --affinity; add --set make_scores.second_affinity=false"
+        )
+    return stages
 
 
 def _of_recipe(path: Path, overrides: Sequence[str]) -> dict[str, Stage]:

@@ -266,6 +266,38 @@ def test_of_several_chains_of_a_recipe_the_plain_name_is_taken() -> None:
     assert voc["make_pseudo_labels"].background_threshold == 0.25  # type: ignore[attr-defined]
 
 
+TWO_WALKS = """
+recipe.name = "two"
+[stages.build_shards]
+source = "toy"
+counts = { train = 5, val = 2 }
+[stages.train_classifier]
+[stages.make_cams]
+[stages.make_seeds]
+[stages.train_affinity]
+[stages.other]
+kind = "train_affinity"
+radius = 7
+[stages.make_scores]
+second_affinity = true
+inputs = { affinity = "train_affinity", second_affinity = "other" }
+[stages.make_pseudo_labels]
+"""
+
+
+def test_a_walk_along_two_networks_is_refused_with_one(tmp_path: Path) -> None:
+    path, second = tmp_path / "two.toml", "make_scores.second_affinity"
+    path.write_text(TWO_WALKS)
+    for recipe, overrides in ((path, []), (None, [f"{second}=true"])):
+        with pytest.raises(ValueError, match=r"second_affinity = true walks along two .* add --set make_sc"):
+            label_stages(recipe, overrides, split="train", walks=True)
+        stages = label_stages(recipe, overrides, split="train", walks=False)
+        assert stages["make_scores"].propagation == "none", "no walk, so nothing is ignored"  # type: ignore[attr-defined]
+    changed = TWO_WALKS.replace(', second_affinity = "other"', "").replace("second_affinity = true", "")
+    path.write_text(changed)
+    assert label_stages(path, [], split="train", walks=True)["make_scores"].propagation == "walk"  # type: ignore[attr-defined]
+
+
 def test_refused_settings_leave_no_note_that_blocks_the_next_try(photos: Path, tmp_path: Path) -> None:
     """Stochastic maps do not fit the classifier: that is found after OUT was made."""
     trained, table = classifier(tmp_path / "c.safetensors"), labels(tmp_path / "l.csv", "b.png,dog\n")
