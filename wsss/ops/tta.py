@@ -150,7 +150,8 @@ def with_class_weights(merged_CRW: Tensor, *, log_weights_C: Tensor, merge: Merg
 
     Raises: ValueError for another `merge`, or another number of weights.
     Source: ours; Bayes' rule with the classes' priors replaced, as in Saerens et al., Neural Computation 2002, eq. 2.4.
-    Differs: the new priors are of one image, from a classifier, and the weights need not add up to anything.
+    Differs: the weights are a classifier's for one image; they are not divided by the classes' shares in the training
+    images, and need not add up to anything.
     """
     _refuse_unknown(merge)
     if log_weights_C.shape != merged_CRW.shape[:1]:
