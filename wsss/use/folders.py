@@ -203,7 +203,7 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
     if walks and getattr(stages["make_scores"], "second_affinity", False):
         raise ValueError(
             "make_scores.second_affinity = true walks along two affinity networks, but wsss label-folder has only that "
-            "of --affinity; add --set make_scores.second_affinity=false"
+            "of --affinity; set it to false, without inputs.second_affinity, or name another recipe"
         )
     return stages
 

@@ -289,7 +289,7 @@ def test_a_walk_along_two_networks_is_refused_with_one(tmp_path: Path) -> None:
     path, second = tmp_path / "two.toml", "make_scores.second_affinity"
     path.write_text(TWO_WALKS)
     for recipe, overrides in ((path, []), (None, [f"{second}=true"])):
-        with pytest.raises(ValueError, match=r"second_affinity = true walks along two .* add --set make_sc"):
+        with pytest.raises(ValueError, match=r"true walks along two .* set it to false, without inputs"):
             label_stages(recipe, overrides, split="train", walks=True)
         stages = label_stages(recipe, overrides, split="train", walks=False)
         assert stages["make_scores"].propagation == "none", "no walk, so nothing is ignored"  # type: ignore[attr-defined]
