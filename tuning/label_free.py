@@ -9,6 +9,7 @@ normal distributions use only the scores' own distribution: over all images, of 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"label_free: {error}", file=sys.stderr)
         return 1
     print_table(threshold_table(scores, title=f"{recipe.settings.name}: {options.instance} on {options.split}"))
+    taxonomy = recipe.instances[0].taxonomy
+    for one in scores:
+        if one.by_class:
+            values = ", ".join(f"{json.dumps(taxonomy.name_of(c))} = {value:.3f}" for c, value in one.by_class.items())
+            print(f"{one.method}, class: make_pseudo_labels.class_thresholds = {{ {values} }}")
+    print("a class that wins no pixel has no threshold of its own; background_threshold holds for it")
     return 0
 
 

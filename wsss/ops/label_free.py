@@ -6,7 +6,7 @@ background, N bins, P rows (`image_rows`), V = 1 + 2N columns of class sums, I i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ def at_class_bins(counts_CCN: Tensor, *, bins_C: Tensor) -> float:
     `counts_CCN`: pixels by truth, winner and bin (`curve_counts`). `bins_C` int64 [C]; that of the background is not
     used. Classes without a pixel are excluded, as in `Scores`.
     """
+    return at_class_bins_of_halves((counts_CCN,), bins=(bins_C,))
+
+
+def at_class_bins_of_halves(counts: Sequence[Tensor], *, bins: Sequence[Tensor]) -> float:
+    """As `at_class_bins`, for parts of the images that have bins of their own: their pixels are counted together."""
+    parts = [_sums_at(counts_CCN, bins_C) for counts_CCN, bins_C in zip(counts, bins, strict=True)]
+    hits_C, union_C = (torch.stack(one).sum(0) for one in zip(*parts, strict=True))
+    return float(mean_over_classes(hits_C[:, None], union_CN=union_C[:, None])[0])
+
+
+def _sums_at(counts_CCN: Tensor, bins_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Hits and union of every class, int64 [C] each."""
     num_bins = counts_CCN.shape[-1]
     wins_CN = torch.arange(num_bins) >= bins_C[:, None]
     wins_CN[0] = False
@@ -33,7 +45,7 @@ def at_class_bins(counts_CCN: Tensor, *, bins_C: Tensor) -> float:
     truth_C = counts_CCN.sum(dim=(1, 2))
     hits_C[0] = truth_C[0] - kept_CC[0].sum()
     predicted_C[0] = truth_C.sum() - kept_CC.sum()
-    return float(mean_over_classes(hits_C[:, None], union_CN=(truth_C + predicted_C - hits_C)[:, None])[0])
+    return hits_C, truth_C + predicted_C - hits_C
 
 
 def class_bins(counts_CCN: Tensor, *, method: Method) -> Tensor:

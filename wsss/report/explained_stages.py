@@ -234,7 +234,12 @@ def _threshold_pictures(stage: MakePseudoLabels, instance: Instance, about: Expl
     import torch
 
     with torch.inference_mode():
-        label = replace(stage, refine="none").pseudo_label(about.sample, scores, label_type(len(instance.taxonomy)))
+        label = replace(stage, refine="none").pseudo_label(
+            about.sample,
+            scores,
+            label_type(len(instance.taxonomy)),
+            thresholds=stage.thresholds_by_id(instance.taxonomy),
+        )
     words = {
         "threshold": f"background below {stage.background_threshold:g}",
         "power": f"background: power {stage.background_exponent:g}",

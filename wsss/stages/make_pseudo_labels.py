@@ -6,6 +6,7 @@ Shape letters: `K` classes present, `L` = K + 1 labels with the background first
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from shards.label_type import BACKGROUND, BYTE, LabelType
 from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
-from wsss.contract.settings import active_with, settings
+from wsss.contract.settings import active_unless, active_with, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -22,6 +23,10 @@ from wsss.stages.settings.crf import CrfSettings
 
 if TYPE_CHECKING:
     import torch
+
+    from shards.taxonomy import Taxonomy
+
+NO_THRESHOLDS: Mapping[int, float] = MappingProxyType({})
 
 
 @settings
@@ -40,6 +45,21 @@ class MakePseudoLabels(CrfSettings, Map):
     `propagated`, the one that make_scores propagated together with the classes' scores (AffinityNet)."""
     background_threshold: Annotated[float, Field(gt=0, lt=1), active_with("background", "threshold")] = 0.25
     """threshold: pixels whose scores all stay below this are background."""
+    class_thresholds: Annotated[
+        dict[str, Annotated[float, Field(gt=0, lt=1)]],
+        active_with("background", "threshold"),
+        active_unless("class_thresholds", {}),
+    ] = Field(default_factory=dict)
+    """threshold: class name -> its own threshold, for pixels in which its score is the highest; other classes have
+    `background_threshold`. python -m tuning.label_free prints them, chosen with masks and without."""
+    image_threshold: Annotated[
+        Literal["given", "otsu", "mixture"],
+        active_with("background", "threshold"),
+        active_unless("image_threshold", "given"),
+    ] = "given"
+    """threshold: `otsu` or `mixture` choose every image's threshold from the histogram of its pixels' highest scores,
+    by Otsu's criterion or that of a mixture of two normal distributions, without masks. An image whose scores are all
+    in one of 256 bins has `background_threshold`."""
     background_exponent: Annotated[float, Field(gt=0), active_with("background", "power")] = 4.0
     """power: the exponent; larger values give less background."""
     refine: Literal["crf", "none"] = "crf"
@@ -48,6 +68,16 @@ class MakePseudoLabels(CrfSettings, Map):
     """Initial state of the CRF: the labels, or the scores of the classes and the background."""
 
     def check(self, instance: Instance) -> None:
+        for name in self.class_thresholds:
+            try:
+                instance.taxonomy.id_of(name)
+            except ValueError as error:
+                raise ValueError(f"{instance.name}.class_thresholds: {error}") from None
+        if self.class_thresholds and self.image_threshold != "given":
+            raise ValueError(
+                f"{instance.name}: class_thresholds and image_threshold = {self.image_threshold!r} both choose the "
+                "threshold; remove one of them"
+            )
         scores = instance.inputs["scores"]
         fields = instance.stage_in("scores", Map).optional_fields(scores)
         if self.background == "propagated" and "background" not in fields:
@@ -69,16 +99,29 @@ class MakePseudoLabels(CrfSettings, Map):
         import torch
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "scores")}
-        labels = instance.label_type
+        labels, of_classes = instance.label_type, self.thresholds_by_id(instance.taxonomy)
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
+            sample, scores = cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"])
             with torch.inference_mode():
-                return self.pseudo_label(cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"]), labels)
+                return self.pseudo_label(sample, scores, labels, thresholds=of_classes)
 
         return work_per_record(layers, make, reads_images=self.refine == "crf")
 
-    def pseudo_label(self, sample: Sample, scores: ScoreRecord, labels: LabelType = BYTE) -> PseudoLabel:
-        """The pseudo label of one image with these settings; its mask is of the type `labels`."""
+    def thresholds_by_id(self, taxonomy: Taxonomy) -> dict[int, float]:
+        """Class id -> its own threshold, for the classes that have one."""
+        return {taxonomy.id_of(name): value for name, value in self.class_thresholds.items()}
+
+    def pseudo_label(
+        self,
+        sample: Sample,
+        scores: ScoreRecord,
+        labels: LabelType = BYTE,
+        *,
+        thresholds: Mapping[int, float] = NO_THRESHOLDS,
+    ) -> PseudoLabel:
+        """The pseudo label of one image with these settings; its mask is of the type `labels`. `thresholds`: as from
+        `thresholds_by_id`."""
         import torch
 
         from wsss.data.images import magnify_scores
@@ -87,7 +130,7 @@ class MakePseudoLabels(CrfSettings, Map):
 
         device = worker_device()
         scores_KHW = magnify_scores(scores.scores, sample.size, device=device)
-        planes_LHW = torch.cat([self._background(scores, scores_KHW)[None], scores_KHW])  # L = K + 1
+        planes_LHW = torch.cat([self._background(scores, scores_KHW, thresholds)[None], scores_KHW])  # L = K + 1
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         if self.refine == "crf" and len(scores.classes):
             share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
@@ -104,7 +147,9 @@ class MakePseudoLabels(CrfSettings, Map):
             confidence=(255 * confidence_hw).round().to(torch.uint8).cpu().numpy(),
         )
 
-    def _background(self, scores: ScoreRecord, scores_KHW: torch.Tensor) -> torch.Tensor:
+    def _background(
+        self, scores: ScoreRecord, scores_KHW: torch.Tensor, thresholds: Mapping[int, float]
+    ) -> torch.Tensor:
         """f32[H, W]."""
         import torch
 
@@ -117,8 +162,26 @@ class MakePseudoLabels(CrfSettings, Map):
         if self.background == "power":
             return exponent_scores(scores_KHW, exponent=self.background_exponent)[0]
         # Just below the threshold, so that a score equal to it wins: argmax takes the first of equals, the background.
-        below = torch.nextafter(torch.tensor(self.background_threshold), torch.tensor(0.0)).item()
-        return torch.full(scores.size, below, device=scores_KHW.device)
+        classes = scores.classes.tolist()
+        given = torch.tensor([thresholds.get(c, self.background_threshold) for c in classes or [0]])
+        if self.image_threshold != "given" and classes:
+            given = torch.full_like(given, self._of_image(scores_KHW))
+        below_K = torch.nextafter(given, torch.zeros_like(given)).to(scores_KHW.device)
+        if len(set(given.tolist())) == 1:
+            return below_K[0].expand(scores.size)
+        return below_K[scores_KHW.argmax(0)]
+
+    def _of_image(self, scores_KHW: torch.Tensor) -> float:
+        """The threshold of one image from its own scores."""
+        import torch
+
+        from wsss.ops.histogram_threshold import minimum_error_bin, otsu_bin
+        from wsss.ops.threshold_curve import NUM_BINS
+
+        bins_HW = (scores_KHW.amax(0) * NUM_BINS).clamp(0, NUM_BINS - 1).to(torch.int64)
+        histogram_N = torch.bincount(bins_HW.flatten(), minlength=NUM_BINS)
+        found = int((otsu_bin if self.image_threshold == "otsu" else minimum_error_bin)(histogram_N))
+        return found / NUM_BINS if found else self.background_threshold
 
     def _energy(self, planes_LHW: torch.Tensor, share_LHW: torch.Tensor) -> torch.Tensor:
         from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities

@@ -63,3 +63,32 @@ def test_a_background_that_was_not_propagated_is_refused(tmp_path: Path) -> None
     instance = prepared(tmp_path, None, exponent=None, background="propagated")
     with pytest.raises(ValueError, match=r"background = 'propagated' needs .* set make_scores.background_exponent"):
         instance.stage.check(instance)
+
+
+def test_a_class_can_have_its_own_threshold(tmp_path: Path) -> None:
+    names = prepared(tmp_path, None, exponent=None).taxonomy.names
+    second, fifth = names[1], names[4]
+    made = prepared(tmp_path, None, exponent=None, background_threshold=0.25, class_thresholds={second: 0.5})
+    assert label(made) == [0, 0, 2, 5]
+    made = prepared(tmp_path, None, exponent=None, background_threshold=0.25, class_thresholds={fifth: 0.95})
+    assert label(made) == [0, 2, 2, 0]
+    made = prepared(tmp_path, None, exponent=None, background_threshold=0.95, class_thresholds={second: 0.05})
+    assert label(made) == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(("method", "expected"), [("otsu", [0, 0, 2, 5]), ("mixture", [0, 2, 2, 5])])
+def test_an_image_can_choose_its_threshold(tmp_path: Path, method: str, expected: list[int]) -> None:
+    """The highest scores are .1, .3, .6 and .9 in equal parts. Otsu's criterion is best for two groups of two; a
+    mixture has the least cost where the lowest score is a group of its own, whose variance is that of a bin."""
+    assert label(prepared(tmp_path, None, exponent=None, image_threshold=method)) == expected
+    assert label(prepared(tmp_path, None, exponent=None, background_threshold=0.05)) == [2, 2, 2, 5]
+
+
+def test_thresholds_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"make_pseudo_labels.class_thresholds: unknown class 'zebra'; did you mean"):
+        label(prepared(tmp_path, None, exponent=None, class_thresholds={"zebra": 0.5}))
+    name = prepared(tmp_path, None, exponent=None).taxonomy.names[0]
+    with pytest.raises(ValueError, match=r"class_thresholds and image_threshold = 'otsu' both choose"):
+        label(prepared(tmp_path, None, exponent=None, class_thresholds={name: 0.5}, image_threshold="otsu"))
+    with pytest.raises(ValueError, match="class_thresholds"):
+        MakePseudoLabels(class_thresholds={name: 1.0})
