@@ -21,6 +21,7 @@ from shards.work_notes import note
 from shards.writer import write_shard
 from wsss.contract.counts import Counts
 from wsss.contract.device import choose_device, computed_on, decoding_threads
+from wsss.contract.folds import shard_worker
 from wsss.contract.gpu_memory import is_out_of_gpu_memory, too_large
 from wsss.contract.shard_measures import begin_measures
 from wsss.contract.shard_times import note_seconds
@@ -81,7 +82,7 @@ class ShardExecutor:
             if not self._is_ready(instance):
                 if instance.stage.uses_torch:
                     self._prepare_torch()
-                self._worker = instance.stage.worker(instance)
+                self._worker = shard_worker(instance)
             made_on = computed_on() if instance.stage.uses_torch else ""
             begun, measured = time.monotonic(), begin_measures()
             layer = instance.layer if mode == "final" else _copies(instance, mode)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from shards.codec import to_json
 from shards.files import write_bytes
+from shards.folds import Fold
 from shards.manifest_entry import ManifestEntry
 from shards.records import Missing
 from shards.remote_tars import RemoteTars
@@ -50,6 +51,8 @@ class Layer:
     path: Path
     kind: str
     remote: RemoteTars | None = None
+    without: Fold | None = None
+    """A view of the layer, as a training of cross-fitting sees it: without the training shards of this fold."""
 
     def tar_path(self, shard: str) -> Path:
         return self.path / f"{shard}.tar"
@@ -113,7 +116,10 @@ class Layer:
 
     def shards(self) -> list[str]:
         """The shards of a complete layer, in order. Raises `ShardError` if the layer is not complete."""
-        return list(self._index()["shards"])
+        return self._seen(self._index()["shards"])
+
+    def _seen(self, shards: Iterable[str]) -> list[str]:
+        return [shard for shard in shards if self.without is None or not self.without.leaves_out(shard)]
 
     def _index(self) -> dict[str, Any]:
         """The index of a complete layer. Raises `ShardError` if it is missing or damaged."""
@@ -134,7 +140,7 @@ class Layer:
         """True if the index lists exactly these shards, and each of them is finished and has the index's count."""
         try:
             counts = self.counts_of_shards()
-            return self.shards() == expected and all(
+            return list(self._index()["shards"]) == expected and all(
                 self.manifest_entry(shard).count == counts.get(shard) for shard in expected
             )
         except ShardError:
@@ -196,8 +202,8 @@ class Layer:
         """Number of records per split of a complete layer, and `missing`: missing records of all splits."""
         index = self._index()
         totals: dict[str, int] = {}
-        for shard, count in index["counts"].items():
-            totals[split_of(shard)] = totals.get(split_of(shard), 0) + count
+        for shard in self._seen(index["counts"]):
+            totals[split_of(shard)] = totals.get(split_of(shard), 0) + index["counts"][shard]
         return totals | {"missing": sum(len(reasons) for reasons in index["missing"].values())}
 
     def left_out(self) -> dict[str, dict[str, str]]:

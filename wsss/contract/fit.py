@@ -80,6 +80,13 @@ class Fit(Stage):
     seed_shift: Annotated[int, Field(ge=0), active_unless("seed_shift", 0)] = 0
     """Added to the recipe's seed: repeats the same training with other random draws, to measure how much results
     vary."""
+    folds: Annotated[int, Field(ge=1, le=64), active_unless("folds", 1)] = 1
+    """Cross-fitting with this many folds, if more than 1: shard i of the split train belongs to fold i modulo `folds`,
+    plus 1; one network is trained without each fold, and stages that read the networks use, for every shard, the one
+    that has not learned it. Two folds take as many steps as one training on all images. The instance NAME becomes
+    NAME_fold1, NAME_fold2, …; a later training that starts from its weights needs the same `folds`."""
+    fold: Annotated[int, Field(ge=0), active_unless("fold", 0)] = 0
+    """The fold that the instance is trained without; set by `folds`, not in a recipe."""
     world_size: Annotated[int, Field(ge=1), PerformanceOnly()] = 1
     """Number of training processes; each is one DeepSpeed rank. A training may be resumed with another number: results
     are the same up to rounding, other random draws inside the network, and norms that are not synchronised."""

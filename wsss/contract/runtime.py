@@ -13,6 +13,7 @@ from shards.records import RunRecord
 from wsss.contract.counts import Counts
 from wsss.contract.failure import OnRestart, ignore_restart
 from wsss.contract.fit import Fit
+from wsss.contract.folds import base_name
 from wsss.contract.resources import PositiveShare, Resources, Share, StageResources, can_use_gpus
 from wsss.contract.settings import settings
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -72,7 +73,7 @@ class RuntimeSettings:
 
     def resources_of(self, instance: Instance) -> Resources:
         """What the workers of an instance hold: as in its own table, else that of its kind, else in general."""
-        given = [self.stages[name] for name in (instance.name, instance.stage.kind) if name in self.stages]
+        given = [self.stages[name] for name in _names(instance) if name in self.stages]
 
         def chosen(name: str) -> Any:
             own = (value for one in given if (value := getattr(one, name)) is not None)
@@ -88,9 +89,14 @@ class RuntimeSettings:
 
     def name_of(self, setting: str, instance: Instance) -> str:
         """The dotted name under which an instance's value of a resource was given, for messages."""
-        given = [name for name in (instance.name, instance.stage.kind) if name in self.stages]
+        given = [name for name in _names(instance) if name in self.stages]
         own = (f"runtime.{name}.{setting}" for name in given if getattr(self.stages[name], setting) is not None)
         return next(own, f"runtime.{setting}")
+
+
+def _names(instance: Instance) -> tuple[str, ...]:
+    """The names of tables that give an instance resources, the nearest first."""
+    return tuple(dict.fromkeys((instance.name, base_name(instance.name, instance.stage), instance.stage.kind)))
 
 
 Progress = Callable[[float, float, str], None]

@@ -25,6 +25,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from shards.files import write_bytes
+from shards.folds import Fold
 from shards.label_type import LabelType, label_type
 from shards.layer import Layer, ShardError, split_of
 from shards.records import Missing, Record, RunRecord, Sample
@@ -283,12 +284,14 @@ class Instance:
     fingerprint_without_masks: str = ""
     """For samples: the fingerprint they would have without masks that are only used for evaluation. The fingerprints of
     stages that read no masks include this one, so that masks added later for `evaluate` do not cause retraining."""
+    without: Fold | None = None
+    """Set where a training of cross-fitting reads this instance: its layer is seen without this fold."""
 
     @property
     def layer(self) -> Layer:
         """The layer that this instance writes. Only for `Map` stages."""
         assert isinstance(self.stage, Map), f"{self.name} writes no layer"
-        return Layer(self.path, self.stage.record_kind, self.stage.tars())
+        return Layer(self.path, self.stage.record_kind, self.stage.tars(), self.without)
 
     @cached_property
     def samples(self) -> Instance:

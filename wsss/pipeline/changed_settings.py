@@ -49,6 +49,7 @@ def resolved_recipe(recipe: Recipe) -> str:
         own = f"{instance.name}."
         values = {name.removeprefix(own): value for name, value in dotted_settings(instance).items()}
         inputs = {name.removeprefix("inputs."): values.pop(name) for name in list(values) if name.startswith("inputs.")}
+        inputs = {slot: name for slot, name in inputs.items() if slot in instance.stage.slots}  # the other folds follow
         parts += ["", f"[stages.{_key(instance.name)}]", *_lines({"kind": instance.stage.kind} | values)]
         if inputs:
             parts.append(f"inputs = {_toml(inputs)}")

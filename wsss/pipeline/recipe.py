@@ -21,10 +21,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from shards.codec import to_json
+from wsss.contract.folds import base_name, check_num_shards
 from wsss.contract.resources import StageResources
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import hashed_values, resolved_values, settings
 from wsss.contract.stage import DataStage, Instance, Map, Stage
+from wsss.pipeline.fold_tables import check_fold, filled_slots, per_fold
 from wsss.pipeline.recipe_tables import (
     TABLES,
     RecipeError,
@@ -122,7 +124,7 @@ def load_recipe(
         tables.get("runtime", {}), {name: str(table.get("kind", name)) for name, table in stages.items()}
     )
     instances: list[Instance] = []
-    for name, table in stages.items():
+    for name, table in per_fold(stages, origins).items():
         placed = _resolve(
             name, table, instances, recipe=recipe, runtime=runtime, stand_in=stand_in or (lambda stage: stage)
         )
@@ -220,6 +222,8 @@ def _resolve(
     if not isinstance(chosen, dict) or not all(isinstance(upstream, str) for upstream in chosen.values()):
         raise RecipeError(f'{name}.inputs is {chosen!r}; write inputs = {{ SLOT = "INSTANCE" }}')
     stage: Stage = stand_in(_build(STAGES[kind], values, prefix=name))
+    check_fold(name, stage)
+    earlier = [one for one in earlier if base_name(one.name, one.stage) != base_name(name, stage)]
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
     if extra := sorted(set(chosen) - set(inputs)):
         if extra[0] in stage.slots:
@@ -228,7 +232,10 @@ def _resolve(
                 "from the table inputs in the recipe's file"
             )
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_setting(extra[0], list(stage.slots), what="input"))
-    present = {slot: instance for slot, instance in inputs.items() if instance is not None}
+    present: dict[str, Instance] = {}
+    for slot, upstream in inputs.items():
+        if upstream is not None:
+            present |= filled_slots(name, stage, slot, upstream, earlier)
     return placed_instance(name, stage, present, seed=recipe.seed, runs=runtime.runs)
 
 
@@ -250,6 +257,7 @@ def placed_instance(name: str, stage: Stage, inputs: Mapping[str, Instance], *, 
             fingerprint_without_masks=_fingerprint(stage, inputs, seed=seed, masks=False) if separable else "",
         )
         _check_sources(instance)
+        check_num_shards(instance)
         stage.check(instance)
     except RecipeError:
         raise
@@ -306,14 +314,15 @@ def _fill(name: str, stage: Stage, slot: str, chosen: str | None, earlier: list[
             f"; add one to the recipe before [stages.{name}]"
         )
     for instance in earlier:
-        if instance.name == chosen:
+        if chosen in (instance.name, base_name(instance.name, instance.stage)):
             if instance not in fitting:
                 raise RecipeError(
                     f"{name}.inputs.{slot} names {chosen}, a {instance.stage.kind}; it takes {wanted}, from "
                     f"{' or '.join(producers(wanted))}"
                 )
             return instance
-    raise RecipeError(f"{name}.inputs.{slot}: " + unknown_name("earlier instance", chosen, [i.name for i in earlier]))
+    names = list(dict.fromkeys(base_name(i.name, i.stage) for i in earlier))
+    raise RecipeError(f"{name}.inputs.{slot}: " + unknown_name("earlier instance", chosen, names))
 
 
 def _digest(value: object) -> str:

@@ -16,6 +16,7 @@ from shards.wording import counted
 from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
+from wsss.contract.folds import check_num_shards
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -177,6 +178,7 @@ def run_instance(
             reporter.reused(instance.name)
             _count_missing(recipe, instance, summary)
             return record
+        _check_folds(instance)
         reporter.begin(instance.name)
         for caution in instance.stage.cautions(instance):
             reporter.note(f"note   {caution}")
@@ -198,6 +200,14 @@ def run_instance(
     reporter.end(instance.name, seconds)
     reporter.notes(instance.name, outcome.notes)
     return record
+
+
+def _check_folds(instance: Instance) -> None:
+    """Count the shards again, now that all inputs are done."""
+    try:
+        check_num_shards(instance)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 @contextmanager

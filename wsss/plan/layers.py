@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wsss.contract.cost import DatasetStats
+from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance, Map
 from wsss.plan.costs import Costs
 
@@ -40,7 +41,10 @@ def train_images(instance: Instance, stats: DatasetStats, *, max_shards: int | N
     """Number of training images that are in all layers read by a training."""
     layers = layers_read(instance).values() or [instance.samples]
     count = min(images_of(up, stats).get(TRAIN, 0) for up in layers)
-    return count if max_shards is None else min(count, max_shards * stats.shard_images)
+    count = count if max_shards is None else min(count, max_shards * stats.shard_images)
+    stage = instance.stage
+    learned = (stage.folds - 1) / stage.folds if isinstance(stage, Fit) and stage.folds > 1 else 1.0
+    return round(count * learned)
 
 
 def layers_read(instance: Instance) -> dict[str, Instance]:

@@ -17,6 +17,7 @@ from shards.layer import Layer, ShardError
 from shards.output_places import check_output_file
 from shards.reader import read_entry
 from shards.records import BadSampleError, Record, Sample
+from wsss.contract.folds import for_shard
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import Recipe
 from wsss.report.explained_stages import Explained, Step, steps_of
@@ -43,12 +44,13 @@ def explain(recipe: Recipe, key: str, path: Path) -> list[str]:
     waiting = [one.name for one in recipe.instances if isinstance(one.stage, Map) and one not in finished]
     notes = [f"not done yet: {', '.join(waiting)}; wsss run makes them"] if waiting else []
     records: dict[str, Record] = {}
+    shards: dict[str, str] = {}
     for instance in finished:
         found = find_record(instance.layer, key)
         if isinstance(found, str):
             notes.append(f"{instance.name} has no record of it: {found}")
         else:
-            records[instance.name] = found
+            shards[instance.name], records[instance.name] = found
     sample = next((record for record in records.values() if isinstance(record, Sample)), None)
     if sample is None:
         raise ExplainError(_unknown_key(recipe, finished, key))
@@ -58,18 +60,20 @@ def explain(recipe: Recipe, key: str, path: Path) -> list[str]:
         raise ExplainError(f"the image {key!r} cannot be drawn: {error}") from error
     taxonomy = recipe.instances[0].taxonomy
     about = Explained(sample=sample, image=image, name_of=taxonomy.name_of, records=records)
-    steps = [steps_of(instance, about) for instance in finished if instance.name in records]
+    steps = [
+        steps_of(for_shard(instance, shards[instance.name]), about) for instance in finished if instance.name in records
+    ]
     write_bytes(path, draw_steps(steps, title=f"{recipe.settings.name}: {key}"))
     return notes
 
 
-def find_record(layer: Layer, key: str) -> Record | str:
-    """The record of a key, or why the layer has none."""
+def find_record(layer: Layer, key: str) -> tuple[str, Record] | str:
+    """The shard and the record of a key, or why the layer has none."""
     reason = "its split is not processed"
     for shard in layer.shards():
         manifest = layer.manifest_entry(shard)
         if key in manifest.entries.keys:
-            return read_entry(layer, shard, manifest.entries[manifest.entries.keys.index(key)])
+            return shard, read_entry(layer, shard, manifest.entries[manifest.entries.keys.index(key)])
         reason = next((one.reason for one in manifest.missing if one.key == key), reason)
     return reason
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shards.layer import ShardError
+from wsss.contract.folds import base_name, crossed_slots
 from wsss.contract.settings import inactive_settings, setting_values
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import Recipe
@@ -93,7 +94,10 @@ def _absence(absent: str) -> tuple[str, ...]:
 
 
 def _reads(instance: Instance) -> Shown:
-    names = {slot: upstream.name for slot, upstream in instance.inputs.items()}
+    crossed = crossed_slots(instance)
+    names = {slot: upstream.name for slot, upstream in instance.inputs.items() if slot in instance.stage.slots}
+    for slot, folds in crossed.items():
+        names[slot] = f"{base_name(names[slot], instance.inputs[slot].stage)} ({folds} folds)"
     return Shown(names, ", ".join(names.values()))
 
 

@@ -78,6 +78,11 @@ class MakeCams(CamSettings, Map):
         if self.second_classifier:
             self._check_second_classifier(instance)
         check_maps(self, name=instance.name)
+        if self.train_images == "classifier" and instance.stage_in("classifier", ClassifierTraining).folds > 1:
+            raise ValueError(
+                f"{instance.name}.train_images = 'classifier' leaves no image with cross-fitting: a network makes maps "
+                "of the images that it was not trained on; set train_images = 'all', or remove the classifier's folds"
+            )
         if self.normalisation == "global" and self.second_classifier:
             raise ValueError(
                 f"{instance.name}.normalisation = 'global' cannot be used with second_classifier = true: maps of two "
@@ -147,7 +152,7 @@ class MakeCams(CamSettings, Map):
         from wsss.stages.classifier.cost import cams_load
 
         load = Load()
-        for slot in (slot for slot in instance.inputs if slot != "samples"):
+        for slot in (slot for slot in self.used_slots() if slot != "samples"):
             trained = instance.stage_in(slot, ClassifierTraining)
             load += cams_load(self, context, slot=slot, trained=trained, longest=self.max_side)
         decoded = Load(core={"decode_image": context.stats.megapixels})

@@ -231,9 +231,11 @@ class TrainClassifier(ClassifierTraining):
         counts_C = class_counts(classes, num_classes=len(taxonomy))
         if empty := [c for c in learned if counts_C[c - 1] == 0]:
             raise ValueError(
-                f"{instance.name}: no training image shows {taxonomy.name_of(empty[0])!r}; every class needs at least "
-                "one image, so add this class to dropped_classes or remove it from the class list"
+                f"{instance.name}: no training image{f' outside fold {self.fold}' if self.fold else ''} shows "
+                f"{taxonomy.name_of(empty[0])!r}; every class needs at least one image, so add this class to "
+                "dropped_classes or remove it from the class list"
                 + (", or set a smaller hold_out" if self.hold_out else "")
+                + (f", or set more folds than {self.folds}, so that each leaves out less" if self.fold else "")
             )
         if has_validation(self, instance) and not validation_shows(self, instance, learned):
             raise ValueError(

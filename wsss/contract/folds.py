@@ -1,0 +1,121 @@
+"""Cross-fitting: a training with `folds` = F is F trainings, each without one fold of the training shards; a stage that
+reads its networks uses, for every shard, the one that has not learned the shard.
+
+The networks fill slots with numbered names: `classifier`, `classifier_fold2`, … A stage sees one of them, in the slot
+that it declares (`for_shard`), so no stage knows about folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from shards.folds import Fold, fold_of
+from shards.layer import ShardError, split_of
+from shards.records import Missing, Record
+from wsss.contract.fit import Fit
+from wsss.contract.stage import Instance, Map, ShardWorker
+
+TRAIN = "train"
+
+
+def name_of_fold(name: str, fold: int) -> str:
+    """Name of the instance that is trained without a fold."""
+    return f"{name}_fold{fold}"
+
+
+def base_name(name: str, stage: object) -> str:
+    """The name that a recipe gives to the trainings of all folds together."""
+    return name.removesuffix(f"_fold{stage.fold}") if isinstance(stage, Fit) and stage.folds > 1 else name
+
+
+def slots_of_folds(slot: str, networks: Sequence[Instance]) -> dict[str, Instance]:
+    """Slot -> network, for the networks of all folds in order."""
+    return {slot if fold == 1 else name_of_fold(slot, fold): one for fold, one in enumerate(networks, start=1)}
+
+
+def num_folds(instance: Instance, slot: str) -> int:
+    """Number of networks that fill a slot: more than one if they are those of the folds of a cross-fitting."""
+    upstream = instance.inputs.get(slot)
+    of_folds = upstream is not None and isinstance(upstream.stage, Fit) and name_of_fold(slot, 2) in instance.inputs
+    return upstream.stage.folds if of_folds else 1  # type: ignore[union-attr]
+
+
+def crossed_slots(instance: Instance) -> dict[str, int]:
+    """Slot -> number of folds, for the slots that hold the networks of a cross-fitting."""
+    found = {slot: num_folds(instance, slot) for slot in instance.stage.used_slots()}
+    return {slot: number for slot, number in found.items() if number > 1}
+
+
+def for_shard(instance: Instance, shard: str) -> Instance:
+    """The instance as its stage sees it at work on a shard: each slot holds the network that has not learned the shard.
+
+    Shards of splits other than train are divided in the same way: no network has learned them.
+    """
+    return _with_folds(instance, folds_of(instance, shard))
+
+
+def folds_of(instance: Instance, shard: str) -> dict[str, int]:
+    """Slot -> fold of the network that `for_shard` puts there, for the slots that hold those of a cross-fitting."""
+    return {slot: fold_of(shard, num_folds=number) for slot, number in crossed_slots(instance).items()}
+
+
+def _with_folds(instance: Instance, folds: Mapping[str, int]) -> Instance:
+    if not folds:
+        return instance
+    inputs = {slot: up for slot, up in instance.inputs.items() if slot in instance.stage.slots}
+    chosen = {slot: instance.inputs[slot if fold == 1 else name_of_fold(slot, fold)] for slot, fold in folds.items()}
+    return replace(instance, inputs=inputs | chosen)
+
+
+def shard_worker(instance: Instance) -> ShardWorker:
+    """The worker of a `Map` instance. With cross-fitting: the workers of all folds, each made for its first shard."""
+    stage = instance.stage
+    assert isinstance(stage, Map)
+    if not crossed_slots(instance):
+        return stage.worker(instance)
+    workers: dict[tuple[int, ...], ShardWorker] = {}
+
+    def work(shard: str) -> Iterator[Record | Missing]:
+        folds = folds_of(instance, shard)
+        place = tuple(folds.values())
+        if place not in workers:
+            workers[place] = stage.worker(_with_folds(instance, folds))
+        return workers[place](shard)
+
+    return work
+
+
+def view_of_fold(upstream: Instance, stage: Fit) -> Instance:
+    """An input of a training as the training sees it: a layer without the training shards of the fold."""
+    if stage.folds == 1 or not isinstance(upstream.stage, Map):
+        return upstream
+    return replace(upstream, without=Fold(stage.fold, stage.folds))
+
+
+def check_num_shards(instance: Instance) -> None:
+    """Raise ValueError if there are fewer training shards than folds, so that a fold is empty; passes if not known."""
+    stage = instance.stage
+    if not isinstance(stage, Fit) or stage.folds == 1:
+        return
+    most = getattr(stage, "max_shards", None)
+    found = _num_train_shards(instance.samples)
+    number = found if found is None or most is None else min(found, most)
+    if number is not None and number < stage.folds:
+        why = "" if number == found else f" (max_shards = {most})"
+        raise ValueError(
+            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but the split {TRAIN} has {number} shards{why}: "
+            f"a fold is made of whole shards; set folds to at most {number}, or a smaller shard_size in "
+            f"{instance.samples.name}"
+        )
+
+
+def _num_train_shards(samples: Instance) -> int | None:
+    """Number of shards of the training split: counted if the samples are done, else as their settings say."""
+    try:
+        return sum(split_of(shard) == TRAIN for shard in replace(samples, without=None).layer.shards())
+    except ShardError:
+        expected = samples.data.expected_data()
+    if TRAIN not in expected.images or not expected.shard_images:
+        return None
+    return -(-expected.images[TRAIN] // expected.shard_images)
