@@ -104,9 +104,9 @@ def check_num_shards(instance: Instance) -> None:
     if number is not None and number < stage.folds:
         why = "" if number == found else f" (max_shards = {most})"
         raise ValueError(
-            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but the split {TRAIN} has {number} shards{why}: "
-            f"a fold is made of whole shards; set folds to at most {number}, or a smaller shard_size in "
-            f"{instance.samples.name}"
+            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but shards of the split {TRAIN}: {number}{why}; "
+            f"a fold is made of whole shards, so {f'set folds to at most {number}' if number > 1 else 'remove folds'}, "
+            f"or set a smaller shard_size in {instance.samples.name}"
         )
 
 
@@ -115,7 +115,5 @@ def _num_train_shards(samples: Instance) -> int | None:
     try:
         return sum(split_of(shard) == TRAIN for shard in replace(samples, without=None).layer.shards())
     except ShardError:
-        expected = samples.data.expected_data()
-    if TRAIN not in expected.images or not expected.shard_images:
-        return None
-    return -(-expected.images[TRAIN] // expected.shard_images)
+        images, size = samples.data.expected_data().images.get(TRAIN), getattr(samples.stage, "shard_size", 0)
+    return -(-images // size) if images and size else None

@@ -53,13 +53,16 @@ def check_fold(name: str, stage: Stage) -> None:
 
 
 def filled_slots(
-    name: str, stage: Stage, slot: str, upstream: Instance, earlier: Sequence[Instance]
+    name: str, stage: Stage, slot: str, upstream: Instance, earlier: Sequence[Instance], *, named: str | None
 ) -> dict[str, Instance]:
     """The slots that an input fills: several for the networks of a cross-fitting that a `Map` stage reads.
 
-    Raises `RecipeError` for a training that starts from a network of other folds.
+    `named`: what the recipe names as the input. A training on all images may start from one fold's network if the
+    recipe names that one. Raises `RecipeError` for a training that starts from a network of other folds.
     """
     if isinstance(stage, Fit):
+        if stage.folds == 1 and named == upstream.name:
+            return {slot: upstream}
         return {slot: _of_training(name, stage, slot, upstream, earlier)}
     if not isinstance(stage, Map) or not isinstance(upstream.stage, Fit) or upstream.stage.folds == 1:
         return {slot: upstream}
@@ -85,7 +88,8 @@ def _of_training(name: str, stage: Fit, slot: str, upstream: Instance, earlier: 
     if stage.folds == 1:
         raise RecipeError(
             f"{own}.inputs.{slot} is {base}, a cross-fitting of {upstream.stage.folds} networks, but {own} trains one "
-            f"on all images; set {own}.folds = {upstream.stage.folds}, or remove {base}.folds"
+            f"on all images; set {own}.folds = {upstream.stage.folds}, or name one of them in {own}.inputs: {slot} = "
+            f"{name_of_fold(base, 1)!r}"
         )
     raise RecipeError(
         f"{own}.folds = {stage.folds} starts from {base}, which is trained with folds = {upstream.stage.folds}: its "

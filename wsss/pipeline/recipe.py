@@ -235,7 +235,7 @@ def _resolve(
     present: dict[str, Instance] = {}
     for slot, upstream in inputs.items():
         if upstream is not None:
-            present |= filled_slots(name, stage, slot, upstream, earlier)
+            present |= filled_slots(name, stage, slot, upstream, earlier, named=chosen.get(slot))
     return placed_instance(name, stage, present, seed=recipe.seed, runs=runtime.runs)
 
 

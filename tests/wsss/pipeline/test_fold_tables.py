@@ -102,6 +102,8 @@ def test_a_training_starts_from_the_network_of_its_own_fold(tmp_path: Path) -> N
     ]
     with pytest.raises(RecipeError, match=r"second.inputs.classifier is train_classifier, a cross-fitting of 3"):
         load(tmp_path, text=text)
+    one = load(tmp_path, "second.inputs.classifier=train_classifier_fold2", text=text)
+    assert reads(one, "second")["classifier"] == "train_classifier_fold2"
     with pytest.raises(RecipeError, match=r"second.folds = 2 starts from train_classifier, which is .*folds = 3"):
         load(tmp_path, "second.folds=2", text=text)
     with pytest.raises(RecipeError, match=r"have learned images .*; set train_classifier.folds = 3"):
@@ -109,7 +111,7 @@ def test_a_training_starts_from_the_network_of_its_own_fold(tmp_path: Path) -> N
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"train_classifier.folds = 6, but the split train has 5 shards.*at most 5"):
+    with pytest.raises(RecipeError, match=r"train_classifier.folds = 6, but shards of the split train: 5; .*at most 5"):
         load(tmp_path, "train_classifier.folds=6")
     with pytest.raises(RecipeError, match=r"train_classifier.folds"):
         load(tmp_path, "train_classifier.folds=0")
