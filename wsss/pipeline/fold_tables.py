@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from wsss.contract.fit import Fit
-from wsss.contract.folds import base_name, name_of_fold, slots_of_folds, view_of_fold
+from wsss.contract.folds import base_name, check_num_shards, name_of_fold, slots_of_folds, view_of_fold
 from wsss.contract.stage import Instance, Map, Stage
 from wsss.pipeline.recipe_tables import RecipeError
 from wsss.stages.registry import STAGES
@@ -95,3 +95,11 @@ def _of_training(name: str, stage: Fit, slot: str, upstream: Instance, earlier: 
         f"{own}.folds = {stage.folds} starts from {base}, which is trained with folds = {upstream.stage.folds}: its "
         f"networks have learned images that {own} must not have learned; set {base}.folds = {stage.folds}"
     )
+
+
+def check_counted_shards(instance: Instance) -> None:
+    """Raise `RecipeError` if there are more folds than shards, which are known for certain once the inputs are done."""
+    try:
+        check_num_shards(instance)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None

@@ -16,13 +16,13 @@ from shards.wording import counted
 from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
-from wsss.contract.folds import check_num_shards
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.contract.stopping import raise_if_stopped
 from wsss.pipeline.environment_check import check_environments
 from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
+from wsss.pipeline.fold_tables import check_counted_shards
 from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.lost_workers import count_losses, loss_lines
 from wsss.pipeline.progress import Reporter
@@ -178,7 +178,7 @@ def run_instance(
             reporter.reused(instance.name)
             _count_missing(recipe, instance, summary)
             return record
-        _check_folds(instance)
+        check_counted_shards(instance)
         reporter.begin(instance.name)
         for caution in instance.stage.cautions(instance):
             reporter.note(f"note   {caution}")
@@ -200,14 +200,6 @@ def run_instance(
     reporter.end(instance.name, seconds)
     reporter.notes(instance.name, outcome.notes)
     return record
-
-
-def _check_folds(instance: Instance) -> None:
-    """Count the shards again, now that all inputs are done."""
-    try:
-        check_num_shards(instance)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
 
 
 @contextmanager
