@@ -1,8 +1,8 @@
 """Two folds of cross-fitting against one training on all images: the same number of steps, on the same images.
 
 Each of the two trainings has half of the images, so together they take as many steps as the one; what is added is the
-second start: its network, its first batch, its checkpoints and its validation. Both run through `wsss run`'s own code with
-one rank and one thread, on drawn images and MobileNetV2 from random weights; CPU seconds of driver and rank count.
+second start: its network, its first batch, its checkpoints and its validation. Both run through `wsss run`'s own
+code with one rank and one thread, on drawn images and MobileNetV2 from random weights; CPU seconds of driver and rank.
 """
 
 from __future__ import annotations
