@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.local import LocalRuntime
+from cluster.ray_runtime import RayRuntime
 from shards.records import Missing, Prediction, PseudoLabel
 from tests.wsss.layers import Shards, instance_of, records_of, sample, samples_of
+from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.stages.make_agreed_labels import MakeAgreedLabels
@@ -108,6 +111,26 @@ def test_inputs_that_cannot_differ_or_lack_a_split_are_refused(tmp_path: Path) -
     short = replace(instance, inputs={**instance.inputs, "second": only_val})
     with pytest.raises(ValueError, match=r"splits names 'train', which second does not make \(val\); set "):
         short.stage.check(short)
+
+
+@pytest.mark.ray
+@pytest.mark.extended
+def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
+    first: Shards = {shard: [label_map("a", 0, 2), label_map("b", 1)] for shard in (SHARD, VAL)}
+    second: Shards = {shard: [label_map("a", 0, 5, 5, 2), label_map("b", 3, 1)] for shard in (SHARD, VAL)}
+    instance = prepared(tmp_path, first=first, second=second)
+    here, there = (replace(instance, path=tmp_path / name) for name in ("here", "there"))
+    assert isinstance(instance.stage, MakeAgreedLabels)
+    LocalRuntime(RuntimeSettings()).map(here, instance.stage, lambda *_: None)
+    runtime = RayRuntime(RuntimeSettings(num_actors=2), address=None)
+    try:
+        runtime.map(there, instance.stage, lambda *_: None)
+    finally:
+        runtime.close()
+    assert here.layer.manifest_entry(VAL).entries.metadata("disputed") == [2 * SIZE[0], SIZE[0]]
+    for shard in (SHARD, VAL):
+        assert here.layer.tar_path(shard).read_bytes() == there.layer.tar_path(shard).read_bytes()
+        assert here.layer.manifest_path(shard).read_bytes() == there.layer.manifest_path(shard).read_bytes()
 
 
 RECIPE = """
