@@ -2,9 +2,9 @@
 
     .venv/bin/python -m tests.benchmarks.region_cam
 
-The work: maps of one image of 375 x 500 with one class, and with two, in one view and its mirror image, by make_cams's
-own maker of maps, as it runs on CPUs: the network's norms folded and its weights packed. A pass of the encoder is one
-of the network as it is, of the same two views.
+The work: maps of one image of 375 x 500 with one, two and three classes, in one view and its mirror image, by
+make_cams's own maker of maps, as it runs on CPUs: the network's norms folded and its weights packed. A pass of the
+encoder is one of the network as it is, of the same two views.
 
 `ratio`: an N x N matrix of similarities of the finest stage, made and multiplied by the evidence, against the product
 with one vector per class, ResNet-50; `error`: the largest difference of both.
@@ -32,7 +32,7 @@ from wsss.stages.make_cams import MakeCams
 from wsss.stages.train_classifier import TrainClassifier
 
 SIZE, NUM_CLASSES, REPETITIONS, FINEST = (375, 500), 20, 5, 4
-CLASSES = {"one class": (3,), "two classes": (3, 7)}
+CLASSES = {"one class": (3,), "two classes": (3, 7), "three classes": (3, 7, 12)}
 ENCODERS = {"MobileNetV2": "mobilenetv2_100", "ResNet-50": "resnet50"}
 PASSES_BAR, LARGEST_ERROR, RATIO_BAR = 2.0, 1e-5, 20.0
 
