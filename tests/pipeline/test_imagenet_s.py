@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     text = text.replace(
         "[stages.predict]\n", '[stages.predict]\nrefine = "crf"\ncrf_iterations = 2\nablation = ["none"]\n'
     )
-    text += 'format = "imagenet_s"\nmethod = "drawn rectangles"\n'
+    text = text.replace("[stages.submit]\n", '[stages.submit]\nformat = "imagenet_s"\nmethod = "drawn rectangles"\n')
     path = folder / "tiny_imagenet_s.toml"
     path.write_text(text)
     recipe = load_recipe(path, [f"runtime.runs={folder / 'runs'}"])
