@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tuning.dimensions import Cases, Dimension
 from wsss.contract.fit import Fit
+from wsss.contract.folds import base_name
 from wsss.contract.settings import hashed_values, inactive_settings
 from wsss.contract.stage import Stage
 from wsss.pipeline.recipe import Recipe, RecipeError
@@ -33,7 +34,8 @@ def check_read(dimensions: Mapping[str, Dimension], recipe: Recipe) -> None:
     for name in values:
         owner, _, setting = name.partition(".")
         own = {key.partition(".")[2]: found for key, found in values.items() if key.partition(".")[0] == owner}
-        stage = recipe.instance(owner).stage
+        # Settings of the trainings of all folds are searched together, by the name of their table.
+        stage = next(one.stage for one in recipe.instances if base_name(one.name, one.stage) == owner)
         if not any(setting in hashed_values(variant) for variant in _variants(stage, own)):
             raise RecipeError(f"{where[name]}: {_why(stage, owner, setting)}")
 

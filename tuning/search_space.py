@@ -32,6 +32,7 @@ from tuning.sweep_tables import (
     read_sweep_tables,
     toml_value,
 )
+from wsss.contract.folds import base_name
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
 from wsss.pipeline.recipe_files import RECIPES, find_file
@@ -151,7 +152,8 @@ class Sweep:
         """The instances that have one of these settings, and those that read them."""
         names = {name.partition(".")[0] for name in settings}
         for instance in self.base.instances:
-            if any(up.name in names for up in instance.inputs.values()):
+            given = base_name(instance.name, instance.stage)  # a setting of all folds is that of the recipe's table
+            if given in names or any(up.name in names for up in instance.inputs.values()):
                 names.add(instance.name)
         return frozenset(names)
 

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuning.dimensions import Cases, Choices, Range
+from wsss.contract.fit import Fit
+from wsss.contract.folds import base_name
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings
 from wsss.pipeline.recipe_files import RECIPES, SWEEPS, find_file, near_files
@@ -98,7 +100,11 @@ def read_cases(table: Mapping[str, Any]) -> dict[str, Cases]:
 
 def instance_of(name: str, whole: Recipe, *, where: str) -> Instance:
     """The instance that has a dotted setting. Raises `RecipeError`, beginning with `where`, if there is none."""
-    known = {dotted: one for one in whole.instances for dotted in dotted_settings(one) if ".inputs." not in dotted}
+    known: dict[str, Instance] = {}
+    for one in whole.instances:
+        given = base_name(one.name, one.stage)  # the trainings of all folds are set together, by their table's name
+        names = [dotted.removeprefix(one.name) for dotted in dotted_settings(one) if ".inputs." not in dotted]
+        known |= {f"{given}{setting}": one for setting in names if setting != ".fold"}
     if name not in known:
         raise RecipeError(f"{where}: " + unknown_name("setting", name, list(known)))
     return known[name]
@@ -110,6 +116,10 @@ def read_dimension(name: str, table: Any, whole: Recipe, *, entering: Recipe, wh
     `entering`: the part of the recipe that must contain the searched setting; `where` names the line in errors.
     """
     instance = instance_of(name, whole, where=where)
+    if isinstance(instance.stage, Fit) and name.endswith(".folds"):
+        raise RecipeError(
+            f"{where} changes which instances the recipe has; set it in [fixed], and compare the results of two sweeps"
+        )
     if instance.name not in {one.name for one in entering.instances}:
         names = ", ".join(one.name for one in entering.instances)
         raise RecipeError(f"{where}: the metric does not depend on {instance.name}; it depends on {names}")

@@ -270,3 +270,17 @@ def test_the_sweep_of_self_correction_takes_the_published_numbers_of_masks() -> 
     half = "train_ancillary_half.full_share"
     assert [case.pop(half) for case in masks] == [100, 200, 400, 732]
     assert [set(case.values()) for case in masks] == [{200}, {400}, {800}, {1464}]
+
+
+FOLDED = "[fixed]\ntrain_classifier.folds = 2\nbuild_shards.shard_size = 2\n"
+
+
+def test_a_setting_of_all_folds_has_the_name_of_the_recipe_s_table(tmp_path: Path) -> None:
+    sweep = loaded(tmp_path, FOLDED + "[space]\ntrain_classifier.num_epochs = { choices = [1, 2] }\n")
+    reached = {"train_classifier_fold1", "train_classifier_fold2", "make_cams", "make_pseudo_labels"}
+    assert reached <= sweep.changed and "build_shards" not in sweep.changed
+    assert [one.name for one in sweep.unchanged().instances] == ["build_shards"]
+    with pytest.raises(RecipeError, match=r"fold1.num_epochs.*did you mean train_classifier.num_epochs"):
+        loaded(tmp_path, FOLDED + "[space]\ntrain_classifier_fold1.num_epochs = { choices = [1, 2] }\n")
+    with pytest.raises(RecipeError, match=r"space.train_classifier.folds changes which instances .*\[fixed\]"):
+        loaded(tmp_path, "[space]\ntrain_classifier.folds = { choices = [1, 2] }\n")

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from shards.folds import Fold, fold_of
+from shards.folds import TRAIN, Fold, fold_of
 from shards.layer import ShardError, split_of
 from shards.records import Missing, Record
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance, Map, ShardWorker
-
-TRAIN = "train"
 
 
 def name_of_fold(name: str, fold: int) -> str:
