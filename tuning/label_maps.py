@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -29,6 +29,7 @@ from shards.records import (
 from tuning.lineage import Ancestor
 from tuning.named_results import CompareError, Result
 from wsss.stages.data_sets.shards import tars_of_run
+from wsss.stages.evaluation.measured_images import choice
 from wsss.stages.registry import STAGES
 
 LABELLED = (PseudoLabel.kind, Prediction.kind, InstanceLabel.kind)
@@ -145,8 +146,8 @@ def maps_of(result: Result, *, runs: Path) -> LabelMaps:
         }
         return LabelMaps(layer=None, zip_file=result.folder, split="", places=entries)
     made, split = _made(result.lineage), split_of_result(result)
-    layer = _layer(made, runs=runs, result=result)
-    places = _places(layer, split, result)
+    layer, measured = _layer(made, runs=runs, result=result), _measured(result)
+    places = {key: place for key, place in _places(layer, split, result).items() if measured(key)}
     if layer.kind not in (*LABELLED, *SCORED):
         raise CompareError(
             f"{result.label} measures records of kind {layer.kind}, which are not label maps; compare evaluations of "
@@ -181,15 +182,26 @@ def truth_of(result: Result, *, runs: Path) -> Truth | None:
     entries = [manifest.entries for manifest in _manifests(layer, split, result)]
     keys = [key for one in entries for key in one.keys]
     positions = [position for one in entries for position in one.metadata("position")]
-    masked = [has for one in entries for has in one.metadata("has_mask")]
+    masked, measured = [has for one in entries for has in one.metadata("has_mask")], _measured(result)
     return Truth(
         layer=layer,
         fingerprint=samples.fingerprint,
         classes=layer.classes() or (),
         places=_places(layer, split, result),
         positions=dict(zip(keys, positions, strict=True)),
-        masked=frozenset(key for key, has in zip(keys, masked, strict=True) if has is not False),
+        masked=frozenset(key for key, has in zip(keys, masked, strict=True) if has is not False and measured(key)),
     )
+
+
+def _measured(result: Result) -> Callable[[str], bool]:
+    """Whether the evaluation measures an image: its `image_list` may exclude it."""
+    settings = {} if result.lineage is None else result.lineage.settings
+    if not (image_list := str(settings.get("image_list", ""))):
+        return lambda key: True
+    try:
+        return choice(image_list, str(settings["list_use"]))
+    except OSError as error:
+        raise CompareError(f"{result.label} measures the images of a list that cannot be read: {error}") from error
 
 
 def _made(lineage: Ancestor) -> Ancestor:

@@ -120,11 +120,17 @@ def write_predictions(
 
 
 def write_evaluation(
-    runs: Path, predictions: dict[str, Any], *, recipe: str, digit: str, **record: object
+    runs: Path,
+    predictions: dict[str, Any],
+    *,
+    recipe: str,
+    digit: str,
+    settings: dict[str, object] | None = None,
+    **record: object,
 ) -> dict[str, Any]:
     """The record of an evaluation of predictions; returns its lineage."""
     upstream = {"samples": predictions["upstream"]["samples"], "records": predictions}
-    lineage = node("evaluate", digit, upstream=upstream, splits=["val"], rule="threshold")
+    lineage = node("evaluate", digit, upstream=upstream, splits=["val"], rule="threshold", **(settings or {}))
     write_node(runs, lineage, recipe=recipe, **record)
     return lineage
 

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from shards.images import encode_png
-from tests.tuning.drawn_results import BAD, CLASSES, GOOD, KEYS, SHAPE, fill, mask, rows_of_drawn
+from tests.tuning.drawn_results import (
+    BAD,
+    CLASSES,
+    GOOD,
+    KEYS,
+    SHAPE,
+    fill,
+    mask,
+    rows_of_drawn,
+    write_evaluation,
+    write_predictions,
+    write_samples,
+)
 from tuning.comparison import Compared, compare_results
 from tuning.comparison_page import comparison_page
 from tuning.comparison_pictures import changes, save_pictures
@@ -110,6 +122,24 @@ def test_results_over_different_images_are_refused_unless_asked(runs: Path) -> N
     background = next(one for one in found.comparisons[0].classes if one.name == "background")
     assert (background.a, background.b) == pytest.approx((iou_by_loop(BAD, 0, 7), iou_by_loop(GOOD, 0, 7)))
     assert "7 in common, on which they are compared" in found.notes[0]
+
+
+def test_an_evaluation_of_a_list_is_compared_over_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = tmp_path / "dev.txt"
+    listed.write_text("".join(f"{key}\n" for key in KEYS[7:]))
+    samples = write_samples(tmp_path, mask, keys=KEYS, classes=CLASSES)
+    chosen: dict[str, object] = {"image_list": str(listed), "list_use": "except"}
+    for recipe, digit, draw in (("bad", "1", BAD), ("good", "2", GOOD)):
+        made = write_predictions(tmp_path, draw, keys=KEYS, samples=samples, recipe=recipe, digit=digit)
+        write_evaluation(tmp_path, made, recipe=recipe, digit=digit, settings=chosen)
+    monkeypatch.setattr("tuning.named_results.leaderboard", lambda *args, **options: rows_of_drawn(tmp_path))
+    (one,) = compared(tmp_path, "bad", "good").comparisons
+    background = next(found for found in one.classes if found.name == "background")
+    assert one.num_images == 7
+    assert (background.a, background.b) == pytest.approx((iou_by_loop(BAD, 0, 7), iou_by_loop(GOOD, 0, 7)))
+    listed.unlink()
+    with pytest.raises(CompareError, match=r"good:evaluate .*list that cannot be read: .*dev.txt"):
+        compared(tmp_path, "good", "bad")
 
 
 def test_without_masks_the_agreement_is_measured(runs: Path, tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def resolved(stage: object, setting: str) -> Any:
 class FileContent:
     """Marks a setting that may name a file: the file's content enters the fingerprint, not its path."""
 
+    shipped: Path | None = None
+    """A folder in which a name without a slash is looked up instead of in the working folder."""
+
+    def path(self, value: str) -> Path:
+        """Where the file of a value is."""
+        return self.shipped / value if self.shipped is not None and "/" not in value else Path(value)
+
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
@@ -137,10 +144,10 @@ def hashed_values(stage: object, *, masks: bool = True) -> dict[str, object]:
     for name, info in _field_info(type(stage)).items():
         if name in unread or any(isinstance(mark, left_out) for mark in info.metadata):
             del values[name]
-        elif any(isinstance(mark, FileContent) for mark in info.metadata):
-            path = Path(str(values[name]))
-            if path.is_file():
-                values[name] = f"sha256:{sha256_of(path)}"
+        else:
+            for mark in info.metadata:
+                if isinstance(mark, FileContent) and (path := mark.path(str(values[name]))).is_file():
+                    values[name] = f"sha256:{sha256_of(path)}"
     return values
 
 

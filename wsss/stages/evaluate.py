@@ -24,6 +24,9 @@ after the threshold this is not possible: each threshold needs its own CRF run.
 An image with unknown classes is not measured but counted (`unknown`): its maps do not say where the background is, and
 its pseudo label has undecided pixels.
 
+`image_list` measures only the images of a list, or all others (`excluded` counts the images that are not measured).
+So settings are chosen on a small part of the images, and reported on the rest.
+
 `protocol = "imagenet_s"` adds the metrics of ImageNet-S's evaluator (`wsss.ops.object_sizes`): mean IoU and boundary
 IoU with absent classes as 0, each also for small (S), medium (MS, ML) and large (L) objects, the share of images whose
 largest predicted class is right, and F of the foreground; named `imagenet_s.mean_iou` and so on.
@@ -53,11 +56,12 @@ from wsss.contract.counts import Counts
 from wsss.contract.settings import active_unless, settings
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, Outcome, Reduce, ShardCounter, Splits
+from wsss.stages.evaluation.measured_images import EXCLUDED, MeasuredImages
 from wsss.stages.segmenter.prediction_settings import PredictionSettings
 
 
 @settings
-class Evaluate(Reduce):
+class Evaluate(MeasuredImages, Reduce):
     """Compare a layer with the masks. The masks are only used for evaluation."""
 
     kind: ClassVar[str] = "evaluate"
@@ -91,6 +95,7 @@ class Evaluate(Reduce):
         return True
 
     def check(self, instance: Instance) -> None:
+        self.check_image_list(instance)
         records = instance.stage_in("records", Map)
         if absent := sorted(set(self.splits) - set(records.splits)):
             raise ValueError(
@@ -137,7 +142,7 @@ class Evaluate(Reduce):
         """Records of images with masks are compared with these; the others are read and skipped."""
         stats, stage = context.stats, instance.stage_in("records", Map)
         images = {split: count for split, count in context.images("records").items() if split in self.splits}
-        masked = sum(count for split, count in images.items() if split in stats.masked_splits)
+        masked = self.planned_images(sum(count for split, count in images.items() if split in stats.masked_splits))
         if stage.record_kind in (CamRecord.kind, ScoreRecord.kind):
             counted = {"evaluate_maps": stats.megapixels * stats.labels}
         else:
@@ -152,6 +157,7 @@ class Evaluate(Reduce):
 
         layers = {slot: instance.inputs[slot].layer for slot in ("samples", "records")}
         kind, num_classes = layers["records"].kind, len(instance.taxonomy) + 1
+        chosen = self.chosen_images(layers["samples"], self.splits, of=instance)
 
         def count(shard: str) -> Counts:
             totals = ShardTotals(
@@ -163,6 +169,7 @@ class Evaluate(Reduce):
                 by_peaks=self.rule == "ficklenet",
                 boundary_width=self.boundary_width,
                 protocol=self.protocol,
+                chosen=chosen,
             )
             for joined in join_shard(layers, shard, how="inner"):
                 totals.add(joined)
@@ -180,7 +187,8 @@ class Evaluate(Reduce):
         tables: dict[str, list[dict[str, object]]] = {}
         artifacts: dict[str, str] = {}
         for split in self.splits:
-            metrics |= {f"{split}.{name}": float(counts.total(f"{split}.{name}")) for name in TALLIES}
+            tallies = (*TALLIES, EXCLUDED) if self.image_list else TALLIES
+            metrics |= {f"{split}.{name}": float(counts.total(f"{split}.{name}")) for name in tallies}
             if not counts.total(f"{split}.images"):
                 continue  # the table shows how many images have no mask, or no record
             found = summarise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from wsss.stages.evaluation.counts import (
 )
 from wsss.stages.evaluation.imagenet_s import NAME as IMAGENET_S
 from wsss.stages.evaluation.imagenet_s import add_sizes, empty_row, empty_sizes
+from wsss.stages.evaluation.measured_images import EXCLUDED
 
 
 class ShardTotals:
@@ -42,10 +44,11 @@ class ShardTotals:
         by_peaks: bool,
         boundary_width: float,
         protocol: str,
+        chosen: Callable[[str], bool] | None = None,
     ) -> None:
         self._split, self._kind, self._num_classes, self._subsets = split, kind, num_classes, subsets
         self._by_peaks, self._width = by_peaks, boundary_width
-        self._by_size = protocol == IMAGENET_S
+        self._by_size, self._chosen = protocol == IMAGENET_S, chosen
         self._sums: dict[str, np.ndarray] = {}
         self._rows: dict[str, list[np.ndarray]] = {}
         for one in splits:
@@ -53,6 +56,8 @@ class ShardTotals:
             if self._by_size:
                 zeros[IMAGENET_S] = empty_sizes(num_classes)
                 self._rows[f"{one}.{IMAGENET_S}"] = [empty_row()]
+            if chosen is not None:
+                zeros[EXCLUDED] = np.zeros((), dtype=np.int64)
             self._sums |= {f"{one}.{name}": array for name, array in zeros.items()}
             self._rows[one] = [empty_rows(kind)]
         self._splits = splits
@@ -61,6 +66,9 @@ class ShardTotals:
     def add(self, joined: Joined | Missing) -> None:
         """Count one image."""
         split = self._split
+        if self._chosen is not None and not self._chosen(_key(joined)):
+            self._sums[f"{split}.{EXCLUDED}"] += 1
+            return
         if isinstance(joined, Missing):
             self._sums[f"{split}.{'left_out' if joined.left_out else 'missing'}"] += 1
             return
@@ -95,3 +103,7 @@ class ShardTotals:
         for one in self._splits:
             rows |= {f"{one}.{name}": cells if one == self._split else cells[:0] for name, cells in own.items()}
         return Counts(sums=self._sums, rows=rows)
+
+
+def _key(joined: Joined | Missing) -> str:
+    return joined.key if isinstance(joined, Missing) else joined["samples"].key
