@@ -48,9 +48,12 @@ def read_tables(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _meant(path: Path) -> str:
-    """A hint for a recipe that does not exist: a sweep of this name, or similar names."""
+    """A hint for a recipe that does not exist: a sweep of this name, a kind of stage, or similar names."""
     if find_file(path, shipped=SWEEPS).is_file():
         return f"; {path} is the name of a sweep: {_of_sweep(path)}"
+    kind = difflib.get_close_matches(str(path).replace("-", "_"), list(STAGES), n=1, cutoff=0.85)
+    if kind:
+        return f"; {kind[0]} is a kind of stage: wsss show {kind[0]} lists its settings"
     return near_files(path, shipped=RECIPES)
 
 

@@ -48,6 +48,9 @@ def test_commands_that_take_a_recipe_or_a_sweep_suggest_one(here: Path, capsys: 
         more = ["--gpu", "A100"] if command == "plan" else []
         assert main([command, "toyy", *more]) == 1
         assert capsys.readouterr().err == "wsss: the recipe does not exist: toyy; did you mean toy?\n"
+    for command, given in (("show", "make_seed"), ("show", "make-seed"), ("run", "make_seeds")):
+        assert main([command, given]) == 1
+        assert "make_seeds is a kind of stage: wsss show make_seeds lists its settings" in capsys.readouterr().err
     assert main(["sweep", "irnet"]) == 1
     assert "wsss: the sweep does not exist: irnet; shipped with the package: back" in capsys.readouterr().err
     assert main(["sweep", "npa_tables"]) == 1
