@@ -24,6 +24,8 @@ from shards.sources.neighbours import beside, in_other_form
 
 _LOOKERS, _LOOKS = 8, 1000
 """Number of threads that look up file sizes, and number of files per task."""
+_MOST_HELD = 50_000
+"""Names of files in memory before the folders already scanned are dropped."""
 _PIECE = 1 << 16
 _DRIVE = re.compile(r"[A-Za-z]:")
 _PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
@@ -238,13 +240,29 @@ def _size(root: Path, name: str) -> int:
 
 
 def presence(root: Path, names: Iterable[str]) -> Iterator[bytes]:
-    """For every path below `root`, b"1" if the file exists and b"0" if not, with one scan of each folder."""
+    """For every path below `root`, b"1" if the file exists and b"0" if not.
+
+    Each folder is scanned once if the names of a folder follow each other, at most twice otherwise; the names of few
+    folders are in memory then.
+    """
     scanned: dict[str, frozenset[str]] = {}
+    seen: set[str] = set()
+    held, grouped = 0, True
     for name in names:
         folder, _, last = name.rpartition("/")
         if folder not in scanned:
-            try:
-                scanned[folder] = frozenset(os.listdir(root / folder))
-            except OSError:
-                scanned[folder] = frozenset()
+            grouped = grouped and folder not in seen
+            if grouped and held > _MOST_HELD:
+                scanned.clear()
+                held = 0
+            scanned[folder] = _names_in(root / folder)
+            seen.add(folder)
+            held += len(scanned[folder])
         yield b"1" if last in scanned[folder] or in_other_form(root, name) is not None else b"0"
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()

@@ -206,6 +206,10 @@ class IlsvrcDetSource:
         Only names are used: accessing each of 800,000 files would take minutes on a network disk. A file that is fixed
         in place is therefore not noticed: delete the layer that recorded it as missing.
         """
+        return self._signature
+
+    @cached_property
+    def _signature(self) -> str:
         digest = hashlib.sha256()
         for split in self.splits:
             keys = self.list_split(split).keys

@@ -245,6 +245,9 @@ class DataStage(Map):
         """What the settings say about the images, for `wsss plan`."""
         return ExpectedData()
 
+    def forget_lists(self) -> None:
+        """Drop cached lists of images. Called before a later stage, which needs none, is sent to workers."""
+
     def without_data(self) -> DataStage:
         """The same stage for `wsss plan` on a machine that does not have the data: it reads no files."""
         return self

@@ -230,6 +230,8 @@ def _execute(
         reporter.note(f"{instance.name}: {message}; its work is resumed")
     remove_leftovers(instance.path)  # of a driver or worker that was killed
     write_bytes(instance.path / "settings.json", json.dumps(_lineage(instance), indent=1, sort_keys=True).encode())
+    if instance.inputs:
+        instance.data.forget_lists()
     if isinstance(stage, Fit):
         outcome = runtime.fit(instance, stage, reporter.progress, on_restart=on_restart)
         worked()

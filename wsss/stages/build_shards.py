@@ -26,7 +26,7 @@ from shards.shard_boundaries import (
 )
 from shards.sources.finished import FinishedShards
 from shards.sources.folder import FolderSource
-from shards.sources.source import Listed, Source
+from shards.sources.source import Listed, Source, forget_lists
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
 from shards.work_notes import name_work, note
@@ -80,6 +80,9 @@ class BuildShards(DataSettings, DataStage):
         if self.boxes != "none" or self.source in ("toy", "shards"):
             fields.add("boxes")
         return frozenset(fields)
+
+    def forget_lists(self) -> None:
+        forget_lists(self.data)
 
     def masks_only_measure(self) -> bool:
         return self.boxes != "masks"

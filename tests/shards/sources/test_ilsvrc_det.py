@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shards.records import BadSampleError, Box, Sample
 from shards.sources import disk, pascal_xml
 from shards.sources.ilsvrc_det import IlsvrcDetSource
 from shards.sources.ilsvrc_lists import read_class_lists
+from shards.sources.source import forget_lists
 from shards.taxonomy import ilsvrc_det_200
 from tests.shards.sources.ilsvrc_folder import (
     ANT,
@@ -301,3 +303,14 @@ def test_some_lists_without_the_others(checked: Path) -> None:
     (checked / "ILSVRC" / "ImageSets" / "DET" / "train_77.txt").unlink()
     with pytest.raises(ValueError, match=r"train_77\.txt is missing, but the lists of 199 other classes exist"):
         source(checked).signature()
+
+
+def test_forgotten_lists_are_read_again(root: Path) -> None:
+    """What is sent to workers of later stages does not hold the keys, of which LID has half a million."""
+    data = source(root)
+    before, signature, taxonomy = list(data.list_split("train")), data.signature(), data.taxonomy
+    with_lists = len(pickle.dumps(data))
+    forget_lists(data)
+    assert len(pickle.dumps(data)) < with_lists and before[0].key.encode() not in pickle.dumps(data)
+    assert (data.taxonomy, data.signature()) == (taxonomy, signature)
+    assert list(data.list_split("train")) == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shards.images import encode_png, image_mode
 from shards.records import BadSampleError, Box, Sample
 from shards.sources.ilsvrc_det import IlsvrcDetSource
 from shards.sources.lid import LidSource
+from shards.sources.source import forget_lists
 from tests.shards.sources.ilsvrc_folder import ANT, ANTS, TRAIN, make_ilsvrc
 from tests.shards.sources.lid_folder import ANNOTATIONS, DOG, IMAGES, PERSON, TEST, VAL, make_lid, mask_of
 from tests.shards.sources.pictures import jpeg, put
@@ -171,3 +173,13 @@ def test_signature(root: Path, tmp_path: Path) -> None:
     put(root / "val.txt", f"{VAL[1]}\n{VAL[0]}\n")
     changed.append(source(root).signature())
     assert len(set(changed)) == len(changed)
+
+
+def test_the_lists_of_train_are_forgotten_too(root: Path, tmp_path: Path) -> None:
+    train = IlsvrcDetSource(root=make_ilsvrc(tmp_path / "det"), splits=("train",))
+    data = source(root, train=train, splits=("train", "val"))
+    keys = {split: data.list_split(split).keys[0].encode() for split in ("train", "val")}
+    assert all(key in pickle.dumps(data) for key in keys.values())
+    forget_lists(data)
+    assert not any(key in pickle.dumps(data) for key in keys.values())
+    assert data.list_split("train").keys[0].encode() == keys["train"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shards.records import BadSampleError
-from shards.sources import neighbours
+from shards.sources import disk, neighbours
 from shards.sources.disk import file_sizes, presence, read_file, read_image, read_index_png
 from shards.sources.neighbours import beside, in_other_form
 from tests.shards.sources.pictures import jpeg, put
@@ -24,6 +24,24 @@ def test_a_name_in_another_unicode_form_is_found(tmp_path: Path, written: str, a
     assert read_file(tmp_path, asked) == data == read_image(tmp_path, asked).encoded
     assert file_sizes(tmp_path, [asked, written, "none.jpg"]).tolist() == [len(data), len(data), 0]
     assert list(presence(tmp_path, [asked, written, "Übung/x.jpg"])) == [b"1", b"1", b"0"]
+
+
+@pytest.mark.parametrize(("interleaved", "most"), [(False, 3), (True, 6)])
+def test_few_folders_are_held_and_none_is_scanned_more_than_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interleaved: bool, most: int
+) -> None:
+    for folder in "abc":
+        for number in range(4):
+            put(tmp_path / folder / f"{number}.jpg", b"x")
+    names = [f"{folder}/{number}.jpg" for folder in "abc" for number in range(5)]
+    names = names[::5] + names[4::5] + names[1::5] + names[2::5] if interleaved else names
+    scans: list[object] = []
+    real = disk.os.listdir
+    monkeypatch.setattr(disk.os, "listdir", lambda folder: (scans.append(folder), real(folder))[1])
+    monkeypatch.setattr(disk, "in_other_form", lambda root, name: None)
+    monkeypatch.setattr(disk, "_MOST_HELD", 3)
+    assert list(disk.presence(tmp_path, names)) == [b"0" if "/4" in name else b"1" for name in names]
+    assert 3 <= len(scans) <= most
 
 
 def test_two_forms_are_two_files(tmp_path: Path) -> None:
