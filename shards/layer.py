@@ -122,19 +122,16 @@ class Layer:
         return [shard for shard in shards if self.without is None or not self.without.leaves_out(shard)]
 
     def _index(self) -> dict[str, Any]:
-        """The index of a complete layer. Raises `ShardError` if it is missing or damaged."""
+        """The index of a complete layer without `left_out`, which no caller changes. Raises `ShardError` if it is
+        missing or damaged."""
+        path = self.path / INDEX
         try:
-            index = json.loads((self.path / INDEX).read_bytes())
+            seen = path.stat()
+            return _index_without_reasons(str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
         except (FileNotFoundError, NotADirectoryError):
             raise ShardError(
                 f"the layer {self.path} is not complete: {INDEX} is missing; wsss run with its recipe finishes it"
             ) from None
-        except ValueError as error:
-            raise ShardError(f"{self.path / INDEX} is not readable ({error}); run its stage again") from None
-        forms = {"record": str, "shards": list, "counts": dict, "sha256": dict, "missing": dict}
-        if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
-            raise ShardError(f"{self.path / INDEX} is not the index of a layer; run its stage again")
-        return index
 
     def is_complete(self, expected: list[str]) -> bool:
         """True if the index lists exactly these shards, and each of them is finished and has the index's count."""
@@ -209,7 +206,9 @@ class Layer:
     def left_out(self) -> dict[str, dict[str, str]]:
         """Samples excluded by settings: split -> key -> reason; splits without any are not in the result."""
         found: dict[str, dict[str, str]] = {}
-        for shard, reasons in self._index().get("left_out", {}).items():
+        if not self._index()["has_left_out"]:
+            return found
+        for shard, reasons in _read_index(str(self.path / INDEX)).get("left_out", {}).items():
             found.setdefault(split_of(shard), {}).update(reasons)
         return found
 
@@ -217,6 +216,25 @@ class Layer:
         """Every missing sample of a complete layer, with the reason, except those excluded by settings."""
         for reasons in self._index()["missing"].values():
             yield from (Missing(key=key, reason=reason) for key, reason in reasons.items())
+
+
+@lru_cache(maxsize=32)
+def _index_without_reasons(path: str, _modified: int, _size: int, _inode: int) -> dict[str, Any]:
+    """An index, read once for as long as the file stays the same. Why records were left out is not kept: in LID these
+    are 130,000 reasons, 11 MB of JSON that every look at the index would read again."""
+    index = _read_index(path)
+    return index | {"has_left_out": bool(index.pop("left_out", None))}
+
+
+def _read_index(path: str) -> dict[str, Any]:
+    try:
+        index = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ShardError(f"{path} is not readable ({error}); run its stage again") from None
+    forms = {"record": str, "shards": list, "counts": dict, "sha256": dict, "missing": dict}
+    if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
+        raise ShardError(f"{path} is not the index of a layer; run its stage again")
+    return index
 
 
 @dataclass(frozen=True)

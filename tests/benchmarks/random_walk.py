@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tests.peak_memory import peak_bytes
 from wsss.ops.random_walk import edge_affinity, random_walk, transition
 
 RADIUS, BETA, NUM_STEPS_LOG2 = 5, 10.0, 8
@@ -50,7 +50,7 @@ def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
 
 
 def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes() / 2**30
 
 
 def compare(repetitions: int) -> tuple[float, float, float]:

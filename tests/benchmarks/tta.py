@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from shards.images import encode_png
 from shards.records import Sample
+from tests.peak_memory import peak_bytes
 from wsss.models.encoder import EncoderSpec
 from wsss.models.segmenter import Segmenter, build_segmenter
 from wsss.ops.multi_scale import resize_bilinear, view_sizes
@@ -76,12 +76,12 @@ def added_mib(what: str) -> float:
     network, sample = make_network(), make_sample()
     image = STAGE.image(sample, network, TRAINED)
     network(image[..., :64, :64])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     if what == "ours":
         STAGE._prediction(sample, network, TRAINED)
     else:
         resize_bilinear(network(resize_bilinear(image, size=view_sizes(SIZE, scales=SCALES)[-1])), size=SIZE)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return (peak_bytes() - before) / 2**20
 
 
 def measured_apart(what: str) -> float:

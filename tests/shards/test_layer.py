@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shards import layer as layers
 from shards.layer import Layer, ShardError, shard_name, split_of
 from shards.records import Missing
 from shards.writer import write_shard
@@ -48,6 +49,26 @@ def test_what_was_left_out_on_purpose_is_no_fault(tmp_path: Path) -> None:
     assert made.manifest_entry("train-000000").missing == tuple(gone)
     assert made.counts() == {"train": 0, "missing": 1} and [len(keys) for keys in made.left_out().values()] == [1]
     assert [entry.key for entry in made.missing()] == ["lost"]
+
+
+def test_an_index_is_read_once_until_it_changes(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With LID's 130,000 images that were left out, it has 11 MB."""
+    read: list[str] = []
+    real = layers._read_index
+    monkeypatch.setattr(layers, "_read_index", lambda path: (read.append(path), real(path))[1])
+    layer.complete(SHARDS)
+    assert layer.is_complete(SHARDS) and layer.shards() == SHARDS
+    assert layer.counts()["train"] == 3 and layer.classes() is None and layer.left_out() == {}
+    assert len(read) == 1
+    write_shard(layer, SHARDS[0], [seed_record("a"), Missing(key="x", reason="unknown", left_out=True)])
+    layer.complete(SHARDS)
+    assert layer.left_out() == {"train": {"x": "unknown"}} and layer.is_complete(SHARDS)
+    assert len(read) == 3, "once for the numbers, and once for the reasons"
+    (layer.path / "index.json").write_text("{}")
+    assert not layer.is_complete(SHARDS)
+    (layer.path / "index.json").unlink()
+    with pytest.raises(ShardError, match=r"is not complete: index.json is missing"):
+        layer.shards()
 
 
 def test_one_key_in_two_splits_is_missing_twice(tmp_path: Path) -> None:

@@ -228,19 +228,19 @@ def test_labels_enter_a_fingerprint_only_where_given() -> None:
 
 
 PEAK = """
-import resource, sys
+from tests.peak_memory import peak_bytes
 from tests.wsss.stages.test_predict import Network, Predict, photo, predicted
 network = Network(num_classes=201)
 stage = Predict(scales=(1.0,), ablation=("none",))
 predicted(stage, network, photo((96, 96)))
 sample = photo((1100, 1003))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 predicted(stage, network, sample)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+print((peak_bytes() - before) / 2**20)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in KiB there")
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.slow
 def test_memory_of_a_large_image_with_201_classes() -> None:
     done = subprocess.run(
