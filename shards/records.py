@@ -192,6 +192,9 @@ class PseudoLabel(ConfidentLabel):
     disputed: int | None = None
     """Number of pixels that are 255 because the label maps that this one was made from differ; None if it was not made
     from several. Not stored with the record, only in its manifest entry."""
+    agreement: float | None = None
+    """How far the label maps that this one was made from agree, in [0, 1] (`wsss.ops.image_agreement`); None if it was
+    not measured. Not stored with the record either."""
 
 
 @dataclass(frozen=True, kw_only=True)
