@@ -16,7 +16,7 @@ def uncertainty(*shares: list[float], scales: tuple[float, ...]) -> list[float]:
     share_LHW = torch.tensor(shares).T[:, None]
     found_HW: Tensor = response_uncertainty(share_LHW, scales=scales, decide=highest)
     assert found_HW.dtype == torch.float32
-    return found_HW[0].tolist()  # type: ignore[no-any-return]
+    return found_HW[0].tolist()
 
 
 def test_by_hand() -> None:
