@@ -28,8 +28,9 @@ class RecordEntry:
     metadata: dict[str, Any] = field(default_factory=dict)
     """For samples: classes, unknown (classes as `shards.ranges`), size, position, has_mask; mask_values (the distinct
     values, as `shards.ranges`) if there is a mask; boxes (their number) if they are known; notes (`Sample.notes`) if
-    there are any. For pseudo labels made from several label maps: disputed (`PseudoLabel.disputed`) and size. A missing
-    name means that the value is not known, so adding a name does not change the format."""
+    there are any. For pseudo labels made from several label maps: disputed (`PseudoLabel.disputed`) and size; and
+    agreement (`PseudoLabel.agreement`) if it was measured. A missing name means that the value is not known, so adding
+    a name does not change the format."""
 
 
 class RecordEntries(Sequence[RecordEntry]):

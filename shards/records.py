@@ -168,7 +168,8 @@ class ConfidentLabel:
     mask: np.ndarray
     """u8[H, W] or u16[H, W]."""
     confidence: np.ndarray
-    """u8[h, w]: 255 x the probability of the chosen class."""
+    """u8[h, w]: 255 x the probability of the chosen class; or 255 x (1 - the variance of the label), on a scale from 0
+    to 1, with `make_pseudo_labels.response_scales`."""
 
     def confident_mask(self, threshold: float) -> np.ndarray:
         """The mask, ignored in pixels with a probability below `threshold` (in [0, 1], on the stride-4 grid)."""
@@ -192,6 +193,9 @@ class PseudoLabel(ConfidentLabel):
     disputed: int | None = None
     """Number of pixels that are 255 because the label maps that this one was made from differ; None if it was not made
     from several. Not stored with the record, only in its manifest entry."""
+    agreement: float | None = None
+    """How far the label maps that this one was made from agree, in [0, 1] (`wsss.ops.image_agreement`); None if it was
+    not measured. Not stored with the record either."""
 
 
 @dataclass(frozen=True, kw_only=True)

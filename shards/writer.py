@@ -64,7 +64,8 @@ def _metadata(record: Record) -> dict[str, Any]:
     if isinstance(record, Sample):
         return sample_metadata(record)
     if isinstance(record, PseudoLabel) and record.disputed is not None:
-        return {"disputed": record.disputed, "size": list(record.mask.shape)}
+        measured = {} if record.agreement is None else {"agreement": record.agreement}
+        return {"disputed": record.disputed, "size": list(record.mask.shape)} | measured
     return {}
 
 

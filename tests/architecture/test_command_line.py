@@ -49,6 +49,7 @@ FROZEN = {
     "make-scores": STAGE,
     "make-pseudo-labels": STAGE,
     "make-agreed-labels": STAGE,
+    "keep-reliable-labels": STAGE,
     "make-instance-labels": STAGE,
     "train-ancillary": STAGE,
     "train-correction": STAGE,

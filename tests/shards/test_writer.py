@@ -60,6 +60,10 @@ def test_disputed_pixels_stand_in_the_row_and_not_in_the_tar(tmp_path: Path) -> 
     assert counted.tar_path(SHARD).read_bytes() == without.tar_path(SHARD).read_bytes()
     assert counted.manifest_entry(SHARD).entries[0].metadata == {"disputed": 3, "size": [5, 7]}
     assert without.manifest_entry(SHARD).entries[0].metadata == {}
+    measured = Layer(tmp_path / "c", "pseudo_label")
+    write_shard(measured, SHARD, [replace(label, disputed=3, agreement=0.25)])
+    assert measured.tar_path(SHARD).read_bytes() == without.tar_path(SHARD).read_bytes()
+    assert measured.manifest_entry(SHARD).entries.metadata("agreement") == [0.25]
 
 
 def test_headers_carry_no_time_and_no_user(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -69,40 +69,64 @@ def dense_crf(
     2011, algorithm 1 with the Potts model and symmetrically normalised kernels, filtered on the permutohedral lattice.
     Differs: since Q sums to one, so do the K messages up to a constant, and only K - 1 of them are filtered.
     """
-    _refuse_bad_input(unary, image_HW3, num_iterations)
-    num_labels, height, width = unary.shape[-3:]
-    if num_labels == 1:
-        return torch.ones_like(unary, dtype=torch.float32)
-    energy_BKN = unary.detach().float().reshape(-1, num_labels, height * width)
-    refine = _in_loops if unary.device.type == "cpu" and not in_torch else _in_torch
-    refined_BKN = refine(energy_BKN, image_HW3, num_iterations, gaussian, bilateral)
-    return refined_BKN.reshape(unary.shape)
+    crf = ImageCrf(image_HW3, num_iterations=num_iterations, gaussian=gaussian, bilateral=bilateral, in_torch=in_torch)
+    return crf(unary)
 
 
-def _in_loops(
-    energy_BKN: Tensor, image_HW3: Tensor, num_iterations: int, gaussian: GaussianKernel, bilateral: BilateralKernel
-) -> Tensor:
-    height, width, _ = image_HW3.shape
-    kernels = []
-    if bilateral.compat != 0:
-        image = image_HW3.contiguous().numpy()
-        kernels.append((pixel_lattice(image, sxy=bilateral.sxy, srgb=bilateral.srgb), bilateral.compat))
-    if gaussian.compat != 0:
-        kernels.append((_places_lattice(height, width, sxy=gaussian.sxy), gaussian.compat))
-    return torch.from_numpy(mean_field(energy_BKN.numpy(), kernels=kernels, num_iterations=num_iterations))
+class ImageCrf:
+    """`dense_crf` of one image, for unaries that come one after another: its lattices are built once, at the first."""
 
+    def __init__(
+        self,
+        image_HW3: Tensor,
+        *,
+        num_iterations: int,
+        gaussian: GaussianKernel,
+        bilateral: BilateralKernel,
+        in_torch: bool = False,
+    ) -> None:
+        """Raises ValueError for an image that is not uint8, or num_iterations < 0."""
+        _refuse_bad_image(image_HW3, num_iterations)
+        self._image_HW3, self._num_iterations = image_HW3, num_iterations
+        self._gaussian, self._bilateral, self._always_torch = gaussian, bilateral, in_torch
 
-def _in_torch(
-    energy_BKN: Tensor, image_HW3: Tensor, num_iterations: int, gaussian: GaussianKernel, bilateral: BilateralKernel
-) -> Tensor:
-    height, width, _ = image_HW3.shape
-    kernels = []
-    if gaussian.compat != 0:
-        lattice = gaussian_lattice_of(height, width, sxy=gaussian.sxy, device=image_HW3.device)
-        kernels.append((lattice, gaussian.compat))
-    if bilateral.compat != 0:
-        kernels.append((bilateral_lattice_of(image_HW3, kernel=bilateral), bilateral.compat))
-    return _mean_field(energy_BKN, kernels=kernels, num_iterations=num_iterations)
+    def __call__(self, unary: Tensor) -> Tensor:
+        """Q of energies [K,H,W] or [B,K,H,W]; K and B may differ from call to call. Raises ValueError for shapes other
+        than these."""
+        _refuse_bad_shapes(unary, self._image_HW3)
+        num_labels, height, width = unary.shape[-3:]
+        if num_labels == 1:
+            return torch.ones_like(unary, dtype=torch.float32)
+        energy_BKN = unary.detach().float().reshape(-1, num_labels, height * width)
+        if unary.device.type == "cpu" and not self._always_torch:
+            refined = mean_field(energy_BKN.numpy(), kernels=self._pixel_lattices, num_iterations=self._num_iterations)
+            return torch.from_numpy(refined).reshape(unary.shape)
+        refined_BKN = _mean_field(energy_BKN, kernels=self._lattices, num_iterations=self._num_iterations)
+        return refined_BKN.reshape(unary.shape)
+
+    @cached_property
+    def _pixel_lattices(self) -> list[tuple[PixelLattice, float]]:
+        """Those of the compiled loops, with the weights of their kernels."""
+        kernels: list[tuple[PixelLattice, float]] = []
+        (height, width, _), gaussian, bilateral = self._image_HW3.shape, self._gaussian, self._bilateral
+        if bilateral.compat != 0:
+            image = self._image_HW3.contiguous().numpy()
+            kernels.append((pixel_lattice(image, sxy=bilateral.sxy, srgb=bilateral.srgb), bilateral.compat))
+        if gaussian.compat != 0:
+            kernels.append((_places_lattice(height, width, sxy=gaussian.sxy), gaussian.compat))
+        return kernels
+
+    @cached_property
+    def _lattices(self) -> list[tuple[Lattice, float]]:
+        """Those of torch, with the weights of their kernels."""
+        kernels: list[tuple[Lattice, float]] = []
+        (height, width, _), gaussian, bilateral = self._image_HW3.shape, self._gaussian, self._bilateral
+        if gaussian.compat != 0:
+            lattice = gaussian_lattice_of(height, width, sxy=gaussian.sxy, device=self._image_HW3.device)
+            kernels.append((lattice, gaussian.compat))
+        if bilateral.compat != 0:
+            kernels.append((bilateral_lattice_of(self._image_HW3, kernel=bilateral), bilateral.compat))
+        return kernels
 
 
 @lru_cache(maxsize=8)
@@ -197,12 +221,15 @@ def _refuse_not_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}; a standard deviation must be finite and above 0")
 
 
-def _refuse_bad_input(unary: Tensor, image_HW3: Tensor, num_iterations: int) -> None:
+def _refuse_bad_shapes(unary: Tensor, image_HW3: Tensor) -> None:
     if unary.ndim not in (3, 4) or unary.numel() == 0 or tuple(image_HW3.shape) != (*unary.shape[-2:], 3):
         raise ValueError(
             f"unary has shape {tuple(unary.shape)} and image {tuple(image_HW3.shape)}; "
             "give energies [K,H,W] or [B,K,H,W] and an image [H,W,3] of the same H and W"
         )
+
+
+def _refuse_bad_image(image_HW3: Tensor, num_iterations: int) -> None:
     if image_HW3.dtype != torch.uint8:
         raise ValueError(f"image has dtype {image_HW3.dtype}; give uint8 values 0..255, which srgb refers to")
     if num_iterations < 0:

@@ -234,7 +234,7 @@ def _threshold_pictures(stage: MakePseudoLabels, instance: Instance, about: Expl
     import torch
 
     with torch.inference_mode():
-        label = replace(stage, refine="none").pseudo_label(
+        label = replace(stage, refine="none", response_scales=()).pseudo_label(
             about.sample,
             scores,
             label_type(len(instance.taxonomy)),

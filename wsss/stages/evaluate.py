@@ -123,7 +123,7 @@ class Evaluate(MeasuredImages, Reduce):
             raise ValueError(
                 f"{instance.name} cannot measure {made.name}, whose pixels are 255 where the labels it reads differ: "
                 f"mean IoU needs a label for every pixel. Name another instance as inputs.records, such as "
-                f"{made.inputs['first'].name}, or the predictions of a segmenter that trains on it"
+                f"{_labelled_everywhere(made).name}, or the predictions of a segmenter that trains on it"
             )
 
     def shards(self, instance: Instance) -> list[str]:
@@ -218,3 +218,10 @@ def _subsets(instance: Instance) -> tuple[str, ...]:
     """Subsets of the views whose label maps are stored in the records."""
     records = instance.inputs["records"].stage
     return records.ablation if isinstance(records, PredictionSettings) else ()
+
+
+def _labelled_everywhere(made: Instance) -> Instance:
+    """The nearest of the label maps that an instance was made from in which no pixel is ignored for a disagreement."""
+    while isinstance(made.stage, Map) and "disputed" in made.stage.optional_fields(made):
+        made = made.inputs.get("first") or made.inputs["labels"]
+    return made

@@ -6,7 +6,7 @@ Shape letters: `H W` pixels, `h w` the stride-4 grid, `M` label maps of one imag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from shards.label_type import BYTE, LabelType
 from shards.layer import split_of
 from shards.records import ConfidentLabel, Prediction, PseudoLabel, Record, Sample
 from wsss.contract.cost import Load, PlanContext, ShardWork
-from wsss.contract.settings import settings
+from wsss.contract.settings import active_unless, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot
 from wsss.contract.stage import Instance, Map, Outcome, ShardWorker
@@ -40,6 +40,10 @@ class MakeAgreedLabels(Map):
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), **dict.fromkeys(_LABELS, _NAMED)}
     optional_slots: ClassVar[frozenset[str]] = frozenset(_LABELS[2:])
 
+    image_agreement: Annotated[bool, active_unless("image_agreement", False)] = False
+    """True also records the agreement of every image: the mean IoU of its first label map with the others.
+    keep_reliable_labels ranks images by it. The labels are the same."""
+
     def check(self, instance: Instance) -> None:
         read: dict[str, str] = {}
         for slot in _label_slots(instance):
@@ -57,7 +61,7 @@ class MakeAgreedLabels(Map):
                 )
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
-        return frozenset({"disputed"})
+        return frozenset({"disputed", "agreement"} if self.image_agreement else {"disputed"})
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
         """Reading and writing only."""
@@ -69,7 +73,7 @@ class MakeAgreedLabels(Map):
         held = instance.label_type
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
-            return _agreed([cast(ConfidentLabel, joined[slot]) for slot in slots], held)
+            return _agreed([cast(ConfidentLabel, joined[slot]) for slot in slots], held, measured=self.image_agreement)
 
         return work_per_record(layers, make, reads_images=False)
 
@@ -94,15 +98,18 @@ def _label_slots(instance: Instance) -> list[str]:
     return [slot for slot in _LABELS if slot in instance.inputs]
 
 
-def _agreed(labels: list[ConfidentLabel], held: LabelType) -> PseudoLabel:
-    """The agreed label of one image; its mask is of the type `held`, as those of `labels`."""
+def _agreed(labels: list[ConfidentLabel], held: LabelType, *, measured: bool) -> PseudoLabel:
+    """The agreed label of one image; its mask is of the type `held`, as those of `labels`. `measured`: its
+    agreement is measured too."""
     import torch
 
+    from wsss.ops.image_agreement import image_agreement
     from wsss.ops.label_agreement import agreed_labels
 
-    masks_MHW = np.stack([label.mask for label in labels])
+    stacked = np.stack([label.mask for label in labels])
+    masks_MHW = torch.from_numpy(stacked if held == BYTE else stacked.astype(np.int32))
     agreed = agreed_labels(
-        torch.from_numpy(masks_MHW if held == BYTE else masks_MHW.astype(np.int32)),
+        masks_MHW,
         ignore_index=held.ignore,
         confidences_Mhw=torch.from_numpy(np.stack([label.confidence for label in labels])),
     )
@@ -111,4 +118,5 @@ def _agreed(labels: list[ConfidentLabel], held: LabelType) -> PseudoLabel:
         mask=agreed.mask.numpy().astype(held.dtype, copy=False),
         confidence=agreed.confidence.numpy(),
         disputed=agreed.num_disputed,
+        agreement=image_agreement(masks_MHW, ignore_index=held.ignore) if measured else None,
     )

@@ -1,11 +1,13 @@
 """make_pseudo_labels: from class scores, label maps, by a score of the background and a dense CRF.
 
-Shape letters: `K` classes present, `L` = K + 1 labels with the background first, `H W` pixels, `h w` the stride-4 grid.
+Shape letters: `K` classes present, `L` = K + 1 labels with the background first, `S` response scales, `H W` pixels,
+`h w` the stride-4 grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from shards.taxonomy import Taxonomy
+    from wsss.ops.dense_crf import ImageCrf
 
 NO_THRESHOLDS: Mapping[int, float] = MappingProxyType({})
 
@@ -66,6 +69,14 @@ class MakePseudoLabels(CrfSettings, Map):
     """`crf` refines the labels with the dense CRF; `none` keeps them as the threshold makes them."""
     crf_start: Annotated[Literal["labels", "scores"], active_with("refine", "crf")] = "labels"
     """Initial state of the CRF: the labels, or the scores of the classes and the background."""
+    response_scales: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=100)], ...], active_unless("response_scales", ())
+    ] = ()
+    """Exponents of response scaling, two or more, or none. The share that one class, or the background, has of a
+    pixel's scores is raised to each of them, and the labels are decided again. The confidence of a pixel then says how
+    little these decisions vary (1 if all are alike, 0 if half of them differ) instead of the probability of its class;
+    the labels are the same. URN's public code has 0.15, 0.2, 0.25, 4, 5, 6, and crf_start = "scores".
+    train_segmenter.confidence_power makes weights of the confidence."""
 
     def check(self, instance: Instance) -> None:
         for name in self.class_thresholds:
@@ -78,6 +89,11 @@ class MakePseudoLabels(CrfSettings, Map):
                 f"{instance.name}: class_thresholds and image_threshold = {self.image_threshold!r} both choose the "
                 "threshold; remove one of them"
             )
+        if self.response_scales and len(set(self.response_scales)) < max(2, len(self.response_scales)):
+            raise ValueError(
+                f"{instance.name}.response_scales = {list(self.response_scales)}: the labels are compared between two "
+                "or more different scales; give them, such as [0.15, 0.2, 0.25, 4.0, 5.0, 6.0], or []"
+            )
         scores = instance.inputs["scores"]
         fields = instance.stage_in("scores", Map).optional_fields(scores)
         if self.background == "propagated" and "background" not in fields:
@@ -87,11 +103,12 @@ class MakePseudoLabels(CrfSettings, Map):
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
-        """Upsampling of the scores to pixels, then the dense CRF."""
+        """Upsampling of the scores to pixels, then the dense CRF, also for every scale of every label."""
         stats = context.stats
-        load = Load(core={"seeds": stats.megapixels * stats.labels})
+        maps = 1 + len(self.response_scales) * (stats.labels + 1)
+        load = Load(core={"seeds": stats.megapixels * stats.labels * maps})
         if self.refine == "crf":
-            load += Load(core=self.planned_units(stats.megapixels, labels=stats.labels + 1))
+            load += Load(core=self.planned_units(stats.megapixels, labels=stats.labels + 1, maps=maps))
             load += Load(core={"decode_image": stats.megapixels})
         return context.map_work(load * stats.labelled_share, has_network=False)
 
@@ -126,17 +143,21 @@ class MakePseudoLabels(CrfSettings, Map):
 
         from wsss.data.images import magnify_scores
         from wsss.ops.multi_scale import resize_bilinear
+        from wsss.ops.response_scaling import response_uncertainty
         from wsss.ops.seeds import label_dtype
 
         device = worker_device()
         scores_KHW = magnify_scores(scores.scores, sample.size, device=device)
         planes_LHW = torch.cat([self._background(scores, scores_KHW, thresholds)[None], scores_KHW])  # L = K + 1
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
-        if self.refine == "crf" and len(scores.classes):
-            share_LHW = self.refine_energy(self._energy(planes_LHW, share_LHW), sample.image)
-        confidence_HW, index_HW = share_LHW.max(0)
+        crf = self.image_crf(sample.image, device=device) if self.refine == "crf" and len(scores.classes) else None
+        refined_LHW = share_LHW if crf is None else crf(self._energy(planes_LHW, share_LHW))
+        confidence_HW, index_HW = refined_LHW.max(0)
         if self.refine != "crf":  # compare the scores: two different scores may round to the same share
             index_HW = planes_LHW.max(0).indices
+        if self.response_scales:
+            decide = partial(self._decided_again, crf=crf)
+            confidence_HW = 1 - response_uncertainty(share_LHW, scales=self.response_scales, decide=decide)
         # An image that may show other classes has no certain background.
         background = labels.ignore if scores.unknown else BACKGROUND
         ids_L = torch.tensor([background, *scores.classes.tolist()], dtype=label_dtype(labels.ignore), device=device)
@@ -191,3 +212,11 @@ class MakePseudoLabels(CrfSettings, Map):
         return unary_from_labels(
             planes_LHW.max(0).indices, num_labels=len(planes_LHW), gt_prob=self.crf_label_confidence
         )
+
+    def _decided_again(self, share_SLHW: torch.Tensor, *, crf: ImageCrf | None) -> torch.Tensor:
+        """The indices of the labels, i64[S, H, W], that scaled shares give."""
+        import torch
+
+        if crf is None:
+            return share_SLHW.argmax(1)
+        return crf(torch.stack([self._energy(share_LHW, share_LHW) for share_LHW in share_SLHW])).argmax(1)

@@ -25,6 +25,7 @@ _KINDS = (
     "make_scores",
     "make_pseudo_labels",
     "make_agreed_labels",
+    "keep_reliable_labels",
     "make_instance_labels",
     "train_ancillary",
     "train_correction",

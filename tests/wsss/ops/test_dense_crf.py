@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from wsss.ops import dense_crf as module
 from wsss.ops.dense_crf import (
     BilateralKernel,
     GaussianKernel,
+    ImageCrf,
     bilateral_lattice_of,
     dense_crf,
     unary_from_labels,
@@ -135,6 +137,26 @@ def test_several_unaries_of_one_image_equal_one_by_one(num_labels: int, in_torch
     unary = _unary(3, num_labels, HEIGHT, WIDTH)
     one_by_one = torch.stack([_refine(u, in_torch=in_torch) for u in unary])
     torch.testing.assert_close(_refine(unary, in_torch=in_torch), one_by_one, atol=1e-5, rtol=1e-5)
+
+
+@both_paths
+def test_unaries_one_after_another_share_the_lattices(in_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    name = "bilateral_lattice_of" if in_torch else "pixel_lattice"
+    build = getattr(module, name)
+
+    def counted(*given: object, **settings: object) -> object:
+        built.append(name)
+        return build(*given, **settings)
+
+    monkeypatch.setattr(module, name, counted)
+    module._places_lattice.cache_clear()
+    crf = ImageCrf(_photo(), num_iterations=5, gaussian=GAUSSIAN, bilateral=BILATERAL, in_torch=in_torch)
+    given = [_unary(2, HEIGHT, WIDTH), _unary(3, 4, HEIGHT, WIDTH), _unary(1, HEIGHT, WIDTH)]
+    found = [crf(unary) for unary in given]
+    assert len(built) == (1 if in_torch else 2), "the lattice of the appearance kernel, and in loops that of the places"
+    for unary, one in zip(given, found, strict=True):
+        assert torch.equal(one, _refine(unary, in_torch=in_torch))
 
 
 @pytest.mark.parametrize(("num_unaries", "num_labels"), [(1, 2), (2, 2), (1, 3), (2, 3), (1, 5), (3, 3), (1, 13)])

@@ -529,8 +529,8 @@ def test_predictions_are_learned_where_they_are_named_alone(load: Load) -> None:
     unnamed = CHAIN.replace("[stages.make_pseudo_labels]\n", "").replace("[stages.train_segmenter]", "[stages.none]")
     message = fails(load, unnamed.replace("[stages.none]", '[stages.none]\nkind = "train_segmenter"'))
     assert (
-        "none reads pseudo_labels from make_pseudo_labels or make_agreed_labels or predict, but there is no such "
-        "instance before it" in message
+        "none reads pseudo_labels from make_pseudo_labels or make_agreed_labels or keep_reliable_labels or predict, "
+        "but there is no such instance before it" in message
     )
 
 

@@ -13,6 +13,7 @@ from cluster.ray_runtime import RayRuntime
 from shards.records import Missing, Prediction, PseudoLabel
 from tests.wsss.layers import Shards, instance_of, records_of, sample, samples_of
 from wsss.contract.runtime import RuntimeSettings
+from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.stages.make_agreed_labels import MakeAgreedLabels
@@ -111,6 +112,26 @@ def test_inputs_that_cannot_differ_or_lack_a_split_are_refused(tmp_path: Path) -
     short = replace(instance, inputs={**instance.inputs, "second": only_val})
     with pytest.raises(ValueError, match=r"splits names 'train', which second does not make \(val\); set "):
         short.stage.check(short)
+
+
+def test_the_agreement_of_an_image_is_recorded_on_request(tmp_path: Path) -> None:
+    first: Shards = {SHARD: [label_map("a", 0, 0, 0, 4), label_map("b", 1)]}
+    second: Shards = {SHARD: [label_map("a", 0, 0, 4), label_map("b", 1)]}
+    instance = prepared(tmp_path, first=first, second=second, third=first)
+    assert isinstance(instance.stage, MakeAgreedLabels)
+    plain = list(instance.stage.worker(instance)(SHARD))
+    stage = MakeAgreedLabels(image_agreement=True)
+    measured = list(stage.worker(replace(instance, stage=stage))(SHARD))
+    of_second = (2 / 3 + 10 / 11) / 2
+    assert [one.agreement for one in measured if isinstance(one, PseudoLabel)] == [
+        pytest.approx((of_second + 1) / 2),
+        1.0,
+    ]
+    for one, other in zip(plain, measured, strict=True):
+        assert isinstance(one, PseudoLabel) and isinstance(other, PseudoLabel) and one.agreement is None
+        assert (one.mask == other.mask).all() and one.disputed == other.disputed
+    assert "image_agreement" not in hashed_values(MakeAgreedLabels())
+    assert hashed_values(stage)["image_agreement"] is True
 
 
 @pytest.mark.ray

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from shards.images import encode_png
 from shards.records import PseudoLabel, ScoreRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
+from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
+from wsss.data.images import magnify_scores
+from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
+from wsss.ops.multi_scale import resize_bilinear
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
 
@@ -92,3 +99,96 @@ def test_thresholds_that_do_not_fit(tmp_path: Path) -> None:
         label(prepared(tmp_path, None, exponent=None, class_thresholds={name: 0.5}, image_threshold="otsu"))
     with pytest.raises(ValueError, match="class_thresholds"):
         MakePseudoLabels(class_thresholds={name: 1.0})
+
+
+def record_of(instance: Instance) -> PseudoLabel:
+    assert isinstance(instance.stage, MakePseudoLabels)
+    instance.stage.check(instance)
+    (made,) = instance.stage.worker(instance)(SHARD)
+    assert isinstance(made, PseudoLabel)
+    return made
+
+
+def scaled(path: Path, name: str, **settings: Any) -> PseudoLabel:
+    """The label of noisy scores of two classes, in an image of noise."""
+    generator = np.random.default_rng(5)
+    image = generator.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    shares = generator.random((2, *SIZE)).astype(np.float16)
+    record = ScoreRecord(key="a", classes=np.array([2, 5], np.int16), scores=shares, size=SIZE)
+    one = replace(sample("a", None, size=SIZE), encoded=encode_png(image))
+    samples = samples_of(path / name, {SHARD: [one]})
+    made = records_of(MakeScores(), path / name, samples, {SHARD: [record]})
+    return record_of(instance_of(MakePseudoLabels(splits=("train",), **settings), path, samples=samples, scores=made))
+
+
+def test_the_confidence_by_response_scaling_by_hand(tmp_path: Path) -> None:
+    """The shares of the background, class 2 and class 5 are (.71, .29, 0), (.45, .55, 0), (.29, .71, 0) and
+    (.19, .15, .67). To the power 0.7 the background's share of the second column becomes .58, more than .55; no other
+    decision changes. To the power 0.2, class 2 has .78 in the first column, and the background .85, .78 and .71 in the
+    others; with 3 they lose."""
+    plain = record_of(prepared(tmp_path / "plain", None, exponent=None))
+    for scales, expected in (((0.7, 1.4), [255, 0, 255, 255]), ((0.2, 3.0), [0, 0, 0, 0])):
+        made = record_of(prepared(tmp_path / str(scales[0]), None, exponent=None, response_scales=scales))
+        assert (made.mask == plain.mask).all() and made.confidence.dtype == np.uint8
+        assert made.confidence.tolist() == [expected] * 4
+
+
+@pytest.mark.parametrize("start", ["labels", "scores"])
+def test_labels_are_those_without_response_scales(tmp_path: Path, start: str) -> None:
+    settings: dict[str, Any] = {"crf_start": start, "crf_iterations": 2}
+    plain = scaled(tmp_path, "plain", **settings)
+    made = scaled(tmp_path, "scaled", response_scales=(0.8, 1.0, 1.25), **settings)
+    assert (made.mask == plain.mask).all() and len(np.unique(plain.mask)) > 1
+    assert len(np.unique(made.confidence)) > 1 and (made.confidence != plain.confidence).any()
+
+
+@pytest.mark.parametrize("start", ["labels", "scores"])
+def test_every_scale_of_every_label_has_its_own_crf(tmp_path: Path, start: str) -> None:
+    scales, stage = (0.8, 1.0, 1.25), MakePseudoLabels(crf_start=start, crf_iterations=2)  # type: ignore[arg-type]
+    made = scaled(tmp_path, "scaled", crf_start=start, crf_iterations=2, response_scales=scales)
+    generator = np.random.default_rng(5)
+    image = generator.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    scores = magnify_scores(generator.random((2, *SIZE)).astype(np.float16), SIZE, device=torch.device("cpu"))
+    background = torch.nextafter(torch.tensor(0.25), torch.tensor(0.0)).expand(1, *SIZE)
+    planes = torch.cat([background, scores])
+    shares = planes / planes.sum(0)
+    uncertainty = torch.zeros(SIZE)
+    for label in range(3):
+        won = []
+        for scale in scales:
+            one = shares.clone()
+            one[label] = one[label] ** scale
+            energy = (
+                unary_from_probabilities(one)
+                if start == "scores"
+                else unary_from_labels(one.argmax(0), num_labels=3, gt_prob=0.7)
+            )
+            won.append((stage.refine_energy(energy, image).argmax(0) == label).float())
+        uncertainty = torch.maximum(uncertainty, torch.stack(won).var(0, correction=0))
+    assert uncertainty.min() < 0.01 and uncertainty.max() > 0.2
+    wanted = resize_bilinear((1 - uncertainty * 9 / 2)[None, None], size=made.confidence.shape)[0, 0]
+    np.testing.assert_allclose(made.confidence, 255 * wanted, atol=1)
+
+
+def test_an_image_without_a_class_has_no_uncertainty(tmp_path: Path) -> None:
+    none = ScoreRecord(
+        key="a", classes=np.zeros(0, np.int16), scores=np.zeros((0, *SIZE), np.float16), unknown=(3,), size=SIZE
+    )
+    samples = samples_of(tmp_path, {SHARD: [sample("a", None, size=SIZE)]})
+    made = records_of(MakeScores(), tmp_path, samples, {SHARD: [none]})
+    stage = MakePseudoLabels(splits=("train",), response_scales=(0.5, 2.0))
+    label = record_of(instance_of(stage, tmp_path, samples=samples, scores=made))
+    assert (label.mask == 255).all() and (label.confidence == 255).all()
+
+
+@pytest.mark.parametrize("scales", [(2.0,), (0.5, 2.0, 2.0)])
+def test_scales_that_cannot_be_compared_are_refused(tmp_path: Path, scales: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"make_pseudo_labels.response_scales = \[.*2.0\]: .* two or more different"):
+        record_of(prepared(tmp_path, None, exponent=None, response_scales=scales))
+    with pytest.raises(ValueError, match="response_scales"):
+        MakePseudoLabels(response_scales=(0.0, 2.0))
+
+
+def test_without_scales_the_fingerprint_is_as_before() -> None:
+    assert "response_scales" not in hashed_values(MakePseudoLabels())
+    assert hashed_values(MakePseudoLabels(response_scales=(0.5, 2.0)))["response_scales"] == [0.5, 2.0]

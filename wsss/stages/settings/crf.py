@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from wsss.ops.dense_crf import ImageCrf
     from wsss.ops.seeds import Refine
 
 _Deviation = Annotated[float, Field(ge=0.1, le=10_000)]
@@ -57,15 +58,19 @@ class CrfSettings:
             "bilateral": BilateralKernel(sxy=bilateral_sxy, srgb=bilateral_srgb, compat=bilateral_weight),
         }
 
-    def planned_units(self, megapixels: float, *, labels: float, maps: int = 1) -> Units:
+    def planned_units(self, megapixels: float, *, labels: float, maps: float = 1) -> Units:
         """Cost units of the dense CRF for one image, for `wsss plan`; all maps share the image's lattices."""
         return {"crf_lattice": megapixels, "crf_step_label": megapixels * self.crf_iterations * labels * maps}
 
     def refine_energy(self, energy_KHW: torch.Tensor, image_HW3: np.ndarray) -> torch.Tensor:
         """Convert energies f32[K, H, W], or [B, K, H, W] of one image, to probabilities of the same shape."""
-        from wsss.ops.dense_crf import dense_crf
+        return self.image_crf(image_HW3, device=energy_KHW.device)(energy_KHW)
 
-        return dense_crf(energy_KHW, image_HW3=_image(image_HW3, energy_KHW.device), **self._arguments())
+    def image_crf(self, image_HW3: np.ndarray, *, device: torch.device) -> ImageCrf:
+        """The function that does so for one image; its lattices are built once for all calls."""
+        from wsss.ops.dense_crf import ImageCrf
+
+        return ImageCrf(_image(image_HW3, device), **self._arguments())
 
     def label_refinement(self, image_HW3: np.ndarray, *, num_labels: int, device: torch.device) -> Refine:
         """The function that refines label index maps of one image."""
