@@ -248,7 +248,8 @@ class MakeCams(CamSettings, Map):
         network = load_trained(trained, device=worker_device())
         if self.method not in GRADIENT_METHODS:
             network = for_inference(network, look=self._outputs, gradients=self.method == "region_cam")
-        learned, directions = stage.learned(trained), None
+        learned = stage.learned(trained)
+        directions: Mapping[int, Tensor] = {}
         if self.method == PROTOTYPE_METHOD:
             from wsss.stages.classifier.prototype_file import load_directions
 

@@ -24,6 +24,8 @@ from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.trained_sizes import Views, outside_notes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from wsss.stages.classifier.prototype_clusters import ClassPrototypes
 
 _NAMED_CLASSES = 3
@@ -129,7 +131,8 @@ class MakePrototypes(PrototypeSettings):
         )
 
         def count(shard: str) -> Counts:
-            rows, of_shard = [], chosen.get(shard, {})
+            rows: list[Mapping[str, np.ndarray]] = []
+            of_shard = chosen.get(shard, {})
             for key, entries in _entries(layers, shard, of_shard).items():
                 sample, maps = (read_entry(layer, shard, entry) for layer, entry in zip(layers, entries, strict=True))
                 try:

@@ -50,6 +50,7 @@ def walk_of(
     trained = affinity.stage
     assert isinstance(trained, AffinityTraining)
     irnet = trained.network == "irnet"
+    along: Callable[..., torch.Tensor]
     along = partial(_along_boundaries, edge_scales=edge_scales) if irnet else _along_features
     network = ready_network(affinity)
 

@@ -53,7 +53,7 @@ class _Features:
     """The rows of all shards, sorted."""
 
     def __init__(self, counts: Counts, *, num_channels: int) -> None:
-        empty = {"features": np.zeros((0, num_channels), np.float16)}
+        empty: dict[str, np.ndarray] = {"features": np.zeros((0, num_channels), np.float16)}
         empty |= {name: np.zeros(0, np.int64) for name in ("keys", "classes", "roles", "places")}
         rows: Mapping[str, np.ndarray] = counts.rows or empty
         self._order = np.lexsort((rows["places"], rows["keys"], rows["roles"], rows["classes"]))
@@ -69,7 +69,8 @@ def _prototypes(
     found: _Features, class_id: int, *, weights_LD: Tensor, row: int, stage: PrototypeSettings, seed: int
 ) -> ClassPrototypes:
     kept: list[Tensor] = []
-    numbers, largest = [], 0.0
+    numbers: list[int] = []
+    largest = 0.0
     for role in (OBJECT, CONTEXT):
         features_ND = found.of(class_id, role)
         centres_KD, _ = cosine_kmeans(
