@@ -41,9 +41,10 @@ class PrototypeSettings(Reduce):
     probability of the class (a softmax over the learned classes). If none has more, the most probable one is kept."""
     context_lower_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Clusters of a class's context are kept as context prototypes if the classifier gives their centre more than this
-    probability of the class (LPCAM: 0.05 on VOC, 0 on COCO) ..."""
+    probability of the class, and less than `context_upper_threshold` (LPCAM: 0.05 on VOC, 0 on COCO)."""
     context_upper_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """... and less than this (LPCAM: 0.9 on VOC, 0.5 on COCO)."""
+    """The probability below which clusters of a class's context are kept; above it they are taken for the class itself
+    (LPCAM: 0.9 on VOC, 0.5 on COCO)."""
     long_side: Annotated[int, Field(ge=0), active_unless("long_side", 0)] = 0
     """The classifier sees the image with a longer side of this many pixels; 0: the image's own size. No side gets
     shorter than 32 pixels."""
