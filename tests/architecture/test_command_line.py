@@ -44,6 +44,7 @@ FROZEN = {
     "build-shards": STAGE,
     "train-classifier": STAGE,
     "make-cams": STAGE,
+    "make-prototypes": STAGE,
     "make-seeds": STAGE,
     "train-affinity": STAGE,
     "make-scores": STAGE,

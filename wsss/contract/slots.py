@@ -1,4 +1,5 @@
-"""The inputs of a stage: a slot accepts a type of record or of trained network, whichever stage made it."""
+"""The inputs of a stage: a slot accepts a type of record, of trained network or of computed files, whichever stage made
+it."""
 
 from __future__ import annotations
 
@@ -59,3 +60,19 @@ class Trained:
 
     def __str__(self) -> str:
         return f"a trained {getattr(self.training, 'trains', self.training.__name__)}"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A slot for files that a stage of this class computes from a whole data set; the class says what they are."""
+
+    stage: type
+
+    def accepts(self, stage: type) -> bool:
+        return issubclass(stage, self.stage)
+
+    def must_be_named(self, stage: type) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return str(getattr(self.stage, "computes", self.stage.__name__))

@@ -154,7 +154,7 @@ def _walk_pictures(instance: Instance, about: Explained) -> Iterator[Picture]:
     affinity = instance.inputs["affinity"]
     trained = instance.stage_in("affinity", AffinityTraining)
     if trained.network == "irnet":
-        boundary = _boundary_map(affinity, about.image, long_side=stage.long_side)
+        boundary = _boundary_map(affinity, about.image, long_side=stage.long_side, scales=stage.edge_scales)
         yield Picture(f"boundary map, largest {boundary.max():.2f}", heat(about.image, boundary))
     planes_Lhw = torch.from_numpy(cams.maps).to(worker_device()).float()
     first = 0
@@ -169,7 +169,7 @@ def _walk_pictures(instance: Instance, about: Explained) -> Iterator[Picture]:
         yield Picture(caption, heat(about.image, (walked_hw / largest).cpu().numpy()))
 
 
-def _boundary_map(affinity: Instance, image: np.ndarray, *, long_side: int) -> np.ndarray:
+def _boundary_map(affinity: Instance, image: np.ndarray, *, long_side: int, scales: Sequence[float]) -> np.ndarray:
     """f32[h, w], as the walk sees it."""
     import torch
 
@@ -183,7 +183,8 @@ def _boundary_map(affinity: Instance, image: np.ndarray, *, long_side: int) -> n
     image_13HW = to_tensor(image, mean=trained.mean, std=trained.std)[None].to(worker_device())
     size = walk_size((image.shape[0], image.shape[1]), long_side=long_side)
     with torch.inference_mode():
-        edge: np.ndarray = edge_probability(network, resize_image(image_13HW, size=size))[0].cpu().numpy()
+        edge_hw = edge_probability(network, resize_image(image_13HW, size=size), scales=scales)[0]
+    edge: np.ndarray = edge_hw.cpu().numpy()
     return edge
 
 

@@ -18,10 +18,17 @@ from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.settings import active_unless, settings
 from wsss.contract.shard_workers import work_per_group
-from wsss.contract.slots import Records, Slot, Trained
+from wsss.contract.slots import Computed, Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
-from wsss.stages.classifier.cam_checks import check_maps
-from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, STAGE_METHODS, CamSettings
+from wsss.stages.classifier.cam_checks import check_maps, check_prototypes
+from wsss.stages.classifier.cam_settings import (
+    GRADIENT_METHODS,
+    LAST_LAYER,
+    PROTOTYPE_METHOD,
+    STAGE_METHODS,
+    CamSettings,
+)
+from wsss.stages.classifier.prototype_settings import PrototypeSettings
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.trained_sizes import Views, outside_notes
 from wsss.stages.settings.unknown_classes import left_out_for_unknown
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from wsss.stages.classifier.cam_maker import CamMaker
 
 _TRAIN = "train"
+_CLASSIFIERS = ("classifier", "second_classifier")
 _REVISION_OF_DRAWS = 5
 """Since this revision stochastic maps are drawn from a counter; other maps are those of revision 4."""
 
@@ -49,6 +57,7 @@ class MakeCams(CamSettings, Map):
         "samples": Records((Sample,)),
         "classifier": Trained(ClassifierTraining),
         "second_classifier": Trained(ClassifierTraining),
+        "prototypes": Computed(PrototypeSettings),
     }
 
     second_classifier: bool = False
@@ -60,7 +69,11 @@ class MakeCams(CamSettings, Map):
     counted."""
 
     def used_slots(self) -> tuple[str, ...]:
-        return tuple(slot for slot in self.slots if slot != "second_classifier" or self.second_classifier)
+        needed = {"second_classifier": self.second_classifier, "prototypes": self.method == PROTOTYPE_METHOD}
+        return tuple(slot for slot in self.slots if needed.get(slot, True))
+
+    def _classifier_slots(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.used_slots() if slot in _CLASSIFIERS)
 
     def draws(self) -> bool:
         return self.method == "stochastic"
@@ -72,9 +85,10 @@ class MakeCams(CamSettings, Map):
         return frozenset({"probabilities", "peak"} if self.method == "stochastic" else {"probabilities"})
 
     def check(self, instance: Instance) -> None:
-        for slot in self.used_slots():
-            if slot != "samples":
-                self._check_head(instance, slot)
+        for slot in self._classifier_slots():
+            self._check_head(instance, slot)
+        if self.method == PROTOTYPE_METHOD:
+            check_prototypes(self, instance)
         if self.second_classifier:
             self._check_second_classifier(instance)
         check_maps(self, name=instance.name)
@@ -103,9 +117,7 @@ class MakeCams(CamSettings, Map):
 
         from wsss.models.layer_gradients import LayerGradients
 
-        for slot in self.used_slots():
-            if slot == "samples":
-                continue
+        for slot in self._classifier_slots():
             trained = instance.stage_in(slot, ClassifierTraining)
             try:
                 with torch.device("meta"):
@@ -116,7 +128,8 @@ class MakeCams(CamSettings, Map):
 
     def _check_head(self, instance: Instance, slot: str) -> None:
         classifier = instance.stage_in(slot, ClassifierTraining)
-        needed = {"cam": "linear", "stochastic": "stochastic"} | dict.fromkeys(STAGE_METHODS, "linear")
+        needed = {"cam": "linear", "stochastic": "stochastic"}
+        needed |= dict.fromkeys((*STAGE_METHODS, PROTOTYPE_METHOD), "linear")
         wanted = needed.get(self.method, classifier.head)
         if classifier.head != wanted:
             raise ValueError(
@@ -141,7 +154,7 @@ class MakeCams(CamSettings, Map):
 
     def cautions(self, instance: Instance) -> list[str]:
         views = Views(scales=self.scales, long_side=self.long_side, max_side=self.max_side, setting="scales")
-        trained = [instance.inputs[slot] for slot in self.used_slots() if slot != "samples"]
+        trained = [instance.inputs[slot] for slot in self._classifier_slots()]
         return [note for one in trained for note in outside_notes(instance, one, views, splits=self.splits)]
 
     def arrays_per_record(self) -> int:
@@ -152,7 +165,7 @@ class MakeCams(CamSettings, Map):
         from wsss.stages.classifier.cost import cams_load
 
         load = Load()
-        for slot in (slot for slot in self.used_slots() if slot != "samples"):
+        for slot in self._classifier_slots():
             trained = instance.stage_in(slot, ClassifierTraining)
             load += cams_load(self, context, slot=slot, trained=trained, longest=self.max_side)
         decoded = Load(core={"decode_image": context.stats.megapixels})
@@ -177,7 +190,7 @@ class MakeCams(CamSettings, Map):
         from wsss.stages.classifier.cam_maker import cam_record
 
         parts = BatchParts(self.batch_images, setting="batch_images")
-        makers = [self._maker(instance, slot) for slot in self.used_slots() if slot != "samples"]
+        makers = [self._maker(instance, slot) for slot in self._classifier_slots()]
         learned = frozenset().union(*(maker.learned for maker in makers))
         trained_on = self._trained_on(instance)
 
@@ -235,7 +248,13 @@ class MakeCams(CamSettings, Map):
         network = load_trained(trained, device=worker_device())
         if self.method not in GRADIENT_METHODS:
             network = for_inference(network, look=self._outputs, gradients=self.method == "region_cam")
-        return CamMaker(self, network, stage, learned=stage.learned(trained), seed=instance.seed)
+        learned = stage.learned(trained)
+        directions: Mapping[int, Tensor] = {}
+        if self.method == PROTOTYPE_METHOD:
+            from wsss.stages.classifier.prototype_file import load_directions
+
+            directions = load_directions(instance.inputs["prototypes"], device=worker_device())
+        return CamMaker(self, network, stage, learned=learned, seed=instance.seed, directions=directions)
 
 
 def _of_dropped_classes(sample: Sample, shard: str, learned: Collection[int]) -> Missing | None:

@@ -7,7 +7,7 @@ Shape letters: `B` images, `K` classes present, `L` planes (K, or K + 1 with the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from shards.records import GRID_STRIDE, CamRecord, Record, Sample, ScoreRecord
 from wsss.contract.batch_parts import BatchParts
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import on_device, worker_device
-from wsss.contract.settings import active_unless, active_with, settings
+from wsss.contract.settings import Scales, active_unless, active_with, settings
 from wsss.contract.shard_workers import work_per_group
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _SMALLEST = 1e-12
 _NETWORKS = ("affinity", "second_affinity")
 _WALKED = active_with("propagation", "walk")
+_OWN_SCALE = (1.0,)
 
 
 @settings
@@ -70,6 +71,9 @@ class MakeScores(ConfidentImages, Map):
     """The network sees the image with a longer side of this many pixels, such as the middle of its sizes in training,
     and the maps walk on the grid of that image; scores are resized back to the stride-4 grid of the image itself. No
     side gets shorter than 32 pixels. 0: the image's own size."""
+    edge_scales: Annotated[Scales, _WALKED, active_unless("edge_scales", _OWN_SCALE)] = _OWN_SCALE
+    """IRNet: scales at which boundaries are predicted, as factors of the size that the network sees; boundary logits
+    are resized to the grid of scale 1 and averaged. [1.0]: as published. Not for AffinityNet, which has none."""
     background_exponent: Annotated[float, Field(gt=0)] | None = None
     """The background's score is (1 - largest map) to this power, propagated and stored with the classes' scores
     (AffinityNet: 16). If not given, there is no such score and make_pseudo_labels computes the background itself."""
@@ -83,8 +87,19 @@ class MakeScores(ConfidentImages, Map):
 
     def check(self, instance: Instance) -> None:
         self.check_probabilities(instance)
+        if self.edge_scales != _OWN_SCALE and "affinity" in instance.inputs:
+            self._check_edge_scales(instance)
         if "second_affinity" in instance.inputs:
             self._check_second(instance)
+
+    def _check_edge_scales(self, instance: Instance) -> None:
+        network = instance.stage_in("affinity", AffinityTraining).network
+        if network != "irnet":
+            raise ValueError(
+                f"{instance.name}.edge_scales = {list(self.edge_scales)} averages IRNet's boundary maps, but "
+                f"{instance.inputs['affinity'].name}.network = {network!r} predicts no boundaries; remove edge_scales, "
+                "or name a training of an IRNet as inputs.affinity"
+            )
 
     def _check_second(self, instance: Instance) -> None:
         first, second = instance.inputs["affinity"], instance.inputs["second_affinity"]
@@ -104,6 +119,8 @@ class MakeScores(ConfidentImages, Map):
     def cautions(self, instance: Instance) -> list[str]:
         trained = [instance.inputs[slot] for slot in _NETWORKS if slot in instance.inputs]
         views = Views(long_side=self.long_side)
+        if self.edge_scales != _OWN_SCALE:
+            views = Views(scales=self.edge_scales, long_side=self.long_side, setting="edge_scales")
         return [note for one in trained for note in outside_notes(instance, one, views, splits=self.splits)]
 
     def optional_fields(self, instance: Instance) -> frozenset[str]:
@@ -127,6 +144,7 @@ class MakeScores(ConfidentImages, Map):
                 batch_images=self.batch_images,
                 slot=slot,
                 whole_power=self.second_affinity,
+                edge_scales=self.edge_scales,
             )
         return context.map_work(load * stats.labelled_share, has_network=True, notes=self.plan_notes())
 
@@ -150,10 +168,11 @@ class MakeScores(ConfidentImages, Map):
         from wsss.stages.affinity.walk import walk_of
 
         log2 = self.num_steps_log2 if num_steps_log2 is None else num_steps_log2
-        steps = {"radius": self.radius, "beta": self.beta, "num_steps_log2": log2, "long_side": self.long_side}
+        steps: dict[str, Any] = {"radius": self.radius, "beta": self.beta, "num_steps_log2": log2}
+        steps |= {"long_side": self.long_side, "edge_scales": self.edge_scales}
         if "second_affinity" in instance.inputs:
-            return mean_walk_of([instance.inputs[slot] for slot in _NETWORKS], **steps)  # type: ignore[arg-type]
-        return walk_of(instance.inputs["affinity"], **steps)  # type: ignore[arg-type]
+            return mean_walk_of([instance.inputs[slot] for slot in _NETWORKS], **steps)
+        return walk_of(instance.inputs["affinity"], **steps)
 
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:
         """Scores f16[K, h, w] of images of one size; propagated ones are divided by their maximum over the pixels.

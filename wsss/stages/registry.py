@@ -20,6 +20,7 @@ _KINDS = (
     "build_shards",
     "train_classifier",
     "make_cams",
+    "make_prototypes",
     "make_seeds",
     "train_affinity",
     "make_scores",

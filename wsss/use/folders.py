@@ -200,6 +200,11 @@ def label_stages(recipe: Path | None, overrides: Sequence[str], *, split: str, w
         _override(tables, overrides)
         for name, cls in LABEL_STAGES.items():
             stages[name] = _built(cls, {**tables["stages"][name], **own.get(name, {}), **fixed}, where=name)
+    if getattr(stages["make_cams"], "method", "") == "lpcam":
+        raise ValueError(
+            "make_cams.method = 'lpcam' reads the prototypes that a recipe's make_prototypes computed, which wsss "
+            "label-folder does not have; choose another method, or name another recipe"
+        )
     if walks and getattr(stages["make_scores"], "second_affinity", False):
         raise ValueError(
             "make_scores.second_affinity = true walks along two affinity networks, but wsss label-folder has only that "

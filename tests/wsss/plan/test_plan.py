@@ -193,6 +193,25 @@ def test_maps_of_all_stages_cost_a_backward_pass_per_class_and_a_map_per_stage(s
     assert cams.load.flops < coarse.load.flops < region.load.flops
 
 
+def test_prototypes_cost_one_pass_of_the_chosen_images(small: Path) -> None:
+    small.write_text(CHAIN.replace("[stages.make_seeds]", "[stages.make_prototypes]\n\n[stages.make_seeds]"))
+    made, all_images = (
+        work(small, "make_prototypes", f"make_prototypes.images_per_class={number}") for number in (100, 5000)
+    )
+    assert isinstance(made, ShardWork) and isinstance(all_images, ShardWork)
+    assert made.images == 100 * 5 / 2, "of five classes, two in an image"
+    assert all_images.images == 2000, "no more than there are maps of the split train"
+    assert made.load == all_images.load and made.load.passes == 1 and not made.has_network
+
+
+def test_every_scale_of_boundaries_is_a_pass_of_its_own(small: Path) -> None:
+    one, three = (work(small, "make_scores", f"make_scores.edge_scales={s}") for s in ("[1.0]", "[1.0, 0.5, 2.0]"))
+    assert isinstance(one, ShardWork) and isinstance(three, ShardWork)
+    assert (one.load.passes, three.load.passes) == (1, 3)
+    assert three.load.flops == pytest.approx(one.load.flops * (1 + 0.25 + 4), rel=0.05)
+    assert three.load.arrays == one.load.arrays, "there is one walk"
+
+
 def test_masks_of_some_make_an_epoch_one_pass_over_the_others(small: Path) -> None:
     small.write_text(
         CHAIN.replace('name = "small"', 'name = "small"\nsupervision = "semi"')

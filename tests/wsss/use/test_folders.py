@@ -298,6 +298,11 @@ def test_a_walk_along_two_networks_is_refused_with_one(tmp_path: Path) -> None:
     assert label_stages(path, [], split="train", walks=True)["make_scores"].propagation == "walk"  # type: ignore[attr-defined]
 
 
+def test_maps_of_prototypes_are_refused_without_training_images() -> None:
+    with pytest.raises(ValueError, match=r"make_cams.method = 'lpcam' reads the prototypes .* choose another method"):
+        label_stages(None, ["make_cams.method=lpcam"], split="train", walks=False)
+
+
 def test_refused_settings_leave_no_note_that_blocks_the_next_try(photos: Path, tmp_path: Path) -> None:
     """Stochastic maps do not fit the classifier: that is found after OUT was made."""
     trained, table = classifier(tmp_path / "c.safetensors"), labels(tmp_path / "l.csv", "b.png,dog\n")

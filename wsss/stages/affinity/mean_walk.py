@@ -6,6 +6,7 @@ Shape letters: `B` images, `L` planes, `P` pixel pairs, `H W` pixels, `h w` the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,13 @@ class _Affinities(NamedTuple):
 
 
 def mean_walk_of(
-    trainings: Sequence[Instance], *, radius: int, beta: float, num_steps_log2: int, long_side: int = 0
+    trainings: Sequence[Instance],
+    *,
+    radius: int,
+    beta: float,
+    num_steps_log2: int,
+    long_side: int = 0,
+    edge_scales: Sequence[float] = (1.0,),
 ) -> Walk:
     """The walk for networks of one kind that `trainings` trained; arguments as for `wsss.stages.affinity.walk.walk_of`.
 
@@ -50,7 +57,8 @@ def mean_walk_of(
         resized_BLhw = resize_planes(planes_BLhw, size=grid_size(size, stride=4))
         if not resized_BLhw.numel():
             return planes_BLhw
-        seen = [_affinities(one, images, size=size, radius=radius, beta=beta) for one in networks]
+        see = partial(_affinities, size=size, radius=radius, beta=beta, edge_scales=edge_scales)
+        seen = [see(one, images) for one in networks]
         walked_BLhw = _walked(resized_BLhw, seen, radius=radius, num_steps_log2=num_steps_log2).to(planes_BLhw)
         return resize_planes(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]))
 
@@ -63,14 +71,20 @@ def _stage_of(training: Instance) -> AffinityTraining:
 
 
 def _affinities(
-    of: _Network, images: Sequence[np.ndarray], *, size: tuple[int, int], radius: int, beta: float
+    of: _Network,
+    images: Sequence[np.ndarray],
+    *,
+    size: tuple[int, int],
+    radius: int,
+    beta: float,
+    edge_scales: Sequence[float],
 ) -> _Affinities:
     trained, network = of
     device = next(network.parameters()).device
     image_B3HW = torch.stack([to_tensor(one, mean=trained.mean, std=trained.std, device=device) for one in images])
     image_B3HW = resize_image(image_B3HW, size=size)
     if trained.network == "irnet":
-        permeability_Bhw = 1 - edge_probability(network, image_B3HW).double()
+        permeability_Bhw = 1 - edge_probability(network, image_B3HW, scales=edge_scales).double()
         pairs = [edge_affinity(one_hw, radius=radius, beta=beta) for one_hw in permeability_Bhw]
         return _Affinities(torch.cat(pairs, dim=1), permeability_Bhw)
     features_BDhw = network(image_B3HW)

@@ -6,12 +6,14 @@ Shape letters: `B` images, `L` planes, `H W` pixels, `h w` the stride-4 grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from shards.records import GRID_STRIDE
 from wsss.contract.device import worker_device
 from wsss.contract.fit import load_trained
 from wsss.contract.stage import Instance
@@ -20,7 +22,7 @@ from wsss.models.inference import for_inference
 from wsss.ops.multi_scale import grid_size, magnify
 from wsss.ops.random_walk import feature_walk, random_walk
 from wsss.stages.affinity.training import AffinityTraining
-from wsss.stages.settings.views import walk_size
+from wsss.stages.settings.views import edge_view_sizes, walk_size
 
 if TYPE_CHECKING:
     from wsss.models.affinitynet import AffinityNet
@@ -30,15 +32,26 @@ Walk = Callable[[Sequence[np.ndarray], torch.Tensor], torch.Tensor]
 """(images u8[H, W, 3] of one size, planes f32[B, L, h, w]) -> the planes, propagated."""
 
 
-def walk_of(affinity: Instance, *, radius: int, beta: float, num_steps_log2: int, long_side: int = 0) -> Walk:
+def walk_of(
+    affinity: Instance,
+    *,
+    radius: int,
+    beta: float,
+    num_steps_log2: int,
+    long_side: int = 0,
+    edge_scales: Sequence[float] = (1.0,),
+) -> Walk:
     """The random walk for the network that `affinity` trained.
 
     `long_side`: the image is resized as `wsss.stages.settings.views.walk_size` says, and the planes to the stride-4
-    grid of the resized image and back; the other arguments are those of `wsss.ops.random_walk`.
+    grid of the resized image and back; `edge_scales`: those of `edge_probability`, for IRNet only; the other arguments
+    are those of `wsss.ops.random_walk`.
     """
     trained = affinity.stage
     assert isinstance(trained, AffinityTraining)
-    along = _along_boundaries if trained.network == "irnet" else _along_features
+    irnet = trained.network == "irnet"
+    along: Callable[..., torch.Tensor]
+    along = partial(_along_boundaries, edge_scales=edge_scales) if irnet else _along_features
     network = ready_network(affinity)
 
     def walk(images: Sequence[np.ndarray], planes_BLhw: torch.Tensor) -> torch.Tensor:
@@ -78,9 +91,9 @@ def resize_planes(planes_BLhw: torch.Tensor, *, size: tuple[int, int]) -> torch.
 
 
 def _along_boundaries(
-    network: IRNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor, **steps: Any
+    network: IRNet, image_B3HW: torch.Tensor, planes_BLhw: torch.Tensor, *, edge_scales: Sequence[float], **steps: Any
 ) -> torch.Tensor:
-    return random_walk(planes_BLhw, edge_hw=edge_probability(network, image_B3HW), **steps)
+    return random_walk(planes_BLhw, edge_hw=edge_probability(network, image_B3HW, scales=edge_scales), **steps)
 
 
 def _along_features(
@@ -96,10 +109,30 @@ def _along_features(
     return magnify(walked_BLhw, size=(planes_BLhw.shape[2], planes_BLhw.shape[3]), stride=2)
 
 
-def edge_probability(network: IRNet, image_B3HW: torch.Tensor) -> torch.Tensor:
-    """f32[B, h, w]: boundary probability; logits of an image and its mirror image are averaged before the sigmoid.
+def edge_probability(network: IRNet, image_B3HW: torch.Tensor, *, scales: Sequence[float] = (1.0,)) -> torch.Tensor:
+    """Boundary probability E = sigmoid(1/S sum_s resize((z_s + flip(z'_s)) / 2)), with z_s the boundary logits of the
+    image at scale s, z'_s those of its mirror image, and resize to the grid of the image at scale 1.
 
-    Source: irn's public code.
+    Shapes: image [B, 3, H, W] -> f32[B, h, w] in [0, 1], h = ceil(H / 4). `scales`: factors of H and W, rounded half
+    up; no side of a resized image is shorter than 32 pixels. All scales have the same weight. Logits are resized
+    bilinearly, those of a finer grid averaged over its cells. With (1.0,), nothing is resized.
+
+    Raises: ValueError for no scale, or one that is not positive.
+    Source: Ahn et al., CVPR 2019 (IRNet), public code, which has one scale: logits of an image and its mirror image
+    are averaged before the sigmoid.
+    Differs: the mean over scales is ours; a scale is one more view, averaged where the mirror image is.
     """
+    size = (image_B3HW.shape[-2], image_B3HW.shape[-1])
+    grid = grid_size(size, stride=GRID_STRIDE)
+    of_scales = [
+        resize_planes(_edge_logits(network, resize_image(image_B3HW, size=view)), size=grid)
+        for view in edge_view_sizes(size, scales=scales)
+    ]
+    logits_B1hw = of_scales[0] if len(of_scales) == 1 else torch.stack(of_scales).mean(0)
+    return torch.sigmoid(logits_B1hw)[:, 0]
+
+
+def _edge_logits(network: IRNet, image_B3HW: torch.Tensor) -> torch.Tensor:
+    """f32[B, 1, h, w]: boundary logits, averaged over an image and its mirror image."""
     upright, mirrored = network.edge_logits(torch.cat([image_B3HW, image_B3HW.flip(-1)])).chunk(2)
-    return torch.sigmoid((upright + mirrored.flip(-1)) / 2)[:, 0]
+    return (upright + mirrored.flip(-1)) / 2

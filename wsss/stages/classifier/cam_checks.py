@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from wsss.contract.stage import Instance
 from wsss.stages.classifier.cam_settings import GRADIENT_METHODS, LAST_LAYER, STAGE_METHODS, CamSettings
+from wsss.stages.classifier.training import ClassifierTraining
 
 
 def check_maps(settings: CamSettings, *, name: str) -> None:
@@ -27,6 +29,27 @@ def check_maps(settings: CamSettings, *, name: str) -> None:
             "is divided by its own maximum before they are averaged; remove normalisation"
         )
     _check_flatten(settings, name)
+
+
+def check_prototypes(settings: CamSettings, instance: Instance) -> None:
+    """Raise ValueError if an instance with method = "lpcam" reads several networks, or prototypes of another one."""
+    classifier, prototypes = (instance.inputs[slot] for slot in ("classifier", "prototypes"))
+    if "second_classifier" in instance.inputs:
+        raise ValueError(
+            f"{instance.name}.method = {settings.method!r} has the prototypes of one classifier, so it cannot be used "
+            "with second_classifier = true; make the maps of both by another method"
+        )
+    if instance.stage_in("classifier", ClassifierTraining).folds > 1:
+        raise ValueError(
+            f"{instance.name}.method = {settings.method!r} has the prototypes of one network, but {classifier.name} is "
+            "one of a cross-fitting; choose another method, or name a classifier without folds in inputs.classifier"
+        )
+    of = prototypes.inputs["classifier"]
+    if of.fingerprint != classifier.fingerprint:
+        raise ValueError(
+            f"{instance.name}.inputs: {prototypes.name} has the prototypes of {of.name}, but classifier is "
+            f"{classifier.name}; name the same classifier in both"
+        )
 
 
 def _check_flatten(settings: CamSettings, name: str) -> None:

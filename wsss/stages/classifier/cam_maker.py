@@ -6,7 +6,7 @@ Shape letters: `B` images, `F` views of one size (the image, its mirror image), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
@@ -23,9 +23,9 @@ from wsss.ops.grad_cam import METHODS, Method, pooled_map
 from wsss.ops.kept_draws import DrawKey
 from wsss.ops.multi_scale import resize_bilinear
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
-from wsss.stages.classifier.cam_settings import CamSettings
+from wsss.stages.classifier.cam_settings import PROTOTYPE_METHOD, CamSettings
 from wsss.stages.classifier.finished_maps import finished
-from wsss.stages.classifier.stage_looks import Look, region_look, self_similarity_look
+from wsss.stages.classifier.stage_looks import Look, prototype_look, region_look, self_similarity_look
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.views import classifier_views
 
@@ -60,18 +60,22 @@ class CamMaker:
         *,
         learned: Collection[int],
         seed: int,
+        directions: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
+        """`directions`: with method = "lpcam", those of `prototype_look`."""
         self._stage, self._network, self._trained = stage, network, trained
         self.learned, self._seed = frozenset(learned), seed
         self._device = network.cam_weights.device
         self._views_together = BatchParts(2, setting=VIEWS)
-        self._look: Look = self._chosen_look()
+        self._look: Look = self._chosen_look(directions or {})
 
-    def _chosen_look(self) -> Look:
+    def _chosen_look(self, directions: Mapping[int, torch.Tensor]) -> Look:
         if self._stage.method == "region_cam":
             return region_look(self._network, finest_stride=self._stage.finest_stride)
         if self._stage.method == "self_similarity":
             return self_similarity_look(self._network, finest_stride=self._stage.finest_stride)
+        if self._stage.method == PROTOTYPE_METHOD:
+            return prototype_look(self._network, directions=directions)
         return self._from_gradients() if self._stage.method in METHODS else self._from_weights
 
     @torch.no_grad()

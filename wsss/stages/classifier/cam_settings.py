@@ -15,6 +15,8 @@ GRADIENT_METHODS = ("grad_cam", "grad_cam_pp", "elementwise_grad_cam")
 """The methods that use a layer's gradients; a test checks that they equal `wsss.ops.grad_cam.METHODS`."""
 STAGE_METHODS = ("region_cam", "self_similarity")
 """The methods that use the features of all stages of the encoder."""
+PROTOTYPE_METHOD = "lpcam"
+"""The method that uses prototypes of classes."""
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -23,11 +25,12 @@ class CamSettings(LabelReading):
     """The method, the views and the normalisation of the maps."""
 
     method: Literal[
-        "cam", "grad_cam", "grad_cam_pp", "elementwise_grad_cam", "stochastic", "region_cam", "self_similarity"
+        "cam", "grad_cam", "grad_cam_pp", "elementwise_grad_cam", "stochastic", "region_cam", "self_similarity", "lpcam"
     ] = "cam"
     """`cam`: Zhou et al. 2016, with scales merged as in irn; `grad_cam`, `grad_cam_pp`, `elementwise_grad_cam`: maps
     computed from gradients; `stochastic`: FickleNet's maps; `region_cam`: gradients of every stage of the encoder,
-    spread to positions with similar features; `self_similarity`: the same for the activation map, without gradients."""
+    spread to positions with similar features; `self_similarity`: the same for the activation map, without gradients;
+    `lpcam`: the similarity of features to the prototypes of a class that make_prototypes computed."""
     finest_stride: Annotated[int, Field(ge=1, le=64), active_with("method", *STAGE_METHODS)] = 4
     """region_cam and self_similarity: stages with features of this stride or a larger one are used (and always the
     features that the head reads); 8 leaves out a stage that mainly shows edges and colours."""

@@ -1,16 +1,17 @@
-"""Maps of one batch of views from the features of all stages of a classifier: Region-CAM and self-similarity.
+"""Maps of one batch of views from the features of a classifier: Region-CAM, self-similarity and LPCAM.
 
 Shape letters: `V` views, `C` classes, `K` classes of a view, `D` channels, `h w` pixels of a stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from wsss.ops.cam import class_activation_map
+from wsss.ops.prototype_cam import prototype_cam
 from wsss.ops.region_cam import region_cam, semantic_information
 from wsss.ops.self_similarity import self_similarity_cam
 
@@ -61,5 +62,26 @@ def self_similarity_look(network: Classifier, *, finest_stride: int) -> Look:
             cam = class_activation_map(last[view], weights_CD=network.cam_weights, classes=present)
             maps.append(self_similarity_cam(cam, features=[*(of_stage[view] for of_stage in stages), last[view]]))
         return maps, network.logits(last)
+
+    return look
+
+
+def prototype_look(network: Classifier, *, directions: Mapping[int, torch.Tensor]) -> Look:
+    """LPCAM's maps. `directions`: class id -> the vector [D] of `wsss.ops.prototype_cam.prototype_direction`; a class
+    that has none gets maps of zeros.
+
+    Source: Chen and Sun, CVPR 2023 (LPCAM), public code.  Differs: it adds the features of a view and its mirror image
+    before the cosine; here their maps are added, as those of every other method.
+    """
+
+    def look(views_V3HW: torch.Tensor, classes: Sequence[Sequence[int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        features_VDhw = network.features(views_V3HW)
+        nothing_D = features_VDhw.new_zeros(features_VDhw.shape[1])
+        maps = []
+        for features_Dhw, present in zip(features_VDhw, classes, strict=True):
+            vectors = [directions.get(class_id, nothing_D) for class_id in present]
+            directions_KD = torch.stack(vectors) if vectors else nothing_D.new_zeros((0, len(nothing_D)))
+            maps.append(prototype_cam(features_Dhw, directions_KD=directions_KD))
+        return maps, network.logits(features_VDhw)
 
     return look

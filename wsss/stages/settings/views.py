@@ -42,6 +42,18 @@ def walk_size(size: tuple[int, int], *, long_side: int) -> tuple[int, int]:
     return max(height, SHORTEST_SIDE), max(width, SHORTEST_SIDE)
 
 
+def edge_view_sizes(size: tuple[int, int], *, scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Sizes (H, W) of an image's views for IRNet's boundary map, one per scale: factors of `size`.
+
+    A resized image has no side shorter than `SHORTEST_SIDE`; at scale 1 the image is not resized. Raises ValueError for
+    no scale, or one that is not positive.
+    """
+    from wsss.ops.multi_scale import view_sizes
+
+    views = view_sizes(size, scales=scales)
+    return [view if view == size else (max(view[0], SHORTEST_SIDE), max(view[1], SHORTEST_SIDE)) for view in views]
+
+
 def longer_side(side: int, *, scale: float, long_side: int = 0, max_side: int | None = None) -> int:
     """The longer side of a view of an image with this longer side, without torch: what the sizes above amount to."""
     wanted = max(1, math.floor((long_side or side) * scale + 0.5))
