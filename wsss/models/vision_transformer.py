@@ -60,7 +60,8 @@ class TransformerEncoder(Encoder):
 
     def last_and_pyramid(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the results of `forward` and `pyramid`, from one pass."""
-        grid_hw, network, maps, start = _grid(image_B3HW), self.network, [], 0
+        grid_hw, network, start = _grid(image_B3HW), self.network, 0
+        maps: list[torch.Tensor] = []
         tokens_BND = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(image_B3HW))))
         for index in self._level_indices[:-1]:
             tokens_BND = self._run(start, index + 1, tokens_BND)

@@ -278,7 +278,7 @@ def test_other_settings_and_networks_are_refused(settings: dict[str, Any], messa
 
 def test_images_smaller_than_a_patch_and_frozen_stages_are_refused() -> None:
     made = encoder()
-    for read in (made, made.pyramid):
+    for read in (made.forward, made.pyramid):
         with pytest.raises(ValueError, match=r"an image of 15 x 40 pixels is smaller than a patch .* crop_size"):
             read(image((15, 40)))
     made.freeze_stages(up_to_stride=1)
