@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.encoder import Encoder
+from wsss.models.base_encoder import Encoder
 from wsss.models.vgg import dilate_fc6, has_fc6
 
 GRID_STRIDE = 8

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wsss.models.encoder import Encoder
+from wsss.models.base_encoder import Encoder
 from wsss.ops.kept_draws import DrawKey
 from wsss.ops.stochastic_cam import draw_masks, stochastic_scores
 

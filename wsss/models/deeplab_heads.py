@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.encoder import Encoder, EncoderSpec, build_encoder
+from wsss.models.base_encoder import Encoder
+from wsss.models.encoder import EncoderSpec, build_encoder
 
 LARGE_FOV_RATES = (12,)
 ASPP_RATES = (6, 12, 18, 24)
@@ -98,6 +99,11 @@ class DeepLab(nn.Module):
 
         Raises: ValueError if the grid is to span the image corner to corner, and the encoder's does not.
         """
+        if self.corner_to_corner and self.encoder.tiles_image:
+            raise ValueError(
+                "the patches of a vision transformer tile the image, so its features cannot span it from corner to "
+                f"corner; use a crop_size that is a multiple of {self.output_stride}"
+            )
         if self.corner_to_corner:
             image_B3HW = _padded(image_B3HW, stride=self.output_stride)
         height, width = image_B3HW.shape[-2:]

@@ -6,7 +6,7 @@ Shape letters: B batch, D channels, H W pixels, h w strided pixels.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +20,19 @@ from timm.models import is_model_pretrained
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from wsss.models.base_encoder import Encoder
 from wsss.models.published_encoders import OUTPUT_STRIDE as PUBLISHED_STRIDE
 from wsss.models.published_encoders import (
     PUBLISHED_ENCODERS,
     build_published,
     check_published_file,
     check_published_weights,
+)
+from wsss.models.vision_transformer import (
+    PATCH_SIDE,
+    TransformerEncoder,
+    is_vision_transformer,
+    require_plain,
 )
 from wsss.models.weight_files import drop_classifier, load_weight_file, require_fit, require_weight_file
 
@@ -50,7 +57,6 @@ STRIDED_FAMILIES = (
     "xception_aligned",
 )
 """Modules of timm whose networks accept `output_stride`."""
-_PROBE_SIDE = 64
 _NUM_NAMED = 4  # names quoted in an error
 
 
@@ -90,7 +96,9 @@ class EncoderSpec:
     def timm_arguments(self) -> dict[str, Any]:
         """Arguments of timm.create_model besides the name; defaults are omitted: few networks accept all options."""
         arguments: dict[str, Any] = {}
-        if self.output_stride != _NATIVE_STRIDE:
+        if is_vision_transformer(self.name):
+            arguments = {"dynamic_img_size": True, "dynamic_img_pad": True}
+        elif self.output_stride != _NATIVE_STRIDE:
             arguments["output_stride"] = self.output_stride
         if self.pad_type:
             arguments["pad_type"] = self.pad_type
@@ -99,95 +107,19 @@ class EncoderSpec:
         return arguments
 
 
-class Encoder(nn.Module):
-    """A timm network that returns feature maps; made by `build_encoder`."""
-
-    network: Any
-    num_features: int
-    pyramid_channels: tuple[int, ...]
-    pyramid_strides: tuple[int, ...]
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        levels = [level for level in self.network.feature_info if level["reduction"] > 1][-5:]
-        self._level_indices = [self.network.feature_info.index(level) for level in levels]
-        self.num_features = self.network.num_features
-        self.pyramid_channels = tuple(level["num_chs"] for level in levels)
-        self.pyramid_strides = tuple(level["reduction"] for level in levels)
-
-    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        """Return the last feature map [B,D,h,w], D = `num_features`, after any layers that follow the last stage."""
-        features: torch.Tensor = self.network.forward_features(image_B3HW)
-        return features
-
-    def new_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that are in no weight file: those of the convolutions that a variant adds."""
-        for name in getattr(self.network, "new_layers", ()):
-            yield from self.network.get_submodule(name).parameters()
-
-    def checkpoint_activations(self) -> None:
-        """Activation checkpointing: recompute blocks in the backward pass instead of storing their activations.
-
-        Raises: ValueError for a network for which timm does not support it.
-        """
-        try:
-            self.network.set_grad_checkpointing(True)
-        except (AssertionError, AttributeError) as error:
-            raise ValueError(
-                f"activation_checkpointing = True: timm does not support it for this encoder ({error}); remove it"
-            ) from None
-
-    def pyramid(self, image_B3HW: torch.Tensor) -> list[torch.Tensor]:
-        """Return the map at the end of each stage, fine to coarse: `pyramid_channels` at `pyramid_strides`."""
-        maps: list[torch.Tensor] = self.network.forward_intermediates(
-            image_B3HW, indices=self._level_indices, intermediates_only=True
-        )
-        return maps
-
-    def last_and_pyramid(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the results of `forward` and `pyramid`, from one pass."""
-        last, maps = self.network.forward_intermediates(image_B3HW, indices=self._level_indices)
-        return last, maps
-
-    @property
-    def ends_beyond_pyramid(self) -> bool:
-        """True if convolutions follow the last stage, so that `forward` is not the last map of `pyramid`."""
-        return self.num_features != self.pyramid_channels[-1] or getattr(self.network, "ends_beyond_pyramid", False)
-
-    def freeze_stages(self, *, up_to_stride: int) -> None:
-        """Freeze the parameters that the map of this stride, and so all finer maps, depend on.
-
-        `up_to_stride`: 1 freezes nothing. Running statistics of norms are not frozen; see `freeze_batch_norm`.
-        Raises: ValueError, listing the strides of all stages, if no stage has this stride.
-        """
-        strides = (1, *dict.fromkeys(self.pyramid_strides))
-        if up_to_stride not in strides:
-            raise ValueError(f"stages end at strides {', '.join(map(str, strides))}; {up_to_stride} is not one of them")
-        if up_to_stride == 1:
-            return
-        level = self.pyramid_strides.index(up_to_stride)
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        device = parameters[0].device
-        with torch.enable_grad():
-            total = self.pyramid(torch.zeros(2, 3, _PROBE_SIDE, _PROBE_SIDE, device=device))[level].sum()
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.requires_grad_(False)
-
-
 def build_encoder(spec: EncoderSpec) -> Encoder:
     """Make the encoder of `spec`.
 
     The maps have ceil(H / stride) x ceil(W / stride) pixels for convolutional networks with the usual padding.
 
     Raises: ValueError for an unknown name (with similar names), a network that does not support the output stride,
-    padding, stochastic depth, missing dilation or fusion of `spec`, one without published weights for "imagenet", and
-    a weight file that is missing or does not fit (with the keys).
+    padding, stochastic depth, missing dilation or fusion of `spec`, one without published weights for "imagenet", a
+    weight file that is missing or does not fit (with the keys), and a vision transformer that `require_plain` refuses.
     Source: a stride removed without dilation: Ahn, Cho and Kwak, CVPR 2019 (IRN), the published classifier.
     Differs: any timm network, not ResNet-50 alone.
     """
+    if is_vision_transformer(spec.name):
+        return _vision_transformer(spec)
     arguments = {"num_classes": 0, "global_pool": ""}
     network = create_network(spec, **arguments)
     reduction = network.feature_info[-1]["reduction"]
@@ -197,6 +129,17 @@ def build_encoder(spec: EncoderSpec) -> Encoder:
     if spec.weight_file is not None and spec.name not in PUBLISHED_ENCODERS:
         load_weight_file(network, path=spec.weight_file, described=f"encoder {spec.name!r}")
     return Encoder(network)
+
+
+def _vision_transformer(spec: EncoderSpec) -> TransformerEncoder:
+    fixed = {"output_stride": PATCH_SIDE, "dilated": False, "pad_type": "", "reparameterised": False}
+    _require_values(spec, fixed)
+    # Without `global_pool`: it decides whether timm puts the last norm before or after the pooling.
+    network = create_network(spec, num_classes=0)
+    require_plain(network, name=spec.name)
+    if spec.weight_file is not None:
+        load_weight_file(network, path=spec.weight_file, described=f"encoder {spec.name!r}")
+    return TransformerEncoder(network)
 
 
 def create_network(spec: EncoderSpec, **arguments: Any) -> Any:
@@ -251,11 +194,15 @@ def _advice(spec: EncoderSpec, refused: list[str]) -> str:
 def _published(spec: EncoderSpec) -> Any:
     fixed: dict[str, Any] = {"output_stride": PUBLISHED_STRIDE, "dilated": True, "pad_type": "", "drop_path": 0.0}
     fixed["reparameterised"] = False
-    given = {name: getattr(spec, name) for name in fixed}
-    for name, value in fixed.items():
-        if given[name] != value:
-            raise ValueError(f"{name} is {given[name]!r}; encoder {spec.name!r} allows only {name} = {value!r}")
+    _require_values(spec, fixed)
     return build_published(spec.name, pretrained=spec.pretrained)
+
+
+def _require_values(spec: EncoderSpec, fixed: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that has another value than the only one that this encoder allows."""
+    for name, value in fixed.items():
+        if (given := getattr(spec, name)) != value:
+            raise ValueError(f"{name} is {given!r}; encoder {spec.name!r} allows only {name} = {value!r}")
 
 
 def settle_network(network: nn.Module, *, spec: EncoderSpec, **arguments: Any) -> Any:

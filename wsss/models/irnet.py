@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wsss.models.encoder import Encoder
+from wsss.models.base_encoder import Encoder
 
 GRID_STRIDE = 4
 _NUM_LEVELS = 5

@@ -100,10 +100,17 @@ def gradients_of_classes(
 
 
 def find_layer(network: Classifier, name: str) -> nn.Module:
-    """The encoder's layer of that name. Raises ValueError with the nearest names."""
+    """The encoder's layer of that name. Raises ValueError with the nearest names, and for a layer of tokens."""
     layers = dict(network.encoder.network.named_modules())
     if name in layers and name:
+        if not network.encoder.layers_give_maps:
+            raise ValueError(
+                f"the encoder's layer {name!r} gives tokens, not a map [B,D,h,w]; a vision transformer has only the "
+                f"layer {LAST_LAYER!r}"
+            )
         return layers[name]
+    if not network.encoder.layers_give_maps:
+        raise ValueError(f"the encoder has no layer {name!r}; a vision transformer has only the layer {LAST_LAYER!r}")
     near = difflib.get_close_matches(name, layers, n=_NUM_NAMED, cutoff=0.3) or list(layers)
     near = [layer for layer in near if layer][:_NUM_NAMED]
     raise ValueError(f"the encoder has no layer {name!r}; there are {LAST_LAYER!r}, {', '.join(near)}, and others")

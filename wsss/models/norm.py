@@ -34,6 +34,11 @@ _FROZEN_CLASS: dict[type[nn.Module], type[nn.BatchNorm2d]] = {
 }
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether there is a batch normalisation inside `module`, frozen or not."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+
+
 def freeze_batch_norm(module: nn.Module) -> int:
     """Freeze every batch normalisation inside `module`, in place, and return the number of frozen layers.
 

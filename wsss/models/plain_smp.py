@@ -19,12 +19,18 @@ from torch import nn
 
 from wsss.models.encoder import EncoderSpec
 from wsss.models.segmenter import Segmenter, plain_deeplabv3plus
+from wsss.models.vision_transformer import is_vision_transformer
 
 _FLAT = 1e-12
 
 
 def refuse_other_encoders(spec: EncoderSpec) -> None:
     """Raise ValueError for encoders that segmentation_models_pytorch cannot build."""
+    if is_vision_transformer(spec.name):
+        raise ValueError(
+            f"encoder = {spec.name!r}: the DeepLabv3+ of segmentation_models_pytorch takes no vision transformer; "
+            "export --weights instead"
+        )
     if not spec.dilated and spec.output_stride != 32:
         raise ValueError(
             "dilated = False: segmentation_models_pytorch dilates an encoder whose strides it removes, so its network "

@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
 from torch import nn
 
-from wsss.models.encoder import Encoder, EncoderSpec, build_encoder, settle_network
+from wsss.models.base_encoder import Encoder
+from wsss.models.encoder import EncoderSpec, build_encoder, settle_network
 from wsss.models.published_encoders import PUBLISHED_ENCODERS
+from wsss.models.transformer_segmenter import TransformerDeepLabV3Plus
+from wsss.models.vision_transformer import TransformerEncoder
 from wsss.models.weight_files import load_state
 
 _SEGMENTER_STRIDES = (8, 16)
@@ -29,13 +32,13 @@ class Segmenter(nn.Module):
     """DeepLabv3+: logits [B,C,H,W] at the size of the image [B,3,H,W], any size; made by `build_segmenter`."""
 
     network: Any
-    corner_to_corner = True
-    """How `strided_logits` spans the image: its corner pixels are aligned with those of the image."""
 
-    def __init__(self, network: nn.Module, *, output_stride: int) -> None:
+    def __init__(self, network: nn.Module, *, output_stride: int, corner_to_corner: bool = True) -> None:
+        """`corner_to_corner`: how `strided_logits` spans the image. True: its corner pixels are aligned with those of
+        the image. False: its cells tile the image."""
         super().__init__()
         self.network = network
-        self.output_stride = output_stride
+        self.output_stride, self.corner_to_corner = output_stride, corner_to_corner
 
     @property
     def encoder(self) -> nn.Module:
@@ -65,7 +68,8 @@ class Segmenter(nn.Module):
     def strided_logits(self, image_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The logits on the decoder's grid, [B,C,h,w], and the size (H, W) of the extended image that it spans.
 
-        `forward` is these, resized to that size with aligned corners and cropped; they need a sixteenth of its memory.
+        `forward` is these, resized to that size as `corner_to_corner` says and cropped; they need a sixteenth of its
+        memory.
         """
         extended = self._extended(image_B3HW)
         convolution = self.network.segmentation_head[0]
@@ -93,9 +97,9 @@ def build_segmenter(
 
     `atrous_rates`: dilations of the ASPP, published as 6, 12, 18 at output stride 16 and 12, 24, 36 at 8.
     The encoder gets the weights of `encoder` or, if that is None, those that `spec` names, without layers after its
-    last stage. The image pooling branch has one pixel per image, so batch normalisation would fail for a batch of one;
-    it uses a GroupNorm over all channels here. All other layers keep BatchNorm, which needs an image of more than one
-    output-stride pixel.
+    last stage; a vision transformer becomes a part of the segmenter itself (see `TransformerDeepLabV3Plus`). The image
+    pooling branch has one pixel per image, so batch normalisation would fail for a batch of one; it uses a GroupNorm
+    over all channels here. All other layers keep BatchNorm, which needs an image of more than one output-stride pixel.
 
     Raises: ValueError for another output stride than 8 or 16, for fewer than two classes, and as `build_encoder` does.
     Source: Chen et al., ECCV 2018 (DeepLabv3+), section 3; decoder of segmentation_models_pytorch.
@@ -113,13 +117,23 @@ def build_segmenter(
         )
     # First, for its error messages: it checks that the network accepts the settings and that the file fits.
     encoder = build_encoder(spec) if encoder is None else encoder
-    network = plain_deeplabv3plus(
-        spec, num_classes=num_classes, atrous_rates=atrous_rates, decoder_channels=decoder_channels, dropout=dropout
-    )
-    network.encoder.model = settle_network(network.encoder.model, spec=spec, features_only=True)
-    _copy_weights(encoder, into=network.encoder.model, name=spec.name)
+    network: Any
+    if isinstance(encoder, TransformerEncoder):
+        network = TransformerDeepLabV3Plus(
+            encoder,
+            num_classes=num_classes,
+            atrous_rates=atrous_rates,
+            decoder_channels=decoder_channels,
+            dropout=dropout,
+        )
+    else:
+        network = plain_deeplabv3plus(
+            spec, num_classes=num_classes, atrous_rates=atrous_rates, decoder_channels=decoder_channels, dropout=dropout
+        )
+        network.encoder.model = settle_network(network.encoder.model, spec=spec, features_only=True)
+        _copy_weights(encoder, into=network.encoder.model, name=spec.name)
     _replace_pooling_norm(network.decoder)
-    return Segmenter(network, output_stride=spec.output_stride)
+    return Segmenter(network, output_stride=spec.output_stride, corner_to_corner=not encoder.tiles_image)
 
 
 def plain_deeplabv3plus(

@@ -90,6 +90,18 @@ class TrainAffinity(AffinityTraining):
                 "smaller radius"
             )
 
+    def check_environment(self, instance: Instance) -> None:
+        """Refuse a vision transformer, before its other settings are checked, and what every training refuses."""
+        from wsss.models.vision_transformer import is_vision_transformer
+
+        if is_vision_transformer(self.encoder):
+            raise ValueError(
+                f"encoder = {self.encoder!r}: IRNet and AffinityNet read the maps of a convolutional encoder at "
+                "several strides, or at stride 8, and a vision transformer has one map of stride 16; set another "
+                "encoder, such as 'resnet50', here; the classifier may be a vision transformer nevertheless"
+            )
+        super().check_environment(instance)
+
     def cost(self, instance: Instance, context: PlanContext) -> FitWork:
         """Crops with their seeds; after the last step, the mean of IRNet's displacement field."""
         from wsss.stages.affinity.cost import pair_units

@@ -21,6 +21,7 @@ from torch import nn
 
 from shards.files import write_bytes
 from wsss.contract.stopping import raise_if_stopped
+from wsss.models.vision_transformer import is_vision_transformer
 from wsss.use.model_file import ModelFile
 
 OPSET = 17
@@ -51,10 +52,16 @@ class _FromPixels(nn.Module):
 def export_onnx(model: ModelFile, path: Path) -> float:
     """Write the file after comparing it with torch in onnxruntime; returns the largest relative difference.
 
-    Raises ValueError without the packages for it, and if the results differ by more than `TOLERANCE`.
+    Raises ValueError without the packages for it, for a vision transformer, and if the results differ by more than
+    `TOLERANCE`.
     """
     runtime = _runtime()
     stage: Any = model.stage
+    if is_vision_transformer(stage.encoder):
+        raise ValueError(
+            f"encoder = {stage.encoder!r}: ONNX opset {OPSET} has no operation for resampling a vision transformer's "
+            "position embeddings to every size of picture; export --weights instead"
+        )
     network = model.network().to(memory_format=torch.contiguous_format)
     whole = _FromPixels(network, mean=stage.mean, std=stage.std).eval()
     described = _traced(whole)

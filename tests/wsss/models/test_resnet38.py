@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from wsss.models.affinitynet import AffinityNet
-from wsss.models.encoder import Encoder, EncoderSpec, build_encoder, check_encoder
+from wsss.models.base_encoder import Encoder
+from wsss.models.encoder import EncoderSpec, build_encoder, check_encoder
 from wsss.models.published_encoders import load_published
 from wsss.models.resnet38 import ResNet38, published_state
 

@@ -30,5 +30,7 @@ def test_what_is_asked_for_must_be_possible(tmp_path: Path) -> None:
         lines(path, smp=tmp_path / "x")
     with pytest.raises(ValueError, match=r"name a file that ends in \.safetensors"):
         lines(path, weights=tmp_path / "x.bin")
+    with pytest.raises(ValueError, match=r"encoder = 'test_vit': ONNX opset 17 has no operation .* --weights instead"):
+        lines(segmenter(tmp_path / "v.safetensors", encoder="test_vit", dilated=False), onnx=tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="--onnx needs a segmenter"):
         lines(classifier(tmp_path / "c.safetensors"), onnx=tmp_path / "x.onnx")

@@ -33,9 +33,11 @@ class CamSettings(LabelReading):
     `lpcam`: the similarity of features to the prototypes of a class that make_prototypes computed."""
     finest_stride: Annotated[int, Field(ge=1, le=64), active_with("method", *STAGE_METHODS)] = 4
     """region_cam and self_similarity: stages with features of this stride or a larger one are used (and always the
-    features that the head reads); 8 leaves out a stage that mainly shows edges and colours."""
+    features that the head reads); 8 leaves out a stage that mainly shows edges and colours. A vision transformer has
+    four stages of stride 16, each a quarter of its blocks."""
     target_layer: str = LAST_LAYER
-    """Layer for the methods that use gradients: `last`, or a dotted name in timm's network, such as `blocks.5`."""
+    """Layer for the methods that use gradients: `last`, or a dotted name in timm's network, such as `blocks.5`. Of a
+    vision transformer only `last` is a map."""
     normalisation: Literal["per_class", "global"] = "per_class"
     """Maps are divided by their own maximum (`per_class`, as in irn), or by the largest maximum of all classes
     (`global`, as in NoPeopleAllowed)."""

@@ -15,8 +15,11 @@ from wsss.contract.settings import FileContent, settings
 from wsss.contract.stage import Instance
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from wsss.models.base_encoder import Encoder
     from wsss.models.classifier import Classifier
-    from wsss.models.encoder import Encoder, EncoderSpec
+    from wsss.models.encoder import EncoderSpec
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -29,14 +32,16 @@ class EncoderSettings:
     encoder: str = "resnet50"
     """The network's name in timm, or a published one: VGG16 as modified by FickleNet (`vgg16_ficklenet`), AffinityNet
     (`vgg16_affinitynet`) or NoPeopleAllowed, with the three additional convolutions of its code (`vgg16_npa`) or the
-    four of its slides (`vgg16_npa_4conv`); or AffinityNet's `resnet38`."""
+    four of its slides (`vgg16_npa_4conv`); or AffinityNet's `resnet38`. timm's plain vision transformers with patches
+    of 16 pixels (`vit_small_patch16_224`, `deit_small_patch16_224`) need output_stride = 16 and dilated = false."""
     pretrained: Annotated[str, FileContent()] = "imagenet"
     """`imagenet` (timm's default weights), `none` (random), or the path of a .safetensors file with timm's parameter
     names; of `vgg16_affinitynet` and `resnet38` also with those of AffinityNet's public code."""
     output_stride: Literal[8, 16, 32] = 16
     """Ratio of the image's side to the side of the last feature map."""
     dilated: bool = True
-    """Replace each removed stride by dilation. If false, strides are removed without adding dilation, as in irn."""
+    """Replace each removed stride by dilation. If false, strides are removed without adding dilation, as in irn; a
+    vision transformer has none."""
     pad_type: Literal["", "same"] = ""
     """Padding of convolutions; `same` for networks whose weights were converted from TensorFlow."""
     reparameterised: bool = False
@@ -46,7 +51,8 @@ class EncoderSettings:
     it."""
     norm: Literal["frozen", "batch", "synchronised"] = "frozen"
     """BatchNorm statistics: `frozen` (those of the weight file), `batch` (of each rank's micro-batch), or
-    `synchronised` (of the micro-batches of all ranks together)."""
+    `synchronised` (of the micro-batches of all ranks together). A vision transformer has none, so that only `batch`
+    makes a difference, for a decoder with BatchNorm."""
     mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
     """Mean of the input channels, for pixel values in [0, 1]."""
     std: tuple[_Positive, _Positive, _Positive] = (0.229, 0.224, 0.225)
@@ -114,7 +120,22 @@ class EncoderSource(EncoderSettings, Fit):
         loads = self.encoder_from == "pretrained"
         check_encoder(self.encoder_spec(pretrained=loads), mean=self.mean, std=self.std)
         with torch.device("meta"):
-            self.model(instance, pretrained=False)
+            network = self.model(instance, pretrained=False)
+        self._check_norm(network)
+
+    def _check_norm(self, network: nn.Module) -> None:
+        """Raise ValueError for a `norm` that changes nothing: it is not `frozen`, and no BatchNorm reads it."""
+        from wsss.models.norm import has_batch_norm
+        from wsss.models.vision_transformer import is_vision_transformer
+
+        if self.norm == "frozen" or not is_vision_transformer(self.encoder):
+            return
+        if self.norm == "batch" and has_batch_norm(network):
+            return
+        raise ValueError(
+            f"norm = {self.norm!r}: the norms of encoder {self.encoder!r} keep no statistics, and a decoder's "
+            "BatchNorm is synchronised with 'frozen' too; set norm = 'frozen'"
+        )
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """`image`, u8[B, H, W, 3], normalised to f32[B, 3, H, W]."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -65,6 +66,20 @@ def test_the_classifier_is_an_input_only_where_it_is_read(stage: EncoderSource) 
     assert "classifier" in replace(stage, encoder_from="classifier").used_slots()
 
 
+def test_a_segmenter_starts_from_a_classifiers_vision_transformer(tmp_path: Path) -> None:
+    stage = TrainClassifier(**TRANSFORMER)
+    trained = instance_of(stage, tmp_path, samples=samples_of(tmp_path, {"train-000000": []}))
+    trained.path.mkdir()
+    torch.manual_seed(7)
+    state = stage.model(trained, pretrained=True).state_dict()
+    save_file(state, weights_path(trained))
+    segmenter = TrainSegmenter(**TRANSFORMER, decoder_channels=8, encoder_from="classifier")
+    made = segmenter.model(follower(segmenter, tmp_path, trained), pretrained=True).state_dict()
+    of_encoder = {name: value for name, value in state.items() if name.startswith("encoder.")}
+    assert len(of_encoder) > 70
+    assert all(torch.equal(made[f"network.encoder.model.{n[len('encoder.') :]}"], v) for n, v in of_encoder.items())
+
+
 def test_another_encoder_than_the_classifiers_is_refused(tmp_path: Path, trained: Instance) -> None:
     stage = TrainSegmenter(encoder="resnet50", pretrained="none", encoder_from="classifier")
     with pytest.raises(
@@ -100,6 +115,22 @@ ENVIRONMENTS: list[tuple[EncoderSource, str]] = [
     (TrainClassifier(encoder="vgg16_npa", pretrained="none", output_stride=8, drop_path=0.5), "drop_path is 0.5; enc"),
 ]
 
+TRANSFORMER: dict[str, Any] = {"encoder": "test_vit", "pretrained": "none", "dilated": False}
+ENVIRONMENTS += [
+    (TrainClassifier(encoder="test_vit", pretrained="none"), r"dilated is True; .* allows only dilated = False"),
+    (TrainClassifier(**TRANSFORMER, output_stride=8), r"output_stride is 8; .* allows only output_stride = 16"),
+    (TrainClassifier(**TRANSFORMER, frozen_stride=4), r"frozen_stride = 4: .* set frozen_stride = 1"),
+    (TrainClassifier(**TRANSFORMER, norm="batch"), r"norm = 'batch': the norms of encoder 'test_vit' .* 'frozen'"),
+    (TrainClassifier(**TRANSFORMER, norm="synchronised"), r"norm = 'synchronised': .* set norm = 'frozen'"),
+    (TrainSegmenter(**TRANSFORMER, norm="synchronised"), r"norm = 'synchronised': .* set norm = 'frozen'"),
+    (TrainSegmenter(**TRANSFORMER, network="largefov", norm="batch"), r"norm = 'batch': .* set norm = 'frozen'"),
+    (TrainAffinity(**TRANSFORMER), r"encoder = 'test_vit': IRNet and AffinityNet .* such as 'resnet50'"),
+    (
+        TrainAffinity(**TRANSFORMER, network="affinitynet", output_stride=8),
+        r"encoder = 'test_vit': IRNet and AffinityNet .* such as 'resnet50'",
+    ),
+]
+
 
 @pytest.mark.parametrize(("stage", "message"), ENVIRONMENTS, ids=lambda value: getattr(value, "encoder", ""))
 def test_a_network_that_cannot_be_built_is_reported_before_anything_runs(
@@ -109,7 +140,14 @@ def test_a_network_that_cannot_be_built_is_reported_before_anything_runs(
         stage.check_environment(follower(stage, tmp_path, trained))
 
 
-@pytest.mark.parametrize("stage", FOLLOWERS, ids=lambda stage: stage.kind)
+TRANSFORMERS: list[EncoderSource] = [
+    TrainClassifier(**TRANSFORMER, activation_checkpointing=True, drop_path=0.1),
+    TrainSegmenter(**TRANSFORMER, decoder_channels=8, norm="batch"),  # that of the decoder
+    TrainSegmenter(**TRANSFORMER, network="aspp", head_channels=8),
+]
+
+
+@pytest.mark.parametrize("stage", [*FOLLOWERS, *TRANSFORMERS], ids=lambda stage: f"{stage.kind}-{stage.encoder}")
 def test_a_network_that_can_be_built_passes(stage: EncoderSource, tmp_path: Path, trained: Instance) -> None:
     stage.check_environment(follower(stage, tmp_path, trained))
 
