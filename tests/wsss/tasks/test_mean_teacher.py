@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from wsss.tasks.early_learning import EarlyLearning
 from wsss.tasks.mean_teacher import Consistency, MeanTeacherTask
 from wsss.tasks.segmentation import SegmentationTask
 from wsss.tasks.task import combine
@@ -178,3 +179,99 @@ def test_a_resumed_training_ends_with_the_same_weights() -> None:
     assert not torch.equal(state["teacher.network.head.weight"], state["network.head.weight"])
     trained = [name for name, parameter in whole.named_parameters() if parameter.requires_grad]
     assert trained == ["network.norm.weight", "network.norm.bias", "network.head.weight", "network.head.bias"]
+
+
+def correcting(*, consistent: bool = False, corrected: tuple[int, ...] = (0, 1), **settings: Any) -> MeanTeacherTask:
+    """A task that corrects the labels of these classes already."""
+    plain = task(**settings)
+    early = EarlyLearning(num_classes=C, num_epochs=6, limit=0.9, min_confidence=0.5)
+    early.corrected[list(corrected)] = True
+    consistency = Consistency(weight=0.7, min_confidence=0.6) if consistent else None
+    labels = SegmentationTask(plain.network, synchronise_norms=True)
+    return MeanTeacherTask(labels, teacher_decay=0.9, consistency=consistency, early_learning=early)
+
+
+@pytest.mark.parametrize("consistent", [False, True])
+def test_corrected_labels_are_learned_and_the_given_ones_are_measured(consistent: bool) -> None:
+    one, batch = correcting(consistent=consistent).eval(), batch_of()
+    other_teacher(one)
+    given = batch["label"].clone()
+    if not consistent:
+        batch = {name: value for name, value in batch.items() if name not in ("strong", "inside", "cut")}
+    output = one(batch)
+    with torch.no_grad():
+        student, teacher = one.network(batch["image"]), one.teacher.network(batch["image"])
+    share, taught = teacher.masked_fill(batch["absent"][:, :, None, None], -torch.inf).softmax(1).max(1)
+    labels, changed, labelled = 0.0, 0, 0
+    for place in torch.cartesian_prod(torch.arange(B), torch.arange(H), torch.arange(W)).tolist():
+        b, y, x = place
+        label = int(given[b, y, x])
+        if label == 255:
+            continue
+        labelled += 1
+        if float(share[b, y, x]) > 0.5 and (label in (0, 1) or int(taught[b, y, x]) in (0, 1)):
+            changed += label != int(taught[b, y, x])
+            label = int(taught[b, y, x])
+        labels -= float(student[b, :, y, x].log_softmax(0)[label])
+    term = output.terms["cross_entropy"]
+    assert float(term.numerator.detach()) == pytest.approx(labels, rel=1e-5) and int(term.count) == labelled
+    assert (float(output.terms["corrected"].numerator), int(output.terms["corrected"].count)) == (changed, labelled)
+    assert 5 < changed < labelled
+    assert output.weights["cross_entropy"] == (1 / 1.7 if consistent else 1.0) and output.weights["corrected"] == 0
+    assert torch.equal(batch["label"], given), "the batch is left as it was"
+    early = one.early_learning
+    assert early is not None and output.tally is not None
+    assert torch.equal(output.tally, early.overlap(student.argmax(1), label_BHW=given, ignore_index=255))
+    counts = one.counts(batch)
+    assert {name: float(t.count) for name, t in output.terms.items()} == {n: float(c) for n, c in counts.items()}
+
+
+def test_without_a_corrected_class_the_loss_is_that_of_the_labels() -> None:
+    one, batch = correcting(corrected=()).eval(), batch_of()
+    output, alone = one(batch), SegmentationTask(one.network, synchronise_norms=True)(batch)
+    torch.testing.assert_close(output.total(), alone.total())
+    assert float(output.terms["corrected"].numerator) == 0
+
+
+def test_labels_are_corrected_from_the_epoch_on_after_the_curve_flattens() -> None:
+    """The curves of class 1 are drawn; the network's own counts of the steps are replaced by them."""
+    one, shares = correcting(corrected=()).eval(), []
+    other_teacher(one)
+    for epoch in range(6):
+        output = one(batch_of())
+        shares.append(float(output.terms["corrected"].numerator))
+        flattens = round(8_000 * (1 - 0.2 ** (epoch + 1)))
+        rises = 500 * (epoch + 1)
+        one.end_step(epoch, tally=torch.tensor([[rises, flattens, rises, rises], [10_000] * 4]))
+        other_teacher(one)
+        one.end_epoch()
+    early = one.early_learning
+    assert early is not None and early.corrected.tolist() == [False, True, False, False]
+    assert shares[:3] == [0, 0, 0] and min(shares[3:]) > 0, "three epochs are measured before a class is corrected"
+
+
+def test_a_resumed_training_corrects_the_same_labels() -> None:
+    """A checkpoint in the middle of an epoch: decisions, curves and the counts of the epoch so far."""
+
+    def run(one: MeanTeacherTask, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for number in steps:
+            optimizer.zero_grad()
+            output = one.train()(batch_of(number))
+            output.total().backward()
+            optimizer.step()
+            one.end_step(number, tally=output.tally)
+            if number % 2:
+                one.end_epoch()
+
+    def made(seed: int) -> tuple[MeanTeacherTask, torch.optim.Optimizer]:
+        one = correcting(consistent=True, seed=seed)
+        return one, torch.optim.SGD(one.network.parameters(), lr=0.1)
+
+    (whole, first), (before, second), (resumed, third) = made(0), made(0), made(9)
+    run(whole, first, range(12))
+    run(before, second, range(5))
+    resumed.load_state_dict(before.state_dict())
+    run(resumed, third, range(5, 12))
+    state = whole.state_dict()
+    assert all(torch.equal(value.nan_to_num(-1), state[n].nan_to_num(-1)) for n, value in resumed.state_dict().items())
+    assert whole.early_learning is not None and int(whole.early_learning.num_done) == 6

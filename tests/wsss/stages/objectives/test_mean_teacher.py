@@ -13,6 +13,7 @@ import torch
 from shards.records import PseudoLabel
 from tests.wsss.layers import instance_of, records_of, samples_of
 from tests.wsss.stages.test_train_segmenter import SETTINGS, picture, pseudo_label
+from wsss.contract.cost import FitWork, Load, Storage
 from wsss.contract.fit import Draw
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
@@ -20,7 +21,9 @@ from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.segmenter.taught_images import drawn_box
 from wsss.stages.train_segmenter import TrainSegmenter
 
-OWN = {"teacher_decay", "consistency_weight", "min_confidence", "strong_jitter", "cutmix_probability"}
+CONSISTENT = {"min_confidence", "strong_jitter", "cutmix_probability"}
+OWN = {"teacher_decay", "consistency_weight", "correct_labels"} | CONSISTENT
+CORRECTING = {"correction_slope", "correction_confidence"}
 
 
 def taught(path: Path, **settings: Any) -> tuple[TrainSegmenter, Instance]:
@@ -133,6 +136,14 @@ def test_a_batch_of_the_training_set_is_trained_on(tmp_path: Path, settings: dic
         ({"full_share": 0.5}, r"full_share = 0.5: objective = 'mean_teacher' learns from pseudo .* set full_share = 0"),
         ({"zero_stage": 3}, r"zero_stage = 3: the teacher's weights are not sharded; set zero_stage = 2 or less"),
         ({"norm": "batch", "world_size": 2}, r"norm = 'batch': with world_size = 2 .* set norm = 'synchronised' or"),
+        (
+            {"consistency_weight": 0.0},
+            r"consistency_weight = 0 and correct_labels = false: nothing is learned from the teacher; set one",
+        ),
+        (
+            {"correct_labels": True, "num_epochs": 3},
+            r"correct_labels = true: num_epochs = 3, but labels are corrected from epoch 4 on at .* to at least that",
+        ),
         ({"world_size": 2}, r"cutmix_probability = 0.5: with micro-batches of one image .* set cutmix_probability = 0"),
     ],
 )
@@ -143,8 +154,10 @@ def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], mess
 
 
 def test_settings_that_fit(tmp_path: Path) -> None:
-    for settings in ({"norm": "batch"}, {"world_size": 2, "cutmix_probability": 0.0}, {"zero_stage": 2}):
-        stage, instance = taught(tmp_path / str(len(list(tmp_path.iterdir()))), **settings)  # type: ignore[arg-type]
+    correcting: dict[str, Any] = {"correct_labels": True, "num_epochs": 4, "consistency_weight": 0.0, "world_size": 2}
+    fitting = ({"norm": "batch"}, {"world_size": 2, "cutmix_probability": 0.0}, {"zero_stage": 2}, correcting)
+    for number, settings in enumerate(fitting):
+        stage, instance = taught(tmp_path / str(number), **settings)
         stage.check(instance)
 
 
@@ -152,4 +165,62 @@ def test_its_settings_enter_a_fingerprint_with_it_alone() -> None:
     plain, teacher = (hashed_values(TrainSegmenter(**SETTINGS, objective=o)) for o in ("cross_entropy", "mean_teacher"))
     assert set(teacher) - set(plain) == OWN | {"objective"} and not set(plain) - set(teacher)
     for objective in ("dsrg", "sec", "self_correction"):
-        assert not OWN & set(hashed_values(TrainSegmenter(**SETTINGS, objective=objective)))
+        assert not (OWN | CORRECTING) & set(hashed_values(TrainSegmenter(**SETTINGS, objective=objective)))
+    correcting = hashed_values(TrainSegmenter(**SETTINGS, objective="mean_teacher", correct_labels=True))
+    assert set(correcting) - set(teacher) == CORRECTING
+    settings: dict[str, Any] = {"objective": "mean_teacher", "correct_labels": True, "consistency_weight": 0.0}
+    assert set(correcting) - set(hashed_values(TrainSegmenter(**SETTINGS, **settings))) == CONSISTENT
+
+
+def test_labels_alone_may_be_corrected_without_a_second_view(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"correct_labels": True, "consistency_weight": 0.0, "num_epochs": 5}
+    stage, instance = taught(tmp_path, **settings, correction_slope=0.4, correction_confidence=0.0)
+    images: Any = stage.training_set(instance)
+    examples = [images.example(Draw(n, 0)) for n in range(2)]
+    assert set(examples[0]) == {"key", "image", "label", "absent"}
+    assert set(images.blank()) == {"label", "absent"}
+    batch = stage.on_device({n: torch.stack([one[n] for one in examples]) for n in examples[0] if n != "key"})
+    task: Any = stage.task(instance)
+    task.early_learning.corrected[:] = True
+    output = task(batch)
+    assert set(output.terms) == {"cross_entropy", "corrected"}
+    assert output.weights == {"cross_entropy": 1.0, "corrected": 0.0}
+    assert float(output.terms["corrected"].numerator) > 0, "any confidence is enough"
+    task.early_learning.corrected[:] = False
+    assert output.tally.shape == (2, 6) and task.early_learning.curves.shape == (5, 6)
+    for epoch in range(4):  # 1 - exp(-(t + 1) / 2) is flat enough for a limit of 0.4 from the third epoch on
+        task.end_step(epoch, tally=(1e4 * (1 - torch.exp(-torch.tensor(epoch + 1.0) / 2)) * torch.ones(2, 6)).long())
+        task.early_learning.counted[1] = 10_000
+        task.end_epoch()
+    assert task.early_learning.corrected.all()
+
+
+def test_the_plan_counts_both_views_and_the_teacher() -> None:
+    work = FitWork(
+        examples=7,
+        epochs=1,
+        batch_size=2,
+        accumulation=1,
+        ranks=1,
+        load=Load(flops=30.0, passes=3.0),
+        precision="fp32",
+        loader_workers=0,
+        exchanged=0.0,
+        storage=Storage(),
+        fetched=Storage(),
+        start={},
+        validation=Load(flops=5.0),
+    )
+
+    def planned(**settings: Any) -> FitWork:
+        return TrainSegmenter(**SETTINGS, **settings).chosen().with_all_passes(work)
+
+    assert planned() == work
+    both = planned(objective="mean_teacher")
+    assert (both.load.flops, both.load.passes, both.validation) == (
+        pytest.approx(70),
+        pytest.approx(4),
+        work.validation,
+    )
+    alone = planned(objective="mean_teacher", consistency_weight=0.0, correct_labels=True)
+    assert alone.load.flops == pytest.approx(40)
