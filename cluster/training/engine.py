@@ -33,6 +33,7 @@ from cluster.training.optimizer import lr_multiplier, make_optimizer
 from cluster.training.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.training.results import whole_network, write_results
 from cluster.training.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
+from cluster.training.tally import StepTally
 from shards.files import write_bytes
 from shards.work_notes import note
 from wsss.contract.fit import Fit, is_whole, largest_micro_batch, weights_path
@@ -165,6 +166,7 @@ class _Trainer:
                 self._save()
             if self.asked and state.step < end:
                 raise self.hand_over.done(state.step)
+        self.task.end_epoch()
         steps = self.batches.steps[epoch]
         images_per_second = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
@@ -203,9 +205,10 @@ class _Trainer:
         prepared = [replace(each, batch=self._prepare(each, number)) for number, each in enumerate(micro_batches)]
         # A single micro-batch returns its counts with the loss; with several, the sum is needed before the first runs.
         counts = self._count(prepared) if len(prepared) > 1 else None
-        values, names = torch.zeros(()), list[str]()
+        values, names, tally = torch.zeros(()), list[str](), StepTally()
         for number, micro_batch in enumerate(prepared):
             output = self._forward(micro_batch, number)
+            tally.add(output, present=micro_batch.present)
             names, share = list(output.terms), float(micro_batch.present)
             by_name = counts or self._add_over_ranks({n: term.count * share for n, term in output.terms.items()})
             loss = combine(output.terms, by_name, output.weights, output.eps) * share
@@ -222,6 +225,7 @@ class _Trainer:
             dist.all_reduce(values)
         if not torch.isfinite(values[0]):
             self._stop(float(values[0]), prepared, epoch)
+        self.task.end_step(self.state.step, tally=tally.over_ranks(self.place.world_size))
         return dict(zip(["loss", *names, "faults", "asked"], values.tolist(), strict=True))
 
     def _prepare(self, micro_batch: MicroBatch, number: int) -> Batch:

@@ -65,6 +65,10 @@ class TinyTask(Task):
         self.network = network
         self.synchronise_norms = stage.synchronise
         self._stage, self._path = stage, path
+        if stage.tally:
+            self.register_buffer("counted", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("epochs", torch.full((2,), torch.nan, dtype=torch.float64))
+            self.register_buffer("odd", torch.zeros(2, dtype=torch.bool))
 
     def prepare(self, batch: Batch) -> Batch:
         """Write the running mean at the start of the step to a file."""
@@ -89,7 +93,22 @@ class TinyTask(Task):
         error = (self.network(batch["image"]) - batch["target"]).square() * batch["valid"]
         if f"k{self._stage.spoil}" in batch["key"]:  # adds 0 with a gradient that is not finite
             error = error + (0 * next(self.network.parameters())).sqrt().sum()
-        return TaskOutput({"square": MaskedSum(error.sum(), self.counts(batch)["square"])}, {"square": 0.5})
+        tally = torch.tensor(len(batch["image"])) if stage.tally else None
+        return TaskOutput(
+            {"square": MaskedSum(error.sum(), self.counts(batch)["square"])}, {"square": 0.5}, tally=tally
+        )
+
+    def end_step(self, step: int, *, tally: torch.Tensor | None) -> None:
+        if tally is not None:
+            self.counted += tally
+
+    def end_epoch(self) -> None:
+        """Write what every rank counted until then to a file."""
+        if self._stage.tally:
+            number = int(self.epochs.isfinite().sum())
+            self.epochs[number], self.odd[number] = float(self.counted), bool(self.counted % 2)
+            with (self._path / f"counted-{dist.get_rank()}.txt").open("a") as file:
+                file.write(f"{self.epochs.tolist()} {self.odd.tolist()}\n")
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"square": batch["valid"].sum().long()}
@@ -153,6 +172,8 @@ class TinyFit(Fit):
     """These examples cannot be read."""
     synchronise: bool = True
     """Normalise over the batches of all ranks."""
+    tally: bool = False
+    """Count the examples, in buffers."""
     note_buffers: bool = False
     """Every rank writes its buffers at the start of a step to a file."""
     wide: bool = False

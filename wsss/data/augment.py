@@ -111,6 +111,32 @@ def _strong_pixels(outside: dict[str, Any]) -> list[A.BasicTransform | A.BaseCom
     ]
 
 
+def strong_colours(jitter: float) -> A.Compose:
+    """Colour jitter, grey and blur, in this order: a strong view of a crop in which no pixel moves.
+
+    `jitter`: the largest change of brightness, contrast and saturation as a share, and of hue half of it.
+
+    Source: the public code of Yang et al., CVPR 2023 (UniMatch), where `jitter` is 0.5.
+    Differs: the library's jitter and blur work on bytes, instead of Pillow's.
+    """
+    import albumentations as A
+
+    return A.Compose(
+        [
+            A.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 2, p=0.8),
+            A.ToGray(p=0.2),
+            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=0.5),
+        ]
+    )
+
+
+def draw_number(*, seed: int, epoch: int, key: str, occurrence: int) -> int:
+    """32 bits that depend on the arguments alone; `occurrence`: how often the epoch has drawn the image before."""
+    again = f" {occurrence}" if occurrence else ""
+    digest = hashlib.sha256(f"{seed} {epoch} {key}{again}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 def augment(
     compose: A.Compose,
     image_HW3: np.ndarray,
@@ -127,9 +153,7 @@ def augment(
     `occurrence`: how often the epoch has drawn the image before. The steps draw from one generator in turn:
     albumentations' own `set_random_seed` seeds every step alike, so that flip, size and crop would be correlated.
     """
-    again = f" {occurrence}" if occurrence else ""
-    digest = hashlib.sha256(f"{seed} {epoch} {key}{again}".encode()).digest()
-    number = int.from_bytes(digest[:4], "big")
+    number = draw_number(seed=seed, epoch=epoch, key=key, occurrence=occurrence)
     compose.set_random_state(np.random.default_rng(number), random.Random(number))
     if mask_HW is None:
         return compose(image=image_HW3)["image"], None

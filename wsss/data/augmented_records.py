@@ -17,7 +17,7 @@ class AugmentedRecords:
     """A training set over joined records; a subclass defines the examples in `example`."""
 
     def __init__(self, records: JoinedRecords, augmentation: Augmentation, *, seed: int) -> None:
-        self.records, self._augmentation, self._seed = records, augmentation, seed
+        self.records, self._augmentation, self.seed = records, augmentation, seed
 
     @cached_property
     def _compose(self) -> Any:
@@ -45,7 +45,7 @@ class AugmentedRecords:
             self._compose,
             sample.image,
             mask_HW=mask_HW,
-            seed=self._seed,
+            seed=self.seed,
             epoch=draw.epoch,
             key=sample.key,
             occurrence=draw.occurrence,

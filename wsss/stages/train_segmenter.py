@@ -15,8 +15,9 @@ from wsss.contract.settings import active_unless, settings
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Outcome
 from wsss.stages.classifier.training import ClassifierTraining
-from wsss.stages.objectives.cross_entropy import CrossEntropy, CrossEntropySettings
+from wsss.stages.objectives.cross_entropy import CrossEntropy
 from wsss.stages.objectives.dsrg import Dsrg
+from wsss.stages.objectives.mean_teacher import MeanTeacher, MeanTeacherSettings
 from wsss.stages.objectives.objective import Objective
 from wsss.stages.objectives.sec import Sec, SecSettings
 from wsss.stages.objectives.self_correction import SelfCorrection, SelfCorrectionSettings
@@ -31,13 +32,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dsrg": Dsrg,
     "sec": Sec,
     "self_correction": SelfCorrection,
+    "mean_teacher": MeanTeacher,
 }
 """Value of the setting `objective` -> its class."""
 _SHARED_SLOTS: dict[str, Slot] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
 
 @settings
-class TrainSegmenter(CrossEntropySettings, SecSettings, SelfCorrectionSettings):
+class TrainSegmenter(MeanTeacherSettings, SecSettings, SelfCorrectionSettings):
     """Train DeepLabv3+ or an earlier DeepLab, by one of several objectives, with masks of none, some or all images.
 
     | objective | full_share = 0 | between 0 and 1 | 1 |
@@ -46,6 +48,7 @@ class TrainSegmenter(CrossEntropySettings, SecSettings, SelfCorrectionSettings):
     | `dsrg` | from growing seeds | FickleNet's semi-supervised loss | - |
     | `sec` | from seeds and labels | the same, and masks | - |
     | `self_correction` | - | boxes and masks | - |
+    | `mean_teacher` | on pseudo labels and a teacher's | - | - |
     """
 
     kind: ClassVar[str] = "train_segmenter"
@@ -56,12 +59,13 @@ class TrainSegmenter(CrossEntropySettings, SecSettings, SelfCorrectionSettings):
     }
 
     objective: Annotated[
-        Literal["cross_entropy", "dsrg", "sec", "self_correction"], active_unless("objective", "cross_entropy")
+        Literal["cross_entropy", "dsrg", "sec", "self_correction", "mean_teacher"],
+        active_unless("objective", "cross_entropy"),
     ] = "cross_entropy"
     """`cross_entropy`: pixels of pseudo labels or masks; `dsrg`: growing seeds and the output of a dense CRF; `sec`:
     seeds, expansion of the classes present, and the output of a dense CRF (seed, expand and constrain);
     `self_correction`: masks of some images, and soft labels that an ancillary model makes from the boxes of the
-    others."""
+    others; `mean_teacher`: pixels of pseudo labels, and what a moving average of the network predicts."""
 
     def chosen(self) -> Objective:
         """The objective that these settings choose."""
@@ -96,15 +100,18 @@ class TrainSegmenter(CrossEntropySettings, SecSettings, SelfCorrectionSettings):
                 self.batch_size - self.full_per_batch
             )  # of a batch's images to those without masks
             examples = round((images - examples) * share)
-        return segmenter_work(
-            self, context, examples=examples, arrays=self.chosen().loss_units(instance), frozen=frozen
-        )
+        chosen = self.chosen()
+        work = segmenter_work(self, context, examples=examples, arrays=chosen.loss_units(instance), frozen=frozen)
+        return chosen.with_all_passes(work)
 
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         return self.chosen().network(instance, pretrained=pretrained)
 
     def task(self, instance: Instance) -> Task:
         return self.chosen().task(instance)
+
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return self.chosen().on_device(super().on_device(batch))
 
     def training_set(self, instance: Instance) -> TrainingSet:
         if self.validate_every:

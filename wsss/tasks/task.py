@@ -26,6 +26,8 @@ class TaskOutput:
     terms: dict[str, MaskedSum]
     weights: dict[str, float]
     eps: float = 0.0
+    tally: torch.Tensor | None = None
+    """Whole numbers counted on these examples, of any shape; `Task.end_step` gets their sum over all ranks."""
 
     def total(self) -> torch.Tensor:
         """The loss of a single rank."""
@@ -61,6 +63,15 @@ class Task(nn.Module):
         With gradient accumulation, losses are divided by the counts of all micro-batches, before any of them has run.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot give its counts before the forward pass")
+
+    def end_step(self, step: int, *, tally: torch.Tensor | None) -> None:
+        """Called after the weights have changed in step `step`, on all ranks alike.
+
+        `tally`: the outputs' tallies, added up over all examples of the step.
+        """
+
+    def end_epoch(self) -> None:
+        """Called after the last step of every epoch, before its checkpoint, which holds all parameters and buffers."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> TaskOutput:

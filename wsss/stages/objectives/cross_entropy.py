@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -19,12 +20,12 @@ from wsss.stages.segmenter.mask_supervision import TRAIN
 
 if TYPE_CHECKING:
     from wsss.stages.segmenter.images import SegmenterImages
-    from wsss.tasks.segmentation import PixelCost
+    from wsss.tasks.segmentation import PixelCost, SegmentationTask
     from wsss.tasks.task import Task
 
 _ON_PSEUDO_LABELS = ActiveIf(
-    "objective = 'cross_entropy' and full_share below 1",
-    lambda stage: stage.objective == "cross_entropy" and stage.supervision() != "full",
+    "objective = 'cross_entropy' or 'mean_teacher', and full_share below 1",
+    lambda stage: stage.objective in ("cross_entropy", "mean_teacher") and stage.supervision() != "full",
 )
 
 
@@ -106,36 +107,40 @@ class CrossEntropy(Objective):
             )
 
     def task(self, instance: Instance) -> Task:
-        from wsss.tasks.segmentation import CROSS_ENTROPY, SegmentationTask
         from wsss.tasks.semi_supervised import SemiSupervisedTask
 
-        training, ignored = self.training, label_type(len(instance.taxonomy)).ignore
-        cost = self.settings.pixel_cost(ignore_index=ignored)
-        task = SegmentationTask(
-            self.starting_network(instance),
-            synchronise_norms=training.synchronise_norms,
-            ignore_index=ignored,
-            cost=cost,
-            name=CROSS_ENTROPY if cost is None else self.settings.pixel_loss,
-        )
+        training, ignored, task = self.training, label_type(len(instance.taxonomy)).ignore, self.label_task(instance)
         if training.supervision() != "semi":
             return task
         weight = resolved(training, "full_weight")
         return SemiSupervisedTask(task, full_weight=weight, per_image=False, ignore_index=ignored)
 
+    def label_task(self, instance: Instance) -> SegmentationTask:
+        """The loss on the pseudo labels."""
+        from wsss.tasks.segmentation import CROSS_ENTROPY, SegmentationTask
+
+        ignored = label_type(len(instance.taxonomy)).ignore
+        cost = self.settings.pixel_cost(ignore_index=ignored)
+        return SegmentationTask(
+            self.starting_network(instance),
+            synchronise_norms=self.training.synchronise_norms,
+            ignore_index=ignored,
+            cost=cost,
+            name=CROSS_ENTROPY if cost is None else self.settings.pixel_loss,
+        )
+
     def training_set(self, instance: Instance) -> TrainingSet:
         training = self.training
         if training.supervision() == "image":
-            return self._pseudo_labelled(instance, full=frozenset())
+            return self.pseudo_labelled(instance, full=frozenset())
         full = training.full_keys(instance)
         if training.supervision() == "full":
             return training.masked_images(instance, full, name="label")
         masked = training.masked_images(instance, full, name="mask")
-        return training.mixed(instance, masked, self._pseudo_labelled(instance, full=full))
+        return training.mixed(instance, masked, self.pseudo_labelled(instance, full=full))
 
-    def _pseudo_labelled(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
-        from wsss.stages.segmenter.images import PseudoLabelledImages
-
+    def pseudo_labelled(self, instance: Instance, *, full: frozenset[str]) -> SegmenterImages:
+        """The images without masks."""
         training = self.training
         records = training.joined(
             instance,
@@ -143,7 +148,7 @@ class CrossEntropy(Objective):
             lanes=training.lanes(masked=False),
             keep=lambda key: key not in full,
         )
-        return PseudoLabelledImages(
+        return self.images()(
             training,
             records,
             seed=instance.seed,
@@ -151,3 +156,9 @@ class CrossEntropy(Objective):
             confidence_threshold=self.settings.confidence_threshold,
             confidence_power=self.settings.confidence_power,
         )
+
+    def images(self) -> Callable[..., SegmenterImages]:
+        """The class of the images without masks."""
+        from wsss.stages.segmenter.images import PseudoLabelledImages
+
+        return PseudoLabelledImages

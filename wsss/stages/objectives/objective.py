@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wsss.contract.cost import Units
+from wsss.contract.cost import FitWork, Units
 from wsss.contract.fit import TrainingSet
 from wsss.contract.slots import Slot
 from wsss.contract.stage import Instance
@@ -49,6 +49,11 @@ class Objective(ABC):
         """Cost of the loss for one example, in addition to the network, for `wsss plan`."""
         return {}
 
+    def with_all_passes(self, work: FitWork) -> FitWork:
+        """The work of a training whose network sees every example once, with what else passes through networks, for
+        `wsss plan`."""
+        return work
+
     def network(self, instance: Instance, *, pretrained: bool) -> Segmenter | DeepLab:
         """The network before its first step; `pretrained` loads its initial weights."""
         return self.training.segmenter(instance, pretrained=pretrained)
@@ -56,6 +61,10 @@ class Objective(ABC):
     @abstractmethod
     def task(self, instance: Instance) -> Task:
         """The network with its losses."""
+
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch, on the device of the training, with what else of it the task reads as the image: normalised."""
+        return batch
 
     @abstractmethod
     def training_set(self, instance: Instance) -> TrainingSet:

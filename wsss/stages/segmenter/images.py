@@ -66,16 +66,26 @@ class PseudoLabelledImages(SegmenterImages):
 
     def example(self, draw: Draw) -> dict[str, Any]:
         sample = self.records.sample(draw.index)
-        labels = cast(ConfidentLabel, self.records.record(draw.index, "pseudo_labels"))
-        mask, power = self.checked(labels.confident_mask(self._threshold), sample), self._power
-        planes = np.stack([mask, labels.pixel_confidence], axis=2) if power else mask
-        image, changed = self.augmented(draw, sample, mask_HW=planes)
+        image, changed = self.augmented(draw, sample, mask_HW=self.planes(draw, sample))
         assert changed is not None
-        label_HW = torch.from_numpy((changed[..., 0] if power else changed).astype(np.int64))
-        example = {"key": sample.key, "image": pixels(image), "label": label_HW}
-        if power:
-            example["weight"] = torch.from_numpy((changed[..., 1] / 255.0) ** power).float()
-        return example
+        return {"key": sample.key, "image": pixels(image), **self.tensors(draw, sample, image, changed)}
+
+    def planes(self, draw: Draw, sample: Sample) -> np.ndarray:
+        """The label map [H, W]; with `confidence_power` [H, W, 2], the second plane with the confidence of every
+        pixel."""
+        labels = cast(ConfidentLabel, self.records.record(draw.index, "pseudo_labels"))
+        mask = self.checked(labels.confident_mask(self._threshold), sample)
+        return np.stack([mask, labels.pixel_confidence], axis=2) if self._power else mask
+
+    def tensors(
+        self, draw: Draw, sample: Sample, image_HW3: np.ndarray, changed: np.ndarray
+    ) -> dict[str, torch.Tensor]:
+        """`label`, and with `confidence_power` `weight`, from the augmented planes."""
+        label_HW = changed[..., 0] if changed.ndim == 3 else changed
+        label = {"label": torch.from_numpy(label_HW.astype(np.int64))}
+        if not self._power:
+            return label
+        return label | {"weight": torch.from_numpy((changed[..., 1] / 255.0) ** self._power).float()}
 
     def blank(self) -> dict[str, torch.Tensor]:
         label = {"label": self._pixels(self.labels_type.ignore)}
@@ -121,9 +131,7 @@ class LabelledSeededImages(SeededImages):
     """`SeededImages` with the classes that are known to be absent."""
 
     def labels(self, sample: Sample) -> dict[str, torch.Tensor]:
-        absent_C = torch.ones(self.num_classes, dtype=torch.bool)
-        absent_C[[0, *sample.classes, *sample.unknown]] = False
-        return {"absent": absent_C}
+        return {"absent": absent_classes(sample, num_classes=self.num_classes)}
 
     def blank(self) -> dict[str, torch.Tensor]:
         return super().blank() | {"absent": torch.zeros(self.num_classes, dtype=torch.bool)}
@@ -197,6 +205,13 @@ class BoxedImages(SegmenterImages):
         side = len(range(GRID_STRIDE // 2, self.stage.crop_size, GRID_STRIDE))
         boxes = torch.zeros((self.num_classes, side, side), dtype=torch.bool)
         return {"label": self._pixels(self.labels_type.ignore), "boxes": boxes}
+
+
+def absent_classes(sample: Sample, *, num_classes: int) -> torch.Tensor:
+    """bool[C], true for classes that are known not to be in the image; never the background."""
+    absent_C = torch.ones(num_classes, dtype=torch.bool)
+    absent_C[[0, *sample.classes, *sample.unknown]] = False
+    return absent_C
 
 
 def mask_of(sample: Sample) -> np.ndarray:
