@@ -74,7 +74,7 @@ class FeatureReader:
         many of its context."""
         features_Dhw, high_Khw, low_Khw = self._seen(sample, cams)
         features_ND, found = features_Dhw.flatten(1).T, cams.classes.tolist()
-        rows = []
+        rows: list[Mapping[str, np.ndarray]] = []
         for class_id in (c for c in classes if c in found):
             for role, where_Khw in ((OBJECT, high_Khw), (CONTEXT, low_Khw)):
                 places = torch.nonzero(where_Khw[found.index(class_id)].flatten())[:, 0]
