@@ -20,6 +20,8 @@ NOT_COVERED: Mapping[tuple[str, str, Any], str] = {
     ("train_ancillary", "network", "largefov"): "the stage refuses it",
     ("train_ancillary", "network", "aspp"): "the stage refuses it",
     ("train_affinity", "levels", "conv4_conv5_conv6"): "would train ResNet-38, which has 105 million weights",
+    ("evaluate", "list_use", "only"): "needs a list of keys; both are in tests/wsss/stages/evaluation",
+    ("evaluate", "list_use", "except"): "needs a list of keys; both are in tests/wsss/stages/evaluation",
 }
 """(kind, setting, choice) -> why no case has it."""
 
