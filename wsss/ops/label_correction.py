@@ -30,9 +30,9 @@ def corrected_labels(
     Label i64 [B,H,W] in 0..C-1 or `ignore_index`; the teacher's i64 [B,H,W] in 0..C-1; confidence float [B,H,W]; D bool
     [C]; m `min_confidence`. Result i64 [B,H,W].
 
-    Source: Liu et al., CVPR 2022 (ADELE), section 4.1, and its public code.  Differs: the code replaces a label by a
-    corrected class only (D_t), here a label of a corrected class is replaced as well (D_y), as in the paper's text; an
-    image is a crop of it, and shares are of its labelled pixels.
+    Source: Liu et al., CVPR 2022 (ADELE), and its public code.  Differs: the code replaces a label by a corrected class
+    only (D_t), here a label of a corrected class is replaced as well (D_y); an image is a crop of it, and shares are of
+    its labelled pixels.
     """
     labelled_BHW = label_BHW != ignore_index
     concerned_BHW = corrected_C[label_BHW.where(labelled_BHW, 0)] | corrected_C[taught_BHW]
