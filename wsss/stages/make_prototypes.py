@@ -164,21 +164,21 @@ class MakePrototypes(PrototypeSettings):
             },
             tables={"prototypes": [_row(names[class_id], class_id, one) for class_id, one in found.items()]},
             artifacts={path.name: str(path)},
-            notes=tuple(self._notes(instance, {names[class_id]: one for class_id, one in found.items()})),
+            notes=tuple(self._notes({names[class_id]: one for class_id, one in found.items()})),
         )
 
-    def _notes(self, instance: Instance, found: Mapping[str, ClassPrototypes]) -> Iterator[str]:
+    def _notes(self, found: Mapping[str, ClassPrototypes]) -> Iterator[str]:
         """What a reader should know of classes without a sure prototype; `found`: by name of class."""
         if none := [name for name, one in found.items() if not len(one.prototypes)]:
             yield (
-                f"{instance.name}: no feature of {_few(none)} is above foreground_threshold = "
-                f"{self.foreground_threshold}; maps of method = 'lpcam' are 0 there"
+                f"no feature of {_few(none)} is above foreground_threshold = {self.foreground_threshold}; maps of "
+                "method = 'lpcam' are 0 there"
             )
         limit = self.prototype_threshold
         if unsure := [name for name, one in found.items() if len(one.prototypes) and one.largest_response <= limit]:
             yield (
-                f"{instance.name}: no cluster of {_few(unsure)} is above prototype_threshold = {limit}; the most "
-                "probable one is its only prototype"
+                f"no cluster of {_few(unsure)} is above prototype_threshold = {limit}; the most probable one is its "
+                "only prototype"
             )
 
 

@@ -190,8 +190,10 @@ def test_classes_without_features_and_without_a_sure_cluster_are_named(tmp_path:
     outcome = run(instance)
     names = [instance.taxonomy.name_of(c) for c in range(1, 6)]
     none, unsure = outcome.notes
-    assert f"no feature of {names[2]}, {names[4]} is above foreground_threshold = 0.5; maps of" in none
-    assert f"no cluster of {names[0]}, {names[1]}, {names[3]} is above prototype_threshold = 0.999999" in unsure
+    assert none.startswith(f"no feature of {names[2]}, {names[4]} is above foreground_threshold = 0.5; maps of")
+    assert unsure.startswith(
+        f"no cluster of {names[0]}, {names[1]}, {names[3]} is above prototype_threshold = 0.999999"
+    )
     assert outcome.metrics["classes_without_prototype"] == 2 and outcome.metrics["prototypes"] == 3
     table = outcome.tables["prototypes"]
     assert [row["class"] for row in table] == names and [row["prototypes"] for row in table] == [1, 1, 0, 1, 0]
