@@ -15,7 +15,7 @@ def fitted_curve(iou_E: np.ndarray, *, epoch_E: np.ndarray) -> tuple[float, floa
     IoU f64[E] in [0, 1], epochs i64[E], ascending. 0 <= a <= 1, b >= 0, 0 <= c <= 1, so that the slope never rises.
     Residuals of later epochs have larger weights, from 1 for the first to 10 for the last.
 
-    Source: Liu et al., CVPR 2022 (ADELE), eq. 3; bounds and weights are those of the public code.  Differs: the code
+    Source: Liu et al., CVPR 2022 (ADELE); bounds and weights are those of its public code.  Differs: the code
     measures every 100 steps from step 0 on, ours is the mean over each epoch.
     """
     from scipy.optimize import least_squares  # slow to import
@@ -49,7 +49,7 @@ def has_slowed_down(iou_E: np.ndarray, *, limit: float) -> bool:
     IoU f64[E], NaN in epochs in which the class was neither labelled nor predicted. False with fewer than 3 measured
     epochs, for a class that is not learned at all (IoU 0), and if the fit does not converge: not yet.
 
-    Source: Liu et al., CVPR 2022 (ADELE), eq. 4.  Differs: see `fitted_curve`.
+    Source: Liu et al., CVPR 2022 (ADELE).  Differs: see `fitted_curve`.
     """
     epoch_E = np.arange(1, len(iou_E) + 1)
     measured_E = ~np.isnan(iou_E)
