@@ -70,16 +70,22 @@ class Layer:
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardError(f"{self.manifest_path(shard)} is not readable ({error}); run its stage again") from error
-        if self.remote is not None:
-            return manifest
-        if not self.tar_path(shard).exists():
-            raise ShardError(f"{self.tar_path(shard)} does not exist, but its manifest entry does; run its stage again")
-        if (found := self.tar_path(shard).stat().st_size) != manifest.num_bytes:
-            what = "is truncated" if found < manifest.num_bytes else "is longer than when it was written"
-            raise ShardError(
-                f"{self.tar_path(shard)} {what}: {found} bytes, {manifest.num_bytes} expected; run its stage again"
-            )
+        self._check_tar(shard, manifest.num_bytes)
         return manifest
+
+    def _check_tar(self, shard: str, expected: int) -> None:
+        """Raise `ShardError` unless the tar has this many bytes; one that is stored elsewhere is not looked at."""
+        if self.remote is not None:
+            return
+        try:
+            found = self.tar_path(shard).stat().st_size
+        except FileNotFoundError:
+            raise ShardError(
+                f"{self.tar_path(shard)} does not exist, but its manifest entry does; run its stage again"
+            ) from None
+        if found != expected:
+            what = "is truncated" if found < expected else "is longer than when it was written"
+            raise ShardError(f"{self.tar_path(shard)} {what}: {found} bytes, {expected} expected; run its stage again")
 
     def open_tar(self, shard: str) -> BinaryIO:
         """Open a whole tar for sequential reading. Raises OSError if it is not available."""
@@ -102,17 +108,27 @@ class Layer:
         return str(self.tar_path(shard)) if self.remote is None else self.remote.display_name(shard)
 
     def tar_size(self, shard: str) -> TarSize:
-        """Size and hash of the tar from its manifest entry; cached, since every record of a remote layer needs it."""
+        """Size and hash of the tar, and its number of records, from its manifest entry.
+
+        Read once for as long as the file stays the same: every record of a remote layer needs it, and a command asks
+        several times whether a layer is complete, whose manifest entries hold the names of all records.
+        """
         path = self.manifest_path(shard)
-        return _tar_size(str(path), path.stat().st_mtime_ns)
+        seen = path.stat()
+        return _tar_size(str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
 
     def is_finished(self, shard: str) -> bool:
         """True if both the shard's tar and its manifest entry exist and agree in size."""
+        return self._finished_count(shard) is not None
+
+    def _finished_count(self, shard: str) -> int | None:
+        """Number of records of a finished shard; None if it is not finished."""
         try:
-            self.manifest_entry(shard)
-        except ShardError:
-            return False
-        return True
+            size = self.tar_size(shard)
+            self._check_tar(shard, size.num_bytes)
+        except (ShardError, FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return size.count
 
     def shards(self) -> list[str]:
         """The shards of a complete layer, in order. Raises `ShardError` if the layer is not complete."""
@@ -138,7 +154,7 @@ class Layer:
         try:
             counts = self.counts_of_shards()
             return list(self._index()["shards"]) == expected and all(
-                self.manifest_entry(shard).count == counts.get(shard) for shard in expected
+                shard in counts and self._finished_count(shard) == counts[shard] for shard in expected
             )
         except ShardError:
             return False
@@ -239,13 +255,14 @@ def _read_index(path: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TarSize:
-    """Bytes and hash of a tar."""
+    """Bytes, hash and number of records of a tar."""
 
     num_bytes: int
     sha256: str
+    count: int
 
 
 @lru_cache(maxsize=65_536)
-def _tar_size(path: str, _modified: int) -> TarSize:
+def _tar_size(path: str, _modified: int, _size: int, _inode: int) -> TarSize:
     manifest = ManifestEntry.from_bytes(Path(path).read_bytes())
-    return TarSize(manifest.num_bytes, manifest.sha256)
+    return TarSize(manifest.num_bytes, manifest.sha256, manifest.count)

@@ -97,6 +97,7 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
         console.print(f"not read     {line}", markup=False, soft_wrap=True)
     tracker = MlflowTracker(uri=recipe.runtime.tracking_uri, runs=recipe.runtime.runs, console=console)
     make_runs_folder(recipe)
+    tracker.import_early()
     runtime, summary = _runtime(recipe.runtime, options.on, console), RunSummary()
     try:
         if len(spans) > 1:  # all of them before the first one runs; a single one is checked by run_recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,11 +64,24 @@ _DEFAULT_ENVIRONMENT = {
 }
 
 
-def connect(uri: str) -> MlflowClient:
-    """A client with short timeouts and little logging. Variables that the user has set are kept."""
+def import_early() -> threading.Thread:
+    """Import MLflow in a thread, which takes a second or more, while this process waits for others: for Ray's start."""
+    thread = threading.Thread(target=_client_class, name="import-mlflow")
+    thread.start()
+    return thread
+
+
+def _client_class() -> type[MlflowClient]:
     for name, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
+
+    return MlflowClient
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client with short timeouts and little logging. Variables that the user has set are kept."""
+    client = _client_class()
 
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc", "mlflow.utils.environment"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -76,10 +90,10 @@ def connect(uri: str) -> MlflowClient:
 
         # MLflow offers no setting for this: its ten attempts at an unreachable database would delay a stage by 100 s.
         database.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
-        create_atomically(uri, lambda new: MlflowClient(tracking_uri=new).search_experiments(max_results=1))
+        create_atomically(uri, lambda new: client(tracking_uri=new).search_experiments(max_results=1))
         follow_moved_runs(uri)
     with without_stray_folders(uri):
-        return MlflowClient(tracking_uri=uri)
+        return client(tracking_uri=uri)
 
 
 def find_runs(client: MlflowClient, *, experiment: str, tags: Mapping[str, str]) -> list[Run]:

@@ -27,6 +27,7 @@ from cluster.tracking.mlflow_store import (
     DeletedExperimentError,
     connect,
     find_runs,
+    import_early,
 )
 from cluster.tracking.outbox import Event, Outbox
 from cluster.tracking.run_writer import RunWriter
@@ -90,6 +91,10 @@ class MlflowTracker(Tracker):
         self._waiting_curves: list[dict[str, Any]] = []
         if (left := len(self._outbox.waiting())) and self.flush():
             self._say(f"now in MLflow: {counted(left, 'record')} of earlier runs")
+
+    def import_early(self) -> None:
+        """Import MLflow in a thread, so that the first report need not wait for it."""
+        import_early()
 
     def name_page(self) -> None:
         """Print the address of the page with the runs, unless nothing could be delivered yet."""

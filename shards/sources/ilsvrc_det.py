@@ -35,6 +35,7 @@ from shards.taxonomy import Taxonomy, ilsvrc_det_200, ilsvrc_det_synsets
 
 SPLITS = ("train", "val", "test")
 ENDING = ".JPEG"
+_HASHED_AT_ONCE = 10_000
 _SYNSETS = re.compile(r"ILSVRC2013(_DET)?_train/n\d{8}")
 _EXTRA = re.compile(r"ILSVRC2013(_DET)?_train_extra\d+")
 _FULL = re.compile(r"ILSVRC2014(_DET)?_train_\d+")
@@ -216,8 +217,8 @@ class IlsvrcDetSource:
             images = (f"Data/DET/{split}/{key}{ENDING}" for key in keys)
             annotations = (f"Annotations/DET/{split}/{key}.xml" for key in keys)
             digest.update(f"{split} {len(keys)}\n".encode())
-            for key in keys:
-                digest.update(f"{key}\n".encode())
+            for start in range(0, len(keys), _HASHED_AT_ONCE):
+                digest.update("".join(f"{key}\n" for key in keys[start : start + _HASHED_AT_ONCE]).encode())
             digest.update(b"".join(presence(self._base, images)))
             digest.update(b"".join(presence(self._base, annotations)))
             if self.saliency:

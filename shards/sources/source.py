@@ -43,6 +43,11 @@ class Listing(Sequence[Listed]):
         return Listed(key=self.keys[position], split=self._split, position=position)
 
 
+def keys_of(listing: Sequence[Listed]) -> Sequence[str]:
+    """The keys of a split's samples, without creating the samples of a `Listing`."""
+    return listing.keys if isinstance(listing, Listing) else [listed.key for listed in listing]
+
+
 class Source(Protocol):
     """A data set. Reading the same listed sample always gives the same record."""
 

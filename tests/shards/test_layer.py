@@ -7,6 +7,7 @@ import pytest
 
 from shards import layer as layers
 from shards.layer import Layer, ShardError, shard_name, split_of
+from shards.manifest_entry import ManifestEntry
 from shards.records import Missing
 from shards.writer import write_shard
 from tests.shards.example_records import seed_record
@@ -69,6 +70,25 @@ def test_an_index_is_read_once_until_it_changes(layer: Layer, monkeypatch: pytes
     (layer.path / "index.json").unlink()
     with pytest.raises(ShardError, match=r"is not complete: index.json is missing"):
         layer.shards()
+
+
+def test_a_manifest_entry_is_parsed_once_until_it_changes(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command asks several times whether a layer is complete; LID's manifest entries hold half a million keys."""
+    parsed: list[bytes] = []
+    real = ManifestEntry.from_bytes
+    layer.complete(SHARDS)
+    monkeypatch.setattr(ManifestEntry, "from_bytes", lambda data: (parsed.append(data), real(data))[1])
+    for _ in range(3):
+        assert layer.is_complete(SHARDS) and layer.is_finished(SHARDS[0])
+    assert len(parsed) == len(SHARDS)
+    tar = layer.tar_path(SHARDS[0])
+    tar.write_bytes(whole := tar.read_bytes() + b"x")
+    assert not layer.is_complete(SHARDS) and not layer.is_finished(SHARDS[0]), "the tar is looked at every time"
+    tar.write_bytes(whole[:-1])
+    assert layer.is_complete(SHARDS)
+    layer.manifest_path(SHARDS[0]).write_text("{}")
+    assert not layer.is_complete(SHARDS) and not layer.is_finished(SHARDS[0])
+    assert len(parsed) == len(SHARDS) + 2, "a damaged entry is read again every time"
 
 
 def test_one_key_in_two_splits_is_missing_twice(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
@@ -26,7 +26,7 @@ from shards.shard_boundaries import (
 )
 from shards.sources.finished import FinishedShards
 from shards.sources.folder import FolderSource
-from shards.sources.source import Listed, Source, forget_lists
+from shards.sources.source import Listed, Source, forget_lists, keys_of
 from shards.summary import mask_lines, summarise
 from shards.taxonomy import Taxonomy
 from shards.work_notes import name_work, note
@@ -101,16 +101,9 @@ class BuildShards(DataSettings, DataStage):
             for split in self.splits:
                 self.data.shards(split)  # raises if there are none
             return
-        seen: dict[str, str] = {}
-        for split in self.splits:
-            for listed in self.data.list_split(split):
-                if listed.key in seen:
-                    raise ValueError(
-                        f"{listed.key!r} is in the lists of both {seen[listed.key]!r} and {split!r}; images used for "
-                        "evaluation must not be trained on, so remove it from one of the lists (one table for both "
-                        "needs a column split)"
-                    )
-                seen[listed.key] = split
+        listings = {split: self.data.list_split(split) for split in self.splits}
+        if len({key for listing in listings.values() for key in keys_of(listing)}) < sum(map(len, listings.values())):
+            _refuse_repeated_keys(listings)
 
     def shards(self, instance: Instance) -> list[str]:
         names: list[str] = []
@@ -244,6 +237,19 @@ class BuildShards(DataSettings, DataStage):
         if figure := listing_figure(self.source):
             driver[figure] = float(total)
         return ShardWork(images=total, shards=shards, load=load, has_network=False, storage=storage, driver=driver)
+
+
+def _refuse_repeated_keys(listings: Mapping[str, Sequence[Listed]]) -> None:
+    """Raise ValueError for the first key that is in the lists twice."""
+    seen: dict[str, str] = {}
+    for split, listing in listings.items():
+        for key in keys_of(listing):
+            if key in seen:
+                raise ValueError(
+                    f"{key!r} is in the lists of both {seen[key]!r} and {split!r}; images used for evaluation must not "
+                    "be trained on, so remove it from one of the lists (one table for both needs a column split)"
+                )
+            seen[key] = split
 
 
 @settings
