@@ -136,7 +136,8 @@ def measurement(record: RunRecord, *, key: Key, now: Origin, weights: Mapping[st
 
 
 def _metrics(record: RunRecord) -> dict[str, float]:
-    """The metrics that name a split, whether labels were given, and IoU or F1 of each class as `SPLIT.iou.CLASS`."""
+    """The metrics that name a split, whether labels were given, and each class's IoU, F1 and average precision, such as
+    `SPLIT.iou.CLASS`."""
     kept = {name: value for name, value in record.metrics.items() if "." in name or name == "labels_given"}
     for name, rows in record.tables.items():
         table, _, split = name.partition(".")
@@ -145,7 +146,7 @@ def _metrics(record: RunRecord) -> dict[str, float]:
         if table != "per_class" or not split:
             continue
         for row in rows:
-            for score in ("iou", "f1"):
+            for score in ("iou", "f1", "average_precision"):
                 if row.get(score) is not None:
                     kept[f"{split}.{score}.{row['class']}"] = cast(float, row[score])
     return {name: round(value, _DIGITS) for name, value in sorted(kept.items())}
