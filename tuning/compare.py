@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.tracking.undelivered import undelivered
+from shards.wording import counted
 from tuning.leaderboard import METRICS, Row, leaderboard, recorded_table
 from tuning.named_results import CompareError, choose_row, unknown_name
 from wsss.report.tables import Cell, Column, Table, percent, table_of
@@ -43,7 +44,7 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
     """Compare two evaluations, each named by run id (or its beginning), `RECIPE` or `RECIPE:INSTANCE`.
 
     If a name fits several evaluations, the latest one is used, of those without given labels if there are any; the
-    comparison's notes say so. Raises `CompareError`.
+    comparison's notes say so. Raises `CompareError`, also for results over different images.
     """
     rows = leaderboard(runs, uri=uri, everything=True)
     notes: list[str] = []
@@ -51,10 +52,22 @@ def compare(a: str, b: str, *, runs: Path, uri: str = "") -> Comparison:
     notes += undelivered(runs, uri=uri)
     if first.run_id == second.run_id:
         raise CompareError(f"{a} and {b} are the same evaluation ({first.name}, run {first.run_id[:8]})")
-    if first.image_set != second.image_set:
-        notes.append(f"different images: {first.name} on {first.image_set}, {second.name} on {second.image_set}")
+    _refuse_different_images(first, second)
     classes = _differences(*(_ious(row, runs=runs, uri=uri) for row in (first, second)))
     return Comparison(a=first, b=second, classes=classes, notes=tuple(notes))
+
+
+def _refuse_different_images(first: Row, second: Row) -> None:
+    counts = {row.num_images for row in (first, second)} - {None}
+    if first.image_set != second.image_set or len(counts) > 1:
+        raise CompareError(
+            f"the results are over different images: {_label(first)} over {_images(first)}, {_label(second)} over "
+            f"{_images(second)}; compare evaluations of the same images"
+        )
+
+
+def _images(row: Row) -> str:
+    return row.image_set if row.num_images is None else f"{counted(row.num_images, 'image')} of {row.image_set}"
 
 
 def comparison_table(comparison: Comparison) -> Table:

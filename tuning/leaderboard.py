@@ -13,9 +13,20 @@ from typing import Any
 
 from cluster.tracking.mlflow_store import UPSTREAM
 from cluster.tracking.tracker import FINGERPRINT, INSTANCE, KIND, PARENT_RUN, PIPELINE, RECIPE, SUPERVISION, SWEEP
+from shards.wording import counted
 from tuning.lid_2020 import BOARD, IMAGES
 from tuning.lineage import NoLineageError, read_lineage
-from tuning.tracked_runs import CHANGED, KEPT, SPLITS, StoredRun, UnreadableError, recorded_table, stored_runs
+from tuning.tracked_runs import (
+    CHANGED,
+    KEPT,
+    LISTED,
+    NUM_IMAGES,
+    SPLITS,
+    StoredRun,
+    UnreadableError,
+    recorded_table,
+    stored_runs,
+)
 from wsss.argument_parser import suggestion
 from wsss.report.run_files import DIGITS, in_words, read_description
 from wsss.report.tables import Cell, Column, Shown, Table, percent, records, table_of
@@ -52,7 +63,7 @@ class Row:
     metrics: Mapping[str, float]
     """`mean_iou` and, if measured, `mean_accuracy` and `pixel_accuracy`; each in [0, 1]."""
     image_set: str
-    """The split of the metrics: the last one that was evaluated."""
+    """The split of the metrics, the last one that was evaluated, and the list that chose its images, if any."""
     labels_given: bool
     """True if image-level labels of the evaluated images were used, as for pseudo labels; they are not available in a
     competition."""
@@ -61,6 +72,8 @@ class Row:
     versions."""
     finished: float
     """Unix time in seconds."""
+    num_images: int | None = None
+    """Images that were measured; None if not known."""
     changed: Mapping[str, Any] = field(default_factory=dict)
     """Settings behind the evaluation that differ from its recipe's file; empty also if they are not known."""
 
@@ -147,6 +160,8 @@ def _parsed(text: str) -> Any:
 def _row(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any]) -> Row:
     tags = run.tags
     instance = tags[INSTANCE]
+    split = json.loads(run.params.get(SPLITS) or run.params.get(f"{instance}.{SPLITS}", '[""]'))[-1]
+    num_images = run.metrics.get(f"{split}{NUM_IMAGES}")
     return Row(
         run_id=run.run_id,
         recipe=pipeline.tags.get(RECIPE, tags[RECIPE]),
@@ -155,12 +170,19 @@ def _row(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any]) -> Row
         fingerprint=tags[FINGERPRINT],
         sweep=pipeline.tags.get(SWEEP, ""),
         metrics={name: run.metrics[name] for name in METRICS if name in run.metrics},
-        image_set=json.loads(run.params.get(SPLITS) or run.params.get(f"{instance}.{SPLITS}", '[""]'))[-1],
+        image_set=split + _listed(run.params),
+        num_images=None if num_images is None else int(num_images),
         labels_given=bool(run.metrics.get("labels_given", 0.0)),
         supervision=tags.get(SUPERVISION, ""),
         finished=run.ended,
         changed=changed,
     )
+
+
+def _listed(params: Mapping[str, str]) -> str:
+    """Which images of the split an evaluation measured, if a list chose them."""
+    path, use = (params.get(name, "") for name in LISTED)
+    return f", {'without' if use == 'except' else 'only'} {Path(path).name}" if path else ""
 
 
 _COLUMNS = (
@@ -186,14 +208,15 @@ def leaderboard_table(
     sort: str = "mean_iou",
     where: Sequence[str] = (),
     published: bool = False,
+    hidden: int = 0,
     further: Sequence[str] = (),
 ) -> Table:
     """The leaderboard as a table; scores in percent.
 
     `sort`: a column's name in CSV, best or latest or first in the alphabet first; with `-` in front, reversed.
     `where`: conditions such as `mean_iou>=0.5` or `recipe=toy*`, all of which hold for a row that is shown.
-    `published`: also the rows of LID 2020's official table. `further`: lines below the table. Raises ValueError for a
-    column that does not exist.
+    `published`: also the rows of LID 2020's official table. `hidden`: evaluations with given labels, which are
+    not in `rows`. `further`: lines below the table. Raises ValueError for a column that does not exist.
     """
     cells = [(place, *_cells(row)) for place, row in enumerate(rows, start=1)]
     cells += [(None, *_published_cells(place)) for place in range(len(BOARD))] if published else []
@@ -210,7 +233,11 @@ def leaderboard_table(
     descending = numbers and sort != "place"
     known.sort(key=lambda one: one[1][sort], reverse=descending != reverse)
     kept = known + [one for one in kept if one[1][sort] in (None, "")]
-    notes = () if rows else ("no evaluated runs yet: wsss run RECIPE makes one",)
+    notes: tuple[str, ...] = ()
+    if not rows:
+        notes = ("no evaluated runs yet: wsss run RECIPE makes one",)
+        if hidden:
+            notes = (f"no evaluation without given labels yet; --all shows {counted(hidden, 'evaluation')} with them",)
     if rows and not kept:
         notes = (f"no row fulfils {' and '.join(where)}",)
     return table_of("Leaderboard", _COLUMNS, [row for row, _ in kept], notes=(*notes, *further))

@@ -28,6 +28,10 @@ _PAGE = 5000
 """Runs per request to a server; fewer requests than pages of MLflow's default, 1000."""
 SPLITS = "splits"
 """The setting of an evaluation that names its splits; its parameter is `splits`, in older runs `INSTANCE.splits`."""
+LISTED = ("image_list", "list_use")
+"""The settings of an evaluation that name a list of its images."""
+NUM_IMAGES = ".images"
+"""The end of a metric of an evaluation: `SPLIT.images`, the number of measured images."""
 KEPT, CHANGED = "wsss.kept", "wsss.changed_settings"
 """Tags of a pipeline's run: `wsss.kept.INSTANCE`, the run of a stage that an earlier pipeline computed; and the
 settings that differ from the recipe's file, in words."""
@@ -50,11 +54,13 @@ class StoredRun:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
-    """The splits of an evaluation, and all parameters of a sweep's pipeline without the tag `CHANGED`."""
+    """Splits and list of images of an evaluation; all parameters of a sweep's pipeline without the tag `CHANGED`."""
 
 
 def stored_runs(runs: Path, *, uri: str, kinds: Iterable[str], metrics: Iterable[str]) -> list[StoredRun]:
-    """The runs of these kinds (`wsss.kind`) in order of their start, with these metrics. Raises `UnreadableError`.
+    """The runs of these kinds (`wsss.kind`) in order of their start, with these metrics and the numbers of images.
+
+    Raises `UnreadableError`.
 
     No store yet: no runs; nothing is created.
     """
@@ -139,17 +145,20 @@ def _add_values(connection: Connection, found: Mapping[str, StoredRun], metrics:
     for run_id, key, value in connection.execute(text("SELECT run_uuid, key, value FROM tags")):
         if run_id in found:
             found[run_id].tags[key] = value
-    named = text("SELECT run_uuid, key, value FROM latest_metrics WHERE key IN :names AND NOT is_nan")
-    rows = connection.execute(named.bindparams(bindparam("names", expanding=True)), {"names": metrics})
+    named = text(
+        "SELECT run_uuid, key, value FROM latest_metrics WHERE (key IN :names OR key LIKE :images) AND NOT is_nan"
+    )
+    values = {"names": metrics, "images": f"%{NUM_IMAGES}"}
+    rows = connection.execute(named.bindparams(bindparam("names", expanding=True)), values)
     for run_id, key, value in rows:
         if run_id in found:
             found[run_id].metrics[key] = value
     wanted = text(
-        "SELECT run_uuid, key, value FROM params WHERE key = :own OR key LIKE :splits OR run_uuid IN "
+        "SELECT run_uuid, key, value FROM params WHERE key IN :own OR key LIKE :splits OR run_uuid IN "
         "(SELECT run_uuid FROM tags WHERE key = :sweep) AND run_uuid NOT IN "
         "(SELECT run_uuid FROM tags WHERE key = :changed)"
-    )
-    names = {"own": SPLITS, "splits": f"%.{SPLITS}", "sweep": SWEEP, "changed": CHANGED}
+    ).bindparams(bindparam("own", expanding=True))
+    names = {"own": (SPLITS, *LISTED), "splits": f"%.{SPLITS}", "sweep": SWEEP, "changed": CHANGED}
     for run_id, key, value in connection.execute(wanted, names):
         if run_id in found:
             found[run_id].params[key] = value
@@ -183,7 +192,9 @@ def _search(client: MlflowClient, experiment: str, kind: str, metrics: tuple[str
                 started=run.info.start_time / 1000,
                 ended=(run.info.end_time or run.info.start_time) / 1000,
                 tags=dict(tags),
-                metrics={name: run.data.metrics[name] for name in metrics if name in run.data.metrics},
+                metrics={
+                    key: one for key, one in run.data.metrics.items() if key in metrics or key.endswith(NUM_IMAGES)
+                },
                 params={key: value for key, value in params.items() if _is_read(key, tags)},
             )
         token = page.token or ""
@@ -191,7 +202,7 @@ def _search(client: MlflowClient, experiment: str, kind: str, metrics: tuple[str
 
 def _is_read(key: str, tags: Mapping[str, str]) -> bool:
     """Whether a parameter of a run with these tags is in `StoredRun.params`."""
-    return key == SPLITS or key.endswith(f".{SPLITS}") or (SWEEP in tags and CHANGED not in tags)
+    return key in (SPLITS, *LISTED) or key.endswith(f".{SPLITS}") or (SWEEP in tags and CHANGED not in tags)
 
 
 def _require_active(address: str, experiment: str, stage: str) -> None:

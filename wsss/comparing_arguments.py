@@ -30,9 +30,10 @@ def _leaderboard(commands: argparse._SubParsersAction[Parser], add: Add) -> Pars
     board = add(
         commands,
         "leaderboard",
-        "all evaluated runs, best first",
-        "List every evaluation that MLflow holds, by mean IoU, and for reference the\n"
-        "official table of LID 2020 (instance: published).",
+        "evaluated runs, best first",
+        "List the evaluations that MLflow holds, by mean IoU, and for reference the\n"
+        "official table of LID 2020 (instance: published). Those of images whose labels\n"
+        "were given, such as pseudo labels, are listed with --all.",
         "wsss leaderboard --all --csv",
         "wsss leaderboard --where 'recipe=toy*' --sort finished",
     )

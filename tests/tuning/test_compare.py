@@ -28,6 +28,8 @@ def evaluation(
     name: str = "evaluate",
     labels_given: bool = False,
     images: str = "val",
+    count: int = 200,
+    listed: str = "",
 ) -> RunRecord:
     rows = [
         {"class": cls, "class_id": i, "iou": iou, "accuracy": iou} for i, (cls, iou) in enumerate((ious or {}).items())
@@ -37,10 +39,11 @@ def evaluation(
         instance=name,
         kind="evaluate",
         fingerprint=digit * 64,
-        settings={f"{name}.splits": [images]},
+        settings={f"{name}.splits": [images], f"{name}.image_list": listed, f"{name}.list_use": "except"},
         upstream={},
         git_commit="unknown",
-        metrics={"mean_iou": int(digit) / 16, "pixel_accuracy": 0.5, "labels_given": float(labels_given)},
+        metrics={"mean_iou": int(digit) / 16, "pixel_accuracy": 0.5, "labels_given": float(labels_given)}
+        | {f"{images}.images": float(count)},
         tables={} if ious is None else {"per_class": rows},
         finished=1_700_000_000.0 + int(digit),
     )
@@ -56,6 +59,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluation("fickle", B, digit="8"),
         evaluation("fickle", A, digit="9", name="evaluate_pseudo_labels", labels_given=True, images="train"),
         evaluation("flowers", {"rose": 0.5}, digit="2"),
+        evaluation("small", A, digit="5", count=150),
+        evaluation("with_list", A, digit="6", listed="/data/dev.txt"),
         evaluation("old", None, digit="3"),
     ]
     for record in records:
@@ -93,9 +98,16 @@ def test_run_ids_name_one_evaluation_without_a_note(runs: Path, uri: str) -> Non
     assert (result.a.fingerprint[0], result.b.fingerprint[0], result.notes) == ("1", "8", ())
 
 
-def test_a_note_says_that_the_images_differ(runs: Path, uri: str) -> None:
-    result = compare("irn", "fickle:evaluate_pseudo_labels", runs=runs, uri=uri)
-    assert result.notes == ("different images: irn:evaluate on val, fickle:evaluate_pseudo_labels on train",)
+def test_results_over_different_images_are_refused(runs: Path, uri: str) -> None:
+    message = (
+        r"different images: irn:evaluate .* over 200 images of val, fickle:evaluate_pseudo_labels .* images of train"
+    )
+    with pytest.raises(CompareError, match=message):
+        compare("irn", "fickle:evaluate_pseudo_labels", runs=runs, uri=uri)
+    with pytest.raises(CompareError, match=r"over 200 images of val, small:evaluate .* over 150 images of val;"):
+        compare("irn", "small", runs=runs, uri=uri)
+    with pytest.raises(CompareError, match=r"over 200 images of val, with_list:evaluate .* of val, without dev.txt;"):
+        compare("irn", "with_list", runs=runs, uri=uri)
 
 
 def test_what_cannot_be_compared_is_explained(runs: Path, uri: str, tmp_path: Path) -> None:

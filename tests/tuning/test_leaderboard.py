@@ -205,6 +205,16 @@ def test_without_any_run_the_leaderboard_is_empty_says_so_and_creates_no_file(tm
     assert not list(tmp_path.iterdir())
 
 
+def test_evaluations_that_are_not_shown_are_said_to_exist(
+    runs: Path, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row for row in leaderboard(runs, uri=uri, everything=True) if row.labels_given]
+    table = plain(leaderboard_table([], hidden=len(rows)))
+    assert "no evaluation without given labels yet; --all shows 1 evaluation with them" in table
+    assert main(["leaderboard", "--runs", str(runs), "--tracking-uri", uri]) == 0
+    assert "pseudo_labels" not in capsys.readouterr().out
+
+
 def test_a_store_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

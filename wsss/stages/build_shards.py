@@ -81,6 +81,12 @@ class BuildShards(DataSettings, DataStage):
             fields.add("boxes")
         return frozenset(fields)
 
+    def listed_keys(self, split: str) -> Sequence[str] | None:
+        """Keys of the samples of a split, by the data set's own list; None if there is none."""
+        if isinstance(self.data, FinishedShards) or split not in self.splits:
+            return None
+        return keys_of(self.data.list_split(split))
+
     def forget_lists(self) -> None:
         forget_lists(self.data)
 
@@ -262,6 +268,9 @@ class BuildShardsWithoutData(BuildShards):
 
     def signature(self, *, masks: bool = True) -> str:
         return "planned without its data"
+
+    def listed_keys(self, split: str) -> None:
+        return None
 
     def check(self, instance: Instance) -> None:
         """Does nothing: there are no data to check."""

@@ -95,7 +95,7 @@ class Evaluate(MeasuredImages, Reduce):
         return True
 
     def check(self, instance: Instance) -> None:
-        self.check_image_list(instance)
+        self.check_image_list(instance, self.splits)
         records = instance.stage_in("records", Map)
         if absent := sorted(set(self.splits) - set(records.splits)):
             raise ValueError(

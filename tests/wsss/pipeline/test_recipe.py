@@ -568,6 +568,26 @@ def test_image_to_train_and_to_measure_on(load: Load, voc: Path) -> None:
     )
 
 
+def test_lists_that_name_other_images(load: Load, tmp_path: Path) -> None:
+    """Found before the first stage, not after the trainings in front of the one that reads the list."""
+    keys = tmp_path / "keys.txt"
+    masks = (
+        "recipe.supervision=semi",
+        "train_segmenter.full_share=0.5",
+        f"train_segmenter.full_list={keys}",
+        "train_segmenter.full_per_batch=1",
+    )
+    keys.write_text("val_00000\ntrain_00003\nzzz\n")
+    message = fails(load, CHAIN, f"evaluate.image_list={keys}")
+    assert "names 'train_00003' (2 such), which is no image of 'val'; remove it" in message
+    message = fails(load, CHAIN, *masks)
+    assert "names 'val_00000' (2 such), which is not a training image with a mask in build_shards" in message
+    keys.write_text("val_00001\n")
+    load(CHAIN, f"evaluate.image_list={keys}")
+    keys.write_text("train_00001\ntrain_00003\n")
+    load(CHAIN, *masks)
+
+
 def test_empty_data_set(load: Load, voc: Path) -> None:
     (voc / "lists" / "train.txt").write_text("")
     assert "the list of split 'train' is empty" in fails(load, VOC)

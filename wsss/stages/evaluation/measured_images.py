@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from shards.layer import Layer
 from wsss.contract.settings import ActiveIf, FileContent, active_unless, settings
 from wsss.contract.stage import Instance
+from wsss.stages.data_sets.listed_images import not_in_data
 from wsss.stages.data_sets.shared import LISTS
 
 EXCLUDED = "excluded"
@@ -29,13 +30,24 @@ class MeasuredImages:
     list_use: Annotated[Literal["only", "except"], _LISTED] = "only"
     """image_list: `only` measures the images of the list, `except` all others of the splits."""
 
-    def check_image_list(self, instance: Instance) -> None:
-        """Raises: ValueError if `image_list` is not a file. An unset environment variable is left to the run."""
-        if self.image_list and not self.image_list.startswith("$") and not self._list_path().is_file():
+    def check_image_list(self, instance: Instance, splits: Sequence[str]) -> None:
+        """Raises: ValueError if `image_list` is not a file, or names images that the data set does not have. An unset
+        environment variable is left to the run."""
+        if not self.image_list or self.image_list.startswith("$"):
+            return
+        if not self._list_path().is_file():
             raise ValueError(
                 f"{instance.name}.image_list = {self.image_list!r} does not exist ({self._list_path()}); "
                 "give a file of keys, one per line"
             )
+        if absent := not_in_data(instance, image_keys(self.image_list), splits):
+            raise self._names_others(instance, absent, splits)
+
+    def _names_others(self, of: Instance, absent: Sequence[str], splits: Sequence[str]) -> ValueError:
+        return ValueError(
+            f"{of.name}.image_list: {self._list_path()} names {absent[0]!r} ({len(absent)} such), which is no image of "
+            f"{' and '.join(map(repr, splits))}; remove it from the file, or add its split to {of.name}.splits"
+        )
 
     def planned_images(self, images: int) -> int:
         """How many of `images` are measured, for a plan; all of them if the list is not here."""
@@ -58,14 +70,12 @@ class MeasuredImages:
         manifest = [entry for split in splits for entry in samples.manifest_entries(split)]
         read = {key for entry in manifest for key in entry.entries.keys}
         known = read | {one.key for entry in manifest for one in entry.missing}
-        path, named = self._list_path(), " and ".join(map(repr, splits))
         if absent := sorted(listed - known):
-            raise ValueError(
-                f"{of.name}.image_list: {path} names {absent[0]!r} ({len(absent)} such), which is no image of "
-                f"{named}; remove it from the file, or add its split to {of.name}.splits"
-            )
+            raise self._names_others(of, absent, splits)
         if not any(map(chosen, read)):
-            raise ValueError(f"{of.name}.image_list: with list_use = {self.list_use!r}, {path} leaves no image")
+            raise ValueError(
+                f"{of.name}.image_list: with list_use = {self.list_use!r}, {self._list_path()} leaves no image"
+            )
         return chosen
 
     def _list_path(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from pydantic import Field
 from shards.layer import Layer
 from wsss.contract.settings import ActiveIf, DefaultBy, FileContent, active_unless, settings
 from wsss.contract.stage import Instance
+from wsss.stages.data_sets.listed_images import not_in_data
 from wsss.stages.segmenter.training import SegmenterTraining, require_masks
 
 TRAIN = "train"
@@ -42,12 +44,15 @@ class MaskSupervision(SegmenterTraining):
         return self.full_share > 0 or super().reads_masks()
 
     def check_mask_supervision(self, instance: Instance) -> None:
-        """Raises: ValueError if `full_list` is not a file, or if the data set's settings exclude masks."""
+        """Raises: ValueError if `full_list` is not a file or names images that the data set does not have, or if the
+        data set's settings exclude masks."""
         planned_only = self.full_list.startswith("$")  # the environment variable may be unset in a plan without data
         if self.full_list and not planned_only and not Path(self.full_list).is_file():
             raise ValueError(
                 f"{instance.name}.full_list = {self.full_list!r} does not exist; give a file of keys, one per line"
             )
+        if self.full_list and not planned_only and (absent := not_in_data(instance, _lines(self.full_list), [TRAIN])):
+            raise self._names_others(instance, absent)
         if self.full_share:
             require_masks(instance, TRAIN, wanted=f"{instance.name}.full_share = {self.full_share} trains on masks")
 
@@ -81,13 +86,16 @@ class MaskSupervision(SegmenterTraining):
             )
         return frozenset(sorted(among, key=lambda key: _rank(key, samples.seed))[:number])
 
+    def _names_others(self, instance: Instance, absent: Sequence[str]) -> ValueError:
+        return ValueError(
+            f"{instance.name}.full_list: {self.full_list} names {absent[0]!r} ({len(absent)} such), which is not a "
+            f"training image with a mask in {instance.inputs['samples'].name}; remove it from the file"
+        )
+
     def _listed(self, instance: Instance, masked: frozenset[str]) -> list[str]:
         listed = _lines(self.full_list)
         if absent := [key for key in listed if key not in masked]:
-            raise ValueError(
-                f"{instance.name}.full_list: {self.full_list} names {absent[0]!r} ({len(absent)} such), which is not a "
-                f"training image with a mask in {instance.inputs['samples'].name}; remove it from the file"
-            )
+            raise self._names_others(instance, absent)
         if not listed:
             raise ValueError(f"{instance.name}.full_list: {self.full_list} names no image")
         return listed
