@@ -91,7 +91,9 @@ class _Cells:
 
     def table(self) -> Table:
         for row in self.declared.rows:
-            self._check_image_sets(row)
+            self._check_row(row)
+        for column in self.declared.columns:
+            self._check_column(column)
         by_column = [self._column(place, column) for place, column in enumerate(self.declared.columns)]
         columns = [
             Column(column.title, f"column{place}", right=bool(column.metric) or all(map(_is_number, cells)))
@@ -167,7 +169,21 @@ class _Cells:
         key = key_of(self.declared, whole.sources[column.source])
         return [self.measurements[key].metrics[name] for name in column.metric]
 
-    def _check_image_sets(self, row: TableRow) -> None:
+    def _check_column(self, column: TableColumn) -> None:
+        """Refuse a column whose cells are measured on different images: its reader compares them."""
+        first: tuple[str, _Images] | None = None
+        for row in self.declared.rows:
+            if not column.metric or not self._values(row, column):
+                continue
+            images = self._images(row.sources[column.source], column.metric[0].partition(".")[0])
+            first = first or (row.text[0], images)
+            if _differ(first[1], images):
+                raise TableError(
+                    f"table {self.name}: column {column.title!r} mixes image sets: {first[0]!r} is measured on "
+                    f"{first[1]}, {row.text[0]!r} on {images}; use two tables, or sources of the same images"
+                )
+
+    def _check_row(self, row: TableRow) -> None:
         """Refuse a row whose cells of one split are measured on different images."""
         of_split: dict[str, tuple[str, _Images]] = {}
         for column in self.declared.columns:

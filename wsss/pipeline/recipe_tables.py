@@ -131,13 +131,15 @@ def with_defaults(tables: dict[str, Any], origins: dict[str, str]) -> dict[str, 
     """The tables of all instances, with values of `[defaults]` for settings that an instance does not set itself.
 
     A setting of `[defaults.KIND]` applies to the instances of that kind and has priority over one of `[defaults]`,
-    which applies to all instances that have the setting. Raises `RecipeError` for a default that has no effect.
+    which applies to all instances that have the setting. Raises `RecipeError` for a default that has no effect, unless
+    it is a default of the file and `--set` changed the setting of an instance.
     """
     stages = tables.get("stages", {})
     kinds = {name: str(table.get("kind", name)) for name, table in stages.items()}
     filled = {name: dict(table) for name, table in stages.items()}
     for dotted, setting, value, names in _defaults(tables.get("defaults", {}), kinds):
-        if all(setting in stages[name] for name in names):
+        own = [origins.get(f"{name}.{setting}") for name in names if setting in stages[name]]
+        if len(own) == len(names) and (origins.get(dotted) == "--set" or "--set" not in own):
             raise RecipeError(
                 f"{dotted} applies to no instance: {', '.join(names)} set {setting} themselves; change it there"
             )

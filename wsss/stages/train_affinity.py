@@ -66,9 +66,11 @@ class TrainAffinity(AffinityTraining):
         needed = _PUBLISHED_LEVELS.get(self.levels, self.encoder)
         if self.network == "affinitynet" and self.encoder != needed:
             last = self.levels.rpartition("_")[2]
+            fitting = [levels for levels, encoder in _PUBLISHED_LEVELS.items() if encoder == self.encoder]
             raise ValueError(
                 f"{instance.name}.levels = {self.levels!r}, but {instance.name}.encoder = {self.encoder!r} has no "
-                f"{last}; set {instance.name}.encoder = {needed!r}, or {instance.name}.levels = 'last'"
+                f"{last}; set {instance.name}.encoder = {needed!r}, or {instance.name}.levels = "
+                + " or ".join(map(repr, [*fitting, "last"]))
             )
         seeds = instance.inputs["seeds"]
         if self.pools_scores and "scores" not in instance.stage_in("seeds", Map).optional_fields(seeds):

@@ -227,6 +227,16 @@ def test_a_row_that_mixes_numbers_of_images_is_refused(tmp_path: Path, capsys: p
     assert "80 images), 'seed 2'" in message and "40 images)" in message
 
 
+def test_a_column_that_mixes_image_sets_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = checkout(tmp_path / "root")
+    measure(tmp_path / "runs", "evaluate_cam", val__mean_iou=0.5, val__images=80.0)
+    measure(tmp_path / "runs", "evaluate_walk", val__mean_iou=0.6, val__images=40.0)
+    measure(tmp_path / "runs", "evaluate_walk", "recipe.seed=2", val__mean_iou=0.7, val__images=40.0)
+    message = refusal(root, capsys, "--runs", str(tmp_path / "runs"))
+    assert "column 'val' mixes image sets: 'CAM' is measured on val of build_shards (" in message
+    assert ", 80 images), 'walk' on val of build_shards (" in message and "40 images); use two tables" in message
+
+
 def test_a_share_is_of_the_same_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     share = TABLE.replace('source = "second" }', 'show = "share" }').replace(
         'text = "walk"', 'text = "walk"\nof = "CAM"'
@@ -241,6 +251,9 @@ def test_a_share_is_of_the_same_images(tmp_path: Path, capsys: pytest.CaptureFix
         root, 'measured = "evaluate_walk"', 'measured = { instance = "evaluate_walk", set = ["build_shards.size=96"] }'
     )
     measure(tmp_path / "runs", "evaluate_walk", "build_shards.size=96", val__mean_iou=0.7)
+    message = refusal(root, capsys, "--runs", str(tmp_path / "runs"))
+    assert "column 'val' mixes image sets" in message
+    change(root, '{ title = "val", metric = "val.mean_iou", show = "interval", best = true },', "")
     message = refusal(root, capsys, "--runs", str(tmp_path / "runs"))
     assert "'walk' and 'CAM' are compared, but are measured on different images" in message
 

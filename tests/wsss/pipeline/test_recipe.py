@@ -226,6 +226,14 @@ def test_bad_files(load: Load, text: str, message: str) -> None:
     assert message in fails(load, text)
 
 
+def test_a_default_of_the_file_may_be_replaced_everywhere_by_overrides(load: Load) -> None:
+    text = CHAIN + "[defaults]\nlevels = 'last'\n"
+    (affinity,) = (one for one in load(text, "train_affinity.levels=last").instances if one.name == "train_affinity")
+    assert affinity.stage.levels == "last"  # type: ignore[attr-defined]
+    message = fails(load, CHAIN, "defaults.levels=last", "train_affinity.levels=last")
+    assert "defaults.levels applies to no instance" in message
+
+
 def fingerprint_of(load: Load, *overrides: str) -> str:
     return load(CHAIN, *overrides).instance("train_classifier").fingerprint
 

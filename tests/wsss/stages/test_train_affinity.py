@@ -124,7 +124,8 @@ def test_colours_change_only_the_image(tmp_path: Path, network: str) -> None:
         ),
         (
             {**NETWORKS["affinitynet"], "encoder": "vgg16_affinitynet", "levels": "conv4_conv5_conv6"},
-            r"encoder = 'vgg16_affinitynet' has no conv6; set train_affinity.encoder = 'resnet38'",
+            r"encoder = 'vgg16_affinitynet' has no conv6; set train_affinity.encoder = 'resnet38', or "
+            r"train_affinity.levels = 'conv4_conv5_fc7' or 'last'",
         ),
         (
             {"network": "affinitynet", "output_stride": 8},
