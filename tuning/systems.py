@@ -6,8 +6,9 @@
 The first command is resumed by giving it again: `wsss run` resumes where it stopped, and what is done is reused. No
 system is started after `--hours`. All twins see the same images with the same weights for about the same number of
 steps (tuning/twins.py); the ceiling learns the masks of all these images until it has converged. The second command
-writes tuning/tables/declared/systems.toml with the rows of the systems whose results are all in RUNS, and a second seed
-where there is one; `make tables RUNS=RUNS WEIGHTS=FOLDER` then fills <!-- table: systems --> in tuning/README.md.
+writes tuning/tables/declared/systems.toml with the rows of the systems whose results of seed 1 are all in RUNS, a
+second seed where there are results of seed 2, and the rows and second seeds that it already has;
+`make tables RUNS=RUNS WEIGHTS=FOLDER` then fills <!-- table: systems --> in tuning/README.md.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.files import write_bytes
-from tuning.tables.declaration import DECLARED
+from tuning.tables.declaration import DECLARED, read_declarations
 from tuning.tables.digests import recipe_without_data, shipped_recipe
 from tuning.twins import SYSTEMS
-from wsss.pipeline.recipe import RecipeError, load_recipe
+from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
 from wsss.stages.evaluate import Evaluate
 
 WEIGHTS = "mobilenetv2_100.safetensors"
@@ -94,11 +95,25 @@ def run_all(systems: Sequence[str], *, weights: Path, runs: Path, seeds: Sequenc
 
 def measured(system: str, *, weights: Path, runs: Path, seed: int = 1) -> bool:
     """True if all evaluations of a twin with this seed are in the folder of runs."""
+    recipe = loaded(system, weights=weights, runs=runs, seed=seed)
+    return all(i.run_record() is not None for i in recipe.instances if isinstance(i.stage, Evaluate))
+
+
+def loaded(system: str, *, weights: Path, runs: Path, seed: int) -> Recipe:
+    """The recipe of a twin; ends the program if the data are not there."""
     try:
-        recipe = load_recipe(shipped_recipe(f"voc_animals_{system}"), overrides(weights, runs, seed))
+        return load_recipe(shipped_recipe(f"voc_animals_{system}"), overrides(weights, runs, seed))
     except RecipeError as error:
         raise SystemExit(f"systems: {error}") from None
-    return all(i.run_record() is not None for i in recipe.instances if isinstance(i.stage, Evaluate))
+
+
+def declare(complete: Collection[str], twice: Collection[str], *, declared: Path) -> None:
+    """Write the declaration, with these systems and second seeds and those that it already has."""
+    file = declared / "systems.toml"
+    rows = read_declarations(declared)["systems"].rows if file.exists() else ()
+    there, again = ({row.text[0] for row in rows if name in row.sources} for name in ("segmentation", "second"))
+    kept = [row for row in ROWS if row.system in complete or row.title in there]
+    write_bytes(file, declaration(kept, twice={*twice, *(row.system for row in ROWS if row.title in again)}).encode())
 
 
 def declaration(rows: Sequence[Row], *, twice: Collection[str] = ()) -> str:
@@ -156,30 +171,49 @@ def sources(row: Row) -> Iterator[tuple[str, str]]:
     yield "segmentation", row.segmenter
 
 
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 0 < hours < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; give a number of hours above 0")
+    return hours
+
+
+def _seed(text: str) -> int:
+    if (seed := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; give a whole number from 0")
+    return seed
+
+
 def main(arguments: Sequence[str] | None = None, *, declared: Path = DECLARED) -> int:
     """Run the twins or declare their table; returns 0, or 1 if something is left to do."""
-    parser = argparse.ArgumentParser(prog="python -m tuning.systems", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m tuning.systems",
+        description=__doc__.partition(": ")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
     parser.add_argument("--weights", type=Path, required=True, help=f"folder with {WEIGHTS}")
-    parser.add_argument("--hours", type=float, default=12.0, help="start no system after this many hours (default: 12)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds, the first for all systems first")
+    parser.add_argument("--hours", type=_hours, default=12.0, help="start no system after these hours (default: 12)")
+    parser.add_argument("--seeds", type=_seed, nargs="+", default=[1], help="seeds, the first for all systems first")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="only these systems")
     parser.add_argument("--declare", action="store_true", help="write the declaration of the table, run nothing")
     given = parser.parse_args(arguments)
     if not (given.weights / WEIGHTS).is_file():
         parser.error(f"--weights {given.weights}: there is no {WEIGHTS}")
+    if given.declare and given.seeds != [1]:
+        parser.error("--declare takes no --seeds: the table has seed 1, and seed 2 where it is measured")
     runs, weights = given.runs.absolute(), given.weights.absolute()
+    for system in given.only:
+        loaded(system, weights=weights, runs=runs, seed=given.seeds[0])  # what is wrong for one is so for all
     if not given.declare:
         left = run_all(given.only, weights=weights, runs=runs, seeds=given.seeds, hours=given.hours)
     else:
         complete = {system for system in given.only if measured(system, weights=weights, runs=runs)}
         left = [f"{system}: not measured in {runs}" for system in given.only if system not in complete]
         if complete:
-            twice = {
-                name for name in complete if name != CEILING and measured(name, weights=weights, runs=runs, seed=2)
-            }
-            text = declaration([row for row in ROWS if row.system in complete], twice=twice)
-            write_bytes(declared / "systems.toml", text.encode())
+            seconds = complete - {CEILING}
+            twice = {name for name in seconds if measured(name, weights=weights, runs=runs, seed=2)}
+            declare(complete, twice, declared=declared)
             print(f"written: {declared / 'systems.toml'}; next: make tables RUNS={runs} WEIGHTS={weights}")
     for line in left:
         print(f"systems: {line}", file=sys.stderr)

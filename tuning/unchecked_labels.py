@@ -4,9 +4,9 @@
 
 ILSVRC DET's images of 2013 were checked for few classes: a person who is visible in one is usually neither labelled
 nor absent. On VOC, where all classes were checked, the same state is made by hiding the class in a share of the
-images of a list, whether they show it or not; which ones depends on their keys alone. All other images keep their
-labels. The file written has the form `{key: {"present": [names], "unknown": [names]}}`, which `build_shards.labels`
-reads.
+images of a list, whether they show it or not; which ones depends on their keys alone. Their entries in the file that
+is written have the form `{"present": [names], "unknown": [names]}`, which `build_shards.labels` reads; all other images
+keep their list of names.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from shards.files import write_bytes
+from shards.output_places import check_output_file
 
 _BUCKETS = 2**32
 
@@ -46,21 +47,54 @@ def _share(text: str) -> float:
     return value
 
 
+def _labels(path: Path) -> dict[str, list[str]]:
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"--labels {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"--labels {path} is not a JSON file ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--labels {path} is not of the form {{key: [names]}}")
+    if odd := next((key for key, names in found.items() if not isinstance(names, list)), None):
+        raise ValueError(
+            f"--labels {path}: the entry of {odd!r} is no list of names; give a file that this command has not written"
+        )
+    return found
+
+
+def _keys(path: Path, labels: Mapping[str, list[str]], labels_path: Path) -> frozenset[str]:
+    try:
+        keys = frozenset(path.read_text("utf-8-sig").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--list {path} cannot be read ({error})") from error
+    if absent := sorted(keys - labels.keys()):
+        raise ValueError(
+            f"--list {path} names {absent[0]!r} ({len(absent)} such), which has no labels in {labels_path}"
+        )
+    return keys
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the file and print how many images it hides the class in; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m tuning.unchecked_labels", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m tuning.unchecked_labels",
+        description=__doc__.partition(": ")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("name", help="the class to hide")
     parser.add_argument("--labels", type=Path, required=True, help="JSON file {key: [names]}")
     parser.add_argument("--list", type=Path, required=True, help="keys of the images in which it may be hidden")
     parser.add_argument("--share", type=_share, default=0.5, help="share of these images (default: 0.5)")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, .json")
     given = parser.parse_args(arguments)
     try:
-        labels = json.loads(given.labels.read_bytes())
-        keys = frozenset(given.list.read_text().split())
-    except (OSError, ValueError) as error:
+        check_output_file(given.out, option="--out", endings=(".json",))
+        labels = _labels(given.labels)
+        keys = _keys(given.list, labels, given.labels)
+    except ValueError as error:
         parser.error(str(error))
-    if not any(given.name in labels.get(key, ()) for key in keys):
+    if not any(given.name in labels[key] for key in keys):
         parser.error(f"no image in {given.list} is labelled {given.name!r} in {given.labels}; name another class")
     found = hidden(labels, given.name, keys=keys, share=given.share)
     write_bytes(given.out, json.dumps(found, indent=0).encode())

@@ -256,6 +256,7 @@ def test_shipped_sweeps_load_and_have_several_trials(
         monkeypatch.setenv(variable, value)
     draw_voc(tmp_path, masked=2, others=1)
     (tmp_path / "image_labels.json").write_text("{}")  # read by recipes of VOC
+    (tmp_path / "SegmentationClassAug").mkdir()
     monkeypatch.setenv("VOC_ROOT", str(tmp_path))
     sweep = load_sweep(path)
     assert sweep.num_trials >= (12 if sweep.settings.method == "search" else 4)

@@ -21,6 +21,12 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes are taken to load."""
+    monkeypatch.setattr(systems, "loaded", lambda *_, **__: None)
+
+
+@pytest.fixture
 def weights(tmp_path: Path) -> Path:
     (tmp_path / systems.WEIGHTS).write_bytes(b"")
     return tmp_path
@@ -39,6 +45,7 @@ def test_the_declared_table_names_instances_that_there_are(tmp_path: Path) -> No
             assert by_split[source.instance] == (("val",) if name == "segmentation" else ("train", "val"))
 
 
+@pytest.mark.usefixtures("data")
 def test_every_system_is_run_once_before_a_second_seed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, str]] = []
 
@@ -66,6 +73,7 @@ def test_second_seeds_and_shares_of_the_ceiling_are_declared_where_they_are_meas
     assert "of the ceiling" not in columns and "second seed" not in columns
 
 
+@pytest.mark.usefixtures("data")
 def test_the_ceiling_is_trained_once(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
@@ -80,12 +88,48 @@ def test_the_ceiling_is_trained_once(weights: Path, monkeypatch: pytest.MonkeyPa
     assert ran == [f"voc_animals_{one}" for one in of]
 
 
+@pytest.mark.usefixtures("data")
 def test_no_system_is_started_after_the_hours(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(systems.subprocess, "run", lambda *_, **__: pytest.fail("started"))
-    assert main(["--runs", str(weights), "--weights", str(weights), "--hours", "-1", "--only", "sec"]) == 1
+    assert main(["--runs", str(weights), "--weights", str(weights), "--hours", "1e-12", "--only", "sec"]) == 1
     assert "sec, seed 1: not started" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--hours", "nan"], "argument --hours: nan is not allowed; give a number of hours above 0"),
+        (["--hours", "0"], "argument --hours: 0 is not allowed"),
+        (["--seeds", "-1"], "argument --seeds: -1 is not allowed; give a whole number from 0"),
+        (["--declare", "--seeds", "3"], "--declare takes no --seeds"),
+    ],
+)
+def test_wrong_arguments(weights: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--runs", str(weights), "--weights", str(weights), *given])
+    assert message in capsys.readouterr().err
+
+
+def test_data_that_are_not_there_are_said_once_and_nothing_is_started(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systems.subprocess, "run", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(SystemExit, match="environment variable VOC_ROOT, which is not set"):
+        main(["--runs", str(weights), "--weights", str(weights)])
+
+
+@pytest.mark.usefixtures("data")
+def test_declaring_keeps_the_rows_that_were_measured_elsewhere(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systems.toml").write_text(declaration(ROWS[:3], twice={"irnet"}))
+    monkeypatch.setattr(systems, "measured", lambda system, *, seed=1, **_: system == "sec")
+    assert main(["--runs", str(weights), "--weights", str(weights), "--declare"], declared=tmp_path) == 1
+    rows = read_declarations(tmp_path)["systems"].rows
+    assert [row.text[0] for row in rows] == ["IRNet", *(row.title for row in ROWS[1:3]), "SEC"]
+    assert [row.text[0] for row in rows if "second" in row.sources] == ["IRNet", "SEC"]
 
 
 def test_weights_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,3 +48,30 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main([*wrong, *files])
         assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys", "out", "message"),
+    [
+        (
+            '{"a": ["cat"]}',
+            "a zzz yyy",
+            "out.json",
+            r"--list .*list.txt names 'yyy' \(2 such\), without labels in",
+        ),
+        ('{"a": {"present": [], "unknown": ["cat"]}}', "a", "out.json", "the entry of 'a' is no list of names"),
+        ('["a"]', "a", "out.json", r"--labels .*labels.json is not of the form {key: \[names\]}"),
+        ("abc", "a", "out.json", r"--labels .*labels.json is not a JSON file"),
+        ('{"a": ["cat"]}', "a", ".", r"--out .*: name a file that ends in .json"),
+    ],
+)
+def test_wrong_files(
+    labels: str, keys: str, out: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.json").write_text(labels)
+    (tmp_path / "list.txt").write_text(keys)
+    files = ["--labels", str(tmp_path / "labels.json"), "--list", str(tmp_path / "list.txt")]
+    with pytest.raises(SystemExit):
+        main(["cat", *files, "--out", str(tmp_path / out)])
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+    assert {path.name for path in tmp_path.iterdir()} == {"labels.json", "list.txt"}

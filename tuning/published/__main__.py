@@ -14,7 +14,11 @@ from wsss.pipeline.recipe_files import RECIPES
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns 0, or 1 if recipe and table do not agree."""
-    parser = argparse.ArgumentParser(prog="python -m tuning.published", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m tuning.published",
+        description=__doc__.partition(": ")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("name", help=f"one of {', '.join(names())}")
     parser.add_argument("--differs", action="store_true", help="only what is not as published, or not verified")
     given = parser.parse_args(arguments)

@@ -13,7 +13,11 @@ from tuning.tables.write import ROOT, Places, changed_files, write
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     """Write the tables, or only compare them; returns 0, or 1 if that is impossible or, with --check, they differ."""
-    parser = argparse.ArgumentParser(prog="python -m tuning.tables", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m tuning.tables",
+        description=__doc__.partition(": ")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--runs", type=Path, help="folder of runs; results that it has replace the stored ones")
     parser.add_argument("--weights", type=Path, help="folder with the files of weights that declarations name")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file would change")

@@ -457,6 +457,7 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
     ("override", "message"),
     [
         ("root=\"\"", "[stages.build_shards]: root is not set; set it to the folder that contains JPEGImages"),
+        ("masks=nope", "masks = 'nope' is not a folder in root = "),
         ("root=/nowhere", "root = '/nowhere' is not a folder; set it to the folder that contains JPEGImages"),
         ("labels=none.json", "labels = 'none.json' is not a file in root"),
         ("saliency=none", "saliency = 'none' is not a folder in root"),
@@ -474,6 +475,12 @@ def test_boxes_of_annotations_that_are_not_there(load: Load, voc: Path) -> None:
     shutil.rmtree(voc / "Annotations")
     message = fails(load, VOC, "build_shards.boxes=annotations")
     assert f"boxes = 'annotations', but root = '{voc}' contains no folder Annotations" in message
+
+
+def test_labels_of_annotations_that_are_not_there(load: Load, voc: Path) -> None:
+    shutil.rmtree(voc / "Annotations")
+    message = fails(load, VOC, "build_shards.labels=''")
+    assert f"labels is not set, and root = '{voc}' contains no folder Annotations; set labels to the JSON" in message
 
 
 OTHER_SHARDS = """

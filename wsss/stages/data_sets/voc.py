@@ -36,6 +36,12 @@ def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
     labels = root / given.labels if given.labels else None
     if labels is not None and not labels.is_file():
         raise ValueError(f"labels = {given.labels!r} is not a file in root ({labels} does not exist)")
+    if labels is None and not (root / "Annotations").is_dir():
+        raise ValueError(
+            f"labels is not set, and root = {given.root!r} contains no folder Annotations; set labels to the JSON file "
+            "of the image-level labels, relative to the root"
+        )
+    _require_masks(given, root, splits)
     given.require_saliency(root)
     if given.boxes == "annotations" and not (root / "Annotations").is_dir():
         raise ValueError(f"boxes = 'annotations', but root = {given.root!r} contains no folder Annotations")
@@ -59,6 +65,16 @@ def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
         sbd=sbd,
         partly_masked=given.partly_masked,
     )
+
+
+def _require_masks(given: VocSettings, root: Path, splits: tuple[str, ...]) -> None:
+    """Raise ValueError if masks are to be read and their folder is missing; SBD can take the place of all of them."""
+    if not given.sbd and set(given.masked_splits) & set(splits) and not (root / given.masks).is_dir():
+        raise ValueError(
+            f"masks = {given.masks!r} is not a folder in root = {given.root!r}; set it to the folder of the masks (the "
+            "devkit has SegmentationClass, for 2,913 images), sbd to a copy of SBD, which has more, or masked_splits = "
+            "[] to read none"
+        )
 
 
 def _list_path(name: str) -> Path:
