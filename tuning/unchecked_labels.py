@@ -69,9 +69,7 @@ def _keys(path: Path, labels: Mapping[str, list[str]], labels_path: Path) -> fro
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--list {path} cannot be read ({error})") from error
     if absent := sorted(keys - labels.keys()):
-        raise ValueError(
-            f"--list {path} names {absent[0]!r} ({len(absent)} such), which has no labels in {labels_path}"
-        )
+        raise ValueError(f"--list {path} names {absent[0]!r} ({len(absent)} such), without labels in {labels_path}")
     return keys
 
 
