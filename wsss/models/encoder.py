@@ -265,8 +265,8 @@ def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[floa
         with safe_open(spec.weight_file, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         shapes = drop_classifier(shapes, network=encoder.network)
-        described = f"encoder {spec.name!r}"
-        require_fit(encoder.network, shapes=shapes, described=described, origin=str(spec.weight_file))
+        described, origin = f"encoder {spec.name!r}", f"pretrained = {str(spec.weight_file)!r}"
+        require_fit(encoder.network, shapes=shapes, described=described, origin=origin)
     if spec.pretrained == "imagenet":
         _require_published(spec.name)
         wanted = timm.get_pretrained_cfg(spec.name)
@@ -279,4 +279,6 @@ def check_encoder(spec: EncoderSpec, *, mean: tuple[float, ...], std: tuple[floa
 
 def _require_published(name: str) -> None:
     if not is_model_pretrained(name):
-        raise ValueError(f'timm has no weights for {name!r}; give pretrained = "none" or a .safetensors file')
+        raise ValueError(
+            f"pretrained = 'imagenet': timm has no weights for {name!r}; give 'none' or a .safetensors file"
+        )

@@ -32,7 +32,7 @@ def build_published(name: str, *, pretrained: str) -> Any:
     if pretrained not in ("imagenet", "none"):
         path = Path(pretrained)
         require_weight_file(path)
-        load_published(network, load_file(path), name=name, origin=str(path))
+        load_published(network, load_file(path), name=name, origin=f"pretrained = {str(path)!r}")
     return network
 
 
@@ -64,7 +64,7 @@ def check_published_file(
             for key in file.keys()  # noqa: SIM118
         }
     shapes = {key: tuple(value.shape) for key, value in _completed(network, state)[0].items()}
-    require_fit(network, shapes=shapes, described=f"encoder {name!r}", origin=str(path))
+    require_fit(network, shapes=shapes, described=f"encoder {name!r}", origin=f"pretrained = {str(path)!r}")
     given, needed = (*mean, *std), (*CAFFE_MEAN, *CAFFE_STD)
     if has_caffe_names(state) and any(abs(a - b) > _CLOSE * b for a, b in zip(given, needed, strict=True)):
         wanted = [[round(value, 7) for value in values] for values in (CAFFE_MEAN, CAFFE_STD)]

@@ -18,15 +18,17 @@ def load_weight_file(network: nn.Module, *, path: Path, described: str) -> None:
     """Load a whole timm state dict into `network`, strictly, except for a classifier that it may contain."""
     require_weight_file(path)
     state = drop_classifier(load_file(path), network=network)
-    load_state(network, state=state, described=described, origin=str(path))
+    load_state(network, state=state, described=described, origin=f"pretrained = {str(path)!r}")
 
 
 def require_weight_file(path: Path) -> None:
     """Raise ValueError if `path` is not an existing .safetensors file."""
     if path.suffix != ".safetensors":
-        raise ValueError(f'pretrained is {str(path)!r}; allowed: "imagenet", "none" or the path of a .safetensors file')
+        raise ValueError(
+            f"pretrained = {str(path)!r}: allowed are 'imagenet', 'none' and the path of a .safetensors file"
+        )
     if not path.is_file():
-        raise ValueError(f"the weight file {path} does not exist; give the path of a .safetensors file")
+        raise ValueError(f"pretrained = {str(path)!r} does not exist; give the path of a .safetensors file")
 
 
 def drop_classifier(state: Mapping[str, _T], *, network: Any) -> dict[str, _T]:

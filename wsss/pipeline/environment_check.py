@@ -11,12 +11,24 @@ from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import RecipeError
 
+_SOUND: set[str] = set()
+"""Fingerprints of the instances that this process has checked."""
+
 
 def check_environments(instances: Sequence[Instance]) -> None:
     """Fail before any stage runs, rather than after hours, if a later stage's network cannot be built.
 
+    An instance is checked once in a process: before Ray is started, and again by what runs it.
+    """
+    _check_new([one for one in instances if one.fingerprint not in _SOUND])
+    _SOUND.update(one.fingerprint for one in instances)
+
+
+def _check_new(instances: Sequence[Instance]) -> None:
+    """Raises: `RecipeError`.
+
     The networks of trainings are built in a process of its own, unless this one has imported torch already: a driver
-    needs none of the libraries that are imported for it, which take 200 MB. Raises: `RecipeError`.
+    needs none of the libraries that are imported for it, which take 200 MB.
     """
     trainings = [one for one in instances if isinstance(one.stage, Fit)]
     if not trainings or "torch" in sys.modules:

@@ -72,8 +72,8 @@ def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Insta
 
 
 def ready_to_run(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
-    """The instances from `first` to `last`. Raises `RecipeError` if one that they read is not done, and ValueError if
-    the environment names a commit that is none, or not that of the checkout."""
+    """The instances from `first` to `last`. Raises `RecipeError` if one that they read is not done, or if a network
+    cannot be built, and ValueError if the environment names a commit that is none, or not that of the checkout."""
     check_commit()
     chosen = selected(recipe, first, last)
     for instance in _upstream(chosen):
@@ -81,6 +81,7 @@ def ready_to_run(recipe: Recipe, first: str | None, last: str | None) -> tuple[I
             raise RecipeError(
                 f"{instance.name} is not done yet, and {chosen[0].name} reads it; start with --from {instance.name}"
             )
+    check_environments([instance for instance in chosen if not instance.is_done()])
     return chosen
 
 
@@ -104,7 +105,6 @@ def run_recipe(
     pipeline = PipelineRecord(recipe.settings.name, recipe.fingerprint, parent)
     make_runs_folder(recipe)
     pending = [instance for instance in chosen if not instance.is_done()]
-    check_environments(pending)
     runtime.check(pending)
     summary, tracked = RunSummary(), TrackedRun(tracker, recipe, pipeline)
     reporter.start([instance.name for instance in chosen], recipe.settings.expected_seconds)

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance
+from wsss.plan.costs import PlanError
 
 _NUM_IMAGES = 2
 """Images of a counted pass: batch normalisation rejects a batch of one pixel."""
@@ -100,8 +101,11 @@ class Networks:
 
 def _model(instance: Instance) -> nn.Module:
     assert isinstance(instance.stage, Fit), f"{instance.name} trains no network"
-    with torch.device("meta"):
-        return instance.stage.model(instance, pretrained=False)
+    try:
+        with torch.device("meta"):
+            return instance.stage.model(instance, pretrained=False)
+    except ValueError as error:
+        raise PlanError(f"the network of {instance.name} cannot be built: {error}") from error
 
 
 def _learned(model: nn.Module) -> int:

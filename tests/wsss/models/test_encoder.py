@@ -166,10 +166,10 @@ def test_weights_of_older_files_without_batch_counters_load(tmp_path: Path) -> N
         ({"name": "convnext_atto", "output_stride": 8}, r"dilated = False is impossible here: .* set dilated = True"),
         ({"name": "resnet10t", "pad_type": "same"}, r"does not support pad_type = 'same'"),
         ({"name": "resnet10t", "reparameterised": True}, r"has no branches to fuse; set reparameterised = False"),
-        ({"name": "resnet10t", "pretrained": "weights.pth"}, r"'weights\.pth'; allowed: .*\.safetensors file"),
+        ({"name": "resnet10t", "pretrained": "weights.pth"}, r"'weights\.pth': allowed are .*\.safetensors file"),
         (
             {"name": "resnet10t", "pretrained": "nowhere.safetensors"},
-            r"the weight file nowhere\.safetensors does not exist",
+            r"pretrained = 'nowhere\.safetensors' does not exist",
         ),
         ({"name": "test_byobnet", "pretrained": "none", "output_stride": 4}, r"output_stride is 4; allowed: 8, 16, 32"),
         ({"name": "resnet10t", "pad_type": "valid"}, r"pad_type is 'valid'; allowed"),

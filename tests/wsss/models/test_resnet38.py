@@ -170,7 +170,7 @@ def test_a_file_is_checked_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "narrow.safetensors"
     save_file(narrow().state_dict(), path)
     spec = EncoderSpec(name="resnet38", output_stride=8, dilated=True, pretrained=str(path))
-    with pytest.raises(ValueError, match=r"narrow.safetensors does not fit encoder 'resnet38'.* of another shape"):
+    with pytest.raises(ValueError, match=r"narrow.safetensors' does not fit encoder 'resnet38'.* of another shape"):
         check_encoder(spec, **NORM)
 
 

@@ -247,7 +247,7 @@ def test_a_weight_file_with_timms_names_is_loaded_without_its_classifiers(name: 
         torch.testing.assert_close(made(picture).flatten(2).transpose(1, 2), tokens)
     del (short := whole.state_dict())["norm.weight"]
     save_file(short, tmp_path / "short.safetensors")
-    with pytest.raises(ValueError, match=r"short.safetensors does not fit encoder .* 1 missing \(norm.weight\)"):
+    with pytest.raises(ValueError, match=r"short.safetensors' does not fit encoder .* 1 missing \(norm.weight\)"):
         check_encoder(spec(name, pretrained=str(tmp_path / "short.safetensors")), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 

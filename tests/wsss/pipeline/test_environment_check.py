@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.architecture.sources import ROOT
 from tests.pipeline.chain import tiny
+from wsss.contract.stage import Stage
 from wsss.pipeline.environment_check import check_environments
 from wsss.pipeline.recipe import RecipeError
+from wsss.stages.train_classifier import TrainClassifier
 
 SCRIPT = """
 import sys
@@ -48,3 +52,21 @@ def test_a_process_without_torch_has_the_same_errors_and_stays_without_it(tmp_pa
         check_environments(tiny(tmp_path, UNKNOWN).instances)
     assert str(error.value).startswith("train_classifier.encoder: unknown encoder 'no_such_encoder'")
     assert checked(tmp_path, UNKNOWN) == [str(error.value), "False"]
+
+
+def test_a_weight_file_that_does_not_fit_is_named_by_its_setting(tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"conv.weight": torch.zeros(3)}, other)
+    with pytest.raises(RecipeError, match=r"^train_classifier.pretrained = '.*other.safetensors' does not fit encoder"):
+        check_environments(tiny(tmp_path, f"train_classifier.pretrained={other}").instances)
+
+
+def test_an_instance_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Ray starts and by what runs it: networks are built once."""
+    recipe = tiny(tmp_path, "recipe.seed=77")
+    checked: list[str] = []
+    monkeypatch.setattr(Stage, "check_environment", lambda stage, instance: checked.append(instance.name))
+    monkeypatch.setattr(TrainClassifier, "check_environment", lambda stage, instance: checked.append(instance.name))
+    check_environments(recipe.instances[:2])
+    check_environments(recipe.instances[1::-1])
+    assert checked == [one.name for one in recipe.instances[:2]]

@@ -162,7 +162,7 @@ def test_a_weight_file_that_does_not_fit_is_reported_before_anything_runs(tmp_pa
         TrainClassifier(encoder=ENCODER, pretrained=str(path), output_stride=16) for path in (right, wrong)
     )
     fits.check_environment(follower(fits, tmp_path, trained))
-    with pytest.raises(ValueError, match=f"wrong.safetensors does not fit encoder '{ENCODER}'.*1 of another shape"):
+    with pytest.raises(ValueError, match=f"wrong.safetensors' does not fit encoder '{ENCODER}'.*1 of another shape"):
         not_fits.check_environment(follower(not_fits, tmp_path, trained))
 
 
