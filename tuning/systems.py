@@ -55,7 +55,7 @@ class Row:
 
 ROWS = (
     Row("irnet", "IRNet", "63.5", "evaluate"),
-    Row("affinitynet", "AffinityNet (VGG16)", "not published with this code", "evaluate"),
+    Row("affinitynet", "AffinityNet", "58.4, not checked", "evaluate"),
     Row("ficklenet", "FickleNet", "61.2", "evaluate"),
     Row("dsrg", "DSRG", "59.0", "evaluate"),
     Row("sec", "SEC", "50.7", "evaluate"),

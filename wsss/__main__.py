@@ -86,9 +86,9 @@ def _run_chain(options: argparse.Namespace, spans: Sequence[tuple[str | None, st
     from cluster.tracking.tracking_address import open_command
     from wsss.pipeline.progress import Reporter
     from wsss.pipeline.run import RunSummary, check_spans, make_runs_folder, ready_to_run, run_recipe
+    from wsss.pipeline.unread_settings import inactive_given
     from wsss.plan.disk_room import check_room
     from wsss.report.run_results import show_results
-    from wsss.report.show_recipe import inactive_given
 
     ready_to_run(recipe, *spans[0])
     if recipe.path != options.recipe:

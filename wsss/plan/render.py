@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from wsss.contract.fit import Fit
+from wsss.pipeline.unread_settings import inactive_given
 from wsss.plan.costs import BASES
 from wsss.plan.hardware import DECODE, GPU, NETWORK, STORAGE, Usage, basis_of
 from wsss.plan.measured import measured_lines
@@ -44,7 +45,7 @@ def _heading(plan: Plan) -> list[str]:
     ]
     if plan.absent:
         lines.append(f"the data are not available, so the data set's standard class list is used ({plan.absent})")
-    return lines
+    return lines + [f"not read: {line}" for line in inactive_given(plan.recipe)]
 
 
 def _stages(plan: Plan) -> Table:

@@ -115,24 +115,6 @@ def _instance_rows(recipe: Recipe, instance: Instance, *, changed: bool) -> list
     return rows
 
 
-def inactive_given(recipe: Recipe) -> list[str]:
-    """A line for every setting that an instance's table or `--set` gives but that its other settings make unused.
-
-    Settings from `[defaults]` are not reported, since they are for many instances; neither are settings whose own value
-    disables them.
-    """
-    lines = []
-    for instance in recipe.instances:
-        stage = instance.stage
-        for name, condition in inactive_settings(stage).items():
-            origin = recipe.origins.get(f"{instance.name}.{name}")
-            shared = {f"defaults.{name}", f"defaults.{stage.kind}.{name}"} & set(recipe.origins)
-            if origin and not shared and not condition.startswith(f"{name} "):
-                value = setting_values(stage)[name]
-                lines.append(f"{instance.name}.{name} = {value!r} ({origin}) is read only with {condition}")
-    return lines
-
-
 def _preview(instance: Instance) -> list[str]:
     """The stage's preview; empty if its inputs are not done yet."""
     return instance.stage.preview(instance) if all(up.is_done() for up in instance.inputs.values()) else []

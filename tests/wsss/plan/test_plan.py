@@ -140,12 +140,19 @@ def test_the_cost_in_a_recipes_header_is_the_plans(path: Path, tmp_path: Path, m
     assert sum(used(planned).seconds for planned in made.stages) / 3600 == pytest.approx(float(said["hours"]), rel=0.1)
 
 
+def test_a_plan_says_which_given_settings_nothing_reads() -> None:
+    path = ROOT / "tuning" / "recipes" / "irnet_voc.toml"
+    given = ["train_affinity.levels=conv4_conv5_fc7"]
+    heading = plan_page(make_plan(path, given, cluster=cluster(), images="train=100,val=10")).heading
+    assert any(line.startswith("not read: train_affinity.levels = 'conv4_conv5_fc7' (--set)") for line in heading)
+
+
 def test_a_plan_says_that_it_has_no_list_of_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("VOC_ROOT", raising=False)
     path = ROOT / "tuning" / "recipes" / "self_correcting_voc.toml"
     made = make_plan(path, [f"runtime.runs={tmp_path}/runs"], cluster=cluster(), images="train=1000,val=100")
     noted = {
-        p.instance.name for p in made.stages if "full_list is not here; the plan counts all training images" in p.notes
+        p.instance.name for p in made.stages if any("full_list is not here: all training" in note for note in p.notes)
     }
     assert noted == {i.name for i in made.recipe.instances if i.stage.kind.startswith("train_")}
 

@@ -7,7 +7,8 @@ import pytest
 import wsss
 from wsss.pipeline.dry_recipe import dry_recipe
 from wsss.pipeline.recipe import load_recipe
-from wsss.report.show_recipe import inactive_given, instance_page, recipe_page
+from wsss.pipeline.unread_settings import inactive_given
+from wsss.report.show_recipe import instance_page, recipe_page
 
 TOY = Path(wsss.__file__).parents[1] / "tuning" / "recipes" / "toy.toml"
 SEGMENTER = "[stages.train_segmenter]\n"

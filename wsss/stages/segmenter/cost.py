@@ -23,7 +23,10 @@ def segmenter_work(
 
     `examples`: None counts all images, with a note that `full_list` is not here.
     """
-    unknown = "full_list is not here; the plan counts all training images"
+    unknown = (
+        "full_list is not here: all training images are counted, which may be many times too many; set the environment "
+        "variable of its path"
+    )
     validation, stats = Load(), context.stats
     if training.validate_every:
         held, longest = stats.images.get(training.validation_split, 0), training.validation_size
