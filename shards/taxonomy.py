@@ -13,6 +13,9 @@ import numpy as np
 
 from shards.label_type import BYTE, MAX_CLASSES, WIDE
 
+_MOST_NAMED = 20
+"""Classes that an error lists."""
+
 
 @dataclass(frozen=True)
 class Taxonomy:
@@ -34,8 +37,11 @@ class Taxonomy:
         """Class id of a name. Raises ValueError with the most similar names."""
         if name not in self.names:
             folded = {known.casefold(): known for known in reversed(self.names)}
-            near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3)] or self.names[:3]
-            raise ValueError(f"unknown class {name!r}; did you mean {', '.join(near)}? ({len(self)} classes)")
+            if near := [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3)]:
+                raise ValueError(f"unknown class {name!r}; did you mean {', '.join(near)}? ({len(self)} classes)")
+            shown = self.names[:_MOST_NAMED]
+            more = f" and {len(self) - len(shown)} more" if len(self) > len(shown) else ""
+            raise ValueError(f"unknown class {name!r}; there are {', '.join(shown)}{more}")
         return self.names.index(name) + 1
 
     def name_of(self, class_id: int) -> str:

@@ -40,7 +40,10 @@ class ChosenClasses:
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """The selected classes. Raises ValueError for a name that the data set does not have."""
-        return self.every.subset(self.names)
+        try:
+            return self.every.subset(self.names)
+        except ValueError as error:
+            raise ValueError(f"class_names: {error}") from None
 
     @cached_property
     def _ids(self) -> dict[int, int]:

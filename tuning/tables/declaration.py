@@ -14,8 +14,9 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -151,7 +152,7 @@ def _built(cls: type[T], content: dict[str, Any], where: str) -> T:
     try:
         return cls(**content)
     except ValidationError as error:
-        raise TableError(first_complaint(error, where)) from None
+        raise TableError(first_complaint(error, where, known=[one.name for one in fields(cast(Any, cls))])) from None
 
 
 def _check_layout(name: str, table: DeclaredTable) -> None:

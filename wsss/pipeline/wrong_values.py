@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,9 +30,15 @@ _LIMITS = {
 }
 
 
-def first_complaint(error: ValidationError, where: str) -> str:
-    """The first error, with the dotted name of its setting; `where` is the name of what was validated."""
+def first_complaint(error: ValidationError, where: str, *, known: Sequence[str] = ()) -> str:
+    """The first error, with the dotted name of its setting; `where` is the name of what was validated, and `known` are
+    the names of its settings."""
     first = error.errors(include_url=False)[0]
+    if first["type"] == "unexpected_keyword_argument":
+        *above, name = (str(part) for part in first["loc"])
+        return f"{'.'.join([where, *above])}: " + (
+            unknown_name("setting", name, list(known)) if known and not above else f"unknown setting {name!r}"
+        )
     # For a setting of several types, pydantic adds the type that it tried to the name.
     parts = [str(part) for part in first["loc"] if part not in ("int", "float", "str", "bool")]
     return f"{'.'.join([where, *parts])}: {wrong_value(first)}"

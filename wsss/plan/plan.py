@@ -193,10 +193,10 @@ def _limits(recipe: Recipe, instance: Instance) -> Limits:
 def _check_ranks(recipe: Recipe, cluster: Cluster) -> None:
     """A training with more ranks than the cluster has devices would wait forever."""
     what = "GPUs" if cluster.gpus else "cores"
-    for instance in recipe.instances:
-        ranks = instance.stage.world_size if isinstance(instance.stage, Fit) else 1
-        if ranks > cluster.places:
-            raise PlanError(
-                f"{instance.name}.world_size = {ranks}, but the cluster has {cluster.places} {what}; plan more nodes, "
-                f"or give --set {instance.name}.world_size={cluster.places}"
-            )
+    ranks = {one.name: one.stage.world_size for one in recipe.instances if isinstance(one.stage, Fit)}
+    if too_many := {name: number for name, number in ranks.items() if number > cluster.places}:
+        raise PlanError(
+            f"{', '.join(f'{name}.world_size = {number}' for name, number in too_many.items())}, but the cluster has "
+            f"{cluster.places} {what}; plan more nodes, or give "
+            + " ".join(f"--set {name}.world_size={cluster.places}" for name in too_many)
+        )

@@ -193,7 +193,7 @@ def test_other_tables_need_a_reason(tmp_path: Path, capsys: pytest.CaptureFixtur
         ('recipe = "toy"', 'recipe = "toi"', "the recipe does not exist"),
         ('text = "CAM"', 'text = ["CAM", "2"]', "row 'CAM' has 2 texts for 1 columns of text"),
         ('text = "CAM"', 'text = "CAM"\nof = "sum"', "there is no single row 'sum' to divide by"),
-        ("columns = [", "colums = [", "colums"),
+        ("columns = [", "colums = [", "steps: unknown setting 'colums'; did you mean columns"),
         ('command = "wsss demo"', 'command = "wsss demo"\nlayout = "results"', "has fixed columns and rows"),
         ('page = "README.md"', 'page = "wsss/README.md"', "steps.page"),
     ],

@@ -463,7 +463,8 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
         ("saliency=none", "saliency = 'none' is not a folder in root"),
         ("lists.train=none.txt", "the list of split 'train' does not exist: "),
         ("splits=[\"train\", \"test\"]", "lists.test is not set; set it to the file of that split's keys"),
-        ("class_names=[\"catt\"]", "unknown class 'catt'; did you mean cat"),
+        ("class_names=[\"catt\"]", "class_names: unknown class 'catt'; did you mean cat"),
+        ("class_names=[\"giraffe\"]", "class_names: unknown class 'giraffe'; there are aeroplane, bicycle, bird, boat"),
     ],
 )  # fmt: skip
 def test_missing_files_of_a_data_set(load: Load, voc: Path, override: str, message: str) -> None:
