@@ -61,7 +61,7 @@ def test_a_shipped_list_changes_the_digest_and_its_split(monkeypatch: pytest.Mon
 
 
 def test_lists_of_different_instances_are_compared_by_content() -> None:
-    recipe = recipe_without_data("voc_maps", ())
-    plain, skewed = recipe.instance("evaluate_cam"), recipe.instance("balance_none")
+    recipe = recipe_without_data("voc_classifiers", ())
+    plain, skewed = recipe.instance("evaluate_kept"), recipe.instance("skewed_none")
     assert image_set(plain, "val") == image_set(skewed, "val")
     assert image_set(plain, "train") != image_set(skewed, "train")

@@ -340,11 +340,14 @@ def test_images(small: Path) -> None:
         make_plan(voc, [f"runtime.runs={small.parent}/runs"], cluster=cluster(), images="train=9")
 
 
-def test_more_ranks_than_gpus_are_refused(small: Path) -> None:
+def test_more_ranks_than_gpus_are_refused_for_all_trainings_at_once(small: Path) -> None:
     with pytest.raises(
         PlanError, match=r"train_classifier\.world_size = 4, but the cluster has 2 GPUs; plan more nodes"
     ):
         plan(small, nodes=1, gpus_per_node=2)
+    message = r"world_size = 4, train_affinity.world_size = 3, but .* --set train_classifier.world_size=2 --set train_"
+    with pytest.raises(PlanError, match=message):
+        plan(small, "train_affinity.world_size=3", nodes=1, gpus_per_node=2)
 
 
 def test_other_faults_of_a_recipe_are_reported(small: Path) -> None:
