@@ -149,7 +149,7 @@ def test_a_class_without_an_image_is_named_before_training(samples: Instance) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dropped_classes": ("persn",)}, "unknown class 'persn'; did you mean"),
+        ({"dropped_classes": ("persn",)}, "unknown class 'persn'; there are"),
         ({"keep": "best"}, r"keep = 'best' needs validate_every = 1 or more"),
         ({"validate_every": 9}, r"validate_every = 9 is more than num_epochs = 5"),
         (
