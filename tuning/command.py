@@ -23,11 +23,11 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from cluster.tracking.undelivered import undelivered
     from tuning.leaderboard import leaderboard, leaderboard_table
 
-    rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=True)
-    shown = [row for row in rows if options.all or not row.labels_given]
+    rows = leaderboard(uri=options.tracking_uri, runs=options.runs, everything=options.all)
+    hidden = [] if rows else leaderboard(uri=options.tracking_uri, runs=options.runs, everything=True)
     table = leaderboard_table(
-        shown,
-        hidden=len(rows) - len(shown),
+        rows,
+        hidden=len(hidden),
         sort=options.sort,
         where=options.where,
         published=not options.no_published,

@@ -14,7 +14,7 @@ settings of the full recipe but these, which the rule gives all twins alike:
    of images of 352 pixels, the middle of the sizes in training.
 4. Optimisation: AdamW for classifiers and segmenters, SGD for affinity networks, as in voc_animals.toml.
 5. Length: 4 epochs for classifiers, 8 for IRNet, 2 for AffinityNet, and about 224 steps of 16 images for everything
-   that segments: 3 to 11 minutes a training on two busy cores. With 168 steps of 8 crops of 129 pixels, IRNet's
+   that segments: 3 to 16 minutes a training on two busy cores. With 168 steps of 8 crops of 129 pixels, IRNet's
    segmenter had 28.8.
 6. No saliency maps: background seeds are pixels that are low in the maps of all classes. Boxes are those around the
    components of masks. 13.8 % of the images have masks, as 1,464 of 10,582.

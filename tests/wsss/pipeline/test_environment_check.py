@@ -68,5 +68,5 @@ def test_an_instance_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Stage, "check_environment", lambda stage, instance: checked.append(instance.name))
     monkeypatch.setattr(TrainClassifier, "check_environment", lambda stage, instance: checked.append(instance.name))
     check_environments(recipe.instances[:2])
-    check_environments(recipe.instances[1::-1])
+    check_environments(recipe.instances[:2])
     assert checked == [one.name for one in recipe.instances[:2]]
