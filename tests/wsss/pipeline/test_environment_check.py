@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tests.architecture.sources import ROOT
 from tests.pipeline.chain import tiny
 from wsss.contract.stage import Stage
+from wsss.pipeline import environment_check
 from wsss.pipeline.environment_check import check_environments
 from wsss.pipeline.recipe import RecipeError
 from wsss.stages.train_classifier import TrainClassifier
@@ -64,6 +65,7 @@ def test_a_weight_file_that_does_not_fit_is_named_by_its_setting(tmp_path: Path)
 def test_an_instance_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Ray starts and by what runs it: networks are built once."""
     recipe = tiny(tmp_path, "recipe.seed=77")
+    monkeypatch.setattr(environment_check, "_SOUND", set())  # tests before this one may have checked an equal instance
     checked: list[str] = []
     monkeypatch.setattr(Stage, "check_environment", lambda stage, instance: checked.append(instance.name))
     monkeypatch.setattr(TrainClassifier, "check_environment", lambda stage, instance: checked.append(instance.name))
