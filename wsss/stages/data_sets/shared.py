@@ -41,12 +41,12 @@ class SharedSettings:
     root, as .png; ilsvrc_det, lid: SPLIT/KEY.png (val and test of lid: relative to package); imagenet_s: the path of
     the image, as .png. If empty, there are none."""
     class_names: tuple[str, ...] = ()
-    """All except toy: the classes to keep, numbered in this order; if empty, all classes of the data set."""
+    """All except toy and shards: the classes to keep, numbered in this order; if empty, all classes of the data set."""
     other_classes_as: Annotated[Literal[0, 255], MeasuringOnly()] = 0
     """voc, lid, coco, folder, imagenet_s: value for mask pixels of other classes: 0 (background) or 255 (ignored, also
     in data sets of more than 254 classes, whose masks store it as 65,535)."""
     boxes: Annotated[Boxes, active_unless("boxes", "none")] = "none"
-    """All except toy: boxes to store: `none`, `annotations` (not for folder and imagenet_s), or `masks`: bounding
+    """All except toy and shards: boxes to store: `none`, `annotations` (not for folder and imagenet_s), or `masks`: bounding
     boxes of the components of the masks that are read (not for ilsvrc_det)."""
 
     def root_folder(self, *folders: str) -> Path:
