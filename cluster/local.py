@@ -35,6 +35,7 @@ from shards.files import remove_leftovers
 from wsss.contract.counts import Counts
 from wsss.contract.failure import Failure, OnRestart, ignore_restart
 from wsss.contract.fit import Fit
+from wsss.contract.gpu_memory import free_gpu_memory
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
 from wsss.contract.stopping import asked_first, raise_if_stopped
@@ -56,10 +57,10 @@ class LocalRuntime:
 
     def _shard_executor(self, instance: Instance) -> ShardExecutor:
         settings, resources = self._settings, self._settings.resources_of(instance)
-        gpu, cpus = resources.actor_gpus > 0, resources.actor_cpus
-        if self._executor is None or (self._executor.gpu, self._executor.cpus) != (gpu, cpus):
+        gpus, cpus = resources.actor_gpus, resources.actor_cpus
+        if self._executor is None or (self._executor.gpus, self._executor.cpus) != (gpus, cpus):
             self._executor = ShardExecutor(
-                threads=settings.threads, gpu=gpu, cpus=cpus, shard_seconds=settings.shard_seconds
+                threads=settings.threads, gpus=gpus, cpus=cpus, shard_seconds=settings.shard_seconds
             )
         return self._executor
 
@@ -98,6 +99,7 @@ class LocalRuntime:
         hand_over.withdraw(instance.path)
         reason = "the driver was asked to stop (SIGTERM)"
         asked = asked_first(lambda: hand_over.ask(instance.path, reason), seconds=self._settings.stop_seconds)
+        self.release()
         with watch_progress(instance.path, progress), asked:
             limit, failure = read_limit(instance.path), self._train(instance, stage)
             while failure is not None and not failure.final and read_limit(instance.path) != limit:
@@ -125,7 +127,9 @@ class LocalRuntime:
         return cause_of(failures, instance=instance.name) if failures else None
 
     def release(self) -> None:
-        """Does nothing: this runtime keeps no idle processes."""
+        """Give up the last stage's network, which a training on the same GPU has to do without."""
+        self._executor = None
+        free_gpu_memory()
 
     def close(self) -> None:
         self._executor = None

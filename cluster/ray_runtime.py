@@ -198,7 +198,7 @@ class RayRuntime:
             .options(**options, runtime_env=environment)
             .remote(
                 threads=threads,
-                gpu=resources.actor_gpus > 0,
+                gpus=resources.actor_gpus,
                 cpus=resources.actor_cpus,
                 shard_seconds=settings.shard_seconds,
                 own_process=True,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -22,7 +25,7 @@ from shards.writer import write_shard
 from wsss.contract.counts import Counts
 from wsss.contract.device import choose_device, computed_on, decoding_threads
 from wsss.contract.folds import shard_worker
-from wsss.contract.gpu_memory import is_out_of_gpu_memory, too_large
+from wsss.contract.gpu_memory import free_gpu_memory, is_gpu_failure, is_out_of_gpu_memory, too_large
 from wsss.contract.shard_measures import begin_measures
 from wsss.contract.shard_times import note_seconds
 from wsss.contract.stage import Instance, Map, Reduce, ShardCounter, ShardWorker
@@ -43,19 +46,20 @@ class ShardExecutor:
         self,
         *,
         threads: int,
-        gpu: bool = False,
+        gpus: float = 0.0,
         cpus: float = 1.0,
         shard_seconds: float = 0.0,
         own_process: bool = False,
     ) -> None:
-        """`cpus`: those that this process holds: beside a GPU, threads on them decode and encode.
+        """`gpus`: how many this process holds, or its share of one. `cpus`: those that it holds: beside a GPU, threads
+        on them decode and encode.
 
         `own_process`: this process is an actor, which its pool kills and replaces if it is stuck. Otherwise work that
         exceeds `shard_seconds` is interrupted by `StuckError`.
         """
-        self._threads, self.gpu, self.cpus, self._has_torch = threads, gpu, cpus, False
+        self._threads, self.gpus, self.cpus, self._has_torch = threads, gpus, cpus, False
         self._shard_seconds, self._own_process = shard_seconds, own_process
-        if gpu:
+        if gpus:
             self._prepare_torch()  # raises if there is no GPU, so that the actor does not start
         # Tensors made from read-only arrays are never written to here.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -117,6 +121,8 @@ class ShardExecutor:
                 self._instance = None  # its worker may be missing or incomplete
                 if is_out_of_gpu_memory(error):
                     raise too_large(instance, error, what="image") from error
+                if self._own_process and is_gpu_failure(error):
+                    _end_process(error)
                 raise
 
     def _prepare_torch(self) -> None:
@@ -125,7 +131,7 @@ class ShardExecutor:
             return
         import torch
 
-        choose_device(gpu=self.gpu, cpus=self.cpus)
+        choose_device(gpus=self.gpus, cpus=self.cpus)
         # Equal bytes need an equal number of threads, because sums of floats are grouped by thread.
         torch.set_num_threads(self._threads)
         self._has_torch = True
@@ -133,7 +139,18 @@ class ShardExecutor:
     def _is_ready(self, instance: Instance) -> bool:
         ready = self._instance is not None and self._instance.path == instance.path
         self._instance = instance
+        if not ready and self._worker is not None:
+            self._worker = None  # its network leaves the GPU before the next one is loaded
+            free_gpu_memory()
         return ready
+
+
+def _end_process(error: BaseException) -> None:
+    """End this actor, so that its pool replaces it: after such an error CUDA refuses all further work of a process."""
+    note(ended=f"its GPU failed: {type(error).__name__}: {error}".splitlines()[0])
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 @contextmanager

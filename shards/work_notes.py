@@ -22,7 +22,10 @@ _apart = threading.local()
 
 
 def note(**work: str) -> None:
-    """Record what is being worked on under each name (`shard`, `sample`, `step`, `rank`); "" removes the name."""
+    """Record what is being worked on under each name (`shard`, `sample`, `step`, `rank`); "" removes the name.
+
+    `ended`: why a process ends itself.
+    """
     own: dict[str, str] | None = getattr(_apart, "notes", None)
     notes = _now if own is None else own
     for name, text in work.items():

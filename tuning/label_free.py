@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     taxonomy = recipe.instances[0].taxonomy
     for one in scores:
         if one.by_class:
-            values = ", ".join(f"{json.dumps(taxonomy.name_of(c))} = {value:.3f}" for c, value in one.by_class.items())
+            values = ", ".join(
+                f"{json.dumps(taxonomy.name_of(c))} = {value:.8g}" for c, value in one.by_class.items() if value > 0
+            )
             print(f"{one.method}, class: make_pseudo_labels.class_thresholds = {{ {values} }}")
     print("a class that wins no pixel has no threshold of its own; background_threshold holds for it")
     return 0

@@ -19,7 +19,7 @@ _RAY_FREED_MEMORY = "out of memory: killed by Ray, because its node was low on m
 
 def death_cause(error: BaseException, *, crash: CrashReport, kernel_killed: bool) -> str:
     """A short phrase. `kernel_killed`: the kernel of its machine has recently killed a process for lack of memory."""
-    if name := crash.signal_name():
+    if name := crash.signal_name() or crash.work.get("ended", ""):
         return name
     text = " ".join(str(one) for one in _chain(error))
     if any(isinstance(one, OutOfMemoryError) for one in _chain(error)) or re.search(

@@ -21,6 +21,7 @@ from cluster.failures.rank_failures import cause_of, died
 from cluster.ranks.ray_backend import forget_ranks, started_ranks
 from cluster.training.checkpoints import last_step
 from cluster.training.fit_files import RankError, write_restart
+from cluster.training.micro_batches import read_limit
 from shards.file_system_errors import FileSystemError
 from wsss.contract.failure import Failure, carried_failure
 
@@ -67,6 +68,7 @@ class RankWatch(UserCallback):
         self._number = len(restarts)
         self._failed = sum(one.cause != PREEMPTED for one in restarts)
         self._step_at_preemption: int | None = -1
+        self._limit = read_limit(path)
         self._host, self._kernel_kills = socket.gethostname(), kernel_kills()
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
@@ -74,7 +76,9 @@ class RankWatch(UserCallback):
         failure = self._cause(worker_exceptions)
         forget_ranks(self._folder)
         self._number += 1
-        if failure.cause != PREEMPTED or not self._progressed():
+        limit = read_limit(self._path)
+        smaller, self._limit = limit != self._limit, limit  # a GPU's memory needs smaller micro-batches: no failure
+        if not smaller and (failure.cause != PREEMPTED or not self._progressed()):
             self._failed += 1
         if failure.final or self._failed > self._retries:
             raise RankError(failure)

@@ -36,7 +36,7 @@ from shards.file_system_errors import writing
 from shards.files import remove_leftovers
 from shards.wording import counted
 from wsss.contract.failure import Failure, OnRestart, WorkFailedError
-from wsss.contract.fit import Fit
+from wsss.contract.fit import Fit, largest_micro_batch
 from wsss.contract.resources import Resources
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Outcome
@@ -119,6 +119,7 @@ def _train_once(
 ) -> None:
     """Train until the end or until the training is handed over; `restarts`: those before this call."""
     path, retries, resources = instance.path.absolute(), settings.rank_retries, settings.resources_of(instance)
+    halvings = largest_micro_batch(stage, world_size=stage.world_size).bit_length()
     watch = RankWatch(path, folder, instance=instance.name, retries=retries, restarts=restarts)
     trainer = _Trainer(
         _train_rank,
@@ -137,7 +138,8 @@ def _train_once(
             name=f"attempt-{uuid.uuid4().hex[:12]}",
             storage_path=str(folder),
             # Preemptions have no limit of Ray's: RankWatch ends a training that makes no progress between them.
-            failure_config=FailureConfig(max_failures=retries, max_preemption_failures=-1),
+            # Nor do starts with halved micro-batches count, of which there are at most `halvings`.
+            failure_config=FailureConfig(max_failures=retries + halvings, max_preemption_failures=-1),
             worker_runtime_env=thread_environment(settings.threads),
             logging_config=LoggingConfig(log_level="ERROR"),
             callbacks=[watch, StartWatch(folder, instance=instance.name, retries=retries, number=len(restarts))],

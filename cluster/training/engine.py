@@ -29,7 +29,7 @@ from cluster.training.fit_files import has_outcome, write_progress
 from cluster.training.hand_over import HandOver
 from cluster.training.loader_server import start_loader_server
 from cluster.training.micro_batches import agreed_size, smaller_micro_batches, with_note
-from cluster.training.optimizer import lr_multiplier, make_optimizer
+from cluster.training.optimizer import lr_multiplier, make_optimizer, num_gradients
 from cluster.training.rank_process import RankPlace, import_deepspeed, prepare_process
 from cluster.training.results import whole_network, write_results
 from cluster.training.sync_norm import SynchronisedBatchNorm, TorchSynchronisedBatchNorm, synchronise_norms
@@ -98,7 +98,7 @@ class _Trainer:
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: lr_multiplier(stage, step, epoch_ends=self.epoch_ends)
             ),
-            config=deepspeed_config(stage, world_size=place.world_size),
+            config=deepspeed_config(stage, world_size=place.world_size, num_gradients=num_gradients(task)),
             dist_init_required=False,
         )
         self.folder = instance.path / "checkpoints"
@@ -191,8 +191,7 @@ class _Trainer:
                 raise
             smaller = smaller_micro_batches(self.instance, error, size=self.micro_batch_size)
         free_gpu_memory()  # outside the handler, whose traceback holds the tensors of the attempt
-        if self.place.world_size == 1 and self.state.step:
-            self._save()  # the weights are still those before the step; several ranks could not save together
+        # Nothing is saved: the attempt may have changed running statistics, and several ranks could not save together.
         raise smaller
 
     def _step(self, micro_batches: list[MicroBatch], epoch: int) -> dict[str, float]:

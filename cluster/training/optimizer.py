@@ -47,3 +47,8 @@ def lr_multiplier(stage: Fit, step: int, *, epoch_ends: Sequence[int]) -> float:
         finished_epochs = sum(end <= step for end in epoch_ends)
         return warm * stage.step_factor ** (finished_epochs // stage.step_epochs)
     return warm * max(0.0, 1.0 - step / epoch_ends[-1]) ** stage.poly_power
+
+
+def num_gradients(network: torch.nn.Module) -> int:
+    """Elements of the gradients of all parameters that are trained."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

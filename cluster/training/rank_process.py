@@ -35,15 +35,17 @@ class RankPlace:
 
 def prepare_process(place: RankPlace) -> torch.device:
     os.environ["DS_ACCELERATOR"] = "cuda" if place.gpus else "cpu"
-    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    # DeepSpeed computes on the GPU of this number, whatever Ray or a shell has set.
+    os.environ["LOCAL_RANK"] = str(place.local_rank)
     torch.set_num_threads(place.threads)
     keep_freed_memory()
     deepspeed = import_deepspeed()
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
-    # Without a C++ compiler, DeepSpeed 0.19 fails to build this operator for gloo; it only improves speed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not place.gpus:
+        # Without a C++ compiler, DeepSpeed 0.19 fails to build this operator for gloo; it only improves speed.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if place.address is not None:
         host, _, port = place.address.rpartition(":")
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, RANK=str(place.rank), WORLD_SIZE=str(place.world_size))

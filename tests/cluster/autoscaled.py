@@ -110,7 +110,7 @@ def main(folder: Path, *, held: bool) -> None:
         def _make_actor(self, resources: Resources) -> Any:
             options = {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus, "max_restarts": 0}
             made = partial(ray.remote(ShardActor).options(**options, runtime_env=thread_environment(1)).remote)
-            return made(threads=1, gpu=False, shard_seconds=0.0, own_process=True)
+            return made(threads=1, gpus=0.0, shard_seconds=0.0, own_process=True)
 
     ray.init(address=ADDRESS, log_to_driver=False, logging_level="ERROR")
     runtime = Pretending(RuntimeSettings(num_actors=1, actor_gpus=1), address=ADDRESS)

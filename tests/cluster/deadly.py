@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from shards.images import encode_png
 from shards.layer import Layer
@@ -31,6 +32,8 @@ class DeadlyMap(Map):
     uses_torch: ClassVar[bool] = False
     deadly: tuple[str, ...] = ()
     """Samples at which the process ends, every time."""
+    broken: str = ""
+    """Sample at which CUDA fails, once."""
     refused: tuple[str, ...] = ()
     """Samples that cannot be used."""
 
@@ -44,6 +47,9 @@ class DeadlyMap(Map):
                 with (instance.path / "exits.txt").open("a") as file:
                     file.write(f"{keys}\n")
                 os._exit(7)
+            if self.broken in keys and not (instance.path / "broken.txt").exists():
+                (instance.path / "broken.txt").touch()
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             return [SeedRecord(key=key, label=image[..., 0]) for key, image in zip(keys, images, strict=True)]
 
         def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:

@@ -59,6 +59,15 @@ def test_record_that_ends_its_process_is_set_aside_and_all_else_has_the_same_byt
     assert not list(instance.path.glob(".*.tmp")) and not (instance.path / COPIES).exists()
 
 
+def test_an_actor_whose_gpu_fails_is_replaced(runtime: RayRuntime, tmp_path: Path) -> None:
+    instance = deadly(tmp_path, broken=f"{SHARDS[1]}-2")
+    lost: list[Failure] = []
+    runtime.map(instance, instance.stage, ignore, on_restart=lost.append)  # type: ignore[arg-type]
+    assert all(instance.layer.manifest_entry(shard).count == PER_SHARD for shard in SHARDS)
+    cause = "its GPU failed: AcceleratorError: CUDA error: an illegal memory access was encountered"
+    assert [failure.cause for failure in lost] == [cause]
+
+
 def test_slowest_shard_is_done_by_an_idle_actor_and_counts_once(
     runtime: RayRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,7 +233,7 @@ def make_maps(place: Place, trained: Instance, *, name: str, batch_images: int, 
     made = stage_instance(stage, place.folder / name, samples=samples, classifier=trained)
     made.path.mkdir(parents=True)
     with threads_beside(place):
-        executor = ShardExecutor(threads=1, gpu=bool(place.gpus), cpus=place.cpus)
+        executor = ShardExecutor(threads=1, gpus=place.gpus, cpus=place.cpus)
         executor.make_shard(made, SHARD)
     return made
 
@@ -243,7 +243,7 @@ def threads_beside(place: Place) -> Iterator[None]:
     """Threads that decode and write as beside a GPU, on the CPU too."""
     chosen = shard_work.choose_device
     if not place.gpus:
-        shard_work.choose_device = lambda *, gpu, cpus: devices.decode_beside(1)
+        shard_work.choose_device = lambda *, gpus, cpus: devices.decode_beside(1)
     try:
         yield
     finally:

@@ -11,19 +11,33 @@ _uses_gpu = False
 _decoding_threads = 0
 
 
-def choose_device(*, gpu: bool, cpus: float = 1.0) -> None:
+_CONTEXT_BYTES = 768 << 20
+"""What CUDA and its libraries hold on a GPU for a process, beside torch's tensors; 300 to 600 MB are usual."""
+
+
+def choose_device(*, gpus: float, cpus: float = 1.0) -> None:
     """Called once by the runtime: use the GPU assigned to this process, or the CPU even if a GPU is visible.
 
-    `cpus`: those that the process holds; beside a GPU all but one of them decode images, and at least one does.
+    `gpus`: how many the process holds; of a share below 1, its tensors take no more of the memory than this share, so
+    that one process cannot keep the others' memory for later. `cpus`: those that it holds; beside a GPU all but one
+    of them decode images, and at least one does.
     """
     global _uses_gpu
-    if gpu:
+    if gpus:
         import torch
 
         if not torch.cuda.is_available():
             raise ValueError("runtime.actor_gpus asks for a GPU, but torch finds none here; set it to 0 to use CPUs")
-    _uses_gpu = gpu
-    decode_beside(max(1, int(cpus) - 1) if gpu else 0)
+        if gpus < 1:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total_bytes=total))
+    _uses_gpu = bool(gpus)
+    decode_beside(max(1, int(cpus) - 1) if gpus else 0)
+
+
+def memory_share(gpus: float, *, total_bytes: int) -> float:
+    """The share of a GPU's memory for the tensors of a process that holds this share of the GPU."""
+    return max(gpus / 2, gpus - _CONTEXT_BYTES / total_bytes)
 
 
 def decode_beside(threads: int) -> None:

@@ -10,8 +10,15 @@ from dataclasses import fields
 from wsss.contract.failure import OutOfGpuMemoryError
 from wsss.contract.stage import Instance
 
-_WORDS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What CUDA's libraries say if there is no memory for their own workspaces."""
+_WORDS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDA error: out of memory",
+    "nable to find an engine to execute this computation",
+)
+"""What CUDA and its libraries say if there is no memory for their own handles and workspaces."""
 _OF_MAPS = ("max_side", "long_side", "scales")
 _OF_TRAININGS = ("crop_size", "precision", "activation_checkpointing", "zero_stage", "encoder")
 """Settings on which the memory for one image depends, the cheapest first."""
@@ -23,6 +30,13 @@ def is_out_of_gpu_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def is_gpu_failure(error: BaseException) -> bool:
+    """True for errors after which CUDA refuses all further work of this process: an illegal access, a broken GPU."""
+    torch = sys.modules.get("torch")
+    broken = torch is not None and isinstance(error, torch.AcceleratorError)
+    return broken and not is_out_of_gpu_memory(error)
 
 
 def free_gpu_memory() -> None:
@@ -47,4 +61,6 @@ def _settings(instance: Instance, names: Sequence[str]) -> list[str]:
     known = {field.name for field in fields(instance.stage)}
     least = {"long_side": 0, "precision": "bf16", "activation_checkpointing": True, "zero_stage": 3}
     values = {name: getattr(instance.stage, name) for name in names if name in known}
+    if getattr(instance.stage, "world_size", 1) == 1:
+        values.pop("zero_stage", None)  # it divides what several ranks hold
     return [f"{instance.name}.{name} = {value}" for name, value in values.items() if least.get(name) != value]

@@ -43,7 +43,8 @@ class RuntimeSettings:
     """CPUs that an actor holds; it computes with `threads` threads. An actor with a GPU decodes the next images in
     threads on all of them but one, and encodes in one more."""
     actor_gpus: Share = 0.0
-    """GPUs that an actor holds, in stages that can use one: building shards and measuring hold none."""
+    """GPUs that an actor holds, in stages that can use one: building shards and measuring hold none. With a share below
+    1, several actors compute on one GPU, and each takes no more of its memory than its share."""
     rank_cpus: PositiveShare = 1.0
     """CPUs that a training rank holds, together with its `loader_workers`."""
     rank_gpus: Annotated[int, Field(ge=0, le=1)] = 0

@@ -23,16 +23,14 @@ def to_tensor(
     """u8[H, W, 3] to f32[3, H, W]: (x / 255 - mean) / std per channel; mean and std are for the range [0, 1].
 
     `device`: where the result is, by default on the CPU. A GPU gets the bytes, a quarter of the floats', and does the
-    same arithmetic.
+    same divisions: by a tensor, since CUDA multiplies by the rounded reciprocal of a number.
     """
     if device is None or device.type == "cpu":
-        x_3HW = torch.from_numpy(_own(image_HW3.transpose(2, 0, 1))).float().div_(255)
+        x_3HW = torch.from_numpy(_own(image_HW3.transpose(2, 0, 1))).float()
     else:
-        x_3HW = on_device(torch.from_numpy(np.array(image_HW3)), device).permute(2, 0, 1).float().div_(255)
-    mean_311, std_311 = (
-        torch.tensor(values, dtype=torch.float32, device=x_3HW.device)[:, None, None] for values in (mean, std)
-    )
-    return x_3HW.sub_(mean_311).div_(std_311)
+        x_3HW = on_device(torch.from_numpy(np.array(image_HW3)), device).permute(2, 0, 1).float()
+    largest, mean_3, std_3 = (_constants(values, x_3HW.device) for values in ((255.0,), mean, std))
+    return x_3HW.div_(largest).sub_(mean_3[:, None, None]).div_(std_3[:, None, None])
 
 
 def normalised(image_BHW3: torch.Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
@@ -44,9 +42,17 @@ def normalised(image_BHW3: torch.Tensor, *, mean: tuple[float, ...], std: tuple[
             cv2.LUT(image, _table(mean, std), out)
     else:
         # Repeat mean and std for a row of pixels: contiguous operations, rather than strided ones over three channels.
-        mean_n, std_n = (torch.tensor(v, device=out_BHW3.device).repeat(image_BHW3.shape[2]) for v in (mean, std))
-        torch.div(image_BHW3, 255, out=out_BHW3).flatten(-2).sub_(mean_n).div_(std_n)
+        device, width = out_BHW3.device, image_BHW3.shape[2]
+        mean_n, std_n = (_constants(values, device).repeat(width) for values in (mean, std))
+        torch.div(image_BHW3, _constants((255.0,), device), out=out_BHW3).flatten(-2).sub_(mean_n).div_(std_n)
     return out_BHW3.permute(0, 3, 1, 2)
+
+
+@cache
+def _constants(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """f32[n] on a device, copied there once: a copy from memory that is not pinned waits for the GPU."""
+    with torch.inference_mode(False):  # so that the tensor can be used inside and outside of it
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 @cache

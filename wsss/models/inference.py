@@ -6,7 +6,8 @@ Shape letters: B batch, D channels, H W pixels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -40,7 +41,8 @@ def for_inference(
 
     `look(network, images f32[B,3,H,W])` runs the parts that will be used, by default the whole network; it is called
     with a picture of noise, to see which normalisation reads which convolution. Its outputs, a tensor or several, are
-    compared: if they differ, the network itself is returned, since it has another path between two such layers.
+    compared: if they differ, the network itself is returned, since it has another path between two such layers. On a
+    GPU they are compared in float32: TF32, which cuDNN uses for convolutions by default, rounds to 1e-3.
 
     Source: folding is Jacob et al., CVPR 2018, eq. 14.  Differs: as published, in float32.
     """
@@ -49,16 +51,26 @@ def for_inference(
     device = first.device
     probe = torch.randn(1, 3, *_PROBE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     run = look or (lambda whole, images: whole(images))
-    with torch.inference_mode():
+    with torch.inference_mode(), _without_tf32():
         expected = _tensors(run(network, probe))
     with torch.no_grad():
         made = copy.deepcopy(network)
         _fold(made, _pairs(made, lambda: run(made, probe)))
         if device.type == "cpu" and can_pack():
             _pack(made, lambda: run(made, torch.zeros(1, 3, *_USUAL_SIZE)), gradients=gradients)
-    with torch.inference_mode():
+    with torch.inference_mode(), _without_tf32():
         found = _tensors(run(made, probe))
     return made if all(map(_is_close, found, expected)) else network
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _tensors(outputs: Any) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Class activation maps from gradients: Grad-CAM, Grad-CAM++ and the element-wise form (HiResCAM).
 
 Every function takes a layer's activations A and the gradients G of the classes' logits with respect to them, and
-returns signed maps: the caller applies the ReLU, after summing views.
+returns signed maps: the caller applies the ReLU to the map of each view and sums the views, as irn does.
 
 Shape letters: B batch, D channels, K classes, h w pixels of the layer.
 """

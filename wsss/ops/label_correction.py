@@ -31,8 +31,9 @@ def corrected_labels(
     [C]; m `min_confidence`. Result i64 [B,H,W].
 
     Source: Liu et al., CVPR 2022 (ADELE), and its public code.  Differs: the code replaces a label by a corrected class
-    only (D_t), here a label of a corrected class is replaced as well (D_y); an image is a crop of it, and shares are of
-    its labelled pixels.
+    only (D_t), here a label of a corrected class is replaced as well (D_y); it uses the classes of the image's pseudo
+    label only and skips an image of which none is corrected, here t is any class that the image's labels allow; it also
+    labels ignored pixels; an image is a crop of it, and shares are of its labelled pixels.
     """
     labelled_BHW = label_BHW != ignore_index
     concerned_BHW = corrected_C[label_BHW.where(labelled_BHW, 0)] | corrected_C[taught_BHW]

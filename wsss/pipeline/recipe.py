@@ -139,15 +139,20 @@ def load_recipe(
 def _without_unread(recipe: RecipeSettings, instances: list[Instance]) -> list[Instance]:
     """The instances without those of `only_if_read` that no other one reads."""
     for name in recipe.only_if_read:
-        if name not in (names := [instance.name for instance in instances]):
+        if name not in (names := [*dict.fromkeys(map(_table_name, instances))]):
             raise RecipeError("recipe.only_if_read: " + unknown_name("instance", name, names))
     kept: list[Instance] = []
     read: set[str] = set()
     for instance in reversed(instances):
-        if instance.name not in recipe.only_if_read or instance.name in read:
+        if _table_name(instance) not in recipe.only_if_read or instance.name in read:
             kept.append(instance)
             read |= {upstream.name for upstream in instance.inputs.values()}
     return kept[::-1]
+
+
+def _table_name(instance: Instance) -> str:
+    """The name of its table: the same for the trainings of all folds."""
+    return base_name(instance.name, instance.stage)
 
 
 def _check_supervision(recipe: RecipeSettings, instances: list[Instance]) -> None:

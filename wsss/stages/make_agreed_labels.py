@@ -60,6 +60,16 @@ class MakeAgreedLabels(Map):
                     f"({', '.join(stage.splits)}); set {instance.name}.splits or {labels.name}.splits"
                 )
 
+    def prepare(self, instance: Instance) -> None:
+        """Raises: ValueError if labels were made for fewer shards."""
+        for slot in _label_slots(instance):
+            labels = instance.inputs[slot]
+            if absent := sorted(set(self.shards(instance)) - set(labels.layer.shards())):
+                raise ValueError(
+                    f"{instance.name}.inputs.{slot}: {labels.name} has no shard {absent[0]} ({len(absent)} such); "
+                    f"make it without max_shards, or set {instance.name}.max_shards to its value"
+                )
+
     def optional_fields(self, instance: Instance) -> frozenset[str]:
         return frozenset({"disputed", "agreement"} if self.image_agreement else {"disputed"})
 

@@ -31,7 +31,7 @@ from wsss.stages.classifier.cam_settings import (
 from wsss.stages.classifier.prototype_settings import PrototypeSettings
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.trained_sizes import Views, outside_notes
-from wsss.stages.settings.unknown_classes import left_out_for_unknown
+from wsss.stages.settings.unknown_classes import left_out_for_unknown, left_out_without_maps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +211,7 @@ class MakeCams(CamSettings, Map):
                 return Missing(key=sample.key, reason="the classifier is not trained on it", left_out=True)
             if self.unknown_classes == "left_out" and (missing := left_out_for_unknown(sample, learned)) is not None:
                 return missing
-            return _of_dropped_classes(sample, shard, learned)
+            return left_out_without_maps(sample, shard, learned)
 
         layers = {"samples": instance.inputs["samples"].layer}
 
@@ -255,10 +255,3 @@ class MakeCams(CamSettings, Map):
 
             directions = load_directions(instance.inputs["prototypes"], device=worker_device())
         return CamMaker(self, network, stage, learned=learned, seed=instance.seed, directions=directions)
-
-
-def _of_dropped_classes(sample: Sample, shard: str, learned: Collection[int]) -> Missing | None:
-    """`Missing` for a training image with only dropped classes, which would be learned as background; else None."""
-    if split_of(shard) != _TRAIN or not sample.classes or set(learned) & set(sample.classes):
-        return None
-    return Missing(key=sample.key, reason="no classifier learns any of its classes", left_out=True)

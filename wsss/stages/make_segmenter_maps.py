@@ -6,6 +6,7 @@ Shape letters: `C` classes with background, `K` classes present, `h w` the strid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -21,10 +22,11 @@ from wsss.contract.settings import ActiveIf, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
+from wsss.stages.classifier.mapped_classes import mapped_classes
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
 from wsss.stages.settings.trained_sizes import Views, outside_notes
-from wsss.stages.settings.unknown_classes import LabelReading, Unchecked, left_out_for_unknown
+from wsss.stages.settings.unknown_classes import LabelReading, Unchecked, left_out_for_unknown, left_out_without_maps
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
     """
 
     kind: ClassVar[str] = "make_segmenter_maps"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = CamRecord.kind
     aligned_with: ClassVar[str] = "cams"
     slots: ClassVar[dict[str, Slot]] = {
@@ -89,9 +91,11 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
         trained = instance.inputs["segmenter"]
         network = for_inference(load_trained(trained, device=worker_device()))
         layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "segmenter"}
+        every_class = frozenset(range(1, len(instance.taxonomy) + 1))
 
         def read(joined: Mapping[str, Record], shard: str) -> Sample:
-            return self.as_read(cast(Sample, joined["samples"]), split_of(shard))
+            sample = self.as_read(cast(Sample, joined["samples"]), split_of(shard))
+            return replace(sample, classes=tuple(c for c in sample.classes if c in mapped))
 
         def make(shard: str, joined: Mapping[str, Record]) -> CamRecord:
             with torch.inference_mode():
@@ -99,11 +103,16 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
                 return self._record(read(joined, shard), earlier, network, trained.stage)
 
         def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:
-            if "cams" in joined or self.unknown_classes != "left_out":
+            if "cams" in joined:
                 return None
-            return left_out_for_unknown(read(joined, shard), every_class)
+            if self.unknown_classes == "left_out":
+                missing = left_out_for_unknown(read(joined, shard), mapped)
+                if missing is not None:
+                    return missing
+            return left_out_without_maps(cast(Sample, joined["samples"]), shard, mapped)
 
-        every_class = range(1, len(instance.taxonomy) + 1)
+        # The segmenter has seen other classes as background, so that its maps of them would be noise.
+        mapped = mapped_classes(trained) if trained.stage.supervision() == "image" else every_class
         return lambda shard: work_per_record(layers, partial(make, shard), leave_out=leave_out)(shard)
 
     def _record(self, sample: Sample, earlier: CamRecord | None, network: Any, trained: Any) -> CamRecord:

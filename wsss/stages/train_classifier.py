@@ -33,6 +33,8 @@ _WEIGHTED = ActiveIf("class_weighting > 0", lambda stage: stage.class_weighting 
 HISTOGRAM = "class_histogram.png"
 _REVISION_OF_DRAWS = 4
 """Since this revision FickleNet's masks are drawn from a counter; other trainings are those of revision 3."""
+_REVISION_OF_PATCHES = 5
+"""Since this revision maps of a vision transformer's patches span the extended image; trainings are as before."""
 
 
 _Exponent = Annotated[float, Field(ge=0)]
@@ -85,7 +87,8 @@ class TrainClassifier(ClassifierTraining):
 
     def own_revision(self) -> int:
         draws_masks = self.head == "stochastic" and self.stochastic_units == "windows" and self.stochastic_drop_rate > 0
-        return max(self.revision, _REVISION_OF_DRAWS) if draws_masks else self.revision
+        since = _REVISION_OF_DRAWS if draws_masks else self.revision
+        return max(since, _REVISION_OF_PATCHES) if "vit" in self.encoder or "deit" in self.encoder else since
 
     def check(self, instance: Instance) -> None:
         super().check(instance)

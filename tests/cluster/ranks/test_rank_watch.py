@@ -61,6 +61,18 @@ def test_deaths_are_limited_also_across_a_hand_over(tmp_path: Path) -> None:
         watch.after_exception(None, KILLED)
 
 
+def test_starts_with_smaller_micro_batches_are_not_limited(tmp_path: Path) -> None:
+    """Halving 16 examples until one is left is four starts, more than the retries."""
+    watch = watch_of(tmp_path)
+    for examples in (8, 4, 2, 1):
+        (tmp_path / "micro_batch.json").write_text(json.dumps({"examples": examples}))
+        watch.after_exception(None, KILLED)
+    for _ in range(2):
+        watch.after_exception(None, KILLED)
+    with pytest.raises(RankError):
+        watch.after_exception(None, KILLED)
+
+
 def state(error: Any) -> SimpleNamespace:
     return SimpleNamespace(training_failed_error=error)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wsss.contract.batch_parts import BatchParts
-from wsss.contract.gpu_memory import is_out_of_gpu_memory
+from wsss.contract.gpu_memory import is_gpu_failure, is_out_of_gpu_memory
 from wsss.contract.shard_measures import begin_measures
 
 
@@ -92,5 +92,13 @@ def test_which_errors_mean_that_there_is_no_memory() -> None:
     assert is_out_of_gpu_memory(
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     )
-    assert not is_out_of_gpu_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    for words in (
+        "CUDA error: out of memory",
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ):
+        assert is_out_of_gpu_memory(torch.AcceleratorError(words)) and not is_gpu_failure(torch.AcceleratorError(words))
+    broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    assert not is_out_of_gpu_memory(broken) and is_gpu_failure(broken)
+    assert not is_gpu_failure(RuntimeError("torn"))
     assert not is_out_of_gpu_memory(MemoryError()), "the machine's memory, which no smaller batch of a GPU saves"

@@ -55,6 +55,15 @@ def test_what_only_such_an_instance_reads_is_left_out_too(tmp_path: Path) -> Non
     assert names(load(tmp_path, text=text)) == ["build_shards"]
 
 
+def test_the_trainings_of_all_folds_go_by_the_name_of_their_table(tmp_path: Path) -> None:
+    text = TEXT.replace(
+        '{ classifier = "train_classifier" }', '{ classifier = "train_classifier", second_classifier = "second" }'
+    )
+    folds = ("second.folds=2", "train_classifier.folds=2", "build_shards.shard_size=2")
+    assert "second_fold1" not in names(load(tmp_path, *folds))
+    assert {"second_fold1", "second_fold2"} < set(names(load(tmp_path, *folds, *WITH, text=text)))
+
+
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.only_if_read: .*secnd.*did you mean second"):
         load(tmp_path, text=TEXT.replace('["second"]', '["secnd"]'))

@@ -141,7 +141,7 @@ def test_threads_beside_the_network_change_no_byte_and_are_measured(
     recipe, maps = maps_of(tmp_path / "alone")
     run(recipe, first="make_cams", last="make_cams")
     assert "idle_share" not in record_of(maps).work
-    monkeypatch.setattr(shard_work, "choose_device", lambda *, gpu, cpus: device.decode_beside(2))
+    monkeypatch.setattr(shard_work, "choose_device", lambda *, gpus, cpus: device.decode_beside(2))
     try:
         recipe, beside = maps_of(tmp_path / "beside")
         run(recipe, first="make_cams", last="make_cams")

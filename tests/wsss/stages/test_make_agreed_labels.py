@@ -114,6 +114,18 @@ def test_inputs_that_cannot_differ_or_lack_a_split_are_refused(tmp_path: Path) -
         short.stage.check(short)
 
 
+def test_labels_of_fewer_shards_are_refused_before_the_first_one(tmp_path: Path) -> None:
+    labels: Shards = {SHARD: [label_map("a", 2), label_map("b", 2)]}
+    instance = prepared(tmp_path, first=labels | {"train-000001": []}, second=labels)
+    many = samples_of(tmp_path / "more", {SHARD: [], "train-000001": []})
+    stage = MakeAgreedLabels(splits=("train",))
+    instance = replace(instance, stage=stage, inputs={**instance.inputs, "samples": many})
+    with pytest.raises(
+        ValueError, match=r"inputs.second: second has no shard train-000001 \(1 such\); make it without"
+    ):
+        stage.prepare(instance)
+
+
 def test_the_agreement_of_an_image_is_recorded_on_request(tmp_path: Path) -> None:
     first: Shards = {SHARD: [label_map("a", 0, 0, 0, 4), label_map("b", 1)]}
     second: Shards = {SHARD: [label_map("a", 0, 0, 4), label_map("b", 1)]}

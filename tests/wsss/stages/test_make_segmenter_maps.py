@@ -14,8 +14,10 @@ from shards.images import encode_png
 from shards.records import CamRecord, Sample
 from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.contract.fit import load_trained, weights_path
+from wsss.contract.stage import Instance
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps, present_maps
+from wsss.stages.train_classifier import TrainClassifier
 from wsss.stages.train_segmenter import TrainSegmenter
 
 SHARD = "val-000000"
@@ -28,13 +30,16 @@ def cam_record(key: str, classes: tuple[int, ...]) -> CamRecord:
     return CamRecord(key=key, classes=np.array(classes, np.int16), maps=scores, size=SIZE)
 
 
-def made(path: Path, **settings: Any) -> tuple[dict[str, CamRecord], Any, MakeSegmenterMaps]:
+def made(
+    path: Path, behind: Instance | None = None, **settings: Any
+) -> tuple[dict[str, CamRecord], Any, MakeSegmenterMaps]:
     image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     present = {"a": (2, 5), "b": (), "c": (1,)}
     samples = [Sample(key=k, encoded=encode_png(image), size=SIZE, classes=c, position=0) for k, c in present.items()]
     shards = samples_of(path, {SHARD: samples})
     earlier = records_of(MakeCams(), path, shards, {SHARD: [cam_record(k, c) for k, c in present.items()]})
-    trained = instance_of(TrainSegmenter(encoder="test_efficientnet", pretrained="none"), path, samples=shards)
+    inputs = {"samples": shards} | ({"pseudo_labels": behind} if behind else {})
+    trained = instance_of(TrainSegmenter(encoder="test_efficientnet", pretrained="none"), path, **inputs)
     trained.path.mkdir()
     torch.manual_seed(3)
     assert isinstance(trained.stage, TrainSegmenter)
@@ -77,6 +82,21 @@ def test_mean_with_earlier_maps(tmp_path: Path, weight: float) -> None:
         wanted = weight * alone[key].maps.astype(float) + (1 - weight) * cam_record(key, classes).maps
         np.testing.assert_allclose(mixed[key].maps, per_class(wanted), atol=2e-3)
     assert mixed["a"].classes.tolist() == [2, 5]
+
+
+def test_classes_that_no_classifier_has_learned_have_no_maps(tmp_path: Path) -> None:
+    """The segmenter has seen them as background: its maps of them would be noise, divided by its own maximum."""
+    whole, _, _ = made(tmp_path / "whole", weight=1.0)
+    samples = samples_of(tmp_path, {})
+    dropped = 2
+    stage_of = TrainClassifier(dropped_classes=(samples.taxonomy.names[dropped - 1],))
+    classifier = instance_of(stage_of, tmp_path, samples=samples)
+    cams = instance_of(MakeCams(), tmp_path, samples=samples, classifier=classifier)
+    found, _, _ = made(tmp_path / "found", weight=1.0, behind=cams)
+    for key, record in whole.items():
+        kept = [c for c in record.classes.tolist() if c != dropped]
+        assert found[key].classes.tolist() == kept
+    assert dropped in {c for record in whole.values() for c in record.classes.tolist()}
 
 
 def test_maps_stay_in_range_where_no_possible_class_has_a_probability() -> None:

@@ -19,9 +19,11 @@ from tests.wsss.layers import instance_of, records_of, samples_of
 from wsss.contract.fit import Draw
 from wsss.contract.settings import hashed_values, resolved
 from wsss.contract.stage import Instance
+from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_seeds import MakeSeeds
 from wsss.stages.predict import Predict
+from wsss.stages.train_classifier import TrainClassifier
 from wsss.stages.train_segmenter import TrainSegmenter
 from wsss.tasks.dsrg import grid_logits
 
@@ -392,6 +394,20 @@ def test_an_unknown_class_is_not_absent_for_sec(tmp_path: Path) -> None:
     stage, instance = seeded(tmp_path, objective="sec")
     images: Any = stage.training_set(instance)
     assert images.labels(replace(picture("t", 0), unknown=(2, 5)))["absent"].tolist() == [False] * 4 + [True, False]
+
+
+def test_sec_refuses_labels_without_seeds(tmp_path: Path) -> None:
+    stage, instance = seeded(tmp_path, objective="sec", crop_size=65)
+    classifier = TrainClassifier(dropped_classes=(instance.taxonomy.names[2],))
+    of = instance.inputs["samples"]
+    cams = instance_of(MakeCams(), tmp_path, samples=of, classifier=instance_of(classifier, tmp_path, samples=of))
+    seeds = replace(instance.inputs["seeds"], inputs={"samples": of, "cams": cams})
+    dropped = replace(instance, inputs={**instance.inputs, "seeds": seeds})
+    with pytest.raises(
+        ValueError, match=rf"no classifier behind its seeds learns '{instance.taxonomy.names[2]}' \(1 such"
+    ):
+        stage.check(dropped)
+    TrainSegmenter(**SETTINGS, objective="dsrg").check(dropped)
 
 
 def test_settings_of_sec_enter_a_fingerprint_with_it_alone() -> None:

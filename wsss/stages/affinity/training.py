@@ -40,8 +40,10 @@ class AffinityTraining(EncoderSource):
     """`weak`: random scale, flip and crop; `strong`: also rotation, elastic deformation, noise, and changes of tone,
     sharpness and colour (NoPeopleAllowed's list)."""
 
-    colour_jitter: Annotated[float, Field(ge=0, le=1), active_unless("colour_jitter", 0.0)] = 0.0
-    """Strength of random colour changes; 0 makes none (IRNet; AffinityNet: 0.3)."""
+    colour_jitter: Annotated[
+        float, Field(ge=0, le=1), active_with("augmentation", "weak"), active_unless("colour_jitter", 0.0)
+    ] = 0.0
+    """weak: strength of random colour changes; 0 makes none (IRNet; AffinityNet: 0.3)."""
 
     @property
     def pools_scores(self) -> bool:

@@ -22,6 +22,7 @@ from wsss.ops.dropout_cam import dropout_cam
 from wsss.ops.grad_cam import METHODS, Method, pooled_map
 from wsss.ops.kept_draws import DrawKey
 from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.patch_maps import from_patches
 from wsss.ops.stochastic_cam import OnGrid, stochastic_cam
 from wsss.stages.classifier.cam_settings import PROTOTYPE_METHOD, CamSettings
 from wsss.stages.classifier.finished_maps import finished
@@ -66,6 +67,8 @@ class CamMaker:
         self._stage, self._network, self._trained = stage, network, trained
         self.learned, self._seed = frozenset(learned), seed
         self._device = network.cam_weights.device
+        # Patches tile an extended view; other features are taken to span the view itself.
+        self._patch = network.encoder.pyramid_strides[-1] if network.encoder.tiles_image else 0
         self._views_together = BatchParts(2, setting=VIEWS)
         self._look: Look = self._chosen_look(directions or {})
 
@@ -128,14 +131,22 @@ class CamMaker:
                 logits.add(logits_VC)
                 for index, maps_Khw in enumerate(maps_of_views):
                     if len(maps_Khw):
-                        upright = maps_Khw.flip(-1) if index >= num_images else maps_Khw
-                        upright = upright.sqrt() if self._stage.square_root else upright
-                        totals[index % num_images] += resize_bilinear(upright[None], size=grid)[0]
+                        summed = maps_Khw.sqrt() if self._stage.square_root else maps_Khw
+                        totals[index % num_images] += self._on_grid(summed, views, grid, mirrored=index >= num_images)
         normalise = normalise_per_class if self._stage.normalisation == "per_class" else normalise_globally
         return [
             Maps(present, normalise(maps) if present else maps, None, logits.probabilities(index, present))
             for index, (present, maps) in enumerate(zip(classes, totals, strict=True))
         ]
+
+    def _on_grid(
+        self, maps_hw: torch.Tensor, views_V3HW: torch.Tensor, grid: tuple[int, int], *, mirrored: bool
+    ) -> torch.Tensor:
+        """Maps of a view on the grid of the image; `mirrored`: of the mirror image."""
+        if self._patch:
+            view = (views_V3HW.shape[-2], views_V3HW.shape[-1])
+            return from_patches(maps_hw, patch=self._patch, view=view, size=grid, mirrored=mirrored)
+        return resize_bilinear(maps_hw.flip(-1) if mirrored else maps_hw, size=grid)
 
     def _looked_at(
         self, views_V3HW: torch.Tensor, classes: Sequence[Sequence[int]]
@@ -205,9 +216,7 @@ class CamMaker:
                 if not classes[number]:
                     continue
 
-                def on_grid(maps_SKhw: torch.Tensor, mirrored: bool = mirrored) -> torch.Tensor:
-                    return resize_bilinear(maps_SKhw.flip(-1) if mirrored else maps_SKhw, size=grid)
-
+                on_grid = partial(self._on_grid, views_V3HW=views, grid=grid, mirrored=mirrored)
                 drawn = range(first[mirrored], first[mirrored] + num_samples[mirrored])
                 mean, peak = self._draw_maps(features_Dhw, classes[number], keys[number], drawn, on_grid)
                 means[number] += mean * self._weight(len(drawn))

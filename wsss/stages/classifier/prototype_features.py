@@ -18,6 +18,7 @@ from shards.records import CamRecord, Sample
 from wsss.contract.counts import Counts
 from wsss.data.images import resize_image, to_tensor
 from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.patch_maps import to_patches
 from wsss.stages.classifier.prototype_settings import PrototypeSettings
 from wsss.stages.classifier.training import ClassifierTraining
 from wsss.stages.settings.views import classifier_views
@@ -89,10 +90,14 @@ class FeatureReader:
         (size,) = classifier_views(sample.size, scales=(1.0,), long_side=stage.long_side, max_side=stage.max_side)
         features_Dhw = self._network.features(resize_image(x_3HW[None], size=size))[0].cpu()
         grid = (features_Dhw.shape[1], features_Dhw.shape[2])
-        maps_Khw = torch.from_numpy(cams.maps).float()
-        if len(maps_Khw):
+        maps_Khw, inside_hw = torch.from_numpy(cams.maps).float(), torch.ones(grid, dtype=torch.bool)
+        encoder = self._network.encoder
+        if len(maps_Khw) and encoder.tiles_image:
+            maps_Khw, inside_hw = to_patches(maps_Khw, patch=encoder.pyramid_strides[-1], view=size, size=grid)
+        elif len(maps_Khw):
             maps_Khw = resize_bilinear(maps_Khw, size=grid)
-        return features_Dhw, maps_Khw > stage.foreground_threshold, maps_Khw < stage.foreground_threshold
+        threshold = stage.foreground_threshold
+        return features_Dhw, (maps_Khw > threshold) & inside_hw, (maps_Khw < threshold) & inside_hw
 
     def _drawn(self, places: torch.Tensor, key: str) -> torch.Tensor:
         """Up to `positions_per_image` of the places, ascending, drawn by the key without replacement."""

@@ -46,8 +46,8 @@ class SharedSettings:
     """voc, lid, coco, folder, imagenet_s: value for mask pixels of other classes: 0 (background) or 255 (ignored, also
     in data sets of more than 254 classes, whose masks store it as 65,535)."""
     boxes: Annotated[Boxes, active_unless("boxes", "none")] = "none"
-    """All except toy and shards: boxes to store: `none`, `annotations` (not for folder and imagenet_s), or `masks`: bounding
-    boxes of the components of the masks that are read (not for ilsvrc_det)."""
+    """All except toy and shards: boxes to store: `none`, `annotations` (not for folder and imagenet_s), or `masks`:
+    bounding boxes of the components of the masks that are read (not for ilsvrc_det)."""
 
     def root_folder(self, *folders: str) -> Path:
         """The root. Raises ValueError if it is not set, or if it contains none of `folders` ("" is the root itself)."""

@@ -67,6 +67,9 @@ class MeanTeacherSettings(CrossEntropySettings):
 class MeanTeacher(CrossEntropy):
     """An EMA teacher with weak-to-strong consistency, which may correct labels.
 
+    A class for which an image was not checked counts as unknown, whatever `unchecked` says for the maps: the teacher
+    may see it.
+
     Source: Yang et al., CVPR 2023 (UniMatch), on FixMatch; correction: Liu et al., CVPR 2022 (ADELE).
     `wsss.tasks.mean_teacher` and `wsss.tasks.early_learning` say what differs.
     """
@@ -96,6 +99,11 @@ class MeanTeacher(CrossEntropy):
             raise ValueError(
                 f"{name}.consistency_weight = 0 and correct_labels = false: nothing is learned from the teacher; set "
                 "one of them, or objective = 'cross_entropy'"
+            )
+        if given.correct_labels and given.confidence_power:
+            raise ValueError(
+                f"{name}.correct_labels = true with confidence_power = {given.confidence_power}: a corrected pixel "
+                "would keep the weight of the label that it replaces; set one of them to its default, false or 0"
             )
         if given.correct_labels and given.num_epochs < _FIRST_CORRECTED:
             raise ValueError(

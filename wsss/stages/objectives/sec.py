@@ -8,6 +8,7 @@ from pydantic import Field
 
 from wsss.contract.settings import active_with, settings
 from wsss.contract.stage import Instance
+from wsss.stages.classifier.mapped_classes import mapped_classes
 from wsss.stages.objectives.dsrg import Dsrg, DsrgSettings
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class SecSettings(DsrgSettings):
 class Sec(Dsrg):
     """Seed, expand and constrain. With masks of some images, their loss is added as in semi-supervised FickleNet.
 
+    A class for which an image was not checked counts as unknown, whatever `unchecked` says for the maps: it is neither
+    expanded nor pushed down.
+
     Source: Kolesnikov and Lampert, ECCV 2016.
     """
 
@@ -39,6 +43,18 @@ class Sec(Dsrg):
     def __init__(self, training: SecSettings) -> None:
         super().__init__(training)
         self.settings: SecSettings = training
+
+    def check(self, instance: Instance) -> None:
+        """Raises: ValueError as `Dsrg`, and if images have labels of which there can be no seeds."""
+        super().check(instance)
+        names = instance.taxonomy.names
+        without = [name for c, name in enumerate(names, start=1) if c not in mapped_classes(instance)]
+        if without:
+            raise ValueError(
+                f"{instance.name}.objective = 'sec' expands every class that an image is labelled with, but no "
+                f"classifier behind its seeds learns {without[0]!r} ({len(without)} such); learn it (dropped_classes, "
+                "only_classes), or set objective = 'dsrg'"
+            )
 
     def weak_task(self, instance: Instance) -> SecTask:
         from wsss.tasks.sec import SecTask

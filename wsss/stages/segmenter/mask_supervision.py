@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -71,20 +72,22 @@ class MaskSupervision(SegmenterTraining):
         Raises: ValueError if no image has a mask, if a listed image has none, or if the share is less than one image.
         """
         samples = instance.inputs["samples"]
-        masked = masked_keys(samples.layer, max_shards=self.max_shards)
+        # Trainings without a fold choose among the same images, and each uses those that it sees.
+        whole = replace(samples.layer, without=None)
+        masked, seen = (masked_keys(layer, max_shards=self.max_shards) for layer in (whole, samples.layer))
         if not masked:
             raise ValueError(
                 f"{instance.name}.full_share = {self.full_share}: no training image of {samples.name} has a mask; "
                 "see its masked_splits, or set full_share = 0"
             )
-        among = self._listed(instance, masked) if self.full_list else masked
+        among = self._listed(instance, whole, masked) if self.full_list else masked
         number = round(self.full_share * len(among))
         if not number:
             raise ValueError(
                 f"{instance.name}.full_share = {self.full_share} of {len(among)} images with masks is less than one; "
                 f"set at least {1 / len(among):.2g}"
             )
-        return frozenset(sorted(among, key=lambda key: _rank(key, samples.seed))[:number])
+        return seen.intersection(sorted(among, key=lambda key: _rank(key, samples.seed))[:number])
 
     def _names_others(self, instance: Instance, absent: Sequence[str]) -> ValueError:
         return ValueError(
@@ -92,13 +95,15 @@ class MaskSupervision(SegmenterTraining):
             f"training image with a mask in {instance.inputs['samples'].name}; remove it from the file"
         )
 
-    def _listed(self, instance: Instance, masked: frozenset[str]) -> list[str]:
-        listed = _lines(self.full_list)
-        if absent := [key for key in listed if key not in masked]:
+    def _listed(self, instance: Instance, samples: Layer, masked: frozenset[str]) -> list[str]:
+        """The listed images of the shards that are used."""
+        listed, anywhere = _lines(self.full_list), masked_keys(samples)
+        if absent := [key for key in listed if key not in anywhere]:
             raise self._names_others(instance, absent)
-        if not listed:
-            raise ValueError(f"{instance.name}.full_list: {self.full_list} names no image")
-        return listed
+        used = [key for key in listed if key in masked]
+        if not used:
+            raise ValueError(f"{instance.name}.full_list: {self.full_list} names no image that is used")
+        return used
 
 
 @settings

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
+from shards.layer import split_of
 from shards.records import Missing, Sample
 from wsss.contract.settings import settings
 
@@ -43,3 +44,10 @@ def left_out_for_unknown(sample: Sample, learned: Collection[int]) -> Missing | 
         return None
     reason = "1 class is unknown" if number == 1 else f"{number} classes are unknown"
     return Missing(key=sample.key, reason=reason, left_out=True)
+
+
+def left_out_without_maps(sample: Sample, shard: str, learned: Collection[int]) -> Missing | None:
+    """`Missing` for a training image with only dropped classes, which would be learned as background; else None."""
+    if split_of(shard) != _TRAIN or not sample.classes or set(learned) & set(sample.classes):
+        return None
+    return Missing(key=sample.key, reason="no classifier learns any of its classes", left_out=True)

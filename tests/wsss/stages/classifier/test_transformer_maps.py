@@ -15,7 +15,7 @@ from wsss.contract.fit import load_trained
 from wsss.contract.stage import Instance
 from wsss.data.images import to_tensor
 from wsss.ops.cam import normalise_per_class
-from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.patch_maps import from_patches
 from wsss.stages.make_cams import MakeCams
 from wsss.stages.train_classifier import TrainClassifier
 
@@ -35,7 +35,8 @@ def test_cam_is_the_weights_times_the_patch_tokens(trained: Instance) -> None:
     with torch.no_grad():
         tokens = network.encoder.network.forward_features(image[None])[0, 1:]
         scores = torch.stack([tokens @ network.cam_weights[c - 1] for c in (4, 1)])
-    maps = resize_bilinear(scores.relu().reshape(2, 5, 4), size=(18, 13))  # 70 x 50 pixels: 5 x 4 patches
+    maps = scores.relu().reshape(2, 5, 4)  # 70 x 50 pixels, extended to 80 x 64: 5 x 4 patches
+    maps = from_patches(maps, patch=16, view=(70, 50), size=(18, 13))
     record = make(trained, **ONE_VIEW)["a"]
     np.testing.assert_allclose(record.maps, normalise_per_class(maps), atol=5e-3)
     assert record.classes.tolist() == [4, 1] and record.maps.max() > 0.9

@@ -90,6 +90,13 @@ def test_with_given_labels_subsets_and_the_crf(refine: Any) -> None:
     np.testing.assert_array_equal(made.mask, made.ablation["all"])
 
 
+def test_the_crf_starts_from_the_weighted_probabilities() -> None:
+    settings = {"refine": "crf", "crf_iterations": 1}
+    made = weighted(Predict(prior_weight=1.5, **settings))  # type: ignore[arg-type]
+    plain = predicted(Predict(**settings))  # type: ignore[arg-type]
+    assert (made.mask == 0).sum() > (plain.mask == 0).sum(), "the background keeps its probability, the others lose"
+
+
 def test_mask_and_probabilities_agree() -> None:
     stage = Predict(prior_weight=1.0)
     made = Predictor(stage, Network(), TRAINED, prior=prior_of(stage, Looks()))

@@ -14,6 +14,7 @@ from cluster.local import LocalRuntime
 from shards.records import Box, CamRecord, PseudoLabel, Sample, grid_size
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.contract.fit import Draw
+from wsss.contract.folds import view_of_fold
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
@@ -102,6 +103,29 @@ def test_a_list_in_place_of_all(tmp_path: Path) -> None:
     before = hashed_values(whole.stage)
     path.write_text("t3\nt7\n")
     assert hashed_values(whole.stage) != before
+
+
+@pytest.mark.parametrize(("share", "number"), [(1.0, 2), (0.5, 1)])
+def test_the_trainings_of_all_folds_choose_among_the_same_images(tmp_path: Path, share: float, number: int) -> None:
+    """Fold 1 is the first shard, of t0 to t5, which the first training does not see."""
+    path = tmp_path / "keys.txt"
+    path.write_text("t3\nt7\nt5\nt9\n")
+    given: dict[str, Any] = {"full_share": share, "full_list": str(path), "full_per_batch": 1}
+    whole = keys(segmenter(tmp_path / "whole", **given))
+    of = data(tmp_path / "folds")
+    found = []
+    for fold in (1, 2):
+        stage = TrainSegmenter(**SETTINGS, **given, folds=2, fold=fold)
+        found.append(keys(segmenter(tmp_path / str(fold), tuple(view_of_fold(one, stage) for one in of), **given)))
+    assert found[0] | found[1] == whole and not found[0] & found[1]
+    assert found[0] <= {"t7", "t9"} and found[1] <= {"t3", "t5"} and len(whole) == 2 * number
+
+
+def test_a_listed_image_of_a_shard_that_is_not_used_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_text("t3\nt7\n")
+    given: dict[str, Any] = {"full_share": 1.0, "full_list": str(path), "full_per_batch": 1, "max_shards": 1}
+    assert keys(segmenter(tmp_path, **given)) == {"t3"}
 
 
 def test_a_plan_counts_the_keys_of_a_list(tmp_path: Path) -> None:
