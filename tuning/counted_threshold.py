@@ -9,6 +9,7 @@ them. With a CRF, each threshold would run the CRF on all images, so the metric 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from shards.records import CamRecord, ScoreRecord
 from tuning.dimensions import Choices, Range
@@ -52,6 +53,15 @@ def labels_of(metric: Instance, recipe: Recipe, searched: Iterable[str]) -> str:
     return labels.name
 
 
+_COUNTED: tuple[tuple[str, Any, str], ...] = (
+    ("refine", "none", "each threshold would run the CRF on all images"),
+    ("background", "threshold", "it has no threshold"),
+    ("image_threshold", "given", "every image has a threshold of its own"),
+    ("class_thresholds", {}, "these classes have thresholds of their own"),
+)
+"""Settings of labels that counts equal, and what is different with other values."""
+
+
 def _check_labels(labels: Instance, metric: Instance) -> None:
     assert isinstance(labels.stage, MakePseudoLabels)
     if isinstance(metric.stage, Evaluate) and metric.stage.rule != "threshold":
@@ -59,9 +69,8 @@ def _check_labels(labels: Instance, metric: Instance) -> None:
             f"{metric.name}.rule = {metric.stage.rule!r} counts by theta, but {labels.name}.{THRESHOLD} is a threshold "
             f"of scores; remove {metric.name}.rule to search it"
         )
-    for setting, wanted in (("refine", "none"), ("background", "threshold")):
+    for setting, wanted, why in _COUNTED:
         if (value := getattr(labels.stage, setting)) != wanted:
-            why = "each threshold would run the CRF on all images" if setting == "refine" else "it has no threshold"
             raise RecipeError(
                 f"{labels.name}.{setting} = {value!r}: {why}, but sweep.metric = {metric.name!r} only counts scores; "
                 f"set {labels.name}.{setting} = {wanted!r} under [fixed], or measure the labels instead"

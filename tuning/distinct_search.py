@@ -53,7 +53,7 @@ class DistinctSearch(OptunaSearch):
         super().__init__(
             distributions(space), metric=metric, mode=modes[0] if len(modes) == 1 else modes, sampler=sampler
         )
-        self._space_of_values = space
+        self._space_of_values, self._objectives = space, tuple(objectives)
         self._earlier = [dict(one) for one in earlier]
         self._tried: dict[str, str] = {}
         self._draw_of: dict[str, str] = {}
@@ -92,8 +92,9 @@ class DistinctSearch(OptunaSearch):
         return json.dumps(self._space_of_values.values(suggestion or {}), sort_keys=True)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Called by Tune."""
-        super().on_trial_result(self._draw_of[trial_id], result)
+        """Called by Tune, also with the validations of a running training, which say nothing of the objectives."""
+        if all(name in result for name in self._objectives):
+            super().on_trial_result(self._draw_of[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune."""

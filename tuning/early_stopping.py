@@ -12,7 +12,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tuning.dimensions import Cases
 from wsss.contract.fit import Fit
+from wsss.contract.folds import base_name
 
 if TYPE_CHECKING:
     # A sweep file is read without Ray.
@@ -50,10 +52,13 @@ def scheduler_of(sweep: Sweep) -> ASHAScheduler | None:
 
 
 def _searched_epochs(sweep: Sweep) -> Iterator[Any]:
-    name = f"{sweep.settings.stop_by}.num_epochs"
+    stop_by = sweep.settings.stop_by
+    name = f"{base_name(stop_by, sweep.base.instance(stop_by).stage)}.num_epochs"
     for key, one in sweep.space.dimensions.items():
-        if key == name:
-            yield from one.ends  # type: ignore[union-attr]
+        if isinstance(one, Cases):
+            yield from (case[name] for case in one.cases.values() if name in case)
+        elif key == name:
+            yield from one.ends
 
 
 def report_validations(folder: Path, *, reported: int) -> int:

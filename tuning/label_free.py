@@ -34,6 +34,10 @@ def measure(instance: Instance, split: str) -> list[ThresholdScore]:
 
     if not isinstance(instance.stage, Evaluate) or instance.inputs["records"].layer.kind not in SCORED:
         raise RecipeError(f"{instance.name} is not an evaluate of score maps; name one that reads make_scores")
+    if instance.stage.rule != "threshold":
+        raise RecipeError(
+            f"{instance.name}.rule = {instance.stage.rule!r} counts by theta, not by a threshold of scores"
+        )
     if split not in instance.stage.splits:
         raise RecipeError(f"--split {split}: {instance.name}.splits measures {', '.join(instance.stage.splits)}")
     for needed in instance.inputs.values():

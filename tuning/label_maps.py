@@ -167,10 +167,13 @@ def maps_of(result: Result, *, runs: Path) -> LabelMaps:
 
 
 def split_of_result(result: Result) -> str:
-    """The split that the leaderboard shows: the last one of an evaluation."""
+    """The split that the leaderboard shows: the last one of an evaluation that had masks."""
     assert result.lineage is not None
     settings = result.lineage.settings
-    return str(settings["split"] if "split" in settings else settings["splits"][-1])
+    if "split" in settings:
+        return str(settings["split"])
+    metrics = {} if result.record is None else result.record.metrics
+    return str(next((s for s in reversed(settings["splits"]) if metrics.get(f"{s}.images")), settings["splits"][-1]))
 
 
 def truth_of(result: Result, *, runs: Path) -> Truth | None:

@@ -160,7 +160,9 @@ def _parsed(text: str) -> Any:
 def _row(run: StoredRun, pipeline: StoredRun, changed: Mapping[str, Any]) -> Row:
     tags = run.tags
     instance = tags[INSTANCE]
-    split = json.loads(run.params.get(SPLITS) or run.params.get(f"{instance}.{SPLITS}", '[""]'))[-1]
+    splits = json.loads(run.params.get(SPLITS) or run.params.get(f"{instance}.{SPLITS}", '[""]'))
+    # The run's metrics without a split's name are those of the last split that had masks.
+    split = next((one for one in reversed(splits) if run.metrics.get(f"{one}{NUM_IMAGES}")), splits[-1])
     num_images = run.metrics.get(f"{split}{NUM_IMAGES}")
     return Row(
         run_id=run.run_id,

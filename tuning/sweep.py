@@ -30,13 +30,14 @@ from tuning.sweep_outcome import BEST_RECIPE, further_files, result_of
 from tuning.sweep_records import Recorder, outcome_of, record
 from tuning.sweep_result import Trial
 from tuning.sweep_trial import COMBINATION, DRIVER_MEMORY, open_runtime, trainable
-from tuning.sweep_watch import Watch, trial_of
+from tuning.sweep_watch import Watch
 from tuning.trial_journal import TrialJournal
 from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import RecipeError
 from wsss.pipeline.run import RunSummary, make_runs_folder, run_recipe
 from wsss.report.printing import print_table
+from wsss.stages.evaluate import Evaluate
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -116,7 +117,10 @@ def _run_unchanged(sweep: Sweep, *, place: str, tracker: MlflowTracker, console:
 def _check_metric(sweep: Sweep) -> None:
     """Raise `RecipeError` before any trial if the metric cannot measure anything on the data."""
     metric = sweep.base.instance(sweep.settings.metric)
-    if metric.samples.is_done() and (reason := metric.stage.skip_reason(metric)):
+    if not metric.samples.is_done():
+        return
+    assert isinstance(metric.stage, Evaluate)
+    if reason := metric.stage.skip_reason(metric) or metric.stage.one_half(metric):
         raise RecipeError(f"sweep.metric = {metric.name!r}: {reason}; add masks to the data set, or use another split")
 
 
@@ -154,11 +158,8 @@ def _run_trials(sweep: Sweep, *, place: str, tracker: MlflowTracker, console: Co
         ),
     )
     with recorder:
-        results = tuner.fit()
-    return [
-        watch.trials.get(number) or trial_of(sweep, number, one.config or {}, one.metrics)
-        for number, one in enumerate(results, start=1)
-    ]
+        tuner.fit()
+    return watch.results()
 
 
 def _suggestions(sweep: Sweep, journal: TrialJournal) -> tuple[dict[str, Any] | None, tune.TuneConfig]:

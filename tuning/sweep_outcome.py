@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shards.label_type import BYTE, label_type
 from tuning.best_recipe import best_recipe
 from tuning.importance import importance
 from tuning.label_free import measure
@@ -66,7 +67,9 @@ def _without_boundaries(metric: Instance) -> Instance:
 
 
 def _label_free(sweep: Sweep, best: Trial) -> list[ThresholdScore]:
-    return measure(_metric_of(sweep, best), sweep.settings.split)
+    """Empty for more classes than thresholds without masks are measured for."""
+    metric = _metric_of(sweep, best)
+    return measure(metric, sweep.settings.split) if label_type(len(metric.taxonomy)) == BYTE else []
 
 
 def further_files(sweep: Sweep, result: SweepResult) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from shards.records import RunRecord
 from tuning.counted_threshold import THRESHOLD
 from tuning.search_space import Sweep
 from tuning.sweep_result import SweepResult, Trial
-from tuning.sweep_trial import SCORE, WORST
+from tuning.sweep_trial import SCORE, STATES, WORST
 from wsss.contract.runtime import PipelineRecord, SweepOutcome
 from wsss.pipeline.recipe import Recipe
 
@@ -91,7 +91,7 @@ def _own_records(sweep: Sweep, recipe: Recipe, known: set[str]) -> list[RunRecor
 def outcome_of(sweep: Sweep, result: SweepResult, files: Mapping[str, str]) -> SweepOutcome:
     """What the run of the sweep itself holds: the best trial's settings, the scores, and the files."""
     choice, states = result.choice, [trial.state for trial in result.trials]
-    metrics = {f"trials.{state}": float(states.count(state)) for state in dict.fromkeys(states)}
+    metrics = {f"trials.{state}": float(states.count(state)) for state in STATES}
     metrics |= {"trials": float(len(states)), "stages.executed": float(result.executed)}
     metrics |= {f"importance.{name}": share for name, share in result.importance.items()}
     if choice is not None:

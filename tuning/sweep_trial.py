@@ -49,13 +49,16 @@ DRIVER_MEMORY = 64 * 2**20
 """Bytes reserved for a waiting trial: Tune requires some resource, and it must not be one that the work needs."""
 
 
+STATES = ("done", "pruned", "failed", "stopped")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
     """How a trial ended."""
 
     state: str
-    """`done`, `pruned` if its settings do not fit together, `failed` if a stage failed, `stopped` if it was worse than
-    others after some epochs of a training."""
+    """Of `STATES`: `done`, `pruned` if its settings do not fit together, `failed` if a stage failed, `stopped` if it
+    was worse than others after some epochs of a training."""
     reason: str = ""
     executed: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
@@ -115,7 +118,8 @@ def trial(
 
 
 def _watched_training(sweep: Sweep, suggestion: Mapping[str, Any]) -> Path | None:
-    """The folder of the training by which trials are stopped; None if there is none."""
+    """The folder of the training by which trials are stopped; None if there is none, or if the trial has its result
+    already: beside other trials than before it might be stopped now."""
     from wsss.pipeline.recipe import RecipeError
 
     if not sweep.settings.stop_by:
@@ -124,6 +128,8 @@ def _watched_training(sweep: Sweep, suggestion: Mapping[str, Any]) -> Path | Non
         recipe = sweep.trial_recipe(sweep.trial_overrides(sweep.space.values(suggestion)))
     except RecipeError:
         return None  # it will be pruned
+    if recipe.instance(sweep.settings.metric).is_done():
+        return None
     return recipe.instance(sweep.settings.stop_by).path
 
 

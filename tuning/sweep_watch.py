@@ -28,6 +28,10 @@ class Watch(tune.Callback):
         self._ended = 0
         self.trials: dict[int, Trial] = {}
         """Number of a trial that ended -> its result."""
+        self._numbers: dict[str, int] = {}
+        """Tune's id of a trial -> its number, from 1 in the order of their starts. Tune moves a trial to the end of its
+        list when its process died and it begins again."""
+        self._configs: dict[int, Mapping[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tune pickles its callbacks with its state. A console has locks, which cannot be pickled, and what is loaded
@@ -36,11 +40,23 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune."""
-        self._journal.begun(trials.index(trial) + 1, suggestion_of(trial.config))
+        number = self._number(trial)
+        self._configs[number] = trial.config
+        self._journal.begun(number, suggestion_of(trial.config))
+
+    def _number(self, trial: Any) -> int:
+        return self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
+
+    def results(self) -> list[Trial]:
+        """All trials that began, in order; those that did not end have failed."""
+        return [
+            self.trials.get(number) or trial_of(self._sweep, number, config, None)
+            for number, config in sorted(self._configs.items())
+        ]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune."""
-        ended = trial_of(self._sweep, trials.index(trial) + 1, trial.config, trial.last_result)
+        ended = trial_of(self._sweep, self._number(trial), trial.config, trial.last_result)
         self._ended += 1
         self.trials[ended.number] = ended
         if ended.state == "stopped":
@@ -52,7 +68,7 @@ class Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune."""
         self._ended += 1
-        self._console.print(f"trial {trials.index(trial) + 1}: failed, its process ended", highlight=False)
+        self._console.print(f"trial {self._number(trial)}: failed, its process ended", highlight=False)
 
     def _say(self, trial: Trial) -> None:
         total = self._sweep.num_trials

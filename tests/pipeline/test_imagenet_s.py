@@ -19,6 +19,8 @@ from tests.shards.sources.imagenet_s_folder import SHOWN, make_imagenet_s
 from wsss.__main__ import main
 from wsss.ops.confusion import Scores, confusion_matrix
 from wsss.pipeline.recipe import Recipe, load_recipe
+from wsss.pipeline.run import RunSummary
+from wsss.report.tracked_submissions import submission_records
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +91,9 @@ def test_the_submission_is_what_the_evaluator_reads(finished: Recipe, capsys: py
     record = finished.instance("submit").run_record()
     assert record is not None
     path = Path(record.artifacts["results.zip"])
+    known = {one.name: made for one in finished.instances if (made := one.run_record()) is not None}
+    (recorded,) = submission_records(finished, RunSummary(records=known), known)
+    assert recorded.verdict == "in order"
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         assert sorted(names) == sorted([*(f"{key}.png" for key in predicted), "method.txt"])

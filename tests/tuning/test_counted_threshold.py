@@ -25,6 +25,13 @@ def test_a_background_threshold_is_not_searched_on_counts_by_theta(tmp_path: Pat
     metric = instance_of(Evaluate(), tmp_path, samples=samples, records=cams)
     recipe = replace(load_recipe(TOY), instances=(samples, cams, labels, metric))
     assert labels_of(metric, recipe, [THRESHOLD]) == "make_pseudo_labels"
+    for setting, why in (
+        ({"image_threshold": "otsu"}, "image_threshold = 'otsu': every image has a threshold of its own"),
+        ({"class_thresholds": {samples.taxonomy.names[0]: 0.25}}, "class_thresholds = .*thresholds of their own"),
+    ):
+        own = replace(labels, stage=MakePseudoLabels(refine="none", **setting))  # type: ignore[arg-type]
+        with pytest.raises(RecipeError, match=why):
+            labels_of(metric, replace(recipe, instances=(samples, cams, own, metric)), [THRESHOLD])
     by_theta = replace(metric, stage=Evaluate(rule="ficklenet"))
     with pytest.raises(RecipeError, match=r"evaluate.rule = 'ficklenet' counts by theta, but make_pseudo_labels.back"):
         labels_of(by_theta, recipe, [THRESHOLD])

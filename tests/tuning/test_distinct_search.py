@@ -30,6 +30,15 @@ def test_a_small_space_is_exhausted_before_a_setting_is_repeated() -> None:
     assert found[15] in found[:15], "every setting was tried, and the search still suggests one"
 
 
+def test_validations_of_a_running_training_are_not_scores() -> None:
+    search = DistinctSearch(SPACE, objectives=("mean_iou",), seed=1, num_random=2)
+    search.suggest("trial0")
+    for epoch in (1, 2):
+        search.on_trial_result("trial0", {"epoch": epoch, "validation": 0.5, "training_iteration": epoch})
+    search.on_trial_complete("trial0", result={"mean_iou": 0.25, "training_iteration": 3})
+    assert search.suggest("trial1") is not None
+
+
 def test_the_same_seed_and_scores_give_the_same_settings() -> None:
     assert suggestions(9) == suggestions(9)
     assert suggestions(9) != suggestions(9, seed=2)

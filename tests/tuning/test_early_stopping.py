@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.tuning.sweep_files import SWEEP, loaded
 from tuning.early_stopping import EPOCH, VALIDATION, scheduler_of, validations
 
@@ -26,6 +28,16 @@ def test_rungs_are_epochs_and_the_worst_of_a_rung_stop(tmp_path: Path) -> None:
         scheduler.on_trial_add(None, one)
         answers[name] = [scheduler.on_trial_result(None, one, {EPOCH: epoch, VALIDATION: score}) for epoch in (1, 2, 8)]
     assert answers == {"good": ["CONTINUE"] * 3, "bad": ["CONTINUE", "STOP", "STOP"], "better": ["CONTINUE"] * 3}
+
+
+@pytest.mark.parametrize(
+    ("stop_by", "folds"), [("train_classifier", ""), ("train_classifier_fold1", "train_classifier.folds = 2\n")]
+)
+def test_the_longest_training_of_a_case_is_not_stopped_at_its_end(tmp_path: Path, stop_by: str, folds: str) -> None:
+    cases = "[cases.length]\nshort = { train_classifier.num_epochs = 2 }\nlong = { train_classifier.num_epochs = 9 }\n"
+    fixed = SPACE.replace("[space]", folds + "[space]") + cases
+    scheduler: Any = scheduler_of(loaded(tmp_path, fixed, sweep=SWEEP + f'stop_by = "{stop_by}"\n'))
+    assert scheduler._max_t == 10
 
 
 def test_every_trial_ends_by_itself_if_nothing_is_watched(tmp_path: Path) -> None:

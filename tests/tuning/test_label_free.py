@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.tuning.sweep_files import RECIPE
-from tuning.label_free import main, threshold_table
+from tests.wsss.layers import instance_of
+from tuning.label_free import main, measure, threshold_table
+from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.report.tables import records
+from wsss.stages.evaluate import Evaluate
 from wsss.stages.evaluation.label_free import ThresholdScore
+from wsss.stages.make_cams import MakeCams
+
+TOY = Path(__file__).parents[2] / "tuning" / "recipes" / "toy.toml"
 
 
 def run(folder: Path, *words: str) -> int:
@@ -30,6 +36,14 @@ def test_what_cannot_be_measured_is_refused(
     assert run(tmp_path, *words) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_counts_by_theta_are_refused(tmp_path: Path) -> None:
+    samples = load_recipe(TOY).instances[0]
+    cams = instance_of(MakeCams(method="stochastic"), tmp_path, samples=samples)
+    metric = instance_of(Evaluate(rule="ficklenet"), tmp_path, samples=samples, records=cams)
+    with pytest.raises(RecipeError, match=r"evaluate.rule = 'ficklenet' counts by theta, not by a threshold of scores"):
+        measure(metric, "val")
 
 
 def test_the_table_tells_apart_what_used_masks() -> None:

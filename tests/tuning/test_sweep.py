@@ -299,6 +299,17 @@ train_classifier.learning_rate = { choices = [0.01, 1e-6, 2e-6] }
 
 
 @pytest.mark.extended
+def test_a_search_with_one_objective_stops_bad_trainings(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
+    search = RATES.replace('method = "grid"', "num_trials = 3").replace('objectives = ["mean_iou", "seconds"]\n', "")
+    (tmp_path / "rates.toml").write_text(search)
+    assert run_sweep(load_sweep(tmp_path / "rates.toml"), place="local", console=Console(quiet=True)) == 0
+    content = json.loads((tmp_path / "runs" / "rates" / "sweep.json").read_text())
+    states = [trial["state"] for trial in content["trials"]]
+    assert len(states) == 3 and "done" in states and set(states) <= {"done", "stopped"}
+
+
+@pytest.mark.extended
 def test_bad_trainings_are_stopped_and_stay_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At the only rung, its last epoch, the first training is better than chance, and those of tiny rates are not."""
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))

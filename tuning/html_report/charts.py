@@ -102,7 +102,7 @@ def _numbers(title: str, series: Sequence[Series], x_name: str) -> str:
     xs = sorted({x for one in series for x in one.x})
     every = -(-len(xs) // MOST_ROWS)
     values = [dict(zip(one.x, one.y, strict=True)) for one in series]
-    rows = [[x, *(of_series.get(x) for of_series in values)] for x in [*xs[::every], *xs[-1:]]]
+    rows = [[x, *(of_series.get(x) for of_series in values)] for x in dict.fromkeys([*xs[::every], *xs[-1:]])]
     caption = title if every == 1 else f"{title}: every {every}th value"
     return data_table(caption, [x_name, *(one.name for one in series)], rows)
 

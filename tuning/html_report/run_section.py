@@ -71,7 +71,7 @@ def _scores(run: MeasuredRun) -> str:
              "under_activation": "a class called background"}  # fmt: skip
     rows = []
     for name, title in found.items():
-        if (value := metrics.get(f"{split}.{name}", metrics.get(name))) is not None:
+        if (value := metrics.get(f"{split}.{name}")) is not None:
             low, high = (metrics.get(f"{split}.{name}_{end}") for end in ("low", "high"))
             both = None if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
             rows.append((title, percent(value, digits=2), both))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 
 from shards.records import RunRecord
 from wsss.contract.runtime import SubmissionRecord
@@ -14,9 +15,10 @@ from wsss.pipeline.recipe import Recipe
 from wsss.pipeline.run import RunSummary
 from wsss.pipeline.tracked_run import layer_read
 from wsss.report.run_files import FileName
+from wsss.report.submission_check import faults_of
 from wsss.report.submissions import ZIP, Score, compare_scores
 from wsss.stages.evaluate import Evaluate
-from wsss.stages.evaluation.check_submission import check_submission, expected_images, fault_lines
+from wsss.stages.evaluation.check_submission import fault_lines
 from wsss.stages.submit import Submit
 
 BOARD = ("mean_iou", "mean_accuracy", "pixel_accuracy")
@@ -89,8 +91,11 @@ def _of_split(record: RunRecord, split: str) -> dict[str, float]:
 
 def _verdict(submit: Instance, record: RunRecord) -> str:
     assert isinstance(submit.stage, Submit)
-    expected = expected_images(submit.samples.path, submit.stage.split)
-    from pathlib import Path
-
-    faults = check_submission(Path(record.artifacts[ZIP]), num_classes=len(submit.taxonomy), expected=expected)
+    faults = faults_of(
+        Path(record.artifacts[ZIP]),
+        num_classes=len(submit.taxonomy),
+        samples=submit.samples.path,
+        split=submit.stage.split,
+        layout=submit.stage.format,
+    )
     return "\n".join(islice(fault_lines(faults), _LONGEST_VERDICT))

@@ -36,11 +36,12 @@ Shape letters: `C` classes with background, `H W` pixels, `N` score bins.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shards.layer import split_of
+from shards.layer import Layer, split_of
 from shards.reader import join_shard
 from shards.records import (
     CamRecord,
@@ -133,10 +134,25 @@ class Evaluate(MeasuredImages, Reduce):
         """Data without masks are not an error: the run continues and makes its predictions."""
         samples = instance.inputs["samples"].layer
         manifest = (entry for split in self.splits for entry in samples.manifest_entries(split))
-        if any(has is not False for entry in manifest for has in entry.entries.metadata("has_mask")):  # None: unknown
-            return ""
-        splits = " and ".join(map(repr, self.splits))
-        return f"no image of split {splits} has a mask, so nothing can be measured"
+        masked = (has is not False for entry in manifest for has in entry.entries.metadata("has_mask"))  # None: unknown
+        if not any(masked):
+            splits = " and ".join(map(repr, self.splits))
+            return f"no image of split {splits} has a mask, so nothing can be measured"
+        scored = instance.stage_in("records", Map).record_kind in (CamRecord.kind, ScoreRecord.kind)
+        return self.one_half(instance) if scored else ""
+
+    def one_half(self, instance: Instance) -> str:
+        """Why a threshold or a setting cannot be chosen on one half of a split and scored on the other; else ""."""
+        samples = instance.inputs["samples"].layer
+        chosen = self.chosen_images(samples, self.splits, of=instance)
+        for split in self.splits:
+            halves = {position % 2 for position in _measured_positions(samples, split, chosen)}
+            if len(halves) == 1:
+                return (
+                    f"all images of {split!r} that are measured are in one half of it (every second image of its "
+                    "list), and what is chosen on one half is scored on the other; measure more images"
+                )
+        return ""
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
         """Records of images with masks are compared with these; the others are read and skipped."""
@@ -212,6 +228,15 @@ class Evaluate(MeasuredImages, Reduce):
             for name, rows in found.tables.items():
                 tables[f"{name}.{split}"] = tables[name] = rows
         return Outcome(metrics=metrics, tables=tables, artifacts=artifacts)
+
+
+def _measured_positions(samples: Layer, split: str, chosen: Callable[[str], bool] | None) -> Iterator[int]:
+    """The places in the split's list of the images that have a mask, or may have one, and are chosen."""
+    for entry in samples.manifest_entries(split):
+        of = entry.entries
+        for key, has, position in zip(of.keys, of.metadata("has_mask"), of.metadata("position"), strict=True):
+            if has is not False and position is not None and (chosen is None or chosen(key)):
+                yield int(position)
 
 
 def _subsets(instance: Instance) -> tuple[str, ...]:

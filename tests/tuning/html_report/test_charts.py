@@ -6,6 +6,8 @@ import math
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from tuning.html_report.charts import Bar, Series, _ticks, bar_table, heat_table, line_chart
 
 
@@ -44,6 +46,14 @@ def test_the_numbers_of_a_long_curve_are_thinned_and_keep_the_last() -> None:
     html = line_chart("t", [Series("a", list(range(500)), [float(x) for x in range(500)])], x_name="x", y_name="y")
     rows = re.findall(r"<tr><td class=\"r\">(\d+)</td>", html)
     assert 50 < len(rows) <= 62 and rows[0] == "0" and rows[-1] == "499" and "every 9th value" in html
+
+
+@pytest.mark.parametrize("number", [5, 60, 256])
+def test_no_number_is_there_twice(number: int) -> None:
+    xs = list(range(number))
+    html = line_chart("t", [Series("a", xs, [float(x) for x in xs])], x_name="x", y_name="y")
+    rows = re.findall(r"<tr><td class=\"r\">(\d+)</td>", html)
+    assert len(rows) == len(set(rows)) and rows[-1] == str(number - 1)
 
 
 def test_bars_are_as_long_as_their_values_and_a_missing_one_is_a_dash() -> None:

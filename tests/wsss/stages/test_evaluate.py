@@ -275,6 +275,22 @@ def test_score_maps_are_cut_at_the_other_halfs_threshold(tmp_path: Path, kind: s
     assert all(int(matrix.sum()) == 256 for matrix in counts)
 
 
+@pytest.mark.parametrize(("positions", "halves"), [((0, 1), 2), ((0, 2), 1)])
+def test_a_threshold_needs_images_in_both_halves(tmp_path: Path, positions: tuple[int, int], halves: int) -> None:
+    truths = [
+        sample(key, rectangles((2, slice(4), slice(6))), position=n) for key, n in zip("ab", positions, strict=True)
+    ]
+    maps = np.zeros((1, 2, 3), np.float16)
+    given: dict[str, Any] = {"classes": np.array([2], np.int16), "size": (8, 12)}
+    scored = prepared(tmp_path / "maps", truths, [CamRecord(key=key, maps=maps, **given) for key in "ab"])
+    assert isinstance(scored.stage, Evaluate)
+    reason = scored.stage.skip_reason(scored)
+    assert (reason == "") == (halves == 2)
+    assert halves == 2 or "all images of 'val' that are measured are in one half of it" in reason
+    labels = prepared(tmp_path / "labels", truths, [SeedRecord(key=key, label=rectangles()) for key in "ab"])
+    assert labels.stage.skip_reason(labels) == "", "label maps need no threshold"  # type: ignore[attr-defined]
+
+
 def stochastic(tmp_path: Path, **settings: Any) -> tuple[Instance, list[Sample], list[CamRecord]]:
     """An evaluation of stochastic maps of two classes whose means and peaks disagree."""
     random, size = np.random.default_rng(4), (18, 23)
