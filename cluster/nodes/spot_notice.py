@@ -97,19 +97,27 @@ Pause = Callable[[float], None]
 def watch(
     metadata: Metadata, drain: Callable[[SpotNotice], None], *, interval: float, pause: Pause = time.sleep
 ) -> None:
-    """Look until an announcement is made, then drain. Errors of single requests are ignored after the first answer."""
-    notice = metadata.notice()
+    """Look until an announcement is made, then drain. Errors of single requests are ignored.
+
+    Raises `NoMetadataError` if no service answers the first one.
+    """
+    from ray.exceptions import RayError
+
+    notice, answered = None, False
     while notice is None:
-        pause(interval)
         try:
-            notice = metadata.notice()
+            notice, answered = metadata.notice(), True
         except (requests.RequestException, NoMetadataError, ValueError) as error:
+            if isinstance(error, NoMetadataError) and not answered:
+                raise
             print(f"the instance metadata cannot be read ({error}); trying again", file=sys.stderr, flush=True)
+        if notice is None:
+            pause(interval)
     for attempt in range(1, _DRAIN_ATTEMPTS + 1):
         try:
             drain(notice)
             return
-        except RuntimeError as error:
+        except (RuntimeError, RayError) as error:  # the head may be busy, or away for a moment
             print(f"attempt {attempt} to drain this node failed: {error}", file=sys.stderr, flush=True)
             pause(1.0)
     raise RuntimeError(f"Ray did not accept that this node is drained, although the instance will {notice.action}")

@@ -32,7 +32,7 @@ from cluster.tracking.mlflow_store import (
 from cluster.tracking.outbox import Event, Outbox
 from cluster.tracking.run_writer import RunWriter
 from cluster.tracking.store_errors import in_words
-from cluster.tracking.tracking_address import runs_page, server_of, tracking_uri
+from cluster.tracking.tracking_address import runs_page, server_of, tracking_uri, why_not_written
 from cluster.tracking.undelivered import doctor_command
 from shards.file_system_errors import FileSystemError
 from shards.records import RunRecord
@@ -79,7 +79,7 @@ class MlflowTracker(Tracker):
 
     def __init__(self, *, uri: str, runs: Path, console: Console) -> None:
         runs = runs.absolute()
-        self._uri = tracking_uri(uri, runs=runs, writing=True)
+        self._uri, self._kept = tracking_uri(uri, runs=runs), why_not_written(uri, runs=runs)
         self._runs = runs
         self._console = console
         self._opened = time.time()
@@ -89,6 +89,8 @@ class MlflowTracker(Tracker):
         self._paused_until = 0.0
         self._lock = threading.RLock()  # curves are reported by a thread
         self._waiting_curves: list[dict[str, Any]] = []
+        if self._kept:
+            self._say(f"MLflow gets no records of this run now: they wait in {self._outbox.folder}. {self._kept}")
         if (left := len(self._outbox.waiting())) and self.flush():
             self._say(f"now in MLflow: {counted(left, 'record')} of earlier runs")
 
@@ -161,6 +163,8 @@ class MlflowTracker(Tracker):
     def _flush(self) -> bool:
         if not self._outbox.waiting():
             return True
+        if self._kept:
+            return False
         try:
             refuse_stranger(self._uri)
             if self._writer is None:

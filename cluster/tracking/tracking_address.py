@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from cluster.tracking.mlflow_folder import read_state, server_address
+from cluster.tracking.mlflow_folder import read_state
 from cluster.tracking.network_folders import network_mount
 
 SQLITE = "sqlite:///"
@@ -20,21 +20,30 @@ _READ_AS_ADDRESS = re.compile(r"\?|%(?=[0-9A-Fa-f]{2})")
 """Parts of a path that a URI would interpret: the start of a query, and a percent-encoded character."""
 
 
-def tracking_uri(uri: str, *, runs: Path, writing: bool = False) -> str:
-    """The tracking URI: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`.
+def tracking_uri(uri: str, *, runs: Path) -> str:
+    """The tracking URI: the one given, else `MLFLOW_TRACKING_URI`, else a SQLite file in `runs`."""
+    return _given(uri) or sqlite_address(runs / "mlflow.db")
 
-    `writing`: raise ValueError if it is a SQLite file on a network file system, where two drivers could damage it.
+
+def why_not_written(uri: str, *, runs: Path) -> str:
+    """Why no record is delivered to the default database of this folder of runs; "" if they are.
+
+    On a network file system two drivers could damage a SQLite file. Raises ValueError for one that was named there.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_address(runs / "mlflow.db")
-    file = sqlite_file(chosen) if writing else None
-    if file is not None and (mount := network_mount(file)) is not None:
-        raise ValueError(
-            f"MLflow's database {file} would be on a network file system ({mount.kind} at {mount.folder}), where "
-            "SQLite's locks are not reliable; set runtime.tracking_uri or MLFLOW_TRACKING_URI to a server (the head of "
-            f"a cluster runs one at {server_address()}), or to a file on a local disk: "
-            f"{SQLITE}{Path.home() / 'mlflow.db'}"
-        )
-    return chosen
+    file = sqlite_file(tracking_uri(uri, runs=runs))
+    if file is None or (mount := network_mount(file)) is None:
+        return ""
+    where = f"a network file system ({mount.kind} at {mount.folder}), where SQLite's locks are not reliable"
+    cure = "runtime.tracking_uri or MLFLOW_TRACKING_URI to a server, or to a file on a local disk, such as "
+    home = Path.home() if network_mount(Path.home()) is None else Path("/var/tmp")
+    cure += f"{SQLITE}{home / 'mlflow.db'}"
+    if _given(uri):
+        raise ValueError(f"MLflow's database {file} would be on {where}; set {cure}")
+    return f"{runs} is on {where}, and no server is named; to deliver them, run once more with {cure}"
+
+
+def _given(uri: str) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
 def sqlite_address(file: Path) -> str:

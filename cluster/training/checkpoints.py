@@ -152,18 +152,21 @@ def _prune(folder: Path) -> None:
 
 
 def _read(pointer: Path) -> dict[str, Any] | None:
-    """A pointer's content; None if there is none, or none of this version."""
+    """A pointer's content; None if there is none, or none of this version. Raises OSError if it cannot be read now."""
     try:
         content = json.loads(pointer.read_bytes())
         TrainingState(**{name: value for name, value in content.items() if name != "files"})
         return content if isinstance(content["files"], dict) else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def last_step(folder: Path) -> int | None:
-    """The step of the latest checkpoint, None if there is none."""
-    content = _read(folder / POINTER) or _read(folder / PREVIOUS)
+    """The step of the latest checkpoint, None if there is none, or if it cannot be read now."""
+    try:
+        content = _read(folder / POINTER) or _read(folder / PREVIOUS)
+    except OSError:
+        return None
     return None if content is None else int(content["step"])
 
 

@@ -42,8 +42,7 @@ from wsss.contract.stage import Instance
 from wsss.contract.weights_metadata import weights_header
 from wsss.tasks.task import Batch, Task, TaskOutput, combine
 
-PROGRESS_INTERVAL = 1.0
-_NUM_NAMED_KEYS = 16
+PROGRESS_INTERVAL, _NUM_NAMED_KEYS = 1.0, 16
 
 
 class TrainingDivergedError(RuntimeError):
@@ -141,7 +140,8 @@ class _Trainer:
         self.engine.train()
         steps = self.batches.after(self.state.step)
         for epoch, end in enumerate(self.epoch_ends):
-            if self.state.step < end:
+            # The steps of an epoch may be done, but not its validation.
+            if self.state.step < end or len(self.state.history) <= epoch:
                 self._run_epoch(epoch, end, steps)
         self._finish()
 
@@ -166,14 +166,18 @@ class _Trainer:
                 self._save()
             if self.asked and state.step < end:
                 raise self.hand_over.done(state.step)
+        validates = self.stage.validate_every > 0 and (epoch + 1) % self.stage.validate_every == 0
+        if validates and state.step > first:
+            self._save()  # a validation may take long, and needs memory
+            if self.asked:
+                raise self.hand_over.done(state.step)
         self.task.end_epoch()
         steps = self.batches.steps[epoch]
         images_per_second = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
         row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": images_per_second}
-        if state.faults:
-            row["unreadable"] = state.faults
-        if self.stage.validate_every and (epoch + 1) % self.stage.validate_every == 0:
+        row |= {"unreadable": state.faults} if state.faults else {}
+        if validates:
             row.update(metrics := self._validate())
             self.curve.add_validation(state.step, metrics)
         state.history.append(row)
@@ -195,8 +199,7 @@ class _Trainer:
         raise smaller
 
     def _step(self, micro_batches: list[MicroBatch], epoch: int) -> dict[str, float]:
-        """One optimisation step; returns the loss, its terms, the number of unreadable examples and of ranks that are
-        asked to hand over, summed over ranks and micro-batches."""
+        """One optimisation step; returns sums over ranks and micro-batches: loss, terms, faults, asked to hand over."""
         note(sample=", ".join(_keys(micro_batches)[:_NUM_NAMED_KEYS]))
         faults = [fault for each in micro_batches if each.present for fault in each.faults]
         self.faults.add(faults, epoch=epoch, step=self.state.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import time
@@ -196,6 +197,8 @@ class TinyFit(Fit):
     """Its memory is short from this step on."""
     short_rank: int = -1
     """The memory of this rank is short; -1: that of all."""
+    die_validating: int = 0
+    """The first rank dies in the validation after this step, once; 0 for never."""
     slow: float = 0.0
     """Seconds that reading an example takes."""
     num_examples: int = 9
@@ -233,6 +236,10 @@ class TinyFit(Fit):
         with (instance.path / "validations.txt").open("a") as file:
             file.write("validation\n")
         assert not network.training
+        step = json.loads((instance.path / "checkpoints" / "latest.json").read_bytes())["step"]
+        if self.die_validating == step and not (instance.path / "died").exists():
+            (instance.path / "died").touch()
+            os._exit(7)
         for _ in range(2):  # with partitioned weights, a forward pass on one rank would wait for the others
             network(torch.zeros(1, 3, 5, 7))
         seen = float(cast(nn.Sequential, network)[1].num_batches_tracked)  # type: ignore[arg-type]

@@ -19,6 +19,8 @@ from wsss.pipeline.lock_holder import HOLDER, POLL_SECONDS, UNKNOWN, claimed, de
 
 LOCK = ".lock"
 __all__ = ["HOLDER", "LOCK", "locked"]
+_WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+"""What file systems without locks answer, and NFS without a lock server."""
 REPORT_SECONDS = 300.0
 """How often a process that waits names the one that it waits for."""
 
@@ -58,7 +60,7 @@ def _try(lock: FileLock, folder: Path) -> bool | None:
             except Timeout:
                 return None
             except OSError as error:
-                if error.errno != errno.ENOSYS:
+                if error.errno not in _WITHOUT_LOCKS:
                     raise
                 return False
     except Timeout:

@@ -32,6 +32,7 @@ file with a delay."""
 POLL_SECONDS = 0.2
 UNKNOWN = "another process"
 _LONGEST_COMMAND = 200
+_UNREADABLE: dict[str, Any] = {"unreadable": True}
 
 
 def describe(folder: Path) -> str:
@@ -54,20 +55,31 @@ def dead_holder(folder: Path, *, has_flock: bool) -> dict[str, Any] | None:
     before = _read(folder)
     if before is None:
         return {}
+    if before == _UNREADABLE:  # written by a machine that lost its power: nobody raises its counter
+        return before if _stands_still(folder, before) else None
     if "beat" not in before:  # of an earlier version, which had only `flock`
         return before
     if before.get("host") == socket.gethostname():
         return None if not has_flock and _runs(before.get("pid")) else before
-    end = time.monotonic() + MISSED_BEATS * BEAT_SECONDS
-    while time.monotonic() < end:
+    return before if _stands_still(folder, before) else None
+
+
+def _stands_still(folder: Path, before: dict[str, Any]) -> bool:
+    """Whether the file stays as it is, or is gone, for as long as a holder may miss beats.
+
+    Looks are counted, not only seconds: while the file system itself stands still, nobody can raise a counter.
+    """
+    end, looks = time.monotonic() + MISSED_BEATS * BEAT_SECONDS, 0
+    while time.monotonic() < end or looks < MISSED_BEATS * BEAT_SECONDS / POLL_SECONDS / 2:
         raise_if_stopped()
         time.sleep(POLL_SECONDS)
         now = _read(folder)
+        looks += 1
         if now is None:
-            return {}
+            return True
         if now != before:
-            return None
-    return before
+            return False
+    return True
 
 
 @contextmanager
@@ -108,7 +120,7 @@ def _removed(folder: Path, dead: dict[str, Any], own: dict[str, Any]) -> bool:
     except OSError:
         return True
     try:
-        if json.loads(aside.read_bytes()) == dead:
+        if _content(aside.read_bytes()) == dead:
             return True
         os.link(aside, folder / HOLDER)
     except (OSError, ValueError):
@@ -123,7 +135,7 @@ def _beat(folder: Path, own: dict[str, Any], ended: threading.Event) -> None:
     number = 0
     while not ended.wait(BEAT_SECONDS):
         found = _read(folder)
-        if found is not None and found.get("claim") != own["claim"]:
+        if found is not None and found != _UNREADABLE and found.get("claim") != own["claim"]:
             return  # this process stood still so long that another one took over
         number += 1
         new = folder / f"{HOLDER}.{own['claim']}"
@@ -136,7 +148,10 @@ def _created(folder: Path, content: dict[str, Any]) -> bool:
     """Create the file with its content, unless there is one: of several processes only one can."""
     new = folder / f"{HOLDER}.{content['claim']}"
     try:
-        new.write_text(json.dumps(content))
+        with new.open("w") as file:
+            file.write(json.dumps(content))
+            file.flush()
+            os.fsync(file.fileno())  # after a loss of power an empty file would name no holder
         try:
             os.link(new, folder / HOLDER)
         except FileExistsError:
@@ -154,11 +169,19 @@ def _created(folder: Path, content: dict[str, Any]) -> bool:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
+    """The content of the file; None if there is none, `_UNREADABLE` if it is no holder's."""
     try:
-        found = json.loads((folder / HOLDER).read_bytes())
-        return found if isinstance(found, dict) else None
-    except (OSError, ValueError):
+        return _content((folder / HOLDER).read_bytes())
+    except OSError:
         return None
+
+
+def _content(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return _UNREADABLE
+    return found if isinstance(found, dict) else _UNREADABLE
 
 
 def _runs(pid: object) -> bool:

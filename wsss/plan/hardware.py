@@ -226,17 +226,18 @@ def _fit_time(work: FitWork, cluster: Cluster, costs: Costs, limits: Limits, mea
     step = max(loader, compute + exchange) if work.loader_workers else loader + compute + exchange
     read, requests = (a + nodes * b for a, b in _both(work))
     moved = 8 * (read + work.storage.written)
+    received = moved / (nodes * cluster.network_gbps * 1e9)
     start, validation = _fixed_seconds(work, cluster, costs, measured)
     parts = {
         GPU if on_gpu else CPU: work.steps * compute,
         DECODE: work.steps * loader,
-        NETWORK: work.steps * exchange + moved / (nodes * cluster.network_gbps * 1e9),
+        NETWORK: work.steps * exchange + received,
         STORAGE: moved / (cluster.storage_gbps * 1e9),
         START: start,
         VALIDATION: validation,
     }
     return Usage(
-        seconds=max(work.steps * step, parts[STORAGE]) + parts[START] + parts[VALIDATION],
+        seconds=max(work.steps * step, received, parts[STORAGE]) + parts[START] + parts[VALIDATION],
         parts=parts,
         used=ranks,
         held=cluster.places,

@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import requests
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
 
 from cluster.local import LocalRuntime
 from cluster.nodes import spot_notice
@@ -58,10 +61,25 @@ def test_it_looks_until_there_is_an_announcement_and_tries_again_if_ray_refuses(
         def drain(notice: SpotNotice) -> None:
             drained.append(notice)
             if len(drained) < 3:
-                raise RuntimeError("the head is busy")
+                raise RuntimeError("the head is busy") if len(drained) == 1 else RayError("unavailable")
 
         watch(Metadata(imds.url), drain, interval=5.0, pause=pause)
         assert drained == [SpotNotice("terminate", 90.0)] * 3 and imds.looks == 4
+
+
+def test_one_failed_answer_at_the_start_does_not_end_it() -> None:
+    answers: list[Any] = [requests.ReadTimeout("slow"), None, SpotNotice("stop", 30.0)]
+
+    class Slow(Metadata):
+        def notice(self) -> SpotNotice | None:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer  # type: ignore[no-any-return]
+
+    drained: list[SpotNotice] = []
+    watch(Slow(), drained.append, interval=1.0, pause=lambda seconds: None)
+    assert drained == [SpotNotice("stop", 30.0)] and not answers
 
 
 def test_without_the_service_there_is_nothing_to_watch() -> None:

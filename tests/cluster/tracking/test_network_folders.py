@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from rich.console import Console
 
 from cluster.tracking import network_folders, tracking_address
 from cluster.tracking.network_folders import NetworkMount, network_mount
+from cluster.tracking.outbox import Outbox
 from cluster.tracking.tracker import MlflowTracker
+from wsss.contract.runtime import PipelineRecord
 
 MOUNTS = """\
 overlay / overlay rw 0 0
@@ -62,16 +65,20 @@ def test_without_a_list_of_mounts_nothing_is_known(tmp_path: Path) -> None:
     assert network_mount(tmp_path, mounts=tmp_path / "none") is None
 
 
-def test_database_in_a_network_folder_is_refused_at_the_start(
-    mounts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_database_is_made_in_a_network_folder(mounts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of a run without a server wait in its folder, and the next run with one delivers them."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     known = network_folders.network_mount
     monkeypatch.setattr(tracking_address, "network_mount", lambda path: known(path, mounts=mounts))
+    runs, said = tmp_path / "shared" / "runs", StringIO()
+    tracker = MlflowTracker(uri="", runs=runs, console=Console(file=said, width=1000))
+    tracker.pipeline_finished(PipelineRecord("toy", "0" * 64), {"val.mean_iou": 0.5}, {})
+    assert "nfs4 at" in said.getvalue() and "with runtime.tracking_uri or MLFLOW_TRACKING_URI to a" in said.getvalue()
+    assert not (runs / "mlflow.db").exists() and len(Outbox(runs / "outbox").waiting()) == 1
+    said = StringIO()
+    MlflowTracker(uri=f"sqlite:///{tmp_path}/mlflow.db", runs=runs, console=Console(file=said, width=1000))
+    assert "now in MLflow: 1 record of earlier runs" in said.getvalue() and not Outbox(runs / "outbox").waiting()
     with pytest.raises(ValueError, match=r"nfs4 at .*/shared.* set runtime\.tracking_uri or MLFLOW_"):
-        MlflowTracker(uri="", runs=tmp_path / "shared" / "runs", console=Console())
-    assert not (tmp_path / "shared").exists(), "nothing was written"
-    with pytest.raises(ValueError, match="nfs4"):
         MlflowTracker(uri=f"sqlite:///{tmp_path}/shared/mlflow.db", runs=tmp_path, console=Console())
     MlflowTracker(uri=f"sqlite:///{tmp_path}/mlflow.db", runs=tmp_path / "shared" / "runs", console=Console())
     MlflowTracker(uri="http://127.0.0.1:9", runs=tmp_path / "shared" / "runs", console=Console())

@@ -161,6 +161,26 @@ def test_best_and_last_weights(keep: str, tmp_path: Path) -> None:
     assert outcome.tables["ranks"] == [{"first_step": 1, "last_step": 9, "world_size": 2}]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 6])
+def test_an_epoch_is_not_repeated_if_its_validation_was_killed(step: int, tmp_path: Path) -> None:
+    """Also after the last epoch, at step 6. The epoch's mean loss is of all its steps."""
+    stage = {**SETTINGS, "num_epochs": 2, "validate_every": 1}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    wanted = train(whole, TinyFit(**stage))  # type: ignore[arg-type]
+    with pytest.raises(RankError):
+        train(killed, TinyFit(**stage, die_validating=step, fits=99))  # type: ignore[arg-type]
+    found = train(killed, TinyFit(**stage, die_validating=step, fits=99))  # type: ignore[arg-type]
+    begun = [int(line) for line in (killed / "steps.txt").read_text().split()]
+    assert begun == [0, 1, 2, 3, 4, 5], "no step is done again"
+    assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    times = ("images_per_second",)
+    rows = [
+        [{k: v for k, v in row.items() if k not in times} for row in one.tables["history"]] for one in (wanted, found)
+    ]
+    assert rows[0] == rows[1]
+
+
 def test_non_finite_loss_names_the_examples_of_all_ranks(tmp_path: Path) -> None:
     with pytest.raises(RankError, match=r"TrainingDivergedError: the loss is nan at step \d") as caught:
         train(tmp_path, TinyFit(**SETTINGS, world_size=2, poison=5))

@@ -12,7 +12,7 @@ import pytest
 
 from wsss.pipeline import instance_lock, lock_holder
 from wsss.pipeline.instance_lock import locked
-from wsss.pipeline.lock_holder import HOLDER, claimed, dead_holder, describe
+from wsss.pipeline.lock_holder import HOLDER, UNKNOWN, claimed, dead_holder, describe
 
 
 class OfOneHost:
@@ -101,6 +101,22 @@ def test_a_holder_on_this_host_is_dead_if_its_lock_or_its_process_is_gone(tmp_pa
     assert dead_holder(tmp_path, has_flock=False) is None
     gone = left(tmp_path, host=here, pid=2**22 + 1)
     assert dead_holder(tmp_path, has_flock=False) == gone
+
+
+def test_a_file_that_names_nobody_is_dead_if_it_stays(tmp_path: Path) -> None:
+    """As a machine leaves it that lost its power before the bytes were on the disk."""
+    (tmp_path / HOLDER).write_bytes(b"")
+    assert describe(tmp_path) == UNKNOWN
+    dead = dead_holder(tmp_path, has_flock=True)
+    assert dead
+    with claimed(tmp_path, instead_of=dead) as mine:
+        assert mine
+    assert not list(tmp_path.glob(f"{HOLDER}*"))
+    (tmp_path / HOLDER).write_bytes(b"")
+    later = threading.Timer(0.2, lambda: left(tmp_path, beat=1))
+    later.start()
+    assert dead_holder(tmp_path, has_flock=True) is None, "it was being written"
+    later.join()
 
 
 def test_the_file_of_an_earlier_version_is_only_information(tmp_path: Path) -> None:
