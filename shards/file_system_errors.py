@@ -25,6 +25,13 @@ _WRITE_ONLY = {
     errno.EPERM: "the operation is not permitted to user {user}; change its owner, mode or attributes",
 }
 """Also for writing; a file that may not be read is a matter of that file alone."""
+_AWAY = "its file system does not answer; the file itself may be fine"
+_READ_ONLY = dict.fromkeys(
+    (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET), _AWAY
+)
+"""Also for reading: a shared file system that is away takes every file with it. To be tried again first."""
+PASSING = frozenset({*_READ_ONLY, errno.EIO, errno.EAGAIN})
+"""Errors of reading that another attempt may not meet."""
 RESUMES = "the same command resumes from what is finished"
 
 
@@ -47,7 +54,7 @@ def lasting_error(
 
     `what`: description of the file. `needed`: bytes that were to be written, if known.
     """
-    reasons = _REASONS | _WRITE_ONLY if verb == "write" else _REASONS
+    reasons = _REASONS | (_WRITE_ONLY if verb == "write" else _READ_ONLY)
     reason = reasons.get(error.errno or 0)
     if reason is None:
         return None

@@ -219,6 +219,13 @@ class Layer:
             totals[split_of(shard)] = totals.get(split_of(shard), 0) + index["counts"][shard]
         return totals | {"missing": sum(len(reasons) for reasons in index["missing"].values())}
 
+    def missing_of_splits(self) -> dict[str, int]:
+        """Number of missing records of every split of a complete layer that has any."""
+        totals: dict[str, int] = {}
+        for shard, reasons in self._index()["missing"].items():
+            totals[split_of(shard)] = totals.get(split_of(shard), 0) + len(reasons)
+        return totals
+
     def left_out(self) -> dict[str, dict[str, str]]:
         """Samples excluded by settings: split -> key -> reason; splits without any are not in the result."""
         found: dict[str, dict[str, str]] = {}

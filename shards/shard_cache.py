@@ -71,6 +71,7 @@ class ShardCache:
                         file.write(chunk)
                     if digest.hexdigest() == sha256:
                         file.flush()
+                        os.fsync(file.fileno())  # its space was reserved: after a loss of power it could hold zeros
                         file.seek(0)
                         part.replace(path)
                         stack.pop_all()

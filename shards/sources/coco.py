@@ -262,10 +262,11 @@ class CocoSource:
         for split in sorted(self.annotations):
             index = self._index(split)
             digest.update(f"{split} {sha256_of(index.path)}\n".encode())
+            digest.update(f"{self.images[split]}\n".encode())
             digest.update(b"".join(presence(self.root / self.images[split], index.file_names)))
             if self.saliency:
                 names = (self._saliency_name(split, name) for name in index.file_names)
-                digest.update(b"saliency" + b"".join(presence(self.root, names)))
+                digest.update(f"saliency {self.saliency}\n".encode() + b"".join(presence(self.root, names)))
             reads_masks = split in self.masked_splits and (masks or self.boxes == "masks")
             if self.form == "panoptic" and reads_masks and index.annotated:
                 names = (f"{listed.key}.png" for listed in self.list_split(split))

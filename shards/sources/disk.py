@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.file_system_errors import lasting_error
+from shards.file_system_errors import PASSING, lasting_error
 from shards.images import decode_grey_png, decode_index_png, decode_label_png, image_metadata
 from shards.label_type import BYTE, LabelType
 from shards.orientation import stored_size, upright
@@ -24,6 +25,8 @@ from shards.sources.neighbours import beside, in_other_form
 
 _LOOKERS, _LOOKS = 8, 1000
 """Number of threads that look up file sizes, and number of files per task."""
+_PAUSES = (0.1, 1.0, 5.0)
+"""Seconds before a file is read again."""
 _MOST_HELD = 50_000
 """Names of files in memory before the folders already scanned are dropped."""
 _PIECE = 1 << 16
@@ -53,7 +56,8 @@ def _open(root: Path, name: str) -> int:
     try:
         return os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        if (lasting := lasting_error(error, f"{root}/{name}", verb="read")) is not None:
+        lasting = None if error.errno in PASSING else lasting_error(error, f"{root}/{name}", verb="read")
+        if lasting is not None:
             raise lasting from error  # such as too many open files: the image itself may be fine
         raise
 
@@ -61,8 +65,26 @@ def _open(root: Path, name: str) -> int:
 def read_file(root: Path, name: str) -> bytes:
     """The bytes of the file `name` below `root`; the name on disk may have another Unicode form.
 
-    Avoids `pathlib`, which would double the time for half a million files.
+    An error that may pass, as of a network file system, is met by further attempts. Raises FileSystemError if the file
+    system stays away, OSError for a matter of this file alone.
     """
+    for pause in _PAUSES:
+        try:
+            return _read(root, name)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(pause)
+    try:
+        return _read(root, name)
+    except OSError as error:
+        if (lasting := lasting_error(error, f"{root}/{name}", verb="read")) is not None:
+            raise lasting from error
+        raise
+
+
+def _read(root: Path, name: str) -> bytes:
+    """Avoids `pathlib`, which would double the time for half a million files."""
     try:
         descriptor = _open(root, name)
     except FileNotFoundError:

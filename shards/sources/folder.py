@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,14 +144,19 @@ class FolderSource:
         return f"{self.saliency}/{key}.png"
 
     def signature(self, *, masks: bool = True) -> str:
-        """Hash of the tables and the classes, and of which images, masks and saliency maps exist."""
+        """Hash of the tables and the classes, of which images exist, and of the folders and sizes of masks and saliency
+        maps."""
         digest = hashlib.sha256(repr(self._classes.every.names).encode())
         for split in sorted(self.tables):
             labelled = self._labelled(split)
             digest.update(f"{split} {sha256_of(self.tables[split])}\n".encode())
             digest.update(b"".join(presence(self.root, (key + one.ending for key, one in labelled.items()))))
             if self.masks and split in self.masked_splits and (masks or self.boxes == "masks"):
-                digest.update(b"".join(presence(self.root, map(self._mask_name, labelled))))
+                digest.update(self._sizes(self.masks, [self._mask_name(key) for key in labelled]))
             if self.saliency:
-                digest.update(b"saliency" + b"".join(presence(self.root, map(self._saliency_name, labelled))))
+                digest.update(b"saliency" + self._sizes(self.saliency, [self._saliency_name(key) for key in labelled]))
         return digest.hexdigest()
+
+    def _sizes(self, folder: str, names: Sequence[str]) -> bytes:
+        """A folder and the sizes of its files: another folder has other maps, and a corrected one another size."""
+        return f"{folder}\n".encode() + file_sizes(self.root, names).tobytes()

@@ -223,7 +223,7 @@ class IlsvrcDetSource:
             digest.update(b"".join(presence(self._base, annotations)))
             if self.saliency:
                 names = map(self._saliency_name, self.list_split(split))
-                digest.update(b"saliency" + b"".join(presence(self.root, names)))
+                digest.update(f"saliency {self.saliency}\n".encode() + b"".join(presence(self.root, names)))
         if "train" in self.splits:
             for path in class_lists(self._base / "ImageSets" / "DET"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())

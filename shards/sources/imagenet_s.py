@@ -16,6 +16,7 @@ Semantic Segmentation", TPAMI 2022.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ from shards.taxonomy import Taxonomy
 ENDING = ".JPEG"
 FOLDERS: Mapping[str, str] = {"train": "train", "val": "validation", "test": "test"}
 """Split -> folder of its images."""
+_WNID = re.compile(r"n\d{8}")
 _MASKS: Mapping[str, str] = {"train": "train-semi-segmentation", "val": "validation-segmentation"}
 
 
@@ -80,7 +82,11 @@ class ImagenetSSource:
     @cached_property
     def wnids(self) -> tuple[str, ...]:
         """The folders of validation, or without it of the first split there is. Raises ValueError if they differ."""
-        found = {name: folders(self.root / name) for name in ("validation", "train", "test")}
+        # Other folders, such as those that an archive of macOS leaves, have no id.
+        found = {
+            name: [one for one in folders(self.root / name) if _WNID.fullmatch(one)]
+            for name in ("validation", "train", "test")
+        }
         complete = next((name for name in found if found[name]), "")
         if not complete:
             raise ValueError(f"{self.root} has no folders of classes in validation, train or test")
@@ -213,7 +219,7 @@ class ImagenetSSource:
                 digest.update("".join(names).encode() + b"".join(presence(self.root, names)))
             if self.saliency:
                 names = [self._saliency_name(split, key) for key in keys]
-                digest.update(b"saliency" + b"".join(presence(self.root, names)))
+                digest.update(f"saliency {self.saliency}\n".encode() + b"".join(presence(self.root, names)))
         return digest.hexdigest()
 
 

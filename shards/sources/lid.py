@@ -176,7 +176,7 @@ class LidSource:
             digest.update(b"".join(presence(self.package, (f"{folder}/{key}{ENDING}" for key in keys))))
             if self.saliency:
                 names = map(self._saliency_name, self.list_split(split))
-                digest.update(b"saliency" + b"".join(presence(self.package, names)))
+                digest.update(f"saliency {self.saliency}\n".encode() + b"".join(presence(self.package, names)))
             if split == "val" and self._reads_masks and (masks or "masks" in (self.boxes, self.val_labels)):
                 digest.update(f"{Path(self._masks).name}\n".encode())
                 digest.update(b"".join(presence(self.package, (f"{self._masks}/{key}.png" for key in keys))))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2")
@@ -26,7 +27,7 @@ def in_other_form(root: Path, name: str) -> str | None:
         there = _names(root / found)
         if there is None:
             return None
-        same = there.get(_composed(part), ())
+        same = there.by_composed.get(_composed(part), ())
         if part in same:
             found = f"{found}/{part}".lstrip("/")
         elif len(same) == 1:
@@ -47,13 +48,11 @@ def beside(root: Path, name: str, *, mask_suffix: str | None = None) -> str:
     if there is None:
         return f" ({_missing_folder(root, folder)})"
     below = f"{folder}/" if folder else ""
-    names = sorted(one for group in there.values() for one in group)
-    wanted, stem = _folded(path.name), _folded(path.stem)
-    if same := [one for one in names if _folded(one) == wanted]:
-        return f" ({below}{same[0]} exists, in another case or Unicode form: use that name, or rename the file)"
-    if other := [one for one in names if _folded(PurePosixPath(one).stem) == stem and _is_image(one)]:
-        return f" ({below}{other[0]} exists, with another extension: use that name, or convert the file)"
-    for one, suffix in _with_suffix(names, path, mask_suffix or ""):
+    if same := there.by_folded.get(_folded(path.name)):
+        return f" ({below}{same} exists, in another case or Unicode form: use that name, or rename the file)"
+    if other := there.images_by_stem.get(_folded(path.stem)):
+        return f" ({below}{other} exists, with another extension: use that name, or convert the file)"
+    for one, suffix in _with_suffix(there, path, mask_suffix or ""):
         if mask_suffix is not None:
             return f" ({below}{one} exists: set mask_suffix = {suffix!r})"
         return f" ({below}{one} exists: rename it)"
@@ -68,19 +67,21 @@ def _missing_folder(root: Path, folder: str) -> str:
         there = _names(root / above)
         if there is None:
             break
-        same = [one for group in there.values() for one in group if _folded(one) == _folded(part)]
-        if same and part not in same:
-            return f"there is no folder {'/'.join(parts[: number + 1])}, but one called {same[0]}"
+        same = there.by_folded.get(_folded(part))
+        if same and part not in there.by_composed.get(_composed(part), ()):
+            return f"there is no folder {'/'.join(parts[: number + 1])}, but one called {same}"
     return f"there is no folder {folder}"
 
 
-def _with_suffix(names: list[str], path: PurePosixPath, suffix: str) -> Iterator[tuple[str, str]]:
+def _with_suffix(there: _Folder, path: PurePosixPath, suffix: str) -> Iterator[tuple[str, str]]:
     """Files with the same extension whose name starts with the stem (without `suffix`), and the rest of their stem."""
     stem = _composed(path.stem.removesuffix(suffix))
-    for one in names:
-        own = _composed(PurePosixPath(one).stem)
+    for place in range(bisect_left(there.stems, (stem, "")), len(there.stems)):
+        own, one = there.stems[place]
+        if not own.startswith(stem):
+            return
         more = own.removeprefix(stem)
-        if one.lower().endswith(path.suffix) and own.startswith(stem) and more[:1] in tuple(_BEFORE_SUFFIX):
+        if one.lower().endswith(path.suffix) and more[:1] in tuple(_BEFORE_SUFFIX):
             yield one, more
 
 
@@ -96,8 +97,34 @@ def _folded(name: str) -> str:
     return _composed(name).casefold()
 
 
-def _names(folder: Path) -> dict[str, tuple[str, ...]] | None:
-    """Composed name -> names on disk, for everything in a folder; None if the folder does not exist."""
+class _Folder:
+    """The names in a folder, in the orders in which they are looked up: every file of a list may be missing."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = sorted(names)
+        self.by_composed: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            composed = _composed(name)
+            self.by_composed[composed] = (*self.by_composed.get(composed, ()), name)
+
+    @cached_property
+    def by_folded(self) -> dict[str, str]:
+        """Without case -> the first such name."""
+        return {_folded(name): name for name in reversed(self._names)}
+
+    @cached_property
+    def images_by_stem(self) -> dict[str, str]:
+        """Stem without case -> the first such image."""
+        return {_folded(PurePosixPath(name).stem): name for name in reversed(self._names) if _is_image(name)}
+
+    @cached_property
+    def stems(self) -> list[tuple[str, str]]:
+        """Composed stem and name, sorted."""
+        return sorted((_composed(PurePosixPath(name).stem), name) for name in self._names)
+
+
+def _names(folder: Path) -> _Folder | None:
+    """The names in a folder; None if the folder does not exist."""
     try:
         return _scanned(str(folder), folder.stat().st_mtime_ns)
     except OSError:
@@ -105,10 +132,6 @@ def _names(folder: Path) -> dict[str, tuple[str, ...]] | None:
 
 
 @lru_cache(maxsize=64)
-def _scanned(folder: str, _modified: int) -> dict[str, tuple[str, ...]]:
+def _scanned(folder: str, _modified: int) -> _Folder:
     """Cached, since all files of a list may need this look-up."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name in os.listdir(folder):
-        composed = _composed(name)
-        found[composed] = (*found.get(composed, ()), name)
-    return found
+    return _Folder(os.listdir(folder))

@@ -14,8 +14,8 @@ from shards.opened import opened
 from shards.sources.toy import ToySource
 from tests.pipeline.chain import files, layers, pretend_trained, run, tiny
 from wsss.contract.fit import Fit
+from wsss.pipeline.missing_records import TooManyMissingError
 from wsss.pipeline.recipe import Recipe
-from wsss.pipeline.run import TooManyMissingError
 from wsss.report.results_table import result_rows
 
 RECIPE = """

@@ -7,12 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from shards.files import remove_leftovers, write_bytes
-from shards.layer import INDEX
 from shards.records import RunRecord, Sample
-from shards.wording import counted
 from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
@@ -25,15 +22,12 @@ from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
 from wsss.pipeline.fold_tables import check_counted_shards
 from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.lost_workers import count_losses, loss_lines
+from wsss.pipeline.missing_records import TooManyMissingError, missing_in_words, require_records
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import check_commit, source_commit
 from wsss.pipeline.tracked_run import TrackedRun, kept_weights, layers_read, network_behind
 from wsss.pipeline.work_measurements import memory_notes, work_of
-
-
-class TooManyMissingError(RuntimeError):
-    """More records of a layer are missing than the recipe allows."""
 
 
 @dataclass
@@ -277,40 +271,15 @@ def _lineage(instance: Instance) -> dict[str, object]:
     }
 
 
-SHOWN_MISSING = 3
-
-
 def _count_missing(recipe: Recipe, instance: Instance, summary: RunSummary) -> None:
     """Count missing records of a layer; raise an error if there are more than the recipe allows."""
     if not isinstance(instance.stage, Map):
         return
-    counts = instance.layer.counts()
-    missing, total = counts["missing"], sum(counts.values())
-    if missing:
-        summary.missing[instance.name] = f"{counted(missing, 'record')}:{_some_missing(instance)}"
+    if found := missing_in_words(instance):
+        summary.missing[instance.name] = found
     if left_out := instance.layer.left_out():
         summary.left_out[instance.name] = {split: len(reasons) for split, reasons in left_out.items()}
-    for split, reasons in left_out.items():
-        if counts.get(split, 0) == missing == 0:
-            key, reason = next(iter(reasons.items()))
-            raise TooManyMissingError(
-                f"{instance.name} has no record of split {split!r}: its settings or those of earlier stages "
-                f"excluded all {len(reasons)}, for example {key}: {reason}; check min_probability, dropped_classes, "
-                "only_classes and unknown_classes"
-            )
-    if total == 0 or missing == total or missing > recipe.runtime.max_missing * total:
-        raise TooManyMissingError(
-            f"{instance.name}: {missing} of {counted(total, 'record')} missing, more than runtime.max_missing = "
-            f"{recipe.runtime.max_missing} allows:{_some_missing(instance)}\n"
-            f"All reasons are in {instance.layer.path / INDEX}.\n"
-            f"Fix these files, delete {instance.path} and start again; or raise runtime.max_missing"
-        )
-
-
-def _some_missing(instance: Instance) -> str:
-    """The first missing records of a layer with their reasons, each on a line."""
-    reasons = islice(instance.layer.missing(), SHOWN_MISSING)
-    return "".join(f"\n  {missing.key}: {missing.reason}" for missing in reasons)
+    require_records(instance, most=recipe.runtime.max_missing)
 
 
 def _record_of(

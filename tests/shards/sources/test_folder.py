@@ -234,4 +234,10 @@ def test_signature(root: Path, tmp_path: Path) -> None:
     changed.append(source(root, **masked).signature())
     put(root / "masks" / "a" / "9.png", encode_png(np.zeros((9, 9), np.uint8)))
     changed.append(source(root, **masked).signature())
+    put(root / "masks" / "a" / "9.png", encode_png(np.arange(81, dtype=np.uint8).reshape(9, 9)))  # corrected in place
+    changed.append(source(root, **masked).signature())
+    for folder in ("other_masks", "saliency", "other_saliency"):
+        shutil.copytree(root / "masks", root / folder)
+    changed.append(source(root, **masked | {"masks": "other_masks"}).signature())
+    changed += [source(root, saliency=folder).signature() for folder in ("saliency", "other_saliency")]
     assert len(set(changed)) == len(changed)

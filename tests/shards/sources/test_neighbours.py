@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shards.file_system_errors import FileSystemError
 from shards.records import BadSampleError
 from shards.sources import disk, neighbours
 from shards.sources.disk import file_sizes, presence, read_file, read_image, read_index_png
@@ -63,6 +66,54 @@ def test_a_folder_is_scanned_once_for_all_its_names(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(neighbours.os, "listdir", lambda folder: (scans.append(folder), real(folder))[1])
     assert all(read_file(tmp_path, f"\u00dc{number}.jpg") == b"x" for number in range(20))
     assert len(scans) == 1
+
+
+def test_hints_at_many_missing_files_look_at_every_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(50):
+        put(tmp_path / f"{number:03d}_mask.png", b"x")
+    folded: list[str] = []
+    real = neighbours._folded
+    monkeypatch.setattr(neighbours, "_folded", lambda name: (folded.append(name), real(name))[1])
+    for number in range(200):
+        hint = beside(tmp_path, f"{number:03d}.png", mask_suffix="")
+        assert ("set mask_suffix = '_mask'" in hint) == (number < 50)
+    assert len(folded) <= 2 * 50 + 2 * 200, "the names once for each order, and two for every question"
+
+
+@pytest.mark.parametrize(
+    ("number", "tries", "error"),
+    [
+        (errno.ESTALE, 4, FileSystemError),
+        (errno.EIO, 4, OSError),
+        (errno.ENOENT, 1, FileNotFoundError),
+        (errno.EACCES, 1, PermissionError),
+    ],
+)
+def test_an_error_that_may_pass_is_met_by_further_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, tries: int, error: type[Exception]
+) -> None:
+    """A file system that stays away is no fault of one image; a bad block is."""
+    put(tmp_path / "1.jpg", b"xyz")
+    monkeypatch.setattr(disk, "_PAUSES", (0.0, 0.0, 0.0))
+    tried: list[int] = []
+    real = os.read
+
+    def fails(times: int) -> None:
+        def read(descriptor: int, size: int) -> bytes:
+            tried.append(descriptor)
+            if len(tried) <= times:
+                raise OSError(number, os.strerror(number))
+            return real(descriptor, size)
+
+        tried.clear()
+        monkeypatch.setattr(disk.os, "read", read)
+
+    fails(99)
+    with pytest.raises(error):
+        read_file(tmp_path, "1.jpg")
+    assert len(tried) == tries
+    fails(tries - 1)
+    assert read_file(tmp_path, "1.jpg") == b"xyz"
 
 
 @pytest.mark.parametrize(

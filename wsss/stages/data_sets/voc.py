@@ -9,7 +9,7 @@ from shards.sources.sbd import sbd_masks
 from shards.sources.source import Source
 from shards.sources.voc import VocSource
 from wsss.contract.settings import MeasuringOnly, NotHashedPath, active_unless, settings
-from wsss.stages.data_sets.shared import LISTS, SharedSettings
+from wsss.stages.data_sets.shared import SharedSettings
 
 
 @settings
@@ -53,7 +53,7 @@ def open_voc(given: VocSettings, splits: tuple[str, ...]) -> Source:
             raise ValueError(f"sbd = {given.sbd!r}: {error}") from None
     return VocSource(
         root=root,
-        lists={split: _list_path(given.lists[split]) for split in splits},
+        lists={split: _list_path(given, split) for split in splits},
         labels=labels,
         masks=given.masks,
         mask_suffix=given.suffix_of_masks(),
@@ -77,5 +77,12 @@ def _require_masks(given: VocSettings, root: Path, splits: tuple[str, ...]) -> N
         )
 
 
-def _list_path(name: str) -> Path:
-    return LISTS / name if "/" not in name else Path(name)
+def _list_path(given: VocSettings, split: str) -> Path:
+    """As for all data sets, and for a path with a folder also below the working folder."""
+    here = Path(given.lists[split]).absolute()
+    try:
+        return given.list_paths((split,))[split]
+    except ValueError:
+        if "/" in given.lists[split] and here.is_file():
+            return here
+        raise
