@@ -30,6 +30,7 @@ exec "$@"
 #!/bin/bash
 echo "scontrol $*" >> HERE/calls
 [ "$1 $2" = "show hostnames" ] && printf '%s\\n' NODES
+[ "$1 $2" = "show job" ] && echo "JobId=7 JobState=STATE Reason=None"
 exit 0
 """,
 }
@@ -72,6 +73,7 @@ class Job:
         driver: str,
         show: str = "",
         check: str = "",
+        state: str = "RUNNING",
         words: tuple[str, ...] = ("toy", "--set", "runtime.runs=/x y"),
     ) -> None:
         self.folder = folder
@@ -83,6 +85,7 @@ class Job:
         for name, text in {**PROGRAMS, **STUBS}.items():
             text = text.replace("HERE", str(folder)).replace("PORT", str(port))
             text = text.replace("NODES", nodes).replace("DRIVER", driver).replace("SHOW", show)
+            text = text.replace("STATE", state)
             (programs / name).write_text(text.replace("CHECK", check).replace("HERE", str(folder)))
             (programs / name).chmod(0o755)
         self.environment = slurm_environment(folder, port=port) | {"PATH": f"{programs}:/usr/bin:/bin"}
@@ -142,10 +145,11 @@ def test_the_order_of_the_steps(tmp_path: Path) -> None:
     heads = [line for line in calls if line.startswith("srun") and "--head " in line]
     workers = [line for line in calls if line.startswith("srun") and "--address=" in line]
     assert len(heads) == len(workers) == 1
-    assert "--overlap --nodes=1 --ntasks=1 --nodelist=node1 ::" in heads[0]
+    bound = "--overlap --cpus-per-task=2 --cpu-bind=none"
+    assert f"{bound} --nodes=1 --ntasks=1 --nodelist=node1 ::" in heads[0] and bound in workers[0]
     assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=node1 --kill-on-bad-exit=0 ::" in workers[0]
     (run,) = [line for line in calls if line.startswith("wsss run")]
-    assert run.startswith("wsss run toy --set runtime.runs=/x y --on ")
+    assert run.startswith("wsss run toy --set runtime.runs=/x y --set runtime.stop_seconds=240 --on ")
     assert calls.index(heads[0]) < calls.index(run)
     (started,) = [line for line in calls if line.startswith("ray start") and "--head" in line]
     assert (
@@ -175,8 +179,26 @@ def test_slurms_signal_stops_the_run_and_queues_the_job_again(tmp_path: Path) ->
     job.process.send_signal(signal.SIGTERM)
     assert job.ends_with() == 143
     calls = job.calls()
-    assert calls[-2:] == ["saved", "scontrol requeue 7"], "only after the driver has stopped"
+    assert calls[-3:] == ["saved", "scontrol show job -o 7", "scontrol requeue 7"], "after the driver has stopped"
     assert "stopped by Slurm; the job is queued again" in job.output
+
+
+def test_a_job_that_was_cancelled_is_not_queued_again(tmp_path: Path) -> None:
+    """`scancel JOB` sends the script the signal of a time limit."""
+    job = Job(
+        tmp_path,
+        nodes="node1",
+        driver="trap 'exit 143' TERM; sleep 60 > /dev/null 2>&1 & wait",
+        state="CANCELLED",
+        words=("toy", "--set", "runtime.runs=/x y", "--set", "runtime.stop_seconds=9"),
+    )
+    job.wait_for("wsss run")
+    time.sleep(0.5)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ends_with() == 143
+    assert not any("requeue" in line for line in job.calls()) and "cancelled; the same command resumes" in job.output
+    (run,) = [line for line in job.calls() if line.startswith("wsss run")]
+    assert run.count("stop_seconds") == 1 and "stop_seconds=9" in run, "what the user gives stays"
 
 
 def test_a_run_that_finishes_on_the_signal_is_not_queued_again(tmp_path: Path) -> None:
