@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 
 from shards.codec import decode, key_of
 from shards.file_system_errors import reading
-from shards.layer import Layer, ShardError
+from shards.layer import INDEX, Layer, ShardError
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.records import Missing, Record
 from shards.set_aside import why_set_aside
@@ -119,7 +119,11 @@ def join_shard(
         yield Missing(key=record.key, reason=reason, left_out=left_out)
     for name, stream in streams.items():
         if (extra := stream.peek()) is not None:
-            raise ValueError(f"{shard}: layer {name!r} contains {extra.key!r}, but layer {first!r} does not")
+            raise ValueError(
+                f"{shard}: layer {name!r} contains {extra.key!r}, but layer {first!r} does not: it was made when this "
+                f"record was there. See {layers[first].path / INDEX} for why it is missing now (a bad mask, say); "
+                f"correct that, or remove {layers[name].path} so that it is made again"
+            )
 
 
 class _Lookahead:

@@ -7,10 +7,12 @@ that it declares (`for_shard`), so no stage knows about folds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from shards.folds import TRAIN, Fold, fold_of
+from shards.folds import TRAIN, Fold, fold_of, fold_of_number
 from shards.layer import ShardError, split_of
 from shards.records import Missing, Record
 from wsss.contract.fit import Fit
@@ -106,6 +108,34 @@ def check_num_shards(instance: Instance) -> None:
             f"a fold is made of whole shards, so {f'set folds to at most {number}' if number > 1 else 'remove folds'}, "
             f"or set a smaller shard_size in {instance.samples.name}"
         )
+
+
+def check_class_folds(instance: Instance) -> None:
+    """Raise ValueError if all training images of a class are in one fold: the network that labels them has seen none.
+
+    Shards are cut from the list in its order, so this happens where a list is sorted by class. Passes if not known.
+    """
+    stage = instance.stage
+    if not isinstance(stage, Fit) or stage.folds == 1:
+        return
+    counts = [Counter[int]() for _ in range(stage.folds)]
+    try:
+        entries = replace(instance.samples, without=None).layer.manifest_entries(TRAIN)
+        for number, entry in enumerate(islice(entries, getattr(stage, "max_shards", None))):
+            for classes in entry.entries.metadata("classes"):
+                counts[fold_of_number(number, num_folds=stage.folds) - 1].update(classes or ())
+    except ShardError:
+        return
+    total = sum(counts, Counter[int]())
+    for class_id in sorted(total):
+        for fold, found in enumerate(counts, start=1):
+            if found[class_id] == total[class_id] > 1:
+                raise ValueError(
+                    f"{base_name(instance.name, stage)}.folds = {stage.folds}: all {total[class_id]} training images "
+                    f"of {instance.taxonomy.name_of(class_id)!r} are in fold {fold}, so the network that labels them "
+                    "would have seen none; shuffle the list of images, or set a smaller shard_size in "
+                    f"{instance.samples.name}"
+                )
 
 
 def _num_train_shards(samples: Instance) -> int | None:

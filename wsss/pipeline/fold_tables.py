@@ -8,7 +8,14 @@ from dataclasses import fields
 from typing import Any
 
 from wsss.contract.fit import Fit
-from wsss.contract.folds import base_name, check_num_shards, name_of_fold, slots_of_folds, view_of_fold
+from wsss.contract.folds import (
+    base_name,
+    check_class_folds,
+    check_num_shards,
+    name_of_fold,
+    slots_of_folds,
+    view_of_fold,
+)
 from wsss.contract.stage import Instance, Map, Stage
 from wsss.pipeline.recipe_tables import RecipeError
 from wsss.stages.registry import STAGES
@@ -98,8 +105,10 @@ def _of_training(name: str, stage: Fit, slot: str, upstream: Instance, earlier: 
 
 
 def check_counted_shards(instance: Instance) -> None:
-    """Raise `RecipeError` if there are more folds than shards, which are known for certain once the inputs are done."""
+    """Raise `RecipeError` if there are more folds than shards, or if a fold has all images of a class: both are known
+    for certain once the inputs are done."""
     try:
         check_num_shards(instance)
+        check_class_folds(instance)
     except ValueError as error:
         raise RecipeError(str(error)) from None

@@ -1,0 +1,47 @@
+"""A network that labels a fold must have seen each class elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shards.records import Sample
+from tests.wsss.layers import instance_of, sample, samples_of
+from wsss.contract.folds import check_class_folds
+from wsss.contract.stage import Instance
+from wsss.stages.train_classifier import TrainClassifier
+from wsss.stages.train_segmenter import TrainSegmenter
+
+
+def image(key: str, *classes: int) -> Sample:
+    return replace(sample(key, None), classes=classes)
+
+
+def classifier(folder: Path, *shards: list[Sample], **settings: int) -> Instance:
+    samples = samples_of(folder, {f"train-{number:06d}": images for number, images in enumerate(shards)})
+    return instance_of(TrainClassifier(folds=2, fold=1, **settings), folder, samples=samples)  # type: ignore[arg-type]
+
+
+def test_a_list_that_is_sorted_by_class_is_refused(tmp_path: Path) -> None:
+    instance = classifier(tmp_path, [image("a", 1), image("b", 1)], [image("c", 2), image("d", 2, 3)])
+    name = instance.taxonomy.name_of(1)
+    with pytest.raises(
+        ValueError, match=rf"train_classifier.folds = 2: all 2 training images of '{name}' are in fold 1"
+    ):
+        check_class_folds(instance)
+    check_class_folds(replace(instance, stage=TrainClassifier()))
+
+
+def test_classes_of_both_folds_pass_and_so_does_a_single_image(tmp_path: Path) -> None:
+    check_class_folds(classifier(tmp_path, [image("a", 1), image("b", 2)], [image("c", 2), image("d", 1, 3)]))
+
+
+def test_shards_that_are_not_used_do_not_count(tmp_path: Path) -> None:
+    shards = [[image("a", 1, 2)], [image("b", 1, 2)], [image("c", 3)], [image("d", 2)], [image("e", 3)]]
+    instance = classifier(tmp_path, *shards)
+    with pytest.raises(ValueError, match="are in fold 1"):
+        check_class_folds(instance)
+    view = replace(instance, stage=TrainSegmenter(folds=2, fold=1, max_shards=2))
+    check_class_folds(view)
