@@ -15,8 +15,8 @@ from wsss.stages.train_classifier import TrainClassifier
 from wsss.stages.train_segmenter import TrainSegmenter
 
 
-def image(key: str, *classes: int) -> Sample:
-    return replace(sample(key, None), classes=classes)
+def images(name: str, number: int, *classes: int) -> list[Sample]:
+    return [replace(sample(f"{name}{n}", None), classes=classes) for n in range(number)]
 
 
 def classifier(folder: Path, *shards: list[Sample], **settings: int) -> Instance:
@@ -25,21 +25,21 @@ def classifier(folder: Path, *shards: list[Sample], **settings: int) -> Instance
 
 
 def test_a_list_that_is_sorted_by_class_is_refused(tmp_path: Path) -> None:
-    instance = classifier(tmp_path, [image("a", 1), image("b", 1)], [image("c", 2), image("d", 2, 3)])
+    instance = classifier(tmp_path, images("a", 10, 1), [*images("b", 9, 2), *images("c", 3, 2, 3)])
     name = instance.taxonomy.name_of(1)
     with pytest.raises(
-        ValueError, match=rf"train_classifier.folds = 2: all 2 training images of '{name}' are in fold 1"
+        ValueError, match=rf"train_classifier.folds = 2: all 10 training images of '{name}' are in fold 1"
     ):
         check_class_folds(instance)
     check_class_folds(replace(instance, stage=TrainClassifier()))
 
 
-def test_classes_of_both_folds_pass_and_so_does_a_single_image(tmp_path: Path) -> None:
-    check_class_folds(classifier(tmp_path, [image("a", 1), image("b", 2)], [image("c", 2), image("d", 1, 3)]))
+def test_classes_of_both_folds_pass_and_so_do_few_images(tmp_path: Path) -> None:
+    check_class_folds(classifier(tmp_path, images("a", 20, 1, 2), [*images("b", 1, 1, 2), *images("c", 9, 3)]))
 
 
 def test_shards_that_are_not_used_do_not_count(tmp_path: Path) -> None:
-    shards = [[image("a", 1, 2)], [image("b", 1, 2)], [image("c", 3)], [image("d", 2)], [image("e", 3)]]
+    shards = [images("a", 9, 1), images("b", 9, 1), images("c", 10, 3), images("d", 9, 2), images("e", 9, 3)]
     instance = classifier(tmp_path, *shards)
     with pytest.raises(ValueError, match="are in fold 1"):
         check_class_folds(instance)
