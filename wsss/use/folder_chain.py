@@ -16,9 +16,10 @@ from shards.records import RunRecord
 from wsss.contract.fit import WEIGHTS
 from wsss.contract.runtime import Runtime, RuntimeSettings, Tracker
 from wsss.contract.stage import Instance, Map, Stage
+from wsss.pipeline.missing_records import TooManyMissingError
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeSettings, placed_instance
-from wsss.pipeline.run import TooManyMissingError, run_recipe
+from wsss.pipeline.run import run_recipe
 from wsss.stages.build_shards import BuildShards
 from wsss.use.model_file import ModelFile
 
