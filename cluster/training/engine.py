@@ -105,10 +105,9 @@ class _Trainer:
         self.state = checkpoints.restore(self.engine, self.folder, self.average)
         self._begin_part()
         self.faults = FaultLog.of(instance.path, rank=place.rank)
-        self.last_progress = 0.0
         self.hand_over = HandOver(instance.path, rank=place.rank, notice=place.notice)
         self.curve = CurveMeter(instance, place, step=self.state.step, num_steps=self.epoch_ends[-1])
-        self.asked = False
+        self.last_progress, self.asked, self.warm = 0.0, False, False
 
     def _begin_part(self) -> None:
         """Note that these ranks compute the following steps, and what that changes besides rounding."""
@@ -146,12 +145,13 @@ class _Trainer:
         self._finish()
 
     def _run_epoch(self, epoch: int, end: int, remaining_steps: Iterator[list[MicroBatch]]) -> None:
-        begun, first = time.monotonic(), self.state.step
-        state = self.state
+        state, begun, first = self.state, time.monotonic(), self.state.step
         while state.step < end:
             note(step=str(state.step + 1), sample="")
             terms = self._fitting_step(remaining_steps, epoch)
             state.count_step()
+            if not self.warm and state.step < end:  # the first step of a process waits for its loaders
+                self.warm, begun, first = True, time.monotonic(), state.step
             self.asked = terms.pop("asked") > 0
             state.faults += round(terms.pop("faults"))
             self.curve.add(state.step, terms, images=self.batches.images_per_step(epoch), engine=self.engine)

@@ -160,20 +160,23 @@ def _measured(record: RunRecord, instance: Instance) -> Measured | str:
 def _training_seconds(record: RunRecord) -> tuple[float, float, int]:
     """(seconds per example over all ranks, seconds of all epochs, examples) from the history of a training.
 
-    The first epoch includes one-time loading, so it is excluded from the speed if there are others. A shorter last
-    batch counts as a full one.
+    The first epoch is slower, so it is excluded from the speed if there are others. An epoch of which only the
+    validation was left when the training was resumed has no speed. A shorter last batch counts as a full one.
     """
     rates, steps = [], [0]
     for entry in record.tables.get("history", []):
         rates.append(float(str(entry.get("images_per_second", 0))))
         steps.append(int(str(entry.get("step", 0))))
-    if not rates or min(rates) <= 0:
+    if not any(rates):
         return 0.0, 0.0, 0
     batch = int(str(record.settings.get(f"{record.instance}.batch_size", 1)))
     examples = [batch * (end - begin) for begin, end in pairwise(steps)]
-    steady = rates[1:] or rates
-    busy = sum(number / rate for number, rate in zip(examples, rates, strict=True))
-    return sum(1 / rate for rate in steady) / len(steady), busy, sum(examples)
+    steady = [rate for rate in rates[1:] if rate > 0] or [rate for rate in rates if rate > 0]
+    per_example = sum(1 / rate for rate in steady) / len(steady)
+    busy = sum(
+        number / rate if rate > 0 else number * per_example for number, rate in zip(examples, rates, strict=True)
+    )
+    return per_example, busy, sum(examples)
 
 
 def measured_lines(run: MeasuredRun, *, from_tables: Mapping[str, str]) -> list[str]:
