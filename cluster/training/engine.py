@@ -166,14 +166,14 @@ class _Trainer:
                 self._save()
             if self.asked and state.step < end:
                 raise self.hand_over.done(state.step)
+        steps = self.batches.steps[epoch]
+        images_per_second = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         validates = self.stage.validate_every > 0 and (epoch + 1) % self.stage.validate_every == 0
         if validates and state.step > first:
             self._save()  # a validation may take long, and needs memory
             if self.asked:
                 raise self.hand_over.done(state.step)
         self.task.end_epoch()
-        steps = self.batches.steps[epoch]
-        images_per_second = self.batches.num_draws[epoch] / steps * (end - first) / max(time.monotonic() - begun, 1e-9)
         means = {name: total / steps for name, total in state.sums.items()}
         row = {"epoch": epoch + 1, "step": state.step, **means, "images_per_second": images_per_second}
         row |= {"unreadable": state.faults} if state.faults else {}
