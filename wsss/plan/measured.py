@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from wsss.pipeline.recipe import dotted_settings
 from wsss.plan.costs import PlanError
 
 _ROWS = "driver_row"
+_TRAIN_IMAGES = "records.train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,17 @@ class Measured:
     on_gpu: bool
     idle: float | None
     """Share of the time in which a GPU's network waited for records or their writing; None if not measured."""
+    examples: float = 0.0
+    """Of a training: examples of an epoch, divided by the training images of its data set; 0 if that is not known."""
     differing: tuple[str, ...]
     """Settings that differ from the planned ones: `NAME VALUE_IN_RUN -> PLANNED_VALUE`."""
+
+    def of_as_many(self, work: Work, *, train_images: int) -> Work:
+        """The work with as large a part of the training images in an epoch as in the run: there, images without a label
+        were left out, or classes balanced."""
+        if not isinstance(work, FitWork) or not self.examples:
+            return work
+        return replace(work, examples=max(1, round(self.examples * train_images)))
 
     def fits(self, *, has_network: bool, plans_gpus: bool) -> bool:
         """Whether the planned cluster uses the same kind of device for this work."""
@@ -88,6 +98,7 @@ def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
             f"--measured {folder}: it contains no store/*/{RUN_RECORD}; give the folder that the small run wrote "
             "to (its runtime.runs)"
         )
+    train_images = max((r.metrics.get(_TRAIN_IMAGES, 0.0) for r in records), default=0.0)
     found: dict[str, Measured] = {}
     lacking: dict[str, str] = {}
     for instance in instances:
@@ -96,7 +107,7 @@ def read_run(folder: Path, instances: tuple[Instance, ...]) -> MeasuredRun:
             lacking[instance.name] = "it is not in the run"
             continue
         record = min(own, key=lambda r: (len(differing_settings(r, instance)), -r.finished))
-        measured = _measured(record, instance)
+        measured = _measured(record, instance, train_images=train_images)
         if isinstance(measured, str):
             lacking[instance.name] = measured
         else:
@@ -127,15 +138,18 @@ def _short(value: object) -> str:
     return json.dumps(value, default=str)
 
 
-def _measured(record: RunRecord, instance: Instance) -> Measured | str:
+def _measured(record: RunRecord, instance: Instance, *, train_images: float) -> Measured | str:
     """The measurement in a record, or the reason why there is none."""
     work = record.work
     if not {"workers", "threads", "gpus", "driver_seconds"} <= set(work):
         return "its run record has no work times; run it again with this version"
     workers, threads, on_gpu = int(work["workers"]), int(work["threads"]), work["gpus"] > 0
+    examples = 0.0
     if isinstance(instance.stage, Fit):
         per_image, busy, images = _training_seconds(record)
         per_worker = per_image * workers
+        epochs = len(record.tables.get("history", []))
+        examples = images / epochs / train_images if epochs and train_images else 0.0
     else:
         images = int(work.get("images", 0))
         # A worker's first shard includes one-time loading; if there are later shards, that counts as start-up.
@@ -153,6 +167,7 @@ def _measured(record: RunRecord, instance: Instance) -> Measured | str:
         cores=threads,
         on_gpu=on_gpu,
         idle=work.get("idle_share"),
+        examples=examples,
         differing=differing_settings(record, instance),
     )
 

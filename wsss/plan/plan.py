@@ -115,6 +115,9 @@ class _Planner:
             measured, lacking = None, f"it ran on {ran}, and the planned cluster computes on {planned}"
             if stated is None:
                 return Planned(instance=instance, images=images, usage=None, lacking=lacking)
+        if measured is not None:
+            fixed = getattr(instance.stage, "max_shards", None) or getattr(instance.stage, "images_per_class", 0)
+            work = work if fixed else measured.of_as_many(work, train_images=data.stats.images.get(TRAIN, 0))
         usage = time_of(work, cluster, self.costs, limits, measured=measured, stated=stated is not None)
         return Planned(
             instance=instance,

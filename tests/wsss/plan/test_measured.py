@@ -121,6 +121,17 @@ def test_a_training_by_its_history(recipe: Recipe, tmp_path: Path) -> None:
     assert found.start == pytest.approx(30 - (40 / 10 + 40 / 40 + 40 / 20))
 
 
+def test_an_epoch_has_as_large_a_part_of_the_images_as_in_the_run(recipe: Recipe, tmp_path: Path) -> None:
+    """40 of 100 training images: the others had no label, or were not drawn."""
+    rows = [{"epoch": n, "step": 5 * n, "images_per_second": 10.0} for n in (1, 2)]
+    leave(tmp_path, recipe.instance("train_classifier"), work=FIT, tables={"history": rows}, seconds=30.0)
+    assert read(tmp_path, recipe, "train_classifier").examples == 0.0, "the run has no record of its data set"
+    leave(tmp_path, recipe.instance("build_shards"), 2, work=SHARDS, metrics={"records.train": 100.0})
+    found = read(tmp_path, recipe, "train_classifier")
+    assert found.examples == pytest.approx(0.4)
+    assert found.of_as_many(TRAINING, train_images=1000) == replace(TRAINING, examples=400)
+
+
 def test_of_several_records_the_one_of_the_planned_settings_is_taken(recipe: Recipe, tmp_path: Path) -> None:
     instance = recipe.instance("make_cams")
     other = dotted_settings(instance) | {"make_cams.flip": False, "make_cams.scales": [2.0]}
