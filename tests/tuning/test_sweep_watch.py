@@ -24,7 +24,7 @@ def of_tune(number: int) -> Any:
 
 
 def test_a_trial_that_begins_again_keeps_its_number(tmp_path: Path) -> None:
-    sweep = loaded(tmp_path, SPACE)
+    sweep = loaded(tmp_path, SPACE, overrides=(f"runtime.runs={tmp_path / 'runs'}",))
     sweep.folder.mkdir(parents=True)
     journal = TrialJournal(sweep)
     recorder: Any = SimpleNamespace(put=lambda trial: None)

@@ -62,7 +62,7 @@ def test_every_published_score_is_measured(name: str) -> None:
 def test_the_header_says_what_a_user_needs(name: str) -> None:
     header = (RECIPES / f"{name}.toml").read_text().partition("\n\n[recipe]")[0]
     for wanted in (
-        f"wsss run tuning/recipes/{name}.toml",
+        f"wsss run {name} --set runtime.rank_gpus=1 --set runtime.actor_gpus=1",
         "Needs:",
         "Weights:",
         "Cost:",
