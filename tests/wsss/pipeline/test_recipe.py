@@ -461,7 +461,7 @@ def test_root_does_not_enter_and_files_do(load: Load, voc: Path, tmp_path: Path)
         ("root=/nowhere", "root = '/nowhere' is not a folder; set it to the folder that contains JPEGImages"),
         ("labels=none.json", "labels = 'none.json' is not a file in root"),
         ("saliency=none", "saliency = 'none' is not a folder in root"),
-        ("lists.train=none.txt", "the list of split 'train' does not exist: "),
+        ("lists.train=none.txt", "lists.train = 'none.txt' does not exist; looked for "),
         ("splits=[\"train\", \"test\"]", "lists.test is not set; set it to the file of that split's keys"),
         ("class_names=[\"catt\"]", "class_names: unknown class 'catt'; did you mean cat"),
         ("class_names=[\"giraffe\"]", "class_names: unknown class 'giraffe'; there are aeroplane, bicycle, bird, boat"),
