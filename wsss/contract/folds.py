@@ -18,6 +18,9 @@ from shards.records import Missing, Record
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance, Map, ShardWorker
 
+_NOT_BY_CHANCE = 10
+"""Images of a class that are hardly all in one of two folds unless the list is sorted: one time in 500."""
+
 
 def name_of_fold(name: str, fold: int) -> str:
     """Name of the instance that is trained without a fold."""
@@ -108,10 +111,6 @@ def check_num_shards(instance: Instance) -> None:
             f"a fold is made of whole shards, so {f'set folds to at most {number}' if number > 1 else 'remove folds'}, "
             f"or set a smaller shard_size in {instance.samples.name}"
         )
-
-
-_NOT_BY_CHANCE = 10
-"""Images of a class that are hardly all in one of two folds unless the list is sorted: one time in 500."""
 
 
 def check_class_folds(instance: Instance) -> None:

@@ -48,7 +48,7 @@ def test_the_training_goes_on_with_smaller_micro_batches_of_the_same_batch(
     outcome = train(tmp_path, TinyFit(**FROZEN, fits=1, short_from=4))
     assert losses(outcome) == pytest.approx(losses(whole[1]), abs=1e-6)
     torch.testing.assert_close(load_file(tmp_path / WEIGHTS), load_file(whole[0] / WEIGHTS), rtol=1e-5, atol=1e-6)
-    # A step fails with 4 examples and with 2. Both times the training goes on from the checkpoint after step 3.
+    # Step 4 fails with 4 examples and again with 2. Each time the training resumes from the checkpoint of step 3.
     assert steps(tmp_path) == [0, 1, 2, 3, 4, 3, 4, 3, 4, 5]
     assert outcome.metrics["micro_batch"] == 1.0 and "micro_batch" not in whole[1].metrics
     (line,) = outcome.notes
