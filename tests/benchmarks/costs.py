@@ -150,7 +150,7 @@ def writing(samples: list[Sample], folder: Path) -> Found:
         read = seconds(lambda layer=layer: list(read_shard(layer, shard)))  # type: ignore[misc]
         name = {"sample": "sample", "seed": "mask", "pseudo_label": "label", "cam": "maps"}[kind]
         found[f"write_{name}"], found[f"read_{name}"] = wrote / per[kind], read / per[kind]
-    del found["read_label"]  # little more than read_mask
+    del found["read_label"], found["write_label"]  # little more than those of a mask
     return found
 
 
