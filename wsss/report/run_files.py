@@ -20,6 +20,7 @@ from wsss.pipeline.changed_settings import changed_settings
 from wsss.pipeline.recipe import Recipe
 
 DIGITS = 8
+_FEW = 3
 """Number of digits of a fingerprint in a file's name, as in the names of MLflow runs."""
 
 
@@ -37,8 +38,17 @@ class FileName:
 
 
 def in_words(changed: Mapping[str, object]) -> str:
-    """`changed_settings` as text."""
-    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in changed.items()) or "the recipe file unchanged"
+    """`changed_settings` as text; a value that many instances have for a setting (--set defaults.*) is named once."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for name, value in changed.items():
+        same.setdefault((name.partition(".")[2], json.dumps(value)), []).append(name)
+    parts = []
+    for (setting, value), names in same.items():
+        if len(names) > _FEW:
+            parts.append(f"{setting} = {value} of {len(names)} instances")
+        else:
+            parts += [f"{name} = {value}" for name in names]
+    return ", ".join(parts) or "the recipe file unchanged"
 
 
 def described(recipe: Recipe, what: Mapping[str, object], *, behind: Instance | None = None) -> dict[str, object]:
