@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from shards.records import GRID_STRIDE
+from shards.records import GRID_STRIDE, CamRecord, ScoreRecord
 from wsss.contract.device import on_device
 from wsss.ops.multi_scale import magnify, resize_bilinear
 
@@ -96,6 +96,13 @@ def upsample(maps_Khw: np.ndarray, size: tuple[int, int], *, device: torch.devic
         return torch.zeros((0, *size), device=device)
     maps = on_device(torch.from_numpy(maps_Khw), device).float()
     return resize_bilinear(maps[None], size=size)[0]
+
+
+def pixel_scores(record: CamRecord | ScoreRecord, size: tuple[int, int], *, device: torch.device) -> torch.Tensor:
+    """The maps or scores of an image's classes at its pixels, f32[K, H, W]."""
+    if isinstance(record, CamRecord):
+        return upsample(record.maps, size, device=device)
+    return magnify_scores(record.scores, size, device=device)
 
 
 def nearest(maps_Khw: np.ndarray, size: tuple[int, int]) -> torch.Tensor:

@@ -230,7 +230,7 @@ def _label_step(title: str, instance: Instance, about: Explained, record: Confid
 def _threshold_pictures(stage: MakePseudoLabels, instance: Instance, about: Explained) -> Iterator[Picture]:
     """The labels that the scores and the background's score give before the CRF."""
     scores = about.records.get(instance.inputs["scores"].name)
-    if stage.refine != "crf" or not isinstance(scores, ScoreRecord):
+    if stage.refine != "crf" or not isinstance(scores, CamRecord | ScoreRecord):
         return
     import torch
 

@@ -1,4 +1,4 @@
-"""make_pseudo_labels: from class scores, label maps, by a score of the background and a dense CRF.
+"""make_pseudo_labels: from class scores or maps, label maps, by a score of the background and a dense CRF.
 
 Shape letters: `K` classes present, `L` = K + 1 labels with the background first, `S` response scales, `H W` pixels,
 `h w` the stride-4 grid.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from shards.label_type import BACKGROUND, BYTE, LabelType
-from shards.records import PseudoLabel, Record, Sample, ScoreRecord, grid_size
+from shards.records import CamRecord, PseudoLabel, Record, Sample, ScoreRecord, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
 from wsss.contract.settings import active_unless, active_with, settings
@@ -29,19 +29,24 @@ if TYPE_CHECKING:
     from shards.taxonomy import Taxonomy
     from wsss.ops.dense_crf import ImageCrf
 
+_SCORES = Records((ScoreRecord, CamRecord), only_named=(CamRecord,))
 NO_THRESHOLDS: Mapping[int, float] = MappingProxyType({})
 
 
 @settings
 class MakePseudoLabels(CrfSettings, Map):
     """Each pixel gets the class with the highest score, or background if the background's score is higher; then the
-    dense CRF."""
+    dense CRF.
+
+    Scores are those of make_scores' random walk, or, if a recipe names such an instance in slot `scores`, maps that no
+    walk has propagated: of make_cams, or of make_segmenter_maps.
+    """
 
     kind: ClassVar[str] = "make_pseudo_labels"
     revision: ClassVar[int] = 3
     record_kind: ClassVar[str] = PseudoLabel.kind
     aligned_with: ClassVar[str] = "scores"
-    slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "scores": Records((ScoreRecord,))}
+    slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "scores": _SCORES}
 
     background: Literal["threshold", "power", "propagated"] = "threshold"
     """The background's score: `threshold`, a constant (IRNet); `power`, (1 - largest score) to a power; or
@@ -96,6 +101,11 @@ class MakePseudoLabels(CrfSettings, Map):
             )
         scores = instance.inputs["scores"]
         fields = instance.stage_in("scores", Map).optional_fields(scores)
+        if self.background == "propagated" and instance.stage_in("scores", Map).record_kind == CamRecord.kind:
+            raise ValueError(
+                f"{instance.name}.background = 'propagated' needs a random walk, but {scores.name} has maps; name a "
+                f"make_scores in {instance.name}.inputs.scores, or set background to 'threshold' or 'power'"
+            )
         if self.background == "propagated" and "background" not in fields:
             raise ValueError(
                 f"{instance.name}.background = 'propagated' needs the background's score from {scores.name}; set "
@@ -119,7 +129,7 @@ class MakePseudoLabels(CrfSettings, Map):
         labels, of_classes = instance.label_type, self.thresholds_by_id(instance.taxonomy)
 
         def make(joined: Mapping[str, Record]) -> PseudoLabel:
-            sample, scores = cast(Sample, joined["samples"]), cast(ScoreRecord, joined["scores"])
+            sample, scores = cast(Sample, joined["samples"]), cast(CamRecord | ScoreRecord, joined["scores"])
             with torch.inference_mode():
                 return self.pseudo_label(sample, scores, labels, thresholds=of_classes)
 
@@ -132,7 +142,7 @@ class MakePseudoLabels(CrfSettings, Map):
     def pseudo_label(
         self,
         sample: Sample,
-        scores: ScoreRecord,
+        scores: CamRecord | ScoreRecord,
         labels: LabelType = BYTE,
         *,
         thresholds: Mapping[int, float] = NO_THRESHOLDS,
@@ -141,13 +151,13 @@ class MakePseudoLabels(CrfSettings, Map):
         `thresholds_by_id`."""
         import torch
 
-        from wsss.data.images import magnify_scores
+        from wsss.data.images import pixel_scores
         from wsss.ops.multi_scale import resize_bilinear
         from wsss.ops.response_scaling import response_uncertainty
         from wsss.ops.seeds import label_dtype
 
         device = worker_device()
-        scores_KHW = magnify_scores(scores.scores, sample.size, device=device)
+        scores_KHW = pixel_scores(scores, sample.size, device=device)
         planes_LHW = torch.cat([self._background(scores, scores_KHW, thresholds)[None], scores_KHW])  # L = K + 1
         share_LHW = planes_LHW / planes_LHW.sum(0).clamp_min(1e-6)
         crf = self.image_crf(sample.image, device=device) if self.refine == "crf" and len(scores.classes) else None
@@ -169,7 +179,7 @@ class MakePseudoLabels(CrfSettings, Map):
         )
 
     def _background(
-        self, scores: ScoreRecord, scores_KHW: torch.Tensor, thresholds: Mapping[int, float]
+        self, scores: CamRecord | ScoreRecord, scores_KHW: torch.Tensor, thresholds: Mapping[int, float]
     ) -> torch.Tensor:
         """f32[H, W]."""
         import torch
@@ -178,7 +188,7 @@ class MakePseudoLabels(CrfSettings, Map):
         from wsss.ops.seeds import exponent_scores
 
         if self.background == "propagated":
-            assert scores.background is not None
+            assert isinstance(scores, ScoreRecord) and scores.background is not None
             return magnify_scores(scores.background[None], scores.size, device=scores_KHW.device)[0]
         if self.background == "power":
             return exponent_scores(scores_KHW, exponent=self.background_exponent)[0]

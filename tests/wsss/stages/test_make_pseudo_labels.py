@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from shards.images import encode_png
-from shards.records import PseudoLabel, ScoreRecord
+from shards.records import CamRecord, PseudoLabel, ScoreRecord
 from tests.wsss.layers import instance_of, records_of, sample, samples_of
 from wsss.contract.settings import hashed_values
 from wsss.contract.stage import Instance
 from wsss.data.images import magnify_scores
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
+from wsss.stages.make_cams import MakeCams
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
 from wsss.stages.make_scores import MakeScores
+from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
 
 SIZE = (16, 16)
 SHARD = "train-000000"
@@ -192,3 +194,42 @@ def test_scales_that_cannot_be_compared_are_refused(tmp_path: Path, scales: tupl
 def test_without_scales_the_fingerprint_is_as_before() -> None:
     assert "response_scales" not in hashed_values(MakePseudoLabels())
     assert hashed_values(MakePseudoLabels(response_scales=(0.5, 2.0)))["response_scales"] == [0.5, 2.0]
+
+
+def of_maps(path: Path, **settings: Any) -> Instance:
+    """Labels from maps of one 8 x 8 image whose grid is 2 x 2: 0, 1 in the first row and in the second."""
+    record = CamRecord(
+        key="a", classes=np.array([2], np.int16), maps=np.array([[[0, 1], [0, 1]]], np.float16), size=(8, 8)
+    )
+    samples = samples_of(path, {SHARD: [sample("a", None, size=(8, 8))]})
+    maps = records_of(MakeSegmenterMaps(weight=1.0), path, samples, {SHARD: [record]})
+    return instance_of(
+        MakePseudoLabels(splits=("train",), refine="none", **settings), path, samples=samples, scores=maps
+    )
+
+
+@pytest.mark.parametrize(
+    ("threshold", "row"),
+    # Interpolated between the centres of the cells: 0, 0, 1/8, 3/8, 5/8, 7/8, 1, 1
+    [(0.5, [0, 0, 0, 0, 2, 2, 2, 2]), (0.875, [0, 0, 0, 0, 0, 2, 2, 2]), (0.1, [0, 0, 2, 2, 2, 2, 2, 2])],
+)
+def test_maps_need_no_walk(threshold: float, row: list[int], tmp_path: Path) -> None:
+    """They are resized to the image, as when they are evaluated, and not magnified and cropped as a walk's scores."""
+    instance = of_maps(tmp_path, background_threshold=threshold)
+    assert isinstance(instance.stage, MakePseudoLabels)
+    (made,) = instance.stage.worker(instance)(SHARD)
+    assert isinstance(made, PseudoLabel) and (made.mask == row).all()
+
+
+def test_maps_are_used_only_if_they_are_named() -> None:
+    slot = MakePseudoLabels.slots["scores"]
+    assert slot.accepts(MakeSegmenterMaps) and slot.must_be_named(MakeSegmenterMaps) and slot.must_be_named(MakeCams)
+    assert not slot.must_be_named(MakeScores)
+
+
+def test_maps_have_no_propagated_background(tmp_path: Path) -> None:
+    instance = of_maps(tmp_path, background="propagated")
+    with pytest.raises(
+        ValueError, match=r"background = 'propagated' needs a random walk, but .* has maps; name a make_"
+    ):
+        instance.stage.check(instance)

@@ -21,7 +21,7 @@ from shards.files import write_bytes
 from shards.label_type import BYTE, WIDE, ignore_of, label_type
 from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
 from wsss.contract.counts import Counts
-from wsss.data.images import label_tensor, magnify_scores, nearest, upsample
+from wsss.data.images import label_tensor, nearest, pixel_scores
 from wsss.ops.bootstrap import ROW_START, image_rows
 from wsss.ops.boundary_iou import boundary_counts
 from wsss.ops.cell_counts import CellCounts
@@ -142,9 +142,7 @@ def _score_counts(record: CamRecord | ScoreRecord, truth_HW: torch.Tensor, num_c
     """`image_counts` of maps at the size of the mask, i64[C, L, N]."""
     device, size = torch.device("cpu"), (truth_HW.shape[0], truth_HW.shape[1])
     return image_counts(
-        upsample(record.maps, size, device=device)
-        if isinstance(record, CamRecord)
-        else magnify_scores(record.scores, size, device=device),
+        pixel_scores(record, size, device=device),
         classes=record.classes.tolist(),
         truth_HW=truth_HW,
         num_classes=num_classes,

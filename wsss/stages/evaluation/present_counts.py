@@ -15,7 +15,7 @@ import torch
 
 from shards.label_type import WIDE
 from shards.records import CamRecord, InstanceLabel, Prediction, PseudoLabel, Sample, ScoreRecord, SeedRecord
-from wsss.data.images import label_tensor, magnify_scores, nearest, upsample
+from wsss.data.images import label_tensor, nearest, pixel_scores
 from wsss.ops.bootstrap import image_rows
 from wsss.ops.cell_counts import CellCounts
 from wsss.ops.peak_curve import peak_counts, peak_winners
@@ -85,9 +85,7 @@ def _counts_of_maps(
             ignore_index=found.ignore_index,
         )
     return image_counts(
-        upsample(record.maps, size, device=device)
-        if isinstance(record, CamRecord)
-        else magnify_scores(record.scores, size, device=device),
+        pixel_scores(record, size, device=device),
         classes=own,
         truth_HW=truth_HW,
         num_classes=num_present,
