@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shards.images import decode_image, image_mode
+from shards.images import decode_colour_png, image_mode
 
 IGNORED = 1000
 """The id of ignored pixels in ImageNet-S's masks."""
@@ -16,10 +16,11 @@ MAX_CLASSES = IGNORED - 1
 
 
 def decode_id_png(data: bytes) -> np.ndarray:
-    """The ids of an RGB PNG, u16[H, W]. Raises ValueError if it is not RGB, or if a pixel has blue."""
+    """The ids of an RGB PNG of 8 bits per channel, u16[H, W]. Raises ValueError for other files, and if a pixel has
+    blue."""
     if (mode := image_mode(data)) != "RGB":
         raise ValueError(f"it has mode {mode}; allowed: RGB, with the class id R + 256 G and B = 0")
-    colours_HW3 = decode_image(data)
+    colours_HW3 = decode_colour_png(data)
     if blue := int(colours_HW3[..., 2].max(initial=0)):
         raise ValueError(f"a pixel has B = {blue}; allowed: 0, since a class id is R + 256 G")
     ids_HW: np.ndarray = colours_HW3[..., 0] + colours_HW3[..., 1].astype(np.uint16) * np.uint16(256)

@@ -91,6 +91,17 @@ def image_mode(data: bytes) -> str:
     return _open(data).mode
 
 
+def decode_colour_png(data: bytes) -> np.ndarray:
+    """Decode a PNG of colours that stand for ids to u8[H, W, 3]. Raises ValueError for another format, whose colours
+    are not exact, and for 16 bits per channel, of which decoding keeps 8."""
+    image = _open(data)
+    if image.format != "PNG":
+        raise ValueError(f"a mask of colours must be a PNG, this one is a {image.format}; other formats change colours")
+    if data[12:16] == b"IHDR" and data[24] == 16:
+        raise ValueError("it has 16 bits per channel; allowed: 8")
+    return pixels_of(image)
+
+
 def decode_image(data: bytes) -> np.ndarray:
     """Decode the bytes of an image file to u8[H, W, 3] RGB, upright. Raises ValueError with the reason."""
     return pixels_of(_open(data))
@@ -166,16 +177,16 @@ def encode_jpeg(array: np.ndarray, *, quality: int = 80) -> bytes:
     return buffer.getvalue()
 
 
-def decode_index_png(data: bytes) -> np.ndarray:
+def decode_index_png(data: bytes, *, allowed: str = "mode L or P") -> np.ndarray:
     """Decode an index PNG (grey or palette, 1 to 16 bits) to its indices as stored, u8[H, W].
 
     Palette indices are not converted to colours, and grey values of 1 to 4 bits are not scaled to 255. Raises
-    ValueError for indices above 255.
+    ValueError for indices above 255, and for another image, with the `allowed` modes.
     """
     image = _open(data)
     if image.format != "PNG" or not (image.mode in ("L", "P", "1") or image.mode.startswith("I")):
         raise ValueError(
-            f"a mask must be a PNG of indices (mode L or P), this one is a {image.format} of mode {image.mode}; save "
+            f"a mask must be a PNG of indices ({allowed}), this one is a {image.format} of mode {image.mode}; save "
             "the class id of every pixel, not a colour"
         )
     try:
@@ -185,7 +196,10 @@ def decode_index_png(data: bytes) -> np.ndarray:
     if image.mode == "L":
         return indices // _white_of(data)
     if image.mode.startswith("I") and indices.max(initial=0) > 255:
-        raise ValueError(f"the mask has 16 bits and holds {indices.max()}; class ids are 0 to 255")
+        most = indices.max()
+        raise ValueError(
+            f"the mask has 16 bits and holds {most}; of at most 254 classes it holds 0 to 255, 255 ignored"
+        )
     return indices.astype(np.uint8, copy=True)
 
 
@@ -196,7 +210,7 @@ def decode_label_png(data: bytes) -> np.ndarray:
     """
     if data[12:16] == b"IHDR" and data[24] == 16:
         return decode_u16_png(data)
-    return decode_index_png(data)
+    return decode_index_png(data, allowed="mode L or P, or 16 bits for 255 classes or more")
 
 
 def _white_of(data: bytes) -> np.uint8:

@@ -25,6 +25,8 @@ from shards.records import Missing
 from shards.remote_tars import RemoteTars
 
 INDEX = "index.json"
+AGAIN = "run its stage again (if it was copied here, copy it again)"
+"""What to do about a missing or damaged file of a layer, in messages."""
 
 
 class ShardError(RuntimeError):
@@ -65,11 +67,9 @@ class Layer:
         try:
             manifest = ManifestEntry.from_bytes(self.manifest_path(shard).read_bytes())
         except FileNotFoundError:
-            raise ShardError(
-                f"{self.tar_path(shard)} is not finished: it has no manifest entry; run its stage again"
-            ) from None
+            raise ShardError(f"{self.tar_path(shard)} is not finished: it has no manifest entry; {AGAIN}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ShardError(f"{self.manifest_path(shard)} is not readable ({error}); run its stage again") from error
+            raise ShardError(f"{self.manifest_path(shard)} is not readable ({error}); {AGAIN}") from error
         self._check_tar(shard, manifest.num_bytes)
         return manifest
 
@@ -80,12 +80,10 @@ class Layer:
         try:
             found = self.tar_path(shard).stat().st_size
         except FileNotFoundError:
-            raise ShardError(
-                f"{self.tar_path(shard)} does not exist, but its manifest entry does; run its stage again"
-            ) from None
+            raise ShardError(f"{self.tar_path(shard)} does not exist, but its manifest entry does; {AGAIN}") from None
         if found != expected:
             what = "is truncated" if found < expected else "is longer than when it was written"
-            raise ShardError(f"{self.tar_path(shard)} {what}: {found} bytes, {expected} expected; run its stage again")
+            raise ShardError(f"{self.tar_path(shard)} {what}: {found} bytes, {expected} expected; {AGAIN}")
 
     def open_tar(self, shard: str) -> BinaryIO:
         """Open a whole tar for sequential reading. Raises OSError if it is not available."""
@@ -253,10 +251,10 @@ def _read_index(path: str) -> dict[str, Any]:
     try:
         index = json.loads(Path(path).read_bytes())
     except ValueError as error:
-        raise ShardError(f"{path} is not readable ({error}); run its stage again") from None
+        raise ShardError(f"{path} is not readable ({error}); {AGAIN}") from None
     forms = {"record": str, "shards": list, "counts": dict, "sha256": dict, "missing": dict}
     if not isinstance(index, dict) or not all(isinstance(index.get(name), form) for name, form in forms.items()):
-        raise ShardError(f"{path} is not the index of a layer; run its stage again")
+        raise ShardError(f"{path} is not the index of a layer; {AGAIN}")
     return index
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from shards.images import image_metadata
 from shards.label_type import label_type, type_of
-from shards.layer import ShardError, split_of
+from shards.layer import AGAIN, ShardError, split_of
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.mask_check import MaskCheck, likely_causes
 from shards.opened import OpenedLayer
@@ -83,9 +83,9 @@ def lint(
         try:
             manifest = opened.manifest_entry(shard)
             if hashes.get(shard) != manifest.sha256:
-                yield f"{shard}: its manifest entry and the index give different hashes of the tar; run its stage again"
+                yield f"{shard}: its manifest entry and the index give different hashes of the tar; {AGAIN}"
             if (listed := counts.get(shard)) != manifest.count:
-                yield f"{shard}: its manifest entry lists {manifest.count} records, the index {listed}; run it again"
+                yield f"{shard}: its manifest entry lists {manifest.count} records, the index {listed}; {AGAIN}"
             if manifest.count == 0:
                 yield f"{shard}: contains no records"
             with opened.layer.open_tar(shard) as tar:
@@ -105,7 +105,7 @@ def _lint_tar(
 ) -> Iterator[str]:
     where = opened.layer.tar_name(manifest.shard)
     if hashlib.file_digest(tar, "sha256").hexdigest() != manifest.sha256:  # type: ignore[arg-type]
-        yield f"{where}: its content differs from what was written; delete it and run its stage again"
+        yield f"{where}: its content differs from what was written; delete it and {AGAIN}"
         return
     tar.seek(0)
     names, wanted = opened.layer.classes(), None

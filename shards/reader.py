@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 
 from shards.codec import decode, key_of
 from shards.file_system_errors import reading
-from shards.layer import INDEX, Layer, ShardError
+from shards.layer import AGAIN, INDEX, Layer, ShardError
 from shards.manifest_entry import ManifestEntry, RecordEntry
 from shards.records import Missing, Record
 from shards.set_aside import why_set_aside
@@ -42,13 +42,10 @@ def read_tar(stream: BinaryIO, layer: Layer, manifest: ManifestEntry) -> Iterato
                 yield decode(layer.kind, key, members)
             count += 1
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ShardError(
-            f"{path} is damaged after {count} records: {error}; delete it and run its stage again"
-        ) from error
+        raise ShardError(f"{path} is damaged after {count} records: {error}; delete it and {AGAIN}") from error
     if count != manifest.count:
         raise ShardError(
-            f"{path} holds {count} records, but its manifest entry lists {manifest.count}; delete it and run its stage "
-            "again"
+            f"{path} holds {count} records, but its manifest entry lists {manifest.count}; delete it and {AGAIN}"
         )
 
 
@@ -85,7 +82,9 @@ def read_members(layer: Layer, shard: str, entry: RecordEntry) -> dict[str, byte
 
 def _damaged_at(layer: Layer, shard: str, entry: RecordEntry, error: Exception) -> ShardError:
     path = layer.tar_name(shard)
-    return ShardError(f"{path} is damaged at {entry.key!r}: {error}; delete it and run its stage again")
+    if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
+        return ShardError(f"{path} is missing; {AGAIN}")
+    return ShardError(f"{path} is damaged at {entry.key!r}: {error}; delete it and {AGAIN}")
 
 
 Joined = Mapping[str, Record]

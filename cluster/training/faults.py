@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,25 @@ class FaultLog:
             with writing(self.path, what="examples that cannot be read"), self.path.open("a") as file:
                 file.writelines(f"epoch {epoch + 1}, step {step}: {' '.join(fault.split())}\n" for fault in faults)
 
-    def causes(self) -> Counter[str]:
-        """How often each cause occurs in the file, without epoch, step and example."""
+    def texts(self) -> list[str]:
+        """Example and cause of each line in the file."""
         if not self.path.exists():
-            return Counter()
-        return Counter(line.rstrip("\n").rpartition(": ")[2] for line in self.path.open())
+            return []
+        return [line.rstrip("\n").partition(": ")[2] for line in self.path.open()]
 
 
 def stop_for_faults(log: FaultLog, *, name: str, count: int, allowed: int, epoch: int) -> None:
-    """Raise on all ranks together; the message counts the faults by cause."""
-    gathered: list[Counter[str]] = [Counter()] * dist.get_world_size()
-    dist.all_gather_object(gathered, log.causes())
-    causes = sum(gathered, Counter())
-    by_cause = "; ".join(f"{number} x {cause}" for cause, number in causes.most_common(_NUM_NAMED_CAUSES))
+    """Raise on all ranks together; the message counts the faults by cause, and has the first example of each."""
+    gathered: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(gathered, log.texts())
+    first: dict[str, str] = {}
+    causes: Counter[str] = Counter()
+    for text in chain.from_iterable(gathered):
+        example, _, cause = text.rpartition(": ")
+        first.setdefault(cause, example)
+        causes[cause] += 1
+    most = causes.most_common(_NUM_NAMED_CAUSES)
+    by_cause = "; ".join(f"{number} x {cause} (the first: {first[cause]})" for cause, number in most)
     raise TooManyFaultsError(
         f"{name}: {count} examples of epoch {epoch + 1} cannot be read, max_unreadable allows {allowed}: {by_cause}. "
         f"All are listed in {log.path.parent}/faults.rank-*.txt; fix or remove these examples, or raise max_unreadable"

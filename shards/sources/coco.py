@@ -24,7 +24,7 @@ import numpy as np
 
 from shards.boxes import boxes_of_mask, inside
 from shards.files import sha256_of
-from shards.images import decode_image
+from shards.images import decode_colour_png
 from shards.label_type import BACKGROUND
 from shards.orientation import stored_size, upright, upright_box
 from shards.records import BadSampleError, Box, Sample
@@ -223,7 +223,7 @@ class CocoSource:
         folder = index.path.with_suffix("")
         values = {int(segment["id"]): categories.value(segment) for segment in annotations[0]["segments_info"]}
         try:
-            return panoptic_values(decode_image(read_file(folder, name)), values, labels=self._classes.stored)
+            return panoptic_values(decode_colour_png(read_file(folder, name)), values, labels=self._classes.stored)
         except BadSampleError:
             raise
         except (OSError, ValueError) as error:

@@ -55,7 +55,7 @@ class FinishedShards:
             data = self._read(name)
             manifest = ManifestEntry.from_bytes(data)
         except StorageError as error:
-            raise ShardError(str(error)) from error
+            raise ShardError(f"{error}; copy it again, or make the shards again with `wsss run`") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ShardError(
                 f"{self._display_name(name)} is not a manifest entry ({error}); upload it again"

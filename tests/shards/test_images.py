@@ -5,16 +5,19 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from shards import images
 from shards.images import (
+    decode_colour_png,
     decode_grey_png,
     decode_image,
     decode_index_png,
     decode_u16_png,
+    encode_jpeg,
     encode_png,
     image_metadata,
     image_mode,
@@ -141,7 +144,7 @@ def test_masks_that_are_no_index_pngs(picture: np.ndarray) -> None:
         decode_index_png(as_file(picture[..., 0], format="JPEG"))
     with pytest.raises(ValueError, match="a PNG of mode LA"):
         decode_index_png(as_file(picture[..., :2]))
-    with pytest.raises(ValueError, match="the mask has 16 bits and holds 256; class ids are 0 to 255"):
+    with pytest.raises(ValueError, match="has 16 bits and holds 256; of at most 254 classes it holds 0 to 255"):
         decode_index_png(as_file(np.full((3, 5), 256, np.uint16)))
 
 
@@ -261,3 +264,18 @@ def reported(data: bytes) -> object:
         return image_metadata(data)
     except ValueError as error:
         return str(error)
+
+
+def deep_png(colours_HW3: np.ndarray) -> bytes:
+    """An RGB PNG of 16 bits per channel; PIL writes none."""
+    return bytes(cv2.imencode(".png", colours_HW3[..., ::-1].astype(np.uint16))[1])
+
+
+def test_colours_that_stand_for_ids_are_exact() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    assert (decode_colour_png(encode_png(colours)) == colours).all()
+    with pytest.raises(ValueError, match="must be a PNG, this one is a JPEG; other formats change colours"):
+        decode_colour_png(encode_jpeg(colours))
+    # PIL would decode the high byte of each channel: 0.
+    with pytest.raises(ValueError, match="16 bits per channel; allowed: 8"):
+        decode_colour_png(deep_png(colours))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shards.images import encode_png
-from shards.layer import Layer
+from shards.layer import AGAIN, Layer
 from shards.lint import lint
 from shards.manifest_entry import RecordEntries, RecordEntry
 from shards.mask_check import MaskCheck
@@ -51,7 +51,7 @@ def test_every_flipped_byte_is_found(layer: Layer) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1
         tar.write_bytes(damaged)
-        assert faults(layer) == [f"{tar}: its content differs from what was written; delete it and run its stage again"]
+        assert faults(layer) == [f"{tar}: its content differs from what was written; delete it and {AGAIN}"]
 
 
 def test_cut_and_missing_shards_are_found_and_the_others_are_read(layer: Layer) -> None:
@@ -117,12 +117,12 @@ def test_a_row_of_fewer_records_and_an_index_of_another_tar(layer: Layer) -> Non
     row = layer.manifest_entry("train-000000")
     layer.manifest_path("train-000000").write_bytes(replace(row, entries=RecordEntries.of(row.entries[:1])).to_bytes())
     first, second = faults(layer)
-    assert first == "train-000000: its manifest entry lists 1 records, the index 2; run it again"
+    assert first == f"train-000000: its manifest entry lists 1 records, the index 2; {AGAIN}"
     assert "holds 2 records, but its manifest entry lists 1" in second
     write_shard(layer, "train-000000", [sample("a", 1)])
     assert faults(layer) == [
-        "train-000000: its manifest entry and the index give different hashes of the tar; run its stage again",
-        "train-000000: its manifest entry lists 1 records, the index 2; run it again",
+        "train-000000: its manifest entry and the index give different hashes of the tar; " + AGAIN,
+        f"train-000000: its manifest entry lists 1 records, the index 2; {AGAIN}",
     ]
 
 
@@ -210,5 +210,5 @@ def test_an_index_of_another_count_is_a_fault_and_not_a_complete_layer(layer: La
     index = json.loads(path.read_bytes())
     index["counts"]["train-000000"] = 3
     path.write_text(json.dumps(index))
-    assert faults(layer) == ["train-000000: its manifest entry lists 2 records, the index 3; run it again"]
+    assert faults(layer) == [f"train-000000: its manifest entry lists 2 records, the index 3; {AGAIN}"]
     assert not layer.is_complete(layer.shards())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 from shards.layer import INDEX
 from shards.wording import counted
-from wsss.contract.stage import Instance
+from wsss.contract.stage import Instance, Outcome
 
 SHOWN_MISSING = 3
 
@@ -19,6 +20,20 @@ def missing_in_words(instance: Instance) -> str:
     """How many records of a complete layer are missing, and the first reasons; "" if none is."""
     missing = instance.layer.counts()["missing"]
     return f"{counted(missing, 'record')}:{_some(instance)}" if missing else ""
+
+
+def replaced_notes(outcome: Outcome, folder: Path) -> list[str]:
+    """A note on the training examples that could not be read, from the history of the epochs."""
+    rows = enumerate(outcome.tables.get("history", []), start=1)
+    found = {epoch: int(str(row["unreadable"])) for epoch, row in rows if row.get("unreadable")}
+    if not found:
+        return []
+    of_epochs = ", ".join(f"{number} of epoch {epoch}" for epoch, number in islice(found.items(), SHOWN_MISSING))
+    more = ", …" * (len(found) > SHOWN_MISSING)
+    return [
+        f"{counted(sum(found.values()), 'example')} could not be read and were replaced by others ({of_epochs}{more}); "
+        f"{folder}/faults.rank-*.txt names each"
+    ]
 
 
 def require_records(instance: Instance, *, most: float) -> None:

@@ -22,7 +22,7 @@ from wsss.pipeline.error_file import keep_error, left_at_work, remove_error
 from wsss.pipeline.fold_tables import check_counted_shards
 from wsss.pipeline.instance_lock import locked
 from wsss.pipeline.lost_workers import count_losses, loss_lines
-from wsss.pipeline.missing_records import TooManyMissingError, missing_in_words, require_records
+from wsss.pipeline.missing_records import TooManyMissingError, missing_in_words, replaced_notes, require_records
 from wsss.pipeline.progress import Reporter
 from wsss.pipeline.recipe import Recipe, RecipeError, dotted_settings, supervision_behind
 from wsss.pipeline.source_commit import check_commit, source_commit
@@ -229,7 +229,7 @@ def _execute(
     if isinstance(stage, Fit):
         outcome = runtime.fit(instance, stage, reporter.progress, on_restart=on_restart)
         worked()
-        return outcome
+        return replace(outcome, notes=(*outcome.notes, *replaced_notes(outcome, instance.path)))
     if isinstance(stage, Map):
         runtime.map(instance, stage, reporter.progress, on_restart=on_restart)
         worked()

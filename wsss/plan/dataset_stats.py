@@ -29,6 +29,8 @@ class PlannedData:
     stats: DatasetStats
     origin: str
     """Origin of the numbers of images, as text."""
+    size_assumed: bool
+    """Whether the size of the images is `_PIXELS`, for lack of a setting."""
     figures: tuple[str, ...]
     """Names of the cost figures that the label statistics are taken from."""
 
@@ -45,7 +47,8 @@ def planned_data(recipe: Recipe, instance: Instance, *, images: str | None, cost
     splits = {split for one in recipe.instances if isinstance(one.stage, DataStage) for split in one.stage.splits}
     counts, origin = _counts(stage, instance, own, images, of_lid=of_lid, splits=splits)
     labels = _LID_DATA if of_lid else own
-    size = own.size if own.size is not None and not of_lid else _PIXELS
+    assumed = own.size is None or of_lid
+    size = _PIXELS if assumed or own.size is None else own.size
     stats = DatasetStats(
         images={split: counts.get(split, 0) for split in stage.splits},
         size=size,
@@ -55,7 +58,7 @@ def planned_data(recipe: Recipe, instance: Instance, *, images: str | None, cost
         shard_images=own.shard_images or _cut_by_bytes(own, size, costs),
     )
     figures = tuple(name for name in (labels.labelled_share, labels.labels) if name)
-    return PlannedData(stats=stats, origin=origin, figures=figures)
+    return PlannedData(stats=stats, origin=origin, size_assumed=assumed, figures=figures)
 
 
 def _cut_by_bytes(own: ExpectedData, size: tuple[int, int], costs: Costs) -> int:
@@ -114,5 +117,7 @@ def parse_images(text: str) -> dict[str, int]:
         digits = number.replace("_", "")
         if not digits.isdigit() or int(digits) < 1 or (equals and not split):
             raise PlanError(f"--images {text}: write a number of training images, or SPLIT=NUMBER,...; each at least 1")
-        found[split or TRAIN] = int(digits)
+        if (name := split or TRAIN) in found:
+            raise PlanError(f"--images {text}: {name} is given twice; give it once")
+        found[name] = int(digits)
     return found

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from shards.records import RunRecord
 from wsss.contract.cost import FitWork, Work
@@ -17,7 +18,14 @@ from wsss.pipeline.recipe import dotted_settings
 from wsss.plan.costs import PlanError
 
 _ROWS = "driver_row"
+_ENOUGH = 0.2
+"""Later shards are the measurement if they have at least this share of the images."""
+_FARTHEST = 150
+"""Times as many images as measured, beyond which a plan's fixed costs are far off: they are counted per image."""
 _TRAIN_IMAGES = "records.train"
+
+
+NONE_PLANNED: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +79,8 @@ class Measured:
         threads = f" of {self.cores} cores" if self.cores > 1 and not self.on_gpu else ""
         workers = f"{self.workers} worker{'s' * (self.workers != 1)}{threads}"
         waited = "" if self.idle is None else f", {self.idle:.0%} of it waiting for decoding and writing"
-        return f"{self.seconds:.3g} {device}-s per image{waited}, {what}, {workers}; start-up {self.start:.1f} s"
+        fixed = f"start-up {self.start:.1f} s, driver {self.driver:.1f} s"
+        return f"{self.seconds:.3g} {device}-s per image{waited}, {what}, {workers}; {fixed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +161,8 @@ def _measured(record: RunRecord, instance: Instance, *, train_images: float) -> 
         examples = images / epochs / train_images if epochs and train_images else 0.0
     else:
         images = int(work.get("images", 0))
-        # A worker's first shard includes one-time loading; if there are later shards, that counts as start-up.
-        kept = "later_" if work.get("later_images") else ""
+        # A worker's first shard includes one-time loading; if there are enough later shards, that counts as start-up.
+        kept = "later_" if work.get("later_images", 0.0) > _ENOUGH * images else ""
         per_worker = work.get(f"{kept}seconds", 0.0) / max(work.get(f"{kept}images", 0.0), 1.0)
         busy = per_worker * images / max(workers, 1)
     if not per_worker or not workers:
@@ -194,8 +203,13 @@ def _training_seconds(record: RunRecord) -> tuple[float, float, int]:
     return per_example, busy, sum(examples)
 
 
-def measured_lines(run: MeasuredRun, *, from_tables: Mapping[str, str]) -> list[str]:
-    """Lines on the basis of a plan: instances measured by the run, and the others with the reason."""
+def measured_lines(
+    run: MeasuredRun, *, from_tables: Mapping[str, str], planned: Mapping[str, int] = NONE_PLANNED
+) -> list[str]:
+    """Lines on the basis of a plan: instances measured by the run, and the others with the reason.
+
+    `planned`: instance -> planned images, of those that the run measured.
+    """
     lines = [f"measured by the run in {run.folder}, used instead of the tables:"]
     for name, measured in run.found.items():
         if name in from_tables:
@@ -205,6 +219,14 @@ def measured_lines(run: MeasuredRun, *, from_tables: Mapping[str, str]) -> list[
             lines.append(f"    settings that differ (run -> plan): {'; '.join(measured.differing)}")
     if len(lines) == 1:
         lines.append("  nothing")
+    far = {
+        name: run.found[name].images for name, images in planned.items() if images > _FARTHEST * run.found[name].images
+    }
+    if far:
+        lines.append(
+            f"  a guess, since the plan has over {_FARTHEST} times as many images, and what the run did once is "
+            f"counted as if it grew with them: {', '.join(far)}"
+        )
     if from_tables:
         lines.append("not measured by that run:")
     lines += [f"  {name}: {reason}" for name, reason in from_tables.items()]

@@ -6,7 +6,7 @@ Each stage states its own cost (`wsss.contract.stage.Stage.cost`): nothing here 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.contract.cost import FitWork, Work
@@ -72,6 +72,8 @@ class Plan:
     """Why the data are not used; empty if they are available."""
     run: MeasuredRun | None = None
     """The run whose seconds per image are used instead of the tables."""
+    images: Mapping[str, int] = field(default_factory=dict)
+    """Split -> images, of all data sets of the recipe."""
 
     @property
     def used(self) -> list[Usage]:
@@ -164,7 +166,8 @@ def make_plan(
         for gpus in SCALES
         if (found := _scaled(planner, data, cluster, gpus=gpus, count=count)) is not None
     ]
-    return Plan(recipe, first, cluster, costs, stages, tuple(scaled), absent, run)
+    counts = {split: number for one in data.values() for split, number in one.stats.images.items()}
+    return Plan(recipe, first, cluster, costs, stages, tuple(scaled), absent, run, counts)
 
 
 def _scaled(

@@ -35,13 +35,14 @@ def plan_page(plan: Plan, prices: Prices | None = None) -> Page:
 def _heading(plan: Plan) -> list[str]:
     cluster, stats = plan.cluster, plan.data.stats
     gpus = f"{cluster.gpus_per_node} x {cluster.gpu.name} and " if cluster.gpu and cluster.gpus else ""
-    images = ", ".join(f"{split} {count:,}" for split, count in stats.images.items())
+    images = ", ".join(f"{split} {count:,}" for split, count in plan.images.items())
     lines = [
         f"{plan.recipe.settings.name}: planned from {plan.recipe.path}",
         f"cluster: {cluster.nodes} node{'s' * (cluster.nodes > 1)} of {gpus}{cluster.cores_per_node} cores; "
         f"network {cluster.network_gbps:g} Gbit/s a node; storage {cluster.storage_gbps:g} Gbit/s for all",
-        f"images: {images} ({plan.data.origin}), of {stats.size[0]} x {stats.size[1]} pixels, "
-        f"{stats.labelled_share:.0%} with a label, {stats.labels:g} classes each",
+        f"images: {images} ({plan.data.origin}), of {stats.size[0]} x {stats.size[1]} pixels"
+        f"{' (assumed)' * plan.data.size_assumed}, "
+        f"{stats.labelled_share:.0%} with a label, {stats.labels:g} class{'es' * (stats.labels != 1)} each",
     ]
     if plan.absent:
         lines.append(f"the data are not available, so the data set's standard class list is used ({plan.absent})")
@@ -117,7 +118,8 @@ def _notes(plan: Plan) -> list[str]:
             of_stages.setdefault(note, []).append(planned.instance.name)
     notes += [f"{note}: {', '.join(names)}" for note, names in of_stages.items()]
     if plan.run is not None:
-        notes += measured_lines(plan.run, from_tables=_from_tables(plan))
+        planned_images = {one.instance.name: one.images for one in plan.stages if one.is_measured}
+        notes += measured_lines(plan.run, from_tables=_from_tables(plan), planned=planned_images)
     return notes
 
 

@@ -86,6 +86,8 @@ class Attempt:
 
 def read_attempts(folder: Path) -> list[Attempt]:
     """All commands that worked on a stage, in order; of one that was killed with the benchmark nothing is known."""
+    if not folder.exists():
+        return []
     seen = [one for one in sorted(folder.iterdir()) if (one / COMMAND).exists()]
     return [Attempt(read_command(one), read_watched(one)) for one in seen]
 

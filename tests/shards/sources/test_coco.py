@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.images import encode_png
+from shards.images import encode_jpeg, encode_png
 from shards.records import BadSampleError, Box
 from tests.shards.sources.coco_folder import (
     HEIGHT,
@@ -152,6 +152,7 @@ def test_bad_images_and_sizes_are_bad_samples(root: Path) -> None:
         ("missing", r"cannot read the mask 000009.png: No such file"),
         ("unknown segment", "contains segment 8, which its annotation does not list"),
         ("grey", "but the image has"),
+        ("jpeg", "cannot read the mask 000009.png: a mask of colours must be a PNG, this one is a JPEG"),
         ("two", "has 2 panoptic annotations; it must have exactly one"),
         ("outside", "is not a valid path relative to its folder"),
     ],
@@ -165,6 +166,8 @@ def test_bad_panoptic_masks(root: Path, change: str, message: str) -> None:
         path.write_bytes(encode_png(colours(np.where(ids == 7, 8, ids))))
     elif change == "grey":
         path.write_bytes(encode_png(np.zeros((5, 6, 3), np.uint8)))
+    elif change == "jpeg":
+        path.write_bytes(encode_jpeg(colours(ids)))
     elif change == "two":
         rewrite(root, annotations * 2, "panoptic")
     else:

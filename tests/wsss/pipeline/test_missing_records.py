@@ -9,8 +9,8 @@ import pytest
 
 from shards.records import Missing, Record
 from tests.wsss.layers import sample, samples_of
-from wsss.contract.stage import Instance
-from wsss.pipeline.missing_records import TooManyMissingError, missing_in_words, require_records
+from wsss.contract.stage import Instance, Outcome
+from wsss.pipeline.missing_records import TooManyMissingError, missing_in_words, replaced_notes, require_records
 
 
 def made(folder: Path, **splits: tuple[int, int]) -> Instance:
@@ -48,3 +48,12 @@ def test_one_bad_image_of_a_small_split_is_not_too_many(tmp_path: Path) -> None:
 
 def test_all_may_be_allowed(tmp_path: Path) -> None:
     require_records(made(tmp_path, train=(95, 0), val=(0, 3)), most=1.0)
+
+
+def test_replaced_training_examples_are_noted() -> None:
+    history: list[dict[str, object]] = [{"epoch": 1}, {"epoch": 2, "unreadable": 2}, {"epoch": 3, "unreadable": 1}]
+    assert replaced_notes(Outcome(tables={"history": history}), Path("runs/store/train-1")) == [
+        "3 examples could not be read and were replaced by others (2 of epoch 2, 1 of epoch 3); "
+        "runs/store/train-1/faults.rank-*.txt names each"
+    ]
+    assert replaced_notes(Outcome(tables={"history": history[:1]}), Path()) == []

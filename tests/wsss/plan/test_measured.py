@@ -112,6 +112,14 @@ def test_what_is_loaded_once_is_start_up(recipe: Recipe, tmp_path: Path) -> None
     assert found.start == pytest.approx(14 - 48 * (9 / 36) / 3 - 1)
 
 
+def test_few_later_images_are_no_measurement(recipe: Recipe, tmp_path: Path) -> None:
+    """5 of 48 images are the small last shard of a split, whose fixed costs would count as those of an image."""
+    leave(tmp_path, recipe.instance("make_cams"), work=SHARDS | {"later_images": 5.0, "later_seconds": 9.0})
+    assert read(tmp_path, recipe, "make_cams").seconds == pytest.approx(24 / 48 * 2), (
+        "all shards, as without later ones"
+    )
+
+
 def test_a_training_by_its_history(recipe: Recipe, tmp_path: Path) -> None:
     rows = [{"epoch": n, "step": 5 * n, "images_per_second": rate} for n, rate in ((1, 10.0), (2, 40.0), (3, 20.0))]
     leave(tmp_path, recipe.instance("train_classifier"), work=FIT, tables={"history": rows}, seconds=30.0)
@@ -177,7 +185,7 @@ def test_rows_of_the_run_and_of_the_tables_are_distinguished() -> None:
     lines = measured_lines(run, from_tables={"predict": "from the tables; it is not in the run"})
     assert lines == [
         "measured by the run in runs, used instead of the tables:",
-        "  make_cams: 0.5 core-s per image, over 64 images, 1 worker; start-up 3.0 s",
+        "  make_cams: 0.5 core-s per image, over 64 images, 1 worker; start-up 3.0 s, driver 2.0 s",
         "not measured by that run:",
         "  predict: from the tables; it is not in the run",
     ]
@@ -185,6 +193,14 @@ def test_rows_of_the_run_and_of_the_tables_are_distinguished() -> None:
     assert "waiting" not in measured(on_gpu=True).in_words()
     found = measured(on_gpu=True, idle=0.123).in_words()
     assert "0.5 GPU-s per image, 12% of it waiting for decoding and writing" in found
+
+
+@pytest.mark.parametrize(("planned", "is_guess"), [(64 * 150, False), (64 * 150 + 1, True)])
+def test_a_run_that_is_far_smaller_than_the_plan_is_said_to_be_a_guess(planned: int, is_guess: bool) -> None:
+    run = MeasuredRun(folder=Path("runs"), found={"make_cams": measured(), "predict": measured()}, lacking={})
+    lines = measured_lines(run, from_tables={}, planned={"make_cams": planned, "predict": 64})
+    guesses = [line for line in lines if "a guess, since the plan has over 150 times as many images" in line]
+    assert [line.rpartition(": ")[2] for line in guesses] == ["make_cams"] * is_guess
 
 
 def test_shards_take_what_was_measured() -> None:

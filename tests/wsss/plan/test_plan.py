@@ -327,6 +327,9 @@ def test_images(small: Path) -> None:
     lid = plan(small, "recipe.rules=lid_track1").data
     assert (lid.stats.images, lid.origin) == ({"train": 456_567, "val": 4690}, "LID's track 1")
     assert parse_images("train=5, val=3") == {"train": 5, "val": 3}
+    for twice in ("train=5,train=7", "5,train=7"):
+        with pytest.raises(PlanError, match=f"--images {twice}: train is given twice; give it once"):
+            parse_images(twice)
     for wrong in ("0", "many", "train=", "=5", "-3"):
         with pytest.raises(PlanError, match=r"write a number of training images, or SPLIT=NUMBER"):
             parse_images(wrong)
@@ -471,3 +474,16 @@ def test_bytes_of_kept_scores(tmp_path: Path) -> None:
     kept, without = (with_scores("train_affinity", keep) for keep in ("true", "false"))
     assert kept.load.core["read_maps"] == pytest.approx(2 * 3 * 128 * 128 / 1e6)
     assert "read_maps" not in without.load.core
+
+
+def test_the_heading_has_the_images_of_all_data_sets() -> None:
+    path = ROOT / "tuning" / "recipes" / "lid_submit.toml"
+    heading = plan_page(make_plan(path, [], cluster=cluster(gpu="A100"), images="train=900,test=70")).heading
+    line = next(one for one in heading if one.startswith("images: "))
+    assert line.startswith("images: train 900, val 4,690, test 70 (") and "of 375 x 500 pixels (assumed)" in line
+
+
+def test_an_image_of_imagenet_s_has_one_label() -> None:
+    path = ROOT / "tuning" / "recipes" / "imagenet_s.toml"
+    made = make_plan(path, [], cluster=cluster(gpu="A100"), images="train=900,val=90,test=9")
+    assert made.data.stats.labels == 1 and made.data.stats.labelled_share == 1

@@ -89,7 +89,7 @@ def test_images_of_equal_names_are_no_submission(tmp_path: Path) -> None:
 
 def test_expected_images_of_a_split_that_is_not_there(tmp_path: Path) -> None:
     prepared(tmp_path)
-    with pytest.raises(ValueError, match="holds no split 'test'"):
+    with pytest.raises(ValueError, match="holds no split 'test'; it has val"):
         expected_images(tmp_path / "build_shards", "test")
 
 

@@ -26,6 +26,8 @@ _CLASS_LISTS: Mapping[str, Callable[[], Taxonomy]] = {
     **dict.fromkeys(_ILSVRC, ilsvrc_det_200),
     "imagenet_s": _imagenet_s,
 }
+_LABELS = {**dict.fromkeys(_ILSVRC, "lid_labels"), "imagenet_s": "imagenet_s_labels"}
+"""Source -> the figure in `costs.toml` for the number of classes in a labelled image."""
 _LISTING = {"ilsvrc_det": "list_ilsvrc", "lid": "list_ilsvrc", "coco": "list_coco"}
 
 
@@ -48,7 +50,7 @@ def expected_data(source: str, given: DataSettings, *, shard_images: int, shard_
         images=given.counts if is_toy else {},
         size=(given.size, given.size) if is_toy else None,
         labelled_share="lid_labelled_share" if of_ilsvrc else "",
-        labels="lid_labels" if of_ilsvrc else "labels",
+        labels=_LABELS.get(source, "labels"),
         masked_splits=masked & {"val"} if of_ilsvrc else masked,
         shard_images=shard_images,
         shard_bytes=shard_bytes,

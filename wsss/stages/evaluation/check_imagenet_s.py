@@ -11,7 +11,7 @@ from typing import cast
 from shards.id_colours import decode_id_png
 from shards.layer import Layer
 from shards.records import Sample
-from wsss.stages.evaluation.check_submission import Fault, Sizes
+from wsss.stages.evaluation.check_submission import Fault, Sizes, no_split
 
 _METHOD, _MATCH = "method.txt", "match.json"
 
@@ -21,7 +21,7 @@ def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
     layer = Layer(samples, Sample.kind)
     entries = [entry for row in layer.manifest_entries(split) for entry in row.entries]
     if not entries:
-        raise ValueError(f"{samples} holds no split {split!r}")
+        raise ValueError(no_split(layer, split))
     return cast(dict[str, tuple[int, int]], {entry.key: tuple(entry.metadata["size"]) for entry in entries})
 
 

@@ -12,13 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from shards.images import decode_index_png, image_mode
-from shards.layer import Layer
+from shards.layer import Layer, split_of
 from shards.records import Sample
 
 REPACK = "pack the files without their folder: zip -j -X results.zip FOLDER/*.png"
 _NOT_OURS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 """Files and folders that a file manager adds to an archive by itself."""
+_METHOD = "method.txt"
 Sizes = Mapping[str, tuple[int, int]]
+
+
+def no_split(layer: Layer, split: str) -> str:
+    """The message for a split that a layer does not have."""
+    have = sorted({split_of(shard) for shard in layer.shards()})
+    return f"{layer.path} holds no split {split!r}; it has {', '.join(have) or 'none'}"
 
 
 def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
@@ -30,7 +37,7 @@ def expected_images(samples: Path, split: str) -> dict[str, tuple[int, int]]:
         for e in row.entries
     }
     if not sizes:
-        raise ValueError(f"{samples} holds no split {split!r}")
+        raise ValueError(no_split(layer, split))
     return cast(dict[str, tuple[int, int]], sizes)
 
 
@@ -85,6 +92,9 @@ def check_submission(path: Path, *, num_classes: int, expected: Sizes | None = N
                 f"{path} holds {len(stems)} PNG files and none of the {len(expected)} images expected; it has "
                 f"{min(stems)!r}, expected is {min(expected)!r}: is it of another split?"
             )
+        if any(name.parts == (_METHOD,) for name in names):
+            text = f"the zip has {_METHOD}, as submissions to ImageNet-S do; --format imagenet_s checks these"
+            yield Fault(path.name, "another format", text)
         seen: set[str] = set()
         for name in names:
             yield from _check_member(archive, name, seen, num_classes=num_classes, expected=expected)

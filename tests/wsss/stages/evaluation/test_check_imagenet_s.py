@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from shards.id_colours import id_colours
-from shards.images import encode_png
+from shards.images import encode_jpeg, encode_png
+from tests.shards.test_images import deep_png
 from wsss.__main__ import main
 from wsss.stages.evaluation.check_imagenet_s import check_imagenet_s
 
@@ -52,6 +53,11 @@ BLUE[0, 0, 2] = 3
             {"n01__a_dot_png": encode_png(BLUE)},
             "n01/a.png: a pixel has B = 3; allowed: 0, since a class id is R + 256 G",
         ),
+        (
+            {"n01__a_dot_png": encode_jpeg(id_colours(MASK))},
+            "n01/a.png: a mask of colours must be a PNG, this one is a JPEG",
+        ),
+        ({"n01__a_dot_png": deep_png(id_colours(MASK))}, "n01/a.png: it has 16 bits per channel; allowed: 8"),
         ({"n01__a_dot_png": encode_png(id_colours(MASK.T))}, "n01/a.png: is 2x3, but its image is 3x2"),
         ({"n01__a_dot_png": encode_png(id_colours(MASK + 1))}, "n01/a.png: holds the class id 301; allowed are 0..300"),
     ],
