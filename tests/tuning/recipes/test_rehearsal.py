@@ -139,6 +139,10 @@ def test_a_thousandth_runs_to_the_submission(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["agreement"] and report["checks"]["driver's peak memory, bytes"]["ok"]
+    # No stage has ten shards or 4,000 records.
+    assert not {"seconds to resume at 90 %", "own share of a Map stage, core-ms per record"} & report["checks"].keys()
+    assert "NOT RUN: seconds to resume at 90 %: no stage is large enough" in result.stderr
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 80
     rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*.json")}
     numbers = Numbers.of_share(0.001)
     assert rows["make_cams"]["records"] == numbers.train
