@@ -11,18 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.label_type import BYTE, label_type
 from wsss.contract.stage import Instance
-from wsss.pipeline.recipe import RecipeError, load_recipe
+from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
 from wsss.pipeline.recipe_files import RECIPES, find_file
 from wsss.report.printing import print_table
 from wsss.report.tables import Cell, Column, Table, percent, table_of
 from wsss.stages.evaluate import Evaluate
 from wsss.stages.evaluation.counts import SCORED
+from wsss.stages.make_pseudo_labels import MakePseudoLabels
+
+SMALLEST = 1e-7
+"""A threshold of 0, under which every pixel is foreground, as a setting, which must be above 0."""
 
 if TYPE_CHECKING:
     from wsss.stages.evaluation.label_free import ThresholdScore
@@ -33,7 +37,7 @@ def measure(instance: Instance, split: str) -> list[ThresholdScore]:
     from wsss.stages.evaluation.label_free import counted, threshold_scores
 
     if not isinstance(instance.stage, Evaluate) or instance.inputs["records"].layer.kind not in SCORED:
-        raise RecipeError(f"{instance.name} is not an evaluate of score maps; name one that reads make_scores")
+        raise RecipeError(f"{instance.name} is not an evaluate of score maps; name one that reads scores or maps")
     if instance.stage.rule != "threshold":
         raise RecipeError(
             f"{instance.name}.rule = {instance.stage.rule!r} counts by theta, not by a threshold of scores"
@@ -48,7 +52,28 @@ def measure(instance: Instance, split: str) -> list[ThresholdScore]:
             f"{instance.name} counts {len(instance.taxonomy)} classes; thresholds without masks are measured for at "
             f"most {BYTE.ignore - 1}"
         )
-    return threshold_scores(counted(instance, split), split)
+    try:
+        return threshold_scores(counted(instance, split), split)
+    except ValueError as error:
+        raise RecipeError(
+            f"{instance.name} on {split}: {error}; both halves of its images need masks (see image_list and max_shards)"
+        ) from None
+
+
+def setting_lines(scores: Sequence[ThresholdScore], recipe: Recipe, instance: Instance) -> Iterator[str]:
+    """`class_thresholds` of every way that gives classes their own, and the classes that have none."""
+    maps, names = instance.inputs["records"].name, instance.taxonomy.names
+    made = [one for one in recipe.instances if isinstance(one.stage, MakePseudoLabels)]
+    readers = [one.name for one in made if one.inputs["scores"].name == maps] or [MakePseudoLabels.kind]
+    for one in scores:
+        if one.by_class:
+            given = {names[c - 1]: value or SMALLEST for c, value in one.by_class.items()}
+            values = ", ".join(f"{json.dumps(name)} = {value:.8g}" for name, value in given.items())
+            for reader in readers:
+                yield f"{one.method}, class: {reader}.class_thresholds = {{ {values} }}"
+    own = {c for one in scores for c in one.by_class}
+    if without := [name for c, name in enumerate(names, start=1) if c not in own]:
+        yield f"no threshold of their own, since they win no pixel; background_threshold holds: {', '.join(without)}"
 
 
 def threshold_table(scores: Sequence[ThresholdScore], *, title: str) -> Table:
@@ -86,14 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"label_free: {error}", file=sys.stderr)
         return 1
     print_table(threshold_table(scores, title=f"{recipe.settings.name}: {options.instance} on {options.split}"))
-    taxonomy = recipe.instances[0].taxonomy
-    for one in scores:
-        if one.by_class:
-            values = ", ".join(
-                f"{json.dumps(taxonomy.name_of(c))} = {value:.8g}" for c, value in one.by_class.items() if value > 0
-            )
-            print(f"{one.method}, class: make_pseudo_labels.class_thresholds = {{ {values} }}")
-    print("a class that wins no pixel has no threshold of its own; background_threshold holds for it")
+    for line in setting_lines(scores, recipe, recipe.instance(options.instance)):
+        print(line)
     return 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tuning.sweep_files import RECIPE
 from tests.wsss.layers import instance_of
-from tuning.label_free import main, measure, threshold_table
+from tuning.label_free import main, measure, setting_lines, threshold_table
 from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.report.tables import records
 from wsss.stages.evaluate import Evaluate
@@ -57,3 +57,16 @@ def test_the_table_tells_apart_what_used_masks() -> None:
         ("otsu", False, 0.5),
     ]
     assert rows[1]["thresholds"] == "0.125, 0.250, 0.500"
+
+
+def test_settings_name_the_instance_and_the_classes_without_a_threshold(tmp_path: Path) -> None:
+    recipe = load_recipe(TOY, [f"runtime.runs={tmp_path}"])
+    metric = recipe.instance("evaluate_walk")
+    names = metric.taxonomy.names
+    by_class = {number: 0.25 * (number - 1) for number in range(1, len(names))}
+    given = {"method": "otsu", "scope": "class", "masks": False, "thresholds": (), "mean_iou": 0.5}
+    first, last = setting_lines([ThresholdScore(**given, by_class=by_class)], recipe, metric)  # type: ignore[arg-type]
+    values = dict(zip(names, ("1e-07", "0.25", "0.5", "0.75", "1"), strict=False))
+    shown = ", ".join(f'"{name}" = {values[name]}' for name in names[:-1])
+    assert first == f"otsu, class: make_pseudo_labels.class_thresholds = {{ {shown} }}"
+    assert last == f"no threshold of their own, since they win no pixel; background_threshold holds: {names[-1]}"

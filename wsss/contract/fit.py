@@ -185,6 +185,10 @@ class Fit(Stage):
     def model(self, instance: Instance, *, pretrained: bool) -> nn.Module:
         """The network; `pretrained` loads the encoder's initial weights, otherwise they are random."""
 
+    def learned_classes(self, instance: Instance) -> frozenset[int] | None:
+        """Ids of the classes that are learned; None means all of the data set."""
+        return None
+
     @abstractmethod
     def task(self, instance: Instance) -> nn.Module:
         """The network with its objective, ready to be trained: a `wsss.tasks.task.Task`."""

@@ -116,8 +116,33 @@ def check_num_shards(instance: Instance) -> None:
 def check_class_folds(instance: Instance) -> None:
     """Raise ValueError if all training images of a class are in one fold: the network that labels them has seen none.
 
-    Shards are cut from the list in its order, so this happens where a list is sorted by class. Passes if not known.
+    Shards are cut from the list in its order, so this happens where a list is sorted by class. A class of few images
+    passes (`class_fold_cautions`), and so does everything that is not known.
     """
+    stage = instance.stage
+    for class_id, number, fold in _in_one_fold(instance):
+        if number >= _NOT_BY_CHANCE and isinstance(stage, Fit):
+            raise ValueError(
+                f"{base_name(instance.name, stage)}.folds = {stage.folds}: all {number} training images of "
+                f"{instance.taxonomy.name_of(class_id)!r} are in fold {fold}, so the network that labels them would "
+                f"have seen none; shuffle the list of images, or set a smaller shard_size in {instance.samples.name}"
+            )
+
+
+def class_fold_cautions(instance: Instance) -> list[str]:
+    """A line for each class of few images that are all in one fold, for that fold's training."""
+    stage = instance.stage
+    return [
+        f"{instance.name}: the {number} training images of {instance.taxonomy.name_of(class_id)!r} are all in fold "
+        f"{fold}, so this network labels them without having seen one; a smaller shard_size in "
+        f"{instance.samples.name} would divide them"
+        for class_id, number, fold in _in_one_fold(instance)
+        if isinstance(stage, Fit) and stage.fold == fold and number < _NOT_BY_CHANCE
+    ]
+
+
+def _in_one_fold(instance: Instance) -> Iterator[tuple[int, int, int]]:
+    """Class, number of its training images and their fold, for each learned class that only one fold has."""
     stage = instance.stage
     if not isinstance(stage, Fit) or stage.folds == 1:
         return
@@ -130,15 +155,11 @@ def check_class_folds(instance: Instance) -> None:
     except ShardError:
         return
     total = sum(counts, Counter[int]())
-    for class_id in sorted(total):
+    learned = stage.learned_classes(instance)
+    for class_id in sorted(total if learned is None else total.keys() & learned):
         for fold, found in enumerate(counts, start=1):
-            if found[class_id] == total[class_id] >= _NOT_BY_CHANCE:
-                raise ValueError(
-                    f"{base_name(instance.name, stage)}.folds = {stage.folds}: all {total[class_id]} training images "
-                    f"of {instance.taxonomy.name_of(class_id)!r} are in fold {fold}, so the network that labels them "
-                    "would have seen none; shuffle the list of images, or set a smaller shard_size in "
-                    f"{instance.samples.name}"
-                )
+            if found[class_id] == total[class_id]:
+                yield class_id, total[class_id], fold
 
 
 def _num_train_shards(samples: Instance) -> int | None:

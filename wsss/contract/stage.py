@@ -84,6 +84,10 @@ class Stage:
         altered the results of some settings only. Results of the other settings then keep their fingerprint."""
         return self.revision
 
+    def revision_with(self, inputs: Mapping[str, Instance]) -> int:
+        """`own_revision`, or a later one if a code change altered results from some inputs only."""
+        return self.own_revision()
+
     def used_slots(self) -> tuple[str, ...]:
         """The slots that these settings use; the others stay empty."""
         return tuple(self.slots)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,13 @@ class JoinedRecords:
         keep: Callable[[str], bool] | None = None,
     ) -> None:
         """`lanes`: examples of one global batch (see `shards.lanes`); `max_shards` uses only the first shards;
-        `keep` decides by its key whether a record is used."""
+        with cross-fitting the first shards of all folds. `keep` decides by its key whether a record is used."""
         self.split = split
         self._layers, self._seed, self._lanes = dict(layers), seed, lanes
         self._factors: np.ndarray | None = None
-        shards = [set(layer.shards()) for layer in layers.values()]
-        self._shards = sorted(shard for shard in set.intersection(*shards) if split_of(shard) == split)[:max_shards]
+        self._shards = _shards_of(layers.values(), split=split)[:max_shards]
+        folds = [layer.without for layer in layers.values() if layer.without is not None]
+        self._shards = [shard for shard in self._shards if not any(fold.leaves_out(shard) for fold in folds)]
         self._indices: list[_Indices] = [None] * len(self._shards)
         if len(layers) > 1 or keep is not None:
             self._indices = [self._common(shard, keep) for shard in self._shards]
@@ -114,3 +116,9 @@ class JoinedRecords:
         if (shard, layer) not in self._entries:
             self._entries[shard, layer] = self._layers[layer].manifest_entry(self._shards[shard]).entries
         return shard, self._entries[shard, layer], position if indices is None else int(indices[layer][position])
+
+
+def _shards_of(layers: Iterable[Layer], *, split: str) -> list[str]:
+    """The shards of a split that all layers have, of all folds."""
+    found = set.intersection(*(set(replace(layer, without=None).shards()) for layer in layers))
+    return sorted(shard for shard in found if split_of(shard) == split)

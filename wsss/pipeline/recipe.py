@@ -281,7 +281,7 @@ def _fingerprint(stage: Stage, inputs: Mapping[str, Instance], *, seed: int, mas
     return _digest(
         [
             stage.kind,
-            stage.own_revision(),
+            stage.revision_with(inputs),
             hashed_values(stage, masks=masks),
             seed if stage.draws() else None,
             stage.signature(masks=masks),

@@ -13,6 +13,7 @@ from shards.records import RunRecord, Sample
 from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
+from wsss.contract.folds import class_fold_cautions
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -174,7 +175,7 @@ def run_instance(
             return record
         check_counted_shards(instance)
         reporter.begin(instance.name)
-        for caution in instance.stage.cautions(instance):
+        for caution in (*instance.stage.cautions(instance), *class_fold_cautions(instance)):
             reporter.note(f"note   {caution}")
         started = returned = time.monotonic()
 

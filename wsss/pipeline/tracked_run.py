@@ -116,13 +116,23 @@ def layer_read(layer: Instance, context: str) -> dict[str, str]:
 
 
 def network_behind(instance: Instance) -> str:
-    """Fingerprint of the training nearest upstream, whose network made what an instance reads; empty if none."""
-    level = list(instance.inputs.values())
+    """Fingerprint of the training nearest upstream, whose network made what an instance reads; empty if none.
+
+    Of several, the one in the last of the stage's slots that names no classifier: a prediction is the segmenter's, also
+    if a classifier's probabilities are a prior.
+    """
+    level = [instance]
     while level:
-        if trained := [one for one in level if isinstance(one.stage, Fit)]:
-            return trained[-1].fingerprint
+        trained = [pair for one in level for pair in one.inputs.items() if isinstance(pair[1].stage, Fit)]
+        if trained:
+            return max(enumerate(trained), key=lambda each: (not _is_classifier(each[1][0]), each[0]))[1][1].fingerprint
         level = [upstream for one in level for upstream in one.inputs.values()]
     return ""
+
+
+def _is_classifier(slot: str) -> bool:
+    """Whether it is the slot `classifier`, or one of its folds."""
+    return slot.partition("_fold")[0] == "classifier"
 
 
 def kept_weights(instance: Instance) -> dict[str, str]:

@@ -24,7 +24,7 @@ MAX_ROWS = 8
 MAX_PREDICTIONS = 12
 """Maximum number of prediction columns: enough for the recipe that compares all objectives."""
 GOLDEN_RATIO = 0.618034
-_PSEUDO_LABELS = ("make_pseudo_labels", "make_agreed_labels")
+_PSEUDO_LABELS = ("make_pseudo_labels", "make_agreed_labels", "keep_reliable_labels")
 
 
 def contact_sheet(recipe: Recipe, *, split: str = "val") -> bytes | None:

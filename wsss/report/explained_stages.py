@@ -242,13 +242,20 @@ def _threshold_pictures(stage: MakePseudoLabels, instance: Instance, about: Expl
             thresholds=stage.thresholds_by_id(instance.taxonomy),
         )
     words = {
-        "threshold": f"background below {stage.background_threshold:g}",
+        "threshold": _threshold_in_words(stage),
         "power": f"background: power {stage.background_exponent:g}",
         "propagated": "background propagated",
     }
     background = words[stage.background]
     caption = ", ".join(filter(None, [f"before the CRF, {background}", about.score(label.mask)]))
     yield Picture(caption, overlay(about.image, label.mask))
+
+
+def _threshold_in_words(stage: MakePseudoLabels) -> str:
+    if stage.image_threshold != "given":
+        return f"background below the image's own threshold ({stage.image_threshold})"
+    own = ", or below the thresholds of classes" if stage.class_thresholds else ""
+    return f"background below {stage.background_threshold:g}{own}"
 
 
 def _view_pictures(stage: Predict, instance: Instance, about: Explained) -> Iterator[Picture]:
@@ -272,6 +279,7 @@ def _view_pictures(stage: Predict, instance: Instance, about: Explained) -> Iter
         mask = Predictor(one, network, trained, prior=prior).prediction(about.sample).mask
         name = "all views" if scales == stage.scales and flip == stage.flip else f"scale {scales[0]:g}"
         name += " and mirrored" if flip and name.startswith("scale") else ""
+        name += ", prior of all views" if prior is not None and name.startswith("scale") else ""
         name += ", before the CRF" if name == "all views" and stage.refine == "crf" else ""
         yield Picture(", ".join(filter(None, [name, about.score(mask)])), overlay(about.image, mask))
 

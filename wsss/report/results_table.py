@@ -46,6 +46,8 @@ class Row:
     """Kind of the stage that was measured."""
     labels: str = ""
     """Fingerprint of the pseudo labels that were measured, or that the measured segmenter was trained on."""
+    images: str = ""
+    """Which images of the split were measured; "" for all."""
 
 
 def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
@@ -58,9 +60,14 @@ def result_rows(recipe: Recipe, records: dict[str, RunRecord]) -> list[Row]:
         for split in stage.splits:
             measured, title = instance.inputs["records"], stage.title or instance.name
             row = _row(title, split, record.metrics, kind=measured.stage.kind)
-            rows.append(replace(row, labels=_labels_behind(measured)))
+            rows.append(replace(row, labels=_labels_behind(measured), images=_images(stage, split, record.metrics)))
             rows += _subset_rows(title, split, record.metrics)
     return _with_losses(_with_shares(rows))
+
+
+def _images(stage: Evaluate, split: str, metrics: dict[str, float]) -> str:
+    """Which images of a split an evaluation measured; "" for all."""
+    return f"{stage.list_use} {stage.image_list}" if metrics.get(f"{split}.excluded") else ""
 
 
 def _labels_behind(measured: Instance) -> str:
@@ -100,6 +107,8 @@ def _row(title: str, split: str, metrics: dict[str, float], *, kind: str) -> Row
         notes.append("1 class absent" if absent == 1 else f"{absent:.0f} classes absent")
     if missing := of_split("missing"):
         notes.append(f"{counted(missing, 'image')} missing")
+    if excluded := of_split("excluded"):
+        notes.append(f"{counted(excluded, 'image')} excluded by image_list")
     if left_out := of_split("left_out"):
         notes.append(f"{counted(left_out, 'image')} excluded by settings")
     low, high = of_split("mean_iou_low"), of_split("mean_iou_high")
@@ -131,10 +140,11 @@ def _subset_rows(title: str, split: str, metrics: dict[str, float]) -> list[Row]
 
 def _with_shares(rows: Sequence[Row]) -> list[Row]:
     """Note for each segmentation its mean IoU as a percentage of its pseudo labels' mean IoU, on the same split."""
-    labels = {(r.labels, r.split): r.mean_iou for r in rows if r.kind == "make_pseudo_labels" and r.mean_iou}
+    found = [r for r in rows if r.kind == "make_pseudo_labels" and r.mean_iou]
+    labels = {(r.labels, r.split, r.images): r.mean_iou for r in found}
     shared = []
     for row in rows:
-        pseudo = labels.get((row.labels, row.split))
+        pseudo = labels.get((row.labels, row.split, row.images))
         if row.kind == "predict" and row.mean_iou is not None and pseudo is not None:
             share = f"{row.mean_iou / pseudo:.0%} of the pseudo labels' mean IoU"
             row = replace(row, note="; ".join(filter(None, [share, row.note])))
@@ -143,10 +153,10 @@ def _with_shares(rows: Sequence[Row]) -> list[Row]:
 
 
 def _with_losses(rows: Sequence[Row]) -> list[Row]:
-    """Note where a variant (more views, stochastic maps) is worse than the first one of its kind, on the same split."""
+    """Note where a variant (more views, stochastic maps) is worse than the first of its kind, on the same images."""
     compared = []
     for row in rows:
-        first = next(r for r in rows if (r.kind, r.split) == (row.kind, row.split))
+        first = next(r for r in rows if (r.kind, r.split, r.images) == (row.kind, row.split, row.images))
         if row.mean_iou is not None and first.mean_iou is not None and row.mean_iou < first.mean_iou:
             baseline = first.title.removeprefix(f"{row.kind.removeprefix(_SUBSET_OF)}, ")
             loss = f"{_percent(first.mean_iou - row.mean_iou)} points worse than {baseline}"

@@ -17,12 +17,11 @@ from shards.layer import split_of
 from shards.records import CamRecord, Missing, Record, Sample, grid_size
 from wsss.contract.cost import Load, PlanContext, ShardWork
 from wsss.contract.device import worker_device
-from wsss.contract.fit import load_trained
+from wsss.contract.fit import Fit, load_trained
 from wsss.contract.settings import ActiveIf, settings
 from wsss.contract.shard_workers import work_per_record
 from wsss.contract.slots import Records, Slot, Trained
 from wsss.contract.stage import Instance, Map, ShardWorker
-from wsss.stages.classifier.mapped_classes import mapped_classes
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 from wsss.stages.segmenter.views import SegmenterViews
 from wsss.stages.settings.trained_sizes import Views, outside_notes
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 _EVEN = 1e-12
+_REVISION_OF_DROPPED = 4
 _ALONE = ActiveIf("weight = 1", lambda stage: stage.weight == 1)
 
 
@@ -55,7 +55,7 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
 
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Weight of the segmenter's maps in their weighted mean with the maps in slot `cams`; with 1, slot `cams` is not
-    read."""
+    read. Classes that the segmenter has not learned keep these maps."""
     unchecked: Annotated[Unchecked, _ALONE] = "unknown"
     """weight = 1: as `make_cams.unchecked`. With a smaller weight the maps in slot `cams` decide."""
     unknown_classes: Annotated[Literal["left_out", "undecided"], _ALONE] = "left_out"
@@ -63,6 +63,12 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
 
     def used_slots(self) -> tuple[str, ...]:
         return tuple(slot for slot in self.slots if slot != "cams" or self.weight < 1)
+
+    def revision_with(self, inputs: Mapping[str, Instance]) -> int:
+        """Only behind dropped classes results have changed: these are not unknown, and have no map of the segmenter."""
+        segmenter = inputs["segmenter"]
+        dropped = len(_segmented(segmenter)) < len(segmenter.taxonomy)
+        return max(self.own_revision(), _REVISION_OF_DROPPED if dropped else 0)
 
     def cautions(self, instance: Instance) -> list[str]:
         views = Views(scales=self.scales, long_side=self.long_side, setting="scales")
@@ -91,16 +97,16 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
         trained = instance.inputs["segmenter"]
         network = for_inference(load_trained(trained, device=worker_device()))
         layers = {slot: instance.inputs[slot].layer for slot in self.used_slots() if slot != "segmenter"}
-        every_class = frozenset(range(1, len(instance.taxonomy) + 1))
 
         def read(joined: Mapping[str, Record], shard: str) -> Sample:
             sample = self.as_read(cast(Sample, joined["samples"]), split_of(shard))
-            return replace(sample, classes=tuple(c for c in sample.classes if c in mapped))
+            known, unknown = (tuple(c for c in of if c in mapped) for of in (sample.classes, sample.unknown))
+            return replace(sample, classes=known, unknown=unknown)
 
         def make(shard: str, joined: Mapping[str, Record]) -> CamRecord:
             with torch.inference_mode():
                 earlier = cast(CamRecord | None, joined.get("cams"))
-                return self._record(read(joined, shard), earlier, network, trained.stage)
+                return self._record(read(joined, shard), earlier, network, trained.stage, mapped=mapped)
 
         def leave_out(joined: Mapping[str, Record], shard: str) -> Missing | None:
             if "cams" in joined:
@@ -111,11 +117,12 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
                     return missing
             return left_out_without_maps(cast(Sample, joined["samples"]), shard, mapped)
 
-        # The segmenter has seen other classes as background, so that its maps of them would be noise.
-        mapped = mapped_classes(trained) if trained.stage.supervision() == "image" else every_class
+        mapped = _segmented(trained)
         return lambda shard: work_per_record(layers, partial(make, shard), leave_out=leave_out)(shard)
 
-    def _record(self, sample: Sample, earlier: CamRecord | None, network: Any, trained: Any) -> CamRecord:
+    def _record(
+        self, sample: Sample, earlier: CamRecord | None, network: Any, trained: Any, *, mapped: frozenset[int]
+    ) -> CamRecord:
         import torch
 
         from wsss.ops.cam import normalise_per_class
@@ -123,10 +130,12 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
         # make_cams may have assigned classes to an image without labels.
         classes = list(sample.classes) if earlier is None else earlier.classes.tolist()
         probability_Chw = self.probabilities(sample, network, trained, size=grid_size(sample.size))
-        maps_Khw = present_maps(probability_Chw, classes=classes)
+        own = [place for place, class_id in enumerate(classes) if class_id in mapped]
+        maps_Khw = present_maps(probability_Chw, classes=[classes[place] for place in own])
         if earlier is not None and classes:
-            maps_Khw = self.weight * maps_Khw + (1 - self.weight) * torch.from_numpy(earlier.maps).to(maps_Khw)
-            maps_Khw = normalise_per_class(maps_Khw)
+            mean_Khw = torch.from_numpy(earlier.maps).to(maps_Khw)
+            mean_Khw[own] = self.weight * maps_Khw + (1 - self.weight) * mean_Khw[own]
+            maps_Khw = normalise_per_class(mean_Khw)
         return CamRecord(
             key=sample.key,
             classes=class_ids(classes),
@@ -135,6 +144,13 @@ class MakeSegmenterMaps(SegmenterViews, LabelReading, Map):
             unknown=sample.unknown if earlier is None else earlier.unknown,
             size=sample.size,
         )
+
+
+def _segmented(trained: Instance) -> frozenset[int]:
+    """The classes that a segmenter has learned. It has seen others as background: its maps of them are noise."""
+    assert isinstance(trained.stage, Fit)
+    learned = trained.stage.learned_classes(trained)
+    return frozenset(range(1, len(trained.taxonomy) + 1)) if learned is None else learned
 
 
 def present_maps(probability_Chw: torch.Tensor, *, classes: list[int]) -> torch.Tensor:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shards.folds import Fold
 from shards.layer import Layer
 from shards.records import Missing, Record, SeedRecord
 from tests.shards.example_records import assert_equal
@@ -92,3 +94,16 @@ def test_a_filter_on_keys_leaves_the_rest_in_order(layers: dict[str, Layer]) -> 
     records = JoinedRecords({"samples": layers["samples"]}, split="train", seed=3, keep=lambda key: key in "bdg")
     assert [records.sample(index).key for index in range(len(records))] == ["b", "d", "g"]
     assert records.classes() == [[1 + ord(key) % 5] for key in "bdg"]
+
+
+@pytest.mark.parametrize(
+    ("max_shards", "learned"), [(None, ("de", "abcfg")), (2, ("de", "abc")), (1, ("", "abc"))], ids=str
+)
+def test_the_first_shards_of_cross_fitting_are_those_of_all_folds(
+    layers: dict[str, Layer], max_shards: int | None, learned: tuple[str, str]
+) -> None:
+    """As for the plan and the checks: of the first two shards, each of two networks learns one."""
+    for number, keys in enumerate(learned, start=1):
+        samples = replace(layers["samples"], without=Fold(number, 2))
+        records = JoinedRecords({"samples": samples}, split="train", seed=0, max_shards=max_shards)
+        assert {records.sample(index).key for index in range(len(records))} == set(keys)

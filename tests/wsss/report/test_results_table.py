@@ -281,3 +281,20 @@ def test_an_f1_of_0_is_explained_by_probabilities_that_stay_low(
     assert noted == bool(note), "a column of notes only where there is something to say"
     if note:
         assert table.rows[0][-1] == note and note in markdown(table) and note in plain(table)
+
+
+def test_rows_of_other_images_are_not_compared(tmp_path: Path) -> None:
+    """The labels of a part of the training images, then of the others: worse by the images, not by the labels."""
+    path = tmp_path / "parts.toml"
+    part = (
+        'kind = "evaluate"\ninputs = { records = "make_pseudo_labels" }\nsplits = ["train"]\nimage_list = "part.txt"\n'
+    )
+    path.write_text(f'{RECIPE}[stages.part]\n{part}[stages.others]\n{part}list_use = "except"\n')
+    (tmp_path / "part.txt").write_text("train_00000\n")
+    made = [
+        record("part", labels_given=1, train__mean_iou=0.6, train__excluded=3),
+        record("others", labels_given=1, train__mean_iou=0.5, train__excluded=1),
+    ]
+    recipe = load_recipe(path, [f"{name}.image_list={tmp_path / 'part.txt'}" for name in ("part", "others")])
+    rows = result_rows(recipe, {one.instance: one for one in made})
+    assert [row.note for row in rows] == ["3 images excluded by image_list", "1 image excluded by image_list"]

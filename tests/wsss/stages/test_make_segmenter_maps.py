@@ -31,11 +31,12 @@ def cam_record(key: str, classes: tuple[int, ...]) -> CamRecord:
 
 
 def made(
-    path: Path, behind: Instance | None = None, **settings: Any
+    path: Path, behind: Instance | None = None, unknown: tuple[int, ...] = (), **settings: Any
 ) -> tuple[dict[str, CamRecord], Any, MakeSegmenterMaps]:
     image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     present = {"a": (2, 5), "b": (), "c": (1,)}
-    samples = [Sample(key=k, encoded=encode_png(image), size=SIZE, classes=c, position=0) for k, c in present.items()]
+    given: dict[str, Any] = {"encoded": encode_png(image), "size": SIZE, "position": 0, "unknown": unknown}
+    samples = [Sample(key=k, classes=c, **given) for k, c in present.items()]
     shards = samples_of(path, {SHARD: samples})
     earlier = records_of(MakeCams(), path, shards, {SHARD: [cam_record(k, c) for k, c in present.items()]})
     inputs = {"samples": shards} | ({"pseudo_labels": behind} if behind else {})
@@ -126,3 +127,37 @@ def test_scales_of_a_long_side(tmp_path: Path) -> None:
 
     stage.probabilities(sample, Noting(), TrainSegmenter(), size=GRID)
     assert seen == [(44, 56), (88, 112)]
+
+
+def classifier_without(dropped: int, path: Path) -> Instance:
+    samples = samples_of(path, {})
+    stage = TrainClassifier(dropped_classes=(samples.taxonomy.names[dropped - 1],))
+    classifier = instance_of(stage, path, samples=samples)
+    return instance_of(MakeCams(), path, samples=samples, classifier=classifier)
+
+
+def test_an_unknown_class_that_is_not_learned_leaves_the_background_known(tmp_path: Path) -> None:
+    """As in make_cams: with 3 dropped, an image of which only 3 is unknown has a background."""
+    records, _, _ = made(tmp_path, weight=1.0, behind=classifier_without(3, tmp_path), unknown=(3,))
+    assert records["a"].classes.tolist() == [2, 5] and records["a"].unknown == ()
+    kept, _, _ = made(tmp_path / "kept", weight=1.0, unknown=(3,), unknown_classes="undecided")
+    assert kept["a"].unknown == (3,)
+
+
+def test_earlier_maps_of_classes_that_the_segmenter_has_not_learned_stay(tmp_path: Path) -> None:
+    """A second classifier has made maps of class 2, but the segmenter's labels had none."""
+    alone, _, _ = made(tmp_path / "alone", weight=1.0, behind=classifier_without(2, tmp_path / "one"))
+    mixed, _, _ = made(tmp_path / "mixed", weight=0.5, behind=classifier_without(2, tmp_path / "other"))
+    assert mixed["a"].classes.tolist() == [2, 5] and alone["a"].classes.tolist() == [5]
+    earlier = cam_record("a", (2, 5)).maps.astype(float)
+    wanted = per_class(np.stack([earlier[0], (earlier[1] + alone["a"].maps[0]) / 2]))
+    np.testing.assert_allclose(mixed["a"].maps, wanted, atol=2e-3)
+
+
+def test_only_behind_dropped_classes_the_revision_is_a_later_one(tmp_path: Path) -> None:
+    samples = samples_of(tmp_path, {})
+    every = instance_of(TrainSegmenter(), tmp_path, samples=samples)
+    some = instance_of(TrainSegmenter(), tmp_path, samples=samples, pseudo_labels=classifier_without(2, tmp_path / "c"))
+    stage = MakeSegmenterMaps(weight=1.0)
+    assert stage.revision_with({"segmenter": every}) == stage.revision
+    assert stage.revision_with({"segmenter": some}) > stage.revision

@@ -91,6 +91,9 @@ class ClassifierTraining(LabelReading, EncoderSource):
             return images
         return min(images, round(self.images_per_class * len(self.learned(instance)) / labels))
 
+    def learned_classes(self, instance: Instance) -> frozenset[int] | None:
+        return frozenset(self.learned(instance))
+
     def learned(self, instance: Instance) -> list[int]:
         """Ids of the classes that are learned. Raises ValueError for an unknown class name, or if no class is left."""
         taxonomy = instance.taxonomy

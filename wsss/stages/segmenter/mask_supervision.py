@@ -128,8 +128,11 @@ class MixedBatches(MaskSupervision):
 
 
 def masked_keys(samples: Layer, *, split: str = TRAIN, max_shards: int | None = None) -> frozenset[str]:
-    """Keys of the images with masks in a split's first shards, from the manifest only."""
-    entries = (entry.entries for entry in islice(samples.manifest_entries(split), max_shards))
+    """Keys of the images with masks in a split's first shards, from the manifest only; of cross-fitting, in those of
+    the first shards of all folds that the training sees."""
+    first = islice(replace(samples, without=None).manifest_entries(split), max_shards)
+    fold = samples.without
+    entries = [entry.entries for entry in first if fold is None or not fold.leaves_out(entry.shard)]
     return frozenset(key for of in entries for key, has in zip(of.keys, of.metadata("has_mask"), strict=True) if has)
 
 

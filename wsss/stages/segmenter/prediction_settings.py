@@ -35,7 +35,7 @@ class PredictionSettings(SegmenterViews, CrfSettings):
     ablation: Annotated[tuple[Subset, ...], AfterValidator(_distinct)] = ()
     """Subsets of the views (test-time augmentation) whose label maps are stored with the prediction and measured by
     evaluate: `none` (only the unchanged image), `flip` (with its mirror image), `scales` (without mirror images),
-    `all`."""
+    `all`. A prior of the classifier is that of all views."""
     refine: Literal["crf", "none"] = "none"
     """`crf` refines the merged probabilities with the dense CRF; `none` does not."""
     crf_class_threshold: Annotated[float, Field(gt=0, le=1), active_with("refine", "crf")] = 0.1

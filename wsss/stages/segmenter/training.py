@@ -11,6 +11,7 @@ from wsss.contract.settings import DefaultBy, active_unless, active_with, resolv
 from wsss.contract.stage import Instance
 from wsss.data.augment import Augmentation, SizeRange, fill_colour
 from wsss.data.joined_records import JoinedRecords
+from wsss.stages.classifier.mapped_classes import mapped_classes
 from wsss.stages.settings.encoder import EncoderSource
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ class SegmenterTraining(EncoderSource):
     tone and sharpness (NoPeopleAllowed's list)."""
     colour_jitter: Annotated[float, Field(ge=0, le=1), active_with("augmentation", "weak")] = 0.2
     """weak: strength of random colour changes; 0 makes none."""
+
+    def own_revision(self) -> int:
+        """One later with cross-fitting of the first shards: `max_shards` once counted the shards of its own folds."""
+        return self.revision + (self.folds > 1 and self.max_shards is not None)
+
+    def learned_classes(self, instance: Instance) -> frozenset[int] | None:
+        """Behind image-level labels, the classes that have maps."""
+        return mapped_classes(instance) if self.supervision() == "image" else None
 
     def check(self, instance: Instance) -> None:
         super().check(instance)
