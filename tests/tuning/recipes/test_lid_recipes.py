@@ -59,6 +59,7 @@ SHORT = (
 )
 
 
+MADE = ("make_cams", "make_seeds", "make_scores", "make_pseudo_labels", "make_segmenter_maps")
 PERSON = ("make_cams.second_classifier=true", "make_cams.normalisation=per_class")
 COST = re.compile(r"`wsss plan (\S+) --nodes (\d+) --gpus-per-node (\d+) --gpu A100`: ([\d.]+) hours")
 
@@ -189,7 +190,8 @@ def check_chain(recipe: Recipe) -> None:
         if isinstance(one.stage, Fit):
             assert [np.isfinite(row["loss"]) for row in record.tables["history"]] == [True], one.name  # type: ignore[call-overload]
     kept = {key for key, names in TRAIN.items() if set(names) & set(DRAWN)}
-    for name in ("make_cams", "make_seeds", "make_scores", "make_pseudo_labels"):
+    made = [one.name for one in recipe.instances if one.stage.kind in MADE]
+    for name in made:
         layer = recipe.instance(name).layer
         records = [record for shard in layer.shards() for record in read_shard(layer, shard)]
         assert {record.key for record in records} == kept, name
@@ -197,12 +199,14 @@ def check_chain(recipe: Recipe) -> None:
             if isinstance(record, CamRecord):
                 assert record.classes.tolist() == [CLASSES[n] for n in TRAIN[record.key] if n in DRAWN]
                 assert record.maps.max() == pytest.approx(1, abs=1e-3)
-            elif isinstance(record, SeedRecord):
+            elif isinstance(record, SeedRecord | PseudoLabel):
+                label = record.label if isinstance(record, SeedRecord) else record.mask
                 present = {CLASSES[name] for name in TRAIN[record.key]}
-                assert record.label.shape in SIZES
-                assert set(np.unique(record.label).tolist()) <= {0, 255, *present} - {CLASSES["person"]}
+                assert label.shape in SIZES
+                assert set(np.unique(label).tolist()) <= {0, 255, *present} - {CLASSES["person"]}
+                assert isinstance(record, SeedRecord) or (label != 255).all(), "person alone is unknown in any image"
             else:
-                assert isinstance(record, ScoreRecord | PseudoLabel)
+                assert isinstance(record, ScoreRecord)
     left_out = recipe.instance("make_cams").layer.left_out()["train"]
     assert set(left_out) == set(TRAIN) - kept, "person alone, and the negative"
     measured = recipe.instance("evaluate").run_record()
