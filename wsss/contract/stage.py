@@ -72,20 +72,18 @@ class Stage:
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Increased by hand when a code change makes the same settings give another result. Enters the fingerprint, unless
-    `own_revision` gives another one."""
+    """Increased by hand when a code change makes the same settings give another result; see `revision_with`."""
     slots: ClassVar[Mapping[str, Slot]] = {}
     optional_slots: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "network"
     """What a training produces, in words: classifier, segmenter, …"""
 
     def own_revision(self) -> int:
-        """The revision of these settings, which enters the fingerprint: `revision`, or a later one if a code change
-        altered the results of some settings only. Results of the other settings then keep their fingerprint."""
+        """`revision`, or a later one if a code change altered the results of these settings only."""
         return self.revision
 
     def revision_with(self, inputs: Mapping[str, Instance]) -> int:
-        """`own_revision`, or a later one if a code change altered results from some inputs only."""
+        """The revision in the fingerprint: `own_revision`, or a later one if only results from such inputs changed."""
         return self.own_revision()
 
     def used_slots(self) -> tuple[str, ...]:
@@ -109,10 +107,8 @@ class Stage:
         return False
 
     def signature(self, *, masks: bool = True) -> str:
-        """What enters the fingerprint besides settings and inputs: a hash of data stored outside the run.
-
-        Without `masks`: a hash of the data other than masks.
-        """
+        """What enters the fingerprint besides settings and inputs: a hash of data stored outside the run; without
+        `masks`, of the data other than masks."""
         return ""
 
     def is_intact(self, instance: Instance) -> bool:
