@@ -242,7 +242,7 @@ def main() -> None:
     try:
         _main()
     except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command goes on") from None
+        raise SystemExit("stopped; run the same command again to resume") from None
 
 
 def _main() -> None:

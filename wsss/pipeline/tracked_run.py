@@ -118,14 +118,15 @@ def layer_read(layer: Instance, context: str) -> dict[str, str]:
 def network_behind(instance: Instance) -> str:
     """Fingerprint of the training nearest upstream, whose network made what an instance reads; empty if none.
 
-    Of several, the one in the last of the stage's slots that names no classifier: a prediction is the segmenter's, also
-    if a classifier's probabilities are a prior.
+    Of several, the last one that is not in the slot `classifier`: a prediction with a classifier's prior is the
+    segmenter's.
     """
     level = [instance]
     while level:
         trained = [pair for one in level for pair in one.inputs.items() if isinstance(pair[1].stage, Fit)]
         if trained:
-            return max(enumerate(trained), key=lambda each: (not _is_classifier(each[1][0]), each[0]))[1][1].fingerprint
+            others = [upstream for slot, upstream in trained if not _is_classifier(slot)]
+            return (others or [upstream for _, upstream in trained])[-1].fingerprint
         level = [upstream for one in level for upstream in one.inputs.values()]
     return ""
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 
 from shards.records import RunRecord
 from wsss.contract.cost import FitWork, Work
@@ -23,9 +22,6 @@ _ENOUGH = 0.2
 _FARTHEST = 150
 """Times as many images as measured, beyond which a plan's fixed costs are far off: they are counted per image."""
 _TRAIN_IMAGES = "records.train"
-
-
-NONE_PLANNED: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +200,7 @@ def _training_seconds(record: RunRecord) -> tuple[float, float, int]:
 
 
 def measured_lines(
-    run: MeasuredRun, *, from_tables: Mapping[str, str], planned: Mapping[str, int] = NONE_PLANNED
+    run: MeasuredRun, *, from_tables: Mapping[str, str], planned: Mapping[str, int] | None = None
 ) -> list[str]:
     """Lines on the basis of a plan: instances measured by the run, and the others with the reason.
 
@@ -219,9 +215,7 @@ def measured_lines(
             lines.append(f"    settings that differ (run -> plan): {'; '.join(measured.differing)}")
     if len(lines) == 1:
         lines.append("  nothing")
-    far = {
-        name: run.found[name].images for name, images in planned.items() if images > _FARTHEST * run.found[name].images
-    }
+    far = [name for name, images in (planned or {}).items() if images > _FARTHEST * run.found[name].images]
     if far:
         lines.append(
             f"  a guess, since the plan has over {_FARTHEST} times as many images, and what the run did once is "
