@@ -93,10 +93,13 @@ def provenance(table: DeclaredTable, shown: Sequence[Shown]) -> list[str]:
         when = f"easured on {one.measured.finished}{_at(one.measured.commit)}"
         first = f"**{heading}**%s: m{when}." if one.older else f"M{when} by `{table.command}`%s."
         groups.setdefault((first, one.older), []).append(one)
+    rows = {
+        group: tuple(dict.fromkeys(row for one in members for row in one.rows)) for group, members in groups.items()
+    }
+    named = len({frozenset(some) for some in rows.values()}) > 1  # else every paragraph is about all rows
     lines = []
     for (first, older), members in groups.items():
-        rows = dict.fromkeys(row for one in members for row in one.rows)
-        text = first % ("" if len(groups) == 1 else f" ({'; '.join(map(markdown_text, rows))})")
+        text = first % (f" ({'; '.join(map(markdown_text, rows[first, older]))})" if named else "")
         if older:
             text += f" {older.strip()}"
         if changed := dict.fromkeys(words for one in members for words in one.changes):
