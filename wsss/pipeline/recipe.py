@@ -93,6 +93,11 @@ class Recipe:
                 return instance
         raise RecipeError(unknown_name("instance", name, [i.name for i in self.instances]))
 
+    def named(self, name: str) -> tuple[Instance, ...]:
+        """What the recipe's file calls `name`: an instance, or the trainings of all folds. Raises `RecipeError`."""
+        of_folds = tuple(one for one in self.instances if name in (one.name, base_name(one.name, one.stage)))
+        return of_folds or (self.instance(name),)
+
     @property
     def fingerprint(self) -> str:
         """Identifies the whole pipeline: equal if all instances are equal."""

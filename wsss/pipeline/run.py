@@ -57,10 +57,11 @@ class RunSummary:
 
 
 def selected(recipe: Recipe, first: str | None, last: str | None) -> tuple[Instance, ...]:
-    """The instances from `first` to `last`, both included; if not given, the first and last of the recipe."""
+    """The instances from `first` to `last`, both included; if not given, the first and last of the recipe. A training
+    with folds may be named as in the recipe's file, for its first fold (`first`) or its last."""
     names = [instance.name for instance in recipe.instances]
-    start = names.index(recipe.instance(first).name) if first is not None else 0
-    stop = names.index(recipe.instance(last).name) + 1 if last is not None else len(names)
+    start = names.index(recipe.named(first)[0].name) if first is not None else 0
+    stop = names.index(recipe.named(last)[-1].name) + 1 if last is not None else len(names)
     if start >= stop:
         raise RecipeError(f"--from {first} comes after --to {last}; the order is {', '.join(names)}")
     return recipe.instances[start:stop]

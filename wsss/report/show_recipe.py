@@ -56,12 +56,12 @@ def recipe_page(recipe: Recipe, *, changed: bool = False, absent: str = "") -> P
 def instance_page(recipe: Recipe, name: str, *, changed: bool = False, absent: str = "") -> Page:
     """The settings of one instance, of `recipe` or of `runtime`, each with its meaning. Raises `RecipeError`.
 
-    `absent`: as in `recipe_page`.
+    Of a training with folds it is the page of the first; they have the same settings. `absent`: as in `recipe_page`.
     """
     if name in ("recipe", "runtime"):
         rows = _group_rows(recipe, name, changed=changed)
         return Page(tables={"settings": settings_table(f"[{name}] of {recipe.path}", rows, explain=True)})
-    instance = recipe.instance(name)
+    instance = recipe.named(name)[0]
     rows = list(_instance_rows(recipe, instance, changed=changed))
     title = f"{instance.name} ({instance.stage.kind})"
     heading: tuple[str, ...] = (title, *_absence(absent))

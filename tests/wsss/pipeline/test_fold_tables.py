@@ -9,6 +9,8 @@ import pytest
 from shards.folds import Fold
 from wsss.pipeline.changed_settings import resolved_recipe
 from wsss.pipeline.recipe import Recipe, RecipeError, load_recipe
+from wsss.pipeline.run import selected
+from wsss.report.show_recipe import instance_page
 
 TEXT = """
 [recipe]
@@ -61,6 +63,17 @@ def test_one_training_per_fold(tmp_path: Path) -> None:
     assert recipe.origins["train_classifier_fold2.fold"] == "train_classifier.folds"
     given = [recipe.runtime.resources_of(recipe.instance(name)) for name in ("train_classifier_fold3", "aff_fold1")]
     assert [(one.rank_gpus, one.rank_cpus) for one in given] == [(1, 1.0), (0, 2.0)]
+
+
+def test_a_training_with_folds_is_selected_and_shown_by_its_name_in_the_recipe(tmp_path: Path) -> None:
+    recipe = load(tmp_path)
+    folds = ["train_classifier_fold1", "train_classifier_fold2", "train_classifier_fold3"]
+    assert [one.name for one in selected(recipe, "train_classifier", "train_classifier")] == folds
+    assert [one.name for one in selected(recipe, "train_classifier_fold2", "make_cams")] == [*folds[1:], "make_cams"]
+    assert selected(recipe, None, "aff")[-1].name == "aff_fold2"
+    assert "train_classifier_fold1" in instance_page(recipe, "train_classifier").heading[0]
+    with pytest.raises(RecipeError, match="unknown instance 'classifier'"):
+        selected(recipe, "classifier", None)
 
 
 def test_a_map_stage_reads_the_networks_of_all_folds(tmp_path: Path) -> None:
