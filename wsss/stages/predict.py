@@ -70,7 +70,7 @@ class Predict(PredictionSettings, LabelReading, Map):
             raise ValueError(
                 f"{instance.name}.prior_weight = {self.prior_weight} needs a probability of every class, but "
                 f"{classifier.name} does not learn {instance.taxonomy.name_of(min(unlearned))!r} ({len(unlearned)} "
-                f"such); name a classifier of all classes in {instance.name}.inputs.classifier, or remove it and prior_weight"
+                f"such); name a classifier of all classes in {instance.name}.inputs.classifier, or remove both settings"
             )
 
     def given_labels(self) -> bool:
