@@ -9,7 +9,6 @@ from typing import cast
 import numpy as np
 import pytest
 
-from cluster.training.fit_files import RankError
 from shards.layer import split_of
 from shards.reader import read_shard
 from shards.records import CamRecord, Record
@@ -17,6 +16,7 @@ from tests.pipeline.chain import files, run, tiny
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance, Map
 from wsss.pipeline.recipe import Recipe, RecipeError
+from wsss.report.show_recipe import instance_page
 
 pytestmark = pytest.mark.slow
 
@@ -103,8 +103,11 @@ def test_more_folds_than_shards_are_refused_when_the_shards_are_known(tmp_path: 
         run(recipe, last="train_classifier_fold1")
 
 
-def test_a_class_that_a_fold_lacks_is_named(tmp_path: Path) -> None:
+def test_a_class_that_a_fold_lacks_is_refused_once_the_samples_are_done(tmp_path: Path) -> None:
     images = ["build_shards.counts={ train = 2, val = 2 }", "build_shards.shard_size=1"]
     recipe = tiny(tmp_path / "runs", "train_classifier.folds=2", *images)
-    with pytest.raises(RankError, match=r"train_classifier_fold\d: no training image outside fold \d shows"):
-        run(recipe, last="train_classifier_fold2")
+    refusal = r"train_classifier.folds = 2: all training images of .* \(\d\) are in fold \d, .* dropped_classes"
+    with pytest.raises(RecipeError, match=refusal):
+        run(recipe, last="train_classifier")
+    assert not recipe.instance("train_classifier_fold1").path.exists()
+    assert "a run is refused: train_classifier.folds = 2" in str(instance_page(recipe, "train_classifier").heading)

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -76,6 +76,9 @@ _WEIGHT_DECAY = {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-4}
 class Fit(Stage):
     """A stage that trains one task. The global batch size is part of the fingerprint, the number of ranks is not: a
     training may be resumed with another one."""
+
+    needs_every_class: ClassVar[bool] = False
+    """Whether the training set must show every class that is learned."""
 
     seed_shift: Annotated[int, Field(ge=0), active_unless("seed_shift", 0)] = 0
     """Added to the recipe's seed: repeats the same training with other random draws, to measure how much results

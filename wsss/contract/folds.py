@@ -101,15 +101,13 @@ def check_num_shards(instance: Instance) -> None:
     stage = instance.stage
     if not isinstance(stage, Fit) or stage.folds == 1:
         return
-    most = getattr(stage, "max_shards", None)
-    found = _num_train_shards(instance.samples)
-    number = found if found is None or most is None else min(found, most)
+    number, limit = _num_train_shards(instance)
     if number is not None and number < stage.folds:
-        why = "" if number == found else f" (max_shards = {most})"
         raise ValueError(
-            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but shards of the split {TRAIN}: {number}{why}; "
-            f"a fold is made of whole shards, so {f'set folds to at most {number}' if number > 1 else 'remove folds'}, "
-            f"or set a smaller shard_size in {instance.samples.name}"
+            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but shards of the split {TRAIN}: {number}"
+            f"{limit and f' ({limit})'}; a fold is made of whole shards, so "
+            f"{f'set folds to at most {number}' if number > 1 else 'remove folds'}, or "
+            f"{f'change {limit.split()[0]}' if limit else f'set a smaller shard_size in {instance.samples.name}'}"
         )
 
 
@@ -117,16 +115,24 @@ def check_class_folds(instance: Instance) -> None:
     """Raise ValueError if all training images of a class are in one fold: the network that labels them has seen none.
 
     Shards are cut from the list in its order, so this happens where a list is sorted by class. A class of few images
-    passes (`class_fold_cautions`), and so does everything that is not known.
+    passes (`class_fold_cautions`) if the training can do without it, and so does everything that is not known.
     """
     stage = instance.stage
     for class_id, number, fold in _in_one_fold(instance):
-        if number >= _NOT_BY_CHANCE and isinstance(stage, Fit):
+        if isinstance(stage, Fit) and (stage.needs_every_class or number >= _NOT_BY_CHANCE):
+            name = instance.taxonomy.name_of(class_id)
+            ways = "shuffle the list of images, or set a smaller shard_size in " + instance.samples.name
+            if stage.needs_every_class:
+                ways = f"add {name!r} to dropped_classes" + (f", {ways}" if number > 1 else "")
             raise ValueError(
-                f"{base_name(instance.name, stage)}.folds = {stage.folds}: all {number} training images of "
-                f"{instance.taxonomy.name_of(class_id)!r} are in fold {fold}, so the network that labels them would "
-                f"have seen none; shuffle the list of images, or set a smaller shard_size in {instance.samples.name}"
+                f"{base_name(instance.name, stage)}.folds = {stage.folds}: all training images of {name!r} ({number}) "
+                f"are in fold {fold}, so the network that labels them would have seen none; {ways}"
             )
+
+
+def cautions_of(instance: Instance) -> list[str]:
+    """What a user should know of the instance: its stage's cautions, and those of its folds."""
+    return [*instance.stage.cautions(instance), *class_fold_cautions(instance)]
 
 
 def class_fold_cautions(instance: Instance) -> list[str]:
@@ -137,7 +143,7 @@ def class_fold_cautions(instance: Instance) -> list[str]:
         f"{fold}, so this network labels them without having seen one; a smaller shard_size in "
         f"{instance.samples.name} would divide them"
         for class_id, number, fold in _in_one_fold(instance)
-        if isinstance(stage, Fit) and stage.fold == fold and number < _NOT_BY_CHANCE
+        if isinstance(stage, Fit) and stage.fold == fold and not stage.needs_every_class and number < _NOT_BY_CHANCE
     ]
 
 
@@ -162,7 +168,25 @@ def _in_one_fold(instance: Instance) -> Iterator[tuple[int, int, int]]:
                 yield class_id, total[class_id], fold
 
 
-def _num_train_shards(samples: Instance) -> int | None:
+def _num_train_shards(instance: Instance) -> tuple[int | None, str]:
+    """Number of training shards that the instance gets, None if not known, and the setting that limits it, if any."""
+    found = [(_num_sample_shards(instance.samples), "")]
+    for one in (instance, *_layers_above(instance), instance.samples):
+        if (most := getattr(one.stage, "max_shards", None)) is not None:
+            found.append((most, f"{base_name(one.name, one.stage)}.max_shards = {most}"))
+    known = [(number, limit) for number, limit in found if number is not None]
+    return min(known, default=(None, ""), key=lambda one: one[0] or 0)
+
+
+def _layers_above(instance: Instance) -> Iterator[Instance]:
+    """The layers that the instance's records come from, with those that they are made of."""
+    for upstream in instance.inputs.values():
+        if isinstance(upstream.stage, Map):
+            yield upstream
+            yield from _layers_above(upstream)
+
+
+def _num_sample_shards(samples: Instance) -> int | None:
     """Number of shards of the training split: counted if the samples are done, else as their settings say."""
     try:
         return sum(split_of(shard) == TRAIN for shard in replace(samples, without=None).layer.shards())

@@ -3,7 +3,7 @@ readers are filled with the networks of all folds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -104,11 +104,12 @@ def _of_training(name: str, stage: Fit, slot: str, upstream: Instance, earlier: 
     )
 
 
-def check_counted_shards(instance: Instance) -> None:
-    """Raise `RecipeError` if there are more folds than shards, or if a fold has all images of a class: both are known
-    for certain once the inputs are done."""
-    try:
-        check_num_shards(instance)
-        check_class_folds(instance)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+def check_counted_shards(instances: Iterable[Instance]) -> None:
+    """Raise `RecipeError` if a training has more folds than shards, or if a fold has all images of a class: both are
+    known for certain once the samples are done. The trainings of all folds together are checked once."""
+    for instance in {base_name(one.name, one.stage): one for one in instances}.values():
+        try:
+            check_num_shards(instance)
+            check_class_folds(instance)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None

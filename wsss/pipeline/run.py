@@ -13,7 +13,7 @@ from shards.records import RunRecord, Sample
 from shards.work_notes import forget_notes
 from wsss.contract.failure import Failure, OnRestart
 from wsss.contract.fit import Fit
-from wsss.contract.folds import class_fold_cautions
+from wsss.contract.folds import cautions_of
 from wsss.contract.runtime import PipelineRecord, Runtime, Tracker
 from wsss.contract.shard_times import remove_times
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
@@ -112,6 +112,7 @@ def run_recipe(
                     reporter.skipped(instance.name, reason)
                     continue
                 raise_if_stopped()
+                pending = _without_counted(pending)
                 if instance.run_record() is None and (line := check_room(recipe, instance)):
                     reporter.note(f"note   {line}")
                 record = run_instance(
@@ -122,6 +123,13 @@ def run_recipe(
     finally:
         reporter.stop()
     return summary
+
+
+def _without_counted(pending: Sequence[Instance]) -> list[Instance]:
+    """Those whose samples are not done yet; of the others the shards are counted, before hours of work are spent on
+    what they read. Raises `RecipeError`."""
+    check_counted_shards(one for one in pending if one.samples.is_done())
+    return [one for one in pending if not one.samples.is_done()]
 
 
 def check_spans(recipe: Recipe, spans: Sequence[tuple[str | None, str | None]], *, runtime: Runtime) -> None:
@@ -174,9 +182,8 @@ def run_instance(
             reporter.reused(instance.name)
             _count_missing(recipe, instance, summary)
             return record
-        check_counted_shards(instance)
         reporter.begin(instance.name)
-        for caution in (*instance.stage.cautions(instance), *class_fold_cautions(instance)):
+        for caution in cautions_of(instance):
             reporter.note(f"note   {caution}")
         started = returned = time.monotonic()
 

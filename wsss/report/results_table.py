@@ -8,6 +8,7 @@ from typing import cast
 
 from shards.records import RunRecord
 from shards.wording import counted
+from wsss.contract.folds import cautions_of
 from wsss.contract.stage import Instance
 from wsss.pipeline.recipe import Recipe
 from wsss.report.tables import Cell, Column, Page, Shown, Table, percent, table_of
@@ -232,7 +233,7 @@ _COLUMNS = (
 def cautions_behind(recipe: Recipe, records: Mapping[str, RunRecord]) -> tuple[str, ...]:
     """The cautions of all finished instances, in the recipe's order."""
     done = [instance for instance in recipe.instances if instance.name in records]
-    return tuple(line for instance in done for line in instance.stage.cautions(instance))
+    return tuple(line for instance in done for line in cautions_of(instance))
 
 
 def results_table(rows: Iterable[Row], *, title: str, notes: tuple[str, ...] = ()) -> Table:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shards.layer import ShardError
-from wsss.contract.folds import base_name, crossed_slots
+from wsss.contract.folds import base_name, cautions_of, crossed_slots
 from wsss.contract.settings import inactive_settings, setting_values
 from wsss.contract.stage import Instance, Map
-from wsss.pipeline.recipe import Recipe
+from wsss.pipeline.fold_tables import check_counted_shards
+from wsss.pipeline.recipe import Recipe, RecipeError
 from wsss.report.setting_tables import setting_rows, settings_table, value_cell
 from wsss.report.tables import Cell, Column, Page, Shown, table_of
 
@@ -38,7 +40,7 @@ def recipe_page(recipe: Recipe, *, changed: bool = False, absent: str = "") -> P
     ]
     shown = () if absent else recipe.instances
     previews = [f"{instance.name}: {line}" for instance in shown for line in _preview(instance)]
-    cautions = [line for instance in shown for line in instance.stage.cautions(instance)]
+    cautions = [line for instance in shown for line in cautions_of(instance)] + _refusal(shown)
     chain = table_of(
         f"{recipe.settings.name}: {recipe.path}", _INSTANCES, rows, notes=(*_absence(absent), *previews, *cautions)
     )
@@ -67,8 +69,17 @@ def instance_page(recipe: Recipe, name: str, *, changed: bool = False, absent: s
     heading: tuple[str, ...] = (title, *_absence(absent))
     if not absent:
         state = f"{title}: {state_of(instance)}; fingerprint {instance.fingerprint[:16]}"
-        heading = (state, *_preview(instance), *instance.stage.cautions(instance))
+        heading = (state, *_preview(instance), *cautions_of(instance), *_refusal([instance]))
     return Page(heading=heading, tables={"settings": settings_table(f"settings of {name}", rows, explain=True)})
+
+
+def _refusal(instances: Sequence[Instance]) -> list[str]:
+    """Why a run would stop before it begins; empty if nothing is known."""
+    try:
+        check_counted_shards(one for one in instances if not one.is_done())
+    except RecipeError as error:
+        return [f"a run is refused: {error}"]
+    return []
 
 
 def _group_rows(recipe: Recipe, name: str, *, changed: bool) -> list[tuple[Cell, ...]]:

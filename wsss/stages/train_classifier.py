@@ -46,6 +46,7 @@ class TrainClassifier(ClassifierTraining):
 
     kind: ClassVar[str] = "train_classifier"
     revision: ClassVar[int] = 3
+    needs_every_class: ClassVar[bool] = True
     slots: ClassVar[dict[str, Slot]] = {"samples": Records((Sample,)), "classifier": Trained(ClassifierTraining)}
 
     frozen_stride: Annotated[Literal[1, 2, 4, 8], active_unless("frozen_stride", 1)] = 1
@@ -238,7 +239,7 @@ class TrainClassifier(ClassifierTraining):
                 f"{taxonomy.name_of(empty[0])!r}; every class needs at least one image, so add this class to "
                 "dropped_classes or remove it from the class list"
                 + (", or set a smaller hold_out" if self.hold_out else "")
-                + (f", or set more folds than {self.folds}, so that each leaves out less" if self.fold else "")
+                + (f"; if fold {self.fold} shows it, a smaller shard_size divides its images" if self.fold else "")
             )
         if has_validation(self, instance) and not validation_shows(self, instance, learned):
             raise ValueError(
