@@ -61,17 +61,20 @@ def measure(instance: Instance, split: str) -> list[ThresholdScore]:
 
 
 def setting_lines(scores: Sequence[ThresholdScore], recipe: Recipe, instance: Instance) -> Iterator[str]:
-    """`class_thresholds` of every way that gives classes their own, and the classes that have none."""
+    """`class_thresholds` for the recipe's file, of every way that gives classes their own, for every
+    make_pseudo_labels that reads these maps; then the classes that have none."""
     maps, names = instance.inputs["records"].name, instance.taxonomy.names
     made = [one for one in recipe.instances if isinstance(one.stage, MakePseudoLabels)]
-    readers = [one.name for one in made if one.inputs["scores"].name == maps] or [MakePseudoLabels.kind]
-    for one in scores:
-        if one.by_class:
+    readers = [one.name for one in made if one.inputs["scores"].name == maps]
+    by_class = [one for one in scores if one.by_class]
+    for one in by_class:
+        for reader in readers:
+            yield f"[stages.{reader}.class_thresholds]  # {one.method}; for the recipe's file"
             given = {names[c - 1]: value or SMALLEST for c, value in one.by_class.items()}
-            values = ", ".join(f"{json.dumps(name)} = {value:.8g}" for name, value in given.items())
-            for reader in readers:
-                yield f"{one.method}, class: {reader}.class_thresholds = {{ {values} }}"
-    own = {c for one in scores for c in one.by_class}
+            yield from (f"{json.dumps(name)} = {value:.8g}" for name, value in given.items())
+    if by_class and not readers:
+        yield f"no make_pseudo_labels of {recipe.settings.name} reads {maps}, so no class_thresholds are printed"
+    own = {c for one in by_class for c in one.by_class}
     if without := [name for c, name in enumerate(names, start=1) if c not in own]:
         yield f"no threshold of their own, since they win no pixel; background_threshold holds: {', '.join(without)}"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,12 @@ def test_settings_name_the_instance_and_the_classes_without_a_threshold(tmp_path
     names = metric.taxonomy.names
     by_class = {number: 0.25 * (number - 1) for number in range(1, len(names))}
     given = {"method": "otsu", "scope": "class", "masks": False, "thresholds": (), "mean_iou": 0.5}
-    first, last = setting_lines([ThresholdScore(**given, by_class=by_class)], recipe, metric)  # type: ignore[arg-type]
-    values = dict(zip(names, ("1e-07", "0.25", "0.5", "0.75", "1"), strict=False))
-    shown = ", ".join(f'"{name}" = {values[name]}' for name in names[:-1])
-    assert first == f"otsu, class: make_pseudo_labels.class_thresholds = {{ {shown} }}"
+    scores = [ThresholdScore(**given, by_class=by_class)]  # type: ignore[arg-type]
+    table, last = "\n".join([*setting_lines(scores, recipe, metric)][:-1]), [*setting_lines(scores, recipe, metric)][-1]
+    values = dict(zip(names, (1e-07, 0.25, 0.5, 0.75, 1), strict=False))
+    assert table.startswith("[stages.make_pseudo_labels.class_thresholds]  # otsu; for the recipe's file\n")
+    read = tomllib.loads(table)["stages"]["make_pseudo_labels"]["class_thresholds"]
+    assert read == {name: values[name] for name in names[:-1]}
     assert last == f"no threshold of their own, since they win no pixel; background_threshold holds: {names[-1]}"
+    lines = list(setting_lines(scores, recipe, recipe.instance("evaluate_cam")))
+    assert lines[0] == "no make_pseudo_labels of toy reads make_cams, so no class_thresholds are printed"

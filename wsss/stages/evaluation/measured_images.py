@@ -62,7 +62,7 @@ class MeasuredImages:
     def chosen_images(self, samples: Layer, splits: Sequence[str], *, of: Instance) -> Callable[[str], bool] | None:
         """Whether a key is measured; None if all are.
 
-        Raises: ValueError if the list names an image that is in none of the splits, or if no image is left.
+        A data stage with `max_shards` need not have all images of the list. Raises: ValueError if the list names an image that is in none of the splits, or if no image is left.
         """
         if not self.image_list:
             return None
@@ -70,11 +70,13 @@ class MeasuredImages:
         manifest = [entry for split in splits for entry in samples.manifest_entries(split)]
         read = {key for entry in manifest for key in entry.entries.keys}
         known = read | {one.key for entry in manifest for one in entry.missing}
-        if absent := sorted(listed - known):
+        shards = getattr(of.data, "max_shards", None)  # of a trial run: a list may name images beyond them
+        if shards is None and (absent := sorted(listed - known)):
             raise self._names_others(of, absent, splits)
         if not any(map(chosen, read)):
+            where = "" if shards is None else f" of those that {of.samples.name}.max_shards = {shards} keeps"
             raise ValueError(
-                f"{of.name}.image_list: with list_use = {self.list_use!r}, {self._list_path()} leaves no image"
+                f"{of.name}.image_list: with list_use = {self.list_use!r}, {self._list_path()} leaves no image{where}"
             )
         return chosen
 

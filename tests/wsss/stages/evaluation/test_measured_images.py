@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     every = listed(tmp_path, *KEYS, "lost")  # an unreadable image may be listed
     with pytest.raises(ValueError, match=r"with list_use = 'except', .*dev.txt leaves no image"):
         evaluate(over(tmp_path / "d", image_list=every, list_use="except"))
+
+
+def test_a_trial_run_on_some_shards_does_not_need_all_images_of_a_list(tmp_path: Path) -> None:
+    def cut(instance: Instance) -> Instance:
+        samples = instance.inputs["samples"]
+        few = replace(samples, stage=replace(samples.stage, max_shards=1))  # type: ignore[type-var]
+        return replace(instance, inputs={**instance.inputs, "samples": few})
+
+    some = evaluate(cut(over(tmp_path / "some", image_list=listed(tmp_path, "a", "x")))).metrics
+    assert (some["val.images"], some["val.excluded"]) == (1, 4)
+    with pytest.raises(ValueError, match=r"leaves no image of those that build_shards.max_shards = 1 keeps"):
+        evaluate(cut(over(tmp_path / "none", image_list=listed(tmp_path, "x"))))
 
 
 def test_a_plan_counts_the_images_that_are_measured(tmp_path: Path) -> None:
