@@ -17,7 +17,7 @@ from wsss.contract.stage import RUN_RECORD
 
 SHORTEST_ID = 6
 """Digits of an id that are enough to name a result."""
-_LABEL_MAPS = ("predict", "make_pseudo_labels", "make_instance_labels", "submit")
+_LABEL_MAPS = ("predict", "make_pseudo_labels", "keep_reliable_labels", "make_instance_labels", "submit")
 """Kinds of stages whose label maps can be compared without an evaluation."""
 
 
@@ -134,6 +134,14 @@ def unknown_name(name: str, rows: list[Row], *, runs: Path, uri: str) -> Compare
     """The error for a name that nothing has."""
     if Path(name).is_file():
         return CompareError(f"{name} is a file, but no zip; a submission is the zip that submit writes")
+    finished = (read_record(path.parent) for path in (runs.absolute() / "store").glob(f"*/{RUN_RECORD}"))
+    others = (one for one in finished if one is not None and one.kind not in _LABEL_MAPS)
+    if found := next((one for one in others if _fits(name, one)), None):
+        why = "labels with undecided pixels" if found.kind == "make_agreed_labels" else "no label maps"
+        return CompareError(
+            f"{name} ({found.kind}) has {why}, which are not compared; name an evaluation of it, or label maps "
+            f"({', '.join(_LABEL_MAPS)})"
+        )
     known = sorted({row.name for row in rows})
     meant = suggestion(name, known) if known else "; there are: none yet"
     waiting = "".join(f"; {sentence}" for sentence in undelivered(runs, uri=uri))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_label_maps_of_a_run_come_before_those_of_trials(tmp_path: Path, monkeyp
     assert "fits 3 results" in notes[0]
     with pytest.raises(CompareError, match="no evaluation is called 'good:predicted'"):
         find_results(["good:predicted"], runs=tmp_path, uri="", notes=[])
+    folder = tmp_path / "store" / "make_agreed_labels-4"
+    folder.mkdir()
+    record = json.loads(next((tmp_path / "store").glob("predict-*/run.json")).read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"kind": "make_agreed_labels", "instance": "agreed"}))
+    with pytest.raises(CompareError, match=r"good:agreed \(make_agreed_labels\) has labels with undecided pixels"):
+        find_results(["good:agreed"], runs=tmp_path, uri="", notes=[])
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(CompareError, match=r"notes.txt is a file, but no zip; a submission is the zip"):
         find_results([str(tmp_path / "notes.txt")], runs=tmp_path, uri="", notes=[])

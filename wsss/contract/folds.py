@@ -16,6 +16,7 @@ from shards.folds import TRAIN, Fold, fold_of, fold_of_number
 from shards.layer import ShardError, split_of
 from shards.records import Missing, Record
 from wsss.contract.fit import Fit
+from wsss.contract.shard_numbers import most_shards
 from wsss.contract.stage import Instance, Map, ShardWorker
 
 _NOT_BY_CHANCE = 10
@@ -104,9 +105,9 @@ def check_num_shards(instance: Instance) -> None:
     number, limit = _num_train_shards(instance)
     if number is not None and number < stage.folds:
         raise ValueError(
-            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but shards of the split {TRAIN}: {number}"
+            f"{base_name(instance.name, stage)}.folds = {stage.folds}, but shards of the split {TRAIN}: {number:.0f}"
             f"{limit and f' ({limit})'}; a fold is made of whole shards, so "
-            f"{f'set folds to at most {number}' if number > 1 else 'remove folds'}, or "
+            f"{f'set folds to at most {number:.0f}' if number > 1 else 'remove folds'}, or "
             f"{f'change {limit.split()[0]}' if limit else f'set a smaller shard_size in {instance.samples.name}'}"
         )
 
@@ -168,22 +169,13 @@ def _in_one_fold(instance: Instance) -> Iterator[tuple[int, int, int]]:
                 yield class_id, total[class_id], fold
 
 
-def _num_train_shards(instance: Instance) -> tuple[int | None, str]:
+def _num_train_shards(instance: Instance) -> tuple[float | None, str]:
     """Number of training shards that the instance gets, None if not known, and the setting that limits it, if any."""
-    found = [(_num_sample_shards(instance.samples), "")]
-    for one in (instance, *_layers_above(instance), instance.samples):
-        if (most := getattr(one.stage, "max_shards", None)) is not None:
-            found.append((most, f"{base_name(one.name, one.stage)}.max_shards = {most}"))
-    known = [(number, limit) for number, limit in found if number is not None]
-    return min(known, default=(None, ""), key=lambda one: one[0] or 0)
-
-
-def _layers_above(instance: Instance) -> Iterator[Instance]:
-    """The layers that the instance's records come from, with those that they are made of."""
-    for upstream in instance.inputs.values():
-        if isinstance(upstream.stage, Map):
-            yield upstream
-            yield from _layers_above(upstream)
+    read = [one for one in instance.inputs.values() if not isinstance(one.stage, Fit)]
+    limits = [(most, f"{name}.max_shards = {most:.0f}") for most, name in map(most_shards, (instance, *read)) if name]
+    number = _num_sample_shards(instance.samples)
+    found = limits if number is None else [(number, ""), *limits]
+    return min(found, key=lambda limit: limit[0], default=(None, ""))
 
 
 def _num_sample_shards(samples: Instance) -> int | None:

@@ -25,6 +25,7 @@ from wsss.contract.folds import base_name, check_num_shards
 from wsss.contract.resources import StageResources
 from wsss.contract.runtime import RuntimeSettings
 from wsss.contract.settings import hashed_values, resolved_values, settings
+from wsss.contract.shard_numbers import check_shards_of_inputs
 from wsss.contract.stage import DataStage, Instance, Map, Stage
 from wsss.pipeline.fold_tables import check_fold, filled_slots, per_fold
 from wsss.pipeline.recipe_tables import (
@@ -268,6 +269,7 @@ def placed_instance(name: str, stage: Stage, inputs: Mapping[str, Instance], *, 
         )
         _check_sources(instance)
         check_num_shards(instance)
+        check_shards_of_inputs(instance)
         stage.check(instance)
     except RecipeError:
         raise

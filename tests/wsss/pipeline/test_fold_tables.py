@@ -126,7 +126,7 @@ def test_a_training_starts_from_the_network_of_its_own_fold(tmp_path: Path) -> N
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"train_classifier.folds = 6, but shards of the split train: 5; .*at most 5"):
         load(tmp_path, "train_classifier.folds=6")
-    few = r"aff.folds = 2, but shards of the split train: 1 \(make_seeds.max_shards = 1\); .* change make_seeds.max_shards"
+    few = r"aff.folds = 2, but shards of the split train: 1 \(make_seeds.max_shards = 1\); .* change make_seeds.max"
     with pytest.raises(RecipeError, match=few):
         load(tmp_path, "make_seeds.max_shards=1")
     with pytest.raises(RecipeError, match=r"train_classifier.folds = 3, .* train: 2 \(build_shards.max_shards = 2\)"):

@@ -62,7 +62,9 @@ class MeasuredImages:
     def chosen_images(self, samples: Layer, splits: Sequence[str], *, of: Instance) -> Callable[[str], bool] | None:
         """Whether a key is measured; None if all are.
 
-        A data stage with `max_shards` need not have all images of the list. Raises: ValueError if the list names an image that is in none of the splits, or if no image is left.
+        A data stage with `max_shards` need not have all images of the list.
+
+        Raises: ValueError if the list names an image that is in none of the splits, or if no image is left.
         """
         if not self.image_list:
             return None
