@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from shards.files import sha256_of
 
 T = TypeVar("T")
-Scales = Annotated[tuple[Annotated[float, Field(ge=0.05, le=16)], ...], Field(min_length=1)]
+
+
+def distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    """A check of a setting that lists values. Raises: ValueError if one is repeated."""
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"values must be unique, got {repeated[0]!r} more than once")
+    return values
+
+
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.05, le=16)], ...], Field(min_length=1), AfterValidator(distinct)]
 """A setting: scales of an image, as factors of its size."""
 
 

@@ -34,22 +34,15 @@ from shards.taxonomy import Taxonomy
 from wsss.contract.cost import DatasetStats, ExpectedData, PlanContext, Work
 from wsss.contract.counts import Counts
 from wsss.contract.kept_files import found_files, relative_files
-from wsss.contract.settings import settings
+from wsss.contract.settings import distinct, settings
 from wsss.contract.slots import Slot
 
 RUN_RECORD = "run.json"
 S = TypeVar("S")
 
 
-def _distinct(splits: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(splits)) < len(splits):
-        repeated = next(split for split in splits if splits.count(split) > 1)
-        raise ValueError(f"splits must be unique, got {repeated!r} twice")
-    return splits
-
-
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
-Splits = Annotated[tuple[SplitName, ...], Field(min_length=1), AfterValidator(_distinct)]
+Splits = Annotated[tuple[SplitName, ...], Field(min_length=1), AfterValidator(distinct)]
 """A setting: names of splits. They become names of files."""
 ShardWorker = Callable[[str], Iterator[Record | Missing]]
 ShardCounter = Callable[[str], Counts]

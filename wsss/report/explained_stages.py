@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from wsss.contract.stage import Instance
 from wsss.pictures.sheets import error_map, heat, overlay
 from wsss.stages.affinity.training import AffinityTraining
 from wsss.stages.make_pseudo_labels import MakePseudoLabels
-from wsss.stages.make_scores import MakeScores
+from wsss.stages.make_scores import NETWORKS, MakeScores
 from wsss.stages.predict import Predict
 from wsss.stages.segmenter.image_segmenter import ImageSegmenterTraining
 
@@ -140,7 +140,7 @@ def _maps_step(
 
 
 def _walk_pictures(instance: Instance, about: Explained) -> Iterator[Picture]:
-    """The boundary map, and the strongest score after 2^k steps of the walk."""
+    """The boundary map of each network, and the strongest score after 2^k steps of the walk."""
     stage, cams = instance.stage, about.records.get(instance.inputs["cams"].name if "cams" in instance.inputs else "")
     if not isinstance(stage, MakeScores) or "affinity" not in instance.inputs or not isinstance(cams, CamRecord):
         return
@@ -151,11 +151,12 @@ def _walk_pictures(instance: Instance, about: Explained) -> Iterator[Picture]:
     from wsss.contract.device import worker_device
     from wsss.ops.seeds import exponent_scores
 
-    affinity = instance.inputs["affinity"]
-    trained = instance.stage_in("affinity", AffinityTraining)
-    if trained.network == "irnet":
-        boundary = _boundary_map(affinity, about.image, long_side=stage.long_side, scales=stage.edge_scales)
-        yield Picture(f"boundary map, largest {boundary.max():.2f}", heat(about.image, boundary))
+    networks = [instance.inputs[slot] for slot in stage.used_slots() if slot in NETWORKS]
+    for affinity in networks:
+        if cast(AffinityTraining, affinity.stage).network == "irnet":
+            boundary = _boundary_map(affinity, about.image, long_side=stage.long_side, scales=stage.edge_scales)
+            of = f" of {affinity.name}" if len(networks) > 1 else ""
+            yield Picture(f"boundary map{of}, largest {boundary.max():.2f}", heat(about.image, boundary))
     planes_Lhw = torch.from_numpy(cams.maps).to(worker_device()).float()
     first = 0
     if stage.background_exponent is not None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from wsss.stages.affinity.walk import Walk
 
 _SMALLEST = 1e-12
-_NETWORKS = ("affinity", "second_affinity")
+NETWORKS = ("affinity", "second_affinity")
+"""The slots of the networks along whose affinities the maps may walk."""
 _WALKED = active_with("propagation", "walk")
 _OWN_SCALE = (1.0,)
 
@@ -108,7 +109,7 @@ class MakeScores(ConfidentImages, Map):
                 f"{instance.name}.second_affinity = true, but both slots hold {first.name}; name two trainings in "
                 'inputs = { affinity = "...", second_affinity = "..." }'
             )
-        kinds = [instance.stage_in(slot, AffinityTraining).network for slot in _NETWORKS]
+        kinds = [instance.stage_in(slot, AffinityTraining).network for slot in NETWORKS]
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"{instance.name}.second_affinity = true needs two networks of one kind, because their matrices need "
@@ -117,7 +118,7 @@ class MakeScores(ConfidentImages, Map):
             )
 
     def cautions(self, instance: Instance) -> list[str]:
-        trained = [instance.inputs[slot] for slot in _NETWORKS if slot in instance.inputs]
+        trained = [instance.inputs[slot] for slot in NETWORKS if slot in instance.inputs]
         views = Views(long_side=self.long_side)
         if self.edge_scales != _OWN_SCALE:
             views = Views(scales=self.edge_scales, long_side=self.long_side, setting="edge_scales")
@@ -134,7 +135,7 @@ class MakeScores(ConfidentImages, Map):
 
         stats = context.stats
         load = Load(core={"decode_image": stats.megapixels})
-        for slot in (slot for slot in _NETWORKS if slot in instance.inputs):
+        for slot in (slot for slot in NETWORKS if slot in instance.inputs):
             load += walk_load(
                 instance.stage_in(slot, AffinityTraining),
                 context,
@@ -171,7 +172,7 @@ class MakeScores(ConfidentImages, Map):
         steps: dict[str, Any] = {"radius": self.radius, "beta": self.beta, "num_steps_log2": log2}
         steps |= {"long_side": self.long_side, "edge_scales": self.edge_scales}
         if "second_affinity" in instance.inputs:
-            return mean_walk_of([instance.inputs[slot] for slot in _NETWORKS], **steps)
+            return mean_walk_of([instance.inputs[slot] for slot in NETWORKS], **steps)
         return walk_of(instance.inputs["affinity"], **steps)
 
     def _records(self, cams: Sequence[CamRecord], images: Sequence[np.ndarray], walk: Walk | None) -> list[ScoreRecord]:

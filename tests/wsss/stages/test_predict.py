@@ -134,7 +134,7 @@ def test_only_the_views_that_are_asked_for() -> None:
     made = predicted(Predict(scales=(1.0,), flip=False, ablation=("none", "flip")), network)
     assert len(network.views) == 2
     np.testing.assert_array_equal(made.mask, made.ablation["none"])
-    with pytest.raises(ValueError, match="subsets must be unique, got 'flip' twice"):
+    with pytest.raises(ValueError, match="values must be unique, got 'flip' more than once"):
         Predict(ablation=("flip", "flip"))
 
 

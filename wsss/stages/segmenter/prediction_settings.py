@@ -6,18 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from wsss.contract.settings import active_unless, active_with, settings
+from wsss.contract.settings import active_unless, active_with, distinct, settings
 from wsss.stages.segmenter.views import SegmenterViews
 from wsss.stages.settings.crf import CrfSettings
 
 Subset = Literal["none", "flip", "scales", "all"]
-
-
-def _distinct(subsets: tuple[Subset, ...]) -> tuple[Subset, ...]:
-    if len(set(subsets)) < len(subsets):
-        repeated = next(subset for subset in subsets if subsets.count(subset) > 1)
-        raise ValueError(f"subsets must be unique, got {repeated!r} twice")
-    return subsets
 
 
 @settings
@@ -32,7 +25,7 @@ class PredictionSettings(SegmenterViews, CrfSettings):
     predictions as made with labels, and submit refuses them."""
     max_side: Annotated[int, Field(ge=64)] = 2048
     """Longest side of a view in pixels; longer views are scaled down to it."""
-    ablation: Annotated[tuple[Subset, ...], AfterValidator(_distinct)] = ()
+    ablation: Annotated[tuple[Subset, ...], AfterValidator(distinct)] = ()
     """Subsets of the views (test-time augmentation) whose label maps are stored with the prediction and measured by
     evaluate: `none` (only the unchanged image), `flip` (with its mirror image), `scales` (without mirror images),
     `all`. A prior of the classifier is that of all views."""
