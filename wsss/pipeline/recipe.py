@@ -33,6 +33,7 @@ from wsss.pipeline.recipe_tables import (
     RecipeError,
     apply_override,
     from_environment,
+    mistaken_inputs,
     read_tables,
     unknown_name,
     unknown_setting,
@@ -132,7 +133,7 @@ def load_recipe(
     instances: list[Instance] = []
     for name, table in per_fold(stages, origins).items():
         placed = _resolve(
-            name, table, instances, recipe=recipe, runtime=runtime, stand_in=stand_in or (lambda stage: stage)
+            name, table, instances, origins, recipe=recipe, runtime=runtime, stand_in=stand_in or (lambda stage: stage)
         )
         instances.append(placed)
     if not instances:
@@ -220,6 +221,7 @@ def _resolve(
     name: str,
     table: Mapping[str, Any],
     earlier: list[Instance],
+    origins: dict[str, str],
     *,
     recipe: RecipeSettings,
     runtime: RuntimeSettings,
@@ -236,12 +238,11 @@ def _resolve(
     check_fold(name, stage)
     earlier = [one for one in earlier if base_name(one.name, one.stage) != base_name(name, stage)]
     inputs = {slot: _fill(name, stage, slot, chosen.get(slot), earlier) for slot in stage.used_slots()}
-    if extra := sorted(set(chosen) - set(inputs)):
+    unread = mistaken_inputs(name, sorted(set(stage.slots).intersection(chosen) - set(inputs)), origins)
+    if extra := unread + sorted(set(chosen) - set(stage.slots)):
         if extra[0] in stage.slots:
-            raise RecipeError(
-                f"{name}.inputs.{extra[0]}: not read with the other settings of {name}; remove it "
-                "from the table inputs in the recipe's file"
-            )
+            why = f"not read with the other settings of {name}; remove it from the table inputs in the recipe's file"
+            raise RecipeError(f"{name}.inputs.{extra[0]}: {why}")
         raise RecipeError(f"{name}.inputs.{extra[0]}: " + unknown_setting(extra[0], list(stage.slots), what="input"))
     present: dict[str, Instance] = {}
     for slot, upstream in inputs.items():

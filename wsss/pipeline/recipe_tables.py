@@ -204,3 +204,19 @@ def unknown_name(what: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return f"unknown {what} {name!r}; {hint}"
+
+
+def mistaken_inputs(instance: str, unread: list[str], origins: dict[str, str]) -> list[str]:
+    """Of the inputs that nothing reads, those that are mistakes of the recipe's file or of `--set`.
+
+    The file may name an input that `--set`, or a sweep's trial, switches off with another setting of the instance. It
+    gets an origin of its own, by which `wsss run` reports it.
+    """
+    own = f"{instance}.inputs"
+    changed = any(
+        name.startswith(f"{instance}.") and name != own for name, place in origins.items() if place == "--set"
+    )
+    if not changed or origins.get(own) == "--set":
+        return unread
+    origins.update({f"{own}.{slot}": origins.get(own, "default") for slot in unread})
+    return []

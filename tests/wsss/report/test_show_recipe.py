@@ -6,7 +6,7 @@ import pytest
 
 import wsss
 from wsss.pipeline.dry_recipe import dry_recipe
-from wsss.pipeline.recipe import load_recipe
+from wsss.pipeline.recipe import RecipeError, load_recipe
 from wsss.pipeline.unread_settings import inactive_given
 from wsss.report.show_recipe import instance_page, recipe_page
 
@@ -28,6 +28,25 @@ def test_what_is_given_and_not_read_is_reported_with_what_would_read_it(tmp_path
     )
     (line,) = _reported(tmp_path, "", "train_segmenter.step_epochs=2")
     assert line == "train_segmenter.step_epochs = 2 (--set) is read only with schedule = 'step'"
+
+
+def test_an_input_of_the_file_that_a_setting_on_the_command_line_switches_off_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    named = TOY.read_text().replace(
+        '{ cams = "make_cams" }\nnum', '{ cams = "make_cams", affinity = "train_affinity" }\nnum'
+    )
+    mistake = r"make_scores.inputs.affinity: not read with the other settings"
+    path.write_text(named.replace("num_steps_log2 = 4", 'propagation = "none"'))
+    with pytest.raises(RecipeError, match=mistake):
+        load_recipe(path)
+    path.write_text(named.replace("num_steps_log2 = 4", ""))
+    recipe = load_recipe(path, ["make_scores.propagation=none"])
+    assert "affinity" not in recipe.instance("make_scores").inputs
+    assert inactive_given(recipe) == [
+        "make_scores.inputs.affinity (small.toml) is not read with the values that --set gives"
+    ]
+    with pytest.raises(RecipeError, match=mistake):
+        load_recipe(path, ["make_scores.propagation=none", "make_scores.inputs.affinity=train_affinity"])
 
 
 def test_what_is_read_off_by_its_own_value_or_a_default_of_many_is_not_reported(tmp_path: Path) -> None:
