@@ -38,7 +38,7 @@ from wsss.contract.fit import Fit
 from wsss.contract.gpu_memory import free_gpu_memory
 from wsss.contract.runtime import Progress
 from wsss.contract.stage import Instance, Map, Outcome, Reduce
-from wsss.contract.stopping import asked_first, raise_if_stopped
+from wsss.contract.stopping import asked_first, raise_if_stopped, uninterrupted
 
 if TYPE_CHECKING:
     from wsss.contract.runtime import RuntimeSettings
@@ -152,7 +152,8 @@ class _Rank:
         return cls(place.rank, process, failures, sender)
 
     def start(self) -> None:
-        self.process.start()
+        with uninterrupted():
+            self.process.start()
         self.sender.close()  # so that the pipe closes when the process ends
 
     def failure(self) -> Failure | None:

@@ -19,6 +19,7 @@ _AGAIN_SECONDS = 0.05
 
 _installed = False
 _arrived = False
+_held = _noted = False
 _ask: Callable[[], bool] | None = None
 _seconds = 0.0
 _deadline: float | None = None
@@ -72,6 +73,23 @@ def asked_first(ask: Callable[[], bool], *, seconds: float) -> Iterator[None]:
         _ask = _deadline = None
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Inside the block SIGTERM is only noted; it takes effect at the block's end. For a step that must not be cut in
+    two, such as starting a process: it would be left without what it waits for, and unknown to its parent."""
+    global _held, _noted
+    if _held or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held = True
+    try:
+        yield
+    finally:
+        arrived, _held, _noted = _noted, False, False
+        if arrived:
+            _stop(signal.SIGTERM, None)
+
+
 def catch_sigterm() -> bool:
     """Install the handler again after a library replaced it. Does nothing and returns False outside `stop_on_sigterm`
     or outside the main thread."""
@@ -102,7 +120,10 @@ def _may_continue() -> bool:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _arrived, _deadline
+    global _arrived, _deadline, _noted
+    if _held:
+        _noted = True
+        return
     if _arrived and (_deadline is None or _may_continue()):
         return
     first, _arrived = not _arrived, True

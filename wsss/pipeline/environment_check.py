@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 
 from wsss.contract.fit import Fit
 from wsss.contract.stage import Instance
+from wsss.contract.stopping import uninterrupted
 from wsss.pipeline.recipe import RecipeError
 
 _SOUND: set[str] = set()
@@ -38,7 +39,8 @@ def _check_new(instances: Sequence[Instance]) -> None:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_check, args=(trainings, sender), daemon=True)
-    process.start()
+    with uninterrupted():
+        process.start()
     sender.close()
     try:
         _raise(receiver.recv_bytes().decode())

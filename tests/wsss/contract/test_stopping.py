@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from wsss.contract.stopping import TerminatedError, catch_sigterm, exit_status, raise_if_stopped, stop_on_sigterm
+from wsss.contract.stopping import (
+    TerminatedError,
+    asked_first,
+    catch_sigterm,
+    exit_status,
+    raise_if_stopped,
+    stop_on_sigterm,
+    uninterrupted,
+)
 
 
 def terminate() -> None:
@@ -25,6 +33,22 @@ def test_sigterm_is_an_interrupt_and_a_second_one_does_not_disturb_the_clean_end
                 raise_if_stopped()
     assert exit_status() == 143
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_step_that_must_not_be_cut_is_finished_first() -> None:
+    done: list[str] = []
+    with pytest.raises(TerminatedError), stop_on_sigterm():
+        with uninterrupted(), uninterrupted():
+            terminate()
+            raise_if_stopped()
+            done.append("the step")
+        done.append("more")
+    assert done == ["the step"] and exit_status() == 143
+    with stop_on_sigterm(), asked_first(lambda: done.append("asked") is None, seconds=60):
+        with uninterrupted():
+            terminate()
+        done.append("may go on")
+    assert done == ["the step", "asked", "may go on"]
 
 
 def test_one_that_a_destructor_swallows_is_raised_again() -> None:
