@@ -172,10 +172,12 @@ def _in_one_fold(instance: Instance) -> Iterator[tuple[int, int, int]]:
 def _num_train_shards(instance: Instance) -> tuple[float | None, str]:
     """Number of training shards that the instance gets, None if not known, and the setting that limits it, if any."""
     read = [one for one in instance.inputs.values() if not isinstance(one.stage, Fit)]
-    limits = [(most, f"{name}.max_shards = {most:.0f}") for most, name in map(most_shards, (instance, *read)) if name]
+    found = [most_shards(one) for one in (instance, *read)]
+    own = {instance.name: base_name(instance.name, instance.stage)}  # its table's name, which a user can set
+    limits = [(most, f"{own.get(name, name)}.max_shards = {most:.0f}") for most, name in found if name]
     number = _num_sample_shards(instance.samples)
-    found = limits if number is None else [(number, ""), *limits]
-    return min(found, key=lambda limit: limit[0], default=(None, ""))
+    known = limits if number is None else [(number, ""), *limits]
+    return min(known, key=lambda limit: limit[0], default=(None, ""))
 
 
 def _num_sample_shards(samples: Instance) -> int | None:
