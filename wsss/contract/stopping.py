@@ -16,12 +16,16 @@ from wsss.contract.closed_output import drop_output
 STOPPED = "stopped; the same command resumes from here"
 ENDED = "stopped"
 _AGAIN_SECONDS = 0.05
+_STARTING_SECONDS = 5.0
+_STARTS = {("subprocess.py", "_execute_child"), ("popen_fork.py", "_launch"), ("popen_spawn_posix.py", "_launch")}
+"""File and name of the functions of Python's library that start a process."""
 
 _installed = False
 _arrived = False
 _held = _noted = False
 _ask: Callable[[], bool] | None = None
 _seconds = 0.0
+_delayed_since: float | None = None
 _deadline: float | None = None
 """Until when the work may end by itself (`time.monotonic`), after SIGTERM arrived in a block `asked_first`."""
 
@@ -124,6 +128,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _held:
         _noted = True
         return
+    if _starts_process(frame) and _may_delay():
+        _send_again()
+        return
     if _arrived and (_deadline is None or _may_continue()):
         return
     first, _arrived = not _arrived, True
@@ -135,6 +142,25 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     _deadline = None
     raise TerminatedError
+
+
+def _starts_process(frame: FrameType | None) -> bool:
+    """True while a process is being started. An exception there leaves a child that nobody knows, or breaks what a
+    library does before and after a fork."""
+    while frame is not None:
+        if (os.path.basename(frame.f_code.co_filename), frame.f_code.co_name) in _STARTS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _may_delay() -> bool:
+    """False when the start of a process has lasted too long: it hangs."""
+    global _delayed_since
+    now = time.monotonic()
+    if _delayed_since is None or now - _delayed_since > 2 * _STARTING_SECONDS:
+        _delayed_since = now
+    return now - _delayed_since < _STARTING_SECONDS
 
 
 def _hang_up(number: int, frame: FrameType | None) -> None:
@@ -152,6 +178,10 @@ def _raise_again() -> None:
     """Send SIGTERM again: Python discards exceptions raised in a destructor or while forking, where it arrived."""
     global _arrived, _ask
     _arrived, _ask = False, None
+    _send_again()
+
+
+def _send_again() -> None:
     timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()

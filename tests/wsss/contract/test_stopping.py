@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
+from wsss.contract import stopping
 from wsss.contract.stopping import (
     TerminatedError,
     asked_first,
@@ -60,6 +63,44 @@ def test_one_that_a_destructor_swallows_is_raised_again() -> None:
     with pytest.raises(TerminatedError), stop_on_sigterm():
         Destroyed()
         time.sleep(10)
+
+
+FORKING = """
+import os, signal, subprocess, time
+from wsss.contract.stopping import TerminatedError, stop_on_sigterm
+
+done = []
+
+def before():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+    done.append("before")
+
+os.register_at_fork(before=before, after_in_parent=lambda: done.append("after"))
+try:
+    with stop_on_sigterm():
+        process = subprocess.Popen(["true"], preexec_fn=int)  # a function to call makes it fork
+        done.append(f"ended with {process.wait()}")
+        time.sleep(10)
+except TerminatedError:
+    print(*done, "stopped", sep=", ")
+"""
+
+
+def test_a_process_that_is_being_started_is_started_first() -> None:
+    """A library that keeps locks over a fork (filelock) was left without what it noted before the fork."""
+    ran = subprocess.run([sys.executable, "-c", FORKING], text=True, capture_output=True, check=True, timeout=60)
+    assert (ran.stdout.strip(), ran.stderr) == ("before, after, ended with 0, stopped", "")
+
+
+def test_a_start_that_hangs_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_STARTING_SECONDS", 0.3)
+    begin = time.monotonic()
+    with pytest.raises(TerminatedError), stop_on_sigterm():
+        terminate_later = threading.Timer(0.1, terminate)
+        terminate_later.start()
+        subprocess.Popen(["true"], preexec_fn=lambda: time.sleep(5))
+    assert 0.3 < time.monotonic() - begin < 1.8
 
 
 def test_it_is_taken_back_from_a_library() -> None:
