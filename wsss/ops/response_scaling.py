@@ -47,3 +47,9 @@ def response_uncertainty(share_LHW: Tensor, *, scales: Sequence[float], decide: 
         ones_HW = (decide(share_SLHW) == label).sum(0)
         largest_HW = torch.maximum(largest_HW, ones_HW * (num_scales - ones_HW))  # S^2 times the variance
     return largest_HW.float() / ((num_scales // 2) * ((num_scales + 1) // 2))
+
+
+def is_certain(share: float, *, scales: Sequence[float]) -> bool:
+    """True if no scale overturns a label of this share, where one other label has the rest of the pixel."""
+    rest = 1 - share
+    return all(share**scale > rest and rest**scale < share for scale in scales)

@@ -99,6 +99,7 @@ class MakePseudoLabels(CrfSettings, Map):
                 f"{instance.name}.response_scales = {list(self.response_scales)}: the labels are compared between two "
                 "or more different scales; give them, such as [0.15, 0.2, 0.25, 4.0, 5.0, 6.0], or []"
             )
+        self._check_certain(instance)
         scores = instance.inputs["scores"]
         fields = instance.stage_in("scores", Map).optional_fields(scores)
         if self.background == "propagated" and instance.stage_in("scores", Map).record_kind == CamRecord.kind:
@@ -110,6 +111,23 @@ class MakePseudoLabels(CrfSettings, Map):
             raise ValueError(
                 f"{instance.name}.background = 'propagated' needs the background's score from {scores.name}; set "
                 f"{scores.name}.background_exponent (AffinityNet: 16)"
+            )
+
+    def _check_certain(self, instance: Instance) -> None:
+        """A constant background has a share of every pixel: with a high threshold, scales far from 1 overturn all
+        pixels of objects, and training would weight them by 0."""
+        from wsss.ops.response_scaling import is_certain
+
+        if self.background != "threshold" or self.image_threshold != "given" or not self.response_scales:
+            return
+        threshold = max((self.background_threshold, *self.class_thresholds.values()))
+        share = 1 / (1 + threshold)
+        if not is_certain(share, scales=self.response_scales):
+            raise ValueError(
+                f"{instance.name}: with a threshold of {threshold}, the highest score, 1, is {share:.0%} of a pixel's "
+                f"scores, which response_scales = {list(self.response_scales)} overturn, so no pixel of an object "
+                "would be certain; set background = 'power' (background_exponent = 1 suits the maps of a segmenter), "
+                "or give scales closer to 1"
             )
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss.ops.response_scaling import response_uncertainty
+from wsss.ops.response_scaling import is_certain, response_uncertainty
 
 
 def highest(share_SLHW: Tensor) -> Tensor:
@@ -83,3 +83,9 @@ def test_one_label_at_a_time_is_scaled_and_all_scales_come_together() -> None:
 def test_bad_input_is_refused(shape: tuple[int, ...], scales: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"shares are \[.*\] and scales \[.*\]; give shares \[L,H,W\] and two or more"):
         response_uncertainty(torch.rand(shape), scales=scales, decide=highest)
+
+
+def test_shares_that_no_scale_overturns() -> None:
+    """.8 squared is .64, more than .2; .6 squared is .36, less than .4; the square root of .3 is .55, less than .7."""
+    assert is_certain(0.8, scales=(1.0, 2.0)) and not is_certain(0.6, scales=(1.0, 2.0))
+    assert is_certain(0.7, scales=(0.5,)) and not is_certain(0.7, scales=(0.25,))

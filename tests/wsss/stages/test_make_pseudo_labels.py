@@ -191,6 +191,20 @@ def test_scales_that_cannot_be_compared_are_refused(tmp_path: Path, scales: tupl
         MakePseudoLabels(response_scales=(0.0, 2.0))
 
 
+URN = (0.15, 0.2, 0.25, 4.0, 5.0, 6.0)
+
+
+def test_scales_that_leave_no_object_certain_are_refused(tmp_path: Path) -> None:
+    """A score of 1 over a threshold of .65 is 61% of the pixel; .61 to the power 4 is .13, less than the other 39%."""
+    name = prepared(tmp_path, None, exponent=None).taxonomy.names[0]
+    with pytest.raises(ValueError, match=r"threshold of 0.65, the highest score, 1, is 61% .* background = 'power'"):
+        record_of(prepared(tmp_path, None, exponent=None, response_scales=URN, background_threshold=0.65))
+    with pytest.raises(ValueError, match=r"threshold of 0.5, the highest score, 1, is 67%"):
+        record_of(prepared(tmp_path, None, exponent=None, response_scales=URN, class_thresholds={name: 0.5}))
+    certain = record_of(of_maps(tmp_path, background="power", background_exponent=1.0, response_scales=URN))
+    assert certain.mask[0].tolist() == [0, 0, 0, 0, 2, 2, 2, 2] and (certain.confidence == 255).all()
+
+
 def test_without_scales_the_fingerprint_is_as_before() -> None:
     assert "response_scales" not in hashed_values(MakePseudoLabels())
     assert hashed_values(MakePseudoLabels(response_scales=(0.5, 2.0)))["response_scales"] == [0.5, 2.0]
