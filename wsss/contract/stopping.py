@@ -18,14 +18,17 @@ ENDED = "stopped"
 _AGAIN_SECONDS = 0.05
 _STARTING_SECONDS = 5.0
 _STARTS = {("subprocess.py", "_execute_child"), ("popen_fork.py", "_launch"), ("popen_spawn_posix.py", "_launch")}
-"""File and name of the functions of Python's library that start a process."""
+"""File and name of the functions of Python's library that start a process. What calls `os.fork` itself is cut."""
+_CHILD = ("process.py", "_bootstrap")
+"""The function in which a forked child of `multiprocessing` does its work."""
 
 _installed = False
 _arrived = False
 _held = _noted = False
 _ask: Callable[[], bool] | None = None
 _seconds = 0.0
-_delayed_since: float | None = None
+_delayed: tuple[FrameType, float] | None = None
+"""The start of a process that SIGTERM waits for, and since when."""
 _deadline: float | None = None
 """Until when the work may end by itself (`time.monotonic`), after SIGTERM arrived in a block `asked_first`."""
 
@@ -128,7 +131,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _held:
         _noted = True
         return
-    if _starts_process(frame) and _may_delay():
+    if (start := _start_of_process(frame)) is not None and _may_delay(start):
         _send_again()
         return
     if _arrived and (_deadline is None or _may_continue()):
@@ -144,23 +147,26 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise TerminatedError
 
 
-def _starts_process(frame: FrameType | None) -> bool:
-    """True while a process is being started. An exception there leaves a child that nobody knows, or breaks what a
-    library does before and after a fork."""
+def _start_of_process(frame: FrameType | None) -> FrameType | None:
+    """The frame that is starting a process, or None. An exception there leaves a child that nobody knows, or
+    breaks what a library does before and after a fork."""
     while frame is not None:
-        if (os.path.basename(frame.f_code.co_filename), frame.f_code.co_name) in _STARTS:
-            return True
+        here = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
+        if here == _CHILD:
+            return None  # a forked child is below its parent's frames
+        if here in _STARTS:
+            return frame
         frame = frame.f_back
-    return False
+    return None
 
 
-def _may_delay() -> bool:
-    """False when the start of a process has lasted too long: it hangs."""
-    global _delayed_since
+def _may_delay(start: FrameType) -> bool:
+    """False when this start of a process has lasted too long: it hangs."""
+    global _delayed
     now = time.monotonic()
-    if _delayed_since is None or now - _delayed_since > 2 * _STARTING_SECONDS:
-        _delayed_since = now
-    return now - _delayed_since < _STARTING_SECONDS
+    if _delayed is None or _delayed[0] is not start or now - _delayed[1] > 2 * _STARTING_SECONDS:
+        _delayed = start, now
+    return now - _delayed[1] < _STARTING_SECONDS
 
 
 def _hang_up(number: int, frame: FrameType | None) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -91,6 +93,40 @@ def test_a_process_that_is_being_started_is_started_first() -> None:
     """A library that keeps locks over a fork (filelock) was left without what it noted before the fork."""
     ran = subprocess.run([sys.executable, "-c", FORKING], text=True, capture_output=True, check=True, timeout=60)
     assert (ran.stdout.strip(), ran.stderr) == ("before, after, ended with 0, stopped", "")
+
+
+def _wait_long(ready: Connection) -> None:
+    ready.send(True)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_that_has_started_is_stopped_at_once(method: str) -> None:
+    """The work of a forked child is below the frames that started it."""
+    context = multiprocessing.get_context(method)
+    here, there = context.Pipe(duplex=False)
+    with stop_on_sigterm():
+        child = context.Process(target=_wait_long, args=(there,))
+        child.start()
+        assert here.recv()
+        begin = time.monotonic()
+        child.terminate()
+        child.join()
+    assert time.monotonic() - begin < 2
+
+
+def test_the_limit_is_that_of_one_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several starts, one after the other, may take longer together."""
+    now = 100.0
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now)
+    first, second = sys._getframe(), sys._getframe(1)
+    assert stopping._may_delay(first)
+    now += stopping._STARTING_SECONDS - 1
+    assert stopping._may_delay(first) and stopping._may_delay(second)
+    now += 2
+    assert stopping._may_delay(second)
+    now += stopping._STARTING_SECONDS
+    assert not stopping._may_delay(second)
 
 
 def test_a_start_that_hangs_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
