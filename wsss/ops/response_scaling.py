@@ -49,7 +49,7 @@ def response_uncertainty(share_LHW: Tensor, *, scales: Sequence[float], decide: 
     return largest_HW.float() / ((num_scales // 2) * ((num_scales + 1) // 2))
 
 
-def is_certain(share: float, *, scales: Sequence[float]) -> bool:
-    """True if no scale overturns a label of this share, where one other label has the rest of the pixel."""
-    rest = 1 - share
-    return all(share**scale > rest and rest**scale < share for scale in scales)
+def confidence_of_share(share: float, *, scales: Sequence[float]) -> float:
+    """1 - u of a pixel in which one label has this share and one other label the rest; without a CRF."""
+    share_L11 = torch.tensor([1 - share, share], dtype=torch.float64)[:, None, None]
+    return 1 - float(response_uncertainty(share_L11, scales=scales, decide=lambda share_SLHW: share_SLHW.argmax(1)))

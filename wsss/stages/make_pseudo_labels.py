@@ -114,21 +114,25 @@ class MakePseudoLabels(CrfSettings, Map):
             )
 
     def _check_certain(self, instance: Instance) -> None:
-        """A constant background has a share of every pixel: with a high threshold, scales far from 1 overturn all
-        pixels of objects, and training would weight them by 0."""
-        from wsss.ops.response_scaling import is_certain
+        """A constant background has a share of every pixel: with a high threshold, scales far from 1 change the label
+        of all pixels of objects, and training would weight them by 0."""
+        from wsss.ops.response_scaling import confidence_of_share
 
         if self.background != "threshold" or self.image_threshold != "given" or not self.response_scales:
             return
-        threshold = max((self.background_threshold, *self.class_thresholds.values()))
-        share = 1 / (1 + threshold)
-        if not is_certain(share, scales=self.response_scales):
-            raise ValueError(
-                f"{instance.name}: with a threshold of {threshold}, the highest score, 1, is {share:.0%} of a pixel's "
-                f"scores, which response_scales = {list(self.response_scales)} overturn, so no pixel of an object "
-                "would be certain; set background = 'power' (background_exponent = 1 suits the maps of a segmenter), "
-                "or give scales closer to 1"
-            )
+        of_classes = {name: self.class_thresholds.get(name) for name in instance.taxonomy.names}
+        for name, own in of_classes.items():
+            threshold = self.background_threshold if own is None else own
+            share = 1 / (1 + threshold)
+            if confidence_of_share(share, scales=self.response_scales) <= 0:
+                setting = "background_threshold" if own is None else f"class_thresholds.{name}"
+                raise ValueError(
+                    f"{instance.name}.{setting} = {threshold}: even the highest score, 1, is then {share:.0%} of a "
+                    f"pixel's scores, and half of response_scales = {list(self.response_scales)} change its label, so no "
+                    f"pixel of {name} has any confidence; lower the threshold, give scales closer to "
+                    "1, or set background = 'power' (background_exponent = 1 for a segmenter's maps), which makes "
+                    "other labels"
+                )
 
     def cost(self, instance: Instance, context: PlanContext) -> ShardWork:
         """Upsampling of the scores to pixels, then the dense CRF, also for every scale of every label."""

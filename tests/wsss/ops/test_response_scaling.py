@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss.ops.response_scaling import is_certain, response_uncertainty
+from wsss.ops.response_scaling import confidence_of_share, response_uncertainty
 
 
 def highest(share_SLHW: Tensor) -> Tensor:
@@ -85,7 +85,10 @@ def test_bad_input_is_refused(shape: tuple[int, ...], scales: tuple[float, ...])
         response_uncertainty(torch.rand(shape), scales=scales, decide=highest)
 
 
-def test_shares_that_no_scale_overturns() -> None:
-    """.8 squared is .64, more than .2; .6 squared is .36, less than .4; the square root of .3 is .55, less than .7."""
-    assert is_certain(0.8, scales=(1.0, 2.0)) and not is_certain(0.6, scales=(1.0, 2.0))
-    assert is_certain(0.7, scales=(0.5,)) and not is_certain(0.7, scales=(0.25,))
+def test_the_confidence_of_a_share_against_the_rest() -> None:
+    """.8 squared is .64, more than .2; .6 squared is .36, less than .4. Of three scales, one that decides otherwise
+    is as many as there can be; of four it is 3/4 of the largest variance."""
+    assert confidence_of_share(0.8, scales=(1.0, 2.0)) == 1
+    assert confidence_of_share(0.6, scales=(1.0, 2.0)) == 0
+    assert confidence_of_share(0.6, scales=(1.0, 1.1, 2.0)) == 0
+    assert confidence_of_share(0.6, scales=(1.0, 1.1, 1.2, 2.0)) == 0.25

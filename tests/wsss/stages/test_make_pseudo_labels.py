@@ -196,11 +196,16 @@ URN = (0.15, 0.2, 0.25, 4.0, 5.0, 6.0)
 
 def test_scales_that_leave_no_object_certain_are_refused(tmp_path: Path) -> None:
     """A score of 1 over a threshold of .65 is 61% of the pixel; .61 to the power 4 is .13, less than the other 39%."""
-    name = prepared(tmp_path, None, exponent=None).taxonomy.names[0]
-    with pytest.raises(ValueError, match=r"threshold of 0.65, the highest score, 1, is 61% .* background = 'power'"):
+    names = prepared(tmp_path, None, exponent=None).taxonomy.names
+    name = names[0]
+    with pytest.raises(ValueError, match=r"threshold = 0.65: even .* 1, is then 61% .* background = 'power'"):
         record_of(prepared(tmp_path, None, exponent=None, response_scales=URN, background_threshold=0.65))
-    with pytest.raises(ValueError, match=r"threshold of 0.5, the highest score, 1, is 67%"):
+    with pytest.raises(ValueError, match=rf"class_thresholds.{name} = 0.5: even .* no pixel of {name} has any conf"):
         record_of(prepared(tmp_path, None, exponent=None, response_scales=URN, class_thresholds={name: 0.5}))
+    record_of(prepared(tmp_path, None, exponent=None, response_scales=URN, background_threshold=0.35))
+    own = dict.fromkeys(names, 0.2)
+    unused = {"background_threshold": 0.65, "class_thresholds": own}
+    record_of(prepared(tmp_path, None, exponent=None, response_scales=URN, **unused))
     certain = record_of(of_maps(tmp_path, background="power", background_exponent=1.0, response_scales=URN))
     assert certain.mask[0].tolist() == [0, 0, 0, 0, 2, 2, 2, 2] and (certain.confidence == 255).all()
 
