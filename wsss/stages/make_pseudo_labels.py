@@ -128,8 +128,8 @@ class MakePseudoLabels(CrfSettings, Map):
                 setting = "background_threshold" if own is None else f"class_thresholds.{name}"
                 raise ValueError(
                     f"{instance.name}.{setting} = {threshold}: even the highest score, 1, is then {share:.0%} of a "
-                    f"pixel's scores, and half of response_scales = {list(self.response_scales)} change its label, so no "
-                    f"pixel of {name} has any confidence; lower the threshold, give scales closer to "
+                    f"pixel's scores, and half of response_scales = {list(self.response_scales)} change its label, so "
+                    f"no pixel of {name} has any confidence; lower the threshold, give scales closer to "
                     "1, or set background = 'power' (background_exponent = 1 for a segmenter's maps), which makes "
                     "other labels"
                 )
