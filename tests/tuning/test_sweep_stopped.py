@@ -34,7 +34,7 @@ make_pseudo_labels.background_threshold = { low = 0.1, high = 0.5, step = 0.1 }
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TUNE_GLOBAL_CHECKPOINT_S": "0"}
     command = [sys.executable, "-m", "wsss", "sweep", str(folder / "thresholds.toml"), "--on", "local"]
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)

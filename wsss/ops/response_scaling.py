@@ -47,9 +47,3 @@ def response_uncertainty(share_LHW: Tensor, *, scales: Sequence[float], decide: 
         ones_HW = (decide(share_SLHW) == label).sum(0)
         largest_HW = torch.maximum(largest_HW, ones_HW * (num_scales - ones_HW))  # S^2 times the variance
     return largest_HW.float() / ((num_scales // 2) * ((num_scales + 1) // 2))
-
-
-def confidence_of_share(share: float, *, scales: Sequence[float]) -> float:
-    """1 - u of a pixel in which one label has this share and one other label the rest; without a CRF."""
-    share_L11 = torch.tensor([1 - share, share], dtype=torch.float64)[:, None, None]
-    return 1 - float(response_uncertainty(share_L11, scales=scales, decide=lambda share_SLHW: share_SLHW.argmax(1)))

@@ -6,7 +6,7 @@ Shape letters: `K` classes present, `L` = K + 1 labels with the background first
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
@@ -116,15 +116,13 @@ class MakePseudoLabels(CrfSettings, Map):
     def _check_certain(self, instance: Instance) -> None:
         """A constant background has a share of every pixel: with a high threshold, scales far from 1 change the label
         of all pixels of objects, and training would weight them by 0."""
-        from wsss.ops.response_scaling import confidence_of_share
-
         if self.background != "threshold" or self.image_threshold != "given" or not self.response_scales:
             return
         of_classes = {name: self.class_thresholds.get(name) for name in instance.taxonomy.names}
         for name, own in of_classes.items():
             threshold = self.background_threshold if own is None else own
             share = 1 / (1 + threshold)
-            if confidence_of_share(share, scales=self.response_scales) <= 0:
+            if _confidence_of_share(share, scales=self.response_scales) <= 0:
                 setting = "background_threshold" if own is None else f"class_thresholds.{name}"
                 raise ValueError(
                     f"{instance.name}.{setting} = {threshold}: even the highest score, 1, is then {share:.0%} of a "
@@ -252,3 +250,14 @@ class MakePseudoLabels(CrfSettings, Map):
         if crf is None:
             return share_SLHW.argmax(1)
         return crf(torch.stack([self._energy(share_LHW, share_LHW) for share_LHW in share_SLHW])).argmax(1)
+
+
+def _confidence_of_share(share: float, *, scales: Sequence[float]) -> float:
+    """1 - `wsss.ops.response_scaling.response_uncertainty` of a pixel in which one label has this share and one other
+    label the rest, without a CRF. Recipes are checked without torch."""
+    rest, num_scales = 1 - share, len(scales)
+    largest = 0
+    for scaled, other in ((share, rest), (rest, share)):
+        ones = sum(scaled**scale > other for scale in scales)
+        largest = max(largest, ones * (num_scales - ones))
+    return 1 - largest / ((num_scales // 2) * ((num_scales + 1) // 2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss.ops.response_scaling import confidence_of_share, response_uncertainty
+from wsss.ops.response_scaling import response_uncertainty
 
 
 def highest(share_SLHW: Tensor) -> Tensor:
@@ -83,12 +83,3 @@ def test_one_label_at_a_time_is_scaled_and_all_scales_come_together() -> None:
 def test_bad_input_is_refused(shape: tuple[int, ...], scales: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"shares are \[.*\] and scales \[.*\]; give shares \[L,H,W\] and two or more"):
         response_uncertainty(torch.rand(shape), scales=scales, decide=highest)
-
-
-def test_the_confidence_of_a_share_against_the_rest() -> None:
-    """.8 squared is .64, more than .2; .6 squared is .36, less than .4. Of three scales, one that decides otherwise
-    is as many as there can be; of four it is 3/4 of the largest variance."""
-    assert confidence_of_share(0.8, scales=(1.0, 2.0)) == 1
-    assert confidence_of_share(0.6, scales=(1.0, 2.0)) == 0
-    assert confidence_of_share(0.6, scales=(1.0, 1.1, 2.0)) == 0
-    assert confidence_of_share(0.6, scales=(1.0, 1.1, 1.2, 2.0)) == 0.25

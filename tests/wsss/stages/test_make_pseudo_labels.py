@@ -18,8 +18,9 @@ from wsss.contract.stage import Instance
 from wsss.data.images import magnify_scores
 from wsss.ops.dense_crf import unary_from_labels, unary_from_probabilities
 from wsss.ops.multi_scale import resize_bilinear
+from wsss.ops.response_scaling import response_uncertainty
 from wsss.stages.make_cams import MakeCams
-from wsss.stages.make_pseudo_labels import MakePseudoLabels
+from wsss.stages.make_pseudo_labels import MakePseudoLabels, _confidence_of_share
 from wsss.stages.make_scores import MakeScores
 from wsss.stages.make_segmenter_maps import MakeSegmenterMaps
 
@@ -192,6 +193,14 @@ def test_scales_that_cannot_be_compared_are_refused(tmp_path: Path, scales: tupl
 
 
 URN = (0.15, 0.2, 0.25, 4.0, 5.0, 6.0)
+
+
+@pytest.mark.parametrize("scales", [URN, (1.0, 2.0), (1.0, 1.1, 2.0), (1.0, 1.1, 1.2, 2.0), (0.5, 0.9, 1.1, 8.0)])
+@pytest.mark.parametrize("share", [0.55, 0.6, 0.74, 0.8, 0.95])
+def test_the_confidence_of_a_share_is_that_of_the_op(share: float, scales: tuple[float, ...]) -> None:
+    share_L11 = torch.tensor([1 - share, share], dtype=torch.float64)[:, None, None]
+    wanted = 1 - response_uncertainty(share_L11, scales=scales, decide=lambda share_SLHW: share_SLHW.argmax(1))
+    assert _confidence_of_share(share, scales=scales) == pytest.approx(float(wanted))
 
 
 def test_scales_that_leave_no_object_certain_are_refused(tmp_path: Path) -> None:
