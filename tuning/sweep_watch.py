@@ -29,8 +29,9 @@ class Watch(tune.Callback):
         self.trials: dict[int, Trial] = {}
         """Number of a trial that ended -> its result."""
         self._numbers: dict[str, int] = {}
-        """Tune's id of a trial -> its number, from 1 in the order of their starts. Tune moves a trial to the end of its
-        list when its process died and it begins again."""
+        """Tune's id of a trial -> its number, from 1: that of an earlier start of the sweep, or in the order in which
+        trials begin. Tune moves a trial to the end of its list when its process died and it begins again."""
+        self._earlier = journal.suggestions
         self._configs: dict[int, Mapping[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,7 +46,12 @@ class Watch(tune.Callback):
         self._journal.begun(number, suggestion_of(trial.config))
 
     def _number(self, trial: Any) -> int:
-        return self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
+        if trial.trial_id not in self._numbers:
+            taken, suggestion = set(self._numbers.values()), suggestion_of(trial.config)
+            known = (number for number, one in enumerate(self._earlier, 1) if one == suggestion and number not in taken)
+            # Trials that run at the same time may begin in another order than before.
+            self._numbers[trial.trial_id] = next(known, max(taken | {len(self._earlier)}) + 1)
+        return self._numbers[trial.trial_id]
 
     def results(self) -> list[Trial]:
         """All trials that began, in order; those that did not end have failed."""

@@ -44,3 +44,16 @@ def test_a_trial_that_begins_again_keeps_its_number(tmp_path: Path) -> None:
     assert [one.state for one in found] == ["pruned"] * 3 + ["failed"]
     assert [one.reason for one in found[:3]] == ["0.2", "0.3", "0.4"]
     assert [one[KEY] for one in journal.suggestions] == ["0.2", "0.3", "0.4", "0.5"]
+
+
+def test_trials_of_an_earlier_start_keep_their_numbers_in_whatever_order_they_begin(tmp_path: Path) -> None:
+    sweep = loaded(tmp_path, SPACE, overrides=(f"runtime.runs={tmp_path / 'runs'}",))
+    sweep.folder.mkdir(parents=True)
+    recorder: Any = SimpleNamespace(put=lambda trial: None)
+    trials = [of_tune(number) for number in range(1, 5)]
+    for order in ((0, 1, 2), (1, 3, 0)):
+        watch = Watch(sweep, TrialJournal(sweep), recorder, Console(quiet=True))
+        for place in order:
+            watch.on_trial_start(0, trials, trials[place])
+        assert [one[KEY] for one in TrialJournal(sweep).suggestions][:3] == ["0.2", "0.3", "0.4"]
+    assert [one[KEY] for one in TrialJournal(sweep).suggestions] == ["0.2", "0.3", "0.4", "0.5"]
